@@ -1,0 +1,65 @@
+"""What a task is made of: examples, how an answer is graded, where examples come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypedDict
+
+
+class Message(TypedDict):
+    """One chat message, as chat templates take them."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One task instance: what the student is asked, and what only a teacher may be shown.
+
+    ``key`` names it (stable across runs); ``prompt`` is the student's conversation; ``private`` holds the
+    privileged fields by name (``solution``, ``answer``, ``tests`` …); ``tag`` may route it to a teacher.
+    """
+
+    key: str
+    prompt: tuple[Message, ...]
+    private: Mapping[str, str] = field(default_factory=dict)
+    tag: str | None = None
+
+    @property
+    def problem(self) -> str:
+        """The last user message: the question itself, without system prompt or earlier turns."""
+        return next((m["content"] for m in reversed(self.prompt) if m["role"] == "user"), "")
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A verifier's opinion: ``reward`` (1.0 is right, 0.0 wrong), optional ``feedback`` text for a teacher."""
+
+    reward: float
+    feedback: str | None = None
+
+    @property
+    def correct(self) -> bool:
+        return self.reward >= 0.5
+
+
+class Task(Protocol):
+    """A source of examples with a verifier.
+
+    ``train(i)`` is a pure function of the task (its seed included) and the running index ``i`` = 0, 1, 2 …,
+    so that a resumed run needs one integer to go on where it stopped; finite sets reshuffle each epoch.
+    ``held_out(n)`` gives n examples that ``train`` never gives.
+    ``wording`` holds view templates the task's own model was taught (view name → format string with
+    ``{problem}`` and the private fields), used instead of a view's default wording.
+    """
+
+    name: str
+    wording: Mapping[str, str]
+
+    def train(self, index: int) -> Example: ...
+
+    def held_out(self, count: int) -> list[Example]: ...
+
+    def grade(self, example: Example, answer: str) -> Grade: ...
