@@ -1,0 +1,150 @@
+"""The only way from messages to tokens, and from tokens back to text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from selfteach.errors import UserError
+from selfteach.task.example import Message
+
+PLAIN = (
+    "{%- for message in messages -%}"
+    "{{ message.role | capitalize + ': ' + message.content }}"
+    "{{ eos_token if message.role == 'assistant' else '' }}{{ '\\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}"
+)
+"""For a tokenizer without a chat template: ``User: …`` and ``Assistant: …`` lines, an answer ended by eos."""
+
+_PROBE: Message = {"role": "user", "content": "?"}
+
+
+class Chat:
+    """A tokenizer with its chat template: prompts, replies to imitate, and where a turn ends.
+
+    ``template`` replaces the tokenizer's own: the path of a Jinja file, or ``plain``. A tokenizer that has none
+    gets the plain one, and ``is_plain`` tells the caller to say so. ``stop_ids`` adds the end-of-sequence tokens
+    that only the model's generation settings know. Templates run in transformers' sandbox.
+
+    Raises UserError if the template file cannot be read, does not parse, or if no token can end a turn.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: str | None = None, stop_ids: Iterable[int] = ()
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = _template(tokenizer, template)
+        self.is_plain = self.template == _with_bos(PLAIN, tokenizer)
+        self.knows_thinking = "enable_thinking" in self.template
+        known = {*stop_ids, tokenizer.eos_token_id, self._end_of_turn()} - {None}
+        self.stop_ids: frozenset[int] = frozenset(token for token in known if token is not None)
+        if not self.stop_ids:
+            raise UserError(
+                "The tokenizer names no eos token and its chat template ends no turn with a special token: "
+                "a rollout could never finish. Set eos_token in tokenizer_config.json."
+            )
+        self.pad_id: int = min(self.stop_ids) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.vocabulary: int = max(tokenizer.get_vocab().values()) + 1
+
+    def prompt_ids(
+        self, messages: Sequence[Message], thinking: bool | None = None, prefill: str | None = None
+    ) -> list[int]:
+        """The conversation up to where the assistant speaks, plus ``prefill``, the words put into its mouth.
+
+        ``thinking`` is handed to the template as ``enable_thinking`` (None: its own default). A template that
+        opens ``<think>`` regardless gets it closed when ``thinking`` is False (card 02).
+        """
+        return self._encode(self._prompt(messages, thinking) + (prefill or ""))
+
+    def completion_ids(self, text: str, thinking: bool | None = None) -> list[int]:
+        """The tokens of ``text`` as the assistant's whole reply, up to and with its end-of-turn token.
+
+        They are what the template renders after the generation prompt, so that
+        ``prompt_ids(messages, thinking) + completion_ids(text, thinking)`` is the finished conversation.
+        Raises UserError where the template does not render the reply as a continuation of that prompt.
+        """
+        prompt = self._prompt([_PROBE], thinking)
+        whole = self._render([_PROBE, {"role": "assistant", "content": text}], thinking, generation=False)
+        completion = whole.removeprefix(prompt)
+        if not whole.startswith(prompt) or text.strip() not in completion:
+            raise UserError(
+                f"The chat template does not render a reply as the continuation of its own prompt (prompt ends "
+                f"{prompt[-20:]!r}, the reply {text[:20]!r} became {whole[-40:]!r}): give another chat_template."
+            )
+        prompt_ids, ids = self._encode(prompt), self._encode(whole)
+        ids = ids[len(prompt_ids) :] if ids[: len(prompt_ids)] == prompt_ids else self._encode(completion)
+        end = max((place for place, token in enumerate(ids) if token in self.stop_ids), default=None)
+        if end is None:
+            raise UserError(
+                "The chat template ends the assistant's turn with no stop token, so a model trained on it would "
+                "never stop: give another chat_template, or 'plain'."
+            )
+        return ids[: end + 1]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ``ids`` without special tokens: what a verifier or a reader is given."""
+        return self._decode(ids, skip=True)
+
+    def show(self, ids: Sequence[int]) -> str:
+        """The text of ``ids`` with special tokens: what the model really sees."""
+        return self._decode(ids, skip=False)
+
+    def _prompt(self, messages: Sequence[Message], thinking: bool | None) -> str:
+        text = self._render(messages, thinking, generation=True)
+        left_open = thinking is False and text.rstrip().endswith("<think>")
+        return text.rstrip() + "\n\n</think>\n\n" if left_open else text
+
+    def _render(self, messages: Sequence[Message], thinking: bool | None, *, generation: bool) -> str:
+        switch = {} if thinking is None else {"enable_thinking": thinking}
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                chat_template=self.template,
+                add_generation_prompt=generation,
+                tokenize=False,
+                **switch,
+            )
+        except TemplateError as problem:
+            roles = ", ".join(message["role"] for message in messages)
+            raise UserError(f"The chat template refuses a conversation of the roles [{roles}]: {problem}") from None
+        return str(rendered)
+
+    def _end_of_turn(self) -> int | None:
+        """The first special token after the assistant's words: base models' templates often end a turn with a
+        token that is not their eos, and sampling would run on past it."""
+        reply = "selfteach"
+        text = self._render([_PROBE, {"role": "assistant", "content": reply}], None, generation=False)
+        special = set(self.tokenizer.all_special_ids)
+        after = self._encode(text.rpartition(reply)[2])
+        return next((token for token in after if token in special), None)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _decode(self, ids: Sequence[int], *, skip: bool) -> str:
+        return str(
+            self.tokenizer.decode(list(ids), skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+        )
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, wanted: str | None) -> str:
+    if wanted == "plain" or (wanted is None and not tokenizer.chat_template):
+        return _with_bos(PLAIN, tokenizer)
+    if wanted is None:
+        return str(tokenizer.get_chat_template())
+    try:
+        return Path(wanted).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(
+            f"chat_template {wanted!r} cannot be read ({problem}): give the path of a Jinja file, or 'plain'."
+        ) from None
+
+
+def _with_bos(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A template carries its own bos token, if the tokenizer would have begun a text with one."""
+    begins = tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
+    return "{{ bos_token }}" + template if begins else template

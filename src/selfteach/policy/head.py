@@ -1,0 +1,115 @@
+"""The output head of a transformers model, as the objective wants it: weights and the few known logit tricks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.utils.other import ModulesToSaveWrapper
+from torch import nn
+from transformers import PretrainedConfig
+
+from selfteach.errors import UserError
+from selfteach.objective.head import Head, LowRank
+from selfteach.policy.loading import bare
+from selfteach.policy.scoring import ResponseScorer, pack
+
+_MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+_DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
+_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")
+
+
+def output_head(model: nn.Module, vocabulary: int | None = None) -> Head:
+    """The head that turns final hidden states into ``model``'s logits, cut to ``vocabulary`` columns.
+
+    It holds the live parameters: a gradient with respect to them trains the model. LoRA on the head is included
+    while adapters are on. Raises UserError for a head this cannot express; ``check_head`` finds the rest.
+    """
+    policy = bare(model)
+    config = policy.config.get_text_config()
+    weight, bias, lora = _linear(policy.get_output_embeddings(), type(policy).__name__)
+    return Head(weight, bias, lora, scale=_scale(config), softcap=_softcap(config), vocabulary=vocabulary)
+
+
+def _linear(layer: nn.Module | None, owner: str) -> tuple[torch.Tensor, torch.Tensor | None, LowRank | None]:
+    if isinstance(layer, ModulesToSaveWrapper):
+        layer = layer.original_module if layer.disable_adapters else layer.modules_to_save[layer.active_adapter]
+    lora = None
+    if isinstance(layer, LoraLayer):
+        lora = _low_rank(layer, owner)
+        layer = layer.get_base_layer()
+    if not isinstance(layer, nn.Linear):
+        raise UserError(f"{owner}: its output head is {type(layer).__name__}, only a linear head is supported.")
+    return layer.weight, layer.bias, lora
+
+
+def _low_rank(layer: Any, owner: str) -> LowRank | None:
+    if layer.disable_adapters or layer.merged:
+        return None
+    adapters = [name for name in layer.active_adapters if name in layer.lora_A]
+    plain = all(
+        name not in layer.lora_variant
+        and isinstance(layer.lora_dropout[name], nn.Identity)
+        and layer.lora_B[name].bias is None
+        for name in adapters
+    )
+    if len(adapters) > 1 or not plain:
+        raise UserError(
+            f"{owner}: LoRA on the output head must be one plain adapter without dropout: "
+            "leave the head out of the LoRA targets or set dropout to 0."
+        )
+    return next(
+        (
+            LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]))
+            for name in adapters
+        ),
+        None,
+    )
+
+
+def _scale(config: PretrainedConfig) -> float:
+    """Cohere multiplies by logit_scale; Granite divides by logits_scaling, HyperCLOVA X multiplies by it."""
+    if config.model_type.startswith("hyperclovax"):
+        return float(config.logits_scaling)
+    if getattr(config, "dim_model_base", None):  # MiniCPM divides the hidden state by hidden_size / dim_model_base
+        return float(config.dim_model_base / config.hidden_size)
+    scale = 1.0
+    for name in _MULTIPLIERS:
+        scale *= getattr(config, name, None) or 1.0
+    for name in _DIVISORS:
+        scale /= getattr(config, name, None) or 1.0
+    return float(scale)
+
+
+def _softcap(config: PretrainedConfig) -> float | None:
+    return next((float(cap) for name in _SOFTCAPS if (cap := getattr(config, name, None))), None)
+
+
+def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:
+    """Refuse a model whose own logits differ from ``head`` applied to its hidden states, on the tokens of ``prompt``.
+
+    This is how an architecture with a logit trick of its own fails loudly. Raises UserError naming it.
+    """
+    policy = bare(model)
+    training = policy.training
+    policy.eval()
+    try:
+        with torch.no_grad():
+            inputs = pack([prompt[:1]], [prompt[1:] + prompt[:1]], pad_id=0, device=policy.device)
+            hidden = ResponseScorer(policy)(inputs.input_ids, inputs.attention_mask, inputs.index)
+            ours = head.logits(hidden[0])
+            theirs = policy(inputs.input_ids, use_cache=False).logits[0, : len(prompt), : head.vocabulary].float()
+    finally:
+        policy.train(training)
+    tolerance = 1e-4 if theirs_is_exact(policy) else 2e-2
+    if not torch.allclose(ours, theirs.to(ours.dtype), rtol=tolerance, atol=tolerance * float(theirs.abs().max())):
+        difference = float((ours - theirs).abs().max())
+        raise UserError(
+            f"{type(policy).__name__} (model type {policy.config.model_type}) makes its logits in a way this program "
+            f"does not know (they differ by up to {difference:.2g}): use another architecture, or report it."
+        )
+
+
+def theirs_is_exact(policy: nn.Module) -> bool:
+    return next(policy.parameters()).dtype in (torch.float32, torch.float64)

@@ -1,0 +1,183 @@
+"""Loading a policy: a causal language model, its tokenizer and chat template, and optionally a LoRA adapter."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import peft
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from selfteach.errors import UserError
+from selfteach.policy.chat import Chat
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """A low-rank adapter: ``targets`` is ``all-linear`` (every linear map but the head), or module names."""
+
+    rank: int = 64
+    alpha: float = 128
+    dropout: float = 0.0
+    targets: str | tuple[str, ...] = "all-linear"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UserError(f"lora rank is {self.rank}: give at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"lora dropout is {self.dropout}: give a probability from 0 up to, not including, 1.")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model that samples and scores, with everything needed to talk to it.
+
+    ``vocabulary`` is the number of logit columns that mean a token: matrices are often padded beyond the
+    tokenizer's ids, differently from one checkpoint to the next.
+    """
+
+    name: str
+    model: PreTrainedModel | peft.PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    chat: Chat
+    vocabulary: int
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that want a gradient, by name: all of them, or the adapter's."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def save(self, folder: str | Path, *, merge: bool = False) -> None:
+        """Write an ordinary ``save_pretrained`` folder with the tokenizer; of a LoRA policy the adapter alone,
+        or with ``merge`` the whole model with the adapter added in."""
+        model = self.model
+        if merge and isinstance(model, peft.PeftModel):
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """Within it the model is what it was before any LoRA training; without LoRA nothing changes."""
+        if isinstance(self.model, peft.PeftModel):
+            with self.model.disable_adapter():
+                yield
+        else:
+            yield
+
+
+def bare(model: nn.Module) -> PreTrainedModel:
+    """The transformers model within: adapters stay active in it, since PEFT puts them in place of its layers."""
+    return model.get_base_model() if isinstance(model, peft.PeftModel) else model  # type: ignore[return-value]
+
+
+def load_policy(
+    model: str,
+    *,
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32",
+    lora: LoraConfig | None = None,
+    gradient_checkpointing: bool = False,
+    chat_template: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: torch.device | str | None = None,
+) -> Policy:
+    """Load ``model`` (a folder, or a name on the hub) in evaluation mode.
+
+    A folder that holds a LoRA adapter is loaded with the adapter merged into its base. Only safetensors are
+    read. ``chat_template`` is as in ``Chat``. Raises UserError for a missing or damaged folder, an unreachable
+    name, a model that is no causal language model, weights that do not fill it, or a missing tokenizer.
+    """
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    network = _network(model, dtype, source)
+    tokenizer = _tokenizer(model, source)
+    chat = Chat(tokenizer, chat_template, _generation_stops(network))
+    rows = network.get_output_embeddings().weight.shape[0]
+    if gradient_checkpointing:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    tuned = network if lora is None else _with_lora(network, lora)
+    return Policy(model, tuned.to(device).eval(), tokenizer, chat, min(chat.vocabulary, rows))
+
+
+def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
+    if (Path(model) / "adapter_config.json").is_file():
+        return _merged_adapter(model, dtype, source)
+    with _blaming(model):
+        network, info = AutoModelForCausalLM.from_pretrained(
+            model, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
+        )
+    unfilled = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
+    if unfilled:
+        raise UserError(
+            f"model {model!r}: its weights lack {len(unfilled)} of the tensors its config.json asks for "
+            f"(the first is {unfilled[0]}), which would stay random: get a complete folder."
+        )
+    return network
+
+
+def _merged_adapter(folder: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
+    if not (Path(folder) / "adapter_model.safetensors").is_file():
+        raise UserError(f"model {folder!r} is a LoRA adapter without adapter_model.safetensors: save it again.")
+    with _blaming(folder):
+        base = peft.PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if not base:
+        raise UserError(f"model {folder!r} is a LoRA adapter that names no base model in adapter_config.json.")
+    network = _network(base, dtype, {**source, "revision": None})
+    with _blaming(folder):
+        return peft.PeftModel.from_pretrained(network, folder).merge_and_unload()
+
+
+def _tokenizer(model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
+    with _blaming(model, "tokenizer of "):
+        tokenizer = AutoTokenizer.from_pretrained(model, **source)
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
+        raise UserError(f"model {model!r} has no tokenizer: put its tokenizer.json into the folder.")
+    return tokenizer
+
+
+def _generation_stops(network: PreTrainedModel) -> list[int]:
+    stored = network.generation_config.eos_token_id if network.generation_config is not None else None
+    return stored if isinstance(stored, list) else [] if stored is None else [stored]
+
+
+def _with_lora(network: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+    )
+    try:
+        return peft.get_peft_model(network, config)
+    except ValueError as problem:
+        raise UserError(f"lora targets {lora.targets!r}: {_first_line(problem)}") from problem
+
+
+@contextmanager
+def _blaming(model: str, part: str = "") -> Iterator[None]:
+    """Turn what transformers raises for a bad folder or name into one line that says what to do."""
+    if Path(model).is_absolute() and not Path(model).is_dir():
+        raise UserError(f"model {model!r}: there is no such folder.")
+    try:
+        yield
+    except SafetensorError as problem:
+        raise UserError(f"model {model!r} is damaged ({_first_line(problem)}): get the folder again.") from problem
+    except (OSError, ValueError) as problem:
+        advice = (
+            "check that the folder holds config.json, model.safetensors and tokenizer.json of a causal language model"
+            if Path(model).is_dir()
+            else "give the path of a model folder, or a name on the hub and a connection to it"
+        )
+        raise UserError(f"{part}model {model!r} cannot be loaded ({_first_line(problem)}): {advice}.") from problem
+
+
+def _first_line(problem: Exception) -> str:
+    return str(problem).strip().splitlines()[0].rstrip(".") if str(problem).strip() else type(problem).__name__

@@ -1,0 +1,177 @@
+"""Sampling rollouts from a policy with transformers' own ``generate``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from selfteach.errors import UserError
+from selfteach.policy.chat import Chat
+from selfteach.policy.loading import bare
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn: softmax(logits / temperature), cut to the ``top_k`` likeliest tokens (0: all),
+    then to the smallest set of mass ``top_p``. Temperature 0 takes the likeliest token (greedy)."""
+
+    max_tokens: int = 1024
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise UserError(f"max_tokens is {self.max_tokens}: a rollout needs at least 1 token.")
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature is {self.temperature}: give 0 (greedy) or a positive number.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}: give a probability mass above 0 and up to 1.")
+        if self.top_k < 0:
+            raise UserError(f"top_k is {self.top_k}: give a number of tokens, or 0 to keep all.")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the policy wrote after a prompt.
+
+    ``ids`` [T] include the stop token if it ``finished`` (else it ran into ``max_tokens``). ``behaviour`` [T] is
+    each token's log-prob in nats under softmax(logits / temperature) over the tokenizer's vocabulary *before* any
+    top-k or top-p cut (temperature 1 for greedy), so that an importance ratio against the unchanged policy is 1.
+    """
+
+    ids: list[int]
+    behaviour: list[float]
+    finished: bool
+
+
+def sample(
+    model: torch.nn.Module,
+    chat: Chat,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    *,
+    batch_size: int | None = None,
+) -> list[Sample]:
+    """Continue each prompt once; the samples come in the order of the prompts.
+
+    Draws from torch's global generator only, ignores the generation defaults stored with the model, and leaves
+    the model in the mode (train or eval) it was in. ``batch_size`` bounds how many prompts run at once.
+    Raises UserError where a prompt plus ``max_tokens`` exceeds the model's context window.
+    """
+    policy = bare(model)
+    _refuse_overlong(policy, prompts, sampling)
+    size = batch_size or max(1, len(prompts))
+    with _plain_generation(policy, chat, sampling) as config:
+        batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+        return [one for batch in batches for one in _sample_batch(policy, chat, batch, sampling, config)]
+
+
+def _refuse_overlong(policy: PreTrainedModel, prompts: list[list[int]], sampling: Sampling) -> None:
+    window = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(map(len, prompts), default=0)
+    if window is not None and longest + sampling.max_tokens > window:
+        raise UserError(
+            f"A prompt of {longest} tokens plus max_tokens {sampling.max_tokens} exceeds the model's context "
+            f"window of {window} tokens: lower max_tokens or drop the longest prompts."
+        )
+
+
+@contextmanager
+def _plain_generation(policy: PreTrainedModel, chat: Chat, sampling: Sampling) -> Iterator[GenerationConfig]:
+    """Evaluation mode and neutral generation defaults, whatever the model's folder says; both restored after."""
+    plain = GenerationConfig(
+        do_sample=sampling.temperature > 0,
+        max_new_tokens=sampling.max_tokens,
+        eos_token_id=sorted(chat.stop_ids),
+        pad_token_id=chat.pad_id,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+    )
+    training, stored = policy.training, policy.generation_config
+    policy.eval()
+    policy.generation_config = plain
+    try:
+        yield plain
+    finally:
+        policy.generation_config = stored
+        policy.train(training)
+
+
+def _sample_batch(
+    policy: PreTrainedModel, chat: Chat, prompts: list[list[int]], sampling: Sampling, config: GenerationConfig
+) -> list[Sample]:
+    width = max(map(len, prompts))
+    padded = [[chat.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
+    attended = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    recorder = _Recorder(chat.vocabulary)
+    sequences = policy.generate(
+        input_ids=torch.tensor(padded, device=policy.device),
+        attention_mask=torch.tensor(attended, device=policy.device),
+        generation_config=config,
+        logits_processor=_processors(recorder, sampling),
+    )
+    written = sequences[:, width:]
+    rows = zip(written.tolist(), recorder.log_probs(written).tolist(), strict=True)
+    return [_until_stop(ids, behaviour, chat.stop_ids) for ids, behaviour in rows]
+
+
+def _processors(recorder: _Recorder, sampling: Sampling) -> LogitsProcessorList:
+    """Temperature, then the record, then the cuts: the order that makes the record that of the uncut softmax."""
+    chain = LogitsProcessorList()
+    if sampling.temperature not in (0.0, 1.0):
+        chain.append(TemperatureLogitsWarper(sampling.temperature))
+    chain.append(recorder)
+    if sampling.top_k:
+        chain.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        chain.append(TopPLogitsWarper(sampling.top_p))
+    return chain
+
+
+def _until_stop(ids: list[int], behaviour: list[float], stop_ids: frozenset[int]) -> Sample:
+    length = next((place + 1 for place, token in enumerate(ids) if token in stop_ids), None)
+    return Sample(ids[:length], behaviour[:length], finished=length is not None)
+
+
+class _Recorder(LogitsProcessor):
+    """Forbids ids outside the vocabulary and notes each drawn token's log-prob, one [N, V] array at a time.
+
+    A processor sees the scores before the draw, so a step's token is known, and its log-prob gathered, only at
+    the next call (the last one's in ``log_probs``).
+    """
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+        self.columns: list[Tensor] = []
+        self.pending: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._gather(input_ids[:, -1])
+        scores[:, self.vocabulary :] = -torch.inf
+        self.pending = torch.log_softmax(scores, dim=-1)
+        return scores
+
+    def _gather(self, tokens: Tensor) -> None:
+        if self.pending is not None:
+            self.columns.append(self.pending.gather(1, tokens[:, None]))
+
+    def log_probs(self, written: Tensor) -> Tensor:
+        """[N, L] for the ``written`` [N, L] ids; steps that ``generate`` undid at the end are dropped."""
+        if len(self.columns) < written.shape[1]:
+            self._gather(written[:, -1])
+        return torch.cat(self.columns[: written.shape[1]], dim=1)

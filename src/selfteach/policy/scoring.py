@@ -1,0 +1,80 @@
+"""Scoring given responses: the final hidden state that predicts each response token, and never a logit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from selfteach.policy.loading import bare
+
+
+@dataclass(frozen=True)
+class ScoringInputs:
+    """N right-padded rows of prompt + response, and where their responses are.
+
+    ``input_ids``, ``attention_mask`` [N, L]; ``index`` [N, T] the place whose hidden state predicts response
+    token t; ``ids`` [N, T] the response tokens; ``mask`` [N, T] True where there is one.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    index: Tensor
+    ids: Tensor
+    mask: Tensor
+
+
+def pack(
+    prompts: list[list[int]],
+    responses: list[list[int]],
+    pad_id: int,
+    device: torch.device | str | None = None,
+) -> ScoringInputs:
+    """Lay prompts and responses out for one forward pass.
+
+    Response token t stands at len(prompt) + t and is predicted one place before it. Raises ValueError for an
+    empty prompt, since nothing would predict the first token.
+    """
+    if not all(prompts):
+        raise ValueError("prompts: each needs at least one token, to predict the first response token from")
+    rows = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    steps = torch.arange(max(map(len, responses)))
+    lengths = torch.tensor([len(response) for response in responses])
+    starts = torch.tensor([len(prompt) for prompt in prompts])
+    last = starts + lengths - 1
+    return ScoringInputs(
+        input_ids=_padded(rows, pad_id).to(device),
+        attention_mask=_padded([[1] * len(row) for row in rows], 0).to(device),
+        index=torch.minimum(starts[:, None] - 1 + steps, last[:, None]).to(device),
+        ids=_padded(responses, pad_id).to(device),
+        mask=(steps < lengths[:, None]).to(device),
+    )
+
+
+def _padded(rows: list[list[int]], value: int) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows], dtype=torch.long)
+
+
+class ResponseScorer(nn.Module):
+    """A policy as a function from packed rows to hidden states [N, T, d]: the module a trainer wraps.
+
+    The states are those after the final norm, which the output head turns into the logits of the response
+    tokens (``selfteach.policy.head``).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, index: Tensor) -> Tensor:
+        body = bare(self.model).base_model
+        hidden = body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+        return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+def score(scorer: nn.Module, inputs: ScoringInputs) -> Tensor:
+    """The hidden states [N, T, d] that predict the response tokens; ``scorer`` may be wrapped (DDP, FSDP)."""
+    hidden: Tensor = scorer(inputs.input_ids, inputs.attention_mask, inputs.index)
+    return hidden
