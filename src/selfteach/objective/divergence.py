@@ -1,0 +1,456 @@
+"""Divergences between two next-token distributions given as log-probabilities.
+
+Throughout p is the student and q the teacher, both over the last dimension; values are in nats. Every
+divergence is a sum over vocabulary entries (``Divergence.entries``), so an entry, or a token's sum, can be
+clipped from above.
+
+Conventions: 0 · log 0 = 0, and a probability that underflows to zero counts as zero; so −inf logits (a masked
+vocabulary) are harmless on both sides. A divergence that is infinite is returned as +inf, never as NaN; where
+the reverse KL is infinite its gradient is undefined (NaN). The teacher never receives a gradient.
+
+Definitions, gradients, bounds and other libraries' conventions side by side: ``docs/divergences.md``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NEVER = -math.inf
+
+
+@dataclass(frozen=True)
+class Divergence(ABC):
+    """D(student, teacher) = Σ_j summand_j, per position.
+
+    ``clip_entry`` caps each vocabulary entry's summand (OPSD's point-wise clip, card 01), ``clip_token`` the
+    summed value; both from above only, so a clipped value may be negative. What is capped gets no gradient.
+    """
+
+    clip_entry: float | None = field(default=None, kw_only=True)
+    clip_token: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in ("clip_entry", "clip_token"):
+            clip = getattr(self, name)
+            if clip is not None and not clip > 0:
+                raise ValueError(f"{name} must be positive or None, got {clip}")
+
+    @abstractmethod
+    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """[..., K] log-probs, twice → [..., K] unclipped summands, differentiable in ``student``."""
+
+    @abstractmethod
+    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """[..., K] closed-form ∂ summand_j / ∂ log p_j."""
+
+    def entries(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """[..., K] log-probs, twice → [..., K] summands, clipped at ``clip_entry``.
+
+        ValueError: shapes or types differ, a type below float32, NaN.
+        """
+        entries = self._entries(student, teacher)
+        _refuse_nan(entries.sum(-1), student, teacher)
+        return entries
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """[..., K] log-probs, twice → [...] nats per position, in the type of the input. ValueError as
+        ``entries``.
+        """
+        total = self._entries(student, teacher).sum(-1)
+        _refuse_nan(total, student, teacher)
+        return total if self.clip_token is None else total.clamp(max=self.clip_token)
+
+    @torch.no_grad()
+    def logit_gradient(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """[..., V] closed-form gradient of ``__call__`` in the student's logits.
+
+        Exact when ``student`` is a log-softmax over the whole last dimension: p_j (f_j − Σ_i p_i f_i) with
+        p_j f_j = ``slope``_j, and slope 0 for a clipped entry (card 16). ValueError as ``entries``.
+        """
+        check_log_probs(student, teacher)
+        summand, slope = self.summand(student, teacher), self.slope(student, teacher)
+        if self.clip_entry is not None:
+            slope = torch.where(summand > self.clip_entry, 0.0, slope)
+            summand = summand.clamp(max=self.clip_entry)
+        total = summand.sum(-1, keepdim=True)
+        _refuse_nan(total, student, teacher)
+        gradient = slope - student.exp() * slope.sum(-1, keepdim=True)
+        return gradient if self.clip_token is None else torch.where(total > self.clip_token, 0.0, gradient)
+
+    def _entries(self, student: Tensor, teacher: Tensor) -> Tensor:
+        check_log_probs(student, teacher)
+        summand = self.summand(student, teacher.detach())
+        return summand if self.clip_entry is None else summand.clamp(max=self.clip_entry)
+
+
+@dataclass(frozen=True)
+class ForwardKL(Divergence):
+    """``forward_kl``: KL(teacher ‖ student) = Σ q (log q − log p); logit gradient p − q. Mode-covering.
+
+    +inf where the student gives 0 to a token the teacher allows (its gradient stays finite).
+    """
+
+    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return _weighted_gap(teacher, teacher, student)
+
+    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return -teacher.exp()
+
+
+@dataclass(frozen=True)
+class ReverseKL(Divergence):
+    """``reverse_kl``: KL(student ‖ teacher) = Σ p (log p − log q); logit gradient p (log p − log q − KL).
+    Mode-seeking.
+
+    +inf where the teacher gives 0 to a token the student allows.
+
+    ``detach_ratio``: the gradient flows through the weight p only, Σ p · sg[log p − log q]. On a distribution
+    that sums to 1 that changes nothing; on a truncated support it removes the bias ∇P(S) (``topk_notail_sg``
+    and ``intersect_sg_norm`` of card 05, arXiv 2605.11182: with ``TopK(…, tail="drop")``, resp.
+    ``"renormalise"``).
+    """
+
+    detach_ratio: bool = False
+
+    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return _weighted_gap(student, student.detach() if self.detach_ratio else student, teacher)
+
+    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+        through_weight = _weighted_gap(student, student, teacher)
+        return through_weight if self.detach_ratio else through_weight + student.exp()
+
+
+@dataclass(frozen=True)
+class JSD(Divergence):
+    """``jsd``: generalised Jensen–Shannon, β KL(teacher ‖ m) + (1−β) KL(student ‖ m), m = β teacher + (1−β)
+    student.
+
+    β = ½ is the Jensen–Shannon divergence, symmetric and at most log 2; any β is at most the entropy of (β,
+    1−β). Logit gradient: (1−β) p (log p − log m − KL(student ‖ m)).
+
+    The divergence itself vanishes as β → 0 or 1, so 0 and 1 are refused; D/β → forward KL and D/(1−β) →
+    reverse KL. ``scaled`` divides by β (1−β), which has exactly these two limits, equals 4 JSD at ½, and
+    gives every β the curvature of a KL at student = teacher. ``gkd_jsd`` reproduces the jump to the pure KLs
+    of GKD's code.
+    """
+
+    beta: float = 0.5
+    scaled: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_inside_unit("beta", self.beta, "zero at both ends; gkd_jsd(0 or 1) is forward or reverse KL")
+
+    @property
+    def _scale(self) -> float:
+        return 1 / (self.beta * (1 - self.beta)) if self.scaled else 1.0
+
+    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+        mixture = _log_mixture(student, teacher, self.beta)
+        from_teacher = _weighted_gap(teacher, teacher, mixture)
+        from_student = _weighted_gap(student, student, mixture)
+        return self._scale * (self.beta * from_teacher + (1 - self.beta) * from_student)
+
+    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+        mixture = _log_mixture(student, teacher, self.beta)
+        return self._scale * (1 - self.beta) * _weighted_gap(student, student, mixture)
+
+
+@dataclass(frozen=True)
+class SkewForwardKL(Divergence):
+    """``skew_forward_kl``: KL(teacher ‖ α teacher + (1−α) student) ≤ −log α (DistiLLM's SKL, card 23)."""
+
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_inside_unit("alpha", self.alpha, "0 is ForwardKL, 1 is identically zero")
+
+    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return _weighted_gap(teacher, teacher, _log_mixture(student, teacher, self.alpha))
+
+    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+        mixture = _log_mixture(student, teacher, self.alpha)
+        return -(1 - self.alpha) * teacher.exp() * _ratio(student, mixture)
+
+
+@dataclass(frozen=True)
+class SkewReverseKL(Divergence):
+    """``skew_reverse_kl``: KL(student ‖ (1−α) teacher + α student) ≤ −log α (DistiLLM's SRKL, card 23)."""
+
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_inside_unit("alpha", self.alpha, "0 is ReverseKL, 1 is identically zero")
+
+    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return _weighted_gap(student, student, _log_mixture(student, teacher, 1 - self.alpha))
+
+    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+        mixture = _log_mixture(student, teacher, 1 - self.alpha)
+        student_share = self.alpha * _ratio(student, mixture)
+        return _weighted_gap(student, student, mixture) + student.exp() * (1 - student_share)
+
+
+@dataclass(frozen=True)
+class TotalVariation(Divergence):
+    """``total_variation``: ½ Σ |p − q|, symmetric, in [0, 1]."""
+
+    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return 0.5 * (student.exp() - teacher.exp()).abs()
+
+    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+        chance = student.exp()
+        return 0.5 * chance * (chance - teacher.exp()).sign()
+
+
+@dataclass(frozen=True)
+class Alpha(Divergence):
+    """``alpha``: Amari's (1 − Σ q^α p^(1−α)) / (α (1−α)), 0 < α < 1; → forward KL as α → 1, reverse KL as α →
+    0.
+
+    Summand (α q + (1−α) p − q^α p^(1−α)) / (α (1−α)) ≥ 0 (Young's inequality), so clipping never turns it
+    negative. α = ½ is 4 × the squared Hellinger distance. At most 1 / (α (1−α)). Logit gradient (p Σ q^α
+    p^(1−α) − q^α p^(1−α)) / α.
+    """
+
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_inside_unit("alpha", self.alpha, "0 is ReverseKL, 1 is ForwardKL")
+
+    def _affinity(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return (self.alpha * teacher + (1 - self.alpha) * student).exp()
+
+    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+        mean = self.alpha * teacher.exp() + (1 - self.alpha) * student.exp()
+        return (mean - self._affinity(student, teacher)) / (self.alpha * (1 - self.alpha))
+
+    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return (student.exp() - self._affinity(student, teacher)) / self.alpha
+
+
+@dataclass(frozen=True)
+class Renyi(Divergence):
+    """``renyi``: Rényi's R_α(teacher ‖ student) = −log Z / (1−α), Z = Σ q^α p^(1−α), 0 < α < 1; → forward KL
+    as α → 1.
+
+    It is no sum over the vocabulary. ``entries`` apportions it by the tilted distribution t = q^α p^(1−α) /
+    Z, held constant, which leaves value and gradient exact but makes an entry clip meaningless (refused).
+    Logit gradient p − t: the forward KL towards a teacher moved to t. +inf for disjoint supports.
+    """
+
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_inside_unit("alpha", self.alpha, "1 is ForwardKL")
+        if self.clip_entry is not None:
+            raise ValueError("clip_entry means nothing for Renyi, no sum over the vocabulary: use clip_token")
+
+    def _log_affinity(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return self.alpha * teacher + (1 - self.alpha) * student
+
+    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+        affinity = self._log_affinity(student, teacher)
+        value = -affinity.logsumexp(-1, keepdim=True) / (1 - self.alpha)
+        return -self.slope(student.detach(), teacher) * value
+
+    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+        affinity = self._log_affinity(student, teacher)
+        disjoint = affinity.amax(-1, keepdim=True) == NEVER
+        return -affinity.masked_fill(disjoint, 0.0).softmax(-1)
+
+
+class _TwoSidedKL(Divergence):
+    """w_F · forward KL + w_R · reverse KL, the weights per position or per entry and without gradient."""
+
+    @abstractmethod
+    def weights(self, student: Tensor, teacher: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """(w_F, w_R), each a number or a tensor that broadcasts to [..., K]."""
+
+    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+        forward, reverse = self.weights(student.detach(), teacher)
+        return _scaled(forward, _weighted_gap(teacher, teacher, student)) + _scaled(
+            reverse, _weighted_gap(student, student, teacher)
+        )
+
+    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+        forward, reverse = self.weights(student, teacher)
+        return _scaled(forward, -teacher.exp()) + _scaled(
+            reverse, _weighted_gap(student, student, teacher) + student.exp()
+        )
+
+
+@dataclass(frozen=True)
+class Jeffreys(_TwoSidedKL):
+    """``jeffreys``: KL(teacher ‖ student) + KL(student ‖ teacher), symmetric (the sum; its half is
+    ``MixedKL(.5)``).
+    """
+
+    def weights(self, student: Tensor, teacher: Tensor) -> tuple[float, float]:
+        return 1.0, 1.0
+
+
+@dataclass(frozen=True)
+class MixedKL(_TwoSidedKL):
+    """``mixed_kl``: w KL(teacher ‖ student) + (1−w) KL(student ‖ teacher), w = ``forward``, a constant in (0,
+    1).
+    """
+
+    forward: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_inside_unit("forward", self.forward, "0 is ReverseKL, 1 is ForwardKL")
+
+    def weights(self, student: Tensor, teacher: Tensor) -> tuple[float, float]:
+        return self.forward, 1 - self.forward
+
+
+@dataclass(frozen=True)
+class EntropyAware(_TwoSidedKL):
+    """``entropy_aware``: a · forward KL + (1−a) · reverse KL, a = σ((H(teacher) − ``threshold``) /
+    ``softness``).
+
+    Where the teacher is unsure the student should cover its modes, elsewhere imitate it (arXiv 2603.07079;
+    cards 02, 23). Threshold and softness in nats; softness → 0 is the switch 1[H > threshold]. H is taken
+    over the given support.
+    """
+
+    threshold: float = 0.8
+    softness: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.softness > 0:
+            raise ValueError(f"softness must be positive, got {self.softness}")
+
+    def weights(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        entropy = -_weighted_gap(teacher, teacher, torch.zeros_like(teacher)).sum(-1, keepdim=True)
+        excess = (entropy - self.threshold) / self.softness
+        return excess.sigmoid(), (-excess).sigmoid()
+
+
+@dataclass(frozen=True)
+class ToDi(_TwoSidedKL):
+    """``todi``: per vocabulary entry a_j · forward + (1−a_j) · reverse summand, a_j = σ(log q_j − log p_j),
+    no gradient in a.
+
+    Tokens the student underrates are pulled up by the forward KL, overrated ones pushed down by the reverse
+    KL (arXiv 2505.16297; card 23). Every summand is ≥ 0.
+    """
+
+    def weights(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        absent = (student == NEVER) & (teacher == NEVER)
+        gap = (teacher - student).masked_fill(absent, 0.0)
+        return gap.sigmoid(), (-gap).sigmoid()
+
+
+DIVERGENCES: dict[str, type[Divergence]] = {
+    "forward_kl": ForwardKL,
+    "reverse_kl": ReverseKL,
+    "jsd": JSD,
+    "skew_forward_kl": SkewForwardKL,
+    "skew_reverse_kl": SkewReverseKL,
+    "total_variation": TotalVariation,
+    "alpha": Alpha,
+    "renyi": Renyi,
+    "jeffreys": Jeffreys,
+    "mixed_kl": MixedKL,
+    "entropy_aware": EntropyAware,
+    "todi": ToDi,
+}
+
+
+def make_divergence(name: str, **options: Any) -> Divergence:
+    """The divergence registered as ``name``. ValueError: unknown name (naming the nearest) or option."""
+    if name not in DIVERGENCES:
+        nearest = difflib.get_close_matches(name, DIVERGENCES, n=1, cutoff=0.0)[0]
+        known = ", ".join(DIVERGENCES)
+        raise ValueError(f"name {name!r} is no divergence: did you mean {nearest!r}? Known: {known}")
+    kind = DIVERGENCES[name]
+    allowed = [f.name for f in fields(kind)]
+    for option in options:
+        if option not in allowed:
+            raise ValueError(f"divergence {name!r} has no option {option!r}. Known: {', '.join(allowed)}")
+    return kind(**options)
+
+
+def gkd_jsd(beta: float, *, clip_entry: float | None = None, clip_token: float | None = None) -> Divergence:
+    """GKD's β as its code reads it: 0 → forward KL, 1 → reverse KL, else the unscaled JSD_β (TRL, ms-swift,
+    OPSD, SDPO's α).
+
+    The loss jumps at both ends; ``JSD(beta, scaled=True)`` is the continuous family.
+    """
+    if beta == 0:
+        return ForwardKL(clip_entry=clip_entry, clip_token=clip_token)
+    if beta == 1:
+        return ReverseKL(clip_entry=clip_entry, clip_token=clip_token)
+    return JSD(beta, clip_entry=clip_entry, clip_token=clip_token)
+
+
+def check_log_probs(student: Tensor, teacher: Tensor, teacher_name: str = "teacher") -> None:
+    """ValueError unless the two are of one shape [..., K ≥ 1] and one type, float32 or float64."""
+    if student.dim() == 0 or student.shape[-1] == 0:
+        raise ValueError(f"student must be log-probs [..., K] with K ≥ 1, got shape {list(student.shape)}")
+    if student.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"student is {student.dtype}: cast the logits to float32 before the log-softmax")
+    if teacher.shape != student.shape:
+        raise ValueError(f"{teacher_name} has shape {list(teacher.shape)}, student {list(student.shape)}")
+    if teacher.dtype != student.dtype:
+        raise ValueError(f"{teacher_name} is {teacher.dtype}, student {student.dtype}: cast both to one type")
+
+
+def _refuse_nan(result: Tensor, student: Tensor, teacher: Tensor) -> None:
+    """Looks at the [...] result first, because a look at the [..., K] inputs costs a pass over the
+    vocabulary.
+    """
+    if not result.isnan().any():
+        return
+    for name, log_probs in (("student", student), ("teacher", teacher)):
+        if log_probs.isnan().any():
+            raise ValueError(f"{name} holds NaN log-probs")
+
+
+def _require_inside_unit(name: str, value: float, ends: str) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {value} ({ends})")
+
+
+def _weighted_gap(log_weight: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
+    """exp(log_weight) · (top − bottom), and 0 with zero gradient where the weight is 0."""
+    weight = log_weight.exp()
+    absent = weight == 0
+    return weight * (top.masked_fill(absent, 0.0) - bottom.masked_fill(absent, 0.0))
+
+
+def _scaled(weight: Tensor | float, value: Tensor) -> Tensor:
+    """weight · value with 0 · inf = 0, in the value and in its gradient."""
+    if isinstance(weight, Tensor):
+        value = value.masked_fill(weight == 0, 0.0)
+    return weight * value
+
+
+def _log_mixture(student: Tensor, teacher: Tensor, teacher_share: float) -> Tensor:
+    """log(share · teacher + (1 − share) · student); −inf with zero gradient where both are −inf."""
+    absent = (student == NEVER) & (teacher == NEVER)
+    mixture = torch.logaddexp(
+        student.masked_fill(absent, 0.0) + math.log1p(-teacher_share),
+        teacher.masked_fill(absent, 0.0) + math.log(teacher_share),
+    )
+    return mixture.masked_fill(absent, NEVER)
+
+
+def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
+    """exp(top − bottom), and 0 where top is −inf."""
+    return (top - bottom).exp().masked_fill(top == NEVER, 0.0)

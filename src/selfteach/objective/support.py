@@ -1,0 +1,116 @@
+"""The part of the vocabulary on which a divergence is taken.
+
+A support turns two full log-distributions [..., V] into two [..., K'] ones over the same entries; a
+divergence then takes the pair as it takes any. An entry outside the support is −inf on both sides and so
+contributes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from selfteach.objective.divergence import NEVER, check_log_probs
+
+Chooser = Literal["teacher", "student", "union", "intersection"]
+Tail = Literal["bucket", "renormalise", "drop"]
+
+
+@dataclass(frozen=True)
+class Full:
+    """The whole vocabulary, exact: the reference every other support approximates."""
+
+    def restrict(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., V] log-probs, twice → the same. ValueError: shapes or types differ."""
+        check_log_probs(student, teacher)
+        return student, teacher
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The ``k`` likeliest entries ``of`` the teacher, the student, or the union or intersection of both sets.
+
+    ``tail`` says what becomes of the mass outside:
+
+    - ``bucket``: one more entry holds it. By the data-processing inequality no f-divergence (nor Rényi's)
+      exceeds its full value; equal from k = V − 1 on. The tail is summed over its entries, so it neither
+      vanishes nor needs a clamp when the top-k mass rounds to 1.
+    - ``renormalise``: both sides are rescaled to sum to 1. Blind to mass that leaves the set; identically 0
+      at k = 1, and may exceed the full divergence (card 28).
+    - ``drop``: the plain log-probs. BIASED: no divergence any more, may be negative, not 0-gradient at
+      student = teacher. The reverse KL's gradient carries the extra ∇P(S), P(S) the student's mass on the
+      set, so that descent empties the set (card 05); ``ReverseKL(detach_ratio=True)`` removes exactly that
+      term.
+
+    Card 05's stop-gradient form is therefore no tail of its own but ``ReverseKL(detach_ratio=True)`` on
+    ``drop``. An empty intersection contributes 0 (with ``bucket`` both tails hold everything: also 0).
+    """
+
+    k: int
+    of: Chooser = "teacher"
+    tail: Tail = "bucket"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+        if self.of not in get_args(Chooser):
+            raise ValueError(f"of must be one of {', '.join(get_args(Chooser))}, got {self.of!r}")
+        if self.tail == "stop-gradient":
+            raise ValueError("tail='stop-gradient' is spelt ReverseKL(detach_ratio=True) with tail='drop'")
+        if self.tail not in get_args(Tail):
+            raise ValueError(f"tail must be one of {', '.join(get_args(Tail))}, got {self.tail!r}")
+
+    def restrict(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., V] log-probs, twice → [..., K'] log-probs, twice; K' = k (2k for a union), one more with a
+        bucket.
+
+        ValueError: k > V, shapes or types differ.
+        """
+        ids, kept, inside = self.select(student, teacher)
+
+        def restricted(log_probs: Tensor) -> Tensor:
+            chosen = log_probs.gather(-1, ids).masked_fill(~kept, NEVER)
+            if self.tail == "bucket":
+                return torch.cat([chosen, _log_sum(log_probs.masked_fill(inside, NEVER))], dim=-1)
+            if self.tail == "renormalise":
+                return chosen - _log_sum(chosen, empty=0.0)
+            return chosen
+
+        return restricted(student), restricted(teacher)
+
+    @torch.no_grad()
+    def select(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(ids [..., K'] of the candidates, which of them count [..., K'], the set as a mask [..., V]).
+
+        A union lists the student's ids, then the teacher's, of which those already listed do not count.
+        """
+        check_log_probs(student, teacher)
+        width = student.shape[-1]
+        if self.k > width:
+            raise ValueError(f"k = {self.k} exceeds the vocabulary V = {width}")
+        if self.of in ("teacher", "student"):
+            ids = (teacher if self.of == "teacher" else student).topk(self.k).indices
+            return ids, torch.ones_like(ids, dtype=torch.bool), _mask(ids, width)
+        of_student, of_teacher = student.topk(self.k).indices, teacher.topk(self.k).indices
+        in_student, in_teacher = _mask(of_student, width), _mask(of_teacher, width)
+        if self.of == "intersection":
+            return of_student, in_teacher.gather(-1, of_student), in_student & in_teacher
+        ids = torch.cat([of_student, of_teacher], dim=-1)
+        new = ~in_student.gather(-1, of_teacher)
+        return ids, torch.cat([torch.ones_like(new), new], dim=-1), in_student | in_teacher
+
+
+Support = Full | TopK
+
+
+def _mask(ids: Tensor, width: int) -> Tensor:
+    return torch.zeros(*ids.shape[:-1], width, dtype=torch.bool, device=ids.device).scatter_(-1, ids, True)
+
+
+def _log_sum(log_probs: Tensor, empty: float = NEVER) -> Tensor:
+    """[..., K] → [..., 1] log Σ exp; ``empty``, with zero gradient, where every entry is −inf."""
+    nothing = log_probs.amax(-1, keepdim=True) == NEVER
+    return log_probs.masked_fill(nothing, 0.0).logsumexp(-1, keepdim=True).masked_fill(nothing, empty)

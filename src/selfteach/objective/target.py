@@ -1,0 +1,289 @@
+"""What the student is pulled to: one log-distribution made from one or more teachers, without gradient.
+
+A target names the teachers it needs (``names``) and combines their log-probs [..., V], and sometimes the
+student's, into log-probs [..., V]. p is the student, q a teacher. Log-linear targets Π_i p_i^(c_i) give 0 to
+every token to which a distribution with c_i ≠ 0 gives 0, whatever the sign of c_i; a position left without
+any token is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce, wraps
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from selfteach.objective.divergence import NEVER, check_log_probs
+
+
+class Target(Protocol):
+    """A map from student and teachers to the log-distribution the student is to match."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The teachers needed, each once."""
+
+    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+        """[..., V] log-probs of the student and of each teacher by name → [..., V], no gradient.
+
+        ValueError: a teacher is missing, shapes or types differ, a log-linear target has no token left.
+        """
+
+
+Rule = Callable[[Any, Tensor, Mapping[str, Tensor]], Tensor]
+
+
+def _on_checked_input(rule: Rule) -> Rule:
+    @wraps(rule)
+    @torch.no_grad()
+    def log_probs(self: Target, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+        for name in self.names:
+            if name not in teachers:
+                raise ValueError(f"teachers lacks {name!r}, which {self} needs; it holds {sorted(teachers)}")
+            check_log_probs(student, teachers[name], teacher_name=name)
+        return rule(self, student, teachers)
+
+    return log_probs
+
+
+@dataclass(frozen=True)
+class FromTeacher:
+    """The teacher itself."""
+
+    name: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @_on_checked_input
+    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+        return teachers[self.name]
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """``weights``: teacher → share, positive, summing to 1."""
+
+    weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not all(weight > 0 for weight in self.weights.values()):
+            raise ValueError(f"weights must be positive, got {dict(self.weights)}")
+        if not math.isclose(sum(self.weights.values()), 1.0, rel_tol=1e-6):
+            raise ValueError(f"weights must sum to 1, got {dict(self.weights)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.weights)
+
+
+@dataclass(frozen=True)
+class Mixture(_Pool):
+    """Σ_i w_i q_i: the arithmetic mean, which minimises Σ_i w_i KL(q_i ‖ r) over r (cards 05, 19)."""
+
+    @_on_checked_input
+    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+        return _log_mean((teachers[name], weight) for name, weight in self.weights.items())
+
+
+@dataclass(frozen=True)
+class GeometricMean(_Pool):
+    """∝ Π_i q_i^(w_i): a product of experts, which minimises Σ_i w_i KL(r ‖ q_i) over r (cards 05, 19).
+
+    ``renormalise=False`` leaves Σ_i w_i log q_i as it is, with a sum of at most 1.
+    """
+
+    renormalise: bool = True
+
+    @_on_checked_input
+    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+        product = _log_product((teachers[name], weight) for name, weight in self.weights.items())
+        return _normalised(product) if self.renormalise else product
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """∝ reference^(1−λ) · teacher^λ, λ = ``strength`` ≥ 0: the optimum of G-OPD (card 33, arXiv 2602.12125).
+
+    λ = 0 is the reference, 1 the teacher, below 1 lies between, above 1 beyond the teacher (ExOPD: 1.25).
+    """
+
+    teacher: str
+    reference: str
+    strength: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength < math.inf:
+            raise ValueError(f"strength must be finite and not negative, got {self.strength}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.teacher, self.reference)
+
+    @_on_checked_input
+    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+        reference, teacher = teachers[self.reference], teachers[self.teacher]
+        return _normalised(_log_product([(reference, 1 - self.strength), (teacher, self.strength)]))
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """∝ reference^(1−a) · teacher^a, a = ``rate`` in [0, 1]: SDPO's lerp of logits (card 28, arXiv
+    2601.20802).
+
+    a = 0 is the reference (the frozen weights), 1 the teacher (the live weights), both under the privileged
+    view.
+    """
+
+    teacher: str
+    reference: str
+    rate: float
+
+    def __post_init__(self) -> None:
+        _require_share("rate", self.rate)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.teacher, self.reference)
+
+    @_on_checked_input
+    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+        reference, teacher = teachers[self.reference], teachers[self.teacher]
+        return _normalised(_log_product([(reference, 1 - self.rate), (teacher, self.rate)]))
+
+
+@dataclass(frozen=True)
+class AdvantageTilted:
+    """∝ base · exp(A / τ), A = log teacher − log baseline: the best answer to advantage A under a KL of
+    weight τ to base.
+
+    ``base`` and ``baseline`` name teachers; None is the student. By default both are the student: p^(1−1/τ)
+    q^(1/τ), a step of size 1/τ from student to teacher in logit space (card 16: its reverse-KL gradient is
+    the ascent direction of E_p[A]). ``baseline`` the same model without the privilege tilts by what the
+    privilege alone adds; base = baseline = a reference is ``Extrapolation`` with strength 1/τ.
+    """
+
+    teacher: str
+    temperature: float = 1.0
+    base: str | None = None
+    baseline: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        given = (self.teacher, self.base, self.baseline)
+        return tuple(dict.fromkeys(name for name in given if name is not None))
+
+    @_on_checked_input
+    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+        power: dict[str | None, float] = {self.base: 1.0}
+        power[self.teacher] = power.get(self.teacher, 0.0) + 1 / self.temperature
+        power[self.baseline] = power.get(self.baseline, 0.0) - 1 / self.temperature
+        return _normalised(_log_product((student if n is None else teachers[n], c) for n, c in power.items()))
+
+
+@dataclass(frozen=True)
+class StudentMix:
+    """(1−λ) sg[student] + λ teacher, λ = ``share``: a target that starts at the student and moves (TAID, card
+    23).
+
+    The same walk in logit space, p^(1−λ) q^λ, is ``AdvantageTilted(name, temperature=1/λ)``.
+    """
+
+    name: str
+    share: float
+
+    def __post_init__(self) -> None:
+        _require_share("share", self.share)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @_on_checked_input
+    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+        return _log_mean([(student, 1 - self.share), (teachers[self.name], self.share)])
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """AVSD (card 19, arXiv 2605.20643): log q* = log q_G + λ J, what the views agree on plus a gated
+    residual.
+
+    Over the M views ``names``: q_G their geometric, q_A their arithmetic mean, Δ_m = log q_m − log p, A_G =
+    log q_G − log p, J = max(0, log q_A − log q_G), and the gate λ = C · R with C = |A_G| / (mean_m |Δ_m| + ε)
+    (1 iff the views agree in sign) and R = |A_G| / (|A_G| + J + ε). So λ J ≤ |A_G|: the residual never flips
+    the sign of the consensus. M = 1 gives that view.
+
+    By default elementwise, as the paper's sampled-token loss has it: q* then sums to less or more than 1, and
+    the inputs may be [...] log-probs of single tokens. ``renormalise`` makes q_G and q* distributions over V.
+    """
+
+    names: tuple[str, ...]
+    eps: float = 1e-8
+    renormalise: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise ValueError(f"names must hold at least one view, each once, got {self.names}")
+        if not self.eps > 0:
+            raise ValueError(f"eps must be positive, got {self.eps}")
+
+    @_on_checked_input
+    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+        consensus, residual, gate = self.parts(student, teachers)
+        target = torch.where(consensus == NEVER, NEVER, consensus + gate * residual)
+        return _normalised(target) if self.renormalise else target
+
+    @torch.no_grad()
+    def parts(self, student: Tensor, teachers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(log q_G, J, λ), each [..., V]. Limits: J = 0, λ = 0 where a view gives 0; λ = 1 where only the
+        student does.
+        """
+        share = 1 / len(self.names)
+        views = [(teachers[name], share) for name in self.names]
+        geometric = _log_product(views)
+        if self.renormalise:
+            geometric = _normalised(geometric)
+        vetoed, novel = geometric == NEVER, (student == NEVER) & (geometric != NEVER)
+        finite = [(view.masked_fill(vetoed, 0.0), share) for view, _ in views]
+        centre, own = geometric.masked_fill(vetoed, 0.0), student.masked_fill(vetoed | novel, 0.0)
+        residual = (_log_mean(finite) - centre).clamp(min=0.0)
+        consensus_advantage = (centre - own).abs()
+        mean_advantage = sum((share * (view - own).abs() for view, _ in finite), torch.zeros_like(own))
+        agreement = consensus_advantage / (mean_advantage + self.eps)
+        reliability = consensus_advantage / (consensus_advantage + residual + self.eps)
+        gate = (agreement * reliability).masked_fill(novel, 1.0).masked_fill(vetoed, 0.0)
+        return geometric, residual, gate
+
+
+def _require_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+
+
+def _log_mean(shares: Iterable[tuple[Tensor, float]]) -> Tensor:
+    """log Σ_i w_i exp(x_i), two tensors at a time; members of weight 0 do not count."""
+    return reduce(torch.logaddexp, (log_probs + math.log(share) for log_probs, share in shares if share > 0))
+
+
+def _log_product(powers: Iterable[tuple[Tensor, float]]) -> Tensor:
+    """Σ_i c_i x_i, −inf wherever a member with c_i ≠ 0 is −inf; members of power 0 do not count."""
+    members = [(log_probs, power) for log_probs, power in powers if power != 0]
+    absent = reduce(torch.logical_or, (log_probs == NEVER for log_probs, _ in members))
+    total = reduce(torch.add, (power * log_probs.masked_fill(absent, 0.0) for log_probs, power in members))
+    return total.masked_fill(absent, NEVER)
+
+
+def _normalised(log_weights: Tensor) -> Tensor:
+    if bool((log_weights.amax(-1) == NEVER).any()):
+        raise ValueError("teachers leave no token at some position: each gets probability 0 from one of them")
+    return log_weights.log_softmax(-1)
