@@ -1,0 +1,30 @@
+"""The methods, one file each. ``RECIPES`` is the whole registry: adding a method adds one line."""
+
+from __future__ import annotations
+
+from selfteach.errors import UserError
+from selfteach.recipes.base import Recipe, knobs, nearest, with_knobs
+from selfteach.recipes.grpo import GRPO
+from selfteach.recipes.r01_opsd import OPSD
+from selfteach.recipes.sft import SFT
+
+RECIPES: dict[str, type[Recipe]] = {
+    "opsd": OPSD,
+    "grpo": GRPO,
+    "sft": SFT,
+}
+
+
+def recipe_named(name: str, preset: str | None = None) -> Recipe:
+    """The recipe's preset (None: its first, the paper's). UserError with the nearest names if unknown."""
+    if name not in RECIPES:
+        raise UserError(f"no recipe is called {name!r}{nearest(name, RECIPES)}")
+    presets = RECIPES[name].presets()
+    if preset is None:
+        return next(iter(presets.values()))
+    if preset not in presets:
+        raise UserError(f"recipe {name} has no preset {preset!r}{nearest(preset, presets)}")
+    return presets[preset]
+
+
+__all__ = ["GRPO", "OPSD", "RECIPES", "SFT", "Recipe", "knobs", "recipe_named", "with_knobs"]

@@ -1,0 +1,47 @@
+"""Numbers that look across rollouts of a group or the whole batch: advantages and normalised weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def group_mean(values: Tensor, group: Tensor) -> Tensor:
+    """[N] → [N]: each row's value replaced by the mean over the rows of its group."""
+    _, index = group.unique(return_inverse=True)
+    groups = int(index.max()) + 1 if len(index) else 0
+    zeros = values.new_zeros(groups)
+    sums = zeros.index_add(0, index, values)
+    counts = zeros.index_add(0, index, torch.ones_like(values))
+    return (sums / counts)[index]
+
+
+def group_advantage(
+    reward: Tensor, group: Tensor, scale: Literal["std", "none"] = "std", epsilon: float = 1e-4
+) -> Tensor:
+    """[N] r − mean of its group, divided by the group's standard deviation + ε if ``scale`` is "std".
+
+    The deviation is the sample one (n − 1), as in GRPO's released code (DeepSeekMath, arXiv 2402.03300, sec. 4.1);
+    "none" is Dr. GRPO (arXiv 2503.20783). A group of one, or of equal rewards, has advantage 0.
+    """
+    if scale not in ("std", "none"):
+        raise ValueError(f"scale must be 'std' or 'none', got {scale!r}")
+    centred = reward - group_mean(reward, group)
+    if scale == "none":
+        return centred
+    size = _group_size(reward, group)
+    variance = group_mean(centred**2, group) * size / (size - 1).clamp(min=1)
+    return centred / (variance.sqrt() + epsilon)
+
+
+def normalised(weight: Tensor, over: Tensor) -> Tensor:
+    """Scale weights so that their mean over the True entries of ``over`` is 1; zero outside (card 15)."""
+    chosen = torch.where(over, weight, torch.zeros_like(weight))
+    return chosen * over.sum().clamp(min=1) / chosen.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def _group_size(values: Tensor, group: Tensor) -> Tensor:
+    _, index, counts = group.unique(return_inverse=True, return_counts=True)
+    return counts[index].to(values.dtype)

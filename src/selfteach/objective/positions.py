@@ -1,0 +1,88 @@
+"""A chunk of response positions with everybody's logits at them: all that one token's loss may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from selfteach.objective.batch import ScoredBatch
+
+Temperature = float | Tensor
+STUDENT = "student"
+
+
+@dataclass(frozen=True)
+class Positions:
+    """P positions: sampled ``ids`` [P]; ``logits`` role → [P, V]; ``row`` and ``step`` [P] in the whole batch."""
+
+    ids: Tensor
+    row: Tensor
+    step: Tensor
+    logits: Mapping[str, Tensor]
+    _log_probs: dict[tuple[str, float], Tensor] = field(default_factory=dict)
+
+    def column(self, values: Tensor | float) -> Tensor | float:
+        """What a per-batch quantity is at these positions: a number as it is, [N] by row, [N, T] by position."""
+        if not isinstance(values, Tensor) or values.dim() == 0:
+            return values
+        return values[self.row] if values.dim() == 1 else values[self.row, self.step]
+
+    def log_probs(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Tensor:
+        """[P, V] log-probs of ``role`` ("student" or a teacher's name) at a temperature (number, [N] or [N, T])."""
+        if isinstance(temperature, Tensor):
+            per_position = self.column(temperature)
+            scaled = self.logits[role] / torch.as_tensor(per_position).reshape(-1, 1)
+            return torch.log_softmax(scaled, dim=-1)
+        key = (role, float(temperature))
+        if key not in self._log_probs:
+            logits = self.logits[role]
+            self._log_probs[key] = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
+        return self._log_probs[key]
+
+    def sampled(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Tensor:
+        """[P] log-prob (nats) of the sampled token under ``role``."""
+        return self.log_probs(role, temperature).gather(-1, self.ids.unsqueeze(-1)).squeeze(-1)
+
+
+ColumnFunction = Callable[[Positions], Tensor]
+
+
+def chunk_length(widths: list[int], itemsize: int, budget_bytes: int) -> int:
+    """How many positions fit a budget when each role's logits and a handful of temporaries are alive."""
+    temporaries = 4
+    return max(1, budget_bytes // max(1, temporaries * itemsize * sum(widths)))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some selected positions of a batch, before any logits exist."""
+
+    flat: Tensor
+    row: Tensor
+    step: Tensor
+    ids: Tensor
+
+
+def chunks(batch: ScoredBatch, select: Tensor, length: int) -> Iterator[Chunk]:
+    """The positions where ``select`` [n, t] is True, ``length`` at a time, in row order."""
+    n, t = select.nonzero(as_tuple=True)
+    rows = batch.rows if batch.rows is not None else torch.arange(len(select), device=select.device)
+    for start in range(0, len(n), length):
+        part = slice(start, start + length)
+        yield Chunk(
+            flat=n[part] * select.shape[1] + t[part],
+            row=rows[n[part]],
+            step=t[part],
+            ids=batch.columns.ids[n[part], t[part]],
+        )
+
+
+def shared_width(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Refuse different vocabulary widths: the cure is ``Head.vocabulary``, not silent truncation."""
+    widths = {role: tensor.shape[-1] for role, tensor in logits.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"vocabulary widths differ: {widths}; set Head.vocabulary to the tokenizer's width")
+    return dict(logits)

@@ -1,0 +1,108 @@
+"""What a recipe may read before it names its terms: columns over the whole batch, without gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from selfteach.objective.batch import Columns
+from selfteach.objective.divergence import Divergence
+from selfteach.objective.positions import STUDENT, ColumnFunction, Positions
+from selfteach.objective.support import Full, Support
+
+Measure = Callable[[Mapping[str, ColumnFunction]], dict[str, Tensor]]
+
+
+class Statistics:
+    """The whole batch (all micro-batches, all processes) as [N] and [N, T] columns at one temperature.
+
+    Columns that need logits are measured on first use, all the standard ones in a single pass: a recipe that
+    reads none of them costs no extra pass. ``step`` is the optimiser step the loss is for, from 0.
+    """
+
+    def __init__(
+        self, columns: Columns, *, step: int, temperature: float, teachers: Sequence[str], measure: Measure
+    ) -> None:
+        self.columns, self.step, self.temperature = columns, step, temperature
+        self.teachers = tuple(teachers)
+        self._measure = measure
+        self._cache: dict[str, Tensor] = {}
+
+    @property
+    def ids(self) -> Tensor:
+        return self.columns.ids
+
+    @property
+    def mask(self) -> Tensor:
+        return self.columns.mask
+
+    @property
+    def behaviour(self) -> Tensor | None:
+        return self.columns.behaviour
+
+    @property
+    def group(self) -> Tensor:
+        return self.columns.group
+
+    @property
+    def reward(self) -> Tensor:
+        return self.columns.reward
+
+    @property
+    def correct(self) -> Tensor:
+        """[N] bool: reward ≥ 0.5."""
+        return self.columns.reward >= 0.5
+
+    @property
+    def length(self) -> Tensor:
+        """[N] written tokens."""
+        return self.columns.mask.sum(dim=1)
+
+    def available(self, teacher: str) -> Tensor:
+        """[N] bool: the rows whose ``teacher`` could see its view."""
+        return self.columns.available_rows((teacher,))
+
+    def log_prob(self, role: str = STUDENT) -> Tensor:
+        """[N, T] log-prob (nats) of the sampled tokens under the student or a teacher."""
+        return self._standard(f"log_prob/{role}")
+
+    def entropy(self, role: str = STUDENT) -> Tensor:
+        """[N, T] entropy (nats) of the next-token distribution of the student or a teacher."""
+        return self._standard(f"entropy/{role}")
+
+    def divergence(self, teacher: str, divergence: Divergence, support: Support | None = None) -> Tensor:
+        """[N, T] a divergence (nats) between student and teacher."""
+        cut = support or Full()
+
+        def column(at: Positions) -> Tensor:
+            student = at.log_probs(STUDENT, self.temperature)
+            return divergence(*cut.restrict(student, at.log_probs(teacher, self.temperature)))
+
+        return self.column(f"divergence/{teacher}/{divergence}/{cut}", column)
+
+    def column(self, name: str, function: ColumnFunction) -> Tensor:
+        """[N, T] any quantity of one position's logits; ``name`` identifies it, so that it is measured once."""
+        if name not in self._cache:
+            self._cache |= self._measure({name: function})
+        return self._cache[name]
+
+    def _standard(self, name: str) -> Tensor:
+        if name not in self._cache:
+            self._cache |= self._measure(standard_columns(self.teachers, self.temperature))
+        return self._cache[name]
+
+
+def standard_columns(teachers: Sequence[str], temperature: float) -> dict[str, ColumnFunction]:
+    """Sampled log-prob and entropy of the student and each teacher."""
+    columns: dict[str, ColumnFunction] = {}
+    for role in (STUDENT, *teachers):
+        columns[f"log_prob/{role}"] = lambda at, role=role: at.sampled(role, temperature)
+        columns[f"entropy/{role}"] = lambda at, role=role: entropy(at.log_probs(role, temperature))
+    return columns
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """[..., V] log-probs → [...] entropy in nats; an excluded token (−inf) adds nothing."""
+    return torch.special.entr(log_probs.exp()).sum(dim=-1)

@@ -1,0 +1,168 @@
+"""What every recipe declares: who samples, who teaches, what is summed, and the paper's settings."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar
+
+from selfteach.errors import UserError
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.terms import Term
+from selfteach.teacher.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How the student's answers come about."""
+
+    per_prompt: int = 1
+    """Answers sampled for each prompt of a step."""
+    temperature: float = 1.0
+    """Sampling temperature; the loss uses the same one unless the recipe says otherwise."""
+    top_p: float = 1.0
+    """Nucleus sampling: smallest set of tokens with this mass (1: off)."""
+    top_k: int = 0
+    """Sample from the k likeliest tokens only (0: off)."""
+    max_tokens: int = 1024
+    """Longest answer, in tokens."""
+    source: Literal["policy", "reference"] = "policy"
+    """Who writes the tokens to be scored: the policy itself, or the data (the field ``reference``)."""
+    reference: str = "solution"
+    """The private field that is imitated when ``source`` is "reference"."""
+
+    def __post_init__(self) -> None:
+        require(self.per_prompt >= 1, "per_prompt must be at least 1")
+        require(self.temperature > 0, "temperature must be above 0: the student learns from its own samples")
+        require(0 < self.top_p <= 1, "top_p must lie in (0, 1]")
+        require(self.top_k >= 0, "top_k must be 0 (off) or positive")
+        require(self.max_tokens >= 1, "max_tokens must be at least 1")
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the student's weights move (AdamW)."""
+
+    lr: float = 1e-6
+    """Peak learning rate."""
+    steps: int = 100
+    """Optimiser steps."""
+    prompts: int = 32
+    """Prompts per step, over all processes."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape of the learning rate after warm-up."""
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's moment decays."""
+    max_grad_norm: float | None = 1.0
+    """Clip the global gradient norm to this (None: no clipping)."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "lr must be positive")
+        require(self.steps >= 1, "steps must be at least 1")
+        require(self.prompts >= 1, "prompts must be at least 1")
+        require(self.warmup >= 0, "warmup must be 0 or more steps")
+        require(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive or none")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Which weights are trained: all of them, or a LoRA adapter."""
+
+    lora_rank: int = 0
+    """Rank of the LoRA adapter on every linear map (0: train all weights)."""
+    lora_alpha: int = 128
+    """LoRA's alpha: the update is scaled by alpha / rank."""
+
+    def __post_init__(self) -> None:
+        require(self.lora_rank >= 0, "lora_rank must be 0 (full fine-tuning) or positive")
+
+
+@dataclass(frozen=True)
+class Recipe(ABC):
+    """A method: data plus ``terms``. It never touches a model, a tokenizer, a device or a file."""
+
+    title: ClassVar[str]
+    """What the method is called in its paper."""
+    source: ClassVar[str]
+    """Paper (arXiv id) and card."""
+    formula: ClassVar[str]
+    """The loss in one line."""
+
+    rollouts: Rollouts = field(default_factory=Rollouts)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    adapter: Adapter = field(default_factory=Adapter)
+    student_thinking: bool | None = None
+    """Thinking flag of the student's chat template (none: the template's own default)."""
+
+    @classmethod
+    def presets(cls) -> Mapping[str, Recipe]:
+        """Named settings; the first is the default and holds the paper's values."""
+        return {"paper": cls()}
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        """Who scores the rollouts, by name. A single teacher is called ``teacher``."""
+        return {}
+
+    @property
+    def temperature(self) -> float:
+        """The temperature at which statistics and, by default, terms read log-probs."""
+        return self.rollouts.temperature
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns of the batch the terms read besides ids, mask and logits: "group", "reward", "behaviour"."""
+        return ()
+
+    @abstractmethod
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        """The summands of the loss, weights fixed."""
+
+
+R = TypeVar("R", bound=Any)
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse an impossible setting in one line."""
+    if not condition:
+        raise UserError(message)
+
+
+def knobs(recipe: Recipe) -> dict[str, Any]:
+    """Every knob by its flat name, e.g. ``clip_entry``, ``temperature``, ``lr``: names are unique by design."""
+    flat: dict[str, Any] = {}
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        flat |= {g.name: getattr(value, g.name) for g in fields(value)} if is_dataclass(value) else {f.name: value}
+    return flat
+
+
+def with_knobs(recipe: R, changes: Mapping[str, Any]) -> R:
+    """The same recipe with knobs replaced by flat name. UserError for an unknown name, with the nearest ones."""
+    own: dict[str, Any] = {}
+    left = dict(changes)
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            inner = {g.name: left.pop(g.name) for g in fields(value) if g.name in left}
+            if inner:
+                own[f.name] = replace(value, **inner)
+        elif f.name in left:
+            own[f.name] = left.pop(f.name)
+    if left:
+        name = next(iter(left))
+        raise UserError(f"{type(recipe).__name__} has no knob {name!r}{nearest(name, knobs(recipe))}")
+    return replace(recipe, **own)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean a, b?' or the whole list if nothing is near."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(names)}"

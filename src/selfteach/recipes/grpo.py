@@ -1,0 +1,90 @@
+"""The baseline with a sparse reward: group-relative policy optimisation (GRPO)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from selfteach.objective.advantage import group_advantage
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.target import FromTeacher
+from selfteach.objective.terms import PolicyGradient, SampledMatch, Term
+from selfteach.recipes.base import Optimisation, Recipe, Rollouts, require
+from selfteach.teacher.teacher import Teacher
+from selfteach.teacher.view import Plain
+from selfteach.teacher.weights import Frozen
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class GRPO(Recipe):
+    """Reinforce the rollouts that beat their group's mean reward.
+
+    DeepSeekMath (arXiv 2402.03300, sec. 4.1). Advantage A = (r − group mean) / (group std + ε), one per rollout:
+
+        L = mean over rollouts of (1/|y|) Σ_t −min( ρ A, clip(ρ, 1 − clip_low, 1 + clip_high) A ) + kl · k3(p, ref)
+
+    with ρ = π / π_sampling of the token, k3 the paper's estimator of KL(p‖ref).
+    """
+
+    title = "Group Relative Policy Optimization"
+    source = "arXiv 2402.03300"
+    formula = "mean_y (1/|y|) Σ_t −min( ρ A, clip(ρ) A ) + β k3(p, ref)"
+
+    rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=64))
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=1e-6, prompts=16))
+    clip_low: float = 0.2
+    """Lower clip of the ratio: 1 − clip_low."""
+    clip_high: float = 0.2
+    """Upper clip of the ratio: 1 + clip_high (DAPO: 0.28)."""
+    scale: Literal["std", "none"] = "std"
+    """Divide the advantage by the group's standard deviation (paper), or not (Dr. GRPO)."""
+    kl: float = 0.04
+    """Coefficient of the KL to the initial policy (0: no reference is scored)."""
+    mean_over: Literal["sequences", "tokens"] = "sequences"
+    """Mean of per-rollout token means (paper), or mean over all tokens (DAPO)."""
+
+    def __post_init__(self) -> None:
+        require(self.rollouts.per_prompt >= 2, "grpo compares rollouts of one prompt: per_prompt must be at least 2")
+        require(self.kl >= 0, f"kl must be 0 or more, got {self.kl}")
+        require(0 < self.clip_low < 1 and self.clip_high > 0, "clip_low must lie in (0, 1) and clip_high above 0")
+
+    @classmethod
+    def presets(cls) -> Mapping[str, GRPO]:
+        paper = cls()
+        return {
+            "deepseekmath": paper,
+            "dapo": replace(paper, clip_high=0.28, kl=0.0, mean_over="tokens"),
+            "dr-grpo": replace(paper, scale="none", kl=0.0, mean_over="tokens"),
+            "arena": replace(
+                paper,
+                kl=0.0,
+                rollouts=Rollouts(per_prompt=8, max_tokens=64),
+                optimisation=Optimisation(lr=3e-4, steps=200, prompts=8),
+            ),
+        }
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        return {REFERENCE: Teacher(Frozen(), Plain(), self.student_thinking)} if self.kl else {}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("group", "reward", "behaviour")
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        behaviour = stats.behaviour if stats.behaviour is not None else stats.log_prob()
+        common = {"mean_over": self.mean_over, "temperature": self.temperature}
+        yield PolicyGradient(
+            name="policy",
+            advantage=group_advantage(stats.reward, stats.group, self.scale),
+            behaviour=behaviour,
+            clip=(self.clip_low, self.clip_high),
+            **common,
+        )
+        if self.kl:
+            yield SampledMatch(
+                name="kl", target=FromTeacher(REFERENCE), estimator="k3", coefficient=self.kl, **common
+            )

@@ -1,0 +1,137 @@
+"""Card 01: on-policy self-distillation (OPSD)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from selfteach.objective.divergence import Divergence, ForwardKL, ReverseKL, gkd_jsd
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.support import Full, Support, TopK
+from selfteach.objective.target import FromTeacher
+from selfteach.objective.terms import Match, SampledMatch, Term
+from selfteach.recipes.base import Adapter, Optimisation, Recipe, Rollouts, require
+from selfteach.teacher.teacher import ReasonFirst, Teacher
+from selfteach.teacher.view import Answer, Messages, Plain, Prefix, Solution, View
+from selfteach.teacher.weights import EMA, Frozen, Live, Weights
+
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class OPSD(Recipe):
+    """Pull the student to its solution-reading, frozen self on its own tokens.
+
+    "Self-Distilled Reasoner" (arXiv 2601.18734, v3; card 01). The student p answers the bare problem; the teacher
+    q, the same model at step 0, reads the reference solution and scores those tokens:
+
+        L = mean over rollouts of (1/|y|) Σ_t Σ_v min( q(v) (log q(v) − log p(v)), clip_entry )
+
+    over the full vocabulary, both at the sampling temperature, gradient through p only.
+    """
+
+    title = "On-Policy Self-Distillation"
+    source = "arXiv 2601.18734, card 01"
+    formula = "mean_y (1/|y|) Σ_t Σ_v min( q(v) log(q(v)/p(v)), τ )"
+
+    rollouts: Rollouts = field(default_factory=lambda: Rollouts(temperature=1.1, top_p=0.95, top_k=20))
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=5e-6, max_grad_norm=0.1))
+    adapter: Adapter = field(default_factory=lambda: Adapter(lora_rank=64, lora_alpha=128))
+    student_thinking: bool | None = False
+    """Thinking flag of the student's chat template: off in the paper's v3."""
+    teacher_thinking: bool | None = True
+    """Thinking flag of the teacher's chat template: on in the paper."""
+    weights: Literal["frozen", "live", "ema"] = "frozen"
+    """Whose weights teach: the initial policy, the current one, or an average. The paper's is frozen."""
+    ema_decay: float = 0.999
+    """Decay of the averaged teacher (released code: 0.999); used with ``--weights ema``."""
+    view: Literal["solution", "answer", "prefix", "plain"] = "solution"
+    """What the teacher is shown: the worked solution (paper), the answer, fixed turns before, or nothing more."""
+    prefix: Messages = ()
+    """The turns of view "prefix" (command line: --prefix FILE, a JSON list of role and content)."""
+    reason_first: bool = False
+    """Let the teacher write an analysis of the reference before it scores."""
+    loss: Literal["divergence", "policy-gradient"] = "divergence"
+    """Full-distribution divergence (paper), or the sampled-token policy gradient of reverse KL (variant)."""
+    beta: float = 0.0
+    """0: forward KL(q‖p) (v3), 1: reverse KL(p‖q), between: JSD with m = β q + (1 − β) p (v1: 0.5)."""
+    clip_entry: float | None = 0.05
+    """Upper bound on each vocabulary entry's summand (v3: 0.05; 0.06 for 8B; none: unclipped)."""
+    teacher_top_k: int | None = None
+    """Compare on the teacher's k likeliest tokens, renormalised (released option; none: full vocabulary)."""
+    loss_temperature: float | None = None
+    """Temperature of both softmaxes in the loss (none: the sampling temperature, as in the paper)."""
+    mean_over: Literal["sequences", "tokens"] = "sequences"
+    """Mean of per-rollout token means (paper's formula), or mean over all tokens (released code)."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.beta <= 1, f"beta must lie in [0, 1], got {self.beta}")
+        require(0 <= self.ema_decay <= 1, f"ema_decay must lie in [0, 1], got {self.ema_decay}")
+        require(self.view != "prefix" or bool(self.prefix), "view prefix needs its turns: --prefix FILE")
+        require(
+            self.loss == "divergence" or (self.teacher_top_k is None and self.clip_entry is None),
+            "loss policy-gradient reads the sampled token only: it takes neither teacher_top_k nor clip_entry (set none)",
+        )
+        require(
+            not (self.weights == "live" and self.view == "plain"),
+            "a live teacher under the plain view is the student itself: the loss is always 0",
+        )
+
+    @classmethod
+    def presets(cls) -> Mapping[str, OPSD]:
+        paper = cls()
+        return {
+            "v3-thinking": paper,
+            "v3-nonthinking": replace(paper, clip_entry=1e-6),
+            "v1": replace(
+                paper,
+                beta=0.5,
+                clip_entry=None,
+                rollouts=replace(paper.rollouts, max_tokens=2048),
+                optimisation=replace(paper.optimisation, lr=2e-4, max_grad_norm=None),
+            ),
+            "arena": replace(
+                paper,
+                beta=1.0,
+                clip_entry=None,
+                student_thinking=None,
+                teacher_thinking=None,
+                rollouts=Rollouts(max_tokens=64),
+                optimisation=Optimisation(lr=3e-4, steps=200, prompts=64),
+                adapter=Adapter(),
+            ),
+        }
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        whose: Mapping[str, Weights] = {"frozen": Frozen(), "live": Live(), "ema": EMA(self.ema_decay)}
+        shown: Mapping[str, View] = {
+            "solution": Solution(), "answer": Answer(), "prefix": Prefix(self.prefix), "plain": Plain(),
+        }  # fmt: skip
+        thought = ReasonFirst() if self.reason_first else None
+        return {TEACHER: Teacher(whose[self.weights], shown[self.view], self.teacher_thinking, thought)}
+
+    @property
+    def temperature(self) -> float:
+        return self.loss_temperature or self.rollouts.temperature
+
+    @property
+    def divergence(self) -> Divergence:
+        if self.beta == 0:
+            return ForwardKL(clip_entry=self.clip_entry)
+        if self.beta == 1:
+            return ReverseKL(clip_entry=self.clip_entry)
+        return gkd_jsd(self.beta, clip_entry=self.clip_entry)
+
+    @property
+    def support(self) -> Support:
+        return Full() if self.teacher_top_k is None else TopK(self.teacher_top_k, of="teacher", tail="renormalise")
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        target = FromTeacher(TEACHER)
+        common = {"name": "distil", "mean_over": self.mean_over, "temperature": self.temperature}
+        if self.loss == "policy-gradient":
+            yield SampledMatch(target=target, **common)
+        else:
+            yield Match(target=target, divergence=self.divergence, support=self.support, **common)

@@ -1,0 +1,46 @@
+"""The baseline without a policy of its own: supervised fine-tuning on reference solutions (SFT)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.terms import NegativeLogLikelihood, Term
+from selfteach.recipes.base import Optimisation, Recipe, Rollouts, require
+
+
+@dataclass(frozen=True)
+class SFT(Recipe):
+    """Raise the likelihood of the data's reference solutions: L = mean over tokens of −log p(y_t).
+
+    Off-policy imitation, the baseline that card 01 and its successors compare with.
+    """
+
+    title = "Supervised fine-tuning"
+    source = "baseline of card 01"
+    formula = "mean_t −log p(y_t)"
+
+    rollouts: Rollouts = field(default_factory=lambda: Rollouts(source="reference"))
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=5e-6))
+    mean_over: Literal["tokens", "sequences"] = "tokens"
+    """Mean over all tokens, or mean of per-example means."""
+
+    def __post_init__(self) -> None:
+        require(self.rollouts.source == "reference", "sft imitates reference text: source must stay reference")
+
+    @classmethod
+    def presets(cls) -> Mapping[str, SFT]:
+        paper = cls()
+        return {
+            "default": paper,
+            "arena": replace(
+                paper,
+                rollouts=replace(paper.rollouts, max_tokens=64),
+                optimisation=Optimisation(lr=3e-4, steps=200, prompts=64),
+            ),
+        }
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        yield NegativeLogLikelihood(name="nll", mean_over=self.mean_over)

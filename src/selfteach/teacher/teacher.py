@@ -1,0 +1,34 @@
+"""A teacher: weights × view × thinking flag. A recipe declares it; the trainer makes it score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from selfteach.teacher.view import Solution, View
+from selfteach.teacher.weights import Frozen, Weights
+
+
+@dataclass(frozen=True)
+class ReasonFirst:
+    """Let the teacher write an analysis of what it was shown before it scores (card 01, option ``reason_first``).
+
+    The teacher's weights answer ``instruction`` (at most ``max_tokens``); its context becomes view + analysis +
+    ``transition``.
+    """
+
+    max_tokens: int = 4096
+    instruction: str = (
+        "{shown}\n\nBefore anything else, analyse the reference: which idea makes it work, and which steps carry it? "
+        "Write the analysis only."
+    )
+    transition: str = "Now use this understanding to solve the problem yourself, step by step: {problem}"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """``weights`` score the student's tokens under ``view``; ``thinking`` is its chat template's flag (None: unset)."""
+
+    weights: Weights = field(default_factory=Frozen)
+    view: View = field(default_factory=Solution)
+    thinking: bool | None = None
+    reason_first: ReasonFirst | None = None

@@ -1,0 +1,112 @@
+"""Whose weights a teacher scores with: the student's own now, then, averaged, or another model's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selfteach.policy.loading import Policy
+
+
+@dataclass(frozen=True)
+class Live:
+    """The student's current weights, without gradient."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The initial policy: LoRA adapters switched off, or a copy of the trainable weights without LoRA (card 01)."""
+
+
+@dataclass(frozen=True)
+class EMA:
+    """An exponential moving average of the trainable weights (card 01, card 28).
+
+    The average starts as a copy after the first optimiser step (until then the teacher is the student), then
+    ema ← decay · ema + (1 − decay) · θ after every step.
+    """
+
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay must lie in [0, 1], got {self.decay}")
+
+
+@dataclass(frozen=True)
+class External:
+    """Another model of the same tokenizer, frozen (cards 33, 37)."""
+
+    model: str
+
+
+Weights = Live | Frozen | EMA | External
+
+
+class TeacherWeights:
+    """The running state of one teacher's weights; what of it must be kept is in ``state()``."""
+
+    def __init__(self, spec: Weights, student: Policy, external: Policy | None = None) -> None:
+        self.spec, self.student, self.external = spec, student, external
+        self.tensors: dict[str, Tensor] | None = None
+        if isinstance(spec, Frozen) and not student.adapted:
+            self.tensors = copied(student)
+
+    @property
+    def policy(self) -> Policy:
+        return self.external if self.external is not None else self.student
+
+    @contextmanager
+    def in_place(self) -> Iterator[Policy]:
+        """Inside, ``policy.model`` computes with this teacher's weights; outside, nothing has changed."""
+        if self.tensors is not None:
+            with swapped(self.student, self.tensors):
+                yield self.student
+        elif isinstance(self.spec, Frozen):
+            with self.student.adapters_off():
+                yield self.student
+        else:
+            yield self.policy
+
+    def after_step(self) -> None:
+        """Tell the teacher that the student took an optimiser step."""
+        if not isinstance(self.spec, EMA):
+            return
+        if self.tensors is None:
+            self.tensors = copied(self.student)
+            return
+        with torch.no_grad():
+            for name, parameter in self.student.trainable().items():
+                self.tensors[name].lerp_(parameter.detach(), 1 - self.spec.decay)
+
+    def state(self) -> dict[str, Tensor]:
+        return {} if self.tensors is None else dict(self.tensors)
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        if not tensors:
+            return
+        self.tensors = {
+            name: tensors[name].to(parameter.device) for name, parameter in self.student.trainable().items()
+        }
+
+
+def copied(policy: Policy) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in policy.trainable().items()}
+
+
+@contextmanager
+def swapped(policy: Policy, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Exchange the trainable parameters' storage with ``tensors`` for a while: no copy, no second model."""
+    parameters = policy.trainable()
+    own = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = tensors[name]
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = own[name]

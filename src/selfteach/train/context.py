@@ -1,0 +1,97 @@
+"""What each teacher reads before the rollout's tokens, as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from selfteach.errors import UserError
+from selfteach.policy.chat import Chat
+from selfteach.policy.sampling import Sampling, sample
+from selfteach.task.example import Message
+from selfteach.task.rollout import Rollout
+from selfteach.teacher.teacher import ReasonFirst, Teacher
+from selfteach.teacher.weights import TeacherWeights
+
+
+@dataclass(frozen=True)
+class Context:
+    """One teacher's prompts for a list of rollouts: ids, or None where it could see nothing; and why."""
+
+    prompts: list[list[int] | None]
+    no_privilege: int = 0
+    too_long: int = 0
+
+    @property
+    def available(self) -> list[bool]:
+        return [ids is not None for ids in self.prompts]
+
+
+def context(
+    teacher: Teacher,
+    weights: TeacherWeights,
+    rollouts: Sequence[Rollout],
+    wording: Mapping[str, str],
+    *,
+    window: int,
+    temperature: float = 1.0,
+) -> Context:
+    """Render ``teacher``'s view of each rollout. A view that fits the window only when cut is unavailable."""
+    groups: dict[int, list[Rollout]] = {}
+    for one in rollouts:
+        groups.setdefault(one.group, []).append(one)
+    shown = [teacher.view(one, groups[one.group], wording) for one in rollouts]
+    if teacher.reason_first is not None:
+        shown = reasoned(teacher, teacher.reason_first, weights, rollouts, shown, temperature)
+    chat = weights.policy.chat
+    rendered = [None if messages is None else rendered_ids(chat, messages, teacher.thinking) for messages in shown]
+    fits = [
+        None if ids is None or len(ids) + len(one.ids) > window else ids
+        for ids, one in zip(rendered, rollouts, strict=True)
+    ]
+    none = rendered.count(None)
+    return Context(fits, no_privilege=none, too_long=fits.count(None) - none)
+
+
+def rendered_ids(chat: Chat, messages: Sequence[Message], thinking: bool | None) -> list[int]:
+    """Token ids of a conversation; a last assistant message is what the scored turn already begins with."""
+    if messages[-1]["role"] == "assistant":
+        return chat.prompt_ids(messages[:-1], thinking, prefill=messages[-1]["content"])
+    return chat.prompt_ids(messages, thinking)
+
+
+def reasoned(
+    teacher: Teacher,
+    reason: ReasonFirst,
+    weights: TeacherWeights,
+    rollouts: Sequence[Rollout],
+    shown: Sequence[tuple[Message, ...] | None],
+    temperature: float,
+) -> list[tuple[Message, ...] | None]:
+    """Each view followed by the teacher's own written analysis of it and the transition (card 01)."""
+    wanted = [i for i, messages in enumerate(shown) if messages is not None]
+    asked = [asking_for_analysis(shown[i] or (), reason) for i in wanted]
+    chat = weights.policy.chat
+    with weights.in_place() as policy:
+        samples = sample(
+            policy.model,
+            chat,
+            [chat.prompt_ids(messages, teacher.thinking) for messages in asked],
+            Sampling(max_tokens=reason.max_tokens, temperature=temperature),
+        )
+    result: list[tuple[Message, ...] | None] = [None] * len(shown)
+    for i, messages, written in zip(wanted, asked, samples, strict=True):
+        transition = reason.transition.replace("{problem}", rollouts[i].example.problem)
+        result[i] = (
+            *messages,
+            Message(role="assistant", content=chat.text(written.ids)),
+            Message(role="user", content=transition),
+        )
+    return result
+
+
+def asking_for_analysis(messages: tuple[Message, ...], reason: ReasonFirst) -> tuple[Message, ...]:
+    if messages[-1]["role"] != "user":
+        raise UserError("reason_first needs a view that ends with a user message; this one ends with another role")
+    asked = reason.instruction.replace("{shown}", messages[-1]["content"])
+    return (*messages[:-1], Message(role="user", content=asked))

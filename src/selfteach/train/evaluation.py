@@ -1,0 +1,99 @@
+"""Held-out accuracy, with its standard error, and before/after answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from selfteach.policy.loading import Policy
+from selfteach.policy.sampling import Sampling, sample
+from selfteach.task.example import Example, Grade, Message, Task
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One sampled answer to a held-out problem."""
+
+    example: Example
+    prompt_ids: list[int]
+    ids: list[int]
+    text: str
+    finished: bool
+    grade: Grade
+
+
+@dataclass(frozen=True)
+class Result:
+    """``accuracy``: mean over problems of the mean over their samples; ``accuracy_se``: standard error of that mean
+    over problems; ``pass_at_k``: share of problems with any right answer; ``length``: mean tokens an answer."""
+
+    accuracy: float
+    accuracy_se: float
+    pass_at_k: float
+    k: int
+    length: float
+    finished: float
+    problems: int
+
+    def row(self) -> dict[str, float]:
+        return {
+            "eval/accuracy": self.accuracy,
+            "eval/accuracy_se": self.accuracy_se,
+            f"eval/pass@{self.k}": self.pass_at_k,
+            "eval/length": self.length,
+            "eval/finished": self.finished,
+            "eval/problems": self.problems,
+        }
+
+
+def evaluate(
+    policy: Policy,
+    task: Task,
+    *,
+    problems: int,
+    samples: int,
+    sampling: Sampling,
+    thinking: bool | None = None,
+    before: tuple[Message, ...] = (),
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> tuple[Result, list[Answered]]:
+    """Sample ``samples`` answers to each of ``problems`` held-out problems and grade them.
+
+    Draws from a generator state of its own and puts the caller's back, so that evaluating does not change a run.
+    ``before``: turns put before each prompt (to measure what a prefix is worth).
+    """
+    examples = task.held_out(problems)
+    prompts = [policy.chat.prompt_ids((*before, *one.prompt), thinking) for one in examples]
+    asked = [(one, ids) for one, ids in zip(examples, prompts, strict=True) for _ in range(samples)]
+    devices = [policy.model.device] if policy.model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        written = sample(policy.model, policy.chat, [ids for _, ids in asked], sampling, batch_size=batch_size)
+    answers = []
+    for (example, ids), one in zip(asked, written, strict=True):
+        text = policy.chat.text(one.ids)
+        answers.append(Answered(example, ids, one.ids, text, one.finished, task.grade(example, text)))
+    return result(answers, samples), answers
+
+
+def result(answers: Sequence[Answered], samples: int) -> Result:
+    """Summarise answers that stand ``samples`` a problem, in order."""
+    rewards = [answer.grade.reward for answer in answers]
+    means = [sum(rewards[i : i + samples]) / samples for i in range(0, len(rewards), samples)]
+    solved = [any(r >= 0.5 for r in rewards[i : i + samples]) for i in range(0, len(rewards), samples)]
+    n = len(means)
+    mean = sum(means) / n
+    variance = sum((m - mean) ** 2 for m in means) / max(1, n - 1)
+    return Result(
+        accuracy=mean,
+        accuracy_se=math.sqrt(variance / n),
+        pass_at_k=sum(solved) / n,
+        k=samples,
+        length=sum(len(answer.ids) for answer in answers) / len(answers),
+        finished=sum(answer.finished for answer in answers) / len(answers),
+        problems=n,
+    )

@@ -1,0 +1,187 @@
+"""From rollouts and contexts to what the objective sees, in micro-batches, over one or many processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from selfteach.objective.batch import Columns, Scored, ScoredBatch
+from selfteach.objective.engine import measure
+from selfteach.objective.head import Head
+from selfteach.objective.positions import ColumnFunction
+from selfteach.policy.head import output_head
+from selfteach.policy.loading import Policy
+from selfteach.policy.scoring import ResponseScorer, ScoringInputs, pack, score
+from selfteach.task.rollout import Rollout
+from selfteach.teacher.weights import TeacherWeights
+from selfteach.train.context import Context
+
+
+@dataclass
+class Scorer:
+    """Scores this process's rollouts of one step with the student and its teachers."""
+
+    accelerator: Accelerator
+    policy: Policy
+    module: nn.Module
+    teachers: Mapping[str, TeacherWeights]
+    rollouts: Sequence[Rollout]
+    contexts: Mapping[str, Context]
+    micro_batch: int
+    columns: Columns = field(init=False)
+    first_row: int = field(init=False)
+    _teacher_states: dict[tuple[str, int], Scored] = field(default_factory=dict)
+    _student_state: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        rows = [row_of(one, i, self.contexts) for i, one in enumerate(self.rollouts)]
+        counts = gather_object([len(rows)])
+        self.first_row = sum(counts[: self.accelerator.process_index])
+        self.columns = columns_of(gather_object(rows), self.accelerator.device)
+
+    @property
+    def starts(self) -> range:
+        return range(0, len(self.rollouts), self.micro_batch)
+
+    def batches(self) -> Iterator[ScoredBatch]:
+        """Each micro-batch once, the student with gradient."""
+        for start in self.starts:
+            yield self.batch(start, gradient=True)
+        self._student_state = None
+
+    def measure(self, wanted: Mapping[str, ColumnFunction]) -> dict[str, Tensor]:
+        """[N, T] columns over the whole batch of all processes, without gradient (see ``Statistics``)."""
+        local = {name: torch.zeros(0) for name in wanted}
+        for start in self.starts:
+            # With a single micro-batch the gradient pass will want this very forward again: keep its graph.
+            with torch.set_grad_enabled(len(self.starts) == 1):
+                batch = self.batch(start, gradient=len(self.starts) == 1)
+            for name, column in measure(batch, wanted).items():
+                if not len(local[name]):
+                    local[name] = column.new_zeros(len(self.rollouts), self.columns.ids.shape[1])
+                local[name][start : start + len(column), : column.shape[1]] = column
+        return {name: self.accelerator.gather(column) for name, column in local.items()}
+
+    def batch(self, start: int, *, gradient: bool) -> ScoredBatch:
+        part = slice(start, start + self.micro_batch)
+        head = output_head(self.policy.model, self.policy.vocabulary)
+        return ScoredBatch(
+            columns=self.batch_columns(start),
+            student=Scored(self._student(self.rollouts[part], gradient), head),
+            teachers={name: self._teacher(name, start, part) for name in self.teachers},
+            rows=self.rows(start),
+        )
+
+    def rows(self, start: int) -> Tensor:
+        """Where a micro-batch's rollouts stand in the whole batch of all processes."""
+        stop = min(start + self.micro_batch, len(self.rollouts))
+        return torch.arange(self.first_row + start, self.first_row + stop, device=self.accelerator.device)
+
+    def batch_columns(self, start: int) -> Columns:
+        width = max(len(one.ids) for one in self.rollouts[start : start + self.micro_batch])
+        return cut(self.columns, self.rows(start), width)
+
+    def _student(self, rollouts: Sequence[Rollout], gradient: bool) -> Tensor:
+        if self._student_state is not None:
+            return self._student_state
+        inputs = packed(self.policy, [one.prompt_ids for one in rollouts], rollouts, self.accelerator.device)
+        self.policy.model.train(gradient)
+        with torch.set_grad_enabled(gradient):
+            hidden = score(self.module, inputs)
+        if len(self.starts) == 1:
+            self._student_state = hidden
+        return hidden
+
+    @torch.no_grad()
+    def _teacher(self, name: str, start: int, part: slice) -> Scored:
+        if (name, start) not in self._teacher_states:
+            rollouts, weights = self.rollouts[part], self.teachers[name]
+            prompts = [
+                ids if ids is not None else one.prompt_ids
+                for ids, one in zip(self.contexts[name].prompts[part], rollouts, strict=True)
+            ]
+            with weights.in_place() as policy:
+                policy.model.eval()
+                inputs = packed(policy, prompts, rollouts, self.accelerator.device)
+                with self.accelerator.autocast():
+                    hidden = score(ResponseScorer(policy.model), inputs)
+                head = detached_head(policy)
+            self._teacher_states[name, start] = Scored(hidden, head)
+        return self._teacher_states[name, start]
+
+
+def detached_head(policy: Policy) -> Head:
+    """The head as it is now: tensors that keep pointing at these weights when the student's are swapped back."""
+    head = output_head(policy.model, policy.vocabulary)
+    lora = head.lora and replace(head.lora, down=head.lora.down.detach(), up=head.lora.up.detach())
+    return replace(
+        head,
+        weight=None if head.weight is None else head.weight.detach(),
+        bias=None if head.bias is None else head.bias.detach(),
+        lora=lora,
+    )
+
+
+def packed(policy: Policy, prompts: list[list[int]], rollouts: Sequence[Rollout], device: torch.device) -> ScoringInputs:
+    return pack(prompts, [one.ids for one in rollouts], policy.chat.pad_id, device)
+
+
+def row_of(one: Rollout, i: int, contexts: Mapping[str, Context]) -> dict[str, Any]:
+    """A rollout's small facts, as they travel between processes."""
+    return {
+        "ids": one.ids,
+        "mask": one.mask,
+        "behaviour": one.behaviour,
+        "turn": one.turn or [0] * len(one.ids),
+        "group": one.group,
+        "reward": 0.0 if one.grade is None else one.grade.reward,
+        "available": {name: context.prompts[i] is not None for name, context in contexts.items()},
+    }
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]], device: torch.device) -> Columns:
+    """Right-padded columns of all rows."""
+
+    def padded(name: str, dtype: torch.dtype) -> Tensor:
+        width = max(len(row["ids"]) for row in rows)
+        column = torch.zeros(len(rows), width, dtype=dtype)
+        for i, row in enumerate(rows):
+            column[i, : len(row[name])] = torch.tensor(row[name], dtype=dtype)
+        return column.to(device)
+
+    sampled = all(row["behaviour"] is not None for row in rows)
+    return Columns(
+        ids=padded("ids", torch.long),
+        mask=padded("mask", torch.bool),
+        group=torch.tensor([row["group"] for row in rows], device=device),
+        reward=torch.tensor([row["reward"] for row in rows], dtype=torch.float32, device=device),
+        behaviour=padded("behaviour", torch.float32) if sampled else None,
+        turn=padded("turn", torch.long),
+        available={
+            name: torch.tensor([row["available"][name] for row in rows], device=device)
+            for name in rows[0]["available"]
+        },
+    )
+
+
+def cut(columns: Columns, rows: Tensor, width: int) -> Columns:
+    """Some rows of the whole batch, without the padding they do not need."""
+
+    def pick(column: Tensor) -> Tensor:
+        return column[rows, :width]
+
+    return Columns(
+        ids=pick(columns.ids),
+        mask=pick(columns.mask),
+        group=columns.group[rows],
+        reward=columns.reward[rows],
+        behaviour=None if columns.behaviour is None else pick(columns.behaviour),
+        turn=None if columns.turn is None else pick(columns.turn),
+        available={name: column[rows] for name, column in columns.available.items()},
+    )
