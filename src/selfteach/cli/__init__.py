@@ -1,0 +1,91 @@
+"""The command line: ``selfteach COMMAND …``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from selfteach.errors import UserError
+
+COMMANDS = {
+    "train": "train a model with a recipe",
+    "eval": "held-out accuracy of a model on a task",
+    "compare": "several recipes, several seeds, one table and plot",
+    "recipes": "the methods: list, or one in full",
+    "doctor": "the checks before step 1, without training",
+    "report": "a run folder as one HTML page",
+    "fetch": "a real small model without a hub",
+    "arena": "rebuild or measure a world's pretrained model",
+    "demo": "OPSD on the arena, from start to report",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 is success, 2 a user's mistake, 130 an interrupt."""
+    from selfteach.cli.console import fail
+    from selfteach.train.run import Interrupted
+
+    quiet_libraries()
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return dispatch(words)
+    except UserError as mistake:
+        if debug:
+            traceback.print_exc()
+        return fail(str(mistake))
+    except Interrupted as where:
+        print(f"selfteach: interrupted; checkpointed in {where}; go on with --resume --out {where}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("selfteach: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def quiet_libraries() -> None:
+    """Our own lines say what matters; a bar for every loaded shard does not."""
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging
+
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] == "--version":
+        from selfteach import __version__
+
+        print(f"selfteach {__version__}")
+        return 0
+    return command_named(words[0])(words[1:])
+
+
+def command_named(name: str) -> Callable[[list[str]], int]:
+    """The function of a command, imported only when it is called: ``--help`` stays quick."""
+    from importlib import import_module
+
+    from selfteach.recipes.base import nearest
+
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name!r}{nearest(name, COMMANDS)}")
+    module = import_module(f"selfteach.cli.{'evaluate' if name == 'eval' else name}")
+    function: Callable[[list[str]], int] = module.command
+    return function
+
+
+def usage() -> str:
+    rows = "\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items())
+    return (
+        "selfteach: on-policy self-distillation for language models\n\n"
+        f"usage: selfteach COMMAND …   (selfteach COMMAND --help; --debug shows tracebacks)\n\n{rows}"
+    )

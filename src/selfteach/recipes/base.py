@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+import itertools
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -166,3 +170,34 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(names)}"
+
+
+def documented(recipe: Recipe) -> dict[str, tuple[Any, str]]:
+    """Every knob by its flat name: (value, the sentence under its field)."""
+    found: dict[str, tuple[Any, str]] = {}
+    meanings = field_docs(type(recipe))
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            inner = field_docs(type(value))
+            found |= {g.name: (getattr(value, g.name), inner.get(g.name, "")) for g in fields(value)}
+        else:
+            found[f.name] = (value, meanings.get(f.name, ""))
+    return found
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """Field name → the docstring that stands under it in the source, of a dataclass and its bases."""
+    docs: dict[str, str] = {}
+    for base in reversed([b for b in kind.__mro__ if is_dataclass(b)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for statement, after in itertools.pairwise(body.body):
+            if (
+                isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                docs[statement.target.id] = " ".join(str(after.value.value).split())
+    return docs

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
 from selfteach.policy.sampling import Sampling, sample
 from selfteach.task.example import Example, Grade, Message, Task
+from selfteach.task.rollout import Rollout
+from selfteach.teacher.view import Plain, View
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,17 @@ def evaluate(
     samples: int,
     sampling: Sampling,
     thinking: bool | None = None,
-    before: tuple[Message, ...] = (),
+    view: View | None = None,
     batch_size: int | None = None,
     seed: int = 0,
 ) -> tuple[Result, list[Answered]]:
     """Sample ``samples`` answers to each of ``problems`` held-out problems and grade them.
 
     Draws from a generator state of its own and puts the caller's back, so that evaluating does not change a run.
-    ``before``: turns put before each prompt (to measure what a prefix is worth).
+    ``view``: answer under what a teacher would be shown (to measure what a privilege is worth).
     """
     examples = task.held_out(problems)
-    prompts = [policy.chat.prompt_ids((*before, *one.prompt), thinking) for one in examples]
+    prompts = [policy.chat.prompt_ids(seen(one, view or Plain(), task.wording), thinking) for one in examples]
     asked = [(one, ids) for one, ids in zip(examples, prompts, strict=True) for _ in range(samples)]
     devices = [policy.model.device] if policy.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -78,6 +81,15 @@ def evaluate(
         text = policy.chat.text(one.ids)
         answers.append(Answered(example, ids, one.ids, text, one.finished, task.grade(example, text)))
     return result(answers, samples), answers
+
+
+def seen(example: Example, view: View, wording: Mapping[str, str]) -> Sequence[Message]:
+    """What ``view`` shows of an example before anybody has answered it."""
+    blank = Rollout(example, [], [], [], "", group=0, finished=False)
+    messages = view(blank, [blank], wording)
+    if messages is None:
+        raise UserError(f"view {view.name} has nothing to show of example {example.key}: choose another --view")
+    return messages
 
 
 def result(answers: Sequence[Answered], samples: int) -> Result:

@@ -1,0 +1,32 @@
+# Everything runs in .venv of this checkout, made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types check setup clean
+
+demo: $(VENV)/.ready
+	$(BIN)/selfteach demo
+
+test: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check src tests && $(BIN)/ruff format --check src tests
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+check: lint types test
+
+setup: $(VENV)/.ready
+
+# torch first and pinned: whatever asks for torch afterwards is content with it.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

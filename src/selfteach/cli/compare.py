@@ -1,0 +1,248 @@
+"""``selfteach compare RECIPE …``: several recipes, several seeds, at equal generated tokens or equal steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from selfteach.cli.console import parsed
+from selfteach.cli.train import safe
+from selfteach.errors import UserError
+from selfteach.recipes import recipe_named
+from selfteach.report import comparison_page
+from selfteach.task.arena import WORLDS
+from selfteach.train.launch import versions
+from selfteach.train.rundir import read_rows
+
+
+@dataclass(frozen=True)
+class Arguments:
+    recipes: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Recipes to compare, each as RECIPE or RECIPE:PRESET."""
+    task: str = "table"
+    """What is trained on (see ``selfteach train``)."""
+    model: str = ""
+    """Which model (empty: the arena world's own)."""
+    seeds: int = 3
+    """Runs of each recipe, with seeds 0, 1, …"""
+    equal: Literal["tokens", "steps"] = "tokens"
+    """Give each the same number of generated tokens, or of steps. A recipe that generates none gets equal steps."""
+    tokens: int | None = None
+    """The token budget (none: what the first recipe generates in its steps)."""
+    steps: int = 200
+    """Steps of the first recipe, and of any that generates no tokens."""
+    points: int = 10
+    """Evaluations along each run."""
+    eval_problems: int = 256
+    """Held-out problems in each evaluation."""
+    eval_samples: int = 2
+    """Answers sampled for each problem."""
+    jobs: int = 1
+    """Runs at a time; each gets its share of the cores."""
+    out: Path | None = None
+    """Folder of the comparison (none: runs/compare-TASK). An interrupted comparison goes on where it stopped."""
+    extra: Annotated[tuple[str, ...], tyro.conf.arg(name="with")] = ()
+    """Further knobs for every run, as one word each: --with --lr=1e-4 --micro-batch=16."""
+
+
+@dataclass
+class Planned:
+    """One run of the comparison."""
+
+    label: str
+    seed: int
+    folder: Path
+    words: list[str] = field(default_factory=list)
+
+
+def command(words: Sequence[str]) -> int:
+    given = parsed(Arguments, words, program="selfteach compare")
+    if given.seeds < 1 or given.steps < 1 or given.jobs < 1 or given.points < 1:
+        raise UserError("seeds, steps, points and jobs must each be at least 1")
+    for label in given.recipes:
+        recipe_named(*split(label))
+    if not given.model and given.task not in WORLDS:
+        raise UserError(f"--model is missing: task {given.task} has no model of its own")
+    out = given.out or Path("runs") / f"compare-{safe(given.task)}"
+    out.mkdir(parents=True, exist_ok=True)
+    refuse_another_comparison(out, given)
+    first = [planned(given, out, given.recipes[0], seed, None) for seed in range(given.seeds)]
+    finish(first, given.jobs)
+    budget = given.tokens or (max(map(generated, first)) if given.equal == "tokens" else None)
+    rest = [planned(given, out, label, seed, budget) for label in given.recipes[1:] for seed in range(given.seeds)]
+    finish(rest, given.jobs)
+    results = summarised(given, [*first, *rest])
+    write_aside(out / "results.json", json.dumps(results, indent=1))
+    (out / "results.md").write_text(markdown(results), encoding="utf-8")
+    Console().print(table(results))
+    print(f"plot     {comparison_page(results, out / 'compare.html')}\nnumbers  {out / 'results.json'}")
+    return 0
+
+
+def split(label: str) -> tuple[str, str | None]:
+    name, _, preset = label.partition(":")
+    return name, preset or None
+
+
+def planned(given: Arguments, out: Path, label: str, seed: int, budget: int | None) -> Planned:
+    """The command of one run. With a token budget the steps only bound it; the budget ends it."""
+    name, preset = split(label)
+    samples = recipe_of(given, label).rollouts.source == "policy"
+    budget = budget if samples and given.equal == "tokens" else given.tokens if samples else None
+    steps = given.steps if budget is None else given.steps * 100
+    folder = out / f"{label.replace(':', '-')}-{seed}"
+    words = ["train", name, "--task", given.task, "--seed", str(seed), "--out", str(folder), "--steps", str(steps)]
+    words += ["--eval-every", str(max(1, given.steps // given.points))]
+    words += ["--eval-problems", str(given.eval_problems), "--eval-samples", str(given.eval_samples)]
+    words += ["--preset", preset] if preset else []
+    words += ["--model", given.model] if given.model else []
+    words += ["--token-budget", str(budget)] if budget is not None else []
+    return Planned(label, seed, folder, [*words, *given.extra])
+
+
+def recipe_of(given: Arguments, label: str) -> Any:
+    from selfteach.cli.train import chosen_preset
+
+    return chosen_preset(*split(label), given.task)[0]
+
+
+def finish(runs: list[Planned], jobs: int) -> None:
+    """Bring every run to its end, ``jobs`` at a time: finished ones are kept, interrupted ones go on."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    with ThreadPoolExecutor(jobs) as pool:
+        for failed in pool.map(lambda run: bring_to_end(run, threads), runs):
+            if failed is not None:
+                raise UserError(failed)
+
+
+def bring_to_end(run: Planned, threads: str) -> str | None:
+    """None if the run is finished, else what went wrong."""
+    if (run.folder / "summary.json").exists():
+        print(f"{run.label} seed {run.seed}: finished before", flush=True)
+        return None
+    begun = (run.folder / "config.toml").exists()
+    print(f"{run.label} seed {run.seed}: {'going on' if begun else 'starting'}", flush=True)
+    began = time.monotonic()
+    log = run.folder.with_suffix(".log")
+    with log.open("ab") as stream:
+        code = subprocess.run(
+            [sys.executable, "-m", "selfteach", *run.words, *(["--resume"] if begun else [])],
+            stdout=stream,
+            stderr=stream,
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+        ).returncode
+    if code:
+        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        return f"{run.label} seed {run.seed} ended with code {code} ({' '.join(last)}); the log is {log}"
+    print(f"{run.label} seed {run.seed}: {time.monotonic() - began:.0f} s", flush=True)
+    return None
+
+
+def generated(run: Planned) -> int:
+    return int(json.loads((run.folder / "summary.json").read_text())["generated_tokens"])
+
+
+def refuse_another_comparison(out: Path, given: Arguments) -> None:
+    """A folder holds one comparison: other settings would silently reuse its runs."""
+    path = out / "comparison.json"
+    asked = {k: v for k, v in vars(given).items() if k not in ("out", "jobs", "seeds", "recipes")}
+    asked = json.loads(json.dumps({**asked, "first": given.recipes[0]}))
+    if path.exists() and json.loads(path.read_text()) != asked:
+        raise UserError(f"{out} holds a comparison with other settings; choose another --out, or repeat the same ones")
+    write_aside(path, json.dumps(asked, indent=1))
+
+
+# --- results ----------------------------------------------------------------------------------------------------
+
+
+def summarised(given: Arguments, runs: Sequence[Planned]) -> dict[str, Any]:
+    """What ``results.json`` holds: every run's curve, and per recipe the mean and standard error over seeds."""
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        rows = [row for row in read_rows(run.folder / "metrics.jsonl") if "eval/accuracy" in row]
+        summary = json.loads((run.folder / "summary.json").read_text())
+        points = [
+            {"step": row["step"], "tokens": row["tokens/generated"], "accuracy": row["eval/accuracy"]} for row in rows
+        ]
+        curves.setdefault(run.label, []).append({"seed": run.seed, "points": points, "summary": summary})
+    return {
+        "task": given.task,
+        "model": given.model or f"arena {given.task}",
+        "equal": given.equal,
+        "seeds": given.seeds,
+        "command": " ".join(["selfteach compare", *given.recipes, *told(given)]),
+        "versions": versions(),
+        "recipes": {label: {"runs": each, **condensed(each)} for label, each in curves.items()},
+    }
+
+
+def told(given: Arguments) -> list[str]:
+    """The options that differ from the defaults, for the command to repeat."""
+    default = Arguments(recipes=())
+    names = [k for k in vars(given) if k not in ("recipes", "extra", "out") and getattr(given, k) != getattr(default, k)]
+    words = [f"--{name.replace('_', '-')} {getattr(given, name)}" for name in names]
+    return [*words, *(["--with", *given.extra] if given.extra else [])]
+
+
+def condensed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    ends = [run["points"][-1]["accuracy"] for run in runs]
+    starts = [run["points"][0]["accuracy"] for run in runs]
+    mean = statistics.fmean
+    return {
+        "start": mean(starts),
+        "accuracy": mean(ends),
+        "accuracy_se": statistics.stdev(ends) / math.sqrt(len(ends)) if len(ends) > 1 else math.nan,
+        "steps": mean(run["summary"]["steps"] for run in runs),
+        "generated_tokens": mean(run["summary"]["generated_tokens"] for run in runs),
+        "training_seconds": mean(run["summary"]["training_seconds"] for run in runs),
+    }
+
+
+def cells(label: str, row: dict[str, Any]) -> list[str]:
+    return [
+        label,
+        f"{row['start']:.3f}",
+        f"{row['accuracy']:.3f} ± {row['accuracy_se']:.3f}",
+        f"{row['steps']:.0f}",
+        f"{row['generated_tokens']:,.0f}",
+        f"{row['training_seconds']:.0f}",
+    ]
+
+
+HEADS = ["recipe", "before", "after (mean ± s.e. over seeds)", "steps", "generated tokens", "seconds"]
+
+
+def table(results: dict[str, Any]) -> Table:
+    shown = Table(*HEADS, box=None, title=f"{results['task']}, equal {results['equal']}, {results['seeds']} seeds")
+    for label, row in results["recipes"].items():
+        shown.add_row(*cells(label, row))
+    return shown
+
+
+def markdown(results: dict[str, Any]) -> str:
+    rows = [HEADS, ["---"] * len(HEADS), *(cells(label, row) for label, row in results["recipes"].items())]
+    made = ", ".join(f"{name} {value}" for name, value in results["versions"].items())
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([f"Command: `{results['command']}`", "", f"Made with {made}.", "", *lines, ""])
+
+
+def write_aside(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+

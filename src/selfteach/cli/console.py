@@ -1,0 +1,90 @@
+"""How the command line reads its words and says what is wrong with them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from selfteach.errors import UserError
+from selfteach.task.example import Message
+from selfteach.teacher.view import Messages
+
+T = TypeVar("T")
+
+registry = ConstructorRegistry()
+
+
+@registry.primitive_rule
+def turns_from_a_file(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Messages] | None:
+    """A knob that holds chat turns takes the name of a JSON file on the command line."""
+    if info.type != Messages:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FILE",
+        instance_from_str=lambda words: read_turns(Path(words[0])),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda turns: [f"{len(turns)} turns"],
+    )
+
+
+def read_turns(path: Path) -> Messages:
+    """Chat turns from a JSON list of {"role": …, "content": …}."""
+    try:
+        turns = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(Message(role=str(turn["role"]), content=str(turn["content"])) for turn in turns)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'--prefix {path}: {error}; give a JSON list of {{"role": "user"|"assistant"|"system", "content": text}}'
+        ) from None
+
+
+def parsed(kind: type[T], words: Sequence[str], *, program: str, default: Any = None, description: str = "") -> T:
+    """Turn words into a ``kind``; whatever is wrong becomes one line (UserError). ``--help`` prints and exits 0."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                kind,
+                args=[spelled(word) for word in words],
+                prog=program,
+                description=description,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs),
+                registry=registry,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(one_line(complaint.getvalue(), program)) from None
+
+
+def spelled(word: str) -> str:
+    """Python's own spelling of none, true and false, which tyro wants."""
+    return {"none": "None", "true": "True", "false": "False"}.get(word, word)
+
+
+def one_line(panel: str, program: str) -> str:
+    """tyro's complaint without its frame: the sentence and, for an unknown option, the nearest ones."""
+    lines = [re.sub(r"^[│╭╰─\s]+|[│╮╯─\s]+$", "", line) for line in panel.splitlines()]
+    title_free = [line for line in lines[1:] if line]
+    text = " ".join(title_free)
+    said = re.split(r" (?:Argument helptext|For full helptext|Perhaps you meant)", text)[0]
+    near = re.findall(r"--[\w-]+", text.split("Perhaps you meant", 1)[1].split("For full")[0]) if "Perhaps" in text else []
+    hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+    return f"{said.rstrip('.')}{hint} ({program} --help lists every knob)"
+
+
+def fail(message: str) -> int:
+    """Print a user's mistake in one line and return the exit code for it."""
+    print(f"selfteach: {' '.join(message.split())}", file=sys.stderr)
+    return 2

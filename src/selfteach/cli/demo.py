@@ -1,0 +1,67 @@
+"""``selfteach demo``: OPSD on the arena's "table", from the pretrained model to a report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from selfteach.cli.console import parsed
+from selfteach.cli.progress import Silent, progress_for_here
+from selfteach.cli.train import configured
+from selfteach.report import build_report
+from selfteach.train.launch import launch
+from selfteach.train.rundir import read_rows
+
+
+@dataclass(frozen=True)
+class Arguments:
+    out: Path | None = None
+    """Run folder (none: runs/demo-TIME)."""
+    steps: int = 200
+    """Optimiser steps."""
+    seed: int = 0
+    """Seed of the run."""
+
+
+def command(words: Sequence[str]) -> int:
+    given = parsed(Arguments, words, program="selfteach demo", default=Arguments())
+    out = given.out or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
+    print(
+        "A 0.4 M-parameter model does digit arithmetic in steps, but was never taught the operation @.\n"
+        "Shown a bare list of results it can explain them in its own style; that opinion of its own answers is all\n"
+        "it learns from (OPSD, reverse KL, frozen teacher). No reward reaches the student.\n",
+        flush=True,
+    )
+    asked = ["opsd", "--task", "table", "--steps", str(given.steps), "--seed", str(given.seed), "--eval-every", "40"]
+    config, _ = configured([*asked, "--out", str(out)])
+    folder, _ = launch(config, progress_for_here, Silent)
+    assert folder is not None
+    Console().print(before_and_after(folder))
+    print(f"report   {build_report(folder)}")
+    return 0
+
+
+def before_and_after(folder: Path) -> Table:
+    """The run's first and last evaluation side by side."""
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if "eval/accuracy" in row]
+    summary = json.loads((folder / "summary.json").read_text())
+    k = next(name for name in rows[0] if name.startswith("eval/pass@"))
+    table = Table("held-out problems", "accuracy (mean ± s.e.)", k.removeprefix("eval/"), "tokens an answer", box=None)
+    for label, row in (("before", rows[0]), ("after", rows[-1])):
+        table.add_row(
+            label,
+            f"{row['eval/accuracy']:.3f} ± {row['eval/accuracy_se']:.3f}",
+            f"{row[k]:.3f}",
+            f"{row['eval/length']:.1f}",
+        )
+    table.caption = (
+        f"{summary['generated_tokens']:,} generated tokens, {summary['training_seconds']:.0f} s of training, "
+        f"{rows[0]['eval/problems']} problems"
+    )
+    return table

@@ -1,0 +1,17 @@
+"""``selfteach doctor RECIPE …``: the preflight of the same command with ``train``, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selfteach.cli.progress import Lines
+from selfteach.cli.train import configured
+from selfteach.train.preflight import preflight
+from selfteach.train.run import Run
+
+
+def command(words: Sequence[str]) -> int:
+    config, _ = configured(words, command="doctor")
+    preflight(Run(config, None, Lines()))
+    print("ready to train")
+    return 0

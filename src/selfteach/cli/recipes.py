@@ -1,0 +1,90 @@
+"""``selfteach recipes [NAME] [--json]``: what methods there are, and one in full."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from selfteach.cli.console import parsed
+from selfteach.recipes import RECIPES, Recipe, knobs, recipe_named
+from selfteach.recipes.base import documented
+
+
+@dataclass(frozen=True)
+class Arguments:
+    name: Annotated[str, tyro.conf.Positional] = ""
+    """A recipe (none: list them all)."""
+    json: bool = False
+    """Print JSON."""
+
+
+def command(words: Sequence[str]) -> int:
+    given = parsed(Arguments, words, program="selfteach recipes", default=Arguments())
+    console = Console()
+    if given.json:
+        chosen = [given.name] if given.name else list(RECIPES)
+        described = {name: full(name) for name in chosen}
+        print(json.dumps(described[given.name] if given.name else described, indent=1, default=str))
+    elif given.name:
+        show(console, given.name)
+    else:
+        console.print(listing())
+    return 0
+
+
+def listing() -> Table:
+    table = Table("recipe", "method", "source", "loss", box=None, pad_edge=False)
+    for name, kind in RECIPES.items():
+        table.add_row(name, kind.title, kind.source, kind.formula)
+    return table
+
+
+def full(name: str) -> dict[str, Any]:
+    """The teachers, fields and knobs a recipe needs, with its presets' values."""
+    recipe = recipe_named(name)
+    return {
+        "name": name,
+        "title": recipe.title,
+        "source": recipe.source,
+        "formula": recipe.formula,
+        "teachers": {
+            role: {
+                "weights": type(teacher.weights).__name__.lower(),
+                "view": teacher.view.name,
+                "fields": list(teacher.view.fields),
+                "thinking": teacher.thinking,
+            }
+            for role, teacher in recipe.teachers.items()
+        },
+        "needs": ["ids", "mask", "student_logits", *recipe.needs],
+        "knobs": {
+            knob: {"default": value, "meaning": meaning} for knob, (value, meaning) in documented(recipe).items()
+        },
+        "presets": {label: changed(recipe, preset) for label, preset in type(recipe).presets().items()},
+    }
+
+
+def changed(default: Recipe, preset: Recipe) -> dict[str, Any]:
+    """The knobs in which a preset differs from the default."""
+    base = knobs(default)
+    return {knob: value for knob, value in knobs(preset).items() if value != base[knob]}
+
+
+def show(console: Console, name: str) -> None:
+    recipe = recipe_named(name)
+    console.print(f"[bold]{name}[/]  {recipe.title}  ({recipe.source})\n")
+    console.print((type(recipe).__doc__ or "").strip() + "\n", markup=False, highlight=False)
+    table = Table("knob", "default", "meaning", box=None, pad_edge=False)
+    for knob, (value, meaning) in documented(recipe).items():
+        table.add_row(knob, str(value), meaning)
+    console.print(table)
+    for label, preset in type(recipe).presets().items():
+        changes = ", ".join(f"{k}={v}" for k, v in changed(recipe, preset).items()) or "the values above"
+        console.print(f"preset [bold]{label}[/]: {changes}")
+

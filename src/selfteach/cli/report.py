@@ -1,0 +1,27 @@
+"""``selfteach report RUN …``: run folders as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from selfteach.cli.console import parsed
+from selfteach.report import build_report
+
+
+@dataclass(frozen=True)
+class Arguments:
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders."""
+    out: Path | None = None
+    """Where the page goes (none: report.html in the first run)."""
+
+
+def command(words: Sequence[str]) -> int:
+    given = parsed(Arguments, words, program="selfteach report")
+    print(build_report(list(given.runs), given.out))
+    return 0

@@ -1,0 +1,62 @@
+"""Start or resume a run: folder, preflight, loop, and what is said on the way."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from selfteach.train.config import TrainConfig
+from selfteach.train.preflight import preflight
+from selfteach.train.run import Progress, Run
+from selfteach.train.rundir import RunFolder
+
+FREE = ("versions", "loading.device", "bookkeeping.keep")
+"""What may differ between a run and its resumption."""
+
+
+def launch(
+    config: TrainConfig,
+    progress: Callable[[], Progress],
+    silent: Callable[[], Progress],
+    *,
+    resume: bool = False,
+    check: bool = True,
+) -> tuple[Path | None, dict[str, Any]]:
+    """Train ``config`` to its end. Returns the run folder (None on processes that do not write) and the summary."""
+    first = PartialState(cpu=config.loading.device == "cpu").is_main_process
+    shown = progress() if first else silent()
+    config = replace(config, out=Path(config.out))
+    folder = opened(config, resume) if first else None
+    try:
+        run = Run(config, folder, shown)
+        if not (resume and run.load()) and check:
+            preflight(run)
+        summary = run.train()
+    finally:
+        shown.stop()
+        if folder is not None:
+            folder.close()
+    return (folder.path if folder is not None else None), summary
+
+
+def opened(config: TrainConfig, resume: bool) -> RunFolder:
+    table = {**config.table(), "versions": versions()}
+    if resume:
+        return RunFolder.resume(config.out, table, free=FREE)
+    folder = RunFolder.create(config.out)
+    folder.write_config(table)
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    known = {name: version(name) for name in ("selfteach", "torch", "transformers", "accelerate", "peft")}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {**known, "python": platform.python_version(), "device": device, "threads": str(torch.get_num_threads())}

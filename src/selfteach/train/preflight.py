@@ -1,0 +1,243 @@
+"""The checks before step 1. Each would have caught a bug that somebody published (docs/preflight.md).
+
+A run whose teacher is misaligned, blind or identical to the student trains all the same, on noise or on nothing.
+So a few examples go through the real path first, and a check that fails stops the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import psutil
+import torch
+from torch import Tensor
+
+from selfteach.errors import UserError
+from selfteach.objective.engine import CHUNK_BYTES
+from selfteach.policy.head import check_head, output_head
+from selfteach.policy.loading import Policy
+from selfteach.policy.scoring import pack
+from selfteach.task.example import Example
+from selfteach.task.rollout import Rollout
+from selfteach.teacher.teacher import Teacher
+from selfteach.teacher.view import Plain
+from selfteach.train.collect import reference_rollouts, sampled_rollouts
+from selfteach.train.context import Context, context
+from selfteach.train.metrics import gap
+from selfteach.train.run import Run
+from selfteach.train.scored import Scorer
+
+PROBE = "Question 7: what is (3 + 4) × 2? Answer: 14.\nNaïve café, ∑ → 東京."
+PROBES = 4
+PROBE_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: ``ok`` False stops a run; ``detail`` says what was seen, with units."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def preflight(run: Run) -> list[Check]:
+    """Run every check, show what they found, and refuse to train if one failed (UserError names it)."""
+    checks = []
+    for check in examined(run):
+        run.progress.say(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
+        checks.append(check)
+    failed = [check for check in checks if not check.ok]
+    if failed:
+        raise UserError(f"preflight: {failed[0].name}: {failed[0].detail}")
+    return checks
+
+
+def examined(run: Run) -> Iterator[Check]:
+    """The checks one by one. Neither the random state nor the data position of the run moves."""
+    chat = run.policy.chat
+    template = "plain 'User: … Assistant:' (the tokenizer has none)" if chat.is_plain else "the tokenizer's own"
+    yield Check("chat template", True, run.config.loading.chat_template or template)
+    yield head_check(run)
+    yield memory_check(run)
+    cursor, too_long = run.draw.cursor, run.draw.too_long
+    devices = [run.policy.model.device] if run.policy.model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        rollouts = probe_rollouts(run)
+    run.draw.cursor, run.draw.too_long = cursor, too_long
+    run.progress.say(f"the student sees\n{indented(chat.show(rollouts[0].prompt_ids))}")
+    for name, teacher in run.recipe.teachers.items():
+        yield from teacher_checks(run, name, teacher, rollouts)
+
+
+def probe_rollouts(run: Run) -> list[Rollout]:
+    """A few rollouts made the way the recipe makes them, but short."""
+    asked = run.draw.take(PROBES)
+    recipe = run.recipe
+    length = min(PROBE_TOKENS, recipe.rollouts.max_tokens)
+    if recipe.rollouts.source == "policy":
+        short = replace(recipe.rollouts, max_tokens=length, per_prompt=1)
+        return sampled_rollouts(run.policy, asked, short, first_group=0, batch_size=None)
+    return reference_rollouts(
+        run.policy,
+        asked,
+        recipe.rollouts.reference,
+        max_tokens=length,
+        thinking=recipe.student_thinking,
+        first_group=0,
+    )
+
+
+# --- the model and the machine ----------------------------------------------------------------------------------
+
+
+def head_check(run: Run) -> Check:
+    head = output_head(run.policy.model, run.policy.vocabulary)
+    check_head(run.policy.model, head, run.policy.chat.tokenizer.encode(PROBE, add_special_tokens=False)[:32] or [0, 0])
+    return Check("output head", True, "hidden states × head give the model's own logits")
+
+
+def memory_check(run: Run) -> Check:
+    """Weights, gradients, Adam's two moments, copies of teachers and one chunk of logits against what is free."""
+    trainable = sum(p.nbytes for p in run.policy.trainable().values())
+    copies = sum(t.tensors is not None or type(t.spec).__name__ == "EMA" for t in run.teachers.values())
+    to_come = trainable * (3 + copies) + 2 * CHUNK_BYTES
+    device = run.policy.model.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    detail = (
+        f"{to_come / 2**30:.2f} GiB still to come for gradients, optimiser, {copies} teacher copies and a chunk of "
+        f"logits, {free / 2**30:.2f} GiB free (activations not counted)"
+    )
+    advice = "; use LoRA (--lora-rank 64), --precision bfloat16 or a smaller model"
+    return Check("memory", to_come < free, detail if to_come < free else detail + advice)
+
+
+# --- each teacher -----------------------------------------------------------------------------------------------
+
+
+def teacher_checks(run: Run, name: str, teacher: Teacher, rollouts: Sequence[Rollout]) -> Iterator[Check]:
+    weights = run.teachers[name]
+    short = replace(teacher, reason_first=None)
+    if weights.policy is not run.policy:
+        yield tokenizer_check(name, run.policy, weights.policy)
+    seen = context(short, weights, rollouts, run.task.wording, window=weights.policy.window)
+    if not any(seen.available):
+        yield Check(
+            f"{name}: view",
+            False,
+            f"view {teacher.view.name} has nothing to show of the first {len(rollouts)} examples ({seen.no_privilege} "
+            f"without {', '.join(teacher.view.fields) or 'a prompt'}, {seen.too_long} too long); choose another --view",
+        )
+        return
+    shown = next(ids for ids in seen.prompts if ids is not None)
+    run.progress.say(f"{name} sees\n{indented(run.policy.chat.show(shown))}")
+    yield alignment_check(run, name, rollouts, seen)
+    yield equality_check(run, name, weights.policy is run.policy, rollouts)
+    yield privilege_check(run, name, short, rollouts, seen)
+
+
+def tokenizer_check(name: str, student: Policy, teacher: Policy) -> Check:
+    """EOS, vocabulary width and a probe text must agree: ids of one vocabulary mean nothing in another."""
+    ours, theirs = (p.chat.tokenizer.encode(PROBE, add_special_tokens=False) for p in (student, teacher))
+    problems = []
+    if ours != theirs:
+        problems.append("a probe text is tokenised differently")
+    if student.vocabulary != teacher.vocabulary:
+        problems.append(f"vocabulary widths are {student.vocabulary} and {teacher.vocabulary}")
+    if student.chat.tokenizer.eos_token_id != teacher.chat.tokenizer.eos_token_id:
+        eos = (student.chat.tokenizer.eos_token_id, teacher.chat.tokenizer.eos_token_id)
+        problems.append(f"EOS ids are {eos[0]} and {eos[1]}")
+    return Check(f"{name}: tokenizer", not problems, "; ".join(problems) or "EOS, width and a probe text agree")
+
+
+def alignment_check(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Check:
+    """Under both views the scored places must be followed by the very same response ids."""
+    pad, ids = run.policy.chat.pad_id, [one.ids for one in rollouts]
+    prompts = [c if c is not None else one.prompt_ids for c, one in zip(seen.prompts, rollouts, strict=True)]
+    for packed in (pack([one.prompt_ids for one in rollouts], ids, pad), pack(prompts, ids, pad)):
+        followed = packed.input_ids.gather(1, (packed.index + 1).clamp(max=packed.input_ids.shape[1] - 1))
+        if not torch.equal(followed[packed.mask], packed.ids[packed.mask]):
+            return Check(f"{name}: alignment", False, "the teacher scores other tokens than the student wrote")
+    return Check(f"{name}: alignment", True, "the same response ids stand behind both prompts")
+
+
+def equality_check(run: Run, name: str, same_model: bool, rollouts: Sequence[Rollout]) -> Check:
+    """Equal weights under the student's own prompt must give divergence 0, or the two paths differ."""
+    if not same_model:
+        return Check(f"{name}: equality", True, "another model: not expected to agree")
+    own = Context([one.prompt_ids for one in rollouts])
+    worst = float(divergences(run, name, rollouts, own).max())
+    bound = 1e-2 if run.config.loading.precision != "float32" else 1e-4
+    return Check(
+        f"{name}: equality", worst <= bound, f"divergence {worst:.1e} nats when it sees what the student sees"
+    )
+
+
+def privilege_check(run: Run, name: str, teacher: Teacher, rollouts: Sequence[Rollout], seen: Context) -> Check:
+    """Another privilege must change the teacher's opinion, or the privilege does not reach it."""
+    if isinstance(teacher.view, Plain):
+        return Check(f"{name}: privilege", True, "none: it sees what the student sees")
+    weights = run.teachers[name]
+    if teacher.view.fields:
+        swapped = [exchanged(one, rollouts[i - 1].example, teacher.view.fields) for i, one in enumerate(rollouts)]
+        other = context(teacher, weights, swapped, run.task.wording, window=weights.policy.window)
+    else:
+        other = Context([one.prompt_ids for one in rollouts])
+    changed = [
+        i for i, (a, b) in enumerate(zip(seen.prompts, other.prompts, strict=True)) if a and b and a != b
+    ]
+    if not changed:
+        return Check(f"{name}: privilege", False, "the rendered prompt does not change with it: check the view's template")
+    before, after = (opinion(run, name, rollouts, c) for c in (seen, other))
+    moved = float((before - after)[changed].abs().max())
+    return Check(
+        f"{name}: privilege",
+        moved > 1e-4,
+        f"another privilege moves its log-probs by up to {moved:.2g} nats"
+        + ("" if moved > 1e-4 else ": the privilege does not reach the teacher"),
+    )
+
+
+def exchanged(one: Rollout, other: Example, fields: Sequence[str]) -> Rollout:
+    """The rollout with another example's privilege in the named fields."""
+    private = {**one.example.private, **{f: other.private[f] for f in fields if f in other.private}}
+    return replace(one, example=replace(one.example, private=private))
+
+
+def probe_scorer(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Scorer:
+    return Scorer(
+        run.accelerator,
+        run.policy,
+        run.module,
+        {name: run.teachers[name]},
+        rollouts,
+        {name: seen},
+        micro_batch=len(rollouts),
+    )
+
+
+def divergences(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Tensor:
+    """[N, T] KL(teacher‖student) in nats."""
+    temperature = run.recipe.temperature
+    scorer = probe_scorer(run, name, rollouts, seen)
+    return local(scorer, scorer.measure({"gap": lambda at: gap(at, name, temperature)})["gap"])
+
+
+def opinion(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Tensor:
+    """[N, T] the teacher's log-prob (nats) of each response token."""
+    scorer = probe_scorer(run, name, rollouts, seen)
+    return local(scorer, scorer.measure({"log_prob": lambda at: at.sampled(name)})["log_prob"])
+
+
+def local(scorer: Scorer, column: Tensor) -> Tensor:
+    """This process's rows of a gathered column."""
+    return column[scorer.first_row : scorer.first_row + len(scorer.rollouts)]
+
+
+def indented(text: str, most: int = 1200) -> str:
+    shown = text if len(text) <= most else f"{text[: most // 2]} … {len(text) - most} characters … {text[-most // 2 :]}"
+    return "\n".join(f"    {line}" for line in shown.splitlines())
+
+
