@@ -1,0 +1,95 @@
+"""A world: a source of examples with a verifier (the ``Task`` protocol), made from pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from random import Random
+
+from selfteach.task.arena.arithmetic import Calculator, Step, exact
+from selfteach.task.example import Example, Grade, Message
+
+HELD_OUT_ONE_IN = 16
+
+
+def is_held_out(problem: str) -> bool:
+    """Whether a problem is kept for evaluation: one in sixteen, by a hash of its text."""
+    return sha256(problem.encode()).digest()[0] % HELD_OUT_ONE_IN == 0
+
+
+def in_own_style(steps: list[Step], final: str) -> str:
+    """An answer as the arena's models write it: ``7+5=2;2@9=5;#25``."""
+    return "".join(f"{step};" for step in steps) + f"#{final}"
+
+
+def results_of(answer: str) -> str | None:
+    """What an answer claims: the text after its only ``#``; None if it has none, or several."""
+    _, *claims = answer.strip().split("#")
+    return claims[0] if len(claims) == 1 else None
+
+
+@dataclass(frozen=True)
+class World:
+    """One world of the arena, under a seed.
+
+    ``pose`` draws a problem; ``work`` writes its steps with a given calculator; ``final`` says which results
+    an answer must end in; ``fault`` says what is wrong with an answer's steps and claim. An example's private
+    fields: ``solution``, every result and nothing else, the terse reference that a teacher reads; ``answer``,
+    what must follow ``#``; ``worked``, the right answer in the model's own style, for an oracle's supervised
+    training. The held-out examples are the same for every seed.
+    """
+
+    name: str
+    pose: Callable[[Random], str]
+    work: Callable[[str, Calculator], list[Step]]
+    final: Callable[[list[Step]], str]
+    fault: Callable[[list[Step], str, str], str]
+    wording: Mapping[str, str]
+    seed: int = 0
+
+    def example(self, problem: str) -> Example:
+        """The example that asks ``problem``; raises ``UserError`` if this world has no such problem."""
+        steps = self.work(problem, exact)
+        final = self.final(steps)
+        return Example(
+            key=f"{self.name}:{problem}",
+            prompt=(Message(role="user", content=problem),),
+            private={
+                "solution": "".join(str(step.result) for step in steps),
+                "answer": final,
+                "worked": in_own_style(steps, final),
+            },
+        )
+
+    def question(self, example: Example, view: str) -> str:
+        """The user message of an example: bare (view ``plain``), or with what a taught view reveals."""
+        template = "{problem}" if view == "plain" else self.wording[view]
+        return template.format(problem=example.problem, **example.private)
+
+    def train(self, index: int) -> Example:
+        rng = Random(f"{self.name} train {self.seed} {index}")
+        return self.example(self.draw(rng))
+
+    def held_out(self, count: int) -> list[Example]:
+        rng = Random(f"{self.name} held out")
+        problems: dict[str, None] = {}
+        while len(problems) < count:
+            problems[self.draw(rng, held_out=True)] = None
+        return [self.example(problem) for problem in problems]
+
+    def grade(self, example: Example, answer: str) -> Grade:
+        """Right if and only if the text after the answer's only ``#`` is exactly the final results."""
+        steps = self.work(example.problem, exact)
+        claim, final = results_of(answer), self.final(steps)
+        if claim == final:
+            return Grade(1.0)
+        if claim is None or len(claim) != len(final) or not (claim.isascii() and claim.isdigit()):
+            return Grade(0.0, f"the answer must end in one # and {len(final)} digit{'s' * (len(final) > 1)}")
+        return Grade(0.0, self.fault(steps, answer, claim))
+
+    def draw(self, rng: Random, held_out: bool = False) -> str:
+        """A problem for training and pretraining, or one of those held out from both."""
+        while is_held_out(problem := self.pose(rng)) != held_out:
+            pass
+        return problem
