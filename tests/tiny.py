@@ -79,6 +79,8 @@ def tiny_model_folder(
     """Save a tiny model and its tokenizer to ``path``; the matrices have ``padding`` rows no token uses."""
     path = Path(path)
     tokenizer = tiny_tokenizer(template)
-    tiny_model(len(tokenizer) + padding, seed=seed, width=width, layers=layers, tied=tied).save_pretrained(path)
+    tiny_model(len(tokenizer) + padding, seed=seed, width=width, layers=layers, tied=tied).save_pretrained(
+        path
+    )
     tokenizer.save_pretrained(path)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -28,7 +29,8 @@ class Chat:
 
     ``template`` replaces the tokenizer's own: the path of a Jinja file, or ``plain``. A tokenizer that has none
     gets the plain one, and ``is_plain`` tells the caller to say so. ``stop_ids`` adds the end-of-sequence tokens
-    that only the model's generation settings know. Templates run in transformers' sandbox.
+    that only the model's generation settings know. Templates run in transformers' sandbox, and a control token
+    spelt out in a message (``<|im_end|>`` in a data file) is broken up by a space, so that no text forges a turn.
 
     Raises UserError if the template file cannot be read, does not parse, or if no token can end a turn.
     """
@@ -40,8 +42,10 @@ class Chat:
         self.template = _template(tokenizer, template)
         self.is_plain = self.template == _with_bos(PLAIN, tokenizer)
         self.knows_thinking = "enable_thinking" in self.template
-        known = {*stop_ids, tokenizer.eos_token_id, self._end_of_turn()} - {None}
-        self.stop_ids: frozenset[int] = frozenset(token for token in known if token is not None)
+        self._control = _control_tokens(tokenizer)
+        self._spelt_out = re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
+        stops = (*stop_ids, tokenizer.eos_token_id, self._end_of_turn())
+        self.stop_ids: frozenset[int] = frozenset(token for token in stops if token is not None)
         if not self.stop_ids:
             raise UserError(
                 "The tokenizer names no eos token and its chat template ends no turn with a special token: "
@@ -53,7 +57,7 @@ class Chat:
     def prompt_ids(
         self, messages: Sequence[Message], thinking: bool | None = None, prefill: str | None = None
     ) -> list[int]:
-        """The conversation up to where the assistant speaks, plus ``prefill``, the words put into its mouth.
+        """The conversation up to where the assistant speaks, plus ``prefill``, the words put into its mouth (verbatim).
 
         ``thinking`` is handed to the template as ``enable_thinking`` (None: its own default). A template that
         opens ``<think>`` regardless gets it closed when ``thinking`` is False (card 02).
@@ -70,14 +74,14 @@ class Chat:
         prompt = self._prompt([_PROBE], thinking)
         whole = self._render([_PROBE, {"role": "assistant", "content": text}], thinking, generation=False)
         completion = whole.removeprefix(prompt)
-        if not whole.startswith(prompt) or text.strip() not in completion:
+        if not whole.startswith(prompt) or self._defused(text).strip() not in completion:
             raise UserError(
-                f"The chat template does not render a reply as the continuation of its own prompt (prompt ends "
-                f"{prompt[-20:]!r}, the reply {text[:20]!r} became {whole[-40:]!r}): give another chat_template."
+                f"The chat template does not render a reply as the continuation of its own prompt (the prompt ends "
+                f"{prompt[-20:]!r}, the conversation ends {whole[-40:]!r}): give another chat_template."
             )
         prompt_ids, ids = self._encode(prompt), self._encode(whole)
         ids = ids[len(prompt_ids) :] if ids[: len(prompt_ids)] == prompt_ids else self._encode(completion)
-        end = max((place for place, token in enumerate(ids) if token in self.stop_ids), default=None)
+        end = next((place for place, token in enumerate(ids) if token in self.stop_ids), None)
         if end is None:
             raise UserError(
                 "The chat template ends the assistant's turn with no stop token, so a model trained on it would "
@@ -102,7 +106,7 @@ class Chat:
         switch = {} if thinking is None else {"enable_thinking": thinking}
         try:
             rendered = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
+                [{**message, "content": self._defused(message["content"])} for message in messages],
                 chat_template=self.template,
                 add_generation_prompt=generation,
                 tokenize=False,
@@ -110,17 +114,22 @@ class Chat:
             )
         except TemplateError as problem:
             roles = ", ".join(message["role"] for message in messages)
-            raise UserError(f"The chat template refuses a conversation of the roles [{roles}]: {problem}") from None
+            raise UserError(
+                f"The chat template refuses a conversation of the roles [{roles}]: {problem}"
+            ) from None
         return str(rendered)
 
     def _end_of_turn(self) -> int | None:
-        """The first special token after the assistant's words: base models' templates often end a turn with a
+        """The first control token after the assistant's words: base models' templates often end a turn with a
         token that is not their eos, and sampling would run on past it."""
         reply = "selfteach"
         text = self._render([_PROBE, {"role": "assistant", "content": reply}], None, generation=False)
-        special = set(self.tokenizer.all_special_ids)
-        after = self._encode(text.rpartition(reply)[2])
-        return next((token for token in after if token in special), None)
+        _, found, after = text.rpartition(reply)
+        control = set(self._control.values())
+        return next((token for token in self._encode(after) if found and token in control), None)
+
+    def _defused(self, text: str) -> str:
+        return self._spelt_out.sub(lambda match: match[0][0] + " " + match[0][1:], text)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
@@ -148,3 +157,12 @@ def _with_bos(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """A template carries its own bos token, if the tokenizer would have begun a text with one."""
     begins = tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
     return "{{ bos_token }}" + template if begins else template
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Special tokens by their text, the longest first."""
+    added = {
+        token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    named = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    return dict(sorted({**added, **named}.items(), key=lambda entry: -len(entry[0])))

@@ -34,13 +34,17 @@ def output_head(model: nn.Module, vocabulary: int | None = None) -> Head:
 
 def _linear(layer: nn.Module | None, owner: str) -> tuple[torch.Tensor, torch.Tensor | None, LowRank | None]:
     if isinstance(layer, ModulesToSaveWrapper):
-        layer = layer.original_module if layer.disable_adapters else layer.modules_to_save[layer.active_adapter]
+        layer = (
+            layer.original_module if layer.disable_adapters else layer.modules_to_save[layer.active_adapter]
+        )
     lora = None
     if isinstance(layer, LoraLayer):
         lora = _low_rank(layer, owner)
         layer = layer.get_base_layer()
     if not isinstance(layer, nn.Linear):
-        raise UserError(f"{owner}: its output head is {type(layer).__name__}, only a linear head is supported.")
+        raise UserError(
+            f"{owner}: its output head is {type(layer).__name__}, only a linear head is supported."
+        )
     return layer.weight, layer.bias, lora
 
 
@@ -72,7 +76,9 @@ def _scale(config: PretrainedConfig) -> float:
     """Cohere multiplies by logit_scale; Granite divides by logits_scaling, HyperCLOVA X multiplies by it."""
     if config.model_type.startswith("hyperclovax"):
         return float(config.logits_scaling)
-    if getattr(config, "dim_model_base", None):  # MiniCPM divides the hidden state by hidden_size / dim_model_base
+    if getattr(
+        config, "dim_model_base", None
+    ):  # MiniCPM divides the hidden state by hidden_size / dim_model_base
         return float(config.dim_model_base / config.hidden_size)
     scale = 1.0
     for name in _MULTIPLIERS:
@@ -99,11 +105,15 @@ def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:
             inputs = pack([prompt[:1]], [prompt[1:] + prompt[:1]], pad_id=0, device=policy.device)
             hidden = ResponseScorer(policy)(inputs.input_ids, inputs.attention_mask, inputs.index)
             ours = head.logits(hidden[0])
-            theirs = policy(inputs.input_ids, use_cache=False).logits[0, : len(prompt), : head.vocabulary].float()
+            theirs = (
+                policy(inputs.input_ids, use_cache=False).logits[0, : len(prompt), : head.vocabulary].float()
+            )
     finally:
         policy.train(training)
-    tolerance = 1e-4 if theirs_is_exact(policy) else 2e-2
-    if not torch.allclose(ours, theirs.to(ours.dtype), rtol=tolerance, atol=tolerance * float(theirs.abs().max())):
+    tolerance = 1e-4 if _is_exact(policy) else 2e-2
+    if not torch.allclose(
+        ours, theirs.to(ours.dtype), rtol=tolerance, atol=tolerance * float(theirs.abs().max())
+    ):
         difference = float((ours - theirs).abs().max())
         raise UserError(
             f"{type(policy).__name__} (model type {policy.config.model_type}) makes its logits in a way this program "
@@ -111,5 +121,5 @@ def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:
         )
 
 
-def theirs_is_exact(policy: nn.Module) -> bool:
+def _is_exact(policy: nn.Module) -> bool:
     return next(policy.parameters()).dtype in (torch.float32, torch.float64)

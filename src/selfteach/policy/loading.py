@@ -32,7 +32,9 @@ class LoraConfig:
         if self.rank < 1:
             raise UserError(f"lora rank is {self.rank}: give at least 1.")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"lora dropout is {self.dropout}: give a probability from 0 up to, not including, 1.")
+            raise UserError(
+                f"lora dropout is {self.dropout}: give a probability from 0 up to, not including, 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,17 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     chat: Chat
     vocabulary: int
+
+    @property
+    def window(self) -> int:
+        """Most tokens a prompt and its answer may have together (a large number if the model sets no bound)."""
+        bound = getattr(bare(self.model).config.get_text_config(), "max_position_embeddings", None)
+        return int(bound) if bound else 2**30
+
+    @property
+    def adapted(self) -> bool:
+        """True if a LoRA adapter is what is trained."""
+        return isinstance(self.model, peft.PeftModel)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that want a gradient, by name: all of them, or the adapter's."""
@@ -95,8 +108,8 @@ def load_policy(
     name, a model that is no causal language model, weights that do not fill it, or a missing tokenizer.
     """
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    network = _network(model, dtype, source)
     tokenizer = _tokenizer(model, source)
+    network = _network(model, dtype, source)
     chat = Chat(tokenizer, chat_template, _generation_stops(network))
     rows = network.get_output_embeddings().weight.shape[0]
     if gradient_checkpointing:
@@ -110,31 +123,40 @@ def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
         return _merged_adapter(model, dtype, source)
     with _blaming(model):
         network, info = AutoModelForCausalLM.from_pretrained(
-            model, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
+            model,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they come back in ``info`` and are refused by name
+            **source,
         )
     unfilled = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     if unfilled:
         raise UserError(
-            f"model {model!r}: its weights lack {len(unfilled)} of the tensors its config.json asks for "
-            f"(the first is {unfilled[0]}), which would stay random: get a complete folder."
+            f"model {model!r}: {len(unfilled)} of the tensors its config.json asks for are missing or of another "
+            f"shape (the first is {unfilled[0]}) and would stay random: get a complete folder."
         )
     return network
 
 
 def _merged_adapter(folder: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
     if not (Path(folder) / "adapter_model.safetensors").is_file():
-        raise UserError(f"model {folder!r} is a LoRA adapter without adapter_model.safetensors: save it again.")
+        raise UserError(
+            f"model {folder!r} is a LoRA adapter without adapter_model.safetensors: save it again."
+        )
     with _blaming(folder):
         base = peft.PeftConfig.from_pretrained(folder).base_model_name_or_path
     if not base:
-        raise UserError(f"model {folder!r} is a LoRA adapter that names no base model in adapter_config.json.")
+        raise UserError(
+            f"model {folder!r} is a LoRA adapter that names no base model in adapter_config.json."
+        )
     network = _network(base, dtype, {**source, "revision": None})
     with _blaming(folder):
         return peft.PeftModel.from_pretrained(network, folder).merge_and_unload()
 
 
 def _tokenizer(model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
-    with _blaming(model, "tokenizer of "):
+    with _blaming(model):
         tokenizer = AutoTokenizer.from_pretrained(model, **source)
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
         raise UserError(f"model {model!r} has no tokenizer: put its tokenizer.json into the folder.")
@@ -162,22 +184,28 @@ def _with_lora(network: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
 
 
 @contextmanager
-def _blaming(model: str, part: str = "") -> Iterator[None]:
+def _blaming(model: str) -> Iterator[None]:
     """Turn what transformers raises for a bad folder or name into one line that says what to do."""
-    if Path(model).is_absolute() and not Path(model).is_dir():
+    looks_like_a_path = not model or model.startswith(("/", ".", "~")) or model.count("/") > 1
+    if looks_like_a_path and not (model and Path(model).is_dir()):
         raise UserError(f"model {model!r}: there is no such folder.")
     try:
         yield
+    except (MemoryError, torch.OutOfMemoryError, UserError):
+        raise
     except SafetensorError as problem:
-        raise UserError(f"model {model!r} is damaged ({_first_line(problem)}): get the folder again.") from problem
-    except (OSError, ValueError) as problem:
+        raise UserError(
+            f"model {model!r} is damaged ({_first_line(problem)}): get the folder again."
+        ) from problem
+    except Exception as problem:  # a broken config or tokenizer file makes transformers raise nearly anything
         advice = (
             "check that the folder holds config.json, model.safetensors and tokenizer.json of a causal language model"
             if Path(model).is_dir()
             else "give the path of a model folder, or a name on the hub and a connection to it"
         )
-        raise UserError(f"{part}model {model!r} cannot be loaded ({_first_line(problem)}): {advice}.") from problem
+        raise UserError(f"model {model!r} cannot be loaded ({_first_line(problem)}): {advice}.") from problem
 
 
 def _first_line(problem: Exception) -> str:
-    return str(problem).strip().splitlines()[0].rstrip(".") if str(problem).strip() else type(problem).__name__
+    said = str(problem).strip().splitlines() or [""]
+    return f"{type(problem).__name__}: {said[0].rstrip('.')}"

@@ -93,14 +93,17 @@ def _refuse_overlong(policy: PreTrainedModel, prompts: list[list[int]], sampling
 @contextmanager
 def _plain_generation(policy: PreTrainedModel, chat: Chat, sampling: Sampling) -> Iterator[GenerationConfig]:
     """Evaluation mode and neutral generation defaults, whatever the model's folder says; both restored after."""
+    draw = {
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+    }  # the processors do what is asked
     plain = GenerationConfig(
-        do_sample=sampling.temperature > 0,
         max_new_tokens=sampling.max_tokens,
         eos_token_id=sorted(chat.stop_ids),
         pad_token_id=chat.pad_id,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
+        **(draw if sampling.temperature > 0 else {"do_sample": False}),
     )
     training, stored = policy.training, policy.generation_config
     policy.eval()
@@ -113,7 +116,11 @@ def _plain_generation(policy: PreTrainedModel, chat: Chat, sampling: Sampling) -
 
 
 def _sample_batch(
-    policy: PreTrainedModel, chat: Chat, prompts: list[list[int]], sampling: Sampling, config: GenerationConfig
+    policy: PreTrainedModel,
+    chat: Chat,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    config: GenerationConfig,
 ) -> list[Sample]:
     width = max(map(len, prompts))
     padded = [[chat.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
