@@ -202,7 +202,10 @@ class SkewReverseKL(Divergence):
 
 @dataclass(frozen=True)
 class TotalVariation(Divergence):
-    """``total_variation``: ½ Σ |p − q|, symmetric, in [0, 1]."""
+    """``total_variation``: ½ Σ |p − q|, symmetric, in [0, 1].
+
+    Its gradient knows only the sign of p − q: near student = teacher rounding decides it.
+    """
 
     def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
         return 0.5 * (student.exp() - teacher.exp()).abs()
@@ -261,9 +264,10 @@ class Renyi(Divergence):
         return self.alpha * teacher + (1 - self.alpha) * student
 
     def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
-        affinity = self._log_affinity(student, teacher)
+        nothing = (student.amax(-1, keepdim=True) == NEVER) & (teacher.amax(-1, keepdim=True) == NEVER)
+        affinity = self._log_affinity(student, teacher).masked_fill(nothing, 0.0)
         value = -affinity.logsumexp(-1, keepdim=True) / (1 - self.alpha)
-        return -self.slope(student.detach(), teacher) * value
+        return -self.slope(student.detach(), teacher) * value.masked_fill(nothing, 0.0)
 
     def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
         affinity = self._log_affinity(student, teacher)

@@ -61,10 +61,10 @@ def distillation_advantage(student: Tensor, teacher: Tensor) -> Tensor:
 def control_variate(student_full: Tensor, teacher_full: Tensor, top_k: int | None = None) -> Tensor:
     """KL(p ‖ q) from full log-probs [P, V] → [P], no gradient: minus the mean of ``distillation_advantage``.
 
-    Add it to that advantage (card 32): the sum has mean zero and the same expected gradient. ``top_k``: the KL
-    over the student's ``top_k`` entries, both sides renormalised; still independent of y, so the gradient stays
-    unbiased, but the mean is no longer exactly 0. It lowers the variance summed over positions, not that of
-    each. ValueError: shapes or types differ, NaN, top_k > V.
+    Add it to that advantage (card 32): the sum has mean zero and the same expected gradient. ``top_k``: the
+    KL over the student's ``top_k`` entries, both sides renormalised; still independent of y, so the gradient
+    stays unbiased, but the mean is no longer exactly 0. It lowers the variance summed over positions, not
+    that of each. ValueError: shapes or types differ, NaN, top_k > V.
     """
     support = Full() if top_k is None else TopK(top_k, of="student", tail="renormalise")
     return ReverseKL()(*support.restrict(student_full.detach(), teacher_full))

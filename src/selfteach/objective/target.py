@@ -62,7 +62,7 @@ class FromTeacher:
 
     @_on_checked_input
     def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
-        return teachers[self.name]
+        return teachers[self.name].detach()
 
 
 @dataclass(frozen=True)
