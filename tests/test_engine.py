@@ -49,7 +49,10 @@ def batch(head: Head | None = None) -> ScoredBatch:
 TERMS: dict[str, Term] = {
     "match": Match(name="match", target=FromTeacher("teacher"), divergence=ReverseKL(), temperature=1.3),
     "clipped": Match(
-        name="clipped", target=FromTeacher("teacher"), divergence=ForwardKL(clip_entry=0.05), mean_over="sequences"
+        name="clipped",
+        target=FromTeacher("teacher"),
+        divergence=ForwardKL(clip_entry=0.05),
+        mean_over="sequences",
     ),
     "sampled": SampledMatch(name="sampled", target=FromTeacher("teacher"), estimator="control-variate"),
     "k3": SampledMatch(name="k3", target=FromTeacher("teacher"), estimator="k3", mean_over="sum"),
@@ -148,7 +151,11 @@ def test_micro_batches_sum_to_the_whole_batch(name: str) -> None:
         part = ScoredBatch(
             Columns(c.ids[rows, :width], c.mask[rows, :width], c.group[rows], c.reward[rows]),
             Scored(given.student.hidden[rows, :width], given.student.head),
-            {"teacher": replace(given.teachers["teacher"], hidden=given.teachers["teacher"].hidden[rows, :width])},
+            {
+                "teacher": replace(
+                    given.teachers["teacher"], hidden=given.teachers["teacher"].hidden[rows, :width]
+                )
+            },
             rows=rows,
         )
         parts.append(evaluate_terms(part, weighted).loss)
@@ -191,7 +198,9 @@ def test_an_infinite_loss_outside_a_terms_selection_does_not_poison_it() -> None
     logits = random(ROWS, STEPS, VOCABULARY, seed=8)
     logits[1, :, 0] = -torch.inf
     hidden = logits.requires_grad_()
-    flat = replace(given, student=Scored(hidden), teachers={"teacher": Scored(random(ROWS, STEPS, VOCABULARY, seed=9))})
+    flat = replace(
+        given, student=Scored(hidden), teachers={"teacher": Scored(random(ROWS, STEPS, VOCABULARY, seed=9))}
+    )
     where = torch.tensor([True, False, True, True, True])
     terms = [
         Match(name="match", target=FromTeacher("teacher"), divergence=ForwardKL(), where=where),
@@ -246,7 +255,9 @@ def test_statistics_are_measured_once_and_only_when_read() -> None:
 
 def test_different_vocabulary_widths_are_refused() -> None:
     given = batch()
-    wide = replace(given, teachers={"teacher": Scored(random(ROWS, STEPS, 4, seed=3), Head(random(30, 4, seed=4)))})
+    wide = replace(
+        given, teachers={"teacher": Scored(random(ROWS, STEPS, 4, seed=3), Head(random(30, 4, seed=4)))}
+    )
     with pytest.raises(ValueError, match="vocabulary widths differ"):
         evaluate_terms(wide, plan([TERMS["match"]], wide.columns))
 

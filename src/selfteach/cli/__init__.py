@@ -38,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return fail(str(mistake))
     except Interrupted as where:
-        print(f"selfteach: interrupted; checkpointed in {where}; go on with --resume --out {where}", file=sys.stderr)
+        print(
+            f"selfteach: interrupted; checkpointed in {where}; go on with --resume --out {where}",
+            file=sys.stderr,
+        )
         return 130
     except KeyboardInterrupt:
         print("selfteach: interrupted", file=sys.stderr)

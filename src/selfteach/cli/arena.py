@@ -29,7 +29,8 @@ def command(words: Sequence[str]) -> int:
     if given.action == "measure":
         from selfteach.task.arena import measure
 
-        return int(measure.main([given.world]) or 0)
+        measure.main([given.world])
+        return 0
     from selfteach.task.arena.pretrain import rebuild
 
     folder = given.out or Path("models") / f"arena-{given.world}"

@@ -83,7 +83,9 @@ def command(words: Sequence[str]) -> int:
     first = [planned(given, out, given.recipes[0], seed, None) for seed in range(given.seeds)]
     finish(first, given.jobs)
     budget = given.tokens or (max(map(generated, first)) if given.equal == "tokens" else None)
-    rest = [planned(given, out, label, seed, budget) for label in given.recipes[1:] for seed in range(given.seeds)]
+    rest = [
+        planned(given, out, label, seed, budget) for label in given.recipes[1:] for seed in range(given.seeds)
+    ]
     finish(rest, given.jobs)
     results = summarised(given, [*first, *rest])
     write_aside(out / "results.json", json.dumps(results, indent=1))
@@ -105,7 +107,18 @@ def planned(given: Arguments, out: Path, label: str, seed: int, budget: int | No
     budget = budget if samples and given.equal == "tokens" else given.tokens if samples else None
     steps = given.steps if budget is None else given.steps * 100
     folder = out / f"{label.replace(':', '-')}-{seed}"
-    words = ["train", name, "--task", given.task, "--seed", str(seed), "--out", str(folder), "--steps", str(steps)]
+    words = [
+        "train",
+        name,
+        "--task",
+        given.task,
+        "--seed",
+        str(seed),
+        "--out",
+        str(folder),
+        "--steps",
+        str(steps),
+    ]
     words += ["--eval-every", str(max(1, given.steps // given.points))]
     words += ["--eval-problems", str(given.eval_problems), "--eval-samples", str(given.eval_samples)]
     words += ["--preset", preset] if preset else []
@@ -162,7 +175,9 @@ def refuse_another_comparison(out: Path, given: Arguments) -> None:
     asked = {k: v for k, v in vars(given).items() if k not in ("out", "jobs", "seeds", "recipes")}
     asked = json.loads(json.dumps({**asked, "first": given.recipes[0]}))
     if path.exists() and json.loads(path.read_text()) != asked:
-        raise UserError(f"{out} holds a comparison with other settings; choose another --out, or repeat the same ones")
+        raise UserError(
+            f"{out} holds a comparison with other settings; choose another --out, or repeat the same ones"
+        )
     write_aside(path, json.dumps(asked, indent=1))
 
 
@@ -176,7 +191,8 @@ def summarised(given: Arguments, runs: Sequence[Planned]) -> dict[str, Any]:
         rows = [row for row in read_rows(run.folder / "metrics.jsonl") if "eval/accuracy" in row]
         summary = json.loads((run.folder / "summary.json").read_text())
         points = [
-            {"step": row["step"], "tokens": row["tokens/generated"], "accuracy": row["eval/accuracy"]} for row in rows
+            {"step": row["step"], "tokens": row["tokens/generated"], "accuracy": row["eval/accuracy"]}
+            for row in rows
         ]
         curves.setdefault(run.label, []).append({"seed": run.seed, "points": points, "summary": summary})
     return {
@@ -193,7 +209,11 @@ def summarised(given: Arguments, runs: Sequence[Planned]) -> dict[str, Any]:
 def told(given: Arguments) -> list[str]:
     """The options that differ from the defaults, for the command to repeat."""
     default = Arguments(recipes=())
-    names = [k for k in vars(given) if k not in ("recipes", "extra", "out") and getattr(given, k) != getattr(default, k)]
+    names = [
+        k
+        for k in vars(given)
+        if k not in ("recipes", "extra", "out") and getattr(given, k) != getattr(default, k)
+    ]
     words = [f"--{name.replace('_', '-')} {getattr(given, name)}" for name in names]
     return [*words, *(["--with", *given.extra] if given.extra else [])]
 
@@ -227,7 +247,9 @@ HEADS = ["recipe", "before", "after (mean ± s.e. over seeds)", "steps", "genera
 
 
 def table(results: dict[str, Any]) -> Table:
-    shown = Table(*HEADS, box=None, title=f"{results['task']}, equal {results['equal']}, {results['seeds']} seeds")
+    shown = Table(
+        *HEADS, box=None, title=f"{results['task']}, equal {results['equal']}, {results['seeds']} seeds"
+    )
     for label, row in results["recipes"].items():
         shown.add_row(*cells(label, row))
     return shown
@@ -244,5 +266,3 @@ def write_aside(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.partial")
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)
-
-

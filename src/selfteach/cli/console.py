@@ -48,7 +48,9 @@ def read_turns(path: Path) -> Messages:
         ) from None
 
 
-def parsed(kind: type[T], words: Sequence[str], *, program: str, default: Any = None, description: str = "") -> T:
+def parsed(
+    kind: type[T], words: Sequence[str], *, program: str, default: Any = None, description: str = ""
+) -> T:
     """Turn words into a ``kind``; whatever is wrong becomes one line (UserError). ``--help`` prints and exits 0."""
     complaint = io.StringIO()
     try:
@@ -79,7 +81,11 @@ def one_line(panel: str, program: str) -> str:
     title_free = [line for line in lines[1:] if line]
     text = " ".join(title_free)
     said = re.split(r" (?:Argument helptext|For full helptext|Perhaps you meant)", text)[0]
-    near = re.findall(r"--[\w-]+", text.split("Perhaps you meant", 1)[1].split("For full")[0]) if "Perhaps" in text else []
+    near = (
+        re.findall(r"--[\w-]+", text.split("Perhaps you meant", 1)[1].split("For full")[0])
+        if "Perhaps" in text
+        else []
+    )
     hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
     return f"{said.rstrip('.')}{hint} ({program} --help lists every knob)"
 

@@ -38,7 +38,17 @@ def command(words: Sequence[str]) -> int:
         "it learns from (OPSD, reverse KL, frozen teacher). No reward reaches the student.\n",
         flush=True,
     )
-    asked = ["opsd", "--task", "table", "--steps", str(given.steps), "--seed", str(given.seed), "--eval-every", "40"]
+    asked = [
+        "opsd",
+        "--task",
+        "table",
+        "--steps",
+        str(given.steps),
+        "--seed",
+        str(given.seed),
+        "--eval-every",
+        "40",
+    ]
     config, _ = configured([*asked, "--out", str(out)])
     folder, _ = launch(config, progress_for_here, Silent)
     assert folder is not None
@@ -52,7 +62,9 @@ def before_and_after(folder: Path) -> Table:
     rows = [row for row in read_rows(folder / "metrics.jsonl") if "eval/accuracy" in row]
     summary = json.loads((folder / "summary.json").read_text())
     k = next(name for name in rows[0] if name.startswith("eval/pass@"))
-    table = Table("held-out problems", "accuracy (mean ± s.e.)", k.removeprefix("eval/"), "tokens an answer", box=None)
+    table = Table(
+        "held-out problems", "accuracy (mean ± s.e.)", k.removeprefix("eval/"), "tokens an answer", box=None
+    )
     for label, row in (("before", rows[0]), ("after", rows[-1])):
         table.add_row(
             label,

@@ -56,7 +56,9 @@ class Arguments:
 def command(words: Sequence[str]) -> int:
     given = parsed(Arguments, words, program="selfteach eval", default=Arguments())
     if not given.loading.model and given.task not in WORLDS:
-        raise UserError(f"--model is missing: task {given.task} has no model of its own (a folder or a hub id)")
+        raise UserError(
+            f"--model is missing: task {given.task} has no model of its own (a folder or a hub id)"
+        )
     task = open_task(given.task, seed=given.seed, options=given.task_options)
     cuda = torch.cuda.is_available() and given.loading.device == "auto"
     policy = load_policy(
@@ -88,7 +90,9 @@ def command(words: Sequence[str]) -> int:
             for a in answers
         ]
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps({"result": asdict(result), "answers": rows}, indent=1), encoding="utf-8")
+        given.out.write_text(
+            json.dumps({"result": asdict(result), "answers": rows}, indent=1), encoding="utf-8"
+        )
     return 0
 
 

@@ -64,7 +64,8 @@ def full(name: str) -> dict[str, Any]:
         },
         "needs": ["ids", "mask", "student_logits", *recipe.needs],
         "knobs": {
-            knob: {"default": value, "meaning": meaning} for knob, (value, meaning) in documented(recipe).items()
+            knob: {"default": value, "meaning": meaning}
+            for knob, (value, meaning) in documented(recipe).items()
         },
         "presets": {label: changed(recipe, preset) for label, preset in type(recipe).presets().items()},
     }
@@ -87,4 +88,3 @@ def show(console: Console, name: str) -> None:
     for label, preset in type(recipe).presets().items():
         changes = ", ".join(f"{k}={v}" for k, v in changed(recipe, preset).items()) or "the values above"
         console.print(f"preset [bold]{label}[/]: {changes}")
-

@@ -38,7 +38,7 @@ class Where:
 def command(words: Sequence[str]) -> int:
     """Parse, train, report."""
     config, resume = configured(words)
-    folder, summary = launch(config, progress_for_here, Silent, resume=resume)
+    folder, _ = launch(config, progress_for_here, Silent, resume=resume)
     if folder is not None:
         page = build_report(folder)
         print(f"model    {folder / 'model'}\nreport   {page}")
@@ -55,11 +55,15 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     recipe, preset = chosen_preset(name, preset, task)
     kind = arguments(type(recipe))
     program = f"selfteach {command} {name}"
-    given = parsed(kind, rest, program=program, default=kind(recipe=recipe), description=described(recipe, preset))
+    given = parsed(
+        kind, rest, program=program, default=kind(recipe=recipe), description=described(recipe, preset)
+    )
     where: Where = given.where
     out = where.out or Path("runs") / f"{name}-{safe(where.task)}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not given.loading.model and where.task not in WORLDS:
-        raise UserError(f"--model is missing: task {where.task} has no model of its own (a folder or a hub id)")
+        raise UserError(
+            f"--model is missing: task {where.task} has no model of its own (a folder or a hub id)"
+        )
     config = TrainConfig(
         recipe=given.recipe,
         recipe_name=name,

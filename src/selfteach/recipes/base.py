@@ -71,7 +71,9 @@ class Optimisation:
         require(self.steps >= 1, "steps must be at least 1")
         require(self.prompts >= 1, "prompts must be at least 1")
         require(self.warmup >= 0, "warmup must be 0 or more steps")
-        require(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive or none")
+        require(
+            self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive or none"
+        )
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,11 @@ def knobs(recipe: Recipe) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for f in fields(recipe):
         value = getattr(recipe, f.name)
-        flat |= {g.name: getattr(value, g.name) for g in fields(value)} if is_dataclass(value) else {f.name: value}
+        flat |= (
+            {g.name: getattr(value, g.name) for g in fields(value)}
+            if is_dataclass(value)
+            else {f.name: value}
+        )
     return flat
 
 

@@ -47,9 +47,14 @@ class GRPO(Recipe):
     """Mean of per-rollout token means (paper), or mean over all tokens (DAPO)."""
 
     def __post_init__(self) -> None:
-        require(self.rollouts.per_prompt >= 2, "grpo compares rollouts of one prompt: per_prompt must be at least 2")
+        require(
+            self.rollouts.per_prompt >= 2,
+            "grpo compares rollouts of one prompt: per_prompt must be at least 2",
+        )
         require(self.kl >= 0, f"kl must be 0 or more, got {self.kl}")
-        require(0 < self.clip_low < 1 and self.clip_high > 0, "clip_low must lie in (0, 1) and clip_high above 0")
+        require(
+            0 < self.clip_low < 1 and self.clip_high > 0, "clip_low must lie in (0, 1) and clip_high above 0"
+        )
 
     @classmethod
     def presets(cls) -> Mapping[str, GRPO]:
@@ -76,15 +81,20 @@ class GRPO(Recipe):
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         behaviour = stats.behaviour if stats.behaviour is not None else stats.log_prob()
-        common = {"mean_over": self.mean_over, "temperature": self.temperature}
         yield PolicyGradient(
             name="policy",
             advantage=group_advantage(stats.reward, stats.group, self.scale),
             behaviour=behaviour,
             clip=(self.clip_low, self.clip_high),
-            **common,
+            mean_over=self.mean_over,
+            temperature=self.temperature,
         )
         if self.kl:
             yield SampledMatch(
-                name="kl", target=FromTeacher(REFERENCE), estimator="k3", coefficient=self.kl, **common
+                name="kl",
+                target=FromTeacher(REFERENCE),
+                estimator="k3",
+                coefficient=self.kl,
+                mean_over=self.mean_over,
+                temperature=self.temperature,
             )

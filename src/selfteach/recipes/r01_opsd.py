@@ -51,7 +51,9 @@ class OPSD(Recipe):
     prefix: Messages = ()
     """The turns of view "prefix" (command line: --prefix FILE, a JSON list of role and content)."""
     reason_first: bool = False
-    """Let the teacher write an analysis of the reference before it scores."""
+    """Let the teacher write an analysis of the reference before it scores (released option)."""
+    reason_tokens: int = 4096
+    """Longest analysis, in tokens (released code: 4096)."""
     loss: Literal["divergence", "policy-gradient"] = "divergence"
     """Full-distribution divergence (paper), or the sampled-token policy gradient of reverse KL (variant)."""
     beta: float = 0.0
@@ -71,7 +73,7 @@ class OPSD(Recipe):
         require(self.view != "prefix" or bool(self.prefix), "view prefix needs its turns: --prefix FILE")
         require(
             self.loss == "divergence" or (self.teacher_top_k is None and self.clip_entry is None),
-            "loss policy-gradient reads the sampled token only: it takes neither teacher_top_k nor clip_entry (set none)",
+            "loss policy-gradient reads the sampled token only: set teacher_top_k and clip_entry to none",
         )
         require(
             not (self.weights == "live" and self.view == "plain"),
@@ -109,7 +111,7 @@ class OPSD(Recipe):
         shown: Mapping[str, View] = {
             "solution": Solution(), "answer": Answer(), "prefix": Prefix(self.prefix), "plain": Plain(),
         }  # fmt: skip
-        thought = ReasonFirst() if self.reason_first else None
+        thought = ReasonFirst(self.reason_tokens) if self.reason_first else None
         return {TEACHER: Teacher(whose[self.weights], shown[self.view], self.teacher_thinking, thought)}
 
     @property
@@ -126,12 +128,24 @@ class OPSD(Recipe):
 
     @property
     def support(self) -> Support:
-        return Full() if self.teacher_top_k is None else TopK(self.teacher_top_k, of="teacher", tail="renormalise")
+        return (
+            Full()
+            if self.teacher_top_k is None
+            else TopK(self.teacher_top_k, of="teacher", tail="renormalise")
+        )
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         target = FromTeacher(TEACHER)
-        common = {"name": "distil", "mean_over": self.mean_over, "temperature": self.temperature}
         if self.loss == "policy-gradient":
-            yield SampledMatch(target=target, **common)
-        else:
-            yield Match(target=target, divergence=self.divergence, support=self.support, **common)
+            yield SampledMatch(
+                name="distil", target=target, mean_over=self.mean_over, temperature=self.temperature
+            )
+            return
+        yield Match(
+            name="distil",
+            target=target,
+            divergence=self.divergence,
+            support=self.support,
+            mean_over=self.mean_over,
+            temperature=self.temperature,
+        )

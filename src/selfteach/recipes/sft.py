@@ -28,7 +28,9 @@ class SFT(Recipe):
     """Mean over all tokens, or mean of per-example means."""
 
     def __post_init__(self) -> None:
-        require(self.rollouts.source == "reference", "sft imitates reference text: source must stay reference")
+        require(
+            self.rollouts.source == "reference", "sft imitates reference text: source must stay reference"
+        )
 
     @classmethod
     def presets(cls) -> Mapping[str, SFT]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from selfteach.objective.divergence import ForwardKL
 from selfteach.objective.engine import Outcome
 from selfteach.objective.positions import STUDENT, ColumnFunction, Positions
-from selfteach.objective.statistics import entropy
+from selfteach.objective.statistics import role_entropy
 from selfteach.recipes.base import Recipe
 from selfteach.task.rollout import Rollout
 from selfteach.train.context import Context
@@ -27,11 +28,11 @@ def watched(recipe: Recipe) -> dict[str, ColumnFunction]:
     """Columns measured at every written token beside the loss: student entropy, KL(teacher‖student) per teacher."""
     temperature = recipe.temperature
     columns: dict[str, ColumnFunction] = {
-        "entropy/student": lambda at: entropy(at.log_probs(STUDENT, temperature))
+        "entropy/student": partial(role_entropy, role=STUDENT, temperature=temperature)
     }
     for name in recipe.teachers:
-        columns[f"divergence/{name}"] = lambda at, name=name: gap(at, name, temperature)
-        columns[f"entropy/{name}"] = lambda at, name=name: entropy(at.log_probs(name, temperature))
+        columns[f"divergence/{name}"] = partial(gap, teacher=name, temperature=temperature)
+        columns[f"entropy/{name}"] = partial(role_entropy, role=name, temperature=temperature)
     return columns
 
 

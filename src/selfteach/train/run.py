@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,13 +58,13 @@ class Progress(Protocol):
 class Clock:
     """Seconds spent by phase within a step."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self.seconds[phase] += time.perf_counter() - began
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
 
 
 class Interrupted(Exception):
@@ -83,7 +82,9 @@ class Run:
         self.task: Task = open_task(config.task, seed=config.seed, options=config.task_options)
         self.policy = load_student(config, self.accelerator.device)
         self.teachers = {
-            name: TeacherWeights(teacher.weights, self.policy, external_policy(teacher.weights, config, self.policy))
+            name: TeacherWeights(
+                teacher.weights, self.policy, external_policy(teacher.weights, config, self.policy)
+            )
             for name, teacher in self.recipe.teachers.items()
         }
         self.module = self.accelerator.prepare(ResponseScorer(self.policy.model))
@@ -92,7 +93,9 @@ class Run:
             list(self.policy.trainable().values()), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay
         )
         self.scheduler = get_scheduler(o.schedule, self.optimiser, o.warmup, o.steps)
-        self.draw = Draw(self.task, self.policy, self.recipe.student_thinking, self.recipe.rollouts.max_tokens)
+        self.draw = Draw(
+            self.task, self.policy, self.recipe.student_thinking, self.recipe.rollouts.max_tokens
+        )
         self.classes = token_classes(
             self.policy.chat, self.policy.vocabulary, read_classes(config.bookkeeping.token_classes)
         )
@@ -234,7 +237,10 @@ class Run:
         """Keep the batch that broke the run, then stop it."""
         where = ""
         if self.folder is not None:
-            rows = [{"key": one.example.key, "ids": one.ids, "prompt_ids": one.prompt_ids} for one in scorer.rollouts]
+            rows = [
+                {"key": one.example.key, "ids": one.ids, "prompt_ids": one.prompt_ids}
+                for one in scorer.rollouts
+            ]
             where = f" the batch is in {self.folder.write_aside(self.done, {'rollouts': rows}, f'{what} is {value}')};"
         raise UserError(
             f"{what} is {value} at step {self.done};{where} the last checkpoint is intact: lower --lr, or look at the "
@@ -262,7 +268,9 @@ class Run:
         if self.folder is not None:
             self.folder.metrics({"step": self.done, "tokens/generated": self.generated, **result.row()})
             if phase != "train":
-                self.folder.samples(self.sample_row(phase, one) for one in answers[:: settings.eval_samples][:16])
+                self.folder.samples(
+                    self.sample_row(phase, one) for one in answers[:: settings.eval_samples][:16]
+                )
         self.progress.evaluated(self.done, result)
         return result
 
@@ -426,7 +434,9 @@ def external_policy(weights: Any, config: TrainConfig, student: Policy) -> Polic
 def share(prompts: int, processes: int) -> int:
     """Prompts for each process. UserError if they do not divide evenly."""
     if prompts % processes:
-        raise UserError(f"prompts {prompts} do not divide over {processes} processes; choose a multiple of {processes}")
+        raise UserError(
+            f"prompts {prompts} do not divide over {processes} processes; choose a multiple of {processes}"
+        )
     return prompts // processes
 
 
@@ -440,5 +450,5 @@ def refuse_blind_teacher(name: str, one: Context, bound: float) -> None:
     if blind > bound * len(one.prompts):
         raise UserError(
             f"teacher {name!r} has nothing to see in {blind} of {len(one.prompts)} rollouts ({one.no_privilege} without "
-            f"its private field, {one.too_long} over the context window), more than --max-unavailable {bound}"
+            f"its private field, {one.too_long} too long for the window): more than --max-unavailable {bound}"
         )

@@ -1,0 +1,34 @@
+"""Random batches for recipes: what ``selfteach.testing.evaluate`` takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+ROWS, STEPS, VOCABULARY = 6, 9, 13
+LENGTHS = np.array([9, 4, 7, 1, 6, 3])
+
+
+def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str, Any]:
+    """A float64 batch of six rollouts in two groups, with every column a recipe may read."""
+    rng = np.random.default_rng(seed)
+    return {
+        "ids": rng.integers(VOCABULARY, size=(ROWS, STEPS)),
+        "mask": np.arange(STEPS) < LENGTHS[:, None],
+        "student_logits": rng.normal(size=(ROWS, STEPS, VOCABULARY)),
+        "teacher_logits": {name: rng.normal(size=(ROWS, STEPS, VOCABULARY)) for name in teachers},
+        "behaviour": -rng.random((ROWS, STEPS)),
+        "group": np.array([0, 0, 0, 1, 1, 1]),
+        "reward": np.array([1.0, 0, 0, 1, 1, 0]),
+    }
+
+
+def log_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    scaled = logits / temperature
+    scaled = scaled - scaled.max(-1, keepdims=True)
+    return scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
+
+
+def mean_of_sequences(per_token: np.ndarray, mask: np.ndarray) -> float:
+    return float(((per_token * mask).sum(1) / mask.sum(1)).mean())

@@ -1,0 +1,56 @@
+"""The number of processes does not change what is computed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from selfteach.train.rundir import read_rows
+
+
+def train(out: Path, processes: int, *more: str) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    words = [
+        *(
+            sys.executable,
+            *(launcher if processes > 1 else []),
+            "-m",
+            "selfteach",
+            "train",
+            "opsd",
+            "--task",
+            "table",
+        ),
+        # Off-policy on purpose: processes sample from streams of their own, references are the same everywhere.
+        *("--source", "reference", "--reference", "worked", "--mean-over", "tokens"),
+        *("--steps", "3", "--prompts", "6", "--max-tokens", "40", "--eval-problems", "0", "--device", "cpu"),
+        *("--out", str(out), *more),
+    ]
+    done = subprocess.run(
+        words,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["frozen", "ema"])
+def test_two_processes_compute_what_one_does(tmp_path: Path, weights: str) -> None:
+    train(tmp_path / "one", 1, "--weights", weights)
+    train(tmp_path / "two", 2, "--weights", weights, "--micro-batch", "2")
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=2e-6)
+    rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
+    assert [r["step"] for r in rows[0]] == [r["step"] for r in rows[1]]
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == 3

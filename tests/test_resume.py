@@ -1,0 +1,157 @@
+"""A run that was killed goes on as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from selfteach.train import checkpoint
+from selfteach.train.rundir import read_rows
+
+STEPS = 6
+TIMES = ("seconds/", "tokens_per_second", "memory/")
+
+
+def words(out: Path, weights: str, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "selfteach", "train", "opsd", "--task", "table", "--out", str(out)),
+        *(
+            "--weights",
+            weights,
+            "--ema-decay",
+            "0.9",
+            "--steps",
+            str(STEPS),
+            "--prompts",
+            "4",
+            "--max-tokens",
+            "24",
+        ),
+        *("--checkpoint-every", "2", "--eval-problems", "4", "--eval-samples", "1", "--eval-every", "3"),
+        *("--schedule", "cosine", "--device", "cpu", *more),
+    ]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run_to_end(out: Path, weights: str, *more: str) -> None:
+    done = subprocess.run(words(out, weights, *more), env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def killed_when(out: Path, weights: str, condition: str) -> None:
+    """Start a run and SIGKILL it as soon as a file matching ``condition`` appears in its folder."""
+    process = subprocess.Popen(words(out, weights), env=environment(), stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(out.glob(condition)):
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def tensors(state: object, place: str = "") -> dict[str, Tensor]:
+    if isinstance(state, Tensor):
+        return {place: state}
+    pairs = (
+        state.items()
+        if isinstance(state, dict)
+        else enumerate(state)
+        if isinstance(state, list | tuple)
+        else ()
+    )
+    return {k: v for key, part in pairs for k, v in tensors(part, f"{place}/{key}").items()}
+
+
+def everything(out: Path) -> tuple[dict[str, Tensor], list[dict[str, object]], list[dict[str, object]]]:
+    """All saved tensors of the final checkpoint, and the metrics and samples without what a clock wrote."""
+    last = checkpoint.latest(out)
+    assert last is not None
+    assert checkpoint.step_of(last) == STEPS
+    metrics = [
+        {k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_rows(out / "metrics.jsonl")
+    ]
+    return tensors(checkpoint.load(last)), metrics, read_rows(out / "samples.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["frozen", "ema"])
+def test_a_killed_run_resumes_and_matches_the_uninterrupted_one(tmp_path: Path, weights: str) -> None:
+    run_to_end(tmp_path / "whole", weights)
+    expected = everything(tmp_path / "whole")
+    moments = {
+        "between": "checkpoints/step-2",
+        "writing": "checkpoints/.step-4.partial",
+        "early": "metrics.jsonl",
+    }
+    for name, condition in moments.items():
+        out = tmp_path / name
+        killed_when(out, weights, condition)
+        assert not (out / "summary.json").exists()
+        run_to_end(out, weights, "--resume")
+        saved, metrics, samples = everything(out)
+        assert metrics == expected[1]
+        assert samples == expected[2]
+        assert saved.keys() == expected[0].keys()
+        for place, value in saved.items():
+            assert torch.equal(value, expected[0][place]), place
+
+
+@pytest.mark.slow
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_to_end(out, "frozen")
+    expected = everything(out)
+    (out / "summary.json").unlink()
+    newest = out / "checkpoints" / f"step-{STEPS}" / "weights.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    done = subprocess.run(words(out, "frozen", "--resume"), env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0
+    assert f"step-{STEPS}" in done.stderr
+    assert "damaged" in done.stderr
+    saved, _, _ = everything(out)
+    for place, value in saved.items():
+        assert torch.equal(value, expected[0][place]), place
+
+
+@pytest.mark.slow
+def test_ctrl_c_checkpoints_and_exits_with_130(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(words(out, "ema"), env=environment(), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (out / "metrics.jsonl").exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130, said[-500:]
+    assert "--resume" in said
+    assert checkpoint.latest(out) is not None
+    run_to_end(out, "ema", "--resume")
+
+
+@pytest.mark.slow
+def test_resuming_with_other_knobs_is_refused_and_names_them(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_to_end(out, "frozen")
+    done = subprocess.run(words(out, "ema", "--resume"), env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "recipe.weights" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_an_output_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_to_end(out, "frozen")
+    done = subprocess.run(words(out, "frozen"), env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr
