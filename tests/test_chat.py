@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny import CHATML, tiny_tokenizer
 
 from selfteach.errors import UserError
 from selfteach.policy.chat import Chat
 from selfteach.task.example import Message
+from tiny import CHATML, tiny_tokenizer
 
 QUESTION: list[Message] = [{"role": "user", "content": "2+2?"}]
 
@@ -54,7 +54,7 @@ def test_a_forced_thought_is_closed_when_thinking_is_off():
     assert chat.show(chat.prompt_ids(QUESTION, thinking=False)).endswith("<think>\n\n</think>\n\n")
 
 
-def test_prefill_follows_the_prompt_verbatim():
+def test_prefill_follows_the_prompt():
     chat = chat_with(CHATML)
     assert chat.show(chat.prompt_ids(QUESTION, prefill=" So, ")).endswith("assistant\n So, ")
 
@@ -92,7 +92,8 @@ def test_completion_refuses_a_template_that_rewrites_the_reply():
 
 def test_completion_refuses_a_template_that_never_ends_a_turn():
     chat = chat_with(
-        "{%- for m in messages -%}{{ m.role + m.content }}{%- endfor -%}{{ 'assistant' if add_generation_prompt else '' }}"
+        "{%- for m in messages -%}{{ m.role + m.content }}{%- endfor -%}"
+        "{{ 'assistant' if add_generation_prompt else '' }}"
     )
     with pytest.raises(UserError, match="stop"):
         chat.completion_ids("four")

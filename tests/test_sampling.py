@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
 from transformers import GenerationConfig
 
 from selfteach.errors import UserError
@@ -12,6 +11,7 @@ from selfteach.policy.chat import Chat
 from selfteach.policy.head import output_head
 from selfteach.policy.sampling import Sampling, sample
 from selfteach.policy.scoring import ResponseScorer, pack, score
+from tiny import tiny_model, tiny_tokenizer
 
 CHAT = Chat(tiny_tokenizer())
 PADDING = 10

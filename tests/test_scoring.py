@@ -8,11 +8,11 @@ import peft
 import pytest
 import torch
 import transformers
-from tiny import tiny_model
 
 from selfteach.errors import UserError
 from selfteach.policy.head import check_head, output_head
 from selfteach.policy.scoring import ResponseScorer, pack, score
+from tiny import tiny_model
 
 VOCABULARY = 60
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [10]]

@@ -1,4 +1,4 @@
-"""A tiny random Llama with a character tokenizer, as an ordinary model folder: for tests that need a real model."""
+"""A tiny random Llama with a character tokenizer, in an ordinary model folder: the tests' real model."""
 
 from __future__ import annotations
 

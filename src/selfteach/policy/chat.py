@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -27,10 +28,11 @@ _PROBE: Message = {"role": "user", "content": "?"}
 class Chat:
     """A tokenizer with its chat template: prompts, replies to imitate, and where a turn ends.
 
-    ``template`` replaces the tokenizer's own: the path of a Jinja file, or ``plain``. A tokenizer that has none
-    gets the plain one, and ``is_plain`` tells the caller to say so. ``stop_ids`` adds the end-of-sequence tokens
-    that only the model's generation settings know. Templates run in transformers' sandbox, and a control token
-    spelt out in a message (``<|im_end|>`` in a data file) is broken up by a space, so that no text forges a turn.
+    ``template`` replaces the tokenizer's own: the path of a Jinja file, or ``plain``. A tokenizer that has
+    none gets the plain one, and ``is_plain`` tells the caller to say so. ``stop_ids`` adds the tokens that
+    end a sequence by the model's generation settings alone. Templates run in transformers' sandbox, and a
+    control token spelt out in a message (``<|im_end|>`` in a data file) is broken up by a space, so that no
+    text forges a turn.
 
     Raises UserError if the template file cannot be read, does not parse, or if no token can end a turn.
     """
@@ -57,12 +59,12 @@ class Chat:
     def prompt_ids(
         self, messages: Sequence[Message], thinking: bool | None = None, prefill: str | None = None
     ) -> list[int]:
-        """The conversation up to where the assistant speaks, plus ``prefill``, the words put into its mouth (verbatim).
+        """The conversation up to where the assistant speaks, plus ``prefill``, put into its mouth.
 
         ``thinking`` is handed to the template as ``enable_thinking`` (None: its own default). A template that
         opens ``<think>`` regardless gets it closed when ``thinking`` is False (card 02).
         """
-        return self._encode(self._prompt(messages, thinking) + (prefill or ""))
+        return self._encode(self._prompt(messages, thinking) + self._defused(prefill or ""))
 
     def completion_ids(self, text: str, thinking: bool | None = None) -> list[int]:
         """The tokens of ``text`` as the assistant's whole reply, up to and with its end-of-turn token.
@@ -76,16 +78,16 @@ class Chat:
         completion = whole.removeprefix(prompt)
         if not whole.startswith(prompt) or self._defused(text).strip() not in completion:
             raise UserError(
-                f"The chat template does not render a reply as the continuation of its own prompt (the prompt ends "
-                f"{prompt[-20:]!r}, the conversation ends {whole[-40:]!r}): give another chat_template."
+                "The chat template does not render a reply as the continuation of its own prompt (which ends "
+                f"in {prompt[-20:]!r}; the conversation ends in {whole[-40:]!r}): give another chat_template."
             )
         prompt_ids, ids = self._encode(prompt), self._encode(whole)
         ids = ids[len(prompt_ids) :] if ids[: len(prompt_ids)] == prompt_ids else self._encode(completion)
         end = next((place for place, token in enumerate(ids) if token in self.stop_ids), None)
         if end is None:
             raise UserError(
-                "The chat template ends the assistant's turn with no stop token, so a model trained on it would "
-                "never stop: give another chat_template, or 'plain'."
+                "The chat template ends the assistant's turn with no stop token, so a model trained on it "
+                "would never stop: give another chat_template, or 'plain'."
             )
         return ids[: end + 1]
 
@@ -103,10 +105,10 @@ class Chat:
         return text.rstrip() + "\n\n</think>\n\n" if left_open else text
 
     def _render(self, messages: Sequence[Message], thinking: bool | None, *, generation: bool) -> str:
-        switch = {} if thinking is None else {"enable_thinking": thinking}
+        switch: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
         try:
             rendered = self.tokenizer.apply_chat_template(
-                [{**message, "content": self._defused(message["content"])} for message in messages],
+                [{"role": m["role"], "content": self._defused(m["content"])} for m in messages],
                 chat_template=self.template,
                 add_generation_prompt=generation,
                 tokenize=False,

