@@ -44,7 +44,9 @@ def evaluate(
     batch = ScoredBatch(
         columns=columns_of(arrays, student.dtype),
         student=Scored(student),
-        teachers={name: Scored(torch.tensor(np.asarray(given[name])).to(student.dtype)) for name in chosen.teachers},
+        teachers={
+            name: Scored(torch.tensor(np.asarray(given[name])).to(student.dtype)) for name in chosen.teachers
+        },
     )
     stats = Statistics(
         batch.columns,
@@ -84,6 +86,7 @@ def columns_of(arrays: Mapping[str, Any], dtype: torch.dtype) -> Columns:
         behaviour=tensor("behaviour", dtype),
         turn=tensor("turn", torch.long),
         available={
-            name: torch.tensor(np.asarray(rows)).bool() for name, rows in (arrays.get("available") or {}).items()
+            name: torch.tensor(np.asarray(rows)).bool()
+            for name, rows in (arrays.get("available") or {}).items()
         },
     )

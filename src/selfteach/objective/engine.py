@@ -7,7 +7,7 @@ at most one chunk's logits are alive.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +80,9 @@ def measure(
     return {name: torch.nan_to_num(column, nan=0.0) for name, column in record.columns.items()}
 
 
-def positions_of(batch: ScoredBatch, chunk: Chunk, student_logits: Tensor, teachers: Sequence[str]) -> Positions:
+def positions_of(
+    batch: ScoredBatch, chunk: Chunk, student_logits: Tensor, teachers: Sequence[str]
+) -> Positions:
     """Project the named teachers at a chunk and put them beside the student."""
     logits = {STUDENT: student_logits}
     with torch.no_grad():
@@ -148,7 +150,10 @@ class _Work:
         for w in self.weighted:
             self.values[w.term.name] = torch.zeros_like(total)
         for chunk in chunks(batch, self.wanted, _length(batch, teachers, self.chunk_bytes)):
-            leaves = [t.detach().requires_grad_(want) for t, want in zip((flat[chunk.flat], *tensors), wants, strict=True)]
+            leaves = [
+                t.detach().requires_grad_(want)
+                for t, want in zip((flat[chunk.flat], *tensors), wants, strict=True)
+            ]
             with torch.enable_grad():
                 at = positions_of(batch, chunk, head.logits(leaves[0], leaves[1:]), teachers)
                 loss = self.chunk_loss(chunk, at)
@@ -167,7 +172,9 @@ class _Work:
             active = coefficients != 0
             token_loss = w.term.token_loss(at)
             # A position this term does not select may be −inf or undefined for it: cut it out, do not multiply it.
-            part = torch.where(active, coefficients.to(token_loss.dtype) * token_loss.where(active, 0), 0).sum()
+            part = torch.where(
+                active, coefficients.to(token_loss.dtype) * token_loss.where(active, 0), 0
+            ).sum()
             self.values[w.term.name] += part.detach()
             self.record.put(f"loss/{w.term.name}", chunk, token_loss.detach().where(active, torch.nan))
             self.record.put(f"weight/{w.term.name}", chunk, coefficients.to(token_loss.dtype))
@@ -193,9 +200,7 @@ class _SumOfChunks(torch.autograd.Function):
         loss, grads = work.run(hidden, tensors)
         inputs = (hidden, *tensors)
         ctx.present = [g is not None for g in grads]
-        ctx.save_for_backward(
-            *(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True) if g is not None)
-        )
+        ctx.save_for_backward(*(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True) if g is not None))
         return loss
 
     @staticmethod
@@ -229,5 +234,3 @@ def _refuse_duplicate_names(weighted: Sequence[Weighted]) -> None:
     doubles = {n for n in names if names.count(n) > 1}
     if doubles:
         raise ValueError(f"two terms are called {sorted(doubles)}: give each term its own name")
-
-

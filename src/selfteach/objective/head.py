@@ -45,7 +45,9 @@ class Head:
         given = list(self.tensors if tensors is None else tensors)
         weight = given.pop(0) if self.weight is not None else None
         bias = given.pop(0) if self.bias is not None else None
-        logits = hidden if weight is None else torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias)
+        logits = (
+            hidden if weight is None else torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias)
+        )
         if self.lora is not None:
             down, up = given
             logits = logits + self.lora.scaling * (hidden.to(down.dtype) @ down.T @ up.T).to(logits.dtype)

@@ -39,7 +39,9 @@ class Positions:
         key = (role, float(temperature))
         if key not in self._log_probs:
             logits = self.logits[role]
-            self._log_probs[key] = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
+            self._log_probs[key] = torch.log_softmax(
+                logits if temperature == 1 else logits / temperature, dim=-1
+            )
         return self._log_probs[key]
 
     def sampled(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Tensor:

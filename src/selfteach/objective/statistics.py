@@ -109,41 +109,6 @@ def role_entropy(at: Positions, role: str = STUDENT, temperature: float = 1.0) -
     return entropy(at.log_probs(role, temperature))
 
 
-def entropy(self, role: str = STUDENT) -> Tensor:
-        """[N, T] entropy (nats) of the next-token distribution of the student or a teacher."""
-        return self._standard(f"entropy/{role}")
-
-    def divergence(self, teacher: str, divergence: Divergence, support: Support | None = None) -> Tensor:
-        """[N, T] a divergence (nats) between student and teacher."""
-        cut = support or Full()
-
-        def column(at: Positions) -> Tensor:
-            student = at.log_probs(STUDENT, self.temperature)
-            return divergence(*cut.restrict(student, at.log_probs(teacher, self.temperature)))
-
-        return self.column(f"divergence/{teacher}/{divergence}/{cut}", column)
-
-    def column(self, name: str, function: ColumnFunction) -> Tensor:
-        """[N, T] any quantity of one position's logits; ``name`` identifies it, so that it is measured once."""
-        if name not in self._cache:
-            self._cache |= self._measure({name: function})
-        return self._cache[name]
-
-    def _standard(self, name: str) -> Tensor:
-        if name not in self._cache:
-            self._cache |= self._measure(standard_columns(self.teachers, self.temperature))
-        return self._cache[name]
-
-
-def standard_columns(teachers: Sequence[str], temperature: float) -> dict[str, ColumnFunction]:
-    """Sampled log-prob and entropy of the student and each teacher."""
-    columns: dict[str, ColumnFunction] = {}
-    for role in (STUDENT, *teachers):
-        columns[f"log_prob/{role}"] = lambda at, role=role: at.sampled(role, temperature)
-        columns[f"entropy/{role}"] = lambda at, role=role: entropy(at.log_probs(role, temperature))
-    return columns
-
-
 def entropy(log_probs: Tensor) -> Tensor:
     """[..., V] log-probs → [...] entropy in nats; an excluded token (−inf) adds nothing."""
     return torch.special.entr(log_probs.exp()).sum(dim=-1)

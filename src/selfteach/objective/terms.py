@@ -107,7 +107,9 @@ class SampledMatch(Term):
             loss = sampled.policy_gradient(ours, advantage)
         if self.behaviour is None:
             return loss
-        ratio = sampled.importance_ratio(ours.detach(), torch.as_tensor(at.column(self.behaviour)), self.truncate)
+        ratio = sampled.importance_ratio(
+            ours.detach(), torch.as_tensor(at.column(self.behaviour)), self.truncate
+        )
         return ratio * loss
 
 
@@ -189,4 +191,6 @@ def denominators(mean_over: Reduction | Tensor, mask: Tensor, chosen: Tensor) ->
             return mask.sum(dim=1, keepdim=True) * chosen.any(dim=1).sum()
         case "sum":
             return torch.ones((), device=mask.device)
-    raise ValueError(f"mean_over must be tokens, selected, sequences, sum or a bool tensor, got {mean_over!r}")
+    raise ValueError(
+        f"mean_over must be tokens, selected, sequences, sum or a bool tensor, got {mean_over!r}"
+    )

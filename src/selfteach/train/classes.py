@@ -28,7 +28,10 @@ def token_classes(chat: Chat, width: int, patterns: Mapping[str, str] = CLASSES)
     texts = chat.tokenizer.batch_decode([[i] for i in range(width)], clean_up_tokenization_spaces=False)
     special = set(chat.tokenizer.all_special_ids)
     found = [
-        next((k for k, pattern in enumerate(compiled) if pattern.search(text) and i not in special), len(compiled))
+        next(
+            (k for k, pattern in enumerate(compiled) if pattern.search(text) and i not in special),
+            len(compiled),
+        )
         for i, text in enumerate(texts)
     ]
     return names, torch.tensor(found)

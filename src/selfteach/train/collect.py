@@ -92,7 +92,9 @@ def reference_rollouts(
     for i, one in enumerate(asked):
         text = one.example.private.get(field)
         if not text:
-            raise UserError(f"example {one.example.key} has no {field!r} to imitate; known: {known(one.example)}")
+            raise UserError(
+                f"example {one.example.key} has no {field!r} to imitate; known: {known(one.example)}"
+            )
         ids = policy.chat.completion_ids(text, thinking)
         rollouts.append(
             Rollout(

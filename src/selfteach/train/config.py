@@ -75,11 +75,16 @@ class Bookkeeping:
 
     def __post_init__(self) -> None:
         require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch must be at least 1, or none")
-        require(self.sample_batch is None or self.sample_batch >= 1, "sample_batch must be at least 1, or none")
+        require(
+            self.sample_batch is None or self.sample_batch >= 1, "sample_batch must be at least 1, or none"
+        )
         require(self.checkpoint_every >= 0, "checkpoint_every must be 0 or more steps")
         require(self.keep >= 1, "keep must be at least 1 checkpoint")
         require(self.samples_every >= 0, "samples_every must be 0 or more steps")
-        require(self.token_budget is None or self.token_budget >= 1, "token_budget must be at least 1 token, or none")
+        require(
+            self.token_budget is None or self.token_budget >= 1,
+            "token_budget must be at least 1 token, or none",
+        )
         require(0 <= self.max_unavailable <= 1, "max_unavailable must lie in [0, 1]")
 
 

@@ -44,7 +44,9 @@ def context(
     if teacher.reason_first is not None:
         shown = reasoned(teacher, teacher.reason_first, weights, rollouts, shown, temperature)
     chat = weights.policy.chat
-    rendered = [None if messages is None else rendered_ids(chat, messages, teacher.thinking) for messages in shown]
+    rendered = [
+        None if messages is None else rendered_ids(chat, messages, teacher.thinking) for messages in shown
+    ]
     fits = [
         None if ids is None or len(ids) + len(one.ids) > window else ids
         for ids, one in zip(rendered, rollouts, strict=True)
@@ -92,6 +94,8 @@ def reasoned(
 
 def asking_for_analysis(messages: tuple[Message, ...], reason: ReasonFirst) -> tuple[Message, ...]:
     if messages[-1]["role"] != "user":
-        raise UserError("reason_first needs a view that ends with a user message; this one ends with another role")
+        raise UserError(
+            "reason_first needs a view that ends with a user message; this one ends with another role"
+        )
     asked = reason.instruction.replace("{shown}", messages[-1]["content"])
     return (*messages[:-1], Message(role="user", content=asked))

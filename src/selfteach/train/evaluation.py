@@ -75,7 +75,9 @@ def evaluate(
     devices = [policy.model.device] if policy.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        written = sample(policy.model, policy.chat, [ids for _, ids in asked], sampling, batch_size=batch_size)
+        written = sample(
+            policy.model, policy.chat, [ids for _, ids in asked], sampling, batch_size=batch_size
+        )
     answers = []
     for (example, ids), one in zip(asked, written, strict=True):
         text = policy.chat.text(one.ids)
@@ -88,7 +90,9 @@ def seen(example: Example, view: View, wording: Mapping[str, str]) -> Sequence[M
     blank = Rollout(example, [], [], [], "", group=0, finished=False)
     messages = view(blank, [blank], wording)
     if messages is None:
-        raise UserError(f"view {view.name} has nothing to show of example {example.key}: choose another --view")
+        raise UserError(
+            f"view {view.name} has nothing to show of example {example.key}: choose another --view"
+        )
     return messages
 
 

@@ -59,4 +59,9 @@ def versions() -> dict[str, str]:
     """What a run was made with."""
     known = {name: version(name) for name in ("selfteach", "torch", "transformers", "accelerate", "peft")}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {**known, "python": platform.python_version(), "device": device, "threads": str(torch.get_num_threads())}
+    return {
+        **known,
+        "python": platform.python_version(),
+        "device": device,
+        "threads": str(torch.get_num_threads()),
+    }

@@ -57,7 +57,9 @@ def preflight(run: Run) -> list[Check]:
 def examined(run: Run) -> Iterator[Check]:
     """The checks one by one. Neither the random state nor the data position of the run moves."""
     chat = run.policy.chat
-    template = "plain 'User: … Assistant:' (the tokenizer has none)" if chat.is_plain else "the tokenizer's own"
+    template = (
+        "plain 'User: … Assistant:' (the tokenizer has none)" if chat.is_plain else "the tokenizer's own"
+    )
     yield Check("chat template", True, run.config.loading.chat_template or template)
     yield head_check(run)
     yield memory_check(run)
@@ -95,7 +97,11 @@ def probe_rollouts(run: Run) -> list[Rollout]:
 
 def head_check(run: Run) -> Check:
     head = output_head(run.policy.model, run.policy.vocabulary)
-    check_head(run.policy.model, head, run.policy.chat.tokenizer.encode(PROBE, add_special_tokens=False)[:32] or [0, 0])
+    check_head(
+        run.policy.model,
+        head,
+        run.policy.chat.tokenizer.encode(PROBE, add_special_tokens=False)[:32] or [0, 0],
+    )
     return Check("output head", True, "hidden states × head give the model's own logits")
 
 
@@ -149,7 +155,9 @@ def tokenizer_check(name: str, student: Policy, teacher: Policy) -> Check:
     if student.chat.tokenizer.eos_token_id != teacher.chat.tokenizer.eos_token_id:
         eos = (student.chat.tokenizer.eos_token_id, teacher.chat.tokenizer.eos_token_id)
         problems.append(f"EOS ids are {eos[0]} and {eos[1]}")
-    return Check(f"{name}: tokenizer", not problems, "; ".join(problems) or "EOS, width and a probe text agree")
+    return Check(
+        f"{name}: tokenizer", not problems, "; ".join(problems) or "EOS, width and a probe text agree"
+    )
 
 
 def alignment_check(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Check:
@@ -159,7 +167,9 @@ def alignment_check(run: Run, name: str, rollouts: Sequence[Rollout], seen: Cont
     for packed in (pack([one.prompt_ids for one in rollouts], ids, pad), pack(prompts, ids, pad)):
         followed = packed.input_ids.gather(1, (packed.index + 1).clamp(max=packed.input_ids.shape[1] - 1))
         if not torch.equal(followed[packed.mask], packed.ids[packed.mask]):
-            return Check(f"{name}: alignment", False, "the teacher scores other tokens than the student wrote")
+            return Check(
+                f"{name}: alignment", False, "the teacher scores other tokens than the student wrote"
+            )
     return Check(f"{name}: alignment", True, "the same response ids stand behind both prompts")
 
 
@@ -175,13 +185,17 @@ def equality_check(run: Run, name: str, same_model: bool, rollouts: Sequence[Rol
     )
 
 
-def privilege_check(run: Run, name: str, teacher: Teacher, rollouts: Sequence[Rollout], seen: Context) -> Check:
+def privilege_check(
+    run: Run, name: str, teacher: Teacher, rollouts: Sequence[Rollout], seen: Context
+) -> Check:
     """Another privilege must change the teacher's opinion, or the privilege does not reach it."""
     if isinstance(teacher.view, Plain):
         return Check(f"{name}: privilege", True, "none: it sees what the student sees")
     weights = run.teachers[name]
     if teacher.view.fields:
-        swapped = [exchanged(one, rollouts[i - 1].example, teacher.view.fields) for i, one in enumerate(rollouts)]
+        swapped = [
+            exchanged(one, rollouts[i - 1].example, teacher.view.fields) for i, one in enumerate(rollouts)
+        ]
         other = context(teacher, weights, swapped, run.task.wording, window=weights.policy.window)
     else:
         other = Context([one.prompt_ids for one in rollouts])
@@ -189,7 +203,11 @@ def privilege_check(run: Run, name: str, teacher: Teacher, rollouts: Sequence[Ro
         i for i, (a, b) in enumerate(zip(seen.prompts, other.prompts, strict=True)) if a and b and a != b
     ]
     if not changed:
-        return Check(f"{name}: privilege", False, "the rendered prompt does not change with it: check the view's template")
+        return Check(
+            f"{name}: privilege",
+            False,
+            "the rendered prompt does not change with it: check the view's template",
+        )
     before, after = (opinion(run, name, rollouts, c) for c in (seen, other))
     moved = float((before - after)[changed].abs().max())
     return Check(
@@ -237,7 +255,9 @@ def local(scorer: Scorer, column: Tensor) -> Tensor:
 
 
 def indented(text: str, most: int = 1200) -> str:
-    shown = text if len(text) <= most else f"{text[: most // 2]} … {len(text) - most} characters … {text[-most // 2 :]}"
+    shown = (
+        text
+        if len(text) <= most
+        else f"{text[: most // 2]} … {len(text) - most} characters … {text[-most // 2 :]}"
+    )
     return "\n".join(f"    {line}" for line in shown.splitlines())
-
-

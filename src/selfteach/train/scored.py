@@ -128,7 +128,9 @@ def detached_head(policy: Policy) -> Head:
     )
 
 
-def packed(policy: Policy, prompts: list[list[int]], rollouts: Sequence[Rollout], device: torch.device) -> ScoringInputs:
+def packed(
+    policy: Policy, prompts: list[list[int]], rollouts: Sequence[Rollout], device: torch.device
+) -> ScoringInputs:
     return pack(prompts, [one.ids for one in rollouts], policy.chat.pad_id, device)
 
 
