@@ -61,7 +61,7 @@ def test_no_recipe_imports_the_trainer_or_another_recipe() -> None:
             continue
         imported = {n.module for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom)}
         inner = {m for m in imported if m and m.startswith("selfteach.")}
-        allowed = ("selfteach.objective", "selfteach.teacher", "selfteach.control", "selfteach.task")
+        allowed = ("selfteach.objective", "selfteach.teacher", "selfteach.task")
         assert all(m == "selfteach.recipes.base" or m.startswith(allowed) for m in inner), file.name
 
 
