@@ -1,0 +1,323 @@
+"""Training state on disk: exact, whole or absent, and never a pickle.
+
+A state is a mapping of groups; a group is any nesting of mappings (string keys), lists, tuples, strings,
+booleans, numbers, None and tensors. On disk a checkpoint is a folder::
+
+    checkpoints/step-N/  GROUP.safetensors   the tensors of one group, named by their place in it (RFC 6901)
+                         state.json          everything else
+                         manifest.json       size and SHA-256 of each file
+
+It is written aside, synced to the disk and renamed: a process killed at any moment leaves whole checkpoints.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from selfteach.errors import UserError
+
+State = Mapping[str, Any]
+Tensors = dict[str, dict[str, Tensor]]
+
+FORMAT = 1
+SLACK_BYTES = 1 << 20
+NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+log = logging.getLogger(__name__)
+
+
+def save(folder: Path, step: int, state: State, keep: int = 2) -> Path:
+    """Write ``state`` as ``folder/checkpoints/step-N`` and return that path.
+
+    Tensors that are one in memory (tied weights) stay one; views that merely overlap are stored one by one.
+    Only when the new checkpoint is safely on disk are others removed: all but the ``keep - 1`` before it, and
+    any of a later step (the abandoned future of a resumed run).
+    Raises ``UserError`` if the disk refuses (nothing else is lost), ``ValueError`` for what cannot be stored.
+    """
+    if keep < 1:
+        raise ValueError(f"keep: at least 1 checkpoint has to stay, got {keep}")
+    tree, tensors = flatten(state)
+    home = Path(folder) / "checkpoints"
+    final, partial = home / f"step-{step}", home / f".step-{step}.partial"
+    text = json.dumps(tree, allow_nan=False)
+    needed = len(text) + SLACK_BYTES + sum(t.nbytes for group in tensors.values() for t in group.values())
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        _tidy(home)
+        if shutil.disk_usage(home).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _write(partial, step, text, tensors)
+        _publish(partial, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(_refusal(home, step, needed, error)) from error
+    _prune(home, step, keep)
+    return final
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint of a run that verifies; None if the run has none at all.
+
+    A damaged one is named in a logged warning and passed over. Raises ``UserError`` if all are damaged: to
+    begin at step 0 again would be a silent loss.
+    """
+    saved = _saved(Path(folder) / "checkpoints")
+    for step in sorted(saved, reverse=True):
+        fault = damage(saved[step])
+        if fault is None:
+            return saved[step]
+        log.warning("checkpoint %s is damaged (%s); trying the one before it", saved[step], fault)
+    if saved:
+        raise UserError(f"every checkpoint in {folder}/checkpoints is damaged; start anew with another --out")
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in words (file and fault); None if every file is as it was written."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        format_, step, files = manifest["format"], manifest["step"], manifest["files"]
+        if format_ != FORMAT or step != step_of(path):
+            return f"manifest.json: format {format_} of step {step}"
+        for name, written in files.items():
+            if (size := (path / name).stat().st_size) != written["bytes"]:
+                return f"{name}: {size} bytes instead of {written['bytes']}"
+            if _digest(path / name) != written["sha256"]:
+                return f"{name}: its content has changed"
+    except OSError as error:
+        return f"{Path(error.filename or path).name}: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "manifest.json: unreadable"
+    return None if "state.json" in files else "manifest.json: incomplete"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state ``save`` was given, bit for bit, tensors on the CPU. Raises ``UserError`` if damaged."""
+    if (fault := damage(path)) is not None:
+        raise UserError(f"checkpoint {path} is damaged ({fault}); resume from an older one")
+    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    tree = json.loads((path / "state.json").read_bytes())
+    return {group: _joined(part, tensors) for group, part in tree.items()}
+
+
+def step_of(path: Path) -> int:
+    """The step a checkpoint folder is named after."""
+    return int(path.name.removeprefix(".").removesuffix(".replaced").removeprefix("step-"))
+
+
+# --- a state taken apart: what JSON can hold, and the tensors
+
+
+def flatten(state: State) -> tuple[dict[str, Any], Tensors]:
+    """A state as strict JSON and its tensors by group and place. Raises ``ValueError`` if it holds more."""
+    for group in state:
+        if not re.fullmatch(r"\w[\w.-]*", group):
+            raise ValueError(f"state: the group name {group!r} cannot be a file name")
+    tensors: Tensors = {}
+    seen: dict[Any, list[str]] = {}
+    tree = {group: _parted(value, group, "", tensors, seen) for group, value in state.items()}
+    return tree, tensors
+
+
+def _parted(value: Any, group: str, place: str, tensors: Tensors, seen: dict[Any, list[str]]) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": repr(float(value))}
+    if isinstance(value, Tensor):
+        return {"$tensor": _noted(value, group, place, tensors, seen)}
+    if isinstance(value, list | tuple):
+        parts = [_parted(part, group, f"{place}/{i}", tensors, seen) for i, part in enumerate(value)]
+        return parts if isinstance(value, list) else {"$tuple": parts}
+    if isinstance(value, Mapping):
+        if bad := [key for key in value if not isinstance(key, str) or key.startswith("$")]:
+            raise ValueError(
+                f"state: {group}{place} has a key {bad[0]!r}; a key is a string without a leading $"
+            )
+        return {k: _parted(v, group, f"{place}/{_escaped(k)}", tensors, seen) for k, v in value.items()}
+    raise ValueError(f"state: {group}{place} is a {type(value).__name__}, neither JSON nor a tensor")
+
+
+def _noted(tensor: Tensor, group: str, place: str, tensors: Tensors, seen: dict[Any, list[str]]) -> list[str]:
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
+    if not plain or tensor.is_quantized or tensor.device.type == "meta":
+        raise ValueError(f"state: {group}{place} is no plain dense tensor; gather or convert it first")
+    alias = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+    if tensor.numel() and alias in seen:
+        return seen[alias]
+    tensors.setdefault(group, {})[place or "/"] = tensor.detach()
+    seen[alias] = [group, place or "/"]
+    return seen[alias]
+
+
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def _joined(tree: Any, tensors: Tensors) -> Any:
+    match tree:
+        case {"$tensor": [group, place]}:
+            return tensors[group][place]
+        case {"$float": text}:
+            return NOT_FINITE[text]
+        case {"$tuple": parts}:
+            return tuple(_joined(part, tensors) for part in parts)
+        case dict():
+            return {key: _joined(part, tensors) for key, part in tree.items()}
+        case list():
+            return [_joined(part, tensors) for part in tree]
+    return tree
+
+
+# --- files
+
+
+def _write(partial: Path, step: int, text: str, tensors: Tensors) -> None:
+    partial.mkdir()
+    (partial / "state.json").write_text(text, encoding="ascii")
+    for group, named in tensors.items():
+        save_file(storable(named), partial / f"{group}.safetensors")
+    written = sorted(partial.iterdir())
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)} for file in written}
+    manifest = {"format": FORMAT, "step": step, "files": files}
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="ascii")
+    for file in [*partial.iterdir(), partial]:
+        sync(file)
+
+
+def storable(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors takes them: on the CPU, contiguous, no two in one storage."""
+    result: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in named.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
+    return result
+
+
+def _publish(partial: Path, final: Path) -> None:
+    replaced = final.with_name(f".{final.name}.replaced")
+    if final.exists():
+        final.rename(replaced)
+    partial.rename(final)
+    sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _tidy(home: Path) -> None:
+    """Clear what a killed process left: half-written checkpoints go, one it was replacing comes back."""
+    for replaced in home.glob(".step-*.replaced"):
+        final = home / f"step-{step_of(replaced)}"
+        shutil.rmtree(replaced) if final.exists() else replaced.rename(final)
+    for partial in home.glob(".step-*.partial"):
+        shutil.rmtree(partial)
+
+
+def _saved(home: Path) -> dict[int, Path]:
+    replaced = {step_of(path): path for path in home.glob(".step-*.replaced")}
+    return replaced | {step_of(path): path for path in home.glob("step-*") if path.name[5:].isdecimal()}
+
+
+def _prune(home: Path, newest: int, keep: int) -> None:
+    saved = _saved(home)
+    before = sorted(step for step in saved if step < newest)
+    for step in set(saved) - {newest} - set(before[len(before) - keep + 1 :]):
+        shutil.rmtree(saved[step], ignore_errors=True)
+
+
+def _refusal(home: Path, step: int, needed: int, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    free = shutil.disk_usage(home).free if home.is_dir() else 0
+    whole = [path.name for number, path in sorted(_saved(home).items()) if number != step]
+    return (
+        f"the checkpoint of step {step} could not be written to {home}: {reason} "
+        f"(it needs {_size(needed)}, {_size(free)} are free); "
+        f"{f'{whole[-1]} is kept' if whole else 'there is no earlier one'}; make room, then use --resume"
+    )
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Force a file's or folder's content to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# --- optimisers
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
+    """An optimiser's state by parameter name (``names`` = ``model.named_parameters()``), ready for ``save``.
+
+    Unlike ``Optimizer.state_dict`` it does not depend on the order of parameters. An LR scheduler needs no
+    helper: its ``state_dict()`` is plain data already. Raises ``ValueError`` for a parameter without a name.
+    """
+    name_of = {id(parameter): name for name, parameter in names}
+    groups = []
+    for number, group in enumerate(optimizer.param_groups):
+        if any(id(parameter) not in name_of for parameter in group["params"]):
+            raise ValueError(f"names: a parameter of optimiser group {number} has no name")
+        hyperparameters = {key: value for key, value in group.items() if key != "params"}
+        groups.append({"names": [name_of[id(parameter)] for parameter in group["params"]], **hyperparameters})
+    return {
+        "parameters": {name_of[id(parameter)]: dict(state) for parameter, state in optimizer.state.items()},
+        "groups": groups,
+    }
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, Tensor]], state: State
+) -> None:
+    """Put ``optimizer_state``'s result into an optimiser built alike; no value is cast to another dtype.
+
+    Raises ``UserError`` if its parameters are not the saved ones.
+    """
+    name_of = {id(parameter): name for name, parameter in names}
+    here = [{str(name_of.get(id(p))) for p in group["params"]} for group in optimizer.param_groups]
+    saved = [set(group["names"]) for group in state["groups"]]
+    if here != saved:
+        odd = sorted(set().union(*here) ^ set().union(*saved))
+        raise UserError(
+            "the optimiser trains other parameters than its checkpoint "
+            f"({odd[0] if odd else 'in other groups'}); resume with the saved model and adapter settings"
+        )
+    optimizer.state.clear()
+    for group, saved_group in zip(optimizer.param_groups, state["groups"], strict=True):
+        group.update({key: value for key, value in saved_group.items() if key != "names"})
+        step_on_device = group.get("capturable") or group.get("fused")
+        for parameter in group["params"]:
+            if (name := name_of[id(parameter)]) in state["parameters"]:
+                optimizer.state[parameter] = {
+                    key: value.to(parameter.device, copy=True)
+                    if isinstance(value, Tensor) and (key != "step" or step_on_device)
+                    else value
+                    for key, value in state["parameters"][name].items()
+                }
