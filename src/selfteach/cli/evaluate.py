@@ -65,7 +65,7 @@ def command(words: Sequence[str]) -> int:
         given.loading.model or str(model_folder(given.task)),
         dtype="bfloat16" if given.loading.precision == "bfloat16" else "float32",
         chat_template=given.loading.chat_template,
-        revision=given.loading.revision,
+        revision=given.loading.model_revision,
         trust_remote_code=given.loading.trust_remote_code,
         device="cuda" if cuda else "cpu",
     )

@@ -20,7 +20,7 @@ class Loading:
     """Weights and arithmetic in float32 or bfloat16, or float32 weights with bfloat16 arithmetic."""
     chat_template: str | None = None
     """A Jinja file used instead of the tokenizer's chat template, or "plain"."""
-    revision: str | None = None
+    model_revision: str | None = None
     """Hub revision of the model."""
     trust_remote_code: bool = False
     """Run model code that comes with the model. Off: code from strangers is code from strangers."""

@@ -414,7 +414,7 @@ def load_student(config: TrainConfig, device: torch.device) -> Policy:
         lora=LoraConfig(adapter.lora_rank, adapter.lora_alpha) if adapter.lora_rank else None,
         gradient_checkpointing=loading.gradient_checkpointing,
         chat_template=loading.chat_template,
-        revision=loading.revision,
+        revision=loading.model_revision,
         trust_remote_code=loading.trust_remote_code,
         device=device,
     )
