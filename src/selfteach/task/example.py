@@ -55,8 +55,11 @@ class Task(Protocol):
     ``{problem}`` and the private fields), used instead of a view's default wording.
     """
 
-    name: str
-    wording: Mapping[str, str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def wording(self) -> Mapping[str, str]: ...
 
     def train(self, index: int) -> Example: ...
 

@@ -1,0 +1,96 @@
+"""Open a task by its name, as the command line gives it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from selfteach.errors import UserError
+from selfteach.task.arena import WORLDS, open_world
+from selfteach.task.example import Task
+from selfteach.task.files import FileTask, read_task
+from selfteach.task.gym import GymTask, gym_names
+from selfteach.task.options import TaskOptions
+from selfteach.task.reading import open_file, open_hub
+
+__all__ = ["HEEDED", "TaskOptions", "open_task"]
+
+FILE_ENDINGS = (".jsonl", ".parquet")
+_PROMPT = frozenset({"system_prompt", "prompt_template", "instruction", "answer_format", "grade_seconds"})
+_ROWS = frozenset(f.name for f in fields(TaskOptions)) - {"split", "subset", "revision"}
+
+HEEDED: Mapping[str, frozenset[str]] = {
+    "world": frozenset(),
+    "gym": _PROMPT | {"held_out_fraction"},
+    "file": _ROWS,
+    "folder": _ROWS | {"split"},
+    "hf": _ROWS | {"split", "subset", "revision"},
+}
+"""Which options each kind of source heeds; setting another is an error."""
+
+
+def open_task(name: str, *, seed: int = 0, options: TaskOptions | None = None) -> Task:
+    """The task of this name; ``options`` None: the source's own defaults.
+
+    ``table``, ``chain`` … are worlds of the arena · ``gym:NAME`` or ``gym:NAME?setting=value&…`` a reasoning-gym
+    task · a path that ends in ``.jsonl`` or ``.parquet``, or a folder · ``hf:ID`` a dataset of the hub. Raises
+    UserError for a name that fits none of these, naming the nearest, and for options the source does not heed.
+    """
+    if name.startswith("gym:"):
+        return _gym(name, seed, options)
+    if name.startswith("hf:"):
+        chosen = _heeded("hf", name, options)
+        source = open_hub(name[3:], split=chosen.split, subset=chosen.subset, revision=chosen.revision)
+        return read_task(name, source, open_file, seed=seed, options=chosen)
+    if name in WORLDS:
+        _heeded("world", name, options)
+        return open_world(name, seed=seed)
+    if Path(name).is_dir() or name.endswith(FILE_ENDINGS):
+        return _file(name, seed, options)
+    raise UserError(f"there is no task {name!r}; {_advice(name)}")
+
+
+def _gym(name: str, seed: int, options: TaskOptions | None) -> GymTask:
+    dataset, _, query = name[4:].partition("?")
+    config = {key: _setting(value) for key, value in parse_qsl(query, keep_blank_values=True)}
+    return GymTask(dataset, config, seed, _heeded("gym", name, options))
+
+
+def _file(name: str, seed: int, options: TaskOptions | None) -> FileTask:
+    chosen = _heeded("folder" if Path(name).is_dir() else "file", name, options)
+    return read_task(name, open_file(name, split=chosen.split), open_file, seed=seed, options=chosen)
+
+
+def _advice(name: str) -> str:
+    """What the user may have meant."""
+    if "/" in name or Path(name).suffix:
+        return "if it is a file, give its path with .jsonl or .parquet; if it is on the hub, write hf:ID"
+    near = get_close_matches(name, list(WORLDS), n=2)
+    near += [f"gym:{close}" for close in get_close_matches(name, gym_names(), n=2)]
+    known = f"give one of {', '.join(sorted(WORLDS))}, gym:NAME, hf:ID or a .jsonl or .parquet file"
+    return f"did you mean {' or '.join(near)}? Else {known}" if near else known
+
+
+def _heeded(kind: str, name: str, options: TaskOptions | None) -> TaskOptions:
+    """The options, if none is set that this kind of source would ignore."""
+    if options is None:
+        return TaskOptions()
+    default = TaskOptions()
+    for f in fields(TaskOptions):
+        if f.name not in HEEDED[kind] and getattr(options, f.name) != getattr(default, f.name):
+            heeded = ", ".join(sorted(HEEDED[kind])) or "no options"
+            raise UserError(f"{name} does not heed {f.name}; leave it out (it heeds {heeded})")
+    return options
+
+
+def _setting(value: str) -> Any:
+    """A number, true/false or list as JSON writes it; anything else is text."""
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value

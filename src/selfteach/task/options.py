@@ -1,0 +1,97 @@
+"""What a user may choose about a task's data, prompts and grading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from selfteach.errors import UserError
+from selfteach.task.answer import INSTRUCTION, AnswerFormat
+from selfteach.task.example import Message
+
+Verifier = Literal["math", "exact", "none"]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Choices about a task. Which source heeds which option: ``selfteach.task.opening.HEEDED``."""
+
+    problem_column: str = "problem"
+    """Column with the question. Case does not matter where one column only fits."""
+
+    solution_column: str | None = "solution"
+    """Column with the worked solution, shown to teachers only. None: the data has no solutions."""
+
+    answer_column: str | None = "answer"
+    """Column with the final answer. Without such a column, the last \\boxed{} of the solution is the answer."""
+
+    tag_column: str | None = None
+    """Column with a label that may route an example to a teacher."""
+
+    extra_columns: tuple[str, ...] = ()
+    """More columns for teachers to see, by name (feedback, tests, a rubric …)."""
+
+    verifier: Verifier = "math"
+    """How an answer is graded: math (math-verify), exact (same text), none (every reward is 0)."""
+
+    held_out_file: str | None = None
+    """Another file or folder with the held-out problems. They are taken out of the training rows."""
+
+    held_out_fraction: float = 0.05
+    """Share of the problems that is held out, chosen by a hash of their text, if there is no held-out file."""
+
+    split: str = "train"
+    """Split of a Hugging Face dataset."""
+
+    subset: str | None = None
+    """Configuration name of a Hugging Face dataset."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a Hugging Face dataset."""
+
+    max_chars: int | None = None
+    """Leave out (and count) rows whose problem and private fields together are longer than so many characters."""
+
+    skip_incomplete_rows: bool = False
+    """Leave out (and count) rows that lack a needed field, instead of stopping at the first."""
+
+    system_prompt: str | None = None
+    """System message put before every question."""
+
+    prompt_template: str = "{problem}"
+    """The user message; {problem} stands for the question."""
+
+    instruction: bool = True
+    """Add a sentence to the user message that says in which form the answer is wanted."""
+
+    answer_format: AnswerFormat | None = None
+    """Where the final answer is looked for: line ('Answer: 7'), boxed (\\boxed{7}), tags (<answer>7</answer>), text
+    (all of it). None: boxed for files and Hugging Face datasets, line for reasoning-gym."""
+
+    grade_seconds: float = 5.0
+    """Time limit for checking one answer, in seconds."""
+
+    def __post_init__(self) -> None:
+        if "{problem}" not in self.prompt_template:
+            raise UserError(
+                f"prompt_template {self.prompt_template!r} lacks {{problem}}: put it where the question goes"
+            )
+        formats = get_args(AnswerFormat)
+        if not 0 < self.held_out_fraction < 1:
+            raise UserError(f"held_out_fraction is {self.held_out_fraction:g}: choose one between 0 and 1")
+        if self.grade_seconds <= 0:
+            raise UserError(f"grade_seconds is {self.grade_seconds:g}: choose a positive number of seconds")
+        if self.verifier not in get_args(Verifier):
+            raise UserError(f"verifier is {self.verifier!r}: choose one of {', '.join(get_args(Verifier))}")
+        if self.answer_format not in (None, *formats):
+            raise UserError(f"answer_format is {self.answer_format!r}: choose one of {', '.join(formats)}")
+
+    def prompt(self, problem: str, answer_format: AnswerFormat) -> tuple[Message, ...]:
+        """The student's conversation: system message if any, then template and instruction as one user message."""
+        text = self.prompt_template.replace("{problem}", problem)
+        if self.instruction and self.verifier != "none":
+            text = f"{text}\n\n{INSTRUCTION[answer_format]}"
+        user: Message = {"role": "user", "content": text}
+        if self.system_prompt is None:
+            return (user,)
+        return ({"role": "system", "content": self.system_prompt}, user)

@@ -1,0 +1,171 @@
+"""Run a function on untrusted text in a worker process, under a deadline that holds.
+
+A computer-algebra call may hang in C, recurse, or eat all memory; a signal or a thread cannot stop it, killing
+its process can. The worker speaks JSON lines over pipes, so nothing is ever unpickled, and it is started with
+``-c`` rather than by ``multiprocessing``, so a user's script needs no ``__main__`` guard.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from typing import IO, Any, Literal
+
+START_SECONDS = 120.0
+MEMORY_BYTES = 4 << 30
+ORPHAN_GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a timed call ended. ``value`` is the function's result if it is "done"; else ``reason`` says why not."""
+
+    status: Literal["done", "raised", "timed out", "died"]
+    value: Any = None
+    reason: str = ""
+
+
+class TimedWorker:
+    """One worker process, started at the first call, killed and replaced when a call outlives its deadline.
+
+    ``warm_up`` is called once in every new worker before it counts as started, so that imports and first-use
+    caches are not charged to the first caller's deadline. Calls are serialised; threads may share a worker. The
+    worker runs with a fixed string-hash seed, so a function that iterates over sets gives the same in each run.
+    """
+
+    def __init__(self, warm_up: Callable[[], object]) -> None:
+        self._warm_up = warm_up
+        self._forget()
+        atexit.register(self.close)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def call(self, function: Callable[..., Any], *arguments: Any, seconds: float) -> Outcome:
+        """``function(*arguments)`` in the worker, at most ``seconds`` long.
+
+        ``function`` is a module's top-level function; ``arguments`` and the result are JSON values. Raises
+        RuntimeError only if no worker can be started.
+        """
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            outcome = self._ask(function, arguments, seconds)
+            if outcome.status in ("timed out", "died"):
+                self._stop()
+            return outcome
+
+    def close(self) -> None:
+        """End the worker process; the next call would start another."""
+        with self._lock:
+            self._stop()
+
+    def _forget(self) -> None:
+        """Own no process: at birth, and in a forked child, whose parent goes on talking to the worker."""
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def _start(self) -> None:
+        self._stop()
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                encoding="utf-8",
+                env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+            self._replies = queue.SimpleQueue()
+            reader = (self._process.stdout, self._replies)
+            threading.Thread(target=_pump, args=reader, daemon=True, name="timed-worker-reader").start()
+            outcome = self._ask(self._warm_up, (), START_SECONDS)
+            if outcome.status != "done":
+                self._stop()
+                complaints.seek(0)
+                why = f"{outcome.reason}\n{complaints.read()[-2000:]}"
+                raise RuntimeError(f"the checking process did not start: {why}")
+
+    def _ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Outcome:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        request = {
+            "function": [function.__module__, function.__qualname__],
+            "arguments": arguments,
+            "seconds": seconds,
+        }
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            reply = self._replies.get(timeout=seconds)
+        except queue.Empty:
+            return Outcome("timed out", reason=f"longer than {seconds:g} s")
+        except BrokenPipeError:
+            reply = ""
+        if not reply:
+            return Outcome("died", reason="the checking process ended (out of memory, or a crash)")
+        return Outcome(**json.loads(reply))
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError):  # what was still buffered has no reader any more
+                self._process.stdin.close()
+            self._process = None
+
+
+def _pump(stream: IO[str], replies: queue.SimpleQueue[str]) -> None:
+    """Hand on the worker's lines, then an empty one: it has ended."""
+    with stream:
+        for line in stream:
+            replies.put(line)
+    replies.put("")
+
+
+def serve() -> None:
+    """The worker's life: read a request, call, reply, until the pipe closes. Runs in the child process only."""
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    for count, line in enumerate(requests):
+        replies.write(json.dumps(_answer(json.loads(line))) + "\n")
+        replies.flush()
+        if count == 0:
+            os.dup2(nowhere, 2)
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    module, name = request["function"]
+    if hasattr(signal, "setitimer"):
+        # The kernel ends a hung worker even if the parent that should kill it is gone.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, request["seconds"] + ORPHAN_GRACE_SECONDS)
+    try:
+        value = getattr(import_module(module), name)(*request["arguments"])
+        return {"status": "done", "value": value}
+    except Exception as error:
+        return {"status": "raised", "reason": f"{type(error).__name__}: {error}"[:500]}
+    finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,0 +1,29 @@
+"""What the check of one final answer found, and the grade it earns."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from selfteach.task.example import Grade
+
+
+class Verdict(StrEnum):
+    """The outcomes of a check; a task counts them, so that a run can show how its rewards came about."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    NO_ANSWER = "no answer"
+    UNPARSEABLE = "unparseable"
+    REFERENCE_UNPARSEABLE = "reference unparseable"
+    TIMED_OUT = "timed out"
+
+    def grade(self) -> Grade:
+        """Reward 1.0 if right, else 0.0; feedback only where it says more than the reward does."""
+        return Grade(reward=float(self is Verdict.RIGHT), feedback=_FEEDBACK.get(self))
+
+
+_FEEDBACK = {
+    Verdict.NO_ANSWER: "No final answer was found in the form that was asked for.",
+    Verdict.UNPARSEABLE: "The final answer could not be read.",
+    Verdict.TIMED_OUT: "The final answer took too long to check.",
+}
