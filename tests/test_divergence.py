@@ -1,4 +1,4 @@
-"""Every divergence: its value against numpy, its gradient against finite differences, and what it promises."""
+"""Every divergence: value against numpy, gradient against finite differences, and its promises."""
 
 from __future__ import annotations
 

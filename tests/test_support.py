@@ -99,7 +99,7 @@ def test_value_and_gradient_vanish_when_student_equals_teacher(
 @DIVERGENCE
 @OF
 @TAIL
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(pair=logit_pairs(), k=st.integers(1, 6))
 def test_extreme_and_masked_logits_never_give_nan(
     divergence: Divergence, of: Chooser, tail: Tail, pair: tuple[Tensor, Tensor], k: int
@@ -117,7 +117,7 @@ def test_extreme_and_masked_logits_never_give_nan(
 @DIVERGENCE
 @OF
 @pytest.mark.parametrize("tail", ["bucket", "renormalise"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(pair=logit_pairs(), k=st.integers(1, 6))
 def test_bucket_and_renormalised_values_are_never_negative(
     divergence: Divergence, of: Chooser, tail: Tail, pair: tuple[Tensor, Tensor], k: int
@@ -219,7 +219,7 @@ ORDERED = pytest.mark.parametrize(
 
 @ORDERED
 @OF
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(pair=logit_pairs(), k=st.integers(1, 6))
 def test_bucket_never_exceeds_the_full_divergence(
     divergence: Divergence, of: Chooser, pair: tuple[Tensor, Tensor], k: int
