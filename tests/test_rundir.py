@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from selfteach.errors import UserError
-from selfteach.train.rundir import RunFolder
+from selfteach.train.rundir import RunFolder, read_rows
 
 CONFIG = {
     "recipe": {"name": "opsd"},
@@ -292,6 +292,13 @@ def test_a_broken_row_in_the_middle_is_named_and_nothing_is_cut(tmp_path, line):
         with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
             run.truncate_after(4)
     assert (tmp_path / "metrics.jsonl").read_text() == text
+
+
+def test_rows_read_back_without_a_torn_last_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_rows(path) == []
+    path.write_bytes(b'{"step": 1, "loss": "NaN"}\n{"step": 2}\n{"ste')
+    assert read_rows(path) == [{"step": 1, "loss": "NaN"}, {"step": 2}]
 
 
 def test_failed_batches_outlive_a_resume(tmp_path):

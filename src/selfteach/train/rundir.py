@@ -116,7 +116,8 @@ class RunFolder:
         Rows of ``step`` itself stay: write a step's rows before its checkpoint.
         """
         for name in ("metrics.jsonl", "samples.jsonl"):
-            if (path := self.path / name).exists():
+            path = self.path / name
+            if path.exists():
                 lines = [line for row, line in _rows_and_lines(path) if row["step"] <= step]
                 self._replace(path, b"".join(lines))
         for path in (self.path / "tokens").glob("step-*.*"):
@@ -159,6 +160,14 @@ class RunFolder:
             aside.replace(folder / f"step-{step}.safetensors")
         self._replace(folder / f"step-{step}.json", (json.dumps(rest, allow_nan=False) + "\n").encode())
         return folder / f"step-{step}.json"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file ([] if there is none); a last row still being written is left out.
+
+    Raises ``UserError`` naming a line that is no row.
+    """
+    return [row for row, _ in _rows_and_lines(path)] if path.exists() else []
 
 
 def differing(saved: Mapping[str, Any], given: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
