@@ -14,7 +14,7 @@ Verifier = Literal["math", "exact", "none"]
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """Choices about a task. Which source heeds which option: ``selfteach.task.opening.HEEDED``."""
+    """What is read from the data, how it is asked and how it is graded. An option the source ignores is an error."""
 
     problem_column: str = "problem"
     """Column with the question. Case does not matter where one column only fits."""
@@ -23,7 +23,7 @@ class TaskOptions:
     """Column with the worked solution, shown to teachers only. None: the data has no solutions."""
 
     answer_column: str | None = "answer"
-    """Column with the final answer. Without such a column, the last \\boxed{} of the solution is the answer."""
+    """Column with the final answer. Where it is absent or empty, the last \\boxed{} of the solution is the answer."""
 
     tag_column: str | None = None
     """Column with a label that may route an example to a teacher."""
@@ -65,8 +65,9 @@ class TaskOptions:
     """Add a sentence to the user message that says in which form the answer is wanted."""
 
     answer_format: AnswerFormat | None = None
-    """Where the final answer is looked for: line ('Answer: 7'), boxed (\\boxed{7}), tags (<answer>7</answer>), text
-    (all of it). None: boxed for files and Hugging Face datasets, line for reasoning-gym."""
+    """The answer's form: line (Answer: 7), boxed (\\boxed{7}), tags (<answer>7</answer>), text (all of it).
+
+    None: boxed for files and Hugging Face datasets, line for reasoning-gym."""
 
     grade_seconds: float = 5.0
     """Time limit for checking one answer, in seconds."""

@@ -147,6 +147,8 @@ def _folder(path: Path, split: str) -> Source:
             data = datasets.load_from_disk(str(path))
         else:
             data = datasets.load_dataset(str(path), split=split)
+    except IndexError as error:  # what load_from_disk raises where nothing was saved
+        raise UserError(f"{label}: the dataset holds no rows") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{label}: cannot be loaded: {_first_line(error)}") from error
     return _dataset(label, path.name, data)
