@@ -193,6 +193,10 @@ def _ends(pid: int) -> bool:
 def ready() -> None: ...
 
 
+def loaded(name: str) -> bool:
+    return name in sys.modules
+
+
 def double(number: int) -> int:
     return 2 * number
 
@@ -228,6 +232,11 @@ def worker() -> Iterator[TimedWorker]:
 
 def test_worker_returns_the_value(worker: TimedWorker) -> None:
     assert worker.call(double, 21, seconds=5).value == 42
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers"])
+def test_worker_starts_without_the_heavy_libraries(worker: TimedWorker, library: str) -> None:
+    assert worker.call(loaded, library, seconds=5).value is False
 
 
 def test_exception_in_the_worker_is_reported_and_the_worker_lives_on(worker: TimedWorker) -> None:
