@@ -152,6 +152,15 @@ def test_the_model_stays_in_its_mode(model, training):
     assert model.training is training
 
 
+def test_sampling_runs_without_dropout_even_in_training(model):
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    prompts = prompts_of("a", "bcd")
+    greedy = Sampling(max_tokens=12, temperature=0)
+    expected = sample(model, CHAT, prompts, greedy)
+    assert sample(model.train(), CHAT, prompts, greedy) == expected
+
+
 def test_no_prompts_give_no_samples(model):
     assert sample(model, CHAT, [], Sampling()) == []
 

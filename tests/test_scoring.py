@@ -146,6 +146,12 @@ def test_a_head_without_the_architectures_trick_is_refused_by_name(name):
         check_head(model, replace(output_head(model), scale=1.0, softcap=None, bias=None), PROMPTS[1])
 
 
+def test_checking_the_head_leaves_the_model_in_training():
+    model = llama().train()
+    check_head(model, output_head(model), PROMPTS[1])
+    assert model.training
+
+
 def test_a_head_that_is_not_linear_is_refused():
     model = llama()
     model.lm_head = torch.nn.Sequential(model.lm_head)

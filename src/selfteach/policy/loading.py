@@ -13,7 +13,13 @@ import peft
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from selfteach.errors import UserError
 from selfteach.policy.chat import Chat
@@ -143,7 +149,22 @@ def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
             f"model {model!r}: {len(unfilled)} of the tensors its config.json asks for are missing or of "
             f"another shape (the first is {unfilled[0]}) and would stay random: get a complete folder."
         )
+    _keep_savable(network)
     return cast(PreTrainedModel, network)
+
+
+def _keep_savable(network: PreTrainedModel) -> None:
+    """Contradictory generation settings (a temperature without sampling) load with a warning but may refuse to
+    be saved, at the end of a run: keep only the special tokens of such settings."""
+    stored = network.generation_config
+    try:
+        stored.validate(strict=True)
+    except ValueError:
+        network.generation_config = GenerationConfig(
+            bos_token_id=stored.bos_token_id,
+            eos_token_id=stored.eos_token_id,
+            pad_token_id=stored.pad_token_id,
+        )
 
 
 def _merged_adapter(folder: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
@@ -171,7 +192,7 @@ def _tokenizer(model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
 
 
 def _generation_stops(network: PreTrainedModel) -> list[int]:
-    stored = network.generation_config.eos_token_id if network.generation_config is not None else None
+    stored = network.generation_config.eos_token_id
     return stored if isinstance(stored, list) else [] if stored is None else [stored]
 
 
