@@ -1,0 +1,224 @@
+"""From metric rows to charts: which numbers belong together, and under which names. No drawing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from selfteach.report.text import as_number
+
+MOST_SERIES = 8
+BUCKETS = 250
+DEEPEST = 3
+NOT_DRAWN = ("step", "eval/problems")
+
+Point = tuple[float, float]
+Columns = Mapping[str, Sequence[Point]]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: points (x, y), an optional standard error for each, and which colour it has."""
+
+    label: str
+    points: tuple[Point, ...]
+    errors: tuple[float, ...] = ()
+    colour: int = 0
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over one pair of axes; ``unit`` says what y is; x spans ``x_range`` and every point."""
+
+    title: str
+    unit: str
+    series: tuple[Series, ...]
+    x_label: str = "step"
+    x_range: tuple[float, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A chart to make if the run has any metric that matches ``patterns``."""
+
+    title: str
+    unit: str
+    patterns: tuple[str, ...]
+    label: Callable[[str], str] = lambda name: name
+
+
+def after_slash(name: str) -> str:
+    return name.partition("/")[2]
+
+
+MAIN = (
+    Wanted("Held-out accuracy", "share of answers right; band: ± 1 standard error", ("eval/accuracy", "eval/pass@*"),
+           after_slash),
+    Wanted("Loss", "as the recipe defines it", ("loss",)),
+    Wanted("Terms of the loss", "each with its own coefficient", ("terms/*",), after_slash),
+    Wanted("Divergence", "nats a token", ("divergence/*",), after_slash),
+    Wanted("Entropy", "nats a token", ("entropy/*",), after_slash),
+    Wanted("Response length", "tokens", ("length/*", "eval/length"),
+           lambda name: "held-out" if name == "eval/length" else f"training, {after_slash(name)}"),
+    Wanted("Training reward", "mean over the step's rollouts", ("reward/*",), after_slash),
+    Wanted("Answers cut off", "share that met the length limit", ("truncated",)),
+    Wanted("Generated tokens", "so far", ("tokens/generated",), after_slash),
+    Wanted("Speed", "generated tokens a second", ("tokens_per_second",), lambda name: "tokens a second"),
+    Wanted("Time by phase", "seconds a step", ("seconds/*",), after_slash),
+)  # fmt: skip
+
+
+def columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
+    """Every number of the rows by name (nested ones joined by "/"), as points (step, value)."""
+    found: dict[str, list[Point]] = {}
+    for row in rows:
+        for name, value in flat(row):
+            if name not in NOT_DRAWN and (y := as_number(value)) is not None:
+                found.setdefault(name, []).append((row["step"], y))
+    return found
+
+
+def flat(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}/") if prefix.count("/") < DEEPEST else ()
+        else:
+            yield prefix + key, value
+
+
+def main_charts(found: Columns) -> list[Chart]:
+    """The charts every run should show, as far as it has their numbers."""
+    charts = []
+    for wanted in MAIN:
+        names = [n for p in wanted.patterns for n in found if fnmatchcase(n, p) and not n.endswith("_se")]
+        if wanted.title == "Terms of the loss" and len(names) < 2:
+            continue
+        if wanted.title == "Divergence":
+            charts += divergence_charts(found, names, wanted)
+        elif names:
+            charts.append(chart(wanted.title, wanted.unit, [(wanted.label(n), n) for n in names], found))
+    return charts
+
+
+def divergence_charts(found: Columns, names: Sequence[str], wanted: Wanted) -> list[Chart]:
+    """Divergence by token class, one chart a teacher: ``divergence/TEACHER`` and ``divergence/TEACHER/CLASS``."""
+    teachers = list(dict.fromkeys(n.split("/")[1] for n in names if n.count("/") > 1))
+    charts = []
+    for teacher in teachers:
+        stem = f"divergence/{teacher}"
+        own = [
+            (n.removeprefix(stem).lstrip("/") or "all tokens", n)
+            for n in names
+            if f"{n}/".startswith(stem + "/")
+        ]
+        charts.append(chart(f"Divergence from {teacher}, by token class", wanted.unit, own, found))
+    rest = [(after_slash(n), n) for n in names if n.split("/")[1] not in teachers]
+    return charts + ([chart("Divergence", wanted.unit, rest, found)] if rest else [])
+
+
+def other_charts(found: Columns) -> list[Chart]:
+    """What ``main_charts`` leaves out, one chart for each first part of a name."""
+    shown = {n for w in MAIN for p in w.patterns for n in found if fnmatchcase(n, p)}
+    groups: dict[str, list[str]] = {}
+    for name in found:
+        if name not in shown and not name.endswith("_se"):
+            groups.setdefault(name.partition("/")[0], []).append(name)
+    return [
+        chart(head, "", [(after_slash(n) or n, n) for n in names], found) for head, names in groups.items()
+    ]
+
+
+def chart(title: str, unit: str, named: Sequence[tuple[str, str]], found: Columns) -> Chart:
+    """A chart of the metrics ``named`` (label, name), thinned to what can be seen."""
+    kept = named[:MOST_SERIES]
+    seen = steps_to_draw([found[name] for _, name in kept])
+    series = []
+    for colour, (label, name) in enumerate(kept):
+        errors = dict(found.get(f"{name}_se", ()))
+        points = tuple(point for point in found[name] if point[0] in seen)
+        own = tuple(errors.get(x, math.nan) for x, _ in points) if errors else ()
+        series.append(Series(label, points, own, colour))
+    left = len(named) - len(kept)
+    note = f"{left} more are in metrics.jsonl." if left else ""
+    return Chart(title, unit, tuple(series), x_range=span(found), note=note)
+
+
+def span(found: Columns) -> tuple[float, ...]:
+    """The first and last step of all metrics: every chart of a run has the same x axis."""
+    ends = [points[i][0] for points in found.values() if points for i in (0, -1)]
+    return (min(ends), max(ends)) if ends else ()
+
+
+def steps_to_draw(lines: Sequence[Sequence[Point]]) -> set[float]:
+    """The steps to keep of long lines: in each stretch the first, the least and the greatest of every line."""
+    kept: set[float] = set()
+    for points in lines:
+        size = math.ceil(len(points) / BUCKETS)
+        for start in range(0, len(points), max(1, size)):
+            stretch = points[start : start + size]
+            ordered = sorted(stretch, key=lambda point: (math.isnan(point[1]), point[1]))
+            finite = [point for point in ordered if not math.isnan(point[1])] or ordered
+            kept |= {stretch[0][0], finite[0][0], finite[-1][0], *(x for x, y in stretch if math.isnan(y))}
+        kept |= {points[-1][0]} if points else set()
+    return kept
+
+
+SHARED = (
+    ("Held-out accuracy", "share of answers right; band: ± 1 standard error", "eval/accuracy"),
+    ("Training reward", "mean over the step's rollouts", "reward/mean"),
+    ("Response length in training", "tokens", "length/mean"),
+    ("Student's entropy", "nats a token", "entropy/student"),
+)
+
+
+def shared_charts(runs: Sequence[tuple[str, Columns]]) -> list[Chart]:
+    """Several runs over the same axes, for the numbers that mean the same in each."""
+    steps = span({f"{i}/{name}": points for i, (_, own) in enumerate(runs) for name, points in own.items()})
+    charts = []
+    for title, unit, name in SHARED:
+        lines = [(label, own) for label, own in runs if name in own]
+        together = {label + end: own.get(name + end, []) for label, own in lines for end in ("", "_se")}
+        if lines:
+            drawn = chart(title, unit, [(label, label) for label, _ in lines], together)
+            charts.append(replace(drawn, x_range=steps))
+    return charts
+
+
+def comparison_charts(recipes: Mapping[str, Mapping[str, Any]]) -> list[Chart]:
+    """Accuracy against generated tokens and against steps: each seed thin, their mean thick."""
+    by_tokens = {name: one for name, one in recipes.items() if any(p["tokens"] for p in all_points(one))}
+    silent = [name for name in recipes if name not in by_tokens]
+    note = f"Without generated tokens, so in the other plot only: {', '.join(silent)}." if silent else ""
+    unit = "held-out accuracy; thin: one seed, thick: mean over seeds"
+    colours = {name: colour for colour, name in enumerate(recipes)}
+    charts = []
+    if by_tokens:
+        lines = [
+            s for name, one in by_tokens.items() for s in seeds_and_mean(name, one, "tokens", colours[name])
+        ]
+        charts.append(
+            Chart("Accuracy by generated tokens", unit, tuple(lines), "generated tokens", note=note)
+        )
+    lines = [s for name, one in recipes.items() for s in seeds_and_mean(name, one, "step", colours[name])]
+    return [*charts, Chart("Accuracy by step", unit, tuple(lines))]
+
+
+def all_points(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [point for run in recipe["runs"] for point in run["points"]]
+
+
+def seeds_and_mean(name: str, recipe: Mapping[str, Any], x: str, colour: int) -> list[Series]:
+    """One line a seed, and their mean over the evaluations that every seed has."""
+    lines = [[(float(p[x]), float(p["accuracy"])) for p in run["points"]] for run in recipe["runs"]]
+    seeds = [
+        Series(f"{name}, seed {run['seed']}", tuple(line), colour=colour, faint=True)
+        for run, line in zip(recipe["runs"], lines, strict=True)
+    ]
+    together = list(zip(*lines, strict=False))
+    mean = tuple((sum(x for x, _ in at) / len(at), sum(y for _, y in at) / len(at)) for at in together)
+    return [*seeds, Series(name, mean, colour=colour)]

@@ -1,0 +1,228 @@
+"""The pages: what stands on them, and the one environment that renders them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from selfteach.errors import UserError
+from selfteach.report import curves, reading, text
+from selfteach.report.plot import Drawing, draw
+from selfteach.report.reading import Row, RunData, Sample, dotted, table
+
+MOST_PAIRS = 40
+MOST_ROLLOUTS = 40
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One held-out problem's answer before and after training."""
+
+    before: Sample
+    after: Sample
+
+    @property
+    def change(self) -> str:
+        """became right · became wrong · still right · still wrong · ungraded"""
+        first, last = self.before.right, self.after.right
+        if first is None or last is None:
+            return "ungraded"
+        return f"{'still' if first == last else 'became'} {'right' if last else 'wrong'}"
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as the template shows it."""
+
+    data: RunData
+    title: str
+    source: str
+    formula: str
+    state: str
+    facts: dict[str, str]
+    charts: list[Drawing]
+    more_charts: list[Drawing]
+    pairs: list[Pair]
+    pairs_left_out: int
+    rollouts: list[tuple[float, list[Sample]]]
+    rollouts_left_out: int
+    changed: list[tuple[str, Any, Any]] | None
+    settings: list[tuple[str, Any]]
+    result: list[tuple[str, Any]]
+
+
+def build_report(run: Path | Sequence[Path], out: Path | None = None) -> Path:
+    """Write one or several run folders as one HTML page (default: ``report.html`` in the first) and return its path.
+
+    The page reads nothing else, loads nothing, and shows what models and data wrote as inert text.
+    Raises ``UserError`` if a folder holds no run or the page cannot be written.
+    """
+    folders = [Path(run)] if isinstance(run, str | Path) else [Path(one) for one in run]
+    if not folders:
+        raise UserError("no run folder given; name at least one")
+    runs = [reading.read_run(folder) for folder in folders]
+    labels = distinct([one.name for one in runs])
+    together = [(label, curves.columns(one.metrics)) for label, one in zip(labels, runs, strict=True)]
+    html = render(
+        "report.html",
+        columns=("task", "seed", "held-out accuracy", "generated tokens", "training time"),
+        title=f"{runs[0].recipe}: {labels[0]}" if len(runs) == 1 else f"{len(runs)} runs",
+        runs=list(zip(labels, map(view, runs), strict=True)),
+        shared=[draw(chart) for chart in curves.shared_charts(together)] if len(runs) > 1 else [],
+    )
+    return written(html, out or folders[0] / "report.html")
+
+
+def comparison_page(results: Mapping[str, Any], out: Path) -> Path:
+    """Write a comparison's results (as in ``results.json``) as one HTML page and return its path."""
+    charts = [draw(chart) for chart in curves.comparison_charts(results["recipes"])]
+    title = f"Comparison on {results['task']}"
+    return written(render("comparison.html", title=title, results=results, charts=charts), Path(out))
+
+
+# --- what a run's page shows
+
+
+def view(run: RunData) -> RunView:
+    found = curves.columns(run.metrics)
+    about = table(run.config, "about")
+    pairs = paired(run.samples)
+    rollouts = [one for one in run.samples if one.phase == "train"]
+    return RunView(
+        data=run,
+        title=str(about.get("title", "")),
+        source=str(about.get("source", "")),
+        formula=str(about.get("formula", "")),
+        state=state(run),
+        facts=facts(run, found),
+        charts=[draw(chart) for chart in curves.main_charts(found)],
+        more_charts=[draw(chart) for chart in curves.other_charts(found)],
+        pairs=pairs[:MOST_PAIRS],
+        pairs_left_out=len(pairs[MOST_PAIRS:]),
+        rollouts=by_step(rollouts[-MOST_ROLLOUTS:]),
+        rollouts_left_out=len(rollouts[:-MOST_ROLLOUTS]),
+        changed=differing_from_paper(run.config),
+        settings=list(dotted({k: v for k, v in run.config.items() if k not in ("about", "paper")}).items()),
+        result=list(dotted(run.summary).items()),
+    )
+
+
+def state(run: RunData) -> str:
+    if run.summary:
+        return f"Finished after {text.number(run.last_step)} steps."
+    if run.failure:
+        step, reason = run.failure.get("step"), run.failure.get("reason", "unknown reason")
+        return f"Stopped at step {text.number(step)}: {reason}. The batch is in the folder failed/."
+    if not run.metrics:
+        return "Nothing measured yet."
+    return f"Not finished: still going on, or interrupted after step {text.number(run.last_step)}."
+
+
+def facts(run: RunData, found: curves.Columns) -> dict[str, str]:
+    """The few numbers to see first, by label."""
+    shown = [("task", str(table(run.config, "run").get("task", "")))]
+    shown += [("model", str(table(run.config, "loading").get("model", "")))]
+    shown += [("seed", text.number(table(run.config, "run").get("seed", "")))]
+    if accuracy := found.get("eval/accuracy"):
+        errors = dict(found.get("eval/accuracy_se", ()))
+        first, last = (with_error(y, errors.get(x)) for x, y in (accuracy[0], accuracy[-1]))
+        shown += [("held-out accuracy", first if len(accuracy) == 1 else f"{first} → {last}")]
+    if tokens := found.get("tokens/generated"):
+        shown += [("generated tokens", text.number(tokens[-1][1]))]
+    if seconds := text.as_number(run.summary.get("training_seconds")):
+        shown += [("training time", f"{text.number(seconds)} s")]
+    return {label: value for label, value in shown if value}
+
+
+def with_error(value: float, error: float | None) -> str:
+    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+
+
+def paired(samples: Sequence[Sample]) -> list[Pair]:
+    """Before and after of each problem: losses first, then gains, then what stayed."""
+    before, after = (
+        {one.key: one for one in reversed(samples) if one.phase == phase} for phase in ("before", "after")
+    )
+    pairs = [Pair(before[key], after[key]) for key in reversed(before) if key in after]
+    order = ("became wrong", "became right", "still wrong", "still right", "ungraded")
+    return sorted(pairs, key=lambda pair: order.index(pair.change))
+
+
+def by_step(rollouts: Sequence[Sample]) -> list[tuple[float, list[Sample]]]:
+    """Rollouts in groups of one step, the newest first."""
+    groups: dict[float, list[Sample]] = {}
+    for one in rollouts:
+        groups.setdefault(one.step, []).append(one)
+    return sorted(groups.items(), reverse=True)
+
+
+def differing_from_paper(config: Row) -> list[tuple[str, Any, Any]] | None:
+    """(knob, value, the paper's value) where they differ; None if the run did not write the paper's values."""
+    paper = dotted(table(config, "paper"))
+    if not paper:
+        return None
+    own = dotted({k: v for k, v in table(config, "recipe").items() if k not in ("name", "preset")})
+    # TOML has no null: a knob that is absent is one that is none.
+    return [(k, own.get(k), paper.get(k)) for k in {**own, **paper} if own.get(k) != paper.get(k)]
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Folder names, numbered where two are the same."""
+    return [
+        f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name
+        for i, name in enumerate(names)
+    ]
+
+
+# --- rendering
+
+
+def environment() -> Environment:
+    """Escapes everything; strings that come from files also lose their hidden characters."""
+    made = Environment(
+        loader=PackageLoader("selfteach.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=shown,
+    )
+    made.filters |= {"block": text.block, "number": text.number, "exact": text.exact}
+    return made
+
+
+def shown(value: Any) -> Any:
+    return value if isinstance(value, Markup) else text.visible(str(value))
+
+
+def render(name: str, **values: Any) -> str:
+    """A page with its style and script inside; the browser is told to run that script and nothing else."""
+    made = environment()
+    style, script = (made.loader.get_source(made, file)[0] for file in ("style.css", "page.js"))  # type: ignore[union-attr]
+    policy = (
+        f"default-src 'none'; style-src '{fingerprint(style)}'; script-src '{fingerprint(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return made.get_template(name).render(style=Markup(style), script=Markup(script), policy=policy, **values)
+
+
+def fingerprint(source: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+def written(html: str, path: Path) -> Path:
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(html, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} could not be written ({error.strerror}); choose another --out") from error
+    return path

@@ -1,0 +1,150 @@
+"""A run folder, read as it is: whatever is missing or broken becomes a sentence, not an error."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfteach.errors import UserError
+from selfteach.report.text import as_number
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer of samples.jsonl; what a row lacks is "" or None."""
+
+    step: float
+    phase: str
+    key: str
+    problem: str
+    prompt: str
+    teacher_prompts: Mapping[str, str]
+    answer: str
+    reward: float | None
+    cut_off: bool
+    length: float | None
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the verifier liked it; None if it was not graded."""
+        return None if self.reward is None else self.reward >= 0.5
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run folder's content. ``notes`` says what could not be read."""
+
+    name: str
+    config: Row
+    metrics: list[Row]
+    samples: list[Sample]
+    summary: Row
+    failure: Row
+    notes: list[str]
+
+    @property
+    def recipe(self) -> str:
+        return str(table(self.config, "recipe").get("name", "unknown recipe"))
+
+    @property
+    def last_step(self) -> int:
+        return int(max((row["step"] for row in self.metrics), default=0))
+
+
+def read_run(folder: Path) -> RunData:
+    """Read a run folder. Raises ``UserError`` if it is none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give the --out of a run")
+    if not any((folder / name).exists() for name in ("config.toml", "metrics.jsonl", "summary.json")):
+        raise UserError(f"{folder} holds no run (no config.toml, metrics.jsonl or summary.json)")
+    notes: list[str] = []
+    return RunData(
+        name=folder.resolve().name,
+        config=read_config(folder / "config.toml", notes),
+        metrics=read_rows(folder / "metrics.jsonl", notes),
+        samples=[sample(row) for row in read_rows(folder / "samples.jsonl", notes)],
+        summary=read_object(folder / "summary.json", notes),
+        failure=read_failure(folder / "failed", notes),
+        notes=notes,
+    )
+
+
+def read_config(path: Path, notes: list[str]) -> Row:
+    if not path.exists():
+        notes.append("There is no config.toml: what was run is not known.")
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        notes.append(f"config.toml could not be read: {error}.")
+        return {}
+
+
+def read_rows(path: Path, notes: list[str]) -> list[Row]:
+    """The rows with a finite step; a last line still being written is no fault."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    rows = [row for row in map(parsed, lines) if step_of(row) is not None]
+    if broken := len(lines) - len(rows):
+        notes.append(f"{path.name}: {broken} of {len(lines)} lines are no rows and are left out.")
+    return rows
+
+
+def sample(row: Row) -> Sample:
+    prompts = table(row, "teacher_prompts")
+    return Sample(
+        step=row["step"],
+        **{name: str(row.get(name, "")) for name in ("phase", "key", "problem", "prompt", "answer")},
+        teacher_prompts={name: str(prompt) for name, prompt in prompts.items()},
+        reward=as_number(row.get("reward")),
+        cut_off=row.get("finished") is False,
+        length=as_number(row.get("length")),
+    )
+
+
+def read_object(path: Path, notes: list[str]) -> Row:
+    if not path.exists():
+        return {}
+    found = parsed(path.read_bytes())
+    if not found:
+        notes.append(f"{path.name} could not be read.")
+    return found
+
+
+def read_failure(folder: Path, notes: list[str]) -> Row:
+    """The newest batch that stopped the run, if any."""
+    files = sorted(folder.glob("step-*.json"), key=lambda path: (len(path.name), path.name))
+    return read_object(files[-1], notes) if files else {}
+
+
+def parsed(line: bytes) -> Row:
+    """A JSON object, or {} if the line is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def step_of(row: Mapping[str, Any]) -> float | None:
+    step = as_number(row.get("step"))
+    return step if step is not None and abs(step) < 2**53 else None
+
+
+def table(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A table of a config; empty if it is absent or no table."""
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested table as one with dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat

@@ -1,0 +1,95 @@
+"""Untrusted text and numbers, made fit to be read: nothing hidden, nothing reordered, nothing endless."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import unicodedata
+from typing import Any
+
+from markupsafe import Markup, escape
+
+FOLD_CHARACTERS, FOLD_LINES = 700, 14
+CUT_CHARACTERS = 20_000
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+LETTER_JOINERS = "\u200c\u200d"  # Persian, Indic scripts and emoji are written with these
+
+
+def visible(text: str) -> str:
+    r"""``text`` with every control, bidi, zero-width or unassigned character as an escape such as ``\u{202e}``."""
+    return "".join(rf"\u{{{ord(c):x}}}" if is_hidden(c) else c for c in text)
+
+
+def is_hidden(character: str) -> bool:
+    return (
+        character not in "\n\t"
+        and character not in LETTER_JOINERS
+        and unicodedata.category(character) in HIDDEN
+    )
+
+
+def marked(text: str) -> Markup:
+    """``text`` as inert HTML, its hidden characters as escapes that look different from the text around them."""
+    stretches = ((hidden, "".join(part)) for hidden, part in itertools.groupby(text, is_hidden))
+    escaped = Markup('<span class="hidden-character">{}</span>')
+    return Markup("").join(escaped.format(visible(t)) if hidden else escape(t) for hidden, t in stretches)
+
+
+def block(text: str) -> Markup:
+    """A text as a block: whole if it is short, folded if it is long, cut (and said so) if it is endless."""
+    if not text:
+        return Markup('<p class="empty">(nothing)</p>')
+    body = Markup('<pre dir="auto">{}</pre>').format(marked(text[:CUT_CHARACTERS]))
+    if len(text) > CUT_CHARACTERS:
+        body += Markup('<p class="empty">Cut here: {} more characters are in the run folder.</p>').format(
+            number(len(text) - CUT_CHARACTERS)
+        )
+    if len(text) <= FOLD_CHARACTERS and text.count("\n") < FOLD_LINES:
+        return body
+    opening = "\n".join(text.split("\n")[:3])[:160]
+    return Markup(
+        '<details class="long"><summary><span dir="auto">{} …</span> ({} characters)</summary>{}</details>'
+    ).format(marked(opening), number(len(text)), body)
+
+
+def number(value: Any) -> str:
+    """A value for a table: 24,800 · 0.312 · 3e-06 · NaN · ∞ · none; what is no number as it is."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}".replace("-", "−")
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace("-", "−")
+    text = f"{value:.3g}"
+    return text if "e" in text else text.replace("-", "−")
+
+
+def exact(value: Any) -> str:
+    """A setting's value, no digit lost."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def short(value: float) -> str:
+    """A value for an axis: 25k, 1.5M, 0.25."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}".replace("-", "−")
+    return number(float(f"{value:.6g}"))
+
+
+def as_number(value: Any) -> float | None:
+    """A metric's value, ``"NaN"`` and its like included (run folders write them as strings); else None."""
+    if value in ("NaN", "Infinity", "-Infinity") or (
+        isinstance(value, int | float) and not isinstance(value, bool)
+    ):
+        try:
+            return float(value)
+        except OverflowError:
+            return None
+    return None
