@@ -59,8 +59,10 @@ def test_prefill_follows_the_prompt():
     assert chat.show(chat.prompt_ids(QUESTION, prefill=" So, ")).endswith("assistant\n So, ")
 
 
-@pytest.mark.parametrize("template", [CHATML, QWEN3, None])
-@pytest.mark.parametrize("thinking", [None, True, False])
+@pytest.mark.parametrize(
+    ("template", "thinking"),
+    [(CHATML, None), (CHATML, True), (None, False), (QWEN3, None), (QWEN3, True), (QWEN3, False)],
+)
 def test_prompt_and_completion_make_the_conversation_the_template_renders(template, thinking):
     chat = chat_with(template)
     whole = chat.tokenizer.apply_chat_template(
@@ -69,12 +71,20 @@ def test_prompt_and_completion_make_the_conversation_the_template_renders(templa
         tokenize=False,
         enable_thinking=thinking,
     )
-    if template is CHATML and thinking is False:  # this template forgets the empty thought of a reply
-        with pytest.raises(UserError, match="continuation"):
-            chat.completion_ids("It is 4.", thinking)
-        return
     ours = chat.prompt_ids(QUESTION, thinking) + chat.completion_ids("It is 4.", thinking)
     assert chat.show(ours) == whole.removesuffix("\n")
+
+
+@pytest.mark.parametrize("template", [CHATML, FORCED_THINK])
+def test_an_empty_thought_in_the_prompt_is_not_repeated_in_the_completion(template):
+    chat = chat_with(template)
+    assert chat.show(chat.prompt_ids(QUESTION, thinking=False)).endswith("</think>\n\n")
+    assert chat.show(chat.completion_ids("4", thinking=False)) == "4<|im_end|>"
+
+
+def test_completion_refuses_to_answer_inside_an_open_thought():
+    with pytest.raises(UserError, match="continuation"):
+        chat_with(FORCED_THINK).completion_ids("4")
 
 
 def test_completion_ends_with_the_first_stop_token_and_nothing_after_it():

@@ -22,6 +22,7 @@ PLAIN = (
 )
 """For a tokenizer without a chat template: ``User: …`` and ``Assistant: …`` lines, an answer ended by eos."""
 
+_EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*$")
 _PROBE: Message = {"role": "user", "content": "?"}
 
 
@@ -71,12 +72,14 @@ class Chat:
 
         They are what the template renders after the generation prompt, so that
         ``prompt_ids(messages, thinking) + completion_ids(text, thinking)`` is the finished conversation.
+        An empty thought that ends the prompt is not asked of the template again, which may forget it.
         Raises UserError where the template does not render the reply as a continuation of that prompt.
         """
         prompt = self._prompt([_PROBE], thinking)
         whole = self._render([_PROBE, {"role": "assistant", "content": text}], thinking, generation=False)
-        completion = whole.removeprefix(prompt)
-        if not whole.startswith(prompt) or self._defused(text).strip() not in completion:
+        begin = prompt if whole.startswith(prompt) else _EMPTY_THOUGHT.sub("", prompt)
+        completion = whole.removeprefix(begin)
+        if not whole.startswith(begin) or self._defused(text).strip() not in completion:
             raise UserError(
                 "The chat template does not render a reply as the continuation of its own prompt (which ends "
                 f"in {prompt[-20:]!r}; the conversation ends in {whole[-40:]!r}): give another chat_template."
