@@ -9,6 +9,8 @@ from random import Random
 
 import torch
 from torch.nn.functional import cross_entropy
+from torch.optim import AdamW, Muon, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfteach.task.arena import open_world
@@ -19,9 +21,10 @@ from selfteach.task.arena.tokenizer import build_tokenizer, encode
 from selfteach.task.arena.world import World, in_own_style
 from selfteach.task.example import Message
 
-STEPS = 750
+STEPS = 600
 BATCH = 128
-PEAK_LEARNING_RATE = 3e-3
+MATRIX_LEARNING_RATE = 0.02
+OTHER_LEARNING_RATE = 3e-3
 HINTED_SHARE = 0.5
 SLIP_RATE = 0.02
 NOT_IN_THE_LOSS = -100
@@ -63,7 +66,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             num_key_value_heads=3,
             head_dim=32,
             max_position_embeddings=512,
-            initializer_range=0.05,
+            initializer_range=0.1,
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
@@ -81,8 +84,13 @@ def pretrain(world: World, seed: int, steps: int, progress: Progress | None) -> 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = new_model(tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    optimizers: list[Optimizer] = [
+        Muon(hidden, lr=MATRIX_LEARNING_RATE, weight_decay=0.01),
+        AdamW(others, lr=OTHER_LEARNING_RATE, betas=(0.9, 0.98)),
+    ]
+    schedules = [CosineAnnealingLR(o, steps) for o in optimizers]
     for step in range(steps):
         documents = [document(world, rng) for _ in range(BATCH)]
         batch = encode(tokenizer, documents, return_assistant_tokens_mask=True)
@@ -91,11 +99,12 @@ def pretrain(world: World, seed: int, steps: int, progress: Progress | None) -> 
         loss = cross_entropy(
             logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=NOT_IN_THE_LOSS
         )
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         if progress:
             progress(step + 1, steps, loss.item())
     return model.eval()
