@@ -499,7 +499,8 @@ def test_numbers_are_written_for_people(value, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(25_000, "25k"), (1.5e6, "1.5M"), (0.25, "0.25"), (-2e9, "−2G"), (0, "0")]
+    ("value", "text"),
+    [(25_000, "25k"), (1.5e6, "1.5M"), (0.25, "0.25"), (-2e9, "−2G"), (3e-4, "3e−4"), (0, "0")],
 )
 def test_axis_labels_are_short(value, text):
     assert short(value) == text

@@ -17,7 +17,10 @@ LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 34
 
 @dataclass(frozen=True)
 class Line:
-    """One series, drawn. ``value`` is its last, with its error; ``dots`` only where points are few."""
+    """One series, drawn; ``dots`` only where points are few.
+
+    ``value`` is its last, with its error and, if other series go on after it, its x.
+    """
 
     label: str
     colour: int
@@ -50,13 +53,14 @@ def draw(chart: Chart) -> Drawing:
     y_ticks = ticks([0.0, *(edge for s in chart.series for edge in edges(s))])
     place = Placement(x_range, (y_ticks[0], y_ticks[-1]))
     points = sum(len(s.points) for s in chart.series)
+    last = max((x for s in chart.series if not s.faint for x, _ in s.points), default=math.nan)
     return Drawing(
         chart,
-        [line(s, place) for s in chart.series],
+        [line(s, place, last) for s in chart.series],
         [(place.x(x), short(x)) for x in x_ticks if x_range[0] <= x <= x_range[1]],
         [(place.y(y), short(y)) for y in y_ticks],
         hover(chart.series, place),
-        number(max((x for x, _ in finite), default=math.nan)),
+        number(last),
         points - len(finite),
     )
 
@@ -106,8 +110,7 @@ def ticks(values: Sequence[float], whole: bool = False) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def line(series: Series, place: Placement) -> Line:
-    values = [value_at(series, i) for i in range(len(series.points))]
+def line(series: Series, place: Placement, last: float) -> Line:
     finite = [p for p in series.points if all(map(drawable, p))]
     few = len(finite) <= 30 and not series.faint
     return Line(
@@ -117,7 +120,7 @@ def line(series: Series, place: Placement) -> Line:
         path(series.points, place),
         band(series, place),
         [(place.x(x), place.y(y)) for x, y in finite] if few else [],
-        values[-1] if values else "–",
+        values_along(series, [last])[0],
     )
 
 

@@ -76,10 +76,13 @@ def exact(value: Any) -> str:
 
 
 def short(value: float) -> str:
-    """A value for an axis: 25k, 1.5M, 0.25."""
+    """A value for an axis: 25k, 1.5M, 0.25, 3e-4."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{letter}".replace("-", "−")
+    if 0 < abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}".replace("-", "−")
     return number(float(f"{value:.6g}"))
 
 
