@@ -258,7 +258,7 @@ def test_a_process_killed_at_any_moment_leaves_a_checkpoint_that_verifies(tmp_pa
     moments = random.Random(0)
     save(tmp_path, 1, state_of(1))
     reached = 1
-    for _ in range(25):
+    for _ in range(12):
         started = processes.Event()
         process = processes.Process(target=_save_forever, args=(tmp_path, started), daemon=True)
         process.start()
