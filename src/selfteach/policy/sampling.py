@@ -44,6 +44,13 @@ class Sampling:
             raise UserError(f"top_k is {self.top_k}: give a number of tokens, or 0 to keep all.")
 
 
+class NotFinite(ArithmeticError):
+    """The policy's logits are NaN or infinite: its weights have diverged."""
+
+    def __init__(self) -> None:
+        super().__init__("the policy's next-token distribution is not finite")
+
+
 @dataclass(frozen=True)
 class Sample:
     """What the policy wrote after a prompt.
@@ -128,15 +135,23 @@ def _sample_batch(
     attended = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     recorder = _Recorder(chat.vocabulary)
     generate: Callable[..., Tensor] = policy.generate  # type: ignore[assignment]
-    sequences = generate(
-        input_ids=torch.tensor(padded, device=policy.device),
-        attention_mask=torch.tensor(attended, device=policy.device),
-        generation_config=config,
-        logits_processor=_processors(recorder, sampling),
-    )
+    try:
+        sequences = generate(
+            input_ids=torch.tensor(padded, device=policy.device),
+            attention_mask=torch.tensor(attended, device=policy.device),
+            generation_config=config,
+            logits_processor=_processors(recorder, sampling),
+        )
+    except RuntimeError as problem:
+        if "probability tensor" not in str(problem):
+            raise
+        raise NotFinite from None
     written = sequences[:, width:]
-    rows = zip(written.tolist(), recorder.log_probs(written).tolist(), strict=True)
-    return [_until_stop(ids, behaviour, chat.stop_ids) for ids, behaviour in rows]
+    behaviour = recorder.log_probs(written)
+    if behaviour.isnan().any():
+        raise NotFinite
+    rows = zip(written.tolist(), behaviour.tolist(), strict=True)
+    return [_until_stop(ids, log_probs, chat.stop_ids) for ids, log_probs in rows]
 
 
 def _processors(recorder: _Recorder, sampling: Sampling) -> LogitsProcessorList:

@@ -38,6 +38,9 @@ def launch(
         run = Run(config, folder, shown)
         if not (resume and run.load()) and check:
             preflight(run)
+        if folder is not None and not resume:
+            # Only now: a start that fails leaves a folder that the corrected command may use.
+            folder.write_config(table_of(config))
         summary = run.train()
     finally:
         shown.stop()
@@ -47,12 +50,14 @@ def launch(
 
 
 def opened(config: TrainConfig, resume: bool) -> RunFolder:
-    table = {**config.table(), "versions": versions()}
     if resume:
-        return RunFolder.resume(config.out, table, free=FREE)
-    folder = RunFolder.create(config.out)
-    folder.write_config(table)
-    return folder
+        return RunFolder.resume(config.out, table_of(config), free=FREE)
+    return RunFolder.create(config.out)
+
+
+def table_of(config: TrainConfig) -> dict[str, Any]:
+    """What config.toml holds."""
+    return {**config.table(), "versions": versions()}
 
 
 def versions() -> dict[str, str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from selfteach.errors import UserError
-from selfteach.objective.engine import Outcome, evaluate_terms
+from selfteach.objective.engine import Outcome, Weighted, evaluate_terms
 from selfteach.objective.plan import plan
 from selfteach.objective.statistics import Statistics
 from selfteach.policy.loading import LoraConfig, Policy, load_policy
-from selfteach.policy.sampling import Sampling
+from selfteach.policy.sampling import NotFinite, Sampling
 from selfteach.policy.scoring import ResponseScorer
 from selfteach.task.arena import model_folder
 from selfteach.task.example import Task
@@ -131,7 +131,10 @@ class Run:
         """Examples → rollouts → graded → views → scored → objective → gradient → step → teachers told."""
         clock = Clock()
         with clock("sample"):
-            rollouts = self.rollouts()
+            try:
+                rollouts = self.rollouts()
+            except NotFinite as problem:
+                self.refuse(str(problem), [])
         with clock("grade"):
             rollouts = graded(self.task, rollouts)
         with clock("view"):
@@ -208,24 +211,31 @@ class Run:
             teachers=list(self.teachers),
             measure=scorer.measure,
         )
-        weighted = plan(self.recipe.terms(stats), scorer.columns)
-        outcomes = []
-        last = len(scorer.starts) - 1
-        for i, batch in enumerate(scorer.batches()):
-            # DDP averages gradients over processes, but the terms' denominators already span all of them.
-            with self.accelerator.no_sync(self.module) if i < last else torch.enable_grad():
-                outcome = evaluate_terms(batch, weighted, watch=watched(self.recipe))
-                if not torch.isfinite(outcome.loss):
-                    self.refuse("loss", float(outcome.loss.detach()), scorer)
-                self.accelerator.backward(outcome.loss * self.accelerator.num_processes)
-            outcomes.append(outcome)
+        try:
+            outcomes = self.accumulate(scorer, plan(self.recipe.terms(stats), scorer.columns))
+        except ValueError as problem:  # the objective's own checks: NaN log-probs, shapes that do not fit
+            self.refuse(str(problem), scorer.rollouts)
         norm = self.clip()
         if not math.isfinite(norm):
-            self.refuse("gradient norm", norm, scorer)
+            self.refuse(f"gradient norm is {norm}", scorer.rollouts)
         self.optimiser.step()
         self.scheduler.step()
         self.optimiser.zero_grad(set_to_none=True)
         return outcomes, norm
+
+    def accumulate(self, scorer: Scorer, weighted: list[Weighted]) -> list[Outcome]:
+        """Add up the gradient of every micro-batch."""
+        outcomes = []
+        last = len(scorer.starts) - 1
+        for i, batch in enumerate(scorer.batches()):
+            # DDP averages gradients over processes, but the terms' denominators already span all of them.
+            with self.accelerator.no_sync(self.module) if i < last else nullcontext():
+                outcome = evaluate_terms(batch, weighted, watch=watched(self.recipe))
+                if not torch.isfinite(outcome.loss):
+                    self.refuse(f"loss is {float(outcome.loss.detach())}", scorer.rollouts)
+                self.accelerator.backward(outcome.loss * self.accelerator.num_processes)
+            outcomes.append(outcome)
+        return outcomes
 
     def clip(self) -> float:
         bound = self.recipe.optimisation.max_grad_norm
@@ -233,17 +243,16 @@ class Run:
         norm: Tensor = torch.nn.utils.clip_grad_norm_(parameters, bound or math.inf)
         return float(norm)
 
-    def refuse(self, what: str, value: float, scorer: Scorer) -> None:
+    def refuse(self, what: str, rollouts: Sequence[Rollout]) -> NoReturn:
         """Keep the batch that broke the run, then stop it."""
         where = ""
         if self.folder is not None:
             rows = [
-                {"key": one.example.key, "ids": one.ids, "prompt_ids": one.prompt_ids}
-                for one in scorer.rollouts
+                {"key": one.example.key, "ids": one.ids, "prompt_ids": one.prompt_ids} for one in rollouts
             ]
-            where = f" the batch is in {self.folder.write_aside(self.done, {'rollouts': rows}, f'{what} is {value}')};"
+            where = f" the batch is in {self.folder.write_aside(self.done, {'rollouts': rows}, what)};"
         raise UserError(
-            f"{what} is {value} at step {self.done};{where} the last checkpoint is intact: lower --lr, or look at the "
+            f"{what} at step {self.done};{where} the last checkpoint is intact: lower --lr, or look at the "
             "batch's longest rollouts"
         )
 
@@ -449,6 +458,6 @@ def refuse_blind_teacher(name: str, one: Context, bound: float) -> None:
     blind = len(one.prompts) - sum(one.available)
     if blind > bound * len(one.prompts):
         raise UserError(
-            f"teacher {name!r} has nothing to see in {blind} of {len(one.prompts)} rollouts ({one.no_privilege} without "
-            f"its private field, {one.too_long} too long for the window): more than --max-unavailable {bound}"
+            f"teacher {name!r} has nothing to see in {blind} of {len(one.prompts)} rollouts ({one.no_privilege} "
+            f"without its private field, {one.too_long} too long for the window): more than --max-unavailable {bound}"
         )

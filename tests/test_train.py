@@ -1,0 +1,283 @@
+"""The loop and its parts, on a tiny random model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_model_folder
+
+from selfteach.cli.progress import Silent
+from selfteach.cli.train import configured
+from selfteach.errors import UserError
+from selfteach.policy.loading import LoraConfig, load_policy
+from selfteach.task.arena import open_world
+from selfteach.teacher.weights import EMA, Frozen, Live, TeacherWeights, swapped
+from selfteach.train.collect import Draw
+from selfteach.train.launch import launch
+from selfteach.train.preflight import examined, preflight
+from selfteach.train.run import Run
+from selfteach.train.rundir import read_rows
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_model_folder(tmp_path_factory.mktemp("model")))
+
+
+def run_of(model: str, *words: str, recipe: str = "opsd") -> Run:
+    """A run without a folder: two steps of four short rollouts."""
+    common = ["--task", "table", "--model", model, "--device", "cpu", "--steps", "2", "--max-tokens", "8"]
+    few = ["--prompts", "4"] if recipe != "grpo" else ["--prompts", "2", "--per-prompt", "4"]
+    config, _ = configured([recipe, *common, *few, "--eval-problems", "0", *words])
+    return Run(config, None, Silent())
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in run.policy.trainable().items()}
+
+
+# --- one loss, however it is cut --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("opsd", "--beta", "0.5"),
+        ("opsd", "--lora-rank", "4", "--weights", "ema"),
+        ("grpo", "--kl", "0.1"),
+        ("sft",),
+    ],
+    ids=" ".join,
+)
+def test_micro_batches_do_not_change_the_update(model: str, words: tuple[str, ...]) -> None:
+    whole, cut = (run_of(model, *words[1:], *more, recipe=words[0]) for more in ((), ("--micro-batch", "3")))
+    for run in (whole, cut):
+        torch.manual_seed(1)
+        row, _, _ = run.step()
+        assert row["grad_norm"] >= 0
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(weights(cut)[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_moves_the_student_and_not_its_frozen_teacher(model: str) -> None:
+    run = run_of(model)
+    before = weights(run)
+    run.step()
+    assert any(not torch.equal(weights(run)[name], tensor) for name, tensor in before.items())
+    kept = run.teachers["teacher"].tensors
+    assert kept is not None
+    for name, tensor in before.items():
+        assert torch.equal(kept[name], tensor)
+
+
+def test_the_same_seed_gives_the_same_run(model: str) -> None:
+    first = run_of(model)
+    losses = [first.step()[0]["loss"] for _ in range(2)]
+    second = run_of(model)  # seeds anew
+    assert [second.step()[0]["loss"] for _ in range(2)] == losses
+    for name, tensor in weights(first).items():
+        assert torch.equal(weights(second)[name], tensor)
+
+
+def test_evaluating_does_not_disturb_the_run(model: str) -> None:
+    plain, watched = run_of(model), run_of(model, "--eval-problems", "3")
+    torch.manual_seed(1)
+    plain.step()
+    torch.manual_seed(1)
+    watched.evaluate("before")
+    watched.step()
+    for name, tensor in weights(plain).items():
+        assert torch.equal(weights(watched)[name], tensor)
+
+
+def test_preflight_leaves_the_run_as_it_was(model: str) -> None:
+    plain, checked = run_of(model), run_of(model)
+    torch.manual_seed(1)
+    plain.step()
+    torch.manual_seed(1)
+    preflight(checked)
+    checked.step()
+    for name, tensor in weights(plain).items():
+        assert torch.equal(weights(checked)[name], tensor)
+
+
+def test_a_token_budget_ends_the_run(model: str) -> None:
+    run = run_of(model, "--token-budget", "1", "--steps", "50")
+    assert run.train()["steps"] == 1
+
+
+# --- teachers ---------------------------------------------------------------------------------------------------
+
+
+def test_an_average_starts_as_a_copy_after_the_first_step_and_then_decays(model: str) -> None:
+    student = load_policy(model)
+    teacher = TeacherWeights(EMA(0.75), student)
+    assert teacher.state() == {}
+    seen: list[dict[str, torch.Tensor]] = []
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in student.trainable().values():
+                parameter.add_(1.0)
+        teacher.after_step()
+        seen.append({name: tensor.clone() for name, tensor in teacher.state().items()})
+    for name, parameter in student.trainable().items():
+        torch.testing.assert_close(seen[0][name], parameter.detach() - 1)
+        torch.testing.assert_close(seen[1][name], parameter.detach() - 0.75)
+
+
+@pytest.mark.parametrize(("decay", "shift"), [(0.0, 0.0), (1.0, -2.0)])
+def test_decay_zero_is_the_student_and_decay_one_the_first_copy(
+    model: str, decay: float, shift: float
+) -> None:
+    student = load_policy(model)
+    teacher = TeacherWeights(EMA(decay), student)
+    for _ in range(3):
+        with torch.no_grad():
+            for parameter in student.trainable().values():
+                parameter.add_(1.0)
+        teacher.after_step()
+    for name, parameter in student.trainable().items():
+        torch.testing.assert_close(teacher.state()[name], parameter.detach() + shift)
+
+
+def test_a_frozen_teacher_of_a_lora_student_is_the_adapters_switched_off(model: str) -> None:
+    base, student = load_policy(model), load_policy(model, lora=LoraConfig(rank=4))
+    with torch.no_grad():
+        for parameter in student.trainable().values():
+            parameter.add_(0.1)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    teacher = TeacherWeights(Frozen(), student)
+    with torch.no_grad(), teacher.in_place() as policy:
+        torch.testing.assert_close(policy.model(ids).logits, base.model(ids).logits)
+    with torch.no_grad(), TeacherWeights(Live(), student).in_place() as policy:
+        assert (policy.model(ids).logits - base.model(ids).logits).abs().max() > 1e-3
+    assert teacher.state() == {}
+
+
+def test_swapping_weights_is_undone_even_after_an_error(model: str) -> None:
+    student = load_policy(model)
+    before = {name: p.detach().clone() for name, p in student.trainable().items()}
+    zeros = {name: torch.zeros_like(p) for name, p in student.trainable().items()}
+    with pytest.raises(RuntimeError), swapped(student, zeros):
+        assert all((p == 0).all() for p in student.trainable().values())
+        raise RuntimeError
+    for name, parameter in student.trainable().items():
+        assert torch.equal(parameter, before[name])
+
+
+def test_reasoning_first_puts_the_teachers_own_analysis_before_the_answer(model: str) -> None:
+    run = run_of(model, "--reason-first", "--reason-tokens", "5")
+    rollouts = run.rollouts()
+    shown = run.contexts(rollouts)["teacher"].prompts[0]
+    assert shown is not None
+    text = run.policy.chat.show(shown)
+    assert text.count("<|im_start|>user") == 2
+    assert text.count("<|im_start|>assistant") == 2
+
+
+# --- what stops a run -------------------------------------------------------------------------------------------
+
+
+def test_weights_that_are_not_finite_stop_the_run_and_keep_the_batch(model: str, tmp_path: Path) -> None:
+    words = [
+        "sft",
+        "--task",
+        "table",
+        "--model",
+        model,
+        "--device",
+        "cpu",
+        "--eval-problems",
+        "0",
+        "--prompts",
+        "4",
+    ]
+    config, _ = configured([*words, "--lr", "1e30", "--steps", "5", "--out", str(tmp_path / "run")])
+    with pytest.raises(UserError, match=r"step 1.*--lr"):
+        launch(config, Silent, Silent)
+    assert list((tmp_path / "run" / "failed").glob("step-*.json"))
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [1]
+
+
+def test_a_policy_that_cannot_be_sampled_stops_the_run_in_one_line(model: str) -> None:
+    run = run_of(model)
+    with torch.no_grad():
+        next(iter(run.policy.trainable().values())).fill_(torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        run.step()
+
+
+def test_prompts_too_long_for_the_window_are_passed_over_and_counted(model: str) -> None:
+    policy, world = load_policy(model), open_world("table")
+    longest = max(len(policy.chat.prompt_ids(world.train(i).prompt)) for i in range(20))
+    draw = Draw(world, policy, None, max_tokens=policy.window - longest + 1)
+    draw.take(10)
+    assert draw.too_long > 0
+    assert draw.cursor == 10 + draw.too_long
+
+
+def test_prompts_that_are_all_too_long_are_an_error(model: str) -> None:
+    policy = load_policy(model)
+    with pytest.raises(UserError, match="--max-tokens"):
+        Draw(open_world("table"), policy, None, max_tokens=policy.window).take(1)
+
+
+def test_a_blind_teacher_stops_the_run(model: str) -> None:
+    run = run_of(model)
+    rollouts = [replace(one, example=replace(one.example, private={})) for one in run.rollouts()]
+    with pytest.raises(UserError, match="nothing to see"):
+        run.contexts(rollouts)
+
+
+def test_prompts_must_divide_over_the_processes() -> None:
+    from selfteach.train.run import share
+
+    with pytest.raises(UserError, match="multiple of 4"):
+        share(6, 4)
+
+
+# --- preflight --------------------------------------------------------------------------------------------------
+
+
+def failures(run: Run) -> list[str]:
+    return [check.name for check in examined(run) if not check.ok]
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("--lora-rank", "4"), ("--weights", "ema"), ("--precision", "bfloat16")]
+)
+def test_a_sound_run_passes_every_check(model: str, words: tuple[str, ...]) -> None:
+    assert failures(run_of(model, *words)) == []
+
+
+def test_a_template_that_forgets_the_privilege_is_refused(model: str) -> None:
+    run = run_of(model)
+    run.task = replace(open_world("table"), wording={"solution": "{problem}!"})
+    assert failures(run) == ["teacher: privilege"]
+    with pytest.raises(UserError, match="does not change"):
+        preflight(run)
+
+
+def test_a_view_with_nothing_to_show_is_refused(model: str) -> None:
+    class Bare:
+        name, wording, verdicts = "bare", {}, {}  # noqa: RUF012
+
+        def train(self, index: int) -> Any:
+            return replace(open_world("table").train(index), private={})
+
+    run = run_of(model)
+    run.task = run.draw.task = Bare()  # type: ignore[assignment]
+    assert failures(run) == ["teacher: view"]
+
+
+def test_a_teacher_that_does_not_start_equal_is_noticed(model: str) -> None:
+    run = run_of(model)
+    kept = run.teachers["teacher"].tensors
+    assert kept is not None
+    for tensor in kept.values():
+        tensor.mul_(1.05)
+    assert "teacher: equality" in failures(run)
