@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 
 class Message(TypedDict):
@@ -53,6 +53,7 @@ class Task(Protocol):
     ``held_out(n)`` gives n examples that ``train`` never gives.
     ``wording`` holds view templates the task's own model was taught (view name → format string with
     ``{problem}`` and the private fields), used instead of a view's default wording.
+    ``verdicts`` counts what grading has met so far (right, wrong, unparseable, timed out …).
     """
 
     @property
@@ -60,6 +61,9 @@ class Task(Protocol):
 
     @property
     def wording(self) -> Mapping[str, str]: ...
+
+    @property
+    def verdicts(self) -> Mapping[Any, int]: ...
 
     def train(self, index: int) -> Example: ...
 

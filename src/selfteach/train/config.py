@@ -104,9 +104,16 @@ class TrainConfig:
     bookkeeping: Bookkeeping = field(default_factory=Bookkeeping)
 
     def table(self) -> dict[str, Any]:
-        """The config as nested plain values, for config.toml."""
+        """The config as nested plain values, for config.toml; ``paper`` holds the recipe's own defaults beside."""
+        paper = next(iter(type(self.recipe).presets().values()))
         return {
+            "about": {
+                "title": self.recipe.title,
+                "source": self.recipe.source,
+                "formula": self.recipe.formula,
+            },
             "recipe": {"name": self.recipe_name, "preset": self.preset, **asdict(self.recipe)},
+            "paper": asdict(paper),
             "run": {"task": self.task, "seed": self.seed},
             "loading": asdict(self.loading),
             "task_options": asdict(self.task_options),

@@ -69,6 +69,7 @@ def step_row(
         "grad_norm": gradient_norm,
         "prompts/too_long": run.draw.too_long,
         **{f"unavailable/{name}": 1 - sum(c.available) / len(rollouts) for name, c in contexts.items()},
+        **{f"verdicts/{name!s}": count for name, count in run.task.verdicts.items()},
         "memory/peak_bytes": peak_memory(),
     }
 

@@ -61,6 +61,7 @@ def examined(run: Run) -> Iterator[Check]:
         "plain 'User: … Assistant:' (the tokenizer has none)" if chat.is_plain else "the tokenizer's own"
     )
     yield Check("chat template", True, run.config.loading.chat_template or template)
+    yield thinking_check(run)
     yield head_check(run)
     yield memory_check(run)
     cursor, too_long = run.draw.cursor, run.draw.too_long
@@ -93,6 +94,17 @@ def probe_rollouts(run: Run) -> list[Rollout]:
 
 
 # --- the model and the machine ----------------------------------------------------------------------------------
+
+
+def thinking_check(run: Run) -> Check:
+    """Say which thinking flags are asked for, and that a template without the switch ignores them."""
+    flags = {"student": run.recipe.student_thinking}
+    flags |= {name: teacher.thinking for name, teacher in run.recipe.teachers.items()}
+    asked = ", ".join(f"{role} {flag}" for role, flag in flags.items() if flag is not None)
+    if not asked:
+        return Check("thinking", True, "no flag set")
+    knows = run.policy.chat.knows_thinking
+    return Check("thinking", True, asked if knows else f"{asked}, but the chat template has no such switch")
 
 
 def head_check(run: Run) -> Check:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from random import Random
 
@@ -47,6 +48,7 @@ class World:
     fault: Callable[[list[Step], str, str], str]
     wording: Mapping[str, str]
     seed: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter, compare=False)
 
     def example(self, problem: str) -> Example:
         """The example that asks ``problem``; raises ``UserError`` if this world has no such problem."""
