@@ -398,6 +398,29 @@ def test_opposite_certainties_at_scale_1e4_stay_finite_in_float32(name: str) -> 
     assert divergence.logit_gradient(student, student.flip(-1)).isfinite().all()
 
 
+@ALL
+def test_nothing_compared_with_nothing_is_zero_with_zero_gradient(name: str) -> None:
+    student = torch.full((1, 4), -math.inf, dtype=torch.float64, requires_grad=True)
+    value = CASES[name][0](student, student.detach())
+    value.sum().backward()
+    assert value.item() == 0
+    assert student.grad is not None
+    assert (student.grad == 0).all()
+
+
+def test_infinite_part_of_weight_zero_counts_as_zero() -> None:
+    narrow, wide = ONE_MISSES
+    only_forward, only_reverse = (EntropyAware(threshold=threshold) for threshold in (-99.0, 99.0))
+    torch.testing.assert_close(only_forward(wide, narrow), ForwardKL()(wide, narrow))
+    torch.testing.assert_close(only_reverse(narrow, wide), ReverseKL()(narrow, wide))
+    torch.testing.assert_close(
+        logit_gradient_by_autograd(only_forward, wide, narrow), ForwardKL().logit_gradient(wide, narrow)
+    )
+    torch.testing.assert_close(
+        only_forward.logit_gradient(wide, narrow), ForwardKL().logit_gradient(wide, narrow)
+    )
+
+
 # ---- bounds, order, symmetry -----------------------------------------------------------------------------
 
 

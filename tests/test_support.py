@@ -351,9 +351,9 @@ def test_intersection_with_detached_ratio_is_the_papers_formula() -> None:
 def test_empty_intersection_contributes_neither_value_nor_gradient(
     divergence: Divergence, tail: Tail
 ) -> None:
-    student = torch.tensor([[3.0, 0.0, 1.0]], dtype=torch.float64).log_softmax(-1)
+    student = torch.tensor([[3.0, 2.0, 0.5, 0.0, -1.0]], dtype=torch.float64).log_softmax(-1)
     teacher = student.flip(-1)
-    support = TopK(1, "intersection", tail)
+    support = TopK(2, "intersection", tail)
     assert value(divergence, support, student, teacher).abs() < 1e-14
     assert gradient(divergence, support, student, teacher).abs().max() < 1e-14
 

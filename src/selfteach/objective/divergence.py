@@ -284,15 +284,13 @@ class _TwoSidedKL(Divergence):
 
     def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
         forward, reverse = self.weights(student.detach(), teacher)
-        return _scaled(forward, _weighted_gap(teacher, teacher, student)) + _scaled(
-            reverse, _weighted_gap(student, student, teacher)
-        )
+        from_teacher = _scaled_gap(forward, teacher, teacher, student)
+        return from_teacher + _scaled_gap(reverse, student, student, teacher)
 
     def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
         forward, reverse = self.weights(student, teacher)
-        return _scaled(forward, -teacher.exp()) + _scaled(
-            reverse, _weighted_gap(student, student, teacher) + student.exp()
-        )
+        through_weight = _scaled_gap(reverse, student, student, teacher)
+        return through_weight + reverse * student.exp() - forward * teacher.exp()
 
 
 @dataclass(frozen=True)
@@ -438,21 +436,18 @@ def _weighted_gap(log_weight: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
     return weight * (top.masked_fill(absent, 0.0) - bottom.masked_fill(absent, 0.0))
 
 
-def _scaled(weight: Tensor | float, value: Tensor) -> Tensor:
-    """weight · value with 0 · inf = 0, in the value and in its gradient."""
-    if isinstance(weight, Tensor):
-        value = value.masked_fill(weight == 0, 0.0)
-    return weight * value
+def _scaled_gap(scale: Tensor | float, log_weight: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
+    """scale · exp(log_weight) · (top − bottom), with 0 · inf = 0 for the scale too, in value and gradient."""
+    if isinstance(scale, Tensor):
+        log_weight, top, bottom = (x.masked_fill(scale == 0, 0.0) for x in (log_weight, top, bottom))
+    return scale * _weighted_gap(log_weight, top, bottom)
 
 
 def _log_mixture(student: Tensor, teacher: Tensor, teacher_share: float) -> Tensor:
-    """log(share · teacher + (1 − share) · student); −inf with zero gradient where both are −inf."""
+    """log(share · teacher + (1 − share) · student). Where both are −inf any finite value will do: its weight is 0."""
     absent = (student == NEVER) & (teacher == NEVER)
-    mixture = torch.logaddexp(
-        student.masked_fill(absent, 0.0) + math.log1p(-teacher_share),
-        teacher.masked_fill(absent, 0.0) + math.log(teacher_share),
-    )
-    return mixture.masked_fill(absent, NEVER)
+    own = student + math.log1p(-teacher_share)
+    return torch.logaddexp(own, teacher.masked_fill(absent, 0.0) + math.log(teacher_share))
 
 
 def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
