@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_model_folder
 
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
@@ -21,6 +20,7 @@ from selfteach.train.launch import launch
 from selfteach.train.preflight import examined, preflight
 from selfteach.train.run import Run
 from selfteach.train.rundir import read_rows
+from tiny import tiny_model_folder
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +162,10 @@ def test_swapping_weights_is_undone_even_after_an_error(model: str) -> None:
     student = load_policy(model)
     before = {name: p.detach().clone() for name, p in student.trainable().items()}
     zeros = {name: torch.zeros_like(p) for name, p in student.trainable().items()}
-    with pytest.raises(RuntimeError), swapped(student, zeros):
-        assert all((p == 0).all() for p in student.trainable().values())
-        raise RuntimeError
+    with pytest.raises(RuntimeError):  # noqa: PT012
+        with swapped(student, zeros):
+            assert all((p == 0).all() for p in student.trainable().values())
+            raise RuntimeError
     for name, parameter in student.trainable().items():
         assert torch.equal(parameter, before[name])
 
@@ -264,7 +265,7 @@ def test_a_template_that_forgets_the_privilege_is_refused(model: str) -> None:
 
 def test_a_view_with_nothing_to_show_is_refused(model: str) -> None:
     class Bare:
-        name, wording, verdicts = "bare", {}, {}  # noqa: RUF012
+        name, wording, verdicts = "bare", {}, {}
 
         def train(self, index: int) -> Any:
             return replace(open_world("table").train(index), private={})

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,13 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from selfteach.cli.console import parsed
-from selfteach.cli.train import safe
+from selfteach.cli.train import chosen_preset, require_model, safe
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named
 from selfteach.report import comparison_page
-from selfteach.task.arena import WORLDS
 from selfteach.train.launch import versions
 from selfteach.train.rundir import read_rows
+
+ABOUT = "What stands after a lone -- goes to every run as it is: selfteach compare opsd grpo -- --lr 1e-4"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Arguments:
     """Give each the same number of generated tokens, or of steps. A recipe that generates none gets equal steps."""
     tokens: int | None = None
     """The token budget (none: what the first recipe generates in its steps)."""
-    steps: int = 200
+    steps: int = 300
     """Steps of the first recipe, and of any that generates no tokens."""
     points: int = 10
     """Evaluations along each run."""
@@ -55,8 +56,8 @@ class Arguments:
     """Runs at a time; each gets its share of the cores."""
     out: Path | None = None
     """Folder of the comparison (none: runs/compare-TASK). An interrupted comparison goes on where it stopped."""
-    extra: Annotated[tuple[str, ...], tyro.conf.arg(name="with")] = ()
-    """Further knobs for every run, as one word each: --with --lr=1e-4 --micro-batch=16."""
+    extra: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Further knobs for every run: what stands after a lone --, as in ``-- --lr 1e-4 --micro-batch 16``."""
 
 
 @dataclass
@@ -70,13 +71,16 @@ class Planned:
 
 
 def command(words: Sequence[str]) -> int:
-    given = parsed(Arguments, words, program="selfteach compare")
+    own, extra = list(words), tuple[str, ...]()
+    if "--" in words:
+        own, extra = list(words[: words.index("--")]), tuple(words[words.index("--") + 1 :])
+    given = parsed(Arguments, own, program="selfteach compare", description=ABOUT)
+    given = replace(given, extra=extra)
     if given.seeds < 1 or given.steps < 1 or given.jobs < 1 or given.points < 1:
         raise UserError("seeds, steps, points and jobs must each be at least 1")
     for label in given.recipes:
         recipe_named(*split(label))
-    if not given.model and given.task not in WORLDS:
-        raise UserError(f"--model is missing: task {given.task} has no model of its own")
+    require_model(given.model, given.task)
     out = given.out or Path("runs") / f"compare-{safe(given.task)}"
     out.mkdir(parents=True, exist_ok=True)
     refuse_another_comparison(out, given)
@@ -128,8 +132,6 @@ def planned(given: Arguments, out: Path, label: str, seed: int, budget: int | No
 
 
 def recipe_of(given: Arguments, label: str) -> Any:
-    from selfteach.cli.train import chosen_preset
-
     return chosen_preset(*split(label), given.task)[0]
 
 
@@ -215,7 +217,7 @@ def told(given: Arguments) -> list[str]:
         if k not in ("recipes", "extra", "out") and getattr(given, k) != getattr(default, k)
     ]
     words = [f"--{name.replace('_', '-')} {getattr(given, name)}" for name in names]
-    return [*words, *(["--with", *given.extra] if given.extra else [])]
+    return [*words, *(["--", *given.extra] if given.extra else [])]
 
 
 def condensed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from selfteach.train.rundir import read_rows
 class Arguments:
     out: Path | None = None
     """Run folder (none: runs/demo-TIME)."""
-    steps: int = 200
+    steps: int = 300
     """Optimiser steps."""
     seed: int = 0
     """Seed of the run."""

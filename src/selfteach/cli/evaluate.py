@@ -11,10 +11,11 @@ from typing import Literal
 import torch
 
 from selfteach.cli.console import parsed
+from selfteach.cli.train import require_model
 from selfteach.errors import UserError
 from selfteach.policy.loading import load_policy
 from selfteach.policy.sampling import Sampling
-from selfteach.task.arena import WORLDS, model_folder
+from selfteach.task.arena import model_folder
 from selfteach.task.opening import TaskOptions, open_task
 from selfteach.teacher.view import Answer, Messages, Plain, Prefix, Solution, View
 from selfteach.train.config import Loading
@@ -55,10 +56,7 @@ class Arguments:
 
 def command(words: Sequence[str]) -> int:
     given = parsed(Arguments, words, program="selfteach eval", default=Arguments())
-    if not given.loading.model and given.task not in WORLDS:
-        raise UserError(
-            f"--model is missing: task {given.task} has no model of its own (a folder or a hub id)"
-        )
+    require_model(given.loading.model, given.task, given.task_options)
     task = open_task(given.task, seed=given.seed, options=given.task_options)
     cuda = torch.cuda.is_available() and given.loading.device == "auto"
     policy = load_policy(

@@ -14,7 +14,7 @@ from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, Recipe, recipe_named
 from selfteach.report import build_report
 from selfteach.task.arena import WORLDS
-from selfteach.task.opening import TaskOptions
+from selfteach.task.opening import TaskOptions, open_task
 from selfteach.train.config import Bookkeeping, Evaluation, Loading, TrainConfig
 from selfteach.train.launch import launch
 
@@ -60,10 +60,7 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     )
     where: Where = given.where
     out = where.out or Path("runs") / f"{name}-{safe(where.task)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if not given.loading.model and where.task not in WORLDS:
-        raise UserError(
-            f"--model is missing: task {where.task} has no model of its own (a folder or a hub id)"
-        )
+    require_model(given.loading.model, where.task, given.task_options)
     config = TrainConfig(
         recipe=given.recipe,
         recipe_name=name,
@@ -103,6 +100,15 @@ def chosen_preset(name: str, preset: str | None, task: str) -> tuple[Recipe, str
         preset = "arena" if task in WORLDS and "arena" in presets else next(iter(presets))
         recipe = presets[preset]
     return recipe, preset
+
+
+def require_model(model: str, task: str, options: TaskOptions | None = None) -> None:
+    """Refuse a task without a model of its own; a task that does not exist is refused as such first."""
+    if not model and task not in WORLDS:
+        open_task(task, options=options)
+        raise UserError(
+            f"--model is missing: task {task} has no model of its own (give a folder or a hub id)"
+        )
 
 
 def described(recipe: Recipe, preset: str) -> str:

@@ -67,7 +67,7 @@ class GRPO(Recipe):
                 paper,
                 kl=0.0,
                 rollouts=Rollouts(per_prompt=8, max_tokens=64),
-                optimisation=Optimisation(lr=3e-4, steps=200, prompts=8),
+                optimisation=Optimisation(lr=3e-4, steps=300, prompts=8),
             ),
         }
 

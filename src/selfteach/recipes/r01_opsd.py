@@ -100,7 +100,7 @@ class OPSD(Recipe):
                 student_thinking=None,
                 teacher_thinking=None,
                 rollouts=Rollouts(max_tokens=64),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=200, prompts=64),
+                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=300, prompts=64),
                 adapter=Adapter(),
             ),
         }

@@ -40,7 +40,7 @@ class SFT(Recipe):
             "arena": replace(
                 paper,
                 rollouts=replace(paper.rollouts, max_tokens=64),
-                optimisation=Optimisation(lr=3e-4, steps=200, prompts=64),
+                optimisation=Optimisation(lr=3e-4, steps=300, prompts=64),
             ),
         }
 
