@@ -156,6 +156,16 @@ def test_teacher_never_receives_a_gradient(estimator: Estimator) -> None:
     assert teacher.grad is None
 
 
+def test_only_the_students_log_prob_receives_a_gradient() -> None:
+    student, behaviour, advantage = (x.clone().requires_grad_() for x in (STUDENT, BEHAVIOUR, TEACHER))
+    assert not distillation_advantage(student, behaviour).requires_grad
+    for loss in (policy_gradient(student, advantage), clipped_surrogate(student, behaviour, advantage)):
+        loss.sum().backward()
+    assert student.grad is not None
+    assert behaviour.grad is None
+    assert advantage.grad is None
+
+
 @pytest.mark.parametrize("estimator", [k2, on_policy, with_baseline])
 def test_monte_carlo_mean_agrees_with_the_exact_gradient(estimator: Estimator) -> None:
     draws = 40_000

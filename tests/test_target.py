@@ -234,6 +234,13 @@ def test_extrapolation_leaves_out_what_either_side_excludes(strength: float) -> 
     torch.testing.assert_close(result.exp(), torch.tensor([[0.0, 1.0, 0.0]]))
 
 
+def test_side_of_power_zero_excludes_nothing() -> None:
+    whole, narrow = torch.tensor([[0.0, 1.0, 2.0]]).log_softmax(-1), torch.tensor([[0.0, 1.0, -math.inf]])
+    teachers = {"whole": whole, "narrow": narrow.log_softmax(-1)}
+    for target in (Extrapolation("whole", "narrow", 1.0), TrustRegion("narrow", "whole", 0.0)):
+        torch.testing.assert_close(target.log_probs(whole, teachers), whole)
+
+
 def test_trust_region_is_a_lerp_of_logits() -> None:
     live, frozen = 3 * log_probs(4, 6, seed=8), 3 * log_probs(4, 6, seed=9) + 5
     teachers = {"live": live.log_softmax(-1), "frozen": frozen.log_softmax(-1)}

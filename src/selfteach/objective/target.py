@@ -279,7 +279,7 @@ def _log_product(powers: Iterable[tuple[Tensor, float]]) -> Tensor:
     """Σ_i c_i x_i, −inf wherever a member with c_i ≠ 0 is −inf; members of power 0 do not count."""
     members = [(log_probs, power) for log_probs, power in powers if power != 0]
     absent = reduce(torch.logical_or, (log_probs == NEVER for log_probs, _ in members))
-    total = reduce(torch.add, (power * log_probs.masked_fill(absent, 0.0) for log_probs, power in members))
+    total = reduce(torch.add, (power * log_probs for log_probs, power in members))
     return total.masked_fill(absent, NEVER)
 
 
