@@ -67,22 +67,33 @@ class Divergence(ABC):
         _refuse_nan(total, student, teacher)
         return total if self.clip_token is None else total.clamp(max=self.clip_token)
 
+    def summand_and_slope(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """(``summand``, ``slope``); one of its own only where the two share work."""
+        return self.summand(student, teacher), self.slope(student, teacher)
+
     @torch.no_grad()
-    def logit_gradient(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """[..., V] closed-form gradient of ``__call__`` in the student's logits.
+    def value_and_logit_gradient(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """([...] what ``__call__`` gives, [..., V] its closed-form gradient in the student's logits).
 
         Exact when ``student`` is a log-softmax over the whole last dimension: p_j (f_j − Σ_i p_i f_i) with
         p_j f_j = ``slope``_j, and slope 0 for a clipped entry (card 16). ValueError as ``entries``.
         """
         check_log_probs(student, teacher)
-        summand, slope = self.summand(student, teacher), self.slope(student, teacher)
+        summand, slope = self.summand_and_slope(student, teacher)
         if self.clip_entry is not None:
             slope = torch.where(summand > self.clip_entry, 0.0, slope)
             summand = summand.clamp(max=self.clip_entry)
-        total = summand.sum(-1, keepdim=True)
+        total = summand.sum(-1)
         _refuse_nan(total, student, teacher)
         gradient = slope - student.exp() * slope.sum(-1, keepdim=True)
-        return gradient if self.clip_token is None else torch.where(total > self.clip_token, 0.0, gradient)
+        if self.clip_token is None:
+            return total, gradient
+        capped = total > self.clip_token
+        return total.clamp(max=self.clip_token), torch.where(capped.unsqueeze(-1), 0.0, gradient)
+
+    def logit_gradient(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """[..., V] the gradient alone, as ``value_and_logit_gradient`` gives it."""
+        return self.value_and_logit_gradient(student, teacher)[1]
 
     def _entries(self, student: Tensor, teacher: Tensor) -> Tensor:
         check_log_probs(student, teacher)
@@ -123,8 +134,11 @@ class ReverseKL(Divergence):
         return _weighted_gap(student, student.detach() if self.detach_ratio else student, teacher)
 
     def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
-        through_weight = _weighted_gap(student, student, teacher)
-        return through_weight if self.detach_ratio else through_weight + student.exp()
+        return self.summand_and_slope(student, teacher)[1]
+
+    def summand_and_slope(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        gap = self.summand(student, teacher)
+        return gap, gap if self.detach_ratio else gap + student.exp()
 
 
 @dataclass(frozen=True)
@@ -153,14 +167,15 @@ class JSD(Divergence):
         return 1 / (self.beta * (1 - self.beta)) if self.scaled else 1.0
 
     def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
-        mixture = _log_mixture(student, teacher, self.beta)
-        from_teacher = _weighted_gap(teacher, teacher, mixture)
-        from_student = _weighted_gap(student, student, mixture)
-        return self._scale * (self.beta * from_teacher + (1 - self.beta) * from_student)
+        return self.summand_and_slope(student, teacher)[0]
 
     def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return self.summand_and_slope(student, teacher)[1]
+
+    def summand_and_slope(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         mixture = _log_mixture(student, teacher, self.beta)
-        return self._scale * (1 - self.beta) * _weighted_gap(student, student, mixture)
+        slope = self._scale * (1 - self.beta) * _weighted_gap(student, student, mixture)
+        return self._scale * self.beta * _weighted_gap(teacher, teacher, mixture) + slope, slope
 
 
 @dataclass(frozen=True)
@@ -432,8 +447,7 @@ def _require_inside_unit(name: str, value: float, ends: str) -> None:
 def _weighted_gap(log_weight: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
     """exp(log_weight) · (top − bottom), and 0 with zero gradient where the weight is 0."""
     weight = log_weight.exp()
-    absent = weight == 0
-    return weight * (top.masked_fill(absent, 0.0) - bottom.masked_fill(absent, 0.0))
+    return weight * (top - bottom).masked_fill_(weight == 0, 0.0)
 
 
 def _scaled_gap(scale: Tensor | float, log_weight: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
