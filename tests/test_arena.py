@@ -15,9 +15,10 @@ from selfteach.errors import UserError
 from selfteach.task.arena import WORLDS, World, model_folder, open_world
 from selfteach.task.arena.arithmetic import exact
 from selfteach.task.arena.measure import measure
-from selfteach.task.arena.pretrain import careless, document, rebuild
+from selfteach.task.arena.pretrain import careless, document, pretrain, rebuild
 from selfteach.task.arena.tokenizer import CHARACTERS, build_tokenizer
 from selfteach.task.arena.world import is_held_out
+from selfteach.task.verdict import Verdict
 
 NAMES = sorted(WORLDS)
 
@@ -79,6 +80,15 @@ def test_worked_answer_is_right_without_feedback(world: World) -> None:
         grade = world.grade(example, example.private["worked"])
         assert grade.correct
         assert grade.feedback is None
+
+
+def test_verdicts_are_counted_by_each_opened_world_for_itself(world: World) -> None:
+    example, other = world.train(0), open_world(world.name)
+    wrong = "#" + "".join(str((int(digit) + 1) % 10) for digit in example.private["answer"])
+    for answer in (example.private["worked"], wrong, wrong, "garbage"):
+        world.grade(example, answer)
+    assert world.verdicts == {Verdict.RIGHT: 1, Verdict.WRONG: 2, Verdict.UNPARSEABLE: 1}
+    assert not other.verdicts
 
 
 def test_spaces_around_an_answer_do_not_matter(world: World) -> None:
@@ -227,9 +237,13 @@ def test_shipped_model_lacks_a_skill_when_it_does_not(world: World) -> None:
     assert 0.15 < accuracy.mean < 0.5
 
 
-def test_rebuilding_twice_gives_the_same_weights(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        rebuild("table", tmp_path / name, seed=3, steps=3)
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+def test_pretraining_twice_from_one_seed_gives_the_same_weights(world: World) -> None:
+    first, second = (pretrain(world, seed=3, steps=3, progress=None).state_dict() for _ in range(2))
     assert first.keys() == second.keys()
-    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_a_rebuilt_folder_has_the_files_of_the_shipped_one(tmp_path: Path, world: World) -> None:
+    rebuild(world.name, tmp_path, seed=3, steps=2)
+    assert {f.name for f in tmp_path.iterdir()} == {f.name for f in model_folder(world.name).iterdir()}

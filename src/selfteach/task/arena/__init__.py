@@ -7,6 +7,7 @@ never shown rightly, and to copy the results out of a terse solution into its ow
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -28,7 +29,7 @@ def open_world(name: str, seed: int = 0) -> World:
     """The world of that name; ``seed`` chooses its training examples. Raises UserError if there is none."""
     if name not in WORLDS:
         raise UserError(f"arena: there is no world {name!r}; choose one of {', '.join(WORLDS)}")
-    return replace(WORLDS[name], seed=seed)
+    return replace(WORLDS[name], seed=seed, verdicts=Counter())
 
 
 def model_folder(world: str) -> Path:

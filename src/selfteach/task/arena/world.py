@@ -10,6 +10,7 @@ from random import Random
 
 from selfteach.task.arena.arithmetic import Calculator, Step, exact
 from selfteach.task.example import Example, Grade, Message
+from selfteach.task.verdict import Verdict
 
 HELD_OUT_ONE_IN = 16
 
@@ -48,7 +49,7 @@ class World:
     fault: Callable[[list[Step], str, str], str]
     wording: Mapping[str, str]
     seed: int = 0
-    verdicts: Counter[str] = field(default_factory=Counter, compare=False)
+    verdicts: Counter[Verdict] = field(default_factory=Counter, compare=False)
 
     def example(self, problem: str) -> Example:
         """The example that asks ``problem``; raises ``UserError`` if this world has no such problem."""
@@ -83,12 +84,18 @@ class World:
     def grade(self, example: Example, answer: str) -> Grade:
         """Right if and only if the text after the answer's only ``#`` is exactly the final results."""
         steps = self.work(example.problem, exact)
+        verdict, feedback = self._judge(steps, answer)
+        self.verdicts[verdict] += 1
+        return Grade(float(verdict is Verdict.RIGHT), feedback)
+
+    def _judge(self, steps: list[Step], answer: str) -> tuple[Verdict, str | None]:
         claim, final = results_of(answer), self.final(steps)
         if claim == final:
-            return Grade(1.0)
+            return Verdict.RIGHT, None
         if claim is None or len(claim) != len(final) or not (claim.isascii() and claim.isdigit()):
-            return Grade(0.0, f"the answer must end in one # and {len(final)} digit{'s' * (len(final) > 1)}")
-        return Grade(0.0, self.fault(steps, answer, claim))
+            digits = "1 digit" if len(final) == 1 else f"{len(final)} digits"
+            return Verdict.UNPARSEABLE, f"the answer must end in one # and {digits}"
+        return Verdict.WRONG, self.fault(steps, answer, claim)
 
     def draw(self, rng: Random, held_out: bool = False) -> str:
         """A problem for training and pretraining, or one of those held out from both."""
