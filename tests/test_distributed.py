@@ -50,7 +50,7 @@ def test_two_processes_compute_what_one_does(tmp_path: Path, weights: str) -> No
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=2e-6)
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=2e-5)
     rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
     assert [r["step"] for r in rows[0]] == [r["step"] for r in rows[1]]
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == 3
