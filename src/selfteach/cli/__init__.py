@@ -25,7 +25,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 2 a user's mistake, 130 an interrupt."""
     from selfteach.cli.console import fail
-    from selfteach.train.run import Interrupted
+    from selfteach.train.loop import Interrupted
 
     quiet_libraries()
     words = list(sys.argv[1:] if argv is None else argv)

@@ -13,9 +13,12 @@ import torch
 from accelerate import PartialState
 
 from selfteach.train.config import TrainConfig
+from selfteach.train.loop import train
 from selfteach.train.preflight import preflight
-from selfteach.train.run import Progress, Run
+from selfteach.train.progress import Progress
+from selfteach.train.run import Run
 from selfteach.train.rundir import RunFolder
+from selfteach.train.saving import restore
 
 FREE = ("versions", "loading.device", "bookkeeping.keep")
 """What may differ between a run and its resumption."""
@@ -36,12 +39,12 @@ def launch(
     folder = opened(config, resume) if first else None
     try:
         run = Run(config, folder, shown)
-        if not (resume and run.load()) and check:
+        if not (resume and restore(run)) and check:
             preflight(run)
         if folder is not None and not resume:
             # Only now: a start that fails leaves a folder that the corrected command may use.
             folder.write_config(table_of(config))
-        summary = run.train()
+        summary = train(run)
     finally:
         shown.stop()
         if folder is not None:

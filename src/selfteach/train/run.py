@@ -1,15 +1,13 @@
-"""A training run: its parts, one step of it, and the loop that calls the step."""
+"""A training run: its parts, and one step of it."""
 
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -22,36 +20,22 @@ from selfteach.objective.engine import Outcome, Weighted, evaluate_terms
 from selfteach.objective.plan import plan
 from selfteach.objective.statistics import Statistics
 from selfteach.policy.loading import LoraConfig, Policy, load_policy
-from selfteach.policy.sampling import NotFinite, Sampling
+from selfteach.policy.sampling import NotFinite
 from selfteach.policy.scoring import ResponseScorer
 from selfteach.task.arena import model_folder
 from selfteach.task.example import Task
 from selfteach.task.opening import open_task
 from selfteach.task.rollout import Rollout
 from selfteach.teacher.weights import External, TeacherWeights
-from selfteach.train import checkpoint, randomness
+from selfteach.train import randomness
 from selfteach.train.classes import read_classes, token_classes
 from selfteach.train.collect import Draw, graded, reference_rollouts, sampled_rollouts
 from selfteach.train.config import TrainConfig
 from selfteach.train.context import Context, context
-from selfteach.train.evaluation import Answered, Result, evaluate
-from selfteach.train.metrics import step_row, watched
+from selfteach.train.metrics import loss_of, peak_memory, token_means, watched
+from selfteach.train.progress import Progress
 from selfteach.train.rundir import RunFolder
 from selfteach.train.scored import Scorer
-
-
-class Progress(Protocol):
-    """Who shows a run while it goes on."""
-
-    def say(self, text: str) -> None: ...
-
-    def start(self, steps: int, step: int) -> None: ...
-
-    def step(self, row: Mapping[str, Any]) -> None: ...
-
-    def evaluated(self, step: int, result: Result) -> None: ...
-
-    def stop(self) -> None: ...
 
 
 @dataclass
@@ -67,12 +51,17 @@ class Clock:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
 
 
-class Interrupted(Exception):
-    """The user pressed Ctrl-C; the run was checkpointed."""
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step leaves: its metrics, and this process's rollouts with what teachers read."""
+
+    row: dict[str, Any]
+    rollouts: list[Rollout]
+    contexts: Mapping[str, Context]
 
 
 class Run:
-    """Everything one training run holds. ``train`` is the loop; ``step`` is one optimiser step of it."""
+    """Everything one training run holds; ``step`` is one optimiser step of it (the loop: ``loop.py``)."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder | None, progress: Progress) -> None:
         self.config, self.folder, self.progress = config, folder, progress
@@ -102,32 +91,9 @@ class Run:
         self.done = 0
         self.generated = 0
         self.training_seconds = 0.0
-        self.interrupted = False
         share(o.prompts, self.accelerator.num_processes)
 
-    # --- the loop ------------------------------------------------------------------------------------------------
-
-    def train(self) -> dict[str, Any]:
-        """Train to the end (or the token budget) and return the summary."""
-        steps, every = self.recipe.optimisation.steps, self.config.bookkeeping.checkpoint_every
-        self.progress.start(steps, self.done)
-        if self.done == 0:
-            self.evaluate("before")
-        with self.stopping_on_interrupt():
-            while self.done < steps and not self.budget_spent():
-                row, rollouts, contexts = self.step()
-                self.write(row, rollouts, contexts)
-                if self.due(self.config.evaluation.eval_every) and self.done < steps:
-                    self.evaluate("train")
-                if self.interrupted or self.due(every):
-                    self.save()
-                if self.interrupted:
-                    raise Interrupted(str(self.folder.path) if self.folder else "")
-        final = self.evaluate("after")
-        self.save()
-        return self.summary(final)
-
-    def step(self) -> tuple[dict[str, Any], list[Rollout], Mapping[str, Context]]:
+    def step(self) -> Step:
         """Examples → rollouts → graded → views → scored → objective → gradient → step → teachers told."""
         clock = Clock()
         with clock("sample"):
@@ -145,10 +111,38 @@ class Run:
         for teacher in self.teachers.values():
             teacher.after_step()
         self.done += 1
-        self.generated += sum(self.accelerator.gather(torch.tensor([generated(rollouts)])).tolist())
+        self.generated += sum(gather_object([generated(rollouts)]))
         self.training_seconds += sum(clock.seconds.values())
-        row = step_row(self, scorer, outcomes, clock.seconds, gradient_norm, rollouts, contexts)
-        return row, rollouts, contexts
+        row = self.row(scorer, outcomes, clock.seconds, gradient_norm)
+        return Step(row, rollouts, contexts)
+
+    def row(
+        self, scorer: Scorer, outcomes: list[Outcome], seconds: Mapping[str, float], gradient_norm: float
+    ) -> dict[str, Any]:
+        """What the step writes into metrics.jsonl (names, units and formulas: docs/metrics.md)."""
+        rollouts = scorer.rollouts
+        rewards = [one.grade.reward for one in rollouts if one.grade is not None]
+        lengths = [len(one.ids) for one in rollouts]
+        return {
+            "step": self.done,
+            **loss_of(outcomes),
+            **token_means(scorer, outcomes, watched(self.recipe), self.classes),
+            "length/mean": sum(lengths) / len(lengths),
+            "truncated": sum(not one.finished for one in rollouts) / len(rollouts),
+            "reward/mean": sum(rewards) / max(1, len(rewards)),
+            "tokens/generated": self.generated,
+            "tokens_per_second": sum(lengths) / sum(seconds.values()),
+            **{f"seconds/{phase}": spent for phase, spent in seconds.items()},
+            "lr": self.scheduler.get_last_lr()[0],
+            "grad_norm": gradient_norm,
+            "prompts/too_long": self.draw.too_long,
+            **{
+                f"unavailable/{name}": 1 - sum(c.available) / len(rollouts)
+                for name, c in scorer.contexts.items()
+            },
+            **{f"verdicts/{name!s}": count for name, count in self.task.verdicts.items()},
+            "memory/peak_bytes": peak_memory(),
+        }
 
     # --- the parts of a step -------------------------------------------------------------------------------------
 
@@ -255,158 +249,6 @@ class Run:
             f"{what} at step {self.done};{where} the last checkpoint is intact: lower --lr, or look at the "
             "batch's longest rollouts"
         )
-
-    # --- looking and writing -------------------------------------------------------------------------------------
-
-    def evaluate(self, phase: str) -> Result | None:
-        settings = self.config.evaluation
-        if settings.eval_problems == 0:
-            return None
-        result, answers = evaluate(
-            self.policy,
-            self.task,
-            problems=settings.eval_problems,
-            samples=settings.eval_samples,
-            sampling=Sampling(
-                settings.eval_max_tokens or self.recipe.rollouts.max_tokens, settings.eval_temperature
-            ),
-            thinking=self.recipe.student_thinking,
-            batch_size=self.config.bookkeeping.sample_batch,
-            seed=self.config.seed,
-        )
-        if self.folder is not None:
-            self.folder.metrics({"step": self.done, "tokens/generated": self.generated, **result.row()})
-            if phase != "train":
-                self.folder.samples(
-                    self.sample_row(phase, one) for one in answers[:: settings.eval_samples][:16]
-                )
-        self.progress.evaluated(self.done, result)
-        return result
-
-    def sample_row(self, phase: str, one: Answered) -> dict[str, Any]:
-        return {
-            "step": self.done,
-            "phase": phase,
-            "key": one.example.key,
-            "problem": one.example.problem,
-            "prompt": self.policy.chat.show(one.prompt_ids),
-            "answer": one.text,
-            "reward": one.grade.reward,
-            "finished": one.finished,
-            "length": len(one.ids),
-        }
-
-    def write(self, row: dict[str, Any], rollouts: list[Rollout], contexts: Mapping[str, Context]) -> None:
-        self.progress.step(row)
-        if self.folder is None:
-            return
-        self.folder.metrics(row)
-        if self.done == 1 or self.due(self.config.bookkeeping.samples_every):
-            self.folder.samples(self.rollout_row(i, one, contexts) for i, one in enumerate(rollouts[:4]))
-
-    def rollout_row(self, i: int, one: Rollout, contexts: Mapping[str, Context]) -> dict[str, Any]:
-        show = self.policy.chat.show
-        return {
-            "step": self.done,
-            "phase": "train",
-            "key": one.example.key,
-            "problem": one.example.problem,
-            "prompt": show(one.prompt_ids),
-            "teacher_prompts": {name: show(c.prompts[i] or []) for name, c in contexts.items()},
-            "answer": one.text,
-            "reward": None if one.grade is None else one.grade.reward,
-            "finished": one.finished,
-            "length": len(one.ids),
-        }
-
-    def summary(self, final: Result | None) -> dict[str, Any]:
-        values: dict[str, Any] = {
-            "steps": self.done,
-            "generated_tokens": self.generated,
-            "training_seconds": self.training_seconds,
-            "too_long_prompts": self.draw.too_long,
-        }
-        if final is not None:
-            values |= final.row()
-        if self.folder is not None:
-            self.policy.save(self.folder.path / "model")
-            self.folder.summary(values)
-        return values
-
-    # --- checkpoint and resume -----------------------------------------------------------------------------------
-
-    def save(self) -> None:
-        random = gather_object([randomness.capture()])
-        if self.folder is None:
-            return
-        named = list(self.policy.trainable().items())
-        state = {
-            "weights": dict(named),
-            "optimiser": checkpoint.optimizer_state(self.optimiser, named),
-            "scheduler": self.scheduler.state_dict(),
-            "teachers": {name: teacher.state() for name, teacher in self.teachers.items()},
-            "random": random,
-            "progress": {
-                "step": self.done,
-                "cursor": self.draw.cursor,
-                "too_long": self.draw.too_long,
-                "generated": self.generated,
-                "training_seconds": self.training_seconds,
-            },
-        }
-        checkpoint.save(self.folder.path, self.done, state, keep=self.config.bookkeeping.keep)
-
-    def load(self) -> bool:
-        """Go on from the newest good checkpoint; False if there is none yet."""
-        path = checkpoint.latest(self.config.out)
-        if path is None:
-            self.forget_after(-1)
-            return False
-        state = checkpoint.load(path)
-        named = list(self.policy.trainable().items())
-        with torch.no_grad():
-            for name, parameter in named:
-                parameter.copy_(state["weights"][name])
-        checkpoint.load_optimizer_state(self.optimiser, named, state["optimiser"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        for name, teacher in self.teachers.items():
-            teacher.load_state(state["teachers"][name])
-        randomness.restore(state["random"][self.accelerator.process_index])
-        progress = state["progress"]
-        self.done, self.generated = progress["step"], progress["generated"]
-        self.draw.cursor, self.draw.too_long = progress["cursor"], progress["too_long"]
-        self.training_seconds = progress["training_seconds"]
-        self.forget_after(self.done)
-        self.progress.say(f"resumed at step {self.done} from {path}")
-        return True
-
-    def forget_after(self, step: int) -> None:
-        if self.folder is not None:
-            self.folder.truncate_after(step)
-
-    # --- small questions -----------------------------------------------------------------------------------------
-
-    def due(self, every: int) -> bool:
-        return every > 0 and self.done % every == 0
-
-    def budget_spent(self) -> bool:
-        budget = self.config.bookkeeping.token_budget
-        return budget is not None and self.generated >= budget
-
-    @contextmanager
-    def stopping_on_interrupt(self) -> Iterator[None]:
-        """The first Ctrl-C ends the run after the step it is in; a second one at once."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self.interrupted = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self.progress.say("stopping after this step (Ctrl-C again: at once, without a checkpoint)")
-
-        before = signal.signal(signal.SIGINT, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 def accelerator_for(config: TrainConfig) -> Accelerator:

@@ -1,0 +1,118 @@
+"""The loop: step, write, evaluate, checkpoint, until the steps or the token budget are spent."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from selfteach.policy.sampling import Sampling
+from selfteach.train.evaluation import Result, evaluate
+from selfteach.train.records import answer_row, rollout_row
+from selfteach.train.run import Run, Step
+from selfteach.train.saving import save
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C; the run was checkpointed in the folder this names."""
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Train to the end (or the token budget), write the final model, and return the summary."""
+    steps, book = run.recipe.optimisation.steps, run.config.bookkeeping
+    run.progress.start(steps, run.done)
+    if run.done == 0:
+        measure(run, "before")
+    with interruption() as pressed:
+        while run.done < steps and not budget_spent(run):
+            write(run, run.step())
+            if due(run, run.config.evaluation.eval_every) and run.done < steps:
+                measure(run, "train")
+            if pressed:
+                save(run)
+                raise Interrupted(str(run.config.out))
+            # The last checkpoint comes after the last evaluation, so that a resumed run never writes that twice.
+            if due(run, book.checkpoint_every) and run.done < steps:
+                save(run)
+    final = measure(run, "after")
+    save(run)
+    return summary(run, final)
+
+
+def measure(run: Run, phase: str) -> Result | None:
+    """Held-out accuracy, written down; before and after training with a few answers."""
+    settings = run.config.evaluation
+    if settings.eval_problems == 0:
+        return None
+    longest = settings.eval_max_tokens or run.recipe.rollouts.max_tokens
+    result, answers = evaluate(
+        run.policy,
+        run.task,
+        problems=settings.eval_problems,
+        samples=settings.eval_samples,
+        sampling=Sampling(longest, settings.eval_temperature),
+        thinking=run.recipe.student_thinking,
+        batch_size=run.config.bookkeeping.sample_batch,
+        seed=run.config.seed,
+    )
+    if run.folder is not None:
+        run.folder.metrics({"step": run.done, "tokens/generated": run.generated, **result.row()})
+        if phase != "train":
+            few = answers[:: settings.eval_samples][:16]
+            run.folder.samples(answer_row(one, run.done, phase, run.policy.chat) for one in few)
+    run.progress.evaluated(run.done, result)
+    return result
+
+
+def write(run: Run, step: Step) -> None:
+    """The step's metrics, and now and then a few of its rollouts."""
+    run.progress.step(step.row)
+    if run.folder is None:
+        return
+    run.folder.metrics(step.row)
+    if run.done == 1 or due(run, run.config.bookkeeping.samples_every):
+        run.folder.samples(
+            rollout_row(i, step, run.done, run.policy.chat) for i in range(len(step.rollouts))[:4]
+        )
+
+
+def summary(run: Run, final: Result | None) -> dict[str, Any]:
+    """Write the trained model and summary.json; return what the latter holds."""
+    values: dict[str, Any] = {
+        "steps": run.done,
+        "generated_tokens": run.generated,
+        "training_seconds": run.training_seconds,
+        "too_long_prompts": run.draw.too_long,
+        **(final.row() if final is not None else {}),
+    }
+    if run.folder is not None:
+        run.policy.save(run.folder.path / "model")
+        run.folder.summary(values)
+    return values
+
+
+def due(run: Run, every: int) -> bool:
+    return every > 0 and run.done % every == 0
+
+
+def budget_spent(run: Run) -> bool:
+    budget = run.config.bookkeeping.token_budget
+    return budget is not None and run.generated >= budget
+
+
+@contextmanager
+def interruption() -> Iterator[list[int]]:
+    """A list that is empty until the first Ctrl-C; a second one ends the process at once."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,59 @@
+"""What of a run a checkpoint holds, and how a run goes on from it."""
+
+from __future__ import annotations
+
+import torch
+from accelerate.utils import gather_object
+
+from selfteach.train import checkpoint, randomness
+from selfteach.train.run import Run
+
+
+def save(run: Run) -> None:
+    """Checkpoint trainable weights, optimiser, scheduler, teachers, data position and every process's random state."""
+    random = gather_object([randomness.capture()])
+    if run.folder is None:
+        return
+    named = list(run.policy.trainable().items())
+    state = {
+        "weights": dict(named),
+        "optimiser": checkpoint.optimizer_state(run.optimiser, named),
+        "scheduler": run.scheduler.state_dict(),
+        "teachers": {name: teacher.state() for name, teacher in run.teachers.items()},
+        "random": random,
+        "progress": {
+            "step": run.done,
+            "cursor": run.draw.cursor,
+            "too_long": run.draw.too_long,
+            "generated": run.generated,
+            "training_seconds": run.training_seconds,
+        },
+    }
+    checkpoint.save(run.folder.path, run.done, state, keep=run.config.bookkeeping.keep)
+
+
+def restore(run: Run) -> bool:
+    """Go on from the newest good checkpoint; False if there is none yet. Rows written after it are forgotten."""
+    path = checkpoint.latest(run.config.out)
+    if path is not None:
+        put_back(run, checkpoint.load(path))
+        run.progress.say(f"resumed at step {run.done} from {path}")
+    if run.folder is not None:
+        run.folder.truncate_after(run.done if path is not None else -1)
+    return path is not None
+
+
+def put_back(run: Run, state: checkpoint.State) -> None:
+    named = list(run.policy.trainable().items())
+    with torch.no_grad():
+        for name, parameter in named:
+            parameter.copy_(state["weights"][name])
+    checkpoint.load_optimizer_state(run.optimiser, named, state["optimiser"])
+    run.scheduler.load_state_dict(state["scheduler"])
+    for name, teacher in run.teachers.items():
+        teacher.load_state(state["teachers"][name])
+    randomness.restore(state["random"][run.accelerator.process_index])
+    progress = state["progress"]
+    run.done, run.generated = progress["step"], progress["generated"]
+    run.draw.cursor, run.draw.too_long = progress["cursor"], progress["too_long"]
+    run.training_seconds = progress["training_seconds"]
