@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -102,7 +103,9 @@ class Run:
             except NotFinite as problem:
                 self.refuse(str(problem), [])
         with clock("grade"):
+            before = Counter(self.task.verdicts)
             rollouts = graded(self.task, rollouts)
+            verdicts = Counter(self.task.verdicts) - before
         with clock("view"):
             contexts = self.contexts(rollouts)
         with clock("update"):
@@ -113,11 +116,16 @@ class Run:
         self.done += 1
         self.generated += sum(gather_object([generated(rollouts)]))
         self.training_seconds += sum(clock.seconds.values())
-        row = self.row(scorer, outcomes, clock.seconds, gradient_norm)
+        row = self.row(scorer, outcomes, clock.seconds, gradient_norm, verdicts)
         return Step(row, rollouts, contexts)
 
     def row(
-        self, scorer: Scorer, outcomes: list[Outcome], seconds: Mapping[str, float], gradient_norm: float
+        self,
+        scorer: Scorer,
+        outcomes: list[Outcome],
+        seconds: Mapping[str, float],
+        gradient_norm: float,
+        verdicts: Mapping[Any, int],
     ) -> dict[str, Any]:
         """What the step writes into metrics.jsonl (names, units and formulas: docs/metrics.md)."""
         rollouts = scorer.rollouts
@@ -140,7 +148,7 @@ class Run:
                 f"unavailable/{name}": 1 - sum(c.available) / len(rollouts)
                 for name, c in scorer.contexts.items()
             },
-            **{f"verdicts/{name!s}": count for name, count in self.task.verdicts.items()},
+            **{f"verdicts/{name!s}": count for name, count in verdicts.items()},
             "memory/peak_bytes": peak_memory(),
         }
 
