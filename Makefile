@@ -1,15 +1,20 @@
 # Everything runs in .venv of this checkout, made on first use.
 PYTHON ?= python3
+# What is tested, pinned. CONSTRAINTS=/dev/null takes whatever fits, or keeps a torch that .venv already has.
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check setup clean
+.PHONY: demo test test-slow lint types check setup clean
 
 demo: $(VENV)/.ready
 	$(BIN)/selfteach demo
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-slow: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check src tests && $(BIN)/ruff format --check src tests
@@ -24,8 +29,8 @@ setup: $(VENV)/.ready
 # torch first and pinned: whatever asks for torch afterwards is content with it.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
 clean:
