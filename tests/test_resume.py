@@ -60,7 +60,7 @@ def killed_when(out: Path, weights: str, condition: str) -> None:
 
 def tensors(state: object, place: str = "") -> dict[str, Tensor]:
     if isinstance(state, Tensor):
-        return {place: state}
+        return {place: state.clone()}  # what was read may be a view of the file
     pairs = (
         state.items()
         if isinstance(state, dict)
@@ -82,16 +82,13 @@ def everything(out: Path) -> tuple[dict[str, Tensor], list[dict[str, object]], l
     return tensors(checkpoint.load(last)), metrics, read_rows(out / "samples.jsonl")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["frozen", "ema"])
 def test_a_killed_run_resumes_and_matches_the_uninterrupted_one(tmp_path: Path, weights: str) -> None:
     run_to_end(tmp_path / "whole", weights)
     expected = everything(tmp_path / "whole")
-    moments = {
-        "between": "checkpoints/step-2",
-        "writing": "checkpoints/.step-4.partial",
-        "early": "metrics.jsonl",
-    }
+    moments = {"writing": "checkpoints/.step-4.partial"}
+    if weights == "ema":
+        moments |= {"between": "checkpoints/step-2", "early": "metrics.jsonl"}
     for name, condition in moments.items():
         out = tmp_path / name
         killed_when(out, weights, condition)

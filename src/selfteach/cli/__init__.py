@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(str(mistake))
     except Interrupted as where:
         print(
-            f"selfteach: interrupted; checkpointed in {where}; go on with --resume --out {where}",
+            f"selfteach: interrupted; go on with the same command and --resume --out {where}",
             file=sys.stderr,
         )
         return 130

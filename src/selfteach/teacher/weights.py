@@ -90,7 +90,8 @@ class TeacherWeights:
         if not tensors:
             return
         self.tensors = {
-            name: tensors[name].to(parameter.device) for name, parameter in self.student.trainable().items()
+            name: tensors[name].to(parameter.device, copy=True)
+            for name, parameter in self.student.trainable().items()
         }
 
 

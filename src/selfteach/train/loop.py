@@ -16,26 +16,27 @@ from selfteach.train.saving import save
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C; the run was checkpointed in the folder this names."""
+    """The user pressed Ctrl-C; the run in the folder this names can be resumed where it stopped."""
 
 
 def train(run: Run) -> dict[str, Any]:
     """Train to the end (or the token budget), write the final model, and return the summary."""
     steps, book = run.recipe.optimisation.steps, run.config.bookkeeping
     run.progress.start(steps, run.done)
-    if run.done == 0:
-        measure(run, "before")
     with interruption() as pressed:
-        while run.done < steps and not budget_spent(run):
+        if run.done == 0:
+            measure(run, "before")
+        while run.done < steps and not budget_spent(run) and not pressed:
             write(run, run.step())
             if due(run, run.config.evaluation.eval_every) and run.done < steps:
                 measure(run, "train")
-            if pressed:
-                save(run)
-                raise Interrupted(str(run.config.out))
             # The last checkpoint comes after the last evaluation, so that a resumed run never writes that twice.
             if due(run, book.checkpoint_every) and run.done < steps:
                 save(run)
+    if pressed:
+        if run.done:
+            save(run)
+        raise Interrupted(str(run.config.out))
     final = measure(run, "after")
     save(run)
     return summary(run, final)
