@@ -125,7 +125,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path: 
 def test_ctrl_c_checkpoints_and_exits_with_130(tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(words(out, "ema"), env=environment(), stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (out / "metrics.jsonl").exists():
+    while process.poll() is None and not any("loss" in row for row in read_rows(out / "metrics.jsonl")):
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
