@@ -164,7 +164,9 @@ def test_swapping_weights_is_undone_even_after_an_error(model: str) -> None:
     before = {name: p.detach().clone() for name, p in student.trainable().items()}
     zeros = {name: torch.zeros_like(p) for name, p in student.trainable().items()}
     with pytest.raises(RuntimeError, match="all zero"), swapped(student, zeros):
-        raise RuntimeError("all zero" if all((p == 0).all() for p in student.trainable().values()) else "kept")
+        raise RuntimeError(
+            "all zero" if all((p == 0).all() for p in student.trainable().values()) else "kept"
+        )
     for name, parameter in student.trainable().items():
         assert torch.equal(parameter, before[name])
 
@@ -248,7 +250,8 @@ def failures(run: Run) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("--lora-rank", "4"), ("--weights", "ema"), ("--precision", "bfloat16")]
+    "words",
+    [(), ("--lora-rank", "4"), ("--weights", "ema"), ("--precision", "bfloat16"), ("--precision", "mixed")],
 )
 def test_a_sound_run_passes_every_check(model: str, words: tuple[str, ...]) -> None:
     assert failures(run_of(model, *words)) == []
