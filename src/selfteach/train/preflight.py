@@ -245,6 +245,7 @@ def probe_scorer(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context
         rollouts,
         {name: seen},
         micro_batch=len(rollouts),
+        mixed=run.config.loading.precision == "mixed",
     )
 
 

@@ -67,7 +67,7 @@ class Run:
     def __init__(self, config: TrainConfig, folder: RunFolder | None, progress: Progress) -> None:
         self.config, self.folder, self.progress = config, folder, progress
         self.recipe = config.recipe
-        self.accelerator = accelerator_for(config)
+        self.accelerator = Accelerator(cpu=config.loading.device == "cpu")
         randomness.seed_all(config.seed + self.accelerator.process_index)
         self.task: Task = open_task(config.task, seed=config.seed, options=config.task_options)
         self.policy = load_student(config, self.accelerator.device)
@@ -202,6 +202,7 @@ class Run:
             rollouts,
             contexts,
             micro_batch=self.config.bookkeeping.micro_batch or len(rollouts),
+            mixed=self.config.loading.precision == "mixed",
         )
 
     def update(self, scorer: Scorer) -> tuple[list[Outcome], float]:
@@ -257,11 +258,6 @@ class Run:
             f"{what} at step {self.done};{where} the last checkpoint is intact: lower --lr, or look at the "
             "batch's longest rollouts"
         )
-
-
-def accelerator_for(config: TrainConfig) -> Accelerator:
-    mixed = "bf16" if config.loading.precision == "mixed" else "no"
-    return Accelerator(mixed_precision=mixed, cpu=config.loading.device == "cpu")
 
 
 def load_student(config: TrainConfig, device: torch.device) -> Policy:

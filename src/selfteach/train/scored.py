@@ -34,6 +34,7 @@ class Scorer:
     rollouts: Sequence[Rollout]
     contexts: Mapping[str, Context]
     micro_batch: int
+    mixed: bool = False
     columns: Columns = field(init=False)
     first_row: int = field(init=False)
     _teacher_states: dict[tuple[str, int], Scored] = field(default_factory=dict)
@@ -87,12 +88,16 @@ class Scorer:
         width = max(len(one.ids) for one in self.rollouts[start : start + self.micro_batch])
         return cut(self.columns, self.rows(start), width)
 
+    def autocast(self) -> torch.autocast:
+        """bfloat16 arithmetic in the transformer where the run is of mixed precision; the objective stays exact."""
+        return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=self.mixed)
+
     def _student(self, rollouts: Sequence[Rollout], gradient: bool) -> Tensor:
         if self._student_state is not None:
             return self._student_state
         inputs = packed(self.policy, [one.prompt_ids for one in rollouts], rollouts, self.accelerator.device)
         self.policy.model.train(gradient)
-        with torch.set_grad_enabled(gradient):
+        with torch.set_grad_enabled(gradient), self.autocast():
             hidden = score(self.module, inputs)
         if len(self.starts) == 1:
             self._student_state = hidden
@@ -109,7 +114,7 @@ class Scorer:
             with weights.in_place() as policy:
                 policy.model.eval()
                 inputs = packed(policy, prompts, rollouts, self.accelerator.device)
-                with self.accelerator.autocast():
+                with self.autocast():
                     hidden = score(ResponseScorer(policy.model), inputs)
                 head = detached_head(policy)
             self._teacher_states[name, start] = Scored(hidden, head)
