@@ -1,0 +1,184 @@
+"""The two runs on a real language model, and the page that tells them: ``python benchmarks/smollm2.py``.
+
+Runs what is not there yet under runs/smollm2 (about an hour and a half on two cores; an interrupted run goes on) and
+writes results/smollm2.md from what the runs wrote. ``--page`` only writes the page.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path("runs/smollm2")
+PAGE = Path("results/smollm2.md")
+MODEL = "--model models/smollm2"
+TASK = "--task 'gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2'"
+PLAIN = "--temperature 1 --top-p 1 --top-k 0 --lora-rank 0 --max-grad-norm 1"
+PLAIN += " --student-thinking none --teacher-thinking none"
+EVERY = "--eval-samples 1 --eval-temperature 0.7 --checkpoint-every 15 --keep 1 --samples-every 5 --seed 0"
+ASKED = f"{MODEL} {TASK} --samples 1 --temperature 0.7 --batch 50"
+
+COMMANDS = {
+    "prefix": f"selfteach train opsd {MODEL} {TASK} --held-out-fraction 0.5 --no-instruction --view prefix "
+    f"--prefix examples/arithmetic_turns.json --clip-entry none --lr 5e-5 --schedule linear {PLAIN} --max-tokens 16 "
+    f"--prompts 16 --steps 45 --eval-problems 300 {EVERY}",
+    "teacher-prefix.json": f"selfteach eval {ASKED} --held-out-fraction 0.5 --no-instruction --view prefix "
+    "--prefix examples/arithmetic_turns.json --problems 300 --max-tokens 16",
+    "view-plain.json": f"selfteach eval {ASKED} --view plain --problems 200 --max-tokens 32",
+    "view-answer.json": f"selfteach eval {ASKED} --view answer --problems 200 --max-tokens 32",
+    "view-solution.json": f"selfteach eval {ASKED} --view solution --problems 200 --max-tokens 32",
+    "answer-rkl": f"selfteach train opsd {MODEL} {TASK} --view answer --beta 1 --clip-entry none --lr 2e-5 {PLAIN} "
+    f"--max-tokens 32 --prompts 16 --steps 40 --eval-problems 200 {EVERY}",
+    "solution-fkl": f"selfteach train opsd {MODEL} {TASK} --view solution --clip-entry 0.05 --lr 5e-5 {PLAIN} "
+    f"--max-tokens 32 --prompts 16 --steps 40 --eval-problems 200 {EVERY}",
+}
+
+
+def main() -> None:
+    if "--page" not in sys.argv:
+        for name, command in COMMANDS.items():
+            bring_to_end(ROOT / name, command)
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)
+
+
+def bring_to_end(out: Path, command: str) -> None:
+    """Run one command unless its result is there; go on with an interrupted training run."""
+    if (out if out.suffix else out / "summary.json").exists():
+        return
+    words = [sys.executable, "-m", *shlex.split(command), "--out", str(out)]
+    if (out / "config.toml").exists():
+        words.append("--resume")
+    subprocess.run(words, check=True)
+
+
+def page() -> str:
+    """The results in words and tables, every number read from a file."""
+    versions = tomllib.loads((ROOT / "prefix" / "config.toml").read_text())["versions"]
+    made = ", ".join(f"{name} {value}" for name, value in versions.items())
+    return "\n".join(
+        [
+            "# A real language model: SmolLM2-135M-Instruct",
+            "",
+            "Made by `selfteach fetch smollm2` and `python benchmarks/smollm2.py` (this page by the latter's `--page`) "
+            f"on two CPU cores with {made}. One seed (0) a run; ± is the standard error over held-out problems. The "
+            "model is the 4-bit release unpacked to float32; all weights are trained; answers are sampled at "
+            "temperature 0.7 and right only if the strict last line `Answer: N` is.",
+            "",
+            *prefix_part(),
+            *answer_part(),
+        ]
+    )
+
+
+def prefix_part() -> list[str]:
+    before, after = ends("prefix")
+    teacher = evaluated("teacher-prefix.json")
+    ratio = after["eval/accuracy"] / teacher["accuracy"] if teacher["accuracy"] else float("nan")
+    return [
+        "## (a) A prompt baked into the weights",
+        "",
+        "The teacher (the frozen start) sees four worked chat turns before the question, the student the question.",
+        "",
+        table(
+            ["", "accuracy", "answers in tokens", "ended by themselves"],
+            [
+                ["student before", *cells(before)],
+                ["teacher (with the four turns)", *cells_of_eval(teacher)],
+                ["student after, without them", *cells(after)],
+            ],
+        ),
+        "",
+        f"The student reaches {ratio:.2f} of its teacher's accuracy. {trace('prefix')}",
+        "",
+        *repeated("prefix", "teacher-prefix.json"),
+    ]
+
+
+def answer_part() -> list[str]:
+    views = {name: evaluated(f"view-{name}.json") for name in ("plain", "answer", "solution")}
+    rows = [[f"untrained, view {name}", *cells_of_eval(result)] for name, result in views.items()]
+    done = [name for name in ("answer-rkl", "solution-fkl") if (ROOT / name / "summary.json").exists()]
+    for name in done:
+        rows += [[f"{name}: before", *cells(ends(name)[0])], [f"{name}: after", *cells(ends(name)[1])]]
+    traces = [
+        f"`{name}`: {trace(name)}"
+        for name in ("answer-rkl", "solution-fkl")
+        if (ROOT / name / "summary.json").exists()
+    ]
+    return [
+        "## (b) The answer, or a worked solution, as privilege",
+        "",
+        "OPSD proper: the teacher is told this problem's answer (or worked solution); the student must do without.",
+        "",
+        table(["", "accuracy", "answers in tokens", "ended by themselves"], rows),
+        "",
+        *(line for text in traces for line in (text, "")),
+        *repeated("view-plain.json", "view-answer.json", "view-solution.json", "answer-rkl", "solution-fkl"),
+    ]
+
+
+def trace(name: str) -> str:
+    """Divergence by token class and length, at the start and at the end (means over five steps)."""
+    rows = [row for row in rows_of(name) if "loss" in row]
+    parts = []
+    for label, some in (("first", rows[:5]), ("last", rows[-5:])):
+        kinds = {
+            kind: [row[f"divergence/teacher/{kind}"] for row in some if f"divergence/teacher/{kind}" in row]
+            for kind in ("content", "style", "other")
+        }
+        told = ", ".join(f"{kind} {statistics.fmean(v):.3f}" for kind, v in kinds.items() if v)
+        whole = statistics.fmean(row["divergence/teacher"] for row in some)
+        length = statistics.fmean(row["length/mean"] for row in some)
+        reward = statistics.fmean(row["reward/mean"] for row in some)
+        parts.append(
+            f"{label} five steps: KL(teacher‖student) {whole:.3f} nats a token ({told}), "
+            f"{length:.1f} tokens an answer, training reward {reward:.2f}"
+        )
+    seconds = json.loads((ROOT / name / "summary.json").read_text())["training_seconds"]
+    return f"{parts[0][0].upper()}{parts[0][1:]}; {parts[1]}. {len(rows)} steps, {seconds:.0f} s."
+
+
+def ends(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    rows = [row for row in rows_of(name) if "eval/accuracy" in row]
+    return rows[0], rows[-1]
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (ROOT / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def evaluated(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((ROOT / name).read_text())["result"]
+    return result
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['eval/accuracy']:.3f} ± {row['eval/accuracy_se']:.3f} (n = {row['eval/problems']})",
+        f"{row['eval/length']:.1f}",
+        f"{row['eval/finished']:.2f}",
+    ]
+
+
+def cells_of_eval(result: dict[str, Any]) -> list[str]:
+    return cells({f"eval/{name}": value for name, value in result.items()})
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *rows])
+
+
+def repeated(*names: str) -> list[str]:
+    lines = [f"    {COMMANDS[name]} --out {ROOT / name}" for name in names if (ROOT / name).exists()]
+    return ["Commands:", "", *lines, ""]
+
+
+if __name__ == "__main__":
+    main()
