@@ -21,17 +21,17 @@ class Interrupted(Exception):
 
 def train(run: Run) -> dict[str, Any]:
     """Train to the end (or the token budget), write the final model, and return the summary."""
-    steps, book = run.recipe.optimisation.steps, run.config.bookkeeping
-    run.progress.start(steps, run.done)
+    book = run.config.bookkeeping
+    run.progress.start(run.recipe.optimisation.steps, run.done)
     with interruption() as pressed:
         if run.done == 0:
             measure(run, "before")
-        while run.done < steps and not budget_spent(run) and not pressed:
+        while not finished(run) and not pressed:
             write(run, run.step())
-            if due(run, run.config.evaluation.eval_every) and run.done < steps:
+            if due(run, run.config.evaluation.eval_every) and not finished(run):
                 measure(run, "train")
             # The last checkpoint comes after the last evaluation, so that a resumed run never writes that twice.
-            if due(run, book.checkpoint_every) and run.done < steps:
+            if due(run, book.checkpoint_every) and not finished(run):
                 save(run)
     if pressed:
         if run.done:
@@ -98,9 +98,10 @@ def due(run: Run, every: int) -> bool:
     return every > 0 and run.done % every == 0
 
 
-def budget_spent(run: Run) -> bool:
+def finished(run: Run) -> bool:
+    """Whether the steps or the token budget are spent."""
     budget = run.config.bookkeeping.token_budget
-    return budget is not None and run.generated >= budget
+    return run.done >= run.recipe.optimisation.steps or (budget is not None and run.generated >= budget)
 
 
 @contextmanager
