@@ -85,7 +85,7 @@ class Divergence(ABC):
             summand = summand.clamp(max=self.clip_entry)
         total = summand.sum(-1)
         _refuse_nan(total, student, teacher)
-        gradient = slope - student.exp() * slope.sum(-1, keepdim=True)
+        gradient = torch.addcmul(slope, student.exp(), slope.sum(-1, keepdim=True), value=-1)
         if self.clip_token is None:
             return total, gradient
         capped = total > self.clip_token

@@ -2,13 +2,15 @@
 
 The gradient is taken in the forward pass, chunk by chunk, and handed to autograd as one node: whatever lies
 below the hidden states (a transformer, under DDP or not) and the head's own tensors get exact gradients while
-at most one chunk's logits are alive.
+at most one chunk's logits are alive. A chunk is what the matrix products see; within it the gradient in the
+logits is taken block by block, small enough for a processor's cache, and takes the logits' place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,7 +28,9 @@ from selfteach.objective.positions import (
 )
 from selfteach.objective.terms import Term
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 96 * 2**20
+CHUNK_BYTES_ON_CUDA = 2**30
+BLOCK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -51,46 +55,74 @@ def evaluate_terms(
     weighted: Sequence[Weighted],
     *,
     watch: Mapping[str, ColumnFunction] | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
+    compiler: str | None = None,
 ) -> Outcome:
     """The loss of ``batch`` and its gradient path to ``batch.student``.
 
     ``watch`` adds per-token columns (no gradient) measured on the same logits, at every written token.
-    Columns are NaN where a position was not looked at.
+    Columns are NaN where a position was not looked at. ``chunk_bytes`` bounds the logits of student and
+    teachers alive at a time (None: 96 MiB, on CUDA 1 GiB). ``compiler``: a backend of torch.compile, such as
+    "inductor", for the closed-form gradients (None: none). The loss can be differentiated once.
     """
     _refuse_duplicate_names(weighted)
-    local = [w if batch.rows is None else Weighted(w.term, w.coefficients[batch.rows]) for w in weighted]
-    mask = batch.columns.mask
-    wanted = torch.zeros_like(mask)
-    for w in local:
-        wanted |= w.coefficients[:, : mask.shape[1]] != 0
+    terms, wanted = _local(batch, weighted)
+    trained = (batch.student.hidden, *batch.student.head.tensors)
+    differentiate = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
     record = _Recorder(batch, watch or {})
-    work = _Work(batch, local, wanted, record, chunk_bytes)
-    loss = _SumOfChunks.apply(work, batch.student.hidden, *batch.student.head.tensors)
-    record.watch_the_rest(wanted, chunk_bytes)
+    work = _Work(batch, terms, wanted, record, chunk_bytes, differentiate, _closed_form(compiler))
+    with torch.autocast(batch.student.hidden.device.type, enabled=False):
+        loss = _SumOfChunks.apply(work, *trained)
+        record.watch_the_rest(wanted, chunk_bytes)
     return Outcome(loss=loss, terms=work.values, token=record.columns)
 
 
 def measure(
-    batch: ScoredBatch, columns: Mapping[str, ColumnFunction], *, chunk_bytes: int = CHUNK_BYTES
+    batch: ScoredBatch, columns: Mapping[str, ColumnFunction], *, chunk_bytes: int | None = None
 ) -> dict[str, Tensor]:
     """[n, T] columns at every written token, without gradient (the statistics phase); zero elsewhere."""
     record = _Recorder(batch, columns)
-    record.watch_the_rest(torch.zeros_like(batch.columns.mask), chunk_bytes)
+    with torch.autocast(batch.student.hidden.device.type, enabled=False):
+        record.watch_the_rest(torch.zeros_like(batch.columns.mask), chunk_bytes)
     return {name: torch.nan_to_num(column, nan=0.0) for name, column in record.columns.items()}
 
 
-def positions_of(
-    batch: ScoredBatch, chunk: Chunk, student_logits: Tensor, teachers: Sequence[str]
-) -> Positions:
-    """Project the named teachers at a chunk and put them beside the student."""
-    logits = {STUDENT: student_logits}
-    with torch.no_grad():
-        for name in teachers:
-            scored = batch.teachers[name]
-            hidden = scored.hidden.reshape(-1, scored.hidden.shape[-1])[chunk.flat]
-            logits[name] = scored.head.logits(hidden.to(student_logits.device)).detach()
-    return Positions(chunk.ids, chunk.row, chunk.step, shared_width(logits))
+Gradient = tuple[Tensor, Tensor]
+"""([P] losses, [P, V] their gradients in the student's logits)"""
+
+
+@cache
+def _closed_form(compiler: str | None) -> Callable[[Term, Positions], Gradient | None]:
+    def logit_gradient(term: Term, at: Positions) -> Gradient | None:
+        return term.logit_gradient(at)
+
+    return logit_gradient if compiler is None else torch.compile(logit_gradient, backend=compiler)
+
+
+def by_autograd(term: Term, at: Positions) -> Gradient:
+    """What ``Term.logit_gradient`` gives, found by autograd: for terms without a closed form, and its reference."""
+    logits = at.logits[STUDENT].detach().requires_grad_()
+    with torch.enable_grad():
+        losses = term.token_loss(Positions(at.ids, at.row, at.step, {**at.logits, STUDENT: logits}))
+        (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    return losses.detach(), gradient
+
+
+@torch.no_grad()
+def positions_of(batch: ScoredBatch, chunk: Chunk, teachers: Sequence[str]) -> Positions:
+    """Project the student and the named teachers at a chunk."""
+    logits = {}
+    for role, scored in {STUDENT: batch.student, **{name: batch.teachers[name] for name in teachers}}.items():
+        states = scored.hidden[chunk.place].to(batch.student.hidden.device)
+        logits[role] = scored.head.logits(states)
+    return Positions(chunk.ids, chunk.row, chunk.place[1], shared_width(logits))
+
+
+def blocks(logits: Tensor) -> Iterator[slice]:
+    """Slices of a chunk's positions. A GPU takes the chunk whole; a CPU is faster on what its cache holds."""
+    length = len(logits) if logits.is_cuda else BLOCK_BYTES // (logits.element_size() * logits.shape[1])
+    for start in range(0, len(logits), max(1, length)):
+        yield slice(start, start + max(1, length))
 
 
 class _Recorder:
@@ -100,29 +132,40 @@ class _Recorder:
         self.batch, self.watch = batch, watch
         self.columns: dict[str, Tensor] = {}
 
-    def put(self, name: str, chunk: Chunk, values: Tensor) -> None:
+    def column(self, name: str) -> Tensor:
         if name not in self.columns:
-            shape = self.batch.columns.ids.shape
-            self.columns[name] = torch.full(shape, torch.nan, dtype=values.dtype, device=values.device)
-        self.columns[name].view(-1)[chunk.flat] = values.detach()
+            hidden = self.batch.student.hidden
+            self.columns[name] = hidden.new_full(hidden.shape[:2], torch.nan, dtype=_accumulation(hidden))
+        return self.columns[name]
+
+    def put(self, name: str, chunk: Chunk, values: Tensor) -> None:
+        column = self.column(name)
+        column[chunk.place] = values.detach().to(column.dtype)
 
     def look(self, chunk: Chunk, at: Positions) -> None:
         with torch.no_grad():
             for name, function in self.watch.items():
                 self.put(name, chunk, function(at))
 
-    def watch_the_rest(self, seen: Tensor, chunk_bytes: int) -> None:
+    def watch_the_rest(self, seen: Tensor, chunk_bytes: int | None) -> None:
         """Measure the written tokens that no term has visited."""
         if not self.watch:
             return
-        batch = self.batch
-        teachers = list(batch.teachers)
-        hidden = batch.student.hidden.detach()
-        hidden = hidden.reshape(-1, hidden.shape[-1])
-        with torch.no_grad():
-            for chunk in chunks(batch, batch.columns.mask & ~seen, _length(batch, teachers, chunk_bytes)):
-                logits = batch.student.head.logits(hidden[chunk.flat])
-                self.look(chunk, positions_of(batch, chunk, logits, teachers))
+        teachers = list(self.batch.teachers)
+        length = _length(self.batch, teachers, chunk_bytes)
+        for chunk in chunks(self.batch, self.batch.columns.mask & ~seen, length):
+            at = positions_of(self.batch, chunk, teachers)
+            for which in blocks(at.logits[STUDENT]):
+                self.look(chunk.take(which), at.take(which))
+
+
+@dataclass(frozen=True)
+class _Local:
+    """A term with its coefficients [n, T] on the micro-batch; ``everywhere``: none of those visited is 0."""
+
+    term: Term
+    coefficients: Tensor
+    everywhere: bool
 
 
 @dataclass
@@ -130,102 +173,119 @@ class _Work:
     """What the autograd node does: walk the chunks, return the loss and its gradients."""
 
     batch: ScoredBatch
-    weighted: Sequence[Weighted]
+    terms: Sequence[_Local]
     wanted: Tensor
     record: _Recorder
-    chunk_bytes: int
+    chunk_bytes: int | None
+    differentiate: bool
+    closed_form: Callable[[Term, Positions], Gradient | None]
     values: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self, hidden: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
-        head, batch = self.batch.student.head, self.batch
-        teachers = list(batch.teachers) if self.record.watch else _teachers_of(self.weighted)
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        inputs = [flat, *tensors]
-        wants = [t.requires_grad for t in (hidden, *tensors)]
-        sums: list[Tensor | None] = [
-            torch.zeros_like(t, dtype=_accumulation(t)) if want else None
-            for t, want in zip(inputs, wants, strict=True)
+        zero = hidden.new_zeros((), dtype=_accumulation(hidden))
+        teachers = list(self.batch.teachers) if self.record.watch else _teachers_of(self.terms)
+        sums = [
+            torch.zeros_like(t, dtype=_accumulation(t)) if self.differentiate and t.requires_grad else None
+            for t in (hidden, *tensors)
         ]
-        total = torch.zeros((), dtype=_accumulation(flat), device=flat.device)
-        for w in self.weighted:
-            self.values[w.term.name] = torch.zeros_like(total)
-        for chunk in chunks(batch, self.wanted, _length(batch, teachers, self.chunk_bytes)):
-            leaves = [
-                t.detach().requires_grad_(want)
-                for t, want in zip((flat[chunk.flat], *tensors), wants, strict=True)
-            ]
-            with torch.enable_grad():
-                at = positions_of(batch, chunk, head.logits(leaves[0], leaves[1:]), teachers)
-                loss = self.chunk_loss(chunk, at)
-            total += loss.detach()
-            if any(wants):
-                self.accumulate(loss, leaves, chunk, sums)
-            self.record.look(chunk, at)
-        if sums[0] is not None:
-            sums[0] = sums[0].reshape(hidden.shape)
-        return total, sums
+        for local in self.terms:
+            self.values[local.term.name] = zero.clone()
+            self.record.column(f"loss/{local.term.name}")
+        for chunk in chunks(self.batch, self.wanted, _length(self.batch, teachers, self.chunk_bytes)):
+            self.project(chunk, hidden, teachers, sums)
+        return sum(self.values.values(), zero), sums
 
-    def chunk_loss(self, chunk: Chunk, at: Positions) -> Tensor:
-        loss: Tensor | float = 0.0
-        for w in self.weighted:
-            coefficients = w.coefficients.view(-1)[chunk_index(w.coefficients, chunk, self.batch)]
-            active = coefficients != 0
-            token_loss = w.term.token_loss(at)
-            # A position this term does not select may be −inf or undefined for it: cut it out, do not multiply it.
-            part = torch.where(
-                active, coefficients.to(token_loss.dtype) * token_loss.where(active, 0), 0
-            ).sum()
-            self.values[w.term.name] += part.detach()
-            self.record.put(f"loss/{w.term.name}", chunk, token_loss.detach().where(active, torch.nan))
-            self.record.put(f"weight/{w.term.name}", chunk, coefficients.to(token_loss.dtype))
-            loss = loss + part
-        return torch.as_tensor(loss)
+    def project(
+        self, chunk: Chunk, hidden: Tensor, teachers: Sequence[str], sums: Sequence[Tensor | None]
+    ) -> None:
+        """Take one chunk from hidden states to logits to their gradient, and back into ``sums``."""
+        head, at = self.batch.student.head, positions_of(self.batch, chunk, teachers)
+        logits = at.logits[STUDENT]
+        for which in blocks(logits):
+            gradient = self.block(chunk.take(which), at.take(which))
+            if gradient is not None:
+                logits[which] = head.before_softcap(gradient, logits[which])
+        if self.differentiate:
+            states = head.pull_back(logits, hidden[chunk.place], sums[1:])
+            if sums[0] is not None:
+                sums[0][chunk.place] = states.to(sums[0].dtype)
 
-    def accumulate(self, loss: Tensor, leaves: list[Tensor], chunk: Chunk, sums: list[Tensor | None]) -> None:
-        wanted = [i for i, leaf in enumerate(leaves) if leaf.requires_grad]
-        grads = torch.autograd.grad(loss, [leaves[i] for i in wanted], allow_unused=True)
-        for i, grad in zip(wanted, grads, strict=True):
-            target = sums[i]
-            if grad is None or target is None:
-                continue
-            if i == 0:
-                target[chunk.flat] = grad.to(target.dtype)
-            else:
-                target += grad
+    def block(self, chunk: Chunk, at: Positions) -> Tensor | None:
+        """Let every term visit a block; [P, V] the gradient in its student logits, if one is wanted."""
+        total: Tensor | None = None
+        for local in self.terms:
+            weight = local.coefficients[chunk.place].to(at.logits[STUDENT].dtype)
+            self.record.put(f"weight/{local.term.name}", chunk, weight)
+            gradient = self.visit(local, chunk, at, weight)
+            if gradient is not None:
+                total = gradient if total is None else total.add_(gradient)
+        self.record.look(chunk, at)
+        return total
+
+    def visit(self, local: _Local, chunk: Chunk, at: Positions, weight: Tensor) -> Tensor | None:
+        """What one term adds to a block. A position it does not select may be −inf or undefined for it."""
+        if not local.everywhere:
+            chosen = weight != 0
+            if not chosen.any():
+                return None
+            part = self.visit(
+                replace(local, everywhere=True), chunk.take(chosen), at.take(chosen), weight[chosen]
+            )
+            return None if part is None else torch.zeros_like(at.logits[STUDENT]).index_put_((chosen,), part)
+        if self.differentiate:
+            losses, gradient = self.closed_form(local.term, at) or by_autograd(local.term, at)
+            gradient = gradient * weight.unsqueeze(1)
+        else:
+            losses, gradient = local.term.token_loss(at), None
+        self.values[local.term.name] += (weight * losses).sum()
+        self.record.put(f"loss/{local.term.name}", chunk, losses)
+        return gradient
 
 
 class _SumOfChunks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, work: _Work, hidden: Tensor, *tensors: Tensor) -> Tensor:
-        loss, grads = work.run(hidden, tensors)
-        inputs = (hidden, *tensors)
-        ctx.present = [g is not None for g in grads]
-        ctx.save_for_backward(*(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True) if g is not None))
+        loss, ctx.sums = work.run(hidden, tensors)
+        ctx.dtypes = [t.dtype for t in (hidden, *tensors)]
         return loss
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
-        saved = iter(ctx.saved_tensors)
-        return None, *(next(saved) * upstream[0] if present else None for present in ctx.present)
+        if ctx.sums is None:
+            raise RuntimeError("this loss has been differentiated already: its gradients were handed out")
+        # Handed out, not copied: beside a wide vocabulary the head's gradient is the largest tensor there is.
+        sums, ctx.sums = ctx.sums, None
+        grads = (s if s is None else s.mul_(upstream[0]) for s in sums)
+        return None, *(g if g is None else g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
 
 
-def chunk_index(column: Tensor, chunk: Chunk, batch: ScoredBatch) -> Tensor:
-    """Flat indices of a chunk into a local [n, T'] column, whose T' may exceed the micro-batch's own T."""
+def _local(batch: ScoredBatch, weighted: Sequence[Weighted]) -> tuple[list[_Local], Tensor]:
+    """The terms on this micro-batch, and the positions [n, T] any of them selects."""
     width = batch.columns.ids.shape[1]
-    return torch.div(chunk.flat, width, rounding_mode="floor") * column.shape[1] + chunk.step
+    rows = slice(None) if batch.rows is None else batch.rows
+    coefficients = [w.coefficients[rows, :width] for w in weighted]
+    wanted = torch.zeros_like(batch.columns.mask)
+    for c in coefficients:
+        wanted |= c != 0
+    return [
+        _Local(w.term, c, everywhere=bool(((c != 0) == wanted).all()))
+        for w, c in zip(weighted, coefficients, strict=True)
+    ], wanted
 
 
 def _accumulation(t: Tensor) -> torch.dtype:
     return torch.float32 if t.dtype in (torch.bfloat16, torch.float16) else t.dtype
 
 
-def _teachers_of(weighted: Sequence[Weighted]) -> list[str]:
-    return list(dict.fromkeys(name for w in weighted for name in w.term.teachers))
+def _teachers_of(terms: Sequence[_Local]) -> list[str]:
+    return list(dict.fromkeys(name for local in terms for name in local.term.teachers))
 
 
-def _length(batch: ScoredBatch, teachers: Sequence[str], budget: int) -> int:
+def _length(batch: ScoredBatch, teachers: Sequence[str], budget: int | None) -> int:
     heads = [batch.student, *(batch.teachers[name] for name in teachers)]
     widths = [s.head.weight.shape[0] if s.head.weight is not None else s.hidden.shape[-1] for s in heads]
+    if budget is None:
+        budget = CHUNK_BYTES_ON_CUDA if batch.student.hidden.is_cuda else CHUNK_BYTES
     return chunk_length(widths, max(4, batch.student.hidden.element_size()), budget)
 
 

@@ -48,6 +48,12 @@ class Term(ABC):
     def token_loss(self, at: Positions) -> Tensor:
         """[P] loss of each position in nats, differentiable in the student's logits."""
 
+    def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor] | None:
+        """([P] ``token_loss``, [P, V] its gradient in the student's logits) in closed form, called without
+        gradient; None (the default): there is none, autograd is to find it.
+        """
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Match(Term):
@@ -71,9 +77,39 @@ class Match(Term):
         student, target = student_and_target(self, at)
         return self.divergence(*self.support.restrict(student, target))
 
+    def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor] | None:
+        if not isinstance(self.support, Full):
+            return None
+        loss, gradient = self.divergence.value_and_logit_gradient(*student_and_target(self, at))
+        return loss, at.divided(gradient, self.temperature)
+
 
 @dataclass(frozen=True, kw_only=True)
-class SampledMatch(Term):
+class OfSampledToken(Term):
+    """A term whose gradient passes through one number a position: the sampled token's log-prob (nats)."""
+
+    temperature: Temperature = 1.0
+
+    @abstractmethod
+    def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
+        """[P] losses, differentiable in the policy's log-probs [P] of the sampled tokens."""
+
+    def token_loss(self, at: Positions) -> Tensor:
+        return self.sampled_loss(at.sampled(STUDENT, self.temperature), at)
+
+    def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor]:
+        log_prob = at.sampled(STUDENT, self.temperature).requires_grad_()
+        with torch.enable_grad():
+            loss = self.sampled_loss(log_prob, at)
+            (slope,) = torch.autograd.grad(loss.sum(), log_prob)
+        slope = slope.unsqueeze(-1)
+        gradient = at.log_probs(STUDENT, self.temperature).exp().mul_(-slope)
+        gradient.scatter_add_(-1, at.ids.unsqueeze(-1), slope)
+        return loss.detach(), at.divided(gradient, self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledMatch(OfSampledToken):
     """Reverse KL to a target from the sampled token alone.
 
     "policy-gradient": −sg[log target(y) − log p(y)] · log p(y), whose mean over y ~ p is ∇KL(p‖target)
@@ -84,7 +120,6 @@ class SampledMatch(Term):
 
     target: Target
     estimator: Literal["policy-gradient", "control-variate", "k2", "k3"] = "policy-gradient"
-    temperature: Temperature = 1.0
     target_temperature: Temperature | None = None
     behaviour: Tensor | None = None
     truncate: float | None = None
@@ -93,28 +128,26 @@ class SampledMatch(Term):
     def teachers(self) -> tuple[str, ...]:
         return self.target.names
 
-    def token_loss(self, at: Positions) -> Tensor:
+    def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
         student, target = student_and_target(self, at)
-        ours, theirs = (x.gather(-1, at.ids.unsqueeze(-1)).squeeze(-1) for x in (student, target))
+        theirs = target.gather(-1, at.ids.unsqueeze(-1)).squeeze(-1)
         if self.estimator == "k2":
-            loss = sampled.k2(ours, theirs)
+            loss = sampled.k2(log_prob, theirs)
         elif self.estimator == "k3":
-            loss = sampled.k3(ours, theirs)
+            loss = sampled.k3(log_prob, theirs)
         else:
-            advantage = sampled.distillation_advantage(ours, theirs)
+            advantage = sampled.distillation_advantage(log_prob, theirs)
             if self.estimator == "control-variate":
                 advantage = advantage + sampled.control_variate(student, target)
-            loss = sampled.policy_gradient(ours, advantage)
+            loss = sampled.policy_gradient(log_prob, advantage)
         if self.behaviour is None:
             return loss
-        ratio = sampled.importance_ratio(
-            ours.detach(), torch.as_tensor(at.column(self.behaviour)), self.truncate
-        )
-        return ratio * loss
+        behaviour = torch.as_tensor(at.column(self.behaviour))
+        return sampled.importance_ratio(log_prob.detach(), behaviour, self.truncate) * loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyGradient(Term):
+class PolicyGradient(OfSampledToken):
     """−A · log π of the sampled token, or PPO's clipped surrogate when ``clip`` = (low, high) is given.
 
     ``advantage`` [N] or [N, T], signed, constant. The ratio π/behaviour needs ``behaviour`` [N, T].
@@ -123,29 +156,25 @@ class PolicyGradient(Term):
     advantage: Tensor
     behaviour: Tensor | None = None
     clip: tuple[float, float] | None = None
-    temperature: Temperature = 1.0
 
     def __post_init__(self) -> None:
         if self.clip is not None and self.behaviour is None:
             raise ValueError("clip needs behaviour: the ratio to clip is policy over behaviour")
 
-    def token_loss(self, at: Positions) -> Tensor:
-        ours = at.sampled(STUDENT, self.temperature)
-        advantage = torch.as_tensor(at.column(self.advantage)).to(ours.dtype)
+    def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
+        advantage = torch.as_tensor(at.column(self.advantage)).to(log_prob.dtype)
         if self.clip is None or self.behaviour is None:
-            return sampled.policy_gradient(ours, advantage)
+            return sampled.policy_gradient(log_prob, advantage)
         behaviour = torch.as_tensor(at.column(self.behaviour))
-        return sampled.clipped_surrogate(ours, behaviour, advantage, *self.clip)
+        return sampled.clipped_surrogate(log_prob, behaviour, advantage, *self.clip)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeLogLikelihood(Term):
+class NegativeLogLikelihood(OfSampledToken):
     """−log π of each token: supervised fine-tuning, or likelihood of the policy's own good answers."""
 
-    temperature: Temperature = 1.0
-
-    def token_loss(self, at: Positions) -> Tensor:
-        return -at.sampled(STUDENT, self.temperature)
+    def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
+        return -log_prob
 
 
 def student_and_target(term: Match | SampledMatch, at: Positions) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,376 @@
+"""The engine's closed-form gradients against autograd, its precision, and who gets to see which position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from selfteach.objective.batch import Columns, Scored, ScoredBatch
+from selfteach.objective.divergence import (
+    DIVERGENCES,
+    JSD,
+    Divergence,
+    EntropyAware,
+    ForwardKL,
+    ReverseKL,
+)
+from selfteach.objective.engine import by_autograd, evaluate_terms
+from selfteach.objective.head import Head
+from selfteach.objective.plan import plan
+from selfteach.objective.positions import STUDENT, Positions
+from selfteach.objective.support import TopK
+from selfteach.objective.target import FromTeacher, GeometricMean, Mixture
+from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, SampledMatch, Term
+
+ROWS, STEPS, VOCABULARY = 3, 4, 17
+TEACHER = FromTeacher("teacher")
+
+DIVERGENCE: dict[str, Divergence] = {name: kind() for name, kind in DIVERGENCES.items()} | {
+    "clipped entries": ForwardKL(clip_entry=0.05),
+    "clipped tokens": ReverseKL(clip_token=1.0),
+    "scaled": JSD(0.2, scaled=True),
+    "detached ratio": ReverseKL(detach_ratio=True),
+    "unsure": EntropyAware(threshold=2.0, softness=1.0),
+}
+
+BEHAVIOUR = -torch.rand(ROWS, STEPS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+ADVANTAGE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+OF_SAMPLED_TOKEN: dict[str, Term] = {
+    **{
+        name: SampledMatch(name="term", target=TEACHER, estimator=name, temperature=1.2)  # type: ignore[arg-type]
+        for name in ("policy-gradient", "control-variate", "k2", "k3")
+    },
+    "importance weighted": SampledMatch(name="term", target=TEACHER, behaviour=BEHAVIOUR, truncate=1.5),
+    "policy gradient": PolicyGradient(name="term", advantage=ADVANTAGE),
+    "clipped surrogate": PolicyGradient(
+        name="term", advantage=ADVANTAGE, behaviour=BEHAVIOUR, clip=(0.2, 0.3)
+    ),
+    "negative log-likelihood": NegativeLogLikelihood(name="term", temperature=0.8),
+}
+
+
+def random(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def positions(scale: float = 2.0) -> Positions:
+    row, step = (
+        index.flatten() for index in torch.meshgrid(torch.arange(ROWS), torch.arange(STEPS), indexing="ij")
+    )
+    ids = torch.randint(VOCABULARY, (len(row),), generator=torch.Generator().manual_seed(0))
+    logits = {
+        role: random(len(row), VOCABULARY, seed=seed, scale=scale)
+        for seed, role in enumerate((STUDENT, "teacher", "other"))
+    }
+    return Positions(ids, row, step, logits)
+
+
+def assert_closed_form_is_autograd(term: Term, at: Positions) -> None:
+    with torch.no_grad():
+        closed = term.logit_gradient(at)
+    assert closed is not None
+    for ours, reference in zip(closed, by_autograd(term, at), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", DIVERGENCE)
+@pytest.mark.parametrize(
+    "temperature",
+    [1.0, 1.7, torch.tensor([0.5, 1.0, 2.0]), 1 + torch.arange(12.0).reshape(ROWS, STEPS) / 5],
+    ids=["none", "number", "per row", "per token"],
+)
+def test_the_closed_form_of_matching_is_autograds(name: str, temperature: float | Tensor) -> None:
+    term = Match(name="term", target=TEACHER, divergence=DIVERGENCE[name], temperature=temperature)
+    assert_closed_form_is_autograd(term, positions())
+
+
+@pytest.mark.parametrize(
+    "target", [Mixture({"teacher": 0.3, "other": 0.7}), GeometricMean({"teacher": 0.5, "other": 0.5})]
+)
+def test_the_closed_form_holds_for_several_teachers(target: Mixture | GeometricMean) -> None:
+    assert_closed_form_is_autograd(Match(name="term", target=target, divergence=JSD(0.3)), positions())
+
+
+@pytest.mark.parametrize("name", OF_SAMPLED_TOKEN)
+def test_the_closed_form_of_the_sampled_token_is_autograds(name: str) -> None:
+    assert_closed_form_is_autograd(OF_SAMPLED_TOKEN[name], positions())
+
+
+@pytest.mark.parametrize("name", DIVERGENCE)
+def test_the_closed_form_survives_a_masked_vocabulary_and_extreme_logits(name: str) -> None:
+    at = positions(scale=100.0)
+    for logits in at.logits.values():
+        logits[:, 3:6] = -torch.inf
+    term = Match(name="term", target=TEACHER, divergence=DIVERGENCE[name])
+    assert_closed_form_is_autograd(term, at)
+    with torch.no_grad():
+        _, gradient = term.logit_gradient(at)  # type: ignore[misc]
+    assert torch.isfinite(gradient).all()
+    assert (gradient[:, 3:6] == 0).all()
+
+
+def batch_of(
+    hidden: Tensor, weight: Tensor, teacher: Tensor, teacher_weight: Tensor, mask: Tensor | None = None
+) -> ScoredBatch:
+    """A batch whose student may be trained in hidden states and head."""
+    n, t = hidden.shape[:2]
+    ids = torch.randint(len(weight), (n, t), generator=torch.Generator().manual_seed(9))
+    columns = Columns(
+        ids=ids,
+        mask=torch.ones(n, t, dtype=torch.bool) if mask is None else mask,
+        group=torch.arange(n),
+        reward=torch.zeros(n),
+    )
+    student = Scored(hidden.requires_grad_(), Head(weight.requires_grad_()))
+    return ScoredBatch(columns, student, {"teacher": Scored(teacher, Head(teacher_weight))})
+
+
+def small_batch(n: int = 3, t: int = 5, vocabulary: int = 19, width: int = 4) -> ScoredBatch:
+    return batch_of(
+        random(n, t, width, seed=1),
+        random(vocabulary, width, seed=2),
+        random(n, t, 3, seed=3),
+        random(vocabulary, 3, seed=4),
+    )
+
+
+def full_logits_loss(given: ScoredBatch, terms: list[Term]) -> Tensor:
+    n, t = given.columns.mask.nonzero(as_tuple=True)
+    logits = {STUDENT: given.student.head.logits(given.student.hidden[n, t])}
+    logits |= {name: s.head.logits(s.hidden[n, t]) for name, s in given.teachers.items()}
+    at = Positions(given.columns.ids[n, t], n, t, logits)
+    weighted = plan(terms, given.columns)
+    return torch.stack([(w.coefficients[n, t] * w.term.token_loss(at)).sum() for w in weighted]).sum()
+
+
+def gradients(loss: Tensor, given: ScoredBatch) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, [given.student.hidden, *given.student.head.tensors])
+
+
+def assert_engine_is_full_logits(given: ScoredBatch, terms: list[Term], **options: object) -> None:
+    ours = evaluate_terms(given, plan(terms, given.columns), **options).loss  # type: ignore[arg-type]
+    reference = full_logits_loss(given, terms)
+    torch.testing.assert_close(ours, reference)
+    for a, b in zip(gradients(ours, given), gradients(reference, given), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("tail", ["bucket", "renormalise", "drop"])
+def test_a_term_without_a_closed_form_is_left_to_autograd(tail: str) -> None:
+    term = Match(name="term", target=TEACHER, divergence=JSD(), support=TopK(5, tail=tail))  # type: ignore[arg-type]
+    with torch.no_grad():
+        assert term.logit_gradient(positions()) is None
+    assert_engine_is_full_logits(small_batch(), [term])
+
+
+def test_a_chunk_of_several_blocks_gives_the_gradient_of_full_logits() -> None:
+    given = small_batch(n=4, t=100, vocabulary=4096)
+    assert_engine_is_full_logits(given, [Match(name="term", target=TEACHER, divergence=ReverseKL())])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(1, 4),
+    t=st.integers(1, 6),
+    vocabulary=st.integers(2, 30),
+    width=st.integers(1, 5),
+    chunk_bytes=st.integers(1, 20_000),
+    seed=st.integers(0, 10_000),
+    name=st.sampled_from(sorted(DIVERGENCE)),
+)
+def test_no_shape_and_no_chunk_length_changes_the_gradient(
+    n: int, t: int, vocabulary: int, width: int, chunk_bytes: int, seed: int, name: str
+) -> None:
+    mask = torch.rand(n, t, generator=torch.Generator().manual_seed(seed)) < 0.7
+    given = batch_of(
+        random(n, t, width, seed=seed, scale=3.0),
+        random(vocabulary, width, seed=seed + 1),
+        random(n, t, width, seed=seed + 2, scale=3.0),
+        random(vocabulary, width, seed=seed + 3),
+        mask,
+    )
+    terms: list[Term] = [
+        Match(name="match", target=TEACHER, divergence=DIVERGENCE[name], mean_over="sequences"),
+        NegativeLogLikelihood(name="nll", where=torch.arange(n) % 2 == 0, coefficient=0.3),
+    ]
+    assert_engine_is_full_logits(given, terms, chunk_bytes=chunk_bytes)
+
+
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_a_compiler_changes_nothing(compiler: str) -> None:
+    terms: list[Term] = [
+        Match(name="match", target=TEACHER, divergence=JSD(), temperature=1.1),
+        NegativeLogLikelihood(name="nll"),
+    ]
+    assert_engine_is_full_logits(small_batch(), terms, compiler=compiler, chunk_bytes=3000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeesOnly(Term):
+    """A term that breaks when shown another row than the one given."""
+
+    row: int
+
+    def token_loss(self, at: Positions) -> Tensor:
+        assert (at.row == self.row).all(), "shown a position it did not select"
+        return -at.sampled()
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2**20])
+def test_a_term_sees_only_the_positions_it_selects(chunk_bytes: int) -> None:
+    given = small_batch()
+    terms: list[Term] = [
+        SeesOnly(name=f"row {row}", row=row, where=torch.arange(3) == row, mean_over="sum")
+        for row in range(3)
+    ]
+    outcome = evaluate_terms(given, plan(terms, given.columns), chunk_bytes=chunk_bytes)
+    everywhere: list[Term] = [NegativeLogLikelihood(name="nll", mean_over="sum")]
+    torch.testing.assert_close(outcome.loss, full_logits_loss(given, everywhere))
+    assert outcome.token["loss/row 1"].isnan().sum() == 10
+
+
+def test_a_teacher_that_is_undefined_where_nobody_asks_it_does_no_harm() -> None:
+    given = small_batch()
+    hidden = given.teachers["teacher"].hidden.clone()
+    hidden[1] = torch.nan
+    blind = replace(given, teachers={"teacher": replace(given.teachers["teacher"], hidden=hidden)})
+    terms: list[Term] = [
+        Match(name="match", target=TEACHER, divergence=ForwardKL(), where=torch.tensor([True, False, True])),
+        NegativeLogLikelihood(name="nll"),
+    ]
+    for a, b in zip(
+        gradients(evaluate_terms(blind, plan(terms, blind.columns)).loss, blind),
+        gradients(evaluate_terms(given, plan(terms, given.columns)).loss, given),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_head_cut_to_the_vocabulary_gives_padding_no_gradient() -> None:
+    given = small_batch(vocabulary=19)
+    cut = {"teacher": replace(given.teachers["teacher"], head=Head(random(15, 3, seed=4)))}
+    for student in (
+        Scored(given.student.hidden, replace(given.student.head, vocabulary=15)),
+        Scored(random(3, 5, 19, seed=6).requires_grad_(), Head(vocabulary=15)),
+    ):
+        padded = replace(given, student=student, teachers=cut)
+        terms: list[Term] = [Match(name="match", target=TEACHER, divergence=ReverseKL())]
+        padded = replace(padded, columns=replace(padded.columns, ids=padded.columns.ids.clamp(max=14)))
+        assert_engine_is_full_logits(padded, terms)
+
+
+def test_the_upstream_gradient_scales_all_of_it() -> None:
+    given = small_batch()
+    weighted = plan([Match(name="match", target=TEACHER, divergence=ReverseKL())], given.columns)
+    once = gradients(evaluate_terms(given, weighted).loss, given)
+    thrice = gradients(3 * evaluate_terms(given, weighted).loss, given)
+    for a, b in zip(once, thrice, strict=True):
+        torch.testing.assert_close(3 * a, b)
+
+
+def test_a_loss_differentiated_twice_says_so() -> None:
+    given = small_batch()
+    loss = evaluate_terms(given, plan([NegativeLogLikelihood(name="nll")], given.columns)).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated already"):
+        loss.backward()
+
+
+def test_without_gradient_the_loss_is_the_same() -> None:
+    given = small_batch()
+    weighted = plan([Match(name="match", target=TEACHER, divergence=JSD())], given.columns)
+    with torch.no_grad():
+        blind = evaluate_terms(given, weighted).loss
+    assert not blind.requires_grad
+    torch.testing.assert_close(blind, evaluate_terms(given, weighted).loss.detach())
+
+
+# --- precision --------------------------------------------------------------------------------------------------
+
+
+def confident_batch(dtype: torch.dtype) -> ScoredBatch:
+    """Logits of ± 20, as a trained model has them, in ``dtype``: there bfloat16 is 0.06 apart."""
+    n, t, width, vocabulary = 2, 24, 64, 500
+    student, teacher = random(n, t, width, seed=1), random(n, t, width, seed=2)
+    weight, other = random(vocabulary, width, seed=3), random(vocabulary, width, seed=4)
+    tensors = (student, 0.6 * weight, student + 0.3 * teacher, 0.6 * weight + 0.05 * other)
+    return batch_of(*(x.to(dtype) for x in tensors))
+
+
+def exactly(given: ScoredBatch) -> ScoredBatch:
+    """The same numbers in float64."""
+    teacher = given.teachers["teacher"]
+    assert teacher.head.weight is not None
+    assert given.student.head.weight is not None
+    tensors = (given.student.hidden, given.student.head.weight, teacher.hidden, teacher.head.weight)
+    return batch_of(*(x.detach().double() for x in tensors))
+
+
+def relative_error(ours: Tensor, exact: Tensor) -> float:
+    return float((ours.double() - exact).norm() / exact.norm())
+
+
+def gradient_errors(given: ScoredBatch, term: Term, **options: object) -> list[float]:
+    reference = exactly(given)
+    ours = evaluate_terms(given, plan([term], given.columns), **options).loss  # type: ignore[arg-type]
+    exact = full_logits_loss(reference, [term])
+    return [
+        relative_error(a, b) for a, b in zip(gradients(ours, given), gradients(exact, reference), strict=True)
+    ]
+
+
+PRECISE: dict[str, Term] = {
+    "forward KL": Match(name="term", target=TEACHER, divergence=ForwardKL()),
+    "reverse KL": Match(name="term", target=TEACHER, divergence=ReverseKL()),
+    "JSD": Match(name="term", target=TEACHER, divergence=JSD()),
+    "top 20": Match(name="term", target=TEACHER, divergence=ReverseKL(), support=TopK(20)),
+    "control variate": SampledMatch(name="term", target=TEACHER, estimator="control-variate"),
+    "likelihood": NegativeLogLikelihood(name="term"),
+}
+
+
+@pytest.mark.parametrize("name", PRECISE)
+def test_float32_gradients_are_within_1e_5_of_float64(name: str) -> None:
+    assert max(gradient_errors(confident_batch(torch.float32), PRECISE[name])) < 1e-5
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2**20])
+@pytest.mark.parametrize("name", PRECISE)
+def test_bfloat16_gradients_are_within_one_percent_of_float64(name: str, chunk_bytes: int) -> None:
+    errors = gradient_errors(confident_batch(torch.bfloat16), PRECISE[name], chunk_bytes=chunk_bytes)
+    assert max(errors) < 0.01
+
+
+def test_logits_rounded_to_bfloat16_would_miss_that_by_far() -> None:
+    given = confident_batch(torch.bfloat16)
+    reference = exactly(given)
+    teacher = given.teachers["teacher"]
+    rounded = [
+        (scored.hidden @ scored.head.weight.T).float()  # type: ignore[union-attr]
+        for scored in (given.student, teacher)
+    ]
+    loss = ReverseKL()(rounded[0].log_softmax(-1), rounded[1].log_softmax(-1).detach()).mean()
+    exact = full_logits_loss(reference, [PRECISE["reverse KL"]])
+    errors = [
+        relative_error(a, b) for a, b in zip(gradients(loss, given), gradients(exact, reference), strict=True)
+    ]
+    assert min(errors) > 0.02
+
+
+def test_bfloat16_logits_are_those_of_float32() -> None:
+    hidden, weight = random(7, 64, seed=1).bfloat16(), random(50, 64, seed=2).bfloat16()
+    logits = Head(weight).logits(hidden)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, hidden.float() @ weight.float().T)
+
+
+def test_autocast_around_the_loss_does_not_reach_it() -> None:
+    given = confident_batch(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = gradient_errors(given, PRECISE["reverse KL"])
+    assert max(errors) < 1e-5
