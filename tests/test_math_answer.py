@@ -324,3 +324,17 @@ def test_last_answer_tags_are_found(text: str, found: str | None) -> None:
 @pytest.mark.parametrize("answer_format", ["line", "boxed", "tags", "text"])
 def test_answer_is_read_back_from_how_it_is_written(answer_format: str) -> None:
     assert extract_answer(write_answer("x + 1", answer_format), answer_format) == "x + 1"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("The answer is 18.", "18"),
+        ("21 - 99 = -78", "-78"),
+        ("about 1,234.50 in all", "1234.50"),
+        ("none at all", None),
+        ("7" * 100_000, "7" * 100_000),
+    ],
+)
+def test_the_number_format_reads_the_last_number_written(text: str, found: str | None) -> None:
+    assert extract_answer(text, "number") == found

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from typing import Literal, get_args
 
-AnswerFormat = Literal["line", "boxed", "tags", "text"]
+AnswerFormat = Literal["line", "boxed", "tags", "number", "text"]
 
 INSTRUCTION: dict[AnswerFormat, str] = {
     "line": "End with a line that says 'Answer: ' and then the result alone.",
     "boxed": "Reason step by step and put the final answer inside \\boxed{}.",
     "tags": "Give the final answer between <answer> and </answer>.",
+    "number": "Give the final answer as a number.",
     "text": "Reply with the answer alone.",
 }
 
 _LINE = re.compile(r"(?:^|\s)Answer:[^\S\n]*(\S[^\n]*)")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 
@@ -22,7 +24,8 @@ def extract_answer(text: str, answer_format: AnswerFormat) -> str | None:
     """The last final answer in ``text``, stripped; None if there is none in this format.
 
     ``line``: what follows ``Answer:`` up to the line's end · ``boxed``: the content of the last closed
-    ``\\boxed{…}`` · ``tags``: the content of the last ``<answer>…</answer>`` · ``text``: all of it.
+    ``\\boxed{…}`` · ``tags``: the content of the last ``<answer>…</answer>`` · ``number``: the last
+    number written, without thousands separators (lenient, for models that keep no format) · ``text``: all of it.
     Linear in the length of the text, whatever it holds.
     """
     if answer_format == "line":
@@ -31,6 +34,8 @@ def extract_answer(text: str, answer_format: AnswerFormat) -> str | None:
         found = last_boxed(text)
     elif answer_format == "tags":
         found = _last_tagged(text)
+    elif answer_format == "number":
+        found = _last_number(text)
     elif answer_format == "text":
         found = text
     else:
@@ -45,6 +50,7 @@ def write_answer(answer: str, answer_format: AnswerFormat) -> str:
         "line": f"Answer: {answer}",
         "boxed": f"\\boxed{{{answer}}}",
         "tags": f"<answer>{answer}</answer>",
+        "number": answer,
         "text": answer,
     }[answer_format]
 
@@ -69,6 +75,11 @@ def last_boxed(text: str) -> str | None:
 def _last_line(text: str) -> str | None:
     found = _LINE.findall(text)
     return found[-1] if found else None
+
+
+def _last_number(text: str) -> str | None:
+    found = _NUMBER.findall(text)
+    return found[-1].replace(",", "") if found else None
 
 
 def _last_tagged(text: str) -> str | None:

@@ -65,7 +65,8 @@ class TaskOptions:
     """Add a sentence to the user message that says in which form the answer is wanted."""
 
     answer_format: AnswerFormat | None = None
-    """The answer's form: line (Answer: 7), boxed (\\boxed{7}), tags (<answer>7</answer>), text (all of it).
+    """The answer's form: line (Answer: 7), boxed (\\boxed{7}), tags (<answer>7</answer>), number
+    (the last one written), text (all of it).
 
     None: boxed for files and Hugging Face datasets, line for reasoning-gym."""
 
