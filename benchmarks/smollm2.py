@@ -1,7 +1,7 @@
 """The two runs on a real language model, and the page that tells them: ``python benchmarks/smollm2.py``.
 
 Runs what is not there yet under runs/smollm2 (about an hour and a half on two cores; an interrupted run goes on) and
-writes results/smollm2.md from what the runs wrote. ``--page`` only writes the page.
+writes results/smollm2.md from what the runs wrote. Names of runs restrict it to those; ``--page`` runs nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ TASK = "--task 'gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2'
 PLAIN = "--temperature 1 --top-p 1 --top-k 0 --lora-rank 0 --max-grad-norm 1"
 PLAIN += " --student-thinking none --teacher-thinking none"
 EVERY = "--eval-samples 1 --eval-temperature 0.7 --checkpoint-every 15 --keep 1 --samples-every 5 --seed 0"
+FREE = "--no-instruction --answer-format number"
 ASKED = f"{MODEL} {TASK} --samples 1 --temperature 0.7 --batch 50"
 
 COMMANDS = {
@@ -30,20 +31,22 @@ COMMANDS = {
     f"--prompts 16 --steps 45 --eval-problems 300 {EVERY}",
     "teacher-prefix.json": f"selfteach eval {ASKED} --held-out-fraction 0.5 --no-instruction --view prefix "
     "--prefix examples/arithmetic_turns.json --problems 300 --max-tokens 16",
-    "view-plain.json": f"selfteach eval {ASKED} --view plain --problems 200 --max-tokens 32",
-    "view-answer.json": f"selfteach eval {ASKED} --view answer --problems 200 --max-tokens 32",
-    "view-solution.json": f"selfteach eval {ASKED} --view solution --problems 200 --max-tokens 32",
-    "answer-rkl": f"selfteach train opsd {MODEL} {TASK} --view answer --beta 1 --clip-entry none --lr 2e-5 {PLAIN} "
-    f"--max-tokens 32 --prompts 16 --steps 40 --eval-problems 200 {EVERY}",
-    "solution-fkl": f"selfteach train opsd {MODEL} {TASK} --view solution --clip-entry 0.05 --lr 5e-5 {PLAIN} "
-    f"--max-tokens 32 --prompts 16 --steps 40 --eval-problems 200 {EVERY}",
+    "view-plain.json": f"selfteach eval {ASKED} {FREE} --view plain --problems 200 --max-tokens 32",
+    "view-answer.json": f"selfteach eval {ASKED} {FREE} --view answer --problems 200 --max-tokens 32",
+    "view-solution.json": f"selfteach eval {ASKED} {FREE} --view solution --problems 200 --max-tokens 32",
+    "answer-rkl": f"selfteach train opsd {MODEL} {TASK} {FREE} --view answer --beta 1 --clip-entry none --lr 2e-5 {PLAIN} "
+    f"--max-tokens 32 --prompts 16 --steps 30 --eval-problems 200 {EVERY}",
+    "solution-fkl": f"selfteach train opsd {MODEL} {TASK} {FREE} --view solution --clip-entry 0.05 --lr 5e-5 {PLAIN} "
+    f"--max-tokens 32 --prompts 16 --steps 30 --eval-problems 200 {EVERY}",
 }
 
 
 def main() -> None:
-    if "--page" not in sys.argv:
-        for name, command in COMMANDS.items():
-            bring_to_end(ROOT / name, command)
+    wanted = sys.argv[1:] or list(COMMANDS)
+    for name in wanted if wanted != ["--page"] else []:
+        bring_to_end(ROOT / name, COMMANDS[name])
+    if len(sys.argv) > 1 and wanted != ["--page"]:
+        return
     PAGE.write_text(page(), encoding="utf-8")
     print(PAGE)
 
@@ -69,7 +72,8 @@ def page() -> str:
             "Made by `selfteach fetch smollm2` and `python benchmarks/smollm2.py` (this page by the latter's `--page`) "
             f"on two CPU cores with {made}. One seed (0) a run; ± is the standard error over held-out problems. The "
             "model is the 4-bit release unpacked to float32; all weights are trained; answers are sampled at "
-            "temperature 0.7 and right only if the strict last line `Answer: N` is.",
+            "temperature 0.7. In (a) an answer is right only in the strict form `Answer: N`; in (b) the last number "
+            "written counts, since the untrained model keeps no form it is asked for.",
             "",
             *prefix_part(),
             *answer_part(),
