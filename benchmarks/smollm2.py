@@ -34,8 +34,8 @@ COMMANDS = {
     "view-plain.json": f"selfteach eval {ASKED} {FREE} --view plain --problems 200 --max-tokens 32",
     "view-answer.json": f"selfteach eval {ASKED} {FREE} --view answer --problems 200 --max-tokens 32",
     "view-solution.json": f"selfteach eval {ASKED} {FREE} --view solution --problems 200 --max-tokens 32",
-    "answer-rkl": f"selfteach train opsd {MODEL} {TASK} {FREE} --view answer --beta 1 --clip-entry none --lr 2e-5 {PLAIN} "
-    f"--max-tokens 32 --prompts 16 --steps 30 --eval-problems 200 {EVERY}",
+    "answer-rkl": f"selfteach train opsd {MODEL} {TASK} {FREE} --view answer --beta 1 --clip-entry none --lr 2e-5 "
+    f"{PLAIN} --max-tokens 32 --prompts 16 --steps 30 --eval-problems 200 {EVERY}",
     "solution-fkl": f"selfteach train opsd {MODEL} {TASK} {FREE} --view solution --clip-entry 0.05 --lr 5e-5 {PLAIN} "
     f"--max-tokens 32 --prompts 16 --steps 30 --eval-problems 200 {EVERY}",
 }
