@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint types check setup clean
+.PHONY: demo test test-slow lint types check setup bench-loss clean
 
 demo: $(VENV)/.ready
 	$(BIN)/selfteach demo
@@ -31,6 +31,18 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	touch $@
+
+# The other libraries' losses, side by side with ours, in an environment of their own (build/ is not kept by git).
+BENCH := build/bench
+
+bench-loss: $(BENCH)/.ready
+	$(BENCH)/bin/python benchmarks/bench_loss.py $(ARGS)
+
+$(BENCH)/.ready: pyproject.toml constraints.txt
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BENCH)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[bench]'
 	touch $@
 
 clean:

@@ -120,12 +120,9 @@ def batch_of(
     """A batch whose student may be trained in hidden states and head."""
     n, t = hidden.shape[:2]
     ids = torch.randint(len(weight), (n, t), generator=torch.Generator().manual_seed(9))
-    columns = Columns(
-        ids=ids,
-        mask=torch.ones(n, t, dtype=torch.bool) if mask is None else mask,
-        group=torch.arange(n),
-        reward=torch.zeros(n),
-    )
+    mask = torch.ones(n, t, dtype=torch.bool) if mask is None else mask
+    small = (ids, mask, torch.arange(n), torch.zeros(n))
+    columns = Columns(*(column.to(hidden.device) for column in small))
     student = Scored(hidden.requires_grad_(), Head(weight.requires_grad_()))
     return ScoredBatch(columns, student, {"teacher": Scored(teacher, Head(teacher_weight))})
 
@@ -264,6 +261,32 @@ def test_a_head_cut_to_the_vocabulary_gives_padding_no_gradient() -> None:
         assert_engine_is_full_logits(padded, terms)
 
 
+def test_several_teachers_keep_their_own_heads_and_widths() -> None:
+    given = small_batch()
+    other = Scored(random(3, 5, 7, seed=6), Head(random(19, 7, seed=7), bias=random(19, seed=8), softcap=4.0))
+    both = replace(given, teachers={**given.teachers, "other": other})
+    target = Mixture({"teacher": 0.4, "other": 0.6})
+    assert_engine_is_full_logits(both, [Match(name="match", target=target, divergence=ForwardKL())])
+
+
+def test_tied_embeddings_get_the_gradients_of_both_their_uses() -> None:
+    given = small_batch()
+    table = random(19, 4, seed=2).requires_grad_()
+    found = []
+    for loss in (
+        lambda batch, terms: evaluate_terms(batch, plan(terms, batch.columns), chunk_bytes=2000).loss,
+        full_logits_loss,
+    ):
+        hidden = torch.tanh(torch.nn.functional.embedding(given.columns.ids, table))
+        tied = replace(given, student=Scored(hidden, Head(table)))
+        found.append(
+            torch.autograd.grad(
+                loss(tied, [Match(name="match", target=TEACHER, divergence=ReverseKL())]), table
+            )
+        )
+    torch.testing.assert_close(*found)
+
+
 def test_the_upstream_gradient_scales_all_of_it() -> None:
     given = small_batch()
     weighted = plan([Match(name="match", target=TEACHER, divergence=ReverseKL())], given.columns)
@@ -293,13 +316,13 @@ def test_without_gradient_the_loss_is_the_same() -> None:
 # --- precision --------------------------------------------------------------------------------------------------
 
 
-def confident_batch(dtype: torch.dtype) -> ScoredBatch:
+def confident_batch(dtype: torch.dtype, device: str = "cpu") -> ScoredBatch:
     """Logits of ± 20, as a trained model has them, in ``dtype``: there bfloat16 is 0.06 apart."""
     n, t, width, vocabulary = 2, 24, 64, 500
     student, teacher = random(n, t, width, seed=1), random(n, t, width, seed=2)
     weight, other = random(vocabulary, width, seed=3), random(vocabulary, width, seed=4)
     tensors = (student, 0.6 * weight, student + 0.3 * teacher, 0.6 * weight + 0.05 * other)
-    return batch_of(*(x.to(dtype) for x in tensors))
+    return batch_of(*(x.to(device, dtype) for x in tensors))
 
 
 def exactly(given: ScoredBatch) -> ScoredBatch:
@@ -344,6 +367,15 @@ def test_float32_gradients_are_within_1e_5_of_float64(name: str) -> None:
 def test_bfloat16_gradients_are_within_one_percent_of_float64(name: str, chunk_bytes: int) -> None:
     errors = gradient_errors(confident_batch(torch.bfloat16), PRECISE[name], chunk_bytes=chunk_bytes)
     assert max(errors) < 0.01
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")
+@pytest.mark.parametrize("compiler", [None, "inductor"])
+@pytest.mark.parametrize("name", PRECISE)
+def test_bfloat16_gradients_on_the_device_are_within_one_percent_too(name: str, compiler: str | None) -> None:
+    given = confident_batch(torch.bfloat16, "cuda")
+    assert max(gradient_errors(given, PRECISE[name], compiler=compiler)) < 0.01
 
 
 def test_logits_rounded_to_bfloat16_would_miss_that_by_far() -> None:
