@@ -106,7 +106,8 @@ def prefix_part() -> list[str]:
 
 
 def answer_part() -> list[str]:
-    views = {name: evaluated(f"view-{name}.json") for name in ("plain", "answer", "solution")}
+    there = [name for name in ("plain", "answer", "solution") if (ROOT / f"view-{name}.json").exists()]
+    views = {name: evaluated(f"view-{name}.json") for name in there}
     rows = [[f"untrained, view {name}", *cells_of_eval(result)] for name, result in views.items()]
     done = [name for name in ("answer-rkl", "solution-fkl") if (ROOT / name / "summary.json").exists()]
     for name in done:

@@ -33,7 +33,7 @@ def command(words: Sequence[str]) -> int:
     given = parsed(Arguments, words, program="selfteach demo", default=Arguments())
     out = given.out or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
     print(
-        "A 0.4 M-parameter model does digit arithmetic in steps, but was never taught the operation @.\n"
+        "A 0.34 M-parameter model does digit arithmetic in steps, but was never taught the operation @.\n"
         "Shown a bare list of results it can explain them in its own style; that opinion of its own answers is all\n"
         "it learns from (OPSD, reverse KL, frozen teacher). No reward reaches the student.\n",
         flush=True,
