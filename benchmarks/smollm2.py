@@ -25,10 +25,14 @@ EVERY = "--eval-samples 1 --eval-temperature 0.7 --checkpoint-every 15 --keep 1 
 FREE = "--no-instruction --answer-format number"
 ASKED = f"{MODEL} {TASK} --samples 1 --temperature 0.7 --batch 50"
 
+WITH_TURNS = f"selfteach train opsd {MODEL} {TASK} --held-out-fraction 0.5 --no-instruction --view prefix "
 COMMANDS = {
-    "prefix": f"selfteach train opsd {MODEL} {TASK} --held-out-fraction 0.5 --no-instruction --view prefix "
+    "prefix": f"{WITH_TURNS}"
     f"--prefix examples/arithmetic_turns.json --clip-entry none --lr 5e-5 --schedule linear {PLAIN} --max-tokens 16 "
     f"--prompts 16 --steps 45 --eval-problems 300 {EVERY}",
+    "prefix-70": f"{WITH_TURNS}"
+    f"--prefix examples/arithmetic_turns.json --clip-entry none --lr 5e-5 --schedule linear {PLAIN} --max-tokens 16 "
+    f"--prompts 16 --steps 70 --eval-problems 300 {EVERY.replace('--seed 0', '--seed 1')}",
     "teacher-prefix.json": f"selfteach eval {ASKED} --held-out-fraction 0.5 --no-instruction --view prefix "
     "--prefix examples/arithmetic_turns.json --problems 300 --max-tokens 16",
     "view-plain.json": f"selfteach eval {ASKED} {FREE} --view plain --problems 200 --max-tokens 32",
@@ -39,6 +43,22 @@ COMMANDS = {
     "solution-fkl": f"selfteach train opsd {MODEL} {TASK} {FREE} --view solution --clip-entry 0.05 --lr 5e-5 {PLAIN} "
     f"--max-tokens 32 --prompts 16 --steps 30 --eval-problems 200 {EVERY}",
 }
+
+
+READING = """## Reading (written by hand, of the runs of 22 November 2026)
+
+(a) The format, which is what the four turns are for, moves first: within five steps every answer is a short `Answer: N`.
+The arithmetic behind it follows slowly, and noise is large against the difference that is left: with 300 problems the
+ratio to the teacher's accuracy has a standard error of about 0.17.
+
+(b) *Not seen*: no gain that the noise would let one call a gain. The statistics say why. Told the answer, the teacher
+is ten times as accurate, so the privilege is read. But the divergence that training removes is that of style and filler
+tokens, while the divergence on content tokens (digits, operators) stays where it was: the student takes over the
+teacher's manner (answers as long as the teacher's, and as often cut off), not its numbers, which it cannot know from the
+question. That is the published failure of instance-specific privilege (card 05), and what the clip of card 01 is
+against. Tried here: reverse KL on the answer. Not tried for want of time: the worked solution with clipped forward KL
+(`solution-fkl`, in the list of commands), more steps, partial solutions (card 06).
+"""
 
 
 def main() -> None:
@@ -77,32 +97,41 @@ def page() -> str:
             "",
             *prefix_part(),
             *answer_part(),
+            READING,
         ]
     )
 
 
 def prefix_part() -> list[str]:
-    before, after = ends("prefix")
     teacher = evaluated("teacher-prefix.json")
-    ratio = after["eval/accuracy"] / teacher["accuracy"] if teacher["accuracy"] else float("nan")
+    runs = [name for name in ("prefix", "prefix-70") if (ROOT / name / "summary.json").exists()]
+    rows, told = [["teacher (with the four turns)", *cells_of_eval(teacher)]], []
+    for name in runs:
+        before, after = ends(name)
+        rows += [
+            [f"{name}: student before", *cells(before)],
+            [f"{name}: after, without the turns", *cells(after)],
+        ]
+        ratio, error = ratio_of(after, teacher)
+        told += [f"`{name}`: {ratio:.2f} ± {error:.2f} of its teacher's accuracy. {trace(name)}", ""]
     return [
         "## (a) A prompt baked into the weights",
         "",
         "The teacher (the frozen start) sees four worked chat turns before the question, the student the question.",
         "",
-        table(
-            ["", "accuracy", "answers in tokens", "ended by themselves"],
-            [
-                ["student before", *cells(before)],
-                ["teacher (with the four turns)", *cells_of_eval(teacher)],
-                ["student after, without them", *cells(after)],
-            ],
-        ),
+        table(["", "accuracy", "answers in tokens", "ended by themselves"], rows),
         "",
-        f"The student reaches {ratio:.2f} of its teacher's accuracy. {trace('prefix')}",
-        "",
-        *repeated("prefix", "teacher-prefix.json"),
+        *told,
+        *repeated(*runs, "teacher-prefix.json"),
     ]
+
+
+def ratio_of(after: dict[str, Any], teacher: dict[str, Any]) -> tuple[float, float]:
+    """Student's accuracy over its teacher's, and the standard error of that by the delta method."""
+    ours, theirs = after["eval/accuracy"], teacher["accuracy"]
+    ratio = ours / theirs
+    relative = (after["eval/accuracy_se"] / max(ours, 1e-9)) ** 2 + (teacher["accuracy_se"] / theirs) ** 2
+    return ratio, ratio * relative**0.5
 
 
 def answer_part() -> list[str]:
