@@ -17,7 +17,7 @@ test-slow: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.ready
-	$(BIN)/ruff check src tests && $(BIN)/ruff format --check src tests
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types: $(VENV)/.ready
 	$(BIN)/mypy

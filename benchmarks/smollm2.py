@@ -21,20 +21,21 @@ MODEL = "--model models/smollm2"
 TASK = "--task 'gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2'"
 PLAIN = "--temperature 1 --top-p 1 --top-k 0 --lora-rank 0 --max-grad-norm 1"
 PLAIN += " --student-thinking none --teacher-thinking none"
-EVERY = "--eval-samples 1 --eval-temperature 0.7 --checkpoint-every 15 --keep 1 --samples-every 5 --seed 0"
+EVERY = "--eval-samples 1 --eval-temperature 0.7 --checkpoint-every 15 --keep 1 --samples-every 5"
 FREE = "--no-instruction --answer-format number"
 ASKED = f"{MODEL} {TASK} --samples 1 --temperature 0.7 --batch 50"
-
-WITH_TURNS = f"selfteach train opsd {MODEL} {TASK} --held-out-fraction 0.5 --no-instruction --view prefix "
+TURNS = "--no-instruction --view prefix --prefix examples/arithmetic_turns.json"
+WITH_TURNS = (
+    f"selfteach train opsd {MODEL} {TASK} {TURNS} --clip-entry none --lr 5e-5 {PLAIN} --max-tokens 16 "
+)
+WITH_TURNS += f"--prompts 16 --eval-problems 300 {EVERY}"
+TEACHER = f"selfteach eval {ASKED} {TURNS} --problems 300 --max-tokens 16"
 COMMANDS = {
-    "prefix": f"{WITH_TURNS}"
-    f"--prefix examples/arithmetic_turns.json --clip-entry none --lr 5e-5 --schedule linear {PLAIN} --max-tokens 16 "
-    f"--prompts 16 --steps 45 --eval-problems 300 {EVERY}",
-    "prefix-70": f"{WITH_TURNS}"
-    f"--prefix examples/arithmetic_turns.json --clip-entry none --lr 5e-5 --schedule linear {PLAIN} --max-tokens 16 "
-    f"--prompts 16 --steps 70 --eval-problems 300 {EVERY.replace('--seed 0', '--seed 1')}",
-    "teacher-prefix.json": f"selfteach eval {ASKED} --held-out-fraction 0.5 --no-instruction --view prefix "
-    "--prefix examples/arithmetic_turns.json --problems 300 --max-tokens 16",
+    "prefix": f"{WITH_TURNS} --held-out-fraction 0.5 --schedule linear --steps 45",
+    "prefix-70": f"{WITH_TURNS} --held-out-fraction 0.5 --schedule linear --steps 70 --seed 1",
+    "teacher-prefix.json": f"{TEACHER} --held-out-fraction 0.5",
+    "prefix-split5": f"{WITH_TURNS} --steps 45",
+    "teacher-prefix-split5.json": TEACHER,
     "view-plain.json": f"selfteach eval {ASKED} {FREE} --view plain --problems 200 --max-tokens 32",
     "view-answer.json": f"selfteach eval {ASKED} {FREE} --view answer --problems 200 --max-tokens 32",
     "view-solution.json": f"selfteach eval {ASKED} {FREE} --view solution --problems 200 --max-tokens 32",
@@ -47,17 +48,17 @@ COMMANDS = {
 
 READING = """## Reading (written by hand, of the runs of 22 November 2026)
 
-(a) The format, which is what the four turns are for, moves first: within five steps every answer is a short `Answer: N`.
-The arithmetic behind it follows slowly, and noise is large against the difference that is left: with 300 problems the
-ratio to the teacher's accuracy has a standard error of about 0.17.
+(a) The format, which is what the four turns are for, moves first: within five steps every answer is a short
+`Answer: N`. The arithmetic behind it follows slowly, and the noise is large against the difference that is left: look
+at the standard errors of the ratios before believing any of them to be above or below 0.9.
 
 (b) *Not seen*: no gain that the noise would let one call a gain. The statistics say why. Told the answer, the teacher
-is ten times as accurate, so the privilege is read. But the divergence that training removes is that of style and filler
-tokens, while the divergence on content tokens (digits, operators) stays where it was: the student takes over the
-teacher's manner (answers as long as the teacher's, and as often cut off), not its numbers, which it cannot know from the
-question. That is the published failure of instance-specific privilege (card 05), and what the clip of card 01 is
-against. Tried here: reverse KL on the answer. Not tried for want of time: the worked solution with clipped forward KL
-(`solution-fkl`, in the list of commands), more steps, partial solutions (card 06).
+is ten times as accurate, so the privilege is read. But the divergence that training removes is that of style and
+filler tokens, while the divergence on content tokens (digits, operators) stays where it was: the student takes over
+the teacher's manner (answers as long as the teacher's, and as often cut off), not its numbers, which it cannot know
+from the question. That is the published failure of instance-specific privilege (card 05), and what the clip of card
+01 is against. Tried here: reverse KL on the answer. Not tried for want of time: the worked solution with clipped
+forward KL (`solution-fkl`, in the script), more steps, partial solutions (card 06).
 """
 
 
@@ -90,7 +91,7 @@ def page() -> str:
             "# A real language model: SmolLM2-135M-Instruct",
             "",
             "Made by `selfteach fetch smollm2` and `python benchmarks/smollm2.py` (this page by the latter's `--page`) "
-            f"on two CPU cores with {made}. One seed (0) a run; ± is the standard error over held-out problems. The "
+            f"on two CPU cores with {made}. One seed a run (0 unless its command says otherwise); ± is the standard error over held-out problems. The "
             "model is the 4-bit release unpacked to float32; all weights are trained; answers are sampled at "
             "temperature 0.7. In (a) an answer is right only in the strict form `Answer: N`; in (b) the last number "
             "written counts, since the untrained model keeps no form it is asked for.",
@@ -103,26 +104,37 @@ def page() -> str:
 
 
 def prefix_part() -> list[str]:
-    teacher = evaluated("teacher-prefix.json")
-    runs = [name for name in ("prefix", "prefix-70") if (ROOT / name / "summary.json").exists()]
-    rows, told = [["teacher (with the four turns)", *cells_of_eval(teacher)]], []
-    for name in runs:
-        before, after = ends(name)
-        rows += [
-            [f"{name}: student before", *cells(before)],
-            [f"{name}: after, without the turns", *cells(after)],
-        ]
-        ratio, error = ratio_of(after, teacher)
-        told += [f"`{name}`: {ratio:.2f} ± {error:.2f} of its teacher's accuracy. {trace(name)}", ""]
+    rows, told, commands = [], [], []
+    for teacher, students in (
+        ("teacher-prefix.json", ("prefix", "prefix-70")),
+        ("teacher-prefix-split5.json", ("prefix-split5",)),
+    ):
+        theirs = evaluated(teacher)
+        rows.append(
+            [f"`{teacher.removesuffix('.json')}`: the frozen start, with the turns", *cells_of_eval(theirs)]
+        )
+        commands.append(teacher)
+        for name in students:
+            if not (ROOT / name / "summary.json").exists():
+                continue
+            before, after = ends(name)
+            rows += [
+                [f"`{name}`: student before", *cells(before)],
+                [f"`{name}`: after, no turns", *cells(after)],
+            ]
+            ratio, error = ratio_of(after, theirs)
+            told += [f"`{name}`: {ratio:.2f} ± {error:.2f} of its teacher's accuracy. {trace(name)}", ""]
+            commands.append(name)
     return [
         "## (a) A prompt baked into the weights",
         "",
         "The teacher (the frozen start) sees four worked chat turns before the question, the student the question.",
+        "Half of the distinct questions are held out, or 5 % (`split5`: few easy one-digit questions are among those).",
         "",
         table(["", "accuracy", "answers in tokens", "ended by themselves"], rows),
         "",
         *told,
-        *repeated(*runs, "teacher-prefix.json"),
+        *repeated(*commands),
     ]
 
 
