@@ -91,7 +91,8 @@ def page() -> str:
             "# A real language model: SmolLM2-135M-Instruct",
             "",
             "Made by `selfteach fetch smollm2` and `python benchmarks/smollm2.py` (this page by the latter's `--page`) "
-            f"on two CPU cores with {made}. One seed a run (0 unless its command says otherwise); ± is the standard error over held-out problems. The "
+            f"on two CPU cores with {made}. One seed a run (0 unless its command says otherwise); "
+            "± is the standard error over held-out problems. The "
             "model is the 4-bit release unpacked to float32; all weights are trained; answers are sampled at "
             "temperature 0.7. In (a) an answer is right only in the strict form `Answer: N`; in (b) the last number "
             "written counts, since the untrained model keeps no form it is asked for.",
