@@ -24,6 +24,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 2 a user's mistake, 130 an interrupt."""
+    # Before torch is loaded: threads that spin while they wait slow every other process of a shared CPU many times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from selfteach.cli.console import fail
     from selfteach.train.loop import Interrupted
 
