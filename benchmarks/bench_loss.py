@@ -218,7 +218,7 @@ def synchronise(cell: Cell) -> None:
 
 def measure_time(cell: Cell, variants: list[str], repeats: int) -> dict[str, Any]:
     """Variant → wall and processor seconds of each round, and the gradients' error."""
-    error = {name: gradient_error(cell, name) for name in variants}
+    error = gradient_errors(cell, variants)
     given = tensors(cell)
     seconds: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in variants}
     warm_up = 2 if cell.device == "cuda" else 0
@@ -254,16 +254,18 @@ def process_memory(name: str) -> int:
     return 1024 * int(re.search(rf"{name}:\s+(\d+)", status)[1])  # type: ignore[index]
 
 
-def gradient_error(cell: Cell, variant: str) -> float:
-    """The larger relative error (Frobenius norm) of the two gradients against float64, on the first tokens."""
+def gradient_errors(cell: Cell, variants: list[str]) -> dict[str, float]:
+    """Variant → the larger relative error (Frobenius norm) of its gradients against float64, on the first tokens."""
     given = tensors(replace(cell, tokens=ERROR_TOKENS))
     exact = Tensors(*(t.detach().double().requires_grad_(t.requires_grad) for t in vars(given).values()))
-    pairs = zip(
-        gradients(VARIANTS[variant], given, cell.divergence),
-        gradients(naive, exact, cell.divergence),
-        strict=True,
-    )
-    return max(float((ours.double() - true).norm() / true.norm()) for ours, true in pairs)
+    reference = gradients(naive, exact, cell.divergence)
+    return {
+        name: max(
+            float((ours.double() - true).norm() / true.norm())
+            for ours, true in zip(gradients(VARIANTS[name], given, cell.divergence), reference, strict=True)
+        )
+        for name in variants
+    }
 
 
 def worker(task: dict[str, Any]) -> None:
@@ -274,7 +276,7 @@ def worker(task: dict[str, Any]) -> None:
     elif task["kind"] == "memory":
         answer = measure_memory(cell, variants[0])
     else:
-        answer = {name: gradient_error(cell, name) for name in variants}
+        answer = gradient_errors(cell, variants)
     print("ANSWER " + json.dumps(answer))
 
 
