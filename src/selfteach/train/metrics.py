@@ -16,17 +16,15 @@ from selfteach.objective.divergence import ForwardKL
 from selfteach.objective.engine import Outcome
 from selfteach.objective.positions import STUDENT, ColumnFunction, Positions
 from selfteach.objective.statistics import role_entropy
-from selfteach.recipes.base import Recipe
 from selfteach.train.scored import Scorer
 
 
-def watched(recipe: Recipe) -> dict[str, ColumnFunction]:
+def watched(teachers: Iterable[str], temperature: float) -> dict[str, ColumnFunction]:
     """Columns measured at every written token beside the loss: student entropy, KL(teacher‖student) per teacher."""
-    temperature = recipe.temperature
     columns: dict[str, ColumnFunction] = {
         "entropy/student": partial(role_entropy, role=STUDENT, temperature=temperature)
     }
-    for name in recipe.teachers:
+    for name in teachers:
         columns[f"divergence/{name}"] = partial(gap, teacher=name, temperature=temperature)
         columns[f"entropy/{name}"] = partial(role_entropy, role=name, temperature=temperature)
     return columns

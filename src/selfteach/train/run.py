@@ -54,11 +54,15 @@ class Clock:
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step leaves: its metrics, and this process's rollouts with what teachers read."""
+    """What one optimiser step leaves: its metrics, this process's rollouts with what teachers read, the terms with
+    their coefficients over the whole batch, each micro-batch's outcome, and the scorer that can look again."""
 
     row: dict[str, Any]
     rollouts: list[Rollout]
     contexts: Mapping[str, Context]
+    weighted: list[Weighted]
+    outcomes: list[Outcome]
+    scorer: Scorer
 
 
 class Run:
@@ -110,14 +114,14 @@ class Run:
             contexts = self.contexts(rollouts)
         with clock("update"):
             scorer = self.scorer(rollouts, contexts)
-            outcomes, gradient_norm = self.update(scorer)
+            weighted, outcomes, gradient_norm = self.update(scorer)
         for teacher in self.teachers.values():
             teacher.after_step()
         self.done += 1
         self.generated += sum(gather_object([generated(rollouts)]))
         self.training_seconds += sum(clock.seconds.values())
         row = self.row(scorer, outcomes, clock.seconds, gradient_norm, verdicts)
-        return Step(row, rollouts, contexts)
+        return Step(row, rollouts, contexts, weighted, outcomes, scorer)
 
     def row(
         self,
@@ -134,7 +138,7 @@ class Run:
         return {
             "step": self.done,
             **loss_of(outcomes),
-            **token_means(scorer, outcomes, watched(self.recipe), self.classes),
+            **token_means(scorer, outcomes, watched(self.teachers, self.recipe.temperature), self.classes),
             "length/mean": sum(lengths) / len(lengths),
             "truncated": sum(not one.finished for one in rollouts) / len(rollouts),
             "reward/mean": sum(rewards) / max(1, len(rewards)),
@@ -205,7 +209,7 @@ class Run:
             mixed=self.config.loading.precision == "mixed",
         )
 
-    def update(self, scorer: Scorer) -> tuple[list[Outcome], float]:
+    def update(self, scorer: Scorer) -> tuple[list[Weighted], list[Outcome], float]:
         """Statistics, terms, gradient, optimiser step. Stops the run at a loss or gradient that is not finite."""
         stats = Statistics(
             scorer.columns,
@@ -215,7 +219,8 @@ class Run:
             measure=scorer.measure,
         )
         try:
-            outcomes = self.accumulate(scorer, plan(self.recipe.terms(stats), scorer.columns))
+            weighted = plan(self.recipe.terms(stats), scorer.columns)
+            outcomes = self.accumulate(scorer, weighted)
         except ValueError as problem:  # the objective's own checks: NaN log-probs, shapes that do not fit
             self.refuse(str(problem), scorer.rollouts)
         norm = self.clip()
@@ -224,7 +229,7 @@ class Run:
         self.optimiser.step()
         self.scheduler.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return outcomes, norm
+        return weighted, outcomes, norm
 
     def accumulate(self, scorer: Scorer, weighted: list[Weighted]) -> list[Outcome]:
         """Add up the gradient of every micro-batch."""
@@ -233,7 +238,9 @@ class Run:
         for i, batch in enumerate(scorer.batches()):
             # DDP averages gradients over processes, but the terms' denominators already span all of them.
             with self.accelerator.no_sync(self.module) if i < last else nullcontext():
-                outcome = evaluate_terms(batch, weighted, watch=watched(self.recipe))
+                outcome = evaluate_terms(
+                    batch, weighted, watch=watched(self.teachers, self.recipe.temperature)
+                )
                 if not torch.isfinite(outcome.loss):
                     self.refuse(f"loss is {float(outcome.loss.detach())}", scorer.rollouts)
                 self.accelerator.backward(outcome.loss * self.accelerator.num_processes)
