@@ -394,6 +394,24 @@ def test_logits_rounded_to_bfloat16_would_miss_that_by_far() -> None:
     assert min(errors) > 0.02
 
 
+def test_log_probs_keep_their_digits_on_a_wide_vocabulary() -> None:
+    logits = random(3, 262_144, seed=1, scale=3.0).float()
+    at = Positions(*(torch.zeros(3, dtype=torch.long) for _ in range(3)), {STUDENT: logits})
+    torch.testing.assert_close(at.log_probs().double(), logits.double().log_softmax(-1), rtol=0, atol=4e-6)
+
+
+def test_log_probs_of_excluded_tokens_and_large_logits_are_torchs_own_with_its_gradient() -> None:
+    logits = random(4, 12, seed=2, scale=1e4)
+    logits[0, 3:] = -torch.inf
+    logits.requires_grad_()
+    at = Positions(*(torch.zeros(4, dtype=torch.long) for _ in range(3)), {STUDENT: logits})
+    weight = torch.zeros(4, 12, dtype=torch.float64).index_fill_(1, torch.tensor([0, 2]), 1.0)
+    ours = torch.autograd.grad((weight * at.log_probs()).sum_to_size(1)[0], logits)[0]
+    theirs = torch.autograd.grad((weight * logits.log_softmax(-1)).sum_to_size(1)[0], logits)[0]
+    torch.testing.assert_close(at.log_probs(), logits.log_softmax(-1))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_bfloat16_logits_are_those_of_float32() -> None:
     hidden, weight = random(7, 64, seed=1).bfloat16(), random(50, 64, seed=2).bfloat16()
     logits = Head(weight).logits(hidden)
