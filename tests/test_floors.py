@@ -10,7 +10,16 @@ import pytest
 import selfteach
 
 ROOT = Path(selfteach.__file__).parent
-FLOOR = {"objective": 0, "task": 0, "policy": 1, "teacher": 2, "recipes": 3, "train": 4, "report": 4}
+FLOOR = {
+    "objective": 0,
+    "task": 0,
+    "policy": 1,
+    "teacher": 2,
+    "control": 2,
+    "recipes": 3,
+    "train": 4,
+    "report": 4,
+}
 FLOOR |= {"cli": 5}
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p.relative_to(ROOT).parts[0] in FLOOR)
 

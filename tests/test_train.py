@@ -117,14 +117,14 @@ def test_a_token_budget_ends_the_run(model: str) -> None:
 def test_an_average_starts_as_a_copy_after_the_first_step_and_then_decays(model: str) -> None:
     student = load_policy(model)
     teacher = TeacherWeights(EMA(0.75), student)
-    assert teacher.state() == {}
+    assert teacher.state()["tensors"] == {}
     seen: list[dict[str, torch.Tensor]] = []
     for _ in range(2):
         with torch.no_grad():
             for parameter in student.trainable().values():
                 parameter.add_(1.0)
         teacher.after_step()
-        seen.append({name: tensor.clone() for name, tensor in teacher.state().items()})
+        seen.append({name: tensor.clone() for name, tensor in teacher.state()["tensors"].items()})
     for name, parameter in student.trainable().items():
         torch.testing.assert_close(seen[0][name], parameter.detach() - 1)
         torch.testing.assert_close(seen[1][name], parameter.detach() - 0.75)
@@ -142,7 +142,7 @@ def test_decay_zero_is_the_student_and_decay_one_the_first_copy(
                 parameter.add_(1.0)
         teacher.after_step()
     for name, parameter in student.trainable().items():
-        torch.testing.assert_close(teacher.state()[name], parameter.detach() + shift)
+        torch.testing.assert_close(teacher.state()["tensors"][name], parameter.detach() + shift)
 
 
 def test_a_frozen_teacher_of_a_lora_student_is_the_adapters_switched_off(model: str) -> None:
@@ -156,7 +156,7 @@ def test_a_frozen_teacher_of_a_lora_student_is_the_adapters_switched_off(model: 
         torch.testing.assert_close(policy.model(ids).logits, base.model(ids).logits)
     with torch.no_grad(), TeacherWeights(Live(), student).in_place() as policy:
         assert (policy.model(ids).logits - base.model(ids).logits).abs().max() > 1e-3
-    assert teacher.state() == {}
+    assert teacher.state()["tensors"] == {}
 
 
 def test_swapping_weights_is_undone_even_after_an_error(model: str) -> None:

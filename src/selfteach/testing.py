@@ -26,7 +26,9 @@ def evaluate(
 
     ``arrays``: ``ids`` [N, T] int, ``mask`` [N, T] bool, ``student_logits`` [N, T, V], ``teacher_logits`` (teacher
     name → [N, T, V]); optional ``available`` (teacher name → [N] bool), ``behaviour`` [N, T] (nats), ``group`` [N],
-    ``reward`` [N], ``turn`` [N, T]. float64 in, float64 computed. ``overrides``: knob → value.
+    ``reward`` [N], ``turn`` [N, T], ``marks`` (name → [N, T] bool), ``teacher_log_probs`` (teacher name → [N, T], nats,
+    of a teacher that hands over sampled tokens only). float64 in, float64 computed. ``overrides``: knob → value. Of a
+    method of several stages this is the last; the others are ``recipe.stages[name]``, recipes like any other.
 
     Returns ``loss``, ``grad`` = ∂loss/∂student_logits [N, T, V], ``terms`` name → value, ``token`` name → [N, T]
     (NaN where a term did not look). ValueError names an array that is missing or misshapen.
@@ -37,7 +39,9 @@ def evaluate(
         if name not in arrays and name != "behaviour":
             raise ValueError(f"arrays lack {name!r}, which recipe {type(chosen).__name__} reads")
     given = dict(arrays.get("teacher_logits") or {})
-    missing = set(chosen.teachers) - set(given)
+    stored = arrays.get("teacher_log_probs") or {}
+    active = chosen.active(step)
+    missing = set(active) - set(given) - set(stored)
     if missing:
         raise ValueError(f"teacher_logits lack {sorted(missing)}, which recipe {type(chosen).__name__} reads")
     student = torch.tensor(np.asarray(arrays["student_logits"])).requires_grad_()
@@ -45,14 +49,16 @@ def evaluate(
         columns=columns_of(arrays, student.dtype),
         student=Scored(student),
         teachers={
-            name: Scored(torch.tensor(np.asarray(given[name])).to(student.dtype)) for name in chosen.teachers
+            name: Scored(torch.tensor(np.asarray(given[name])).to(student.dtype))
+            for name in active
+            if name in given
         },
     )
     stats = Statistics(
         batch.columns,
         step=step,
         temperature=chosen.temperature,
-        teachers=list(batch.teachers),
+        teachers=list(active),
         measure=lambda wanted: measure(batch, wanted),
     )
     outcome = evaluate_terms(batch, plan(chosen.terms(stats), batch.columns))
@@ -88,5 +94,12 @@ def columns_of(arrays: Mapping[str, Any], dtype: torch.dtype) -> Columns:
         available={
             name: torch.tensor(np.asarray(rows)).bool()
             for name, rows in (arrays.get("available") or {}).items()
+        },
+        marks={
+            name: torch.tensor(np.asarray(mark)).bool() for name, mark in (arrays.get("marks") or {}).items()
+        },
+        log_probs={
+            name: torch.tensor(np.asarray(column)).to(dtype)
+            for name, column in (arrays.get("teacher_log_probs") or {}).items()
         },
     )

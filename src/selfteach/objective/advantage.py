@@ -42,6 +42,21 @@ def normalised(weight: Tensor, over: Tensor) -> Tensor:
     return chosen * over.sum().clamp(min=1) / chosen.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
+def group_softmax(score: Tensor, group: Tensor, among: Tensor) -> Tensor:
+    """[N] softmax of ``score`` over the rows of each group that ``among`` [N] selects; 0 elsewhere (card 37).
+
+    A group's weights sum to 1; a lone row has weight 1.
+    """
+    _, index = group.unique(return_inverse=True)
+    groups = int(index.max()) + 1 if len(index) else 0
+    lowest = score.new_full((groups,), -torch.inf)
+    highest = lowest.scatter_reduce(0, index[among], score[among], "amax")
+    shifted = torch.where(among, score - torch.where(among, highest[index], 0.0), -torch.inf)
+    mass = shifted.exp()
+    total = mass.new_zeros(groups).index_add(0, index, mass)
+    return torch.where(among, mass / total[index].clamp(min=torch.finfo(mass.dtype).tiny), 0.0)
+
+
 def _group_size(values: Tensor, group: Tensor) -> Tensor:
     _, index, counts = group.unique(return_inverse=True, return_counts=True)
     return counts[index].to(values.dtype)

@@ -28,7 +28,9 @@ class Columns:
 
     ``ids`` [N, T] long · ``mask`` [N, T] bool, True where the policy wrote the token · ``behaviour`` [N, T]
     log-prob (nats) when it was sampled, or None · ``group`` [N] rollouts of one prompt share a number ·
-    ``reward`` [N] · ``turn`` [N, T] · ``available`` teacher name → [N] bool (absent name: available everywhere).
+    ``reward`` [N] · ``turn`` [N, T] · ``available`` teacher name → [N] bool (absent name: available everywhere) ·
+    ``marks`` name → [N, T] bool, spans somebody pointed at · ``log_probs`` teacher name → [N, T] log-prob (nats) of the
+    sampled tokens, of a teacher that gave no more than these.
     Raises ValueError naming the column whose shape does not fit.
     """
 
@@ -39,6 +41,8 @@ class Columns:
     behaviour: Tensor | None = None
     turn: Tensor | None = None
     available: Mapping[str, Tensor] = field(default_factory=dict)
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
+    log_probs: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.ids.dim() != 2:
@@ -53,6 +57,12 @@ class Columns:
         for name, column in self.available.items():
             if column.shape != rows:
                 raise ValueError(f"available[{name!r}] must be {tuple(rows)}, got {tuple(column.shape)}")
+        for kind, columns in {"marks": self.marks, "log_probs": self.log_probs}.items():
+            for name, column in columns.items():
+                if column.shape != self.ids.shape:
+                    raise ValueError(
+                        f"{kind}[{name!r}] must be {tuple(self.ids.shape)} to fit ids, got {tuple(column.shape)}"
+                    )
         if self.mask.dtype != torch.bool:
             raise ValueError(f"mask must be bool, got {self.mask.dtype}")
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from selfteach.objective.batch import Columns
 from selfteach.objective.divergence import Divergence
 from selfteach.objective.positions import STUDENT, ColumnFunction, Positions
+from selfteach.objective.sampled import importance_ratio
 from selfteach.objective.support import Full, Support
 
 Measure = Callable[[Mapping[str, ColumnFunction]], dict[str, Tensor]]
@@ -61,12 +62,44 @@ class Statistics:
         """[N] written tokens."""
         return self.columns.mask.sum(dim=1)
 
+    @property
+    def relative_position(self) -> Tensor:
+        """[N, T] (t − ½)/|y| of the t-th (from 1) written token of a rollout; 0 where it wrote none (card 02)."""
+        nth = self.mask.cumsum(dim=1) - 0.5
+        return torch.where(self.mask, nth / self.length.clamp(min=1).unsqueeze(1), 0.0)
+
+    def mark(self, name: str) -> Tensor:
+        """[N, T] bool: the written tokens that carry this mark. ValueError if the batch has no such marks."""
+        if name not in self.columns.marks:
+            raise ValueError(
+                f"marks lack {name!r}, which the recipe reads; there are {sorted(self.columns.marks)}"
+            )
+        return self.columns.marks[name] & self.mask
+
     def available(self, teacher: str) -> Tensor:
-        """[N] bool: the rows whose ``teacher`` could see its view."""
+        """[N] bool: the rows whose ``teacher`` could see its view; none if it does not teach at this step."""
+        if teacher not in self.teachers:
+            return torch.zeros_like(self.correct)
         return self.columns.available_rows((teacher,))
+
+    def sequence_mean(self, column: Tensor) -> Tensor:
+        """[N, T] → [N]: each rollout's mean over its written tokens (0 if it wrote none)."""
+        return torch.where(self.mask, column, 0.0).sum(dim=1) / self.length.clamp(min=1)
+
+    def importance(self, truncate: float | None = None) -> Tensor | float:
+        """[N, T] min(π/π_behaviour, ``truncate``) of the sampled tokens; 1 where no behaviour was recorded.
+
+        π is the policy now. When each batch makes one update this is the whole correction of the sampler's mismatch
+        (cards 28, 33).
+        """
+        if self.behaviour is None:
+            return 1.0
+        return torch.where(self.mask, importance_ratio(self.log_prob(), self.behaviour, truncate), 0.0)
 
     def log_prob(self, role: str = STUDENT) -> Tensor:
         """[N, T] log-prob (nats) of the sampled tokens under the student or a teacher."""
+        if role in self.columns.log_probs:
+            return self.columns.log_probs[role]
         return self._standard(f"log_prob/{role}")
 
     def entropy(self, role: str = STUDENT) -> Tensor:
@@ -91,7 +124,8 @@ class Statistics:
 
     def _standard(self, name: str) -> Tensor:
         if name not in self._cache:
-            self._cache |= self._measure(standard_columns(self.teachers, self.temperature))
+            scored = [one for one in self.teachers if one not in self.columns.log_probs]
+            self._cache |= self._measure(standard_columns(scored, self.temperature))
         return self._cache[name]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from selfteach.errors import UserError
-from selfteach.recipes.base import Recipe, knobs, nearest, with_knobs
+from selfteach.recipes.base import Recipe, knobs, with_knobs
+from selfteach.recipes.checks import nearest
 from selfteach.recipes.grpo import GRPO
 from selfteach.recipes.r01_opsd import OPSD
 from selfteach.recipes.sft import SFT

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import itertools
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
+from selfteach.control.controller import ControllerSpec
 from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import Term
+from selfteach.recipes.checks import nearest, require
+from selfteach.recipes.claim import Claim
+from selfteach.recipes.writer import Student, Writer
 from selfteach.teacher.teacher import Teacher
 
 
@@ -32,10 +35,8 @@ class Rollouts:
     """Sample from the k likeliest tokens only (0: off)."""
     max_tokens: int = 1024
     """Longest answer, in tokens."""
-    source: Literal["policy", "reference"] = "policy"
-    """Who writes the tokens to be scored: the policy itself, or the data (the field ``reference``)."""
-    reference: str = "solution"
-    """The private field that is imitated when ``source`` is "reference"."""
+    stored: int = 0
+    """Prompts answered once, before the first step, and trained on ever after (0: fresh answers each step)."""
 
     def __post_init__(self) -> None:
         require(self.per_prompt >= 1, "per_prompt must be at least 1")
@@ -43,6 +44,7 @@ class Rollouts:
         require(0 < self.top_p <= 1, "top_p must lie in (0, 1]")
         require(self.top_k >= 0, "top_k must be 0 (off) or positive")
         require(self.max_tokens >= 1, "max_tokens must be at least 1")
+        require(self.stored >= 0, "stored must be 0 (fresh answers each step) or a number of prompts")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,16 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class ReferenceProbe:
+    """Measure at every step how likely some examples' private text is: as NLL of the student under the bare problem
+    (``reference/student``, nats a token) and as mean log-prob of each teacher under its view (``reference/NAME``).
+    The examples are kept out of training. A controller may read it (card 06)."""
+
+    field: str = "answer"
+    examples: int = 16
+
+
+@dataclass(frozen=True)
 class Recipe(ABC):
     """A method: data plus ``terms``. It never touches a model, a tokenizer, a device or a file."""
 
@@ -99,6 +111,12 @@ class Recipe(ABC):
     """Paper (arXiv id) and card."""
     formula: ClassVar[str]
     """The loss in one line."""
+    world: ClassVar[str] = "table"
+    """The arena world that suits it: what ``selfteach train NAME`` trains on unless told otherwise."""
+    claims: ClassVar[tuple[Claim, ...]] = ()
+    """What the paper says that a small world can show, as comparisons of runs."""
+    annotated: ClassVar[bool] = False
+    """Whether the task's annotator marks each rollout: then there are the marks "key" and "error" (card 04)."""
 
     rollouts: Rollouts = field(default_factory=Rollouts)
     optimisation: Optimisation = field(default_factory=Optimisation)
@@ -116,6 +134,30 @@ class Recipe(ABC):
         """Who scores the rollouts, by name. A single teacher is called ``teacher``."""
         return {}
 
+    def active(self, step: int) -> Collection[str]:
+        """The teachers that are asked at ``step`` (from 0, within the stage). The others cost nothing."""
+        return tuple(self.teachers)
+
+    @property
+    def writer(self) -> Writer:
+        """Who writes the tokens that are scored."""
+        return Student()
+
+    @property
+    def stages(self) -> Mapping[str, Recipe]:
+        """The trainings in a row that make up the method, by name; the last is the recipe itself."""
+        return {"train": self}
+
+    @property
+    def controllers(self) -> Mapping[str, ControllerSpec]:
+        """Knobs that are found while the run goes on: flat knob name → what finds it."""
+        return {}
+
+    @property
+    def reference_probe(self) -> ReferenceProbe | None:
+        """Private text whose likelihood is measured at every step (None: nothing)."""
+        return None
+
     @property
     def temperature(self) -> float:
         """The temperature at which statistics and, by default, terms read log-probs."""
@@ -123,7 +165,7 @@ class Recipe(ABC):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns of the batch the terms read besides ids, mask and logits: "group", "reward", "behaviour"."""
+        """Columns of the batch the terms read besides ids, mask and logits: "group", "reward", "behaviour", "marks"."""
         return ()
 
     @abstractmethod
@@ -132,12 +174,6 @@ class Recipe(ABC):
 
 
 R = TypeVar("R", bound=Any)
-
-
-def require(condition: bool, message: str) -> None:
-    """Refuse an impossible setting in one line."""
-    if not condition:
-        raise UserError(message)
 
 
 def knobs(recipe: Recipe) -> dict[str, Any]:
@@ -169,13 +205,6 @@ def with_knobs(recipe: R, changes: Mapping[str, Any]) -> R:
         name = next(iter(left))
         raise UserError(f"{type(recipe).__name__} has no knob {name!r}{nearest(name, knobs(recipe))}")
     return replace(recipe, **own)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean a, b?' or the whole list if nothing is near."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(names)}"
 
 
 def documented(recipe: Recipe) -> dict[str, tuple[Any, str]]:

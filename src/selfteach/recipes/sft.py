@@ -8,7 +8,8 @@ from typing import Literal
 
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
-from selfteach.recipes.base import Optimisation, Recipe, Rollouts, require
+from selfteach.recipes.base import Optimisation, Recipe
+from selfteach.recipes.writer import Reference, Writer
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,11 @@ class SFT(Recipe):
     source = "baseline of card 01"
     formula = "mean_t −log p(y_t)"
 
-    rollouts: Rollouts = field(default_factory=lambda: Rollouts(source="reference"))
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=5e-6))
+    reference: str = "solution"
+    """The private field that is imitated."""
     mean_over: Literal["tokens", "sequences"] = "tokens"
     """Mean over all tokens, or mean of per-example means."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.rollouts.source == "reference", "sft imitates reference text: source must stay reference"
-        )
 
     @classmethod
     def presets(cls) -> Mapping[str, SFT]:
@@ -43,6 +40,10 @@ class SFT(Recipe):
                 optimisation=Optimisation(lr=3e-4, steps=300, prompts=64),
             ),
         }
+
+    @property
+    def writer(self) -> Writer:
+        return Reference(self.reference)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield NegativeLogLikelihood(name="nll", mean_over=self.mean_over)

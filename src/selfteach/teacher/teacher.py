@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from selfteach.teacher.view import Solution, View
 from selfteach.teacher.weights import Frozen, Weights
@@ -26,9 +27,15 @@ class ReasonFirst:
 
 @dataclass(frozen=True)
 class Teacher:
-    """``weights`` score the student's tokens under ``view``; ``thinking`` is its chat template's flag (None: unset)."""
+    """``weights`` score the student's tokens under ``view``; ``thinking`` is its chat template's flag (None: unset).
+
+    ``signal``: what it hands over, its full distribution or the sampled tokens' log-probs alone (of stored rollouts
+    these are computed once, card 41). ``tag``: it is asked about examples of this tag only (None: about all; card 33).
+    """
 
     weights: Weights = field(default_factory=Frozen)
     view: View = field(default_factory=Solution)
     thinking: bool | None = None
     reason_first: ReasonFirst | None = None
+    signal: Literal["full", "sampled"] = "full"
+    tag: str | None = None

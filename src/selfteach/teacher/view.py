@@ -101,18 +101,30 @@ class Prefix:
         return (*self.turns, *rollout.example.prompt)
 
 
-def revealed(example: Example, template: str) -> Messages | None:
+def revealed(example: Example, template: str, **more: str) -> Messages | None:
     """The example's conversation with its last user message reworded by ``template``.
 
-    None if a private field that the template names is missing or empty. Only {names} are replaced, once: braces
-    inside a problem or a solution stay as they are.
+    The template names {problem}, private fields, and what ``more`` gives (which may be empty). None if a private
+    field that it names is missing or empty.
     """
-    values = {"problem": example.problem, **example.private}
-    names = set(re.findall(r"\{(\w+)\}", template))
-    if any(not values.get(name) for name in names):
+    text = filled(example, template, **more)
+    if text is None:
         return None
-    text = re.sub(r"\{(\w+)\}", lambda match: values[match.group(1)], template)
     last = max((i for i, m in enumerate(example.prompt) if m["role"] == "user"), default=None)
     if last is None:
         raise UserError(f"example {example.key} has no user message: a view needs one to reword")
     return (*example.prompt[:last], Message(role="user", content=text), *example.prompt[last + 1 :])
+
+
+def filled(example: Example, template: str, **more: str) -> str | None:
+    """``template`` with its {names} replaced, once: braces inside a problem or a solution stay as they are."""
+    values = {"problem": example.problem, **example.private}
+    names = set(re.findall(r"\{(\w+)\}", template))
+    if any(not values.get(name) for name in names - set(more)):
+        return None
+    return re.sub(r"\{(\w+)\}", lambda match: {**values, **more}[match.group(1)], template)
+
+
+def begun(example: Example, reply: str) -> Messages:
+    """The example's conversation with ``reply`` put into the assistant's mouth: what is scored goes on from there."""
+    return (*example.prompt, Message(role="assistant", content=reply))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,13 +39,24 @@ class EMA:
 
 
 @dataclass(frozen=True)
+class Lagged:
+    """A copy of the student that is brought up to date every ``every`` optimiser steps (cards 04, 10)."""
+
+    every: int
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1 step, got {self.every}")
+
+
+@dataclass(frozen=True)
 class External:
-    """Another model of the same tokenizer, frozen (cards 33, 37)."""
+    """Another model of the same tokenizer, frozen (cards 33, 37, 41): a folder, a hub id or ``arena:NAME``."""
 
     model: str
 
 
-Weights = Live | Frozen | EMA | External
+Weights = Live | Frozen | EMA | Lagged | External
 
 
 class TeacherWeights:
@@ -53,7 +65,8 @@ class TeacherWeights:
     def __init__(self, spec: Weights, student: Policy, external: Policy | None = None) -> None:
         self.spec, self.student, self.external = spec, student, external
         self.tensors: dict[str, Tensor] | None = None
-        if isinstance(spec, Frozen) and not student.adapted:
+        self.steps = 0
+        if isinstance(spec, Lagged) or (isinstance(spec, Frozen) and not student.adapted):
             self.tensors = copied(student)
 
     @property
@@ -74,6 +87,9 @@ class TeacherWeights:
 
     def after_step(self) -> None:
         """Tell the teacher that the student took an optimiser step."""
+        self.steps += 1
+        if isinstance(self.spec, Lagged) and self.steps % self.spec.every == 0:
+            self.tensors = copied(self.student)
         if not isinstance(self.spec, EMA):
             return
         if self.tensors is None:
@@ -83,10 +99,11 @@ class TeacherWeights:
             for name, parameter in self.student.trainable().items():
                 self.tensors[name].lerp_(parameter.detach(), 1 - self.spec.decay)
 
-    def state(self) -> dict[str, Tensor]:
-        return {} if self.tensors is None else dict(self.tensors)
+    def state(self) -> dict[str, Any]:
+        return {"steps": self.steps, "tensors": {} if self.tensors is None else dict(self.tensors)}
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.steps, tensors = state["steps"], state["tensors"]
         if not tensors:
             return
         self.tensors = {

@@ -164,7 +164,7 @@ class Run:
         asked = self.draw.take(recipe.optimisation.prompts)
         each = share(len(asked), world)
         mine, first_group = asked[rank * each : (rank + 1) * each], rank * each
-        if recipe.rollouts.source == "policy":
+        if isinstance(recipe.writer, Student):
             return sampled_rollouts(
                 self.policy,
                 mine,
@@ -175,7 +175,7 @@ class Run:
         return reference_rollouts(
             self.policy,
             mine,
-            recipe.rollouts.reference,
+            recipe.writer.field,
             max_tokens=recipe.rollouts.max_tokens,
             thinking=recipe.student_thinking,
             first_group=first_group,

@@ -1,0 +1,21 @@
+"""Refusals in one line, and the nearest of the known names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from selfteach.errors import UserError
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse an impossible setting in one line."""
+    if not condition:
+        raise UserError(message)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean a, b?' or the whole list if nothing is near."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(names)}"

@@ -1,0 +1,40 @@
+"""What a paper claims, put so that runs of a small world can answer: this arm does better than that one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``says``: the paper's claim in one sentence, with its figure. ``arms``: label → the words after ``selfteach
+    train`` of one run (seed and folder are added; ``{arm LABEL}`` stands for the folder of another arm of the same
+    seed, whose trained model is in its ``model``). Expected: ``metric`` of ``higher`` exceeds that of ``lower``.
+
+    ``metric``: a name of docs/metrics.md, of the run's ``last`` row that has it, its ``mean`` over the rows, its
+    ``max`` or its ``first``, as in "mean divergence/teacher"; without such a word the last. With ``within`` the claim
+    is that the two differ by no more than this.
+    """
+
+    says: str
+    arms: Mapping[str, str]
+    higher: str
+    lower: str
+    metric: str = "eval/accuracy"
+    within: float | None = None
+
+    def __post_init__(self) -> None:
+        for label in (self.higher, self.lower):
+            if label not in self.arms:
+                raise ValueError(f"arms lack {label!r}; there are {list(self.arms)}")
+
+    @property
+    def reduction(self) -> Literal["last", "mean", "max", "first"]:
+        word = self.metric.split(" ")[0]
+        return word if word in ("mean", "max", "first") else "last"  # type: ignore[return-value]
+
+    @property
+    def column(self) -> str:
+        return self.metric.split(" ")[-1]

@@ -1,0 +1,104 @@
+"""Views of what stands in the example's private fields: any one of them, or the first part of the solution."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from selfteach.task.rollout import Rollout
+from selfteach.teacher.view import Messages, Solution, revealed
+
+_BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
+_LIST_ITEM = re.compile(r"\n(?=\s*(?:\d+[.)]|[-*•])\s)")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+@dataclass(frozen=True)
+class Field:
+    """The problem with one private field of any name, under the task's wording of that name if it has one."""
+
+    field: str
+    template: str = (
+        "{{problem}}\n\nFor your eyes only, here is a {field}: {{{field}}}\n\n"
+        "Let it guide you without mentioning it, and solve the problem yourself, step by step."
+    )
+
+    @property
+    def name(self) -> str:
+        return self.field
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (self.field,)
+
+    def __call__(
+        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+    ) -> Messages | None:
+        return revealed(rollout.example, wording.get(self.field, self.template.format(field=self.field)))
+
+
+@dataclass(frozen=True)
+class Partial:
+    """The problem with the first ``share`` of the reference solution, and always the final answer (cards 06, 19).
+
+    Of m segments (``segments``) the first ⌊share · m⌋ are shown (``rounding`` "up": ⌈share · m⌉, never all). With all
+    of them it is the view ``Solution``, byte for byte; with none the answer alone. A task's wording "partial" may hold
+    {partial} without {answer}, where its answer would give the solution away. None if a field is missing.
+    """
+
+    share: float = 0.5
+    rounding: str = "down"
+    template: str = (
+        "{problem}\n\n"
+        "The beginning of a reference solution follows between the markers; it is incomplete.\n"
+        "--- beginning of a reference solution ---\n{partial}\n--- the rest is left out ---\n"
+        "The final answer is {answer}.\n\n"
+        "Let it guide you without mentioning it, and solve the problem yourself, step by step."
+    )
+    name: ClassVar[str] = "partial"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share must lie in [0, 1], got {self.share}")
+        if self.rounding not in ("down", "up"):
+            raise ValueError(f"rounding must be down or up, got {self.rounding!r}")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("solution", "answer")
+
+    def __call__(
+        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+    ) -> Messages | None:
+        solution = rollout.example.private.get("solution")
+        if not solution:
+            return None
+        parts = segments(solution)
+        kept = self.count(len(parts))
+        if kept == len(parts):
+            return Solution()(rollout, group, wording)
+        shown = "".join(parts[:kept]).rstrip()
+        return revealed(rollout.example, wording.get(self.name, self.template), partial=shown)
+
+    def count(self, m: int) -> int:
+        """How many of ``m`` segments are shown."""
+        # A share such as 0.29 of 100 must not lose a segment to the last bit of a float product.
+        exact = self.share * m
+        if self.rounding == "down":
+            return math.floor(exact + 1e-9)
+        return min(math.ceil(exact - 1e-9), m - 1)
+
+
+def segments(solution: str) -> list[str]:
+    """A solution cut into steps that join to it again: at blank lines, else list items, else sentences, else
+    characters (card 19)."""
+    for boundary in (_BLANK_LINES, _LIST_ITEM, _SENTENCE_END):
+        cuts = [0, *(found.end() for found in boundary.finditer(solution)), len(solution)]
+        parts = [solution[a:b] for a, b in itertools.pairwise(cuts) if a < b]
+        if len(parts) > 1:
+            return parts
+    return list(solution)

@@ -1,0 +1,60 @@
+"""The view of SDPO: what the environment said of the attempt, and how a sibling solved it (cards 15, 28)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from selfteach.task.rollout import Rollout
+from selfteach.teacher.view import Messages, revealed
+
+_THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Reprompt:
+    """The question, a right answer from the rollout's group, the verifier's feedback, and the task again.
+
+    ``sibling``: show the first right rollout of the group, without its thoughts; ``own_success`` lets a right rollout
+    be shown to itself. ``feedback``: show the verifier's text about this rollout always, only where no right sibling
+    stands, or never. A section without content is dropped; None if both are. The attempt itself is never shown: with
+    it the teacher imitates the attempt (card 28, table 6).
+    """
+
+    sibling: bool = True
+    feedback: Literal["always", "without-sibling", "never"] = "without-sibling"
+    own_success: bool = False
+    solution_section: str = "\n\nThis is how the problem can be solved:\n\n{sibling}"
+    feedback_section: str = "\n\nAn earlier attempt failed. What was said of it:\n\n{feedback}"
+    closing: str = "\n\nNow solve the original problem correctly."
+    name: ClassVar[str] = "reprompt"
+    fields: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(
+        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+    ) -> Messages | None:
+        shown = self.demonstration(rollout, group)
+        said = self.said(rollout, shown is not None)
+        present = [name for name, text in (("sibling", shown), ("feedback", said)) if text]
+        if not present:
+            return None
+        sections = {"sibling": self.solution_section, "feedback": self.feedback_section}
+        default = "{problem}" + "".join(sections[name] for name in present) + self.closing
+        template = wording.get("+".join(present), default)
+        return revealed(rollout.example, template, sibling=shown or "", feedback=said or "")
+
+    def demonstration(self, rollout: Rollout, group: Sequence[Rollout]) -> str | None:
+        if not self.sibling:
+            return None
+        right = (
+            one
+            for one in group
+            if one.grade is not None and one.grade.correct and (self.own_success or one is not rollout)
+        )
+        return next((_THOUGHT.sub("", one.text) for one in right), None)
+
+    def said(self, rollout: Rollout, demonstrated: bool) -> str | None:
+        hidden = self.feedback == "never" or (self.feedback == "without-sibling" and demonstrated)
+        return None if hidden or rollout.grade is None else rollout.grade.feedback
