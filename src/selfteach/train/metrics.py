@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,21 +20,56 @@ from selfteach.objective.positions import STUDENT, ColumnFunction, Positions
 from selfteach.objective.statistics import role_entropy
 from selfteach.train.scored import Scorer
 
+TOP_K = 5
+"""How many of the likeliest tokens are compared (card 05 reports k from 1 to 50; a character has few rivals)."""
+
+
+@dataclass
+class Likeliest:
+    """Each role's ``TOP_K`` likeliest tokens at the positions at hand, found once for every column that asks."""
+
+    at: weakref.ref[Positions] | None = None
+    found: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, at: Positions, role: str) -> Tensor:
+        """[P, k] token ids, k = ``TOP_K`` or the whole of a smaller vocabulary."""
+        if self.at is None or self.at() is not at:
+            self.at, self.found = weakref.ref(at), {}
+        if role not in self.found:
+            logits = at.logits[role]
+            self.found[role] = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1, sorted=False).indices
+        return self.found[role]
+
 
 def watched(teachers: Iterable[str], temperature: float) -> dict[str, ColumnFunction]:
-    """Columns measured at every written token beside the loss: student entropy, KL(teacher‖student) per teacher."""
+    """Columns measured at every written token beside the loss, on the same logits (docs/metrics.md)."""
+    top = Likeliest()
     columns: dict[str, ColumnFunction] = {
-        "entropy/student": partial(role_entropy, role=STUDENT, temperature=temperature)
+        "entropy/student": partial(role_entropy, role=STUDENT, temperature=temperature),
+        "mass/student": partial(mass, role=STUDENT, temperature=temperature, top=top),
     }
     for name in teachers:
         columns[f"divergence/{name}"] = partial(gap, teacher=name, temperature=temperature)
         columns[f"entropy/{name}"] = partial(role_entropy, role=name, temperature=temperature)
+        columns[f"mass/{name}"] = partial(mass, role=name, temperature=temperature, top=top)
+        columns[f"overlap/{name}"] = partial(overlap, teacher=name, top=top)
     return columns
 
 
 def gap(at: Positions, teacher: str, temperature: float) -> Tensor:
     """[P] unclipped forward KL(teacher‖student) in nats: the same measure whatever the recipe's own loss."""
     return ForwardKL()(at.log_probs(STUDENT, temperature), at.log_probs(teacher, temperature))
+
+
+def mass(at: Positions, role: str, temperature: float, top: Likeliest) -> Tensor:
+    """[P] the student's probability on the likeliest tokens of ``role`` (itself or a teacher)."""
+    return at.log_probs(STUDENT, temperature).gather(-1, top(at, role)).exp().sum(-1)
+
+
+def overlap(at: Positions, teacher: str, top: Likeliest) -> Tensor:
+    """[P] share of the student's likeliest tokens that are among the teacher's likeliest too (card 05)."""
+    mine, theirs = top(at, STUDENT), top(at, teacher)
+    return (mine.unsqueeze(-1) == theirs.unsqueeze(-2)).any(-1).float().mean(-1)
 
 
 def loss_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -49,26 +86,37 @@ def loss_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def token_means(
     scorer: Scorer, outcomes: Sequence[Outcome], columns: Iterable[str], classes: tuple[list[str], Tensor]
 ) -> dict[str, float]:
-    """Means of watched columns over this process's written tokens; divergences also by token class."""
+    """Means of watched columns over this process's written tokens; of divergences also each token class's mean and
+    its share of the sum (its mean × its count over all)."""
     names, of_token = classes[0], classes[1].to(scorer.accelerator.device)
     sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+
+    def add(name: str, values: Tensor, mask: Tensor) -> None:
+        sums[name] = sums.get(name, 0.0) + float(values[mask].sum())
+        counts[name] = counts.get(name, 0) + int(mask.sum())
+
     for start, outcome in zip(scorer.starts, outcomes, strict=True):
         batch = scorer.batch_columns(start)
         for name in columns:
-            values = outcome.token[name]
-            teacher = name.removeprefix("divergence/").removeprefix("entropy/")
-            mask = batch.mask & batch.available_rows((teacher,)).unsqueeze(1)
-            add(sums, name, values, mask)
-            if name.startswith("divergence/"):
+            kind, role = name.split("/", 1)
+            mask = batch.mask & batch.available_rows((role,)).unsqueeze(1)
+            add(name, outcome.token[name], mask)
+            if kind == "divergence":
                 for i, label in enumerate(names):
-                    add(sums, f"{name}/{label}", values, mask & (of_token[batch.ids] == i))
-    counted = [name for name in sums if not name.endswith("#")]
-    return {name: sums[name] / sums[name + "#"] for name in counted if sums[name + "#"]}
+                    add(f"{name}/{label}", outcome.token[name], mask & (of_token[batch.ids] == i))
+    means = {name: total / counts[name] for name, total in sums.items() if counts[name]}
+    return means | divergence_shares(sums, names)
 
 
-def add(sums: dict[str, float], name: str, values: Tensor, mask: Tensor) -> None:
-    sums[name] = sums.get(name, 0.0) + float(values[mask].sum())
-    sums[name + "#"] = sums.get(name + "#", 0.0) + float(mask.sum())
+def divergence_shares(sums: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
+    """``divergence_share/NAME/CLASS`` from sums by ``divergence/NAME`` and ``divergence/NAME/CLASS``."""
+    return {
+        f"divergence_share/{name.split('/', 1)[1]}/{label}": sums[f"{name}/{label}"] / total
+        for name, total in sums.items()
+        if name.startswith("divergence/") and f"{name}/{classes[0]}" in sums and total > 0
+        for label in classes
+    }
 
 
 def peak_memory() -> int:

@@ -1,0 +1,299 @@
+"""Collapse watch: from the rows of metrics.jsonl to alarms that say what was seen, since when, and what papers advise.
+
+Pure functions of a bounded memory: the first row (the untrained policy), the first few and the latest few. A resumed
+run finds the same memory again by reading its rows (``remembered``). Each kind of alarm: docs/alarms.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
+from typing import Any
+
+START = 5
+"""Rows whose mean is "at the start" where one row is too noisy: rewards."""
+WINDOW = 10
+"""Latest rows whose mean is "now". No alarm sounds before there are so many."""
+
+LONGER, SHORTER = 2.0, 0.5
+"""Factors of length (card 04: 2027 → 1042 and 1873 → 759 tokens as accuracy fell; card 05: length runs away)."""
+FAR_LONGER = 4.0
+"""A factor of length that is suspicious even while the reward rises: a verifier may be paying for length."""
+CUT, ALL_CUT = 0.25, 0.95
+"""Rise of the share of rollouts cut by the limit (card 03 saw more than its paper told), and when all are cut."""
+ENTROPY_GONE, ENTROPY_UP = 0.2, 3.0
+"""Factors of the student's entropy (chosen here between healthy and collapsed arena runs; no paper gives a bound)."""
+LOOPS = 0.1
+"""Share of rollouts that repeat themselves (each: 3-gram repetition ratio above 0.6, card 31)."""
+ALIKE = 0.5
+"""Factor of distinct-3 over all rollouts: half of the diversity (chosen here)."""
+DIVERGED = 1.5
+"""Factor of a divergence (card 36: it climbs as success collapses; card 20 turns the loss off above 0.7 nats)."""
+FELL, GAINED = 0.7, 0.05
+"""Factor of the reward that counts as fallen; rise of it that counts as learning."""
+NO_DIVERGENCE, NO_GRADIENT = 1e-4, 1e-2
+"""Nats a token and gradient norm below which a step teaches nothing (bfloat16 alone makes some 1e-5 nats)."""
+MASS = 0.05
+"""Fall of the student's probability on its own likeliest tokens (card 05: biased top-k losses push it out)."""
+LEAKS = 0.05
+"""Share of wrong rollouts with a private phrase, or of rollouts that speak of the privilege (card 12)."""
+STYLE = 0.5
+"""Share of all divergence on style tokens (card 01: they carry 0.79–0.92 nats, content 0.06–0.14)."""
+
+Means = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """``since``: the first step that shows it; ``seen``: the numbers; ``advice``: what to do, and from which card."""
+
+    name: str
+    since: int
+    seen: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the watch keeps of a run: a few rows of the metrics it looks at, and which alarms sound since when."""
+
+    first: Means = field(default_factory=dict)
+    start: tuple[Means, ...] = ()
+    recent: tuple[Means, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a rule judges: the first row, the mean of the first few, and now (the mean of the latest, or one row)."""
+
+    first: Means
+    start: Means
+    now: Means
+
+    def factor(self, name: str) -> float | None:
+        """Now over the first row; None where the run has no such metric, or it began at 0."""
+        return self.now[name] / self.first[name] if name in self.now and self.first.get(name, 0) > 0 else None
+
+    def change(self, name: str) -> float:
+        """Now minus the first row; 0 where the run has no such metric."""
+        return self.now[name] - self.first[name] if name in self.now and name in self.first else 0.0
+
+    def told(self, name: str) -> str:
+        return f"{name} {self.first.get(name, 0.0):.3g} → {self.now[name]:.3g}"
+
+    @property
+    def learning(self) -> bool:
+        """Whether the reward has risen: then a changed length or entropy may be what was learnt."""
+        return self.now.get("reward/mean", 0.0) - self.start.get("reward/mean", 0.0) >= GAINED
+
+    @property
+    def worse(self) -> bool:
+        return self.now.get("reward/mean", 0.0) < FELL * self.start.get("reward/mean", 0.0)
+
+    def teachers(self) -> list[str]:
+        return [name.split("/")[1] for name in self.now if re.fullmatch(r"divergence/[^/]+", name)]
+
+
+Rule = Callable[[Seen], str | None]
+"""What is wrong, in numbers; None: nothing."""
+
+
+def longer(seen: Seen) -> str | None:
+    factor = seen.factor("length/mean")
+    if factor is None or factor < LONGER or (seen.learning and factor < FAR_LONGER):
+        return None
+    return f"{seen.told('length/mean')} tokens"
+
+
+def shorter(seen: Seen) -> str | None:
+    factor = seen.factor("length/mean")
+    if factor is None or factor > SHORTER or seen.learning:
+        return None
+    return f"{seen.told('length/mean')} tokens, while the reward did not rise"
+
+
+def cut(seen: Seen) -> str | None:
+    if seen.change("truncated") < CUT and seen.now.get("truncated", 0.0) < ALL_CUT:
+        return None
+    return f"share of rollouts cut by the length limit {seen.first['truncated']:.2f} → {seen.now['truncated']:.2f}"
+
+
+def certain(seen: Seen) -> str | None:
+    factor = seen.factor("entropy/student")
+    if factor is None or factor > ENTROPY_GONE or seen.learning:
+        return None
+    return f"{seen.told('entropy/student')} nats a token, while the reward did not rise"
+
+
+def uncertain(seen: Seen) -> str | None:
+    factor = seen.factor("entropy/student")
+    return None if factor is None or factor < ENTROPY_UP else f"{seen.told('entropy/student')} nats a token"
+
+
+def repeating(seen: Seen) -> str | None:
+    if seen.now.get("repetition/looping", 0.0) >= LOOPS:
+        return f"share of rollouts that loop {seen.told('repetition/looping')}"
+    factor = seen.factor("distinct/3")
+    return seen.told("distinct/3") if factor is not None and factor <= ALIKE and not seen.learning else None
+
+
+def diverging(seen: Seen) -> str | None:
+    for name in seen.teachers():
+        factor = seen.factor(f"divergence/{name}")
+        if factor is not None and factor >= DIVERGED and seen.worse:
+            reward = f"{seen.start['reward/mean']:.3g} → {seen.now['reward/mean']:.3g}"
+            return f"{seen.told(f'divergence/{name}')} nats a token, reward {reward}"
+    return None
+
+
+def silent(seen: Seen) -> str | None:
+    gaps = [seen.now[f"divergence/{name}"] for name in seen.teachers()]
+    if any(gap >= NO_DIVERGENCE for gap in gaps) or seen.now.get("grad_norm", 1.0) >= NO_GRADIENT:
+        return None
+    largest = f"largest divergence {max(gaps):.1e} nats a token, " if gaps else ""
+    return f"{largest}gradient norm {seen.now['grad_norm']:.1e}"
+
+
+def escaping(seen: Seen) -> str | None:
+    return seen.told("mass/student") if seen.change("mass/student") <= -MASS else None
+
+
+def leaking(seen: Seen) -> str | None:
+    if seen.now.get("leakage/copied", 0.0) >= LEAKS:
+        return f"share of wrong answers with a private phrase {seen.told('leakage/copied')}"
+    if seen.now.get("leakage/mentioned", 0.0) >= LEAKS:
+        return f"share of answers that speak of a hint or reference {seen.told('leakage/mentioned')}"
+    return None
+
+
+def styled(seen: Seen) -> str | None:
+    for name in seen.teachers():
+        share = seen.now.get(f"divergence_share/{name}/style", 0.0)
+        if share > STYLE:
+            return f"{share:.0%} of the divergence from {name} is on style tokens"
+    return None
+
+
+RULES: Mapping[str, tuple[Rule, str]] = {
+    "length runs away": (
+        longer,
+        "weigh late tokens less, or lower --lr; a loss on all tokens makes the end of turn ever less likely late in an "
+        "answer (card 05). See that student and teacher end a turn with the same token",
+    ),
+    "length dies": (
+        shorter,
+        "self-distillation on all tokens copies the teacher's terseness: train on the spans that decide, or fade the "
+        "divergence out and go on with the reward (card 04); a mean over sequences also holds the length (card 36)",
+    ),
+    "rollouts are cut": (
+        cut,
+        "raise --max-tokens; what is cut has no graded end (card 03 loses by short rollouts)",
+    ),
+    "entropy collapses": (
+        certain,
+        "lower --lr, anchor the student to its start by a KL term (card 24), or keep the teacher frozen (card 28)",
+    ),
+    "entropy explodes": (
+        uncertain,
+        "forward KL and losses on a cut support spread the student: try reverse KL (card 25), the whole vocabulary or "
+        "a tail bucket (card 05), a lower --lr",
+    ),
+    "repetition": (
+        repeating,
+        "a biased top-k loss makes loops: stop the gradient of the log-ratio or renormalise (card 05); leave looping "
+        "rollouts out of the loss (card 31)",
+    ),
+    "divergence rises, reward falls": (
+        diverging,
+        "the student runs away from its teacher: use a frozen or averaged teacher instead of a live one (card 28), a "
+        "lower --lr, shorter rollouts first (card 36)",
+    ),
+    "no signal": (
+        silent,
+        "teacher and student agree everywhere and the step teaches nothing: see that the privilege reaches the teacher "
+        "(selfteach doctor), show it more (card 12), or stop if the reward is where it should be",
+    ),
+    "top-k mass is lost": (
+        escaping,
+        "the student moves probability out of its likeliest tokens, as a top-k divergence without its tail rewards: "
+        "add the tail bucket, renormalise, or stop the gradient of the log-ratio (card 05)",
+    ),
+    "leakage": (
+        leaking,
+        "answers repeat what only the teacher was shown: tell the teacher to use its own words (card 01), show it a "
+        "coarser privilege (card 04), weigh such tokens down (card 12)",
+    ),
+    "style dominates": (
+        styled,
+        "most of the loss is on words like 'so' and 'wait': cap each vocabulary entry with --clip-entry (card 01), or "
+        "train on the spans that decide (card 04)",
+    ),
+}
+
+
+def after(memory: Memory, row: Mapping[str, Any]) -> Memory:
+    """The memory with one more row of metrics.jsonl. Rows of evaluations (no ``loss``) change nothing."""
+    if "loss" not in row:
+        return memory
+    kept = looked_at(row)
+    memory = replace(
+        memory,
+        first=memory.first or kept,
+        start=memory.start if len(memory.start) == START else (*memory.start, kept),
+        recent=(*memory.recent, kept)[-WINDOW:],
+    )
+    return replace(memory, alarms=sounding(memory) if len(memory.recent) == WINDOW else ())
+
+
+def remembered(rows: Iterable[Mapping[str, Any]]) -> Memory:
+    """The memory of a whole metrics.jsonl."""
+    return reduce(after, rows, Memory())
+
+
+def begun(before: Memory, now: Memory) -> list[dict[str, Any]]:
+    """The alarms that sound now and did not before, as metrics.jsonl holds them."""
+    sounded = {alarm.name for alarm in before.alarms}
+    return [asdict(alarm) for alarm in now.alarms if alarm.name not in sounded]
+
+
+def sounding(memory: Memory) -> tuple[Alarm, ...]:
+    start, now = mean(memory.start), mean(memory.recent)
+    since = {alarm.name: alarm.since for alarm in memory.alarms}
+    found = []
+    for name, (rule, advice) in RULES.items():
+        seen = rule(Seen(memory.first, start, now))
+        if seen is not None:
+            step = since.get(name) or first_step(memory, start, rule)
+            found.append(Alarm(name, step, seen, advice))
+    return tuple(found)
+
+
+def first_step(memory: Memory, start: Means, rule: Rule) -> int:
+    """The first of the latest rows that shows by itself what their mean shows; the newest if none does."""
+    shows = [row for row in memory.recent if rule(Seen(memory.first, start, row)) is not None]
+    return int((shows or memory.recent[-1:])[0]["step"])
+
+
+KEPT = re.compile(
+    r"step|length/mean|truncated|reward/mean|grad_norm|entropy/student|mass/student|distinct/3|repetition/looping"
+    r"|leakage/\w+|divergence/[^/]+|divergence_share/[^/]+/style"
+)
+
+
+def looked_at(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row that some rule reads."""
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if KEPT.fullmatch(name) and isinstance(value, int | float)
+    }
+
+
+def mean(rows: Sequence[Means]) -> dict[str, float]:
+    """Mean of each metric over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(column) / len(column) for name, column in columns.items()}
