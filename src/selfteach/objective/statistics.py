@@ -65,7 +65,7 @@ class Statistics:
     @property
     def relative_position(self) -> Tensor:
         """[N, T] (t − ½)/|y| of the t-th (from 1) written token of a rollout; 0 where it wrote none (card 02)."""
-        nth = self.mask.cumsum(dim=1) - 0.5
+        nth = self.mask.cumsum(dim=1).to(self.reward.dtype) - 0.5
         return torch.where(self.mask, nth / self.length.clamp(min=1).unsqueeze(1), 0.0)
 
     def mark(self, name: str) -> Tensor:

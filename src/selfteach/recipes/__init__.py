@@ -7,12 +7,14 @@ from selfteach.recipes.base import Recipe, knobs, with_knobs
 from selfteach.recipes.checks import nearest
 from selfteach.recipes.grpo import GRPO
 from selfteach.recipes.r01_opsd import OPSD
+from selfteach.recipes.r02_pw_opsd import PWOPSD
 from selfteach.recipes.sft import SFT
 
 RECIPES: dict[str, type[Recipe]] = {
     "opsd": OPSD,
     "grpo": GRPO,
     "sft": SFT,
+    "pw-opsd": PWOPSD,
 }
 
 
