@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -81,14 +81,15 @@ def sample(
     once. Raises UserError where a prompt plus ``max_tokens`` exceeds the model's context window.
     """
     policy = bare(model)
-    _refuse_overlong(policy, prompts, sampling)
+    refuse_overlong(policy, prompts, sampling)
     size = batch_size or max(1, len(prompts))
     with _plain_generation(policy, chat, sampling) as config:
         batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
         return [one for batch in batches for one in _sample_batch(policy, chat, batch, sampling, config)]
 
 
-def _refuse_overlong(policy: PreTrainedModel, prompts: list[list[int]], sampling: Sampling) -> None:
+def refuse_overlong(policy: PreTrainedModel, prompts: Sequence[list[int]], sampling: Sampling) -> None:
+    """UserError if a prompt and the longest answer to it do not fit the model's window together."""
     window = context_window(policy)
     longest = max(map(len, prompts), default=0)
     if longest + sampling.max_tokens > window:
