@@ -16,6 +16,7 @@ COMMANDS = {
     "recipes": "the methods: list, or one in full",
     "doctor": "the checks before step 1, without training",
     "report": "a run folder as one HTML page",
+    "watch": "the report of a run that goes on, served on this machine",
     "fetch": "a real small model without a hub",
     "arena": "rebuild or measure a world's pretrained model",
     "demo": "OPSD on the arena, from start to report",

@@ -1,13 +1,19 @@
-"""A run as it goes on: a live bar on a terminal, plain lines elsewhere."""
+"""A run as it goes on: a small dashboard on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import math
+import re
 import sys
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as Display
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from selfteach.train.evaluation import Result
 
@@ -41,6 +47,8 @@ class Lines:
     def step(self, row: Mapping[str, Any]) -> None:
         if row["step"] % self.every == 0 or row["step"] in (1, self.steps):
             self.say(f"step {row['step']}/{self.steps}  {state(row)}")
+        for alarm in alarms(row):
+            self.say(alarm)
 
     def evaluated(self, step: int, result: Result) -> None:
         self.say(f"step {step}  {accuracy(result)}")
@@ -49,35 +57,85 @@ class Lines:
 
 
 class Live:
-    """A bar with loss, reward, last accuracy and tokens a second."""
+    """A bar, the last numbers with their recent course, and the latest alarms; what is said scrolls by above."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
+            MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
             console=self.console,
         )
-        self.task = self.bar.add_task("training", total=1, state="", visible=False)
+        self.task = self.bar.add_task("training", total=1)
+        self.rows: deque[Mapping[str, Any]] = deque(maxlen=RECENT)
+        self.accuracy = ""
+        self.alarms: deque[str] = deque(maxlen=MOST_ALARMS)
+        self.display = Display(console=self.console, get_renderable=self.picture, refresh_per_second=4)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
 
     def start(self, steps: int, step: int) -> None:
-        self.bar.update(self.task, total=steps, completed=step, visible=True)
-        self.bar.start()
+        self.bar.update(self.task, total=steps, completed=step)
+        self.display.start()
 
     def step(self, row: Mapping[str, Any]) -> None:
-        self.bar.update(self.task, completed=row["step"], state=state(row))
+        self.rows.append(row)
+        self.alarms.extend(alarms(row))
+        self.bar.update(self.task, completed=row["step"])
 
     def evaluated(self, step: int, result: Result) -> None:
+        self.accuracy = f"{result.accuracy:.3f} ± {result.accuracy_se:.3f} at step {step}"
         self.say(f"step {step:>5}  {accuracy(result)}")
 
     def stop(self) -> None:
-        self.bar.stop()
+        self.display.stop()
+
+    def picture(self) -> RenderableType:
+        return Group(
+            self.bar, numbers(self.rows, self.accuracy), *(Text(a, style="yellow") for a in self.alarms)
+        )
+
+
+RECENT = 40
+"""Steps in a sparkline."""
+MOST_ALARMS = 4
+BARS = "▁▂▃▄▅▆▇█"
+SHOWN = (
+    ("loss", r"loss", "{:.4f}"),
+    ("reward", r"reward/mean", "{:.3f}"),
+    ("length", r"length/mean", "{:.0f} tokens"),
+    ("entropy", r"entropy/student", "{:.3f} nats"),
+    ("divergence {}", r"divergence/([^/]+)", "{:.4f} nats"),
+    ("speed", r"tokens_per_second", "{:,.0f} tokens/s"),
+)
+"""Lines of the dashboard: label, the metrics whose names match, how a value is written."""
+
+
+def numbers(rows: Sequence[Mapping[str, Any]], accuracy: str) -> Table:
+    """The last value of each shown metric with a sparkline of the recent ones, and the last held-out accuracy."""
+    table = Table.grid(padding=(0, 2))
+    for label, pattern, form in SHOWN:
+        for name in rows[-1] if rows else ():
+            if found := re.fullmatch(pattern, name):
+                course = [row.get(name, math.nan) for row in rows]
+                table.add_row(label.format(*found.groups()), form.format(course[-1]), sparkline(course))
+    if accuracy:
+        table.add_row("accuracy", accuracy, "")
+    return table
+
+
+def sparkline(values: Iterable[float]) -> str:
+    """Values as bars from the least to the greatest of them; a blank where a value is not finite."""
+    line = [value if math.isfinite(value) else None for value in values]
+    finite = [value for value in line if value is not None]
+    low, span = min(finite, default=0.0), max(finite, default=0.0) - min(finite, default=0.0)
+    return "".join(
+        " " if value is None else BARS[round((value - low) / span * (len(BARS) - 1)) if span else 0]
+        for value in line
+    )
 
 
 def progress_for_here() -> Lines | Live:
@@ -89,6 +147,14 @@ def state(row: Mapping[str, Any]) -> str:
         f"loss {row['loss']:.4f}  reward {row['reward/mean']:.2f}  length {row['length/mean']:.0f}  "
         f"{row['tokens_per_second']:,.0f} tokens/s"
     )
+
+
+def alarms(row: Mapping[str, Any]) -> list[str]:
+    """The alarms that a row brings, one line each."""
+    return [
+        f"alarm: {one['name']} (since step {one['since']}): {one['seen']}; {one['advice']}"
+        for one in row.get("alarms", ())
+    ]
 
 
 def accuracy(result: Result) -> str:
