@@ -35,6 +35,7 @@ DIVERGENCE: dict[str, Divergence] = {name: kind() for name, kind in DIVERGENCES.
     "clipped tokens": ReverseKL(clip_token=1.0),
     "scaled": JSD(0.2, scaled=True),
     "detached ratio": ReverseKL(detach_ratio=True),
+    "clipped ratio": ReverseKL(detach_ratio=True, clip_ratio=0.5),
     "unsure": EntropyAware(threshold=2.0, softness=1.0),
 }
 

@@ -247,6 +247,24 @@ def test_gradient_passes_finite_differences(name: str, clips: dict[str, float]) 
     assert torch.autograd.gradcheck(lambda z: divergence(z.log_softmax(-1), teacher), logits)
 
 
+def test_a_clipped_ratio_is_a_policy_gradient_with_clipped_advantages() -> None:
+    logits, teacher = log_probs(5, 6, seed=7).requires_grad_(), log_probs(5, 6, seed=8)
+    divergence = ReverseKL(detach_ratio=True, clip_ratio=0.4)
+    p = logits.detach().exp()
+    advantage = (teacher - logits.detach()).clamp(-0.4, 0.4)
+    expected = -p * (advantage - (p * advantage).sum(-1, keepdim=True))
+    assert ((teacher - logits.detach()).abs() > 0.4).any()
+    torch.testing.assert_close(logit_gradient_by_autograd(divergence, logits, teacher), expected)
+    torch.testing.assert_close(divergence.logit_gradient(logits.detach(), teacher), expected)
+    wide = ReverseKL(detach_ratio=True, clip_ratio=100.0)
+    torch.testing.assert_close(wide(logits, teacher), ReverseKL()(logits, teacher))
+
+
+def test_a_clipped_ratio_needs_the_detached_form() -> None:
+    with pytest.raises(ValueError, match="needs detach_ratio"):
+        ReverseKL(clip_ratio=5.0)
+
+
 def test_todi_gradient_passes_finite_differences_with_its_weights_held_fixed() -> None:
     logits, teacher = log_probs(5, 6, seed=7), log_probs(5, 6, seed=8)
     share = (teacher - logits).sigmoid()  # log_probs are normalised, so these logits are log-probs

@@ -381,12 +381,13 @@ def test_only_the_bucket_sees_mass_that_leaves_the_set(tail: Tail, sees: bool) -
     assert (value(ReverseKL(), support, escaped, student) > 0.1) == sees
 
 
+@pytest.mark.parametrize("of", ["teacher", "student", "union", "intersection"])
+@pytest.mark.parametrize("tail", ["bucket", "renormalise", "drop"])
+def test_more_entries_than_the_vocabulary_has_are_the_whole_of_it(of: Chooser, tail: Tail) -> None:
+    torch.testing.assert_close(value(ReverseKL(), TopK(100, of, tail)), value(ReverseKL(), Full()))
+
+
 # ---- mistakes --------------------------------------------------------------------------------------------
-
-
-def test_k_above_the_vocabulary_is_refused_naming_both() -> None:
-    with pytest.raises(ValueError, match=r"k = 8 exceeds the vocabulary V = 7"):
-        TopK(8).restrict(STUDENT, TEACHER)
 
 
 @pytest.mark.parametrize("k", [0, -1])

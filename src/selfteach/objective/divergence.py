@@ -126,11 +126,24 @@ class ReverseKL(Divergence):
     that sums to 1 that changes nothing; on a truncated support it removes the bias ∇P(S) (``topk_notail_sg``
     and ``intersect_sg_norm`` of card 05, arXiv 2605.11182: with ``TopK(…, tail="drop")``, resp.
     ``"renormalise"``).
+
+    ``clip_ratio``: the detached log p − log q, minus the advantage of entry j, is held within ± this many nats, so
+    that the gradient is that of a policy gradient with clipped advantages (card 28).
     """
 
     detach_ratio: bool = False
+    clip_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clip_ratio is not None and not (self.clip_ratio > 0 and self.detach_ratio):
+            raise ValueError(f"clip_ratio must be positive and needs detach_ratio, got {self}")
 
     def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.clip_ratio is not None:
+            zero = torch.zeros_like(student)
+            gap = (student.detach() - teacher).clamp(-self.clip_ratio, self.clip_ratio)
+            return _weighted_gap(student, gap, zero)
         return _weighted_gap(student, student.detach() if self.detach_ratio else student, teacher)
 
     def slope(self, student: Tensor, teacher: Tensor) -> Tensor:

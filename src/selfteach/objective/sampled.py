@@ -64,7 +64,7 @@ def control_variate(student_full: Tensor, teacher_full: Tensor, top_k: int | Non
     Add it to that advantage (card 32): the sum has mean zero and the same expected gradient. ``top_k``: the
     KL over the student's ``top_k`` entries, both sides renormalised; still independent of y, so the gradient
     stays unbiased, but the mean is no longer exactly 0. It lowers the variance summed over positions, not
-    that of each. ValueError: shapes or types differ, NaN, top_k > V.
+    that of each. ValueError: shapes or types differ, NaN.
     """
     support = Full() if top_k is None else TopK(top_k, of="student", tail="renormalise")
     return ReverseKL()(*support.restrict(student_full.detach(), teacher_full))

@@ -96,6 +96,12 @@ class Statistics:
             return 1.0
         return torch.where(self.mask, importance_ratio(self.log_prob(), self.behaviour, truncate), 0.0)
 
+    @property
+    def old_log_prob(self) -> Tensor:
+        """[N, T] log-prob (nats) of the sampled tokens under the policy that wrote them; the student's own where that
+        was not recorded. The denominator of PPO's ratio."""
+        return self.log_prob() if self.behaviour is None else self.behaviour
+
     def log_prob(self, role: str = STUDENT) -> Tensor:
         """[N, T] log-prob (nats) of the sampled tokens under the student or a teacher."""
         if role in self.columns.log_probs:

@@ -33,7 +33,7 @@ class Full:
 class TopK:
     """The ``k`` likeliest entries ``of`` the teacher, the student, or the union or intersection of both sets.
 
-    ``tail`` says what becomes of the mass outside:
+    A vocabulary of at most ``k`` entries is kept whole. ``tail`` says what becomes of the mass outside:
 
     - ``bucket``: one more entry holds it. By the data-processing inequality no f-divergence (nor Rényi's)
       exceeds its full value; equal from k = V − 1 on. The tail is summed over its entries, so it neither
@@ -64,10 +64,10 @@ class TopK:
             raise ValueError(f"tail must be one of {', '.join(get_args(Tail))}, got {self.tail!r}")
 
     def restrict(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """[..., V] log-probs, twice → [..., K'] log-probs, twice; K' = k (2k for a union), one more with a
-        bucket.
+        """[..., V] log-probs, twice → [..., K'] log-probs, twice; K' = min(k, V) (twice that for a union), one
+        more with a bucket.
 
-        ValueError: k > V, shapes or types differ.
+        ValueError: shapes or types differ.
         """
         ids, kept, inside = self.select(student, teacher)
 
@@ -89,12 +89,11 @@ class TopK:
         """
         check_log_probs(student, teacher)
         width = student.shape[-1]
-        if self.k > width:
-            raise ValueError(f"k = {self.k} exceeds the vocabulary V = {width}")
+        k = min(self.k, width)
         if self.of in ("teacher", "student"):
-            ids = (teacher if self.of == "teacher" else student).topk(self.k).indices
+            ids = (teacher if self.of == "teacher" else student).topk(k).indices
             return ids, torch.ones_like(ids, dtype=torch.bool), _mask(ids, width)
-        of_student, of_teacher = student.topk(self.k).indices, teacher.topk(self.k).indices
+        of_student, of_teacher = student.topk(k).indices, teacher.topk(k).indices
         in_student, in_teacher = _mask(of_student, width), _mask(of_teacher, width)
         if self.of == "intersection":
             return of_student, in_teacher.gather(-1, of_student), in_student & in_teacher

@@ -27,11 +27,13 @@ class Frozen:
 class EMA:
     """An exponential moving average of the trainable weights (card 01, card 28).
 
-    The average starts as a copy after the first optimiser step (until then the teacher is the student), then
-    ema ← decay · ema + (1 − decay) · θ after every step.
+    After every optimiser step ema ← decay · ema + (1 − decay) · θ. It starts as the initial weights with
+    ``from_start`` (cards 15, 28), else as a copy after the first step (card 01's released code); until then the teacher
+    is the student either way.
     """
 
     decay: float = 0.999
+    from_start: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay <= 1:
@@ -66,7 +68,12 @@ class TeacherWeights:
         self.spec, self.student, self.external = spec, student, external
         self.tensors: dict[str, Tensor] | None = None
         self.steps = 0
-        if isinstance(spec, Lagged) or (isinstance(spec, Frozen) and not student.adapted):
+        begins_as_a_copy = (
+            isinstance(spec, Lagged)
+            or (isinstance(spec, Frozen) and not student.adapted)
+            or (isinstance(spec, EMA) and spec.from_start)
+        )
+        if begins_as_a_copy:
             self.tensors = copied(student)
 
     @property
