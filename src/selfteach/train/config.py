@@ -65,7 +65,11 @@ class Bookkeeping:
     keep: int = 2
     """Checkpoints kept."""
     samples_every: int = 20
-    """Steps between written rollouts (0: none but before and after)."""
+    """Steps between looks at a few rollouts, written down token by token (0: none)."""
+    token_rollouts: int = 4
+    """Rollouts of the step written down at each look."""
+    probes: int = 4
+    """Held-out problems answered greedily at each look, so that one prompt can be followed through training."""
     token_budget: int | None = None
     """Stop before the step that would begin with this many tokens generated (none: run all steps)."""
     max_unavailable: float = 0.5
@@ -81,6 +85,8 @@ class Bookkeeping:
         require(self.checkpoint_every >= 0, "checkpoint_every must be 0 or more steps")
         require(self.keep >= 1, "keep must be at least 1 checkpoint")
         require(self.samples_every >= 0, "samples_every must be 0 or more steps")
+        require(self.token_rollouts >= 0, "token_rollouts must be 0 or more")
+        require(self.probes >= 0, "probes must be 0 or more held-out problems")
         require(
             self.token_budget is None or self.token_budget >= 1,
             "token_budget must be at least 1 token, or none",

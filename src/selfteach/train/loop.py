@@ -10,9 +10,10 @@ from typing import Any
 
 from selfteach.policy.sampling import Sampling
 from selfteach.train.evaluation import Result, evaluate
-from selfteach.train.records import answer_row, rollout_row
+from selfteach.train.records import answer_row, rollout_rows
 from selfteach.train.run import Run, Step
 from selfteach.train.saving import save
+from selfteach.train.tokens import look
 
 
 class Interrupted(Exception):
@@ -26,6 +27,7 @@ def train(run: Run) -> dict[str, Any]:
     with interruption() as pressed:
         if run.done == 0:
             measure(run, "before")
+            look_closer(run, None)
         while not finished(run) and not pressed:
             write(run, run.step())
             if due(run, run.config.evaluation.eval_every) and not finished(run):
@@ -68,15 +70,22 @@ def measure(run: Run, phase: str) -> Result | None:
 
 
 def write(run: Run, step: Step) -> None:
-    """The step's metrics, and now and then a few of its rollouts."""
+    """The step's metrics, and now and then a few of its rollouts, token by token."""
     run.progress.step(step.row)
-    if run.folder is None:
-        return
-    run.folder.metrics(step.row)
+    if run.folder is not None:
+        run.folder.metrics(step.row)
     if run.done == 1 or due(run, run.config.bookkeeping.samples_every):
-        run.folder.samples(
-            rollout_row(i, step, run.done, run.policy.chat) for i in range(len(step.rollouts))[:4]
-        )
+        look_closer(run, step)
+
+
+def look_closer(run: Run, step: Step | None) -> None:
+    """A few rollouts with what everybody thought of their tokens. Every process scores, the first one writes."""
+    if run.config.bookkeeping.samples_every == 0:
+        return
+    seen = look(run, step)
+    if run.folder is not None and seen.rollouts:
+        run.folder.samples(rollout_rows(seen, run.done, run.policy.chat))
+        run.folder.tokens(run.done, seen.columns)
 
 
 def summary(run: Run, final: Result | None) -> dict[str, Any]:

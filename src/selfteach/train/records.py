@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from selfteach.policy.chat import Chat
 from selfteach.task.example import Example
 from selfteach.train.evaluation import Answered
-from selfteach.train.run import Step
+from selfteach.train.tokens import Look
 
 
 def answer_row(one: Answered, step: int, phase: str, chat: Chat) -> dict[str, Any]:
@@ -19,16 +20,22 @@ def answer_row(one: Answered, step: int, phase: str, chat: Chat) -> dict[str, An
     }
 
 
-def rollout_row(i: int, step: Step, number: int, chat: Chat) -> dict[str, Any]:
-    """The ``i``-th rollout of a training step, with both rendered prompts."""
-    one = step.rollouts[i]
-    reward = None if one.grade is None else one.grade.reward
-    return {
-        **asked(one.example, number, "train"),
-        "prompt": chat.show(one.prompt_ids),
-        "teacher_prompts": {name: chat.show(seen.prompts[i] or []) for name, seen in step.contexts.items()},
-        **answered(one.text, reward, one.finished, len(one.ids)),
-    }
+def rollout_rows(seen: Look, step: int, chat: Chat) -> Iterator[dict[str, Any]]:
+    """The rollouts of a look, each with every rendered prompt; ``row`` is its place in tokens/step-N.
+
+    ``phase`` is "train" for the step's own, "probe" for greedy answers to held-out problems.
+    """
+    for i, one in enumerate(seen.rollouts):
+        reward = None if one.grade is None else one.grade.reward
+        yield {
+            **asked(one.example, step, "train" if i < seen.trained else "probe"),
+            "row": i,
+            "prompt": chat.show(one.prompt_ids),
+            "teacher_prompts": {
+                name: chat.show(read.prompts[i] or []) for name, read in seen.contexts.items()
+            },
+            **answered(one.text, reward, one.finished, len(one.ids)),
+        }
 
 
 def asked(example: Example, step: int, phase: str) -> dict[str, Any]:
