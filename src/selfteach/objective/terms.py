@@ -20,7 +20,7 @@ from selfteach.objective.positions import STUDENT, Positions, Temperature
 from selfteach.objective.support import Full, Support
 from selfteach.objective.target import Target
 
-Reduction = Literal["tokens", "selected", "sequences", "sum"]
+Reduction = Literal["tokens", "selected", "sequences", "rollouts", "sum"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,9 @@ class Term(ABC):
 
     ``weight`` and ``where``: number, [N] or [N, T], without gradient. ``mean_over``: "tokens" divides by all
     tokens the policy wrote in the batch, "selected" by those selected here, "sequences" takes each rollout's
-    mean over its written tokens and then the mean over rollouts with any selected token, "sum" divides by
-    nothing; a bool tensor [N, T] divides by its count (a denominator shared between terms).
+    mean over its written tokens and then the mean over rollouts with any selected token, "rollouts" each
+    rollout's sum over its tokens and then that mean, "sum" divides by nothing; a bool tensor [N, T] divides by
+    its count (a denominator shared between terms).
     """
 
     name: str
@@ -218,8 +219,10 @@ def denominators(mean_over: Reduction | Tensor, mask: Tensor, chosen: Tensor) ->
             return chosen.sum()
         case "sequences":
             return mask.sum(dim=1, keepdim=True) * chosen.any(dim=1).sum()
+        case "rollouts":
+            return chosen.any(dim=1).sum()
         case "sum":
             return torch.ones((), device=mask.device)
     raise ValueError(
-        f"mean_over must be tokens, selected, sequences, sum or a bool tensor, got {mean_over!r}"
+        f"mean_over must be tokens, selected, sequences, rollouts, sum or a bool tensor, got {mean_over!r}"
     )
