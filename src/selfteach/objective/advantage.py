@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 
-def group_mean(values: Tensor, group: Tensor) -> Tensor:
-    """[N] → [N]: each row's value replaced by the mean over the rows of its group."""
+def group_sum(values: Tensor, group: Tensor) -> Tensor:
+    """[N] → [N]: each row's value replaced by the sum over the rows of its group."""
     _, index = group.unique(return_inverse=True)
     groups = int(index.max()) + 1 if len(index) else 0
-    zeros = values.new_zeros(groups)
-    sums = zeros.index_add(0, index, values)
-    counts = zeros.index_add(0, index, torch.ones_like(values))
-    return (sums / counts)[index]
+    return values.new_zeros(groups).index_add(0, index, values)[index]
+
+
+def group_mean(values: Tensor, group: Tensor) -> Tensor:
+    """[N] → [N]: each row's value replaced by the mean over the rows of its group."""
+    return group_sum(values, group) / group_sum(torch.ones_like(values), group)
 
 
 def group_advantage(
@@ -31,7 +33,7 @@ def group_advantage(
     centred = reward - group_mean(reward, group)
     if scale == "none":
         return centred
-    size = _group_size(reward, group)
+    size = group_sum(torch.ones_like(reward), group)
     variance = group_mean(centred**2, group) * size / (size - 1).clamp(min=1)
     return centred / (variance.sqrt() + epsilon)
 
@@ -55,8 +57,3 @@ def group_softmax(score: Tensor, group: Tensor, among: Tensor) -> Tensor:
     mass = shifted.exp()
     total = mass.new_zeros(groups).index_add(0, index, mass)
     return torch.where(among, mass / total[index].clamp(min=torch.finfo(mass.dtype).tiny), 0.0)
-
-
-def _group_size(values: Tensor, group: Tensor) -> Tensor:
-    _, index, counts = group.unique(return_inverse=True, return_counts=True)
-    return counts[index].to(values.dtype)
