@@ -8,6 +8,7 @@ import numpy as np
 
 ROWS, STEPS, VOCABULARY = 6, 9, 13
 LENGTHS = np.array([9, 4, 7, 1, 6, 3])
+MARKS = ("key", "error", "revision")
 
 
 def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str, Any]:
@@ -21,6 +22,7 @@ def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str,
         "behaviour": -rng.random((ROWS, STEPS)),
         "group": np.array([0, 0, 0, 1, 1, 1]),
         "reward": np.array([1.0, 0, 0, 1, 1, 0]),
+        "marks": {name: rng.random((ROWS, STEPS)) < 0.5 for name in MARKS},
     }
 
 

@@ -8,13 +8,27 @@ from selfteach.recipes.checks import nearest
 from selfteach.recipes.grpo import GRPO
 from selfteach.recipes.r01_opsd import OPSD
 from selfteach.recipes.r02_pw_opsd import PWOPSD
+from selfteach.recipes.r04_trace import TRACE
+from selfteach.recipes.r06_atesd import ATESD
+from selfteach.recipes.r15_srpo import SRPO
+from selfteach.recipes.r22_cepo import CEPO
+from selfteach.recipes.r28_sdpo import SDPO
+from selfteach.recipes.r33_exopd import ExOPD
+from selfteach.recipes.r37_scope import SCOPE
 from selfteach.recipes.sft import SFT
 
 RECIPES: dict[str, type[Recipe]] = {
     "opsd": OPSD,
     "grpo": GRPO,
     "sft": SFT,
+    "sdpo": SDPO,
+    "srpo": SRPO,
+    "cepo": CEPO,
     "pw-opsd": PWOPSD,
+    "atesd": ATESD,
+    "trace": TRACE,
+    "exopd": ExOPD,
+    "scope": SCOPE,
 }
 
 

@@ -1,0 +1,142 @@
+"""Card 33: generalised on-policy distillation with reward extrapolation (ExOPD)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.terms import PolicyGradient, Term
+from selfteach.recipes.base import Optimisation, Recipe, Rollouts
+from selfteach.recipes.checks import require
+from selfteach.teacher.teacher import Teacher
+from selfteach.teacher.view import Plain
+from selfteach.teacher.weights import External, Frozen
+
+TEACHER, REFERENCE = "teacher", "reference"
+INITIAL = "initial"
+ROUTED = re.compile(r"([\w-]+)=(.+)")
+
+
+@dataclass(frozen=True)
+class ExOPD(Recipe):
+    """Go past the teacher, along the way that leads from a reference to it, on the student's own tokens.
+
+    "Learning beyond Teacher" (arXiv 2602.12125; card 33). The student π answers; a teacher π* and a reference
+    π_ref score the sampled tokens y_t under the same prompt. On-policy distillation maximises
+    E_y[ Σ_t log π*/π_ref ] − KL(π‖π_ref); here the reward counts λ times:
+
+        A_t = (log π*(y_t) − log π(y_t)) + (λ − 1) (log π*(y_t) − log π_ref(y_t))            without gradient
+        L = mean over tokens of −min( π/π_rollout, is_cap ) A_t log π(y_t)
+
+    The optimum at one position is ∝ π_ref^(1−λ) π*^λ. λ = 1 is plain distillation, without a reference. All
+    log-probs in nats, at the sampling temperature. With one update per batch PPO's ratio is 1 and its clip never acts.
+    """
+
+    title = "Generalized On-Policy Distillation with Reward Extrapolation"
+    source = "arXiv 2602.12125, card 33"
+    formula = "mean_t −min(π/π_rollout, 5) [ log π*/π + (λ−1) log π*/π_ref ] log π"
+    world = "tutor"
+
+    rollouts: Rollouts = field(default_factory=lambda: Rollouts(max_tokens=16384))
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=1e-5, steps=50, prompts=1024))
+    student_thinking: bool | None = False
+    """Thinking flag of the chat template, of student, teachers and reference alike: off in the paper."""
+    teacher: str = "Keven16/Qwen3-4B-Non-Thinking-RL-Math-Step500"
+    """Who is distilled: a model (folder, hub id or arena:NAME), or one for each tag: "math=MODEL,code=MODEL"."""
+    reference: str = INITIAL
+    """Where the reward starts from: "initial", the student at step 0, or a model such as the teacher's own base
+    ("reward correction", strong to weak)."""
+    reward_scale: float = 1.25
+    """λ, how much the reward log(teacher/reference) counts: 0 stays at the reference, 1 is plain distillation, above 1
+    extrapolates (1.5 was unstable in the paper)."""
+    is_cap: float | None = 5.0
+    """Upper bound on the weight π/π_rollout of a token (released code; none: unbounded)."""
+
+    def __post_init__(self) -> None:
+        require(self.reward_scale >= 0, f"reward_scale must be 0 or more, got {self.reward_scale}")
+        require(self.is_cap is None or self.is_cap > 0, f"is_cap must be positive or none, got {self.is_cap}")
+        require(bool(self.reference), 'reference is empty: name a model, or "initial"')
+        routes(self.teacher)
+
+    @classmethod
+    def presets(cls) -> Mapping[str, ExOPD]:
+        paper = cls()
+        return {
+            "same-size": paper,
+            "strong-to-weak": replace(
+                paper,
+                teacher="Qwen/Qwen3-30B-A3B-Instruct-2507",
+                optimisation=replace(paper.optimisation, steps=100),
+            ),
+            "opd": replace(paper, reward_scale=1.0),
+            "arena": replace(
+                paper,
+                teacher="arena:tutor-large",
+                student_thinking=None,
+                rollouts=Rollouts(max_tokens=64),
+                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=64),
+            ),
+        }
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        scored = {
+            TEACHER if tag is None else f"{TEACHER}-{tag}": self.scorer(External(model), tag)
+            for tag, model in routes(self.teacher).items()
+        }
+        if self.reward_scale != 1:
+            scored[REFERENCE] = self.scorer(
+                Frozen() if self.reference == INITIAL else External(self.reference)
+            )
+        return scored
+
+    def scorer(self, weights: External | Frozen, tag: str | None = None) -> Teacher:
+        return Teacher(weights, Plain(), self.student_thinking, tag=tag)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("behaviour",)
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        opinion, taught = pooled(stats, [name for name in self.teachers if name != REFERENCE])
+        advantage = opinion - stats.log_prob()
+        if self.reward_scale != 1:
+            advantage = advantage + (self.reward_scale - 1) * (opinion - stats.log_prob(REFERENCE))
+            taught = taught & stats.available(REFERENCE)
+        yield PolicyGradient(
+            name="distil",
+            advantage=advantage,
+            weight=stats.importance(self.is_cap),
+            where=taught,
+            mean_over="selected",
+            temperature=self.temperature,
+        )
+
+
+def routes(teacher: str) -> dict[str | None, str]:
+    """ "math=A,code=B" → tag → model; one model without a tag → {None: model}. UserError if it is neither."""
+    parts = [part.strip() for part in teacher.split(",")]
+    found = [ROUTED.fullmatch(part) for part in parts]
+    if teacher and found == [None]:
+        return {None: teacher}
+    tagged: dict[str | None, str] = {match[1]: match[2] for match in found if match is not None}
+    require(
+        len(tagged) == len(parts),
+        f"teacher must be one model, or tag=model,tag=model with each tag once; got {teacher!r}",
+    )
+    return tagged
+
+
+def pooled(stats: Statistics, teachers: Iterable[str]) -> tuple[Tensor, Tensor]:
+    """([N, T] log-prob under the teacher that each row belongs to, [N] bool which rows have one)."""
+    opinion, taught = torch.zeros_like(stats.log_prob()), torch.zeros_like(stats.correct)
+    for name in teachers:
+        rows = stats.available(name)
+        opinion = torch.where(rows.unsqueeze(1), stats.log_prob(name), opinion)
+        taught = taught | rows
+    return opinion, taught

@@ -1,0 +1,127 @@
+"""Card 37: signal-calibrated on-policy distillation with two weighted paths (SCOPE)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from torch import Tensor
+
+from selfteach.objective.advantage import group_softmax, group_sum
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.terms import NegativeLogLikelihood, PolicyGradient, Term
+from selfteach.recipes.base import Optimisation, Recipe, Rollouts
+from selfteach.recipes.checks import require
+from selfteach.teacher.teacher import Teacher
+from selfteach.teacher.view import Plain
+from selfteach.teacher.weights import External
+
+TEACHER = "teacher"
+Favour = Literal["high-perplexity", "low-perplexity", "none"]
+SIGN: Mapping[Favour, float] = {"high-perplexity": -1.0, "low-perplexity": 1.0, "none": 0.0}
+"""What multiplies a rollout's mean log-prob in the softmax: perplexity is exp of minus that mean."""
+
+
+@dataclass(frozen=True)
+class SCOPE(Recipe):
+    """Wrong rollouts learn from the teacher, right ones from themselves, each path weighted by a perplexity.
+
+    SCOPE (arXiv 2604.10688; card 37). Of a prompt's rollouts C are right and W wrong; PPL(y) = exp(−mean_t log π(y_t)):
+
+        w_i = softmax over C of −mean_t log π(y_t) / τ           unlikely to the student: the edge of its skill
+        w_j = softmax over W of +mean_t log π_T(y_t) / τ         likely to the teacher: it knows its way from there
+        L = mean over prompts of [ Σ_{i∈C} w_i Σ_t −log π(y_t)
+                                 + Σ_{j∈W} w_j Σ_t ρ_t (sg log π(y_t) − log π_T(y_t)) ]
+
+    with ρ_t = π/π_old, π_old the policy that wrote the tokens. The weights carry no gradient. The teacher is another
+    model under the student's own prompt. Log-probs in nats, at the sampling temperature.
+    """
+
+    title = "Signal-Calibrated On-Policy Distillation Enhancement with Dual-Path Adaptive Weighting"
+    source = "arXiv 2604.10688, card 37"
+    formula = "Σ_right w Σ_t −log π + Σ_wrong w Σ_t ρ (log π − log π_T)"
+    world = "tutor"
+
+    rollouts: Rollouts = field(
+        default_factory=lambda: Rollouts(per_prompt=8, temperature=0.6, max_tokens=12288)
+    )
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=5e-5, steps=100, prompts=256))
+    teacher: str = "Skywork/Skywork-OR1-7B"
+    """The model that scores wrong rollouts: a folder, a hub id or arena:NAME."""
+    student_weight: Favour = "high-perplexity"
+    """Which right rollouts count more: those unlikely to the student (paper), the likely ones (released scripts), or
+    none."""
+    teacher_weight: Favour = "low-perplexity"
+    """Which wrong rollouts count more: those likely to the teacher (paper), the unlikely ones, or none."""
+    weight_temperature: float = 1.0
+    """τ of both softmaxes: large is uniform."""
+    mean_over: Literal["prompts", "tokens"] = "prompts"
+    """Paper: weights sum to 1 in a prompt and path, token sums, mean over prompts. Released code ("tokens"): weights
+    average 1, divided by all tokens (wrong path) and by the right rollouts' tokens (right path)."""
+    clip: float | None = None
+    """Clip ρ to 1 ± clip as in PPO (released code: 0.2; none: the paper's plain ratio)."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.teacher), "teacher is empty: name a model")
+        require(
+            self.weight_temperature > 0, f"weight_temperature must be positive, got {self.weight_temperature}"
+        )
+        require(
+            self.clip is None or 0 < self.clip <= 1, f"clip must lie in (0, 1] or be none, got {self.clip}"
+        )
+
+    @classmethod
+    def presets(cls) -> Mapping[str, SCOPE]:
+        paper = cls()
+        released = replace(paper, mean_over="tokens", clip=0.2)
+        return {
+            "paper": paper,
+            "released": replace(released, student_weight="low-perplexity"),
+            "released-defaults": replace(
+                released, student_weight="low-perplexity", teacher_weight="high-perplexity"
+            ),
+            "arena": replace(
+                paper,
+                teacher="arena:tutor-large",
+                rollouts=Rollouts(per_prompt=8, max_tokens=64),
+                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=8),
+            ),
+        }
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        return {TEACHER: Teacher(External(self.teacher), Plain(), self.student_thinking)}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("group", "reward", "behaviour")
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        student, teacher = stats.log_prob(), stats.log_prob(TEACHER)
+        right, wrong = stats.correct, ~stats.correct & stats.available(TEACHER)
+        yield NegativeLogLikelihood(
+            name="imitate",
+            weight=self.weights(stats.sequence_mean(student), self.student_weight, stats, right),
+            where=right,
+            mean_over="sum" if self.mean_over == "prompts" else "selected",
+            temperature=self.temperature,
+        )
+        yield PolicyGradient(
+            name="distil",
+            advantage=teacher - student,
+            behaviour=stats.old_log_prob,
+            clip=(1.0, math.inf) if self.clip is None else (self.clip, self.clip),
+            weight=self.weights(stats.sequence_mean(teacher), self.teacher_weight, stats, wrong),
+            where=wrong,
+            mean_over="sum" if self.mean_over == "prompts" else "tokens",
+            temperature=self.temperature,
+        )
+
+    def weights(self, likelihood: Tensor, favour: Favour, stats: Statistics, path: Tensor) -> Tensor:
+        """[N] weight of each rollout on ``path`` [N] from its mean log-prob [N] (nats a token)."""
+        share = group_softmax(SIGN[favour] * likelihood / self.weight_temperature, stats.group, path)
+        if self.mean_over == "prompts":
+            return share / len(stats.group.unique())
+        return share * group_sum(path.to(share.dtype), stats.group)
