@@ -50,7 +50,7 @@ class BetaPolicy:
     """λ_gt: weight of the teacher's mean log-prob of the probe's text in the reward (ours; not in the paper)."""
     decisions: int = 4
     """B: rewarded draws for each REINFORCE step (ours; not in the paper)."""
-    policy_lr: float = 0.1
+    policy_lr: float = 0.3
     """Step size of REINFORCE (ours; not in the paper. 0: random draws that learn nothing)."""
     policy_width: int = 16
     """Hidden units of the network (ours; not in the paper)."""

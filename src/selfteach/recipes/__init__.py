@@ -10,6 +10,7 @@ from selfteach.recipes.r01_opsd import OPSD
 from selfteach.recipes.r02_pw_opsd import PWOPSD
 from selfteach.recipes.r04_trace import TRACE
 from selfteach.recipes.r06_atesd import ATESD
+from selfteach.recipes.r06_atesd import ATESD
 from selfteach.recipes.r15_srpo import SRPO
 from selfteach.recipes.r22_cepo import CEPO
 from selfteach.recipes.r28_sdpo import SDPO
@@ -21,6 +22,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "opsd": OPSD,
     "grpo": GRPO,
     "sft": SFT,
+    "atesd": ATESD,
     "sdpo": SDPO,
     "srpo": SRPO,
     "cepo": CEPO,

@@ -9,12 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from selfteach.task.answer import last_boxed
 from selfteach.task.rollout import Rollout
-from selfteach.teacher.view import Messages, Solution, revealed
+from selfteach.teacher.view import Answer, Messages, Solution, revealed
 
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 _LIST_ITEM = re.compile(r"\n(?=\s*(?:\d+[.)]|[-*•])\s)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+BEGINNING_ONLY = (
+    "{problem}\n\n"
+    "The beginning of a reference solution follows between the markers; it is incomplete.\n"
+    "--- beginning of a reference solution ---\n{partial}\n--- the rest is left out ---\n\n"
+    "Let it guide you without mentioning it, and solve the problem yourself, step by step."
+)
+"""What ``Partial`` says where the final answer is to stay hidden (card 19)."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +52,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Partial:
-    """The problem with the first ``share`` of the reference solution, and always the final answer (cards 06, 19).
+    """The problem with the first ``share`` of the reference solution, and the final answer (card 06).
 
     Of m segments (``segments``) the first ⌊share · m⌋ are shown (``rounding`` "up": ⌈share · m⌉, never all). With all
-    of them it is the view ``Solution``, byte for byte; with none the answer alone. A task's wording "partial" may hold
-    {partial} without {answer}, where its answer would give the solution away. None if a field is missing.
+    of them it is the view ``Solution``, byte for byte; with none the view ``Answer``. A ``template``, or a task's
+    wording "partial", without {answer} keeps the answer to itself: then what is shown loses its ``\\boxed{…}`` too, and
+    with none the problem stands as the template words it (card 19). None if a field is missing.
     """
 
     share: float = 0.5
@@ -69,7 +79,7 @@ class Partial:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return ("solution", "answer")
+        return ("solution", "answer") if "{answer}" in self.template else ("solution",)
 
     def __call__(
         self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
@@ -81,8 +91,12 @@ class Partial:
         kept = self.count(len(parts))
         if kept == len(parts):
             return Solution()(rollout, group, wording)
-        shown = "".join(parts[:kept]).rstrip()
-        return revealed(rollout.example, wording.get(self.name, self.template), partial=shown)
+        template, shown = wording.get(self.name, self.template), "".join(parts[:kept]).rstrip()
+        if "{answer}" not in template:
+            shown = without_boxes(shown)
+        elif not kept:
+            return Answer()(rollout, group, wording)
+        return revealed(rollout.example, template, partial=shown)
 
     def count(self, m: int) -> int:
         """How many of ``m`` segments are shown."""
@@ -102,3 +116,10 @@ def segments(solution: str) -> list[str]:
         if len(parts) > 1:
             return parts
     return list(solution)
+
+
+def without_boxes(text: str) -> str:
+    """A text whose every ``\\boxed{…}`` has become an ellipsis."""
+    while (content := last_boxed(text)) is not None:
+        text = re.sub(rf"\\boxed\s*\{{{re.escape(content)}\}}", "…", text)
+    return text
