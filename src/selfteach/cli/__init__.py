@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "several recipes, several seeds, one table and plot",
     "recipes": "the methods: list, or one in full",
     "doctor": "the checks before step 1, without training",
+    "probe": "where a loss helps, which teacher tokens and which view to trust, without training",
     "report": "a run folder as one HTML page",
     "watch": "the report of a run that goes on, served on this machine",
     "fetch": "a real small model without a hub",

@@ -1,0 +1,135 @@
+"""Nodes: positions of rollouts with candidate next tokens, and every loss's logit gradient on them (card 16)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selfteach.objective.divergence import JSD, Divergence, ForwardKL, ReverseKL
+from selfteach.objective.engine import Weighted, by_autograd, positions_of
+from selfteach.objective.plan import plan
+from selfteach.objective.positions import STUDENT, Chunk, Positions, chunks
+from selfteach.probe.gradient import within
+from selfteach.probe.scene import Scene
+
+LOSSES: Mapping[str, Divergence] = {
+    "forward KL": ForwardKL(),
+    "reverse KL": ReverseKL(),
+    "JSD ½": JSD(0.5),
+}
+OWN = ("recipe", "its own loss")
+CHUNK = 256
+
+Way = tuple[str, str]
+"""(teacher, loss)"""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """n nodes with up to C candidates each, padded with chance 0.
+
+    ``row``, ``step`` [n] · ``tokens``, ``chance``, ``kept`` [n, C]: candidates, p renormalised on them, which are
+    real · ``coverage`` [n] p's mass on them · ``descent``: (teacher, loss) → [n, C] −∂L/∂z at that fixed mass.
+    """
+
+    row: Tensor
+    step: Tensor
+    tokens: Tensor
+    chance: Tensor
+    kept: Tensor
+    coverage: Tensor
+    descent: Mapping[Way, Tensor]
+
+    def take(self, which: Tensor) -> Nodes:
+        return combined([self], lambda columns: columns[0][which])
+
+
+def find_nodes(scene: Scene, *, count: int, candidates: int, min_prob: float) -> Nodes:
+    """The ``count`` positions of highest student entropy in each rollout, with everybody's gradients there."""
+    drawn, recipe = scene.run.recipe.rollouts.temperature, scene.run.recipe
+    stats = scene.statistics(drawn, scene.teachers)
+    select = highest(stats.entropy(), stats.mask, count)
+    weighted = plan(
+        recipe.terms(scene.statistics(recipe.temperature, recipe.active(0))), scene.scorer.columns
+    )
+    parts = []
+    for start in scene.scorer.starts:
+        batch = scene.scorer.batch(start, gradient=False)
+        there = select[batch.rows, : batch.columns.ids.shape[1]]
+        for chunk in chunks(batch, there, CHUNK):
+            at = positions_of(batch, chunk, list(scene.teachers))
+            parts.append(gradients_at(scene, chunk, at, weighted, candidates, min_prob))
+    return combined(parts, torch.cat)
+
+
+def highest(column: Tensor, mask: Tensor, count: int) -> Tensor:
+    """[N, T] bool: the ``count`` positions of each row where the masked column is highest."""
+    ranked = torch.where(mask, column, -torch.inf).topk(min(count, column.shape[1]), dim=1).indices
+    return torch.zeros_like(mask).scatter_(1, ranked, True) & mask
+
+
+@torch.no_grad()
+def gradients_at(
+    scene: Scene,
+    chunk: Chunk,
+    at: Positions,
+    weighted: Sequence[Weighted],
+    candidates: int,
+    min_prob: float,
+) -> Nodes:
+    """At most ``candidates`` next tokens, those that somebody gives ``min_prob`` or more, and the gradients on them."""
+    available = {name: scene.scorer.columns.available_rows((name,))[chunk.row] for name in scene.teachers}
+    temperature = scene.run.recipe.rollouts.temperature
+    student = at.log_probs(STUDENT, temperature)
+    likely = student.exp()
+    for name, seen in available.items():
+        likely = torch.maximum(likely, at.log_probs(name, temperature).exp() * seen.unsqueeze(1))
+    likelihood, tokens = likely.topk(min(candidates, likely.shape[1]), dim=1)
+    kept = likelihood >= min_prob
+    mass = student.exp().gather(1, tokens).double() * kept
+    chance = mass / mass.sum(1, keepdim=True)
+
+    def at_candidates(gradient: Tensor) -> Tensor:
+        return -within(gradient.gather(1, tokens).double() * kept, chance)
+
+    descent: dict[Way, Tensor] = {}
+    for name, seen in available.items():
+        theirs = at.log_probs(name, scene.run.recipe.temperature)
+        own = at.log_probs(STUDENT, scene.run.recipe.temperature)
+        for loss, divergence in LOSSES.items():
+            gradient = at_candidates(divergence.logit_gradient(own, theirs))
+            descent[scene.shown(name), loss] = gradient * seen.unsqueeze(1)
+    tokens_written = (
+        scene.scorer.columns.mask.sum()
+    )  # a loss's denominators make its gradient small beside rounding
+    descent[OWN] = at_candidates(own_gradient(at, weighted) * tokens_written)
+    return Nodes(chunk.row, chunk.place[1], tokens, chance, kept, mass.sum(1), descent)
+
+
+def own_gradient(at: Positions, weighted: Sequence[Weighted]) -> Tensor:
+    """[P, V] the gradient of the recipe's whole loss in the student's logits; 0 where no term selects."""
+    total = torch.zeros_like(at.logits[STUDENT])
+    for one in weighted:
+        weight = one.coefficients[at.row, at.step].to(total.dtype)
+        chosen = weight != 0
+        if chosen.any():
+            part = at.take(chosen)
+            _, gradient = one.term.logit_gradient(part) or by_autograd(one.term, part)
+            total[chosen] += gradient * weight[chosen].unsqueeze(1)
+    return total
+
+
+def combined(parts: Sequence[Nodes], change: Callable[[list[Tensor]], Tensor]) -> Nodes:
+    """Nodes whose every column is ``change`` of the parts' columns."""
+    return Nodes(
+        row=change([one.row for one in parts]),
+        step=change([one.step for one in parts]),
+        tokens=change([one.tokens for one in parts]),
+        chance=change([one.chance for one in parts]),
+        kept=change([one.kept for one in parts]),
+        coverage=change([one.coverage for one in parts]),
+        descent={way: change([one.descent[way] for one in parts]) for way in parts[0].descent},
+    )
