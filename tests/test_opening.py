@@ -63,11 +63,11 @@ def test_file_opens_with_seed_and_options(file: str) -> None:
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("tabel", "did you mean table?"),
+        ("tabel", "did you mean table or trail?"),
         ("gcd", "did you mean gym:gcd"),
         ("sums.csv", "if it is a file, give its path with .jsonl or .parquet"),
         ("someone/some_set", "if it is on the hub, write hf:ID"),
-        ("qqqqqq", "give one of chain, table"),
+        ("qqqqqq", "give one of chain, facts, sums, table, trail, tutor"),
         ("gym:chain_sumo", "near: chain_sum"),
     ],
 )

@@ -173,7 +173,7 @@ def test_swapping_weights_is_undone_even_after_an_error(model: str) -> None:
 
 def test_reasoning_first_puts_the_teachers_own_analysis_before_the_answer(model: str) -> None:
     run = run_of(model, "--reason-first", "--reason-tokens", "5")
-    rollouts = run.rollouts()
+    rollouts = run.rollouts().rollouts
     shown = run.contexts(rollouts)["teacher"].prompts[0]
     assert shown is not None
     text = run.policy.chat.show(shown)
@@ -230,7 +230,7 @@ def test_prompts_that_are_all_too_long_are_an_error(model: str) -> None:
 
 def test_a_blind_teacher_stops_the_run(model: str) -> None:
     run = run_of(model)
-    rollouts = [replace(one, example=replace(one.example, private={})) for one in run.rollouts()]
+    rollouts = [replace(one, example=replace(one.example, private={})) for one in run.rollouts().rollouts]
     with pytest.raises(UserError, match="nothing to see"):
         run.contexts(rollouts)
 
@@ -271,6 +271,9 @@ def test_a_view_with_nothing_to_show_is_refused(model: str) -> None:
 
         def train(self, index: int) -> Any:
             return replace(open_world("table").train(index), private={})
+
+        def grade(self, example: Any, answer: str) -> Any:
+            return open_world("table").grade(example, answer)
 
     run = run_of(model)
     run.task = run.draw.task = Bare()  # type: ignore[assignment]

@@ -23,6 +23,7 @@ from selfteach.cli.console import parsed
 from selfteach.cli.train import chosen_preset, require_model, safe
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named
+from selfteach.recipes.writer import Student
 from selfteach.report import comparison_page
 from selfteach.train.launch import versions
 from selfteach.train.rundir import read_rows
@@ -107,7 +108,8 @@ def split(label: str) -> tuple[str, str | None]:
 def planned(given: Arguments, out: Path, label: str, seed: int, budget: int | None) -> Planned:
     """The command of one run. With a token budget the steps only bound it; the budget ends it."""
     name, preset = split(label)
-    samples = recipe_of(given, label).rollouts.source == "policy"
+    recipe = recipe_of(given, label)
+    samples = isinstance(recipe.writer, Student) and not recipe.rollouts.stored
     budget = budget if samples and given.equal == "tokens" else given.tokens if samples else None
     steps = given.steps if budget is None else given.steps * 100
     folder = out / f"{label.replace(':', '-')}-{seed}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from selfteach.train.launch import launch
 class Where:
     """What is trained on, and where the run goes."""
 
-    task: str = "table"
-    """table, chain, gym:NAME, hf:ID, or a .jsonl or .parquet file (docs/data.md)."""
+    task: str = ""
+    """A world of the arena, gym:NAME, hf:ID, or a .jsonl or .parquet file, docs/data.md (empty: the arena world that
+    suits the recipe)."""
     out: Path | None = None
     """Run folder (none: runs/RECIPE-TASK-TIME)."""
     preset: str | None = None
@@ -50,7 +51,7 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     if not words or words[0].startswith("-"):
         raise UserError(f"which recipe? selfteach {command} RECIPE; known: {', '.join(RECIPES)}")
     name, rest = words[0], list(words[1:])
-    task = option(rest, "--task") or Where.task
+    task = option(rest, "--task") or world_of(name)
     preset = option(rest, "--preset")
     recipe, preset = chosen_preset(name, preset, task)
     kind = arguments(type(recipe))
@@ -58,7 +59,7 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     given = parsed(
         kind, rest, program=program, default=kind(recipe=recipe), description=described(recipe, preset)
     )
-    where: Where = given.where
+    where: Where = replace(given.where, task=task)
     out = where.out or Path("runs") / f"{name}-{safe(where.task)}-{time.strftime('%Y%m%d-%H%M%S')}"
     require_model(given.loading.model, where.task, given.task_options)
     config = TrainConfig(
@@ -74,6 +75,11 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
         bookkeeping=given.bookkeeping,
     )
     return config, where.resume
+
+
+def world_of(name: str) -> str:
+    """The arena world that suits a recipe; an unknown recipe is refused when it is chosen."""
+    return RECIPES[name].world if name in RECIPES else Recipe.world
 
 
 def arguments(recipe: type[Recipe]) -> Any:

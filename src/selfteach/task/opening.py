@@ -15,17 +15,21 @@ from selfteach.task.arena import WORLDS, open_world
 from selfteach.task.example import Task
 from selfteach.task.files import FileTask, read_task
 from selfteach.task.gym import GymTask, gym_names
+from selfteach.task.one import OneQuestion
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import open_file, open_hub
 
 __all__ = ["HEEDED", "TaskOptions", "open_task"]
 
 FILE_ENDINGS = (".jsonl", ".parquet")
-_PROMPT = frozenset({"system_prompt", "prompt_template", "instruction", "answer_format", "grade_seconds"})
+_ANY = frozenset({"only"})
+_PROMPT = _ANY | frozenset(
+    {"system_prompt", "prompt_template", "instruction", "answer_format", "grade_seconds"}
+)
 _ROWS = frozenset(f.name for f in fields(TaskOptions)) - {"split", "subset", "revision"}
 
 HEEDED: Mapping[str, frozenset[str]] = {
-    "world": frozenset(),
+    "world": _ANY,
     "gym": _PROMPT | {"held_out_fraction"},
     "file": _ROWS,
     "folder": _ROWS | {"split"},
@@ -41,6 +45,11 @@ def open_task(name: str, *, seed: int = 0, options: TaskOptions | None = None) -
     task · a path that ends in ``.jsonl`` or ``.parquet``, or a folder · ``hf:ID`` a dataset of the hub. Raises
     UserError for a name that fits none of these, naming the nearest, and for options the source does not heed.
     """
+    task = _opened(name, seed, options)
+    return task if options is None or options.only is None else OneQuestion(task, options.only)
+
+
+def _opened(name: str, seed: int, options: TaskOptions | None) -> Task:
     if name.startswith("gym:"):
         return _gym(name, seed, options)
     if name.startswith("hf:"):

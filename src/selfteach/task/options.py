@@ -70,6 +70,11 @@ class TaskOptions:
 
     None: boxed for files and Hugging Face datasets, line for reasoning-gym."""
 
+    only: int | None = None
+    """Train on this one held-out example alone, counted from 0, again and again (test-time training).
+
+    None: on the training examples."""
+
     grade_seconds: float = 5.0
     """Time limit for checking one answer, in seconds."""
 
@@ -83,6 +88,8 @@ class TaskOptions:
             raise UserError(f"held_out_fraction is {self.held_out_fraction:g}: choose one between 0 and 1")
         if self.grade_seconds <= 0:
             raise UserError(f"grade_seconds is {self.grade_seconds:g}: choose a positive number of seconds")
+        if self.only is not None and self.only < 0:
+            raise UserError(f"only is {self.only}: choose a held-out example by its number, from 0")
         if self.verifier not in get_args(Verifier):
             raise UserError(f"verifier is {self.verifier!r}: choose one of {', '.join(get_args(Verifier))}")
         if self.answer_format not in (None, *formats):

@@ -26,7 +26,7 @@ class Evidence:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return ("answer",)
+        return () if self.wrong else ("answer",)
 
     def __call__(
         self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]

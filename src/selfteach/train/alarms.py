@@ -103,7 +103,8 @@ Rule = Callable[[Seen], str | None]
 
 def longer(seen: Seen) -> str | None:
     factor = seen.factor("length/mean")
-    if factor is None or factor < LONGER or (seen.learning and factor < FAR_LONGER):
+    excused = seen.learning and seen.change("truncated") < CUT
+    if factor is None or factor < (FAR_LONGER if excused else LONGER):
         return None
     return f"{seen.told('length/mean')} tokens"
 
@@ -122,10 +123,12 @@ def cut(seen: Seen) -> str | None:
 
 
 def certain(seen: Seen) -> str | None:
-    factor = seen.factor("entropy/student")
-    if factor is None or factor > ENTROPY_GONE or seen.learning:
+    factor, diversity = seen.factor("entropy/student"), seen.factor("distinct/3")
+    alike = diversity is not None and diversity <= ALIKE
+    if factor is None or factor > ENTROPY_GONE or (seen.learning and not alike):
         return None
-    return f"{seen.told('entropy/student')} nats a token, while the reward did not rise"
+    why = seen.told("distinct/3") if alike else "the reward did not rise"
+    return f"{seen.told('entropy/student')} nats a token; {why}"
 
 
 def uncertain(seen: Seen) -> str | None:
@@ -235,8 +238,12 @@ RULES: Mapping[str, tuple[Rule, str]] = {
 
 
 def after(memory: Memory, row: Mapping[str, Any]) -> Memory:
-    """The memory with one more row of metrics.jsonl. Rows of evaluations (no ``loss``) change nothing."""
-    if "loss" not in row:
+    """The memory with one more row of metrics.jsonl.
+
+    Nothing changes by rows of evaluations, and of steps on text that the policy did not write: entropy and length on
+    a data set's own tokens say nothing about what the policy does.
+    """
+    if "loss" not in row or "repetition/looping" not in row:
         return memory
     kept = looked_at(row)
     memory = replace(
@@ -253,10 +260,12 @@ def remembered(rows: Iterable[Mapping[str, Any]]) -> Memory:
     return reduce(after, rows, Memory())
 
 
-def begun(before: Memory, now: Memory) -> list[dict[str, Any]]:
-    """The alarms that sound now and did not before, as metrics.jsonl holds them."""
-    sounded = {alarm.name for alarm in before.alarms}
-    return [asdict(alarm) for alarm in now.alarms if alarm.name not in sounded]
+def judged(memory: Memory, row: Mapping[str, Any]) -> tuple[Memory, dict[str, Any]]:
+    """The memory after ``row``, and the row with the alarms that begin to sound at it, if any, as ``alarms``."""
+    sounded = {alarm.name for alarm in memory.alarms}
+    memory = after(memory, row)
+    new = [asdict(alarm) for alarm in memory.alarms if alarm.name not in sounded]
+    return memory, {**row, "alarms": new} if new else dict(row)
 
 
 def sounding(memory: Memory) -> tuple[Alarm, ...]:

@@ -111,8 +111,8 @@ def reference_rollouts(
 
 
 def graded(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """Each rollout with the task's grade of its text."""
-    return [one.graded(task.grade(one.example, one.text)) for one in rollouts]
+    """Each rollout with the task's grade of its text; one that has a grade keeps it."""
+    return [one if one.grade else one.graded(task.grade(one.example, one.text)) for one in rollouts]
 
 
 def known(example: Example) -> str:

@@ -42,6 +42,8 @@ class Evaluation:
     """Answers sampled for each problem: accuracy is their mean, pass@k counts any right one."""
     eval_temperature: float = 1.0
     """Sampling temperature of the evaluation (0: greedy)."""
+    eval_also: tuple[str, ...] = ()
+    """Further tasks whose held-out accuracy is measured each time: what training makes the model forget."""
     eval_max_tokens: int | None = None
     """Longest answer in an evaluation (none: as in training)."""
 
@@ -72,6 +74,8 @@ class Bookkeeping:
     """Held-out problems answered greedily at each look, so that one prompt can be followed through training."""
     token_budget: int | None = None
     """Stop before the step that would begin with this many tokens generated (none: run all steps)."""
+    until_solved: bool = False
+    """Stop after the first step with a right answer (test-time training on one question, see --only)."""
     max_unavailable: float = 0.5
     """Largest share of rollouts in a step whose teacher has nothing to see; beyond it the run stops."""
     token_classes: str | None = None

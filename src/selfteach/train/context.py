@@ -16,15 +16,24 @@ from selfteach.teacher.weights import TeacherWeights
 
 @dataclass(frozen=True)
 class Context:
-    """One teacher's prompts for a list of rollouts: ids, or None where it could see nothing; and why."""
+    """One teacher's prompts for a list of rollouts: ids, or None where it is not asked or could see nothing; and why.
+
+    ``elsewhere`` counts rollouts of another tag than the teacher's: those are not its own to be blind for.
+    """
 
     prompts: list[list[int] | None]
     no_privilege: int = 0
     too_long: int = 0
+    elsewhere: int = 0
 
     @property
     def available(self) -> list[bool]:
         return [ids is not None for ids in self.prompts]
+
+    @property
+    def blind(self) -> float:
+        """Share of the rollouts it was asked about in which it could see nothing."""
+        return (self.no_privilege + self.too_long) / max(1, len(self.prompts) - self.elsewhere)
 
 
 def context(
@@ -40,7 +49,11 @@ def context(
     groups: dict[int, list[Rollout]] = {}
     for one in rollouts:
         groups.setdefault(one.group, []).append(one)
-    shown = [teacher.view(one, groups[one.group], wording) for one in rollouts]
+    addressed = [teacher.tag in (None, one.example.tag) for one in rollouts]
+    shown = [
+        teacher.view(one, groups[one.group], wording) if asked else None
+        for one, asked in zip(rollouts, addressed, strict=True)
+    ]
     if teacher.reason_first is not None:
         shown = reasoned(teacher, teacher.reason_first, weights, rollouts, shown, temperature)
     chat = weights.policy.chat
@@ -51,8 +64,8 @@ def context(
         None if ids is None or len(ids) + len(one.ids) > window else ids
         for ids, one in zip(rendered, rollouts, strict=True)
     ]
-    none = rendered.count(None)
-    return Context(fits, no_privilege=none, too_long=fits.count(None) - none)
+    none, elsewhere = rendered.count(None), addressed.count(False)
+    return Context(fits, none - elsewhere, fits.count(None) - none, elsewhere)
 
 
 def rendered_ids(chat: Chat, messages: Sequence[Message], thinking: bool | None) -> list[int]:

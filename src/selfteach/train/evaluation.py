@@ -41,14 +41,14 @@ class Result:
     finished: float
     problems: int
 
-    def row(self) -> dict[str, float]:
+    def row(self, place: str = "eval") -> dict[str, float]:
         return {
-            "eval/accuracy": self.accuracy,
-            "eval/accuracy_se": self.accuracy_se,
-            f"eval/pass@{self.k}": self.pass_at_k,
-            "eval/length": self.length,
-            "eval/finished": self.finished,
-            "eval/problems": self.problems,
+            f"{place}/accuracy": self.accuracy,
+            f"{place}/accuracy_se": self.accuracy_se,
+            f"{place}/pass@{self.k}": self.pass_at_k,
+            f"{place}/length": self.length,
+            f"{place}/finished": self.finished,
+            f"{place}/problems": self.problems,
         }
 
 

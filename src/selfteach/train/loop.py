@@ -9,7 +9,9 @@ from types import FrameType
 from typing import Any
 
 from selfteach.policy.sampling import Sampling
-from selfteach.train.evaluation import Result, evaluate
+from selfteach.task.example import Task
+from selfteach.train.evaluation import Answered, Result, evaluate
+from selfteach.train.preflight import preflight
 from selfteach.train.records import answer_row, rollout_rows
 from selfteach.train.run import Run, Step
 from selfteach.train.saving import save
@@ -23,12 +25,14 @@ class Interrupted(Exception):
 def train(run: Run) -> dict[str, Any]:
     """Train to the end (or the token budget), write the final model, and return the summary."""
     book = run.config.bookkeeping
-    run.progress.start(run.recipe.optimisation.steps, run.done)
+    run.progress.start(run.steps, run.done)
     with interruption() as pressed:
         if run.done == 0:
             measure(run, "before")
             look_closer(run, None)
         while not finished(run) and not pressed:
+            if run.stage_done == run.recipe.optimisation.steps:
+                begin_next_stage(run)
             write(run, run.step())
             if due(run, run.config.evaluation.eval_every) and not finished(run):
                 measure(run, "train")
@@ -44,29 +48,48 @@ def train(run: Run) -> dict[str, Any]:
     return summary(run, final)
 
 
+def begin_next_stage(run: Run) -> None:
+    """Held-out accuracy of the stage that ends, then the next one's teachers, optimiser and preflight."""
+    if not due(run, run.config.evaluation.eval_every):
+        measure(run, "train")
+    run.enter(run.stage + 1)
+    run.progress.say(f"stage {run.stage + 1} of {len(run.stages)}: {run.stage_name}")
+    preflight(run)
+
+
 def measure(run: Run, phase: str) -> Result | None:
     """Held-out accuracy, written down; before and after training with a few answers."""
     settings = run.config.evaluation
     if settings.eval_problems == 0:
         return None
-    longest = settings.eval_max_tokens or run.recipe.rollouts.max_tokens
-    result, answers = evaluate(
-        run.policy,
-        run.task,
-        problems=settings.eval_problems,
-        samples=settings.eval_samples,
-        sampling=Sampling(longest, settings.eval_temperature),
-        thinking=run.recipe.student_thinking,
-        batch_size=run.config.bookkeeping.sample_batch,
-        seed=run.config.seed,
-    )
+    result, answers = examined(run, run.task)
+    also = {f"eval/{task.name}": examined(run, task)[0] for task in run.also}
     if run.folder is not None:
-        run.folder.metrics({"step": run.done, "tokens/generated": run.generated, **result.row()})
+        further = {name: value for place, one in also.items() for name, value in one.row(place).items()}
+        row = {"step": run.done, "tokens/generated": run.generated, **result.row(), **further}
+        run.folder.metrics(row)
         if phase != "train":
             few = answers[:: settings.eval_samples][:16]
             run.folder.samples(answer_row(one, run.done, phase, run.policy.chat) for one in few)
     run.progress.evaluated(run.done, result)
     return result
+
+
+def examined(run: Run, task: Task) -> tuple[Result, list[Answered]]:
+    """The policy's answers to a task's held-out problems, under the run's evaluation settings."""
+    settings = run.config.evaluation
+    return evaluate(
+        run.policy,
+        task,
+        problems=settings.eval_problems,
+        samples=settings.eval_samples,
+        sampling=Sampling(
+            settings.eval_max_tokens or run.recipe.rollouts.max_tokens, settings.eval_temperature
+        ),
+        thinking=run.recipe.student_thinking,
+        batch_size=run.config.bookkeeping.sample_batch,
+        seed=run.config.seed,
+    )
 
 
 def write(run: Run, step: Step) -> None:
@@ -95,6 +118,7 @@ def summary(run: Run, final: Result | None) -> dict[str, Any]:
         "generated_tokens": run.generated,
         "training_seconds": run.training_seconds,
         "too_long_prompts": run.draw.too_long,
+        "answers_until_solved": run.answers_until_solved,
         **(final.row() if final is not None else {}),
     }
     if run.folder is not None:
@@ -108,9 +132,10 @@ def due(run: Run, every: int) -> bool:
 
 
 def finished(run: Run) -> bool:
-    """Whether the steps or the token budget are spent."""
-    budget = run.config.bookkeeping.token_budget
-    return run.done >= run.recipe.optimisation.steps or (budget is not None and run.generated >= budget)
+    """Whether the steps or the token budget are spent, or the one question is solved."""
+    book = run.config.bookkeeping
+    spent = book.token_budget is not None and run.generated >= book.token_budget
+    return run.done >= run.steps or spent or (book.until_solved and run.answers_until_solved is not None)
 
 
 @contextmanager

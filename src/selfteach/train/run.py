@@ -5,38 +5,45 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from transformers import get_scheduler
 
 from selfteach.errors import UserError
 from selfteach.objective.engine import Outcome, Weighted, evaluate_terms
 from selfteach.objective.plan import plan
+from selfteach.objective.positions import STUDENT, Positions
 from selfteach.objective.statistics import Statistics
 from selfteach.policy.loading import LoraConfig, Policy, load_policy
 from selfteach.policy.sampling import NotFinite
 from selfteach.policy.scoring import ResponseScorer
-from selfteach.task.arena import model_folder
+from selfteach.recipes.base import ReferenceProbe, with_knobs
+from selfteach.task.arena import model_folder, resolve_model
 from selfteach.task.example import Task
 from selfteach.task.opening import open_task
 from selfteach.task.rollout import Rollout
-from selfteach.teacher.weights import External, TeacherWeights
+from selfteach.teacher.weights import External, TeacherWeights, Weights
 from selfteach.train import randomness
+from selfteach.train.annotate import annotated
 from selfteach.train.classes import read_classes, token_classes
-from selfteach.train.collect import Draw, graded, reference_rollouts, sampled_rollouts
+from selfteach.train.collect import Asked, Draw, graded, reference_rollouts
 from selfteach.train.config import TrainConfig
 from selfteach.train.context import Context, context
 from selfteach.train.metrics import loss_of, peak_memory, token_means, watched
 from selfteach.train.progress import Progress
 from selfteach.train.rundir import RunFolder
 from selfteach.train.scored import Scorer
+from selfteach.train.store import Store
+from selfteach.train.writing import Desk, Written
 
 
 @dataclass
@@ -66,61 +73,94 @@ class Step:
 
 
 class Run:
-    """Everything one training run holds; ``step`` is one optimiser step of it (the loop: ``loop.py``)."""
+    """Everything one training run holds; ``step`` is one optimiser step of it (the loop: ``loop.py``).
+
+    ``recipe`` is the present stage's, with the knobs as its controllers have set them for the step.
+    """
 
     def __init__(self, config: TrainConfig, folder: RunFolder | None, progress: Progress) -> None:
         self.config, self.folder, self.progress = config, folder, progress
-        self.recipe = config.recipe
         self.accelerator = Accelerator(cpu=config.loading.device == "cpu")
         randomness.seed_all(config.seed + self.accelerator.process_index)
         self.task: Task = open_task(config.task, seed=config.seed, options=config.task_options)
+        self.also = [open_task(name, seed=config.seed) for name in config.evaluation.eval_also]
         self.policy = load_student(config, self.accelerator.device)
-        self.teachers = {
-            name: TeacherWeights(
-                teacher.weights, self.policy, external_policy(teacher.weights, config, self.policy)
-            )
-            for name, teacher in self.recipe.teachers.items()
-        }
         self.module = self.accelerator.prepare(ResponseScorer(self.policy.model))
-        o = self.recipe.optimisation
-        self.optimiser = torch.optim.AdamW(
-            list(self.policy.trainable().values()), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay
-        )
-        self.scheduler = get_scheduler(o.schedule, self.optimiser, o.warmup, o.steps)
+        self.external: dict[str, Policy] = {}
         self.draw = Draw(
-            self.task, self.policy, self.recipe.student_thinking, self.recipe.rollouts.max_tokens
+            self.task, self.policy, config.recipe.student_thinking, config.recipe.rollouts.max_tokens
         )
         self.classes = token_classes(
             self.policy.chat, self.policy.vocabulary, read_classes(config.bookkeeping.token_classes)
         )
+        self.stages = list(config.recipe.stages.items())
+        probes = [stage.reference_probe for _, stage in self.stages]
+        self.probed = self.draw.take(max((probe.examples for probe in probes if probe), default=0))
         self.done = 0
         self.generated = 0
         self.training_seconds = 0.0
+        self.answers = 0
+        self.answers_until_solved: int | None = None
+        self.enter(0)
+
+    def enter(self, stage: int) -> None:
+        """Begin a stage: its teachers (frozen ones as the weights are now), a fresh optimiser, its controllers."""
+        self.stage = stage
+        self.stage_name, self.recipe = self.stages[stage]
+        o = self.recipe.optimisation
         share(o.prompts, self.accelerator.num_processes)
+        self.teachers = {
+            name: TeacherWeights(teacher.weights, self.policy, self.external_policy(teacher.weights))
+            for name, teacher in self.recipe.teachers.items()
+        }
+        self.optimiser = torch.optim.AdamW(
+            list(self.policy.trainable().values()), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay
+        )
+        self.scheduler = get_scheduler(o.schedule, self.optimiser, o.warmup, o.steps)
+        self.controllers = {
+            knob: spec.start(self.config.seed) for knob, spec in self.recipe.controllers.items()
+        }
+        self.store: Store | None = None
+        self.stage_done = 0
+        self.draw.thinking = self.recipe.student_thinking
+        self.draw.max_tokens = self.recipe.rollouts.max_tokens
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all stages together."""
+        return sum(recipe.optimisation.steps for _, recipe in self.stages)
 
     def step(self) -> Step:
         """Examples → rollouts → graded → views → scored → objective → gradient → step → teachers told."""
         clock = Clock()
+        before = Counter(self.task.verdicts)
+        self.turn_knobs()
         with clock("sample"):
             try:
-                rollouts = self.rollouts()
+                written = self.rollouts()
             except NotFinite as problem:
                 self.refuse(str(problem), [])
         with clock("grade"):
-            before = Counter(self.task.verdicts)
-            rollouts = graded(self.task, rollouts)
-            verdicts = Counter(self.task.verdicts) - before
+            rollouts = self.judged(written.rollouts)
+        active = self.recipe.active(self.stage_done)
         with clock("view"):
-            contexts = self.contexts(rollouts)
+            contexts = self.contexts(rollouts, active)
         with clock("update"):
-            scorer = self.scorer(rollouts, contexts)
-            weighted, outcomes, gradient_norm = self.update(scorer)
+            rollouts = self.with_sampled_signals(rollouts, contexts)
+            scorer = self.scorer(rollouts, contexts, sampled=self.sampled_signals(active))
+            weighted, outcomes, gradient_norm = self.update(scorer, active)
         for teacher in self.teachers.values():
             teacher.after_step()
         self.done += 1
-        self.generated += sum(gather_object([generated(rollouts)]))
+        self.stage_done += 1
+        self.generated += sum(gather_object([written.tokens]))
+        self.count_answers(rollouts)
+        probed = self.reference_metrics(clock)
         self.training_seconds += sum(clock.seconds.values())
-        row = self.row(scorer, outcomes, clock.seconds, gradient_norm, verdicts)
+        verdicts = Counter(self.task.verdicts) - before
+        row = self.row(scorer, outcomes, clock.seconds, gradient_norm, verdicts) | probed
+        for controller in self.controllers.values():
+            controller.told(row)
         return Step(row, rollouts, contexts, weighted, outcomes, scorer)
 
     def row(
@@ -135,10 +175,12 @@ class Run:
         rollouts = scorer.rollouts
         rewards = [one.grade.reward for one in rollouts if one.grade is not None]
         lengths = [len(one.ids) for one in rollouts]
+        stage = {"stage": self.stage} if len(self.stages) > 1 else {}
         return {
             "step": self.done,
+            **stage,
             **loss_of(outcomes),
-            **token_means(scorer, outcomes, watched(self.teachers, self.recipe.temperature), self.classes),
+            **token_means(scorer, outcomes, watched(scorer.teachers, self.recipe.temperature), self.classes),
             "length/mean": sum(lengths) / len(lengths),
             "truncated": sum(not one.finished for one in rollouts) / len(rollouts),
             "reward/mean": sum(rewards) / max(1, len(rewards)),
@@ -148,74 +190,185 @@ class Run:
             "lr": self.scheduler.get_last_lr()[0],
             "grad_norm": gradient_norm,
             "prompts/too_long": self.draw.too_long,
-            **{
-                f"unavailable/{name}": 1 - sum(c.available) / len(rollouts)
-                for name, c in scorer.contexts.items()
-            },
+            **{f"unavailable/{name}": c.blind for name, c in scorer.contexts.items()},
+            **{f"control/{knob}": getattr(self.recipe, knob) for knob in self.controllers},
             **{f"verdicts/{name!s}": count for name, count in verdicts.items()},
             "memory/peak_bytes": peak_memory(),
         }
 
+    def count_answers(self, rollouts: list[Rollout]) -> None:
+        """How many answers it took until the first right one, over all processes (test-time training, card 28)."""
+        rewards = [one.grade.reward for one in rollouts if one.grade]
+        for right in (reward >= 0.5 for reward in gather_object(rewards)):
+            self.answers += 1
+            if right and self.answers_until_solved is None:
+                self.answers_until_solved = self.answers
+
     # --- the parts of a step -------------------------------------------------------------------------------------
 
-    def rollouts(self) -> list[Rollout]:
-        """This process's rollouts of the step. Every process draws all prompts and keeps its share."""
-        recipe, rank, world = self.recipe, self.accelerator.process_index, self.accelerator.num_processes
-        asked = self.draw.take(recipe.optimisation.prompts)
+    def turn_knobs(self) -> None:
+        """Let each controller set its knob for the step to come; every process gets the first one's choice."""
+        if not self.controllers:
+            return
+        progress = self.stage_done / self.recipe.optimisation.steps
+        chosen = [{knob: one.choose(progress) for knob, one in self.controllers.items()}]
+        broadcast_object_list(chosen)
+        self.recipe = with_knobs(self.recipe, chosen[0])
+
+    def rollouts(self) -> Written:
+        """This process's rollouts of the step: written now, or taken from the stage's store."""
+        prompts = self.recipe.optimisation.prompts
+        if not self.recipe.rollouts.stored:
+            return self.write(prompts)
+        if self.store is not None:
+            return Written(
+                self.store.take(self.stage_done, share(prompts, self.accelerator.num_processes)), 0
+            )
+        written = self.write(self.recipe.rollouts.stored)
+        rollouts = self.judged(written.rollouts)
+        wanted = self.sampled_signals(self.recipe.teachers)
+        rollouts = self.with_sampled_signals(rollouts, self.contexts(rollouts, wanted) if wanted else {})
+        self.store = Store(rollouts, self.store_seed)
+        self.store.save(self.store_path)
+        self.progress.say(f"stage {self.stage_name}: {len(rollouts)} answers stored")
+        return Written(self.rollouts().rollouts, written.tokens)
+
+    def write(self, prompts: int) -> Written:
+        """Answers to the next prompts. Every process draws all of them and keeps its share."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        asked = self.draw.take(prompts)
         each = share(len(asked), world)
         mine, first_group = asked[rank * each : (rank + 1) * each], rank * each
-        if isinstance(recipe.writer, Student):
-            return sampled_rollouts(
-                self.policy,
-                mine,
-                recipe.rollouts,
-                first_group=first_group,
-                batch_size=self.config.bookkeeping.sample_batch,
-            )
-        return reference_rollouts(
-            self.policy,
-            mine,
-            recipe.writer.field,
-            max_tokens=recipe.rollouts.max_tokens,
-            thinking=recipe.student_thinking,
-            first_group=first_group,
-        )
+        batch = self.config.bookkeeping.sample_batch
+        return Desk(self.policy, self.teachers, self.task, self.recipe, batch).write(mine, first_group)
 
-    def contexts(self, rollouts: list[Rollout]) -> dict[str, Context]:
+    @property
+    def store_path(self) -> Path:
+        return self.config.out / "stored" / f"{self.stage_name}-{self.accelerator.process_index}.jsonl"
+
+    @property
+    def store_seed(self) -> str:
+        return f"{self.config.seed} {self.stage_name} {self.accelerator.process_index}"
+
+    def judged(self, rollouts: list[Rollout]) -> list[Rollout]:
+        """Graded, and annotated where the recipe reads marks."""
+        rollouts = graded(self.task, rollouts)
+        if self.recipe.annotated and not all(one.marks for one in rollouts):
+            rollouts = annotated(self.task, self.policy.chat, rollouts)
+        return rollouts
+
+    def contexts(self, rollouts: list[Rollout], names: Collection[str] | None = None) -> dict[str, Context]:
+        """What the named teachers (None: all) read before each rollout. UserError if one of them is blind."""
         contexts = {
             name: context(
-                teacher,
+                self.recipe.teachers[name],
                 self.teachers[name],
                 rollouts,
                 self.task.wording,
                 window=self.teachers[name].policy.window,
                 temperature=self.recipe.rollouts.temperature,
             )
-            for name, teacher in self.recipe.teachers.items()
+            for name in (self.recipe.teachers if names is None else names)
         }
         for name, one in contexts.items():
-            refuse_blind_teacher(name, one, self.config.bookkeeping.max_unavailable)
+            # Only a private field can be missing for good; a right sibling may simply not have come yet.
+            if self.recipe.teachers[name].view.fields:
+                refuse_blind_teacher(name, one, self.config.bookkeeping.max_unavailable)
         return contexts
 
-    def scorer(self, rollouts: list[Rollout], contexts: Mapping[str, Context]) -> Scorer:
+    def scorer(
+        self, rollouts: list[Rollout], contexts: Mapping[str, Context], *, sampled: Sequence[str] = ()
+    ) -> Scorer:
+        """Scores the rollouts with the student and the teachers of these contexts, but for those in ``sampled``."""
         return Scorer(
             self.accelerator,
             self.policy,
             self.module,
-            self.teachers,
+            {name: self.teachers[name] for name in contexts if name not in sampled},
             rollouts,
             contexts,
             micro_batch=self.config.bookkeeping.micro_batch or len(rollouts),
             mixed=self.config.loading.precision == "mixed",
+            sampled=sampled,
         )
 
-    def update(self, scorer: Scorer) -> tuple[list[Weighted], list[Outcome], float]:
+    def sampled_signals(self, names: Collection[str]) -> list[str]:
+        """Those of the teachers that hand over the sampled tokens' log-probs alone."""
+        return [name for name in names if self.recipe.teachers[name].signal == "sampled"]
+
+    def with_sampled_signals(self, rollouts: list[Rollout], contexts: Mapping[str, Context]) -> list[Rollout]:
+        """The rollouts with what teachers of signal "sampled" think of their tokens; stored ones have it already."""
+        wanted = self.sampled_signals(contexts)
+        if not wanted or self.store is not None:
+            return rollouts
+        scorer = self.scorer(rollouts, {name: contexts[name] for name in wanted})
+        temperature = self.recipe.temperature
+        opinions = scorer.measure(
+            {name: partial(Positions.sampled, role=name, temperature=temperature) for name in wanted}
+        )
+        return [
+            replace(
+                one,
+                log_probs={
+                    name: opinions[name][scorer.first_row + i, : len(one.ids)].tolist()
+                    for name in wanted
+                    if contexts[name].prompts[i] is not None
+                },
+            )
+            for i, one in enumerate(rollouts)
+        ]
+
+    def reference_metrics(self, clock: Clock) -> dict[str, float]:
+        """``reference/…`` of the recipe's probe: the student's NLL (nats a token), each teacher's mean log-prob."""
+        probe = self.recipe.reference_probe
+        if probe is None:
+            return {}
+        with clock("probe"):
+            return self.reference_likelihoods(probe)
+
+    def reference_likelihoods(self, probe: ReferenceProbe) -> dict[str, float]:
+        rows = self.reference_rows(probe, self.probed[: probe.examples])
+        contexts = self.contexts(rows, self.recipe.active(self.stage_done))
+        scorer = self.scorer(rows, contexts)
+        roles = (STUDENT, *contexts)
+        opinions = scorer.measure(
+            {role: partial(Positions.sampled, role=role, temperature=1.0) for role in roles}
+        )
+        mask = scorer.columns.mask
+        means = {role: float(opinions[role][mask].mean()) for role in roles}
+        return {f"reference/{role}": -mean if role == STUDENT else mean for role, mean in means.items()}
+
+    def reference_rows(self, probe: ReferenceProbe, asked: Sequence[Asked]) -> list[Rollout]:
+        return reference_rollouts(
+            self.policy,
+            asked,
+            probe.field,
+            max_tokens=self.recipe.rollouts.max_tokens,
+            thinking=self.recipe.student_thinking,
+            first_group=0,
+        )
+
+    def external_policy(self, weights: Weights) -> Policy | None:
+        """Another model, loaded once however many teachers and stages use it."""
+        if not isinstance(weights, External):
+            return None
+        if weights.model not in self.external:
+            loading = self.config.loading
+            self.external[weights.model] = load_policy(
+                resolve_model(weights.model),
+                dtype="bfloat16" if loading.precision == "bfloat16" else "float32",
+                trust_remote_code=loading.trust_remote_code,
+                device=self.policy.model.device,
+            )
+        return self.external[weights.model]
+
+    def update(self, scorer: Scorer, active: Collection[str]) -> tuple[list[Weighted], list[Outcome], float]:
         """Statistics, terms, gradient, optimiser step. Stops the run at a loss or gradient that is not finite."""
         stats = Statistics(
             scorer.columns,
-            step=self.done,
+            step=self.stage_done,
             temperature=self.recipe.temperature,
-            teachers=list(self.teachers),
+            teachers=list(active),
             measure=scorer.measure,
         )
         try:
@@ -239,7 +392,7 @@ class Run:
             # DDP averages gradients over processes, but the terms' denominators already span all of them.
             with self.accelerator.no_sync(self.module) if i < last else nullcontext():
                 outcome = evaluate_terms(
-                    batch, weighted, watch=watched(self.teachers, self.recipe.temperature)
+                    batch, weighted, watch=watched(scorer.teachers, self.recipe.temperature)
                 )
                 if not torch.isfinite(outcome.loss):
                     self.refuse(f"loss is {float(outcome.loss.detach())}", scorer.rollouts)
@@ -271,7 +424,7 @@ def load_student(config: TrainConfig, device: torch.device) -> Policy:
     """The policy to train: full weights, or LoRA where the recipe's ``lora_rank`` is above 0."""
     loading, adapter = config.loading, config.recipe.adapter
     return load_policy(
-        loading.model or str(model_folder(config.task)),
+        resolve_model(loading.model) if loading.model else str(model_folder(config.task)),
         dtype="bfloat16" if loading.precision == "bfloat16" else "float32",
         lora=LoraConfig(adapter.lora_rank, adapter.lora_alpha) if adapter.lora_rank else None,
         gradient_checkpointing=loading.gradient_checkpointing,
@@ -279,17 +432,6 @@ def load_student(config: TrainConfig, device: torch.device) -> Policy:
         revision=loading.model_revision,
         trust_remote_code=loading.trust_remote_code,
         device=device,
-    )
-
-
-def external_policy(weights: Any, config: TrainConfig, student: Policy) -> Policy | None:
-    if not isinstance(weights, External):
-        return None
-    return load_policy(
-        weights.model,
-        dtype="bfloat16" if config.loading.precision == "bfloat16" else "float32",
-        trust_remote_code=config.loading.trust_remote_code,
-        device=student.model.device,
     )
 
 
@@ -302,15 +444,10 @@ def share(prompts: int, processes: int) -> int:
     return prompts // processes
 
 
-def generated(rollouts: list[Rollout]) -> int:
-    """Tokens the policy wrote; references cost none."""
-    return sum(sum(one.mask) for one in rollouts if one.behaviour is not None)
-
-
 def refuse_blind_teacher(name: str, one: Context, bound: float) -> None:
-    blind = len(one.prompts) - sum(one.available)
-    if blind > bound * len(one.prompts):
+    if one.blind > bound:
         raise UserError(
-            f"teacher {name!r} has nothing to see in {blind} of {len(one.prompts)} rollouts ({one.no_privilege} "
-            f"without its private field, {one.too_long} too long for the window): more than --max-unavailable {bound}"
+            f"teacher {name!r} has nothing to see in {one.no_privilege + one.too_long} of {len(one.prompts)} rollouts "
+            f"({one.no_privilege} without its private field, {one.too_long} too long for the window): more than "
+            f"--max-unavailable {bound}"
         )

@@ -7,10 +7,11 @@ from accelerate.utils import gather_object
 
 from selfteach.train import checkpoint, randomness
 from selfteach.train.run import Run
+from selfteach.train.store import Store
 
 
 def save(run: Run) -> None:
-    """Checkpoint trainable weights, optimiser, scheduler, teachers, data position and every process's random state."""
+    """Checkpoint trainable weights, optimiser, scheduler, teachers, controllers, data position, random states."""
     random = gather_object([randomness.capture()])
     if run.folder is None:
         return
@@ -20,12 +21,18 @@ def save(run: Run) -> None:
         "optimiser": checkpoint.optimizer_state(run.optimiser, named),
         "scheduler": run.scheduler.state_dict(),
         "teachers": {name: teacher.state() for name, teacher in run.teachers.items()},
+        "controllers": {knob: controller.state() for knob, controller in run.controllers.items()},
         "random": random,
         "progress": {
             "step": run.done,
+            "stage": run.stage,
+            "stage_done": run.stage_done,
+            "stored": run.store is not None,
             "cursor": run.draw.cursor,
             "too_long": run.draw.too_long,
             "generated": run.generated,
+            "answers": run.answers,
+            "answers_until_solved": run.answers_until_solved,
             "training_seconds": run.training_seconds,
         },
     }
@@ -44,6 +51,11 @@ def restore(run: Run) -> bool:
 
 
 def put_back(run: Run, state: checkpoint.State) -> None:
+    progress = state["progress"]
+    run.enter(progress["stage"])
+    run.stage_done = progress["stage_done"]
+    if progress["stored"]:
+        run.store = Store.load(run.store_path, run.store_seed)
     named = list(run.policy.trainable().items())
     with torch.no_grad():
         for name, parameter in named:
@@ -52,8 +64,10 @@ def put_back(run: Run, state: checkpoint.State) -> None:
     run.scheduler.load_state_dict(state["scheduler"])
     for name, teacher in run.teachers.items():
         teacher.load_state(state["teachers"][name])
+    for knob, controller in run.controllers.items():
+        controller.load_state(state["controllers"][knob])
     randomness.restore(state["random"][run.accelerator.process_index])
-    progress = state["progress"]
     run.done, run.generated = progress["step"], progress["generated"]
+    run.answers, run.answers_until_solved = progress["answers"], progress["answers_until_solved"]
     run.draw.cursor, run.draw.too_long = progress["cursor"], progress["too_long"]
     run.training_seconds = progress["training_seconds"]

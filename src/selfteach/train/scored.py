@@ -25,7 +25,10 @@ from selfteach.train.context import Context
 
 @dataclass
 class Scorer:
-    """Scores this process's rollouts of one step with the student and its teachers."""
+    """Scores this process's rollouts of one step with the student and its teachers.
+
+    ``teachers`` hand over distributions; those in ``sampled`` gave their log-probs already (``Rollout.log_probs``).
+    """
 
     accelerator: Accelerator
     policy: Policy
@@ -35,13 +38,14 @@ class Scorer:
     contexts: Mapping[str, Context]
     micro_batch: int
     mixed: bool = False
+    sampled: Sequence[str] = ()
     columns: Columns = field(init=False)
     first_row: int = field(init=False)
     _teacher_states: dict[tuple[str, int], Scored] = field(default_factory=dict)
     _student_state: Tensor | None = None
 
     def __post_init__(self) -> None:
-        rows = [row_of(one, i, self.contexts) for i, one in enumerate(self.rollouts)]
+        rows = [row_of(one, i, self.contexts, self.sampled) for i, one in enumerate(self.rollouts)]
         counts = gather_object([len(rows)])
         self.first_row = sum(counts[: self.accelerator.process_index])
         self.columns = columns_of(gather_object(rows), self.accelerator.device)
@@ -106,19 +110,29 @@ class Scorer:
     @torch.no_grad()
     def _teacher(self, name: str, start: int, part: slice) -> Scored:
         if (name, start) not in self._teacher_states:
-            rollouts, weights = self.rollouts[part], self.teachers[name]
-            prompts = [
-                ids if ids is not None else one.prompt_ids
-                for ids, one in zip(self.contexts[name].prompts[part], rollouts, strict=True)
-            ]
-            with weights.in_place() as policy:
+            rollouts, prompts = self.rollouts[part], self.contexts[name].prompts[part]
+            seen = [i for i, ids in enumerate(prompts) if ids is not None]
+            width = max(len(one.ids) for one in rollouts)
+            with self.teachers[name].in_place() as policy:
                 policy.model.eval()
-                inputs = packed(policy, prompts, rollouts, self.accelerator.device)
-                with self.autocast():
-                    hidden = score(ResponseScorer(policy.model), inputs)
                 head = detached_head(policy)
-            self._teacher_states[name, start] = Scored(hidden, head)
+                hidden = self._seen_states(
+                    policy, [prompts[i] or [] for i in seen], [rollouts[i] for i in seen]
+                )
+            # Rows whose view is empty cost nothing and count nowhere (``Columns.available``).
+            whole = hidden.new_zeros(len(rollouts), width, hidden.shape[-1])
+            whole[seen, : hidden.shape[1]] = hidden
+            self._teacher_states[name, start] = Scored(whole, head)
         return self._teacher_states[name, start]
+
+    def _seen_states(self, policy: Policy, prompts: list[list[int]], rollouts: Sequence[Rollout]) -> Tensor:
+        if not rollouts:
+            weight = output_head(policy.model, policy.vocabulary).weight
+            assert weight is not None
+            return weight.new_zeros(0, 0, weight.shape[-1])
+        inputs = packed(policy, prompts, rollouts, self.accelerator.device)
+        with self.autocast():
+            return score(ResponseScorer(policy.model), inputs)
 
 
 def detached_head(policy: Policy) -> Head:
@@ -139,8 +153,9 @@ def packed(
     return pack(prompts, [one.ids for one in rollouts], policy.chat.pad_id, device)
 
 
-def row_of(one: Rollout, i: int, contexts: Mapping[str, Context]) -> dict[str, Any]:
+def row_of(one: Rollout, i: int, contexts: Mapping[str, Context], sampled: Sequence[str]) -> dict[str, Any]:
     """A rollout's small facts, as they travel between processes."""
+    seen = {name: context.prompts[i] is not None for name, context in contexts.items()}
     return {
         "ids": one.ids,
         "mask": one.mask,
@@ -148,18 +163,22 @@ def row_of(one: Rollout, i: int, contexts: Mapping[str, Context]) -> dict[str, A
         "turn": one.turn or [0] * len(one.ids),
         "group": one.group,
         "reward": 0.0 if one.grade is None else one.grade.reward,
-        "available": {name: context.prompts[i] is not None for name, context in contexts.items()},
+        "available": {**seen, **{name: name in one.log_probs for name in sampled}},
+        "marks": one.marks,
+        "log_probs": {name: one.log_probs.get(name, [0.0] * len(one.ids)) for name in sampled},
     }
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]], device: torch.device) -> Columns:
     """Right-padded columns of all rows."""
 
-    def padded(name: str, dtype: torch.dtype) -> Tensor:
-        width = max(len(row["ids"]) for row in rows)
+    width = max(len(row["ids"]) for row in rows)
+
+    def padded(name: str, dtype: torch.dtype, *, of: str | None = None) -> Tensor:
         column = torch.zeros(len(rows), width, dtype=dtype)
         for i, row in enumerate(rows):
-            column[i, : len(row[name])] = torch.tensor(row[name], dtype=dtype)
+            values = row[name] if of is None else row[of][name]
+            column[i, : len(values)] = torch.tensor(values, dtype=dtype)
         return column.to(device)
 
     sampled = all(row["behaviour"] is not None for row in rows)
@@ -174,6 +193,8 @@ def columns_of(rows: Sequence[Mapping[str, Any]], device: torch.device) -> Colum
             name: torch.tensor([row["available"][name] for row in rows], device=device)
             for name in rows[0]["available"]
         },
+        marks={name: padded(name, torch.bool, of="marks") for name in rows[0]["marks"]},
+        log_probs={name: padded(name, torch.float32, of="log_probs") for name in rows[0]["log_probs"]},
     )
 
 
@@ -191,4 +212,6 @@ def cut(columns: Columns, rows: Tensor, width: int) -> Columns:
         behaviour=None if columns.behaviour is None else pick(columns.behaviour),
         turn=None if columns.turn is None else pick(columns.turn),
         available={name: column[rows] for name, column in columns.available.items()},
+        marks={name: pick(column) for name, column in columns.marks.items()},
+        log_probs={name: pick(column) for name, column in columns.log_probs.items()},
     )

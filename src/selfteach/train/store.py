@@ -1,0 +1,78 @@
+"""Rollouts that are written once and trained on for a whole stage (cards 10, 11, 41)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+from selfteach.errors import UserError
+from selfteach.task.annotation import Annotation
+from selfteach.task.example import Example, Grade, Message
+from selfteach.task.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Store:
+    """``rollouts`` of a stage, reshuffled each epoch; ``take`` is a pure function of the step."""
+
+    rollouts: Sequence[Rollout]
+    seed: str
+
+    def __post_init__(self) -> None:
+        if not self.rollouts:
+            raise UserError(
+                "no stored answer is left to train on: none passed the verifier; raise --stored or the attempts, "
+                "or look at the task's grading"
+            )
+
+    def take(self, step: int, groups: int) -> list[Rollout]:
+        """The rollouts of the ``groups`` prompts whose turn it is at ``step`` = 0, 1, 2 …"""
+        by_group: dict[int, list[Rollout]] = {}
+        for one in self.rollouts:
+            by_group.setdefault(one.group, []).append(one)
+        names = sorted(by_group)
+        taken: list[Rollout] = []
+        for nth in range(step * groups, (step + 1) * groups):
+            epoch, place = divmod(nth, len(names))
+            order = Random(f"{self.seed} epoch {epoch}").sample(names, len(names))
+            # A prompt may come twice in a step that spans two epochs; its rows stay groups of their own.
+            taken += [one for one in by_group[order[place]]]
+        return taken
+
+    def save(self, path: Path) -> None:
+        """Write the rollouts as JSON lines, whole or not at all. UserError if the disk refuses."""
+        aside = path.with_name(f".{path.name}.partial")
+        lines = (json.dumps(asdict(one), allow_nan=False) + "\n" for one in self.rollouts)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text("".join(lines), encoding="ascii")
+            aside.replace(path)
+        except OSError as problem:
+            raise UserError(f"{path} could not be written ({problem.strerror}); make room") from problem
+
+    @classmethod
+    def load(cls, path: Path, seed: str) -> Store:
+        """What ``save`` wrote, exactly. UserError if it is not there or was changed."""
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+            return cls([rollout_of(row) for row in rows], seed)
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise UserError(
+                f"the stored answers in {path} cannot be read ({problem}); start anew"
+            ) from problem
+
+
+def rollout_of(row: dict) -> Rollout:  # type: ignore[type-arg]
+    """A rollout from its JSON form."""
+    example, grade, note = row.pop("example"), row.pop("grade"), row.pop("annotation")
+    prompt = tuple(Message(role=m["role"], content=m["content"]) for m in example.pop("prompt"))
+    return Rollout(
+        **row,
+        example=Example(**example, prompt=prompt),
+        grade=grade and Grade(**grade),
+        annotation=note
+        and Annotation(note["kind"], tuple(map(tuple, note["key"])), tuple(map(tuple, note["error"]))),
+    )
