@@ -35,10 +35,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Grade:
-    """A verifier's opinion: ``reward`` (1.0 is right, 0.0 wrong), optional ``feedback`` text for a teacher."""
+    """A verifier's opinion: ``reward`` (1.0 is right, 0.0 wrong), optional ``feedback`` text for a teacher.
+
+    ``claim`` is the final answer as read out of the text, None if none was found.
+    """
 
     reward: float
     feedback: str | None = None
+    claim: str | None = None
 
     @property
     def correct(self) -> bool:

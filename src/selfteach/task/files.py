@@ -78,11 +78,12 @@ class FileTask:
 
     def grade(self, example: Example, answer: str) -> Grade:
         """Reward 1 for the right final answer, else 0; always 0, and uncounted, without a verifier."""
+        claim = extract_answer(answer, self.answer_format)
         if self.options.verifier == "none":
-            return Grade(0.0)
-        verdict = self._check(example.private["answer"], extract_answer(answer, self.answer_format))
+            return Grade(0.0, claim=claim)
+        verdict = self._check(example.private["answer"], claim)
         self.verdicts[verdict] += 1
-        return verdict.grade()
+        return verdict.grade(claim)
 
     def _check(self, gold: str, answer: str | None) -> Verdict:
         if answer is None:

@@ -111,9 +111,10 @@ class GymTask:
         return list(found.values())
 
     def grade(self, example: Example, answer: str) -> Grade:
-        verdict = self._check(example, extract_answer(answer, self.answer_format))
+        claim = extract_answer(answer, self.answer_format)
+        verdict = self._check(example, claim)
         self.verdicts[verdict] += 1
-        return verdict.grade()
+        return verdict.grade(claim)
 
     def _check(self, example: Example, answer: str | None) -> Verdict:
         if answer is None:

@@ -17,9 +17,9 @@ class Verdict(StrEnum):
     REFERENCE_UNPARSEABLE = "reference unparseable"
     TIMED_OUT = "timed out"
 
-    def grade(self) -> Grade:
+    def grade(self, claim: str | None = None) -> Grade:
         """Reward 1.0 if right, else 0.0; feedback only where it says more than the reward does."""
-        return Grade(reward=float(self is Verdict.RIGHT), feedback=_FEEDBACK.get(self))
+        return Grade(reward=float(self is Verdict.RIGHT), feedback=_FEEDBACK.get(self), claim=claim)
 
 
 _FEEDBACK = {
