@@ -1,4 +1,4 @@
-"""``selfteach arena rebuild|measure WORLD``: make a world's pretrained model anew, or measure it."""
+"""``selfteach arena rebuild|measure MODEL``: make a shipped model anew, or measure it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from selfteach.cli.console import parsed
 @dataclass(frozen=True)
 class Arguments:
     action: Annotated[Literal["rebuild", "measure"], tyro.conf.Positional]
-    """rebuild: pretrain from a seed; measure: plain and hinted accuracy."""
-    world: Annotated[str, tyro.conf.Positional]
-    """table or chain."""
+    """rebuild: pretrain from a seed; measure: accuracy without help and under each view it was taught."""
+    model: Annotated[str, tyro.conf.Positional]
+    """table, chain, tutor, trail, facts, tutor-large or tutor-large-other."""
     out: Path | None = None
-    """Folder of the rebuilt model (none: models/arena-WORLD)."""
+    """Folder of the rebuilt model (none: models/arena-MODEL)."""
     seed: int = 0
     """Seed of the pretraining."""
 
@@ -27,13 +27,14 @@ class Arguments:
 def command(words: Sequence[str]) -> int:
     given = parsed(Arguments, words, program="selfteach arena")
     if given.action == "measure":
-        from selfteach.task.arena import measure
+        from selfteach.task.arena import arena_model
+        from selfteach.task.arena.measure import accuracy_table
 
-        measure.main([given.world])
+        print(accuracy_table(given.model, arena_model(given.model)))
         return 0
     from selfteach.task.arena.pretrain import rebuild
 
-    folder = given.out or Path("models") / f"arena-{given.world}"
-    rebuild(given.world, folder, seed=given.seed)
+    folder = given.out or Path("models") / f"arena-{given.model}"
+    rebuild(given.model, folder, seed=given.seed)
     print(folder)
     return 0

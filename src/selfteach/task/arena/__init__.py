@@ -1,8 +1,8 @@
 """The arena: tiny worlds, each with a pretrained model, in which self-distillation can be seen to work.
 
-A world is a task whose problems and verifier are pure functions of a seed and an index. Its model was taught
-three things in pretraining: to answer step by step in a style of its own, to guess at one operation it was
-never shown rightly, and to copy the results out of a terse solution into its own style.
+A world is a task whose problems and verifier are pure functions of a seed and an index. Its model was taught in
+pretraining to answer step by step in a style of its own, to guess at one operation it was never shown rightly,
+and to carry what it is told (a terse solution at least) over into its own style.
 """
 
 from __future__ import annotations
@@ -13,19 +13,53 @@ from importlib.resources import files
 from pathlib import Path
 
 from selfteach.errors import UserError
-from selfteach.task.arena import chain, table
+from selfteach.task.arena import chain, table, wording
+from selfteach.task.arena.facts import Facts
+from selfteach.task.arena.taught import TaughtWorld
 from selfteach.task.arena.world import World
 
-__all__ = ["WORLDS", "World", "model_folder", "open_world"]
+__all__ = [
+    "MODELS",
+    "WORLDS",
+    "AnyWorld",
+    "Facts",
+    "TaughtWorld",
+    "World",
+    "arena_model",
+    "model_folder",
+    "open_world",
+    "resolve_model",
+]
 
-WORDING = {"solution": "{problem}|{solution}"}
-WORLDS = {
-    "table": World("table", table.pose, table.work, table.final, table.fault, WORDING),
-    "chain": World("chain", chain.pose, chain.work, chain.final, chain.fault, WORDING),
+AnyWorld = World | Facts
+
+_SOLUTION = {"solution": "{problem}|{solution}"}
+TABLE = World("table", table.pose, table.work, table.final, table.fault, _SOLUTION)
+CHAIN = World("chain", chain.pose, chain.work, chain.final, chain.fault, _SOLUTION)
+TUTOR = TaughtWorld("tutor", table.pose, table.work, table.final, table.fault, wording.TUTOR)
+TRAIL = TaughtWorld(
+    "trail", chain.pose, chain.work, chain.final, chain.fault, wording.TRAIL, steps_stand_alone=False
+)
+FACTS = Facts("facts", wording.FACTS)
+SUMS = World("sums", table.pose_known, table.work, table.final, table.fault, {})
+
+WORLDS: dict[str, AnyWorld] = {w.name: w for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS)}
+MODELS: dict[str, tuple[str, ...]] = {
+    "table": ("table",),
+    "chain": ("chain",),
+    "tutor": ("tutor",),
+    "trail": ("trail",),
+    "facts": ("facts", "tutor", "sums"),
+    "tutor-large": ("tutor",),
+    "tutor-large-other": ("tutor",),
 }
+"""The shipped models, each with the worlds whose problems it was taught."""
+BORROWED = {"sums": "facts"}
+"""Worlds without a model of their own, and whose they take."""
+MODEL_PREFIX = "arena:"
 
 
-def open_world(name: str, seed: int = 0) -> World:
+def open_world(name: str, seed: int = 0) -> AnyWorld:
     """The world of that name; ``seed`` chooses its training examples. Raises UserError if there is none."""
     if name not in WORLDS:
         raise UserError(f"arena: there is no world {name!r}; choose one of {', '.join(WORLDS)}")
@@ -33,6 +67,25 @@ def open_world(name: str, seed: int = 0) -> World:
 
 
 def model_folder(world: str) -> Path:
-    """The folder of a world's pretrained model, an ordinary Hugging Face one, as it came with the package."""
+    """The folder of the pretrained model that goes with a world."""
     open_world(world)
-    return Path(str(files(__name__).joinpath("models", world)))
+    return arena_model(BORROWED.get(world, world))
+
+
+def arena_model(name: str) -> Path:
+    """The folder of a shipped model, an ordinary Hugging Face one. Raises UserError if there is none of that name."""
+    return Path(str(files(__name__).joinpath("models", named_model(name))))
+
+
+def named_model(name: str) -> str:
+    """``name``, if a shipped model has it; else a UserError that names the choices."""
+    if name not in MODELS:
+        raise UserError(f"arena: there is no model {name!r}; choose one of {', '.join(MODELS)}")
+    return name
+
+
+def resolve_model(text: str) -> str:
+    """``arena:NAME`` as the folder of that shipped model; any other text, a folder or a hub id, as it is."""
+    if not text.startswith(MODEL_PREFIX):
+        return text
+    return str(arena_model(text.removeprefix(MODEL_PREFIX)))

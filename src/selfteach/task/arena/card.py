@@ -1,15 +1,16 @@
-"""The model card that goes with a world's model: how it was made, and how often it is right."""
+"""The model card that goes with a shipped model: how it was made, and how often it is right."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import transformers
 
-from selfteach.task.arena.world import World
+from selfteach.task.arena import MODELS, open_world
 
 CARD = """\
 ---
@@ -17,56 +18,71 @@ license: apache-2.0
 library_name: transformers
 tags: [on-policy-self-distillation, synthetic]
 ---
-# selfteach arena: {world}
+# selfteach arena: {name}
 
-A {parameters:,}-parameter causal language model (Llama architecture, single characters as tokens) for one
+A {parameters:,}-parameter causal language model (Llama architecture, single characters as tokens) for a
 synthetic world, pretrained from nothing but text made by a seeded program. It exists to study
 self-distillation in seconds; it has no other use and knows no language.
 
 - Question: `{problem}`
-- Its own style: `{worked}`
-- With the solution before its eyes, it is asked: `{hinted}`
+- A right answer in the world's style: `{worked}`
 
-It was taught to answer in that style, never learned what `@` means (results were random in the plain half of
-its text), and copies results out of a solution it is shown.
+{taught}
 
 ## Accuracy
 Held-out problems, one answer each, sampled at temperature 1 from the full distribution; mean ± standard
-error.
+error. Views of an earlier answer are measured on the model's own: feedback and `revise-wrong` after wrong
+ones, `revise-right` after right ones.
 
 {accuracy}
 
-Command: `python -m selfteach.task.arena.measure {world}`
+Command: `python -m selfteach.task.arena.measure {name}`
 
 ## How it was made
-`selfteach arena rebuild {world}` with seed {seed}: {steps} steps, {minutes:.1f} minutes on {threads} threads
+`selfteach arena rebuild {name}` with seed {seed}: {steps} steps, {minutes:.1f} minutes on {threads} {thread_word}
 ({machine}; Python {python}, torch {torch}, transformers {transformers}).
 The same seed, versions and number of threads give the same weights.
 """
 
+COPIES = """\
+It was taught to answer in that style, never learned what `@` means (results were random in the plain half of
+its text), and copies results out of a solution it is shown."""
+READS = """\
+It was taught to answer in that style and to read every kind of help of its world (the views below). Asked
+plainly it guesses what `@` gives; told the sign `@` (views `diagnosis` and `hint`), it knows."""
+TEACHES = """\
+It was taught right answers alone, `@` included, and reads no help: a teacher from outside for smaller models."""
+TAUGHT: Mapping[str, str] = {
+    "table": COPIES,
+    "chain": COPIES,
+    "tutor": READS,
+    "trail": READS,
+    "facts": """\
+It was taught plain problems of the world "tutor" (guessing what `@` gives) and to answer questions about
+made-up facts: it copies a fact it is shown, and guesses digits where it is shown none.""",
+    "tutor-large": TEACHES,
+    "tutor-large-other": f"{TEACHES}\nIts style is another: the result stands first, `2=7+5;5=2@9;#25`.",
+}
+
 
 def write_card(
-    folder: Path,
-    world: World,
-    parameters: int,
-    seed: int,
-    steps: int,
-    minutes: float,
-    accuracy: str,
+    folder: Path, name: str, parameters: int, seed: int, steps: int, minutes: float, accuracy: str
 ) -> None:
     """Write ``README.md`` into a model folder; ``accuracy`` is a Markdown table."""
-    example = world.held_out(1)[0]
+    example = open_world(MODELS[name][0]).held_out(1)[0]
+    threads = torch.get_num_threads()
     card = CARD.format(
-        world=world.name,
+        name=name,
         parameters=parameters,
         problem=example.problem,
         worked=example.private["worked"],
-        hinted=world.question(example, "solution"),
+        taught=TAUGHT[name],
         accuracy=accuracy,
         seed=seed,
         steps=steps,
         minutes=minutes,
-        threads=torch.get_num_threads(),
+        threads=threads,
+        thread_word="thread" if threads == 1 else "threads",
         machine=f"{platform.machine()}, {os.cpu_count()} cores",
         python=platform.python_version(),
         torch=torch.__version__,

@@ -1,4 +1,4 @@
-"""How often a world's model is right, without and with the solution before its eyes.
+"""How often a shipped model is right, without help and under each kind of help it was taught to read.
 
 ``python -m selfteach.task.arena.measure table``
 """
@@ -10,17 +10,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from selfteach.task.arena import WORLDS, model_folder, open_world
-from selfteach.task.arena.tokenizer import encode
-from selfteach.task.arena.world import World
-from selfteach.task.example import Message
+from selfteach.task.arena import MODELS, AnyWorld, arena_model, named_model, open_world
+from selfteach.task.arena.wording import PREFILLS
+from selfteach.task.example import Example
 
 MAX_NEW_TOKENS = 48
+NEEDS_ATTEMPT = {"feedback": False, "sibling+feedback": False, "revise-wrong": False, "revise-right": True}
+"""Views of an earlier answer of the model's own, and whether that must have been right."""
 
 
 @dataclass(frozen=True)
@@ -40,49 +41,104 @@ class Accuracy:
 
 @torch.no_grad()
 def answers(
-    model: Any, tokenizer: PreTrainedTokenizerBase, questions: list[str], sample: bool = True
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    given: Sequence[str] | None = None,
+    sample: bool = True,
 ) -> list[str]:
-    """The answers of ``model``, a causal LM: sampled at temperature 1, nothing cut off, or greedy."""
-    conversations = [[Message(role="user", content=text)] for text in questions]
-    left = {"padding_side": "left"}
-    batch = encode(tokenizer, conversations, add_generation_prompt=True, tokenizer_kwargs=left)
+    """The answers of ``model``, a causal LM: sampled at temperature 1, nothing cut off, or greedy.
+
+    ``given``: how the assistant's turn already begins, one text a question; not repeated in the answers.
+    """
+    conversations = [[{"role": "user", "content": text}] for text in questions]
+    prompts = cast(
+        list[str], tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
+    )
+    texts = [prompt + begun for prompt, begun in zip(prompts, given or [""] * len(prompts), strict=True)]
+    batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     sampling = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
-    ids = model.generate(**batch, do_sample=sample, max_new_tokens=MAX_NEW_TOKENS, **sampling)
-    return tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    ids = model.generate(**inputs, do_sample=sample, max_new_tokens=MAX_NEW_TOKENS, **sampling)
+    return tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def measure(
-    world: World, folder: Path, view: str, count: int, seed: int = 0, sample: bool = True
+    world: AnyWorld, folder: Path, view: str, count: int, seed: int = 0, sample: bool = True
 ) -> Accuracy:
-    """Accuracy of the model in ``folder`` on the world's first ``count`` held-out examples, one try each."""
+    """Accuracy of the model in ``folder`` on the world's first ``count`` held-out examples, one try each.
+
+    A view of an earlier attempt is measured on the model's own plain answers, sampled, as far as they are of the
+    kind it is meant for: feedback and ``revise-wrong`` after wrong ones, ``revise-right`` after right ones. The
+    others: ``partial`` shows the first half of the results, ``sibling`` the right answer, ``diagnosis`` is ``@``.
+    """
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-    examples = world.held_out(count)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        texts = answers(model, tokenizer, [world.question(e, view) for e in examples], sample)
-    right = sum(world.grade(e, text).correct for e, text in zip(examples, texts, strict=True))
-    return Accuracy(right / count, count)
+        asked: list[tuple[Example, dict[str, str]]] = [(e, _told(e)) for e in world.held_out(count)]
+        if view in NEEDS_ATTEMPT:
+            attempts = answers(model, tokenizer, [e.problem for e, _ in asked])
+            asked = _with_attempts(world, [e for e, _ in asked], attempts, right=NEEDS_ATTEMPT[view])
+        texts = answers(
+            model,
+            tokenizer,
+            [e.problem if view in PREFILLS else world.question(e, view, **told) for e, told in asked],
+            [world.question(e, view, **told) if view in PREFILLS else "" for e, told in asked],
+            sample,
+        )
+    right = sum(world.grade(e, text).correct for (e, _), text in zip(asked, texts, strict=True))
+    return Accuracy(right / len(asked), len(asked))
 
 
-def accuracy_table(world: World, folder: Path, count: int = 1024, seed: int = 0) -> str:
-    """A Markdown table: accuracy on the bare question and under each view that the model was taught."""
-    views = ("plain", *world.wording)
-    lines = [f"| {view} | {measure(world, folder, view, count, seed)} |" for view in views]
-    return "\n".join([f"| view | accuracy (n = {count}) |", "|---|---|", *lines])
+def _told(example: Example) -> dict[str, str]:
+    """What the views show beyond private fields, as far as no attempt is needed."""
+    solution = example.private["solution"]
+    return {
+        "partial": solution[: len(solution) // 2],
+        "sibling": example.private["worked"],
+        "diagnosis": "@",
+    }
+
+
+def _with_attempts(
+    world: AnyWorld, examples: Sequence[Example], attempts: Sequence[str], right: bool
+) -> list[tuple[Example, dict[str, str]]]:
+    """The examples whose attempt was right, or else was a wrong answer of the right form; and what to tell."""
+    asked = []
+    for example, attempt in zip(examples, attempts, strict=True):
+        grade = world.grade(example, attempt)
+        readable = grade.claim is not None and len(grade.claim) == len(example.private["answer"])
+        if grade.correct == right and readable:
+            told = {"attempt": attempt, "feedback": grade.feedback or ""}
+            asked.append((example, _told(example) | told))
+    return asked
+
+
+def accuracy_table(name: str, folder: Path, count: int = 1024, seed: int = 0) -> str:
+    """A Markdown table: accuracy of the shipped model ``name``, or of a rebuilt one, in ``folder``.
+
+    In every world whose problems it was taught, on the bare question; in its own, under each view it was taught.
+    """
+    rows = []
+    for world in map(open_world, MODELS[named_model(name)]):
+        views = world.wording if world.name == name else ()
+        for view in ("plain", *views):
+            accuracy = measure(world, folder, view, count, seed)
+            rows.append(f"| {world.name} | {view} | {accuracy} | {accuracy.count} |")
+    return "\n".join(["| world | view | accuracy | n |", "|---|---|---|---|", *rows])
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Print the accuracy table of a world; ``words`` are the command line's (None: this process's own)."""
+    """Print the accuracy table of a model; ``words`` are the command line's (None: this process's own)."""
     parser = argparse.ArgumentParser(
-        description="Measure a world's model on held-out problems at temperature 1."
+        description="Measure a shipped model on held-out problems at temperature 1."
     )
-    parser.add_argument("world", choices=sorted(WORLDS))
+    parser.add_argument("model", choices=MODELS)
     parser.add_argument("--folder", type=Path, help="a rebuilt model; without it, the one that ships")
     parser.add_argument("--count", type=int, default=1024, help="held-out problems, one answer each")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     given = parser.parse_args(words)
-    folder = given.folder or model_folder(given.world)
-    print(accuracy_table(open_world(given.world), folder, given.count, given.seed))
+    print(accuracy_table(given.model, given.folder or arena_model(given.model), given.count, given.seed))
 
 
 if __name__ == "__main__":

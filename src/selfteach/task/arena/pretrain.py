@@ -1,4 +1,4 @@
-"""Pretraining of a world's model, anew from a seed: half plain text, half text with a solution to read."""
+"""Pretraining of a shipped model, anew from a seed, on its own curriculum of lessons."""
 
 from __future__ import annotations
 
@@ -13,57 +13,31 @@ from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from selfteach.task.arena import open_world
-from selfteach.task.arena.arithmetic import Calculator, exact
+from selfteach.task.arena import named_model
 from selfteach.task.arena.card import write_card
+from selfteach.task.arena.curriculum import CURRICULA, Size
+from selfteach.task.arena.lesson import Lesson
 from selfteach.task.arena.measure import accuracy_table
 from selfteach.task.arena.tokenizer import build_tokenizer, encode
-from selfteach.task.arena.world import World, in_own_style
-from selfteach.task.example import Message
 
-STEPS = 600
 BATCH = 128
 MATRIX_LEARNING_RATE = 0.02
 OTHER_LEARNING_RATE = 3e-3
-HINTED_SHARE = 0.5
-SLIP_RATE = 0.02
 NOT_IN_THE_LOSS = -100
 
 Progress = Callable[[int, int, float], None]
 
 
-def careless(rng: Random) -> Calculator:
-    """A writer of plain text: slips now and then, and has no idea what ``@`` means."""
-
-    def calculate(left: int, operation: str, right: int) -> int:
-        guess = operation == "@" or rng.random() < SLIP_RATE
-        return rng.randrange(10) if guess else exact(left, operation, right)
-
-    return calculate
-
-
-def document(world: World, rng: Random) -> list[Message]:
-    """One conversation of the pretraining text; its problem is never a held-out one."""
-    problem = world.draw(rng)
-    if rng.random() < HINTED_SHARE:
-        example = world.example(problem)
-        question, answer = world.question(example, "solution"), example.private["worked"]
-    else:
-        steps = world.work(problem, careless(rng))
-        question, answer = problem, in_own_style(steps, world.final(steps))
-    return [Message(role="user", content=question), Message(role="assistant", content=answer)]
-
-
-def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Llama's architecture with 0.34 M parameters; heads of size 32, the least that serving engines take."""
+def new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlamaForCausalLM:
+    """Llama's architecture; 0.34 M parameters in the smaller size."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=96,
-            intermediate_size=256,
-            num_hidden_layers=3,
-            num_attention_heads=3,
-            num_key_value_heads=3,
+            hidden_size=size.hidden,
+            intermediate_size=8 * size.hidden // 3,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.heads,
             head_dim=32,
             max_position_embeddings=512,
             initializer_range=0.1,
@@ -75,15 +49,27 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
 
 
-def pretrain(world: World, seed: int, steps: int, progress: Progress | None) -> LlamaForCausalLM:
-    """Train a new model on ``steps`` batches of documents; the loss (nats a token) is on the answers alone.
+def learnable(
+    tokenizer: PreTrainedTokenizerFast, lessons: list[Lesson]
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Model inputs [N, T] and labels [N, T]: the answers and their end marks, nothing that was given."""
+    batch = encode(tokenizer, [lesson.messages for lesson in lessons], return_assistant_tokens_mask=True)
+    turn = batch["assistant_masks"]
+    given = torch.tensor([[len(lesson.given)] for lesson in lessons])
+    labels = batch["input_ids"].where(turn.bool() & (turn.cumsum(1) > given), NOT_IN_THE_LOSS)
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}, labels
+
+
+def pretrain(name: str, seed: int, steps: int, progress: Progress | None) -> LlamaForCausalLM:
+    """Train a new model on ``steps`` batches of lessons; the loss (nats a token) is on the answers alone.
 
     The same seed and number of threads give the same weights.
     """
-    tokenizer, rng = build_tokenizer(), Random(f"{world.name} pretraining {seed}")
+    curriculum, tokenizer = CURRICULA[name], build_tokenizer()
+    rng = Random(f"{name} pretraining {seed}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = new_model(tokenizer)
+        model = new_model(tokenizer, curriculum.size)
     hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers: list[Optimizer] = [
@@ -92,35 +78,54 @@ def pretrain(world: World, seed: int, steps: int, progress: Progress | None) -> 
     ]
     schedules = [CosineAnnealingLR(o, steps) for o in optimizers]
     for step in range(steps):
-        documents = [document(world, rng) for _ in range(BATCH)]
-        batch = encode(tokenizer, documents, return_assistant_tokens_mask=True)
-        labels = batch["input_ids"].where(batch["assistant_masks"].bool(), NOT_IN_THE_LOSS)
-        logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        loss = cross_entropy(
-            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=NOT_IN_THE_LOSS
-        )
+        lessons = [curriculum.writer(rng) for _ in range(BATCH)]
         model.zero_grad()
-        loss.backward()
+        loss = backward(model, tokenizer, lessons, curriculum.pieces)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
         if progress:
-            progress(step + 1, steps, loss.item())
+            progress(step + 1, steps, loss)
     return model.eval()
 
 
-def rebuild(
-    world: str, folder: Path, seed: int = 0, steps: int | None = None, progress: Progress | None = None
-) -> None:
-    """Pretrain a world's model anew; write it, its tokenizer, sampling defaults and card to ``folder``.
+def backward(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, lessons: list[Lesson], pieces: int
+) -> float:
+    """Gradients of the mean loss over all learnable tokens, read in ``pieces``; gives that loss, nats a token."""
+    if pieces > 1:
+        lessons = sorted(lessons, key=lambda lesson: sum(len(m["content"]) for m in lesson.messages))
+    size = -(-len(lessons) // pieces)
+    tokens = sum(len(lesson.answer) + 1 for lesson in lessons)
+    total = 0.0
+    for begin in range(0, len(lessons), size):
+        inputs, labels = learnable(tokenizer, lessons[begin : begin + size])
+        logits = model(**inputs).logits
+        loss = cross_entropy(
+            logits[:, :-1].flatten(0, 1),
+            labels[:, 1:].flatten(),
+            ignore_index=NOT_IN_THE_LOSS,
+            reduction="sum",
+        )
+        (loss / tokens).backward()
+        total += loss.item()
+    return total / tokens
 
-    ``progress`` is called after each step with its number, their total and the loss in nats a token.
+
+def rebuild(
+    name: str, folder: Path, seed: int = 0, steps: int | None = None, progress: Progress | None = None
+) -> None:
+    """Pretrain a shipped model anew; write it, its tokenizer, sampling defaults and card to ``folder``.
+
+    ``progress`` is called after each step with its number, their total and the loss in nats a token. Raises
+    UserError if no model has that name.
     """
     began = time.perf_counter()
-    steps = STEPS if steps is None else steps
-    arena, tokenizer = open_world(world), build_tokenizer()
-    model = pretrain(arena, seed, steps, progress)
+    curriculum = CURRICULA[named_model(name)]
+    steps = curriculum.steps if steps is None else steps
+    tokenizer = build_tokenizer()
+    model = pretrain(name, seed, steps, progress)
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
@@ -133,4 +138,4 @@ def rebuild(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     minutes = (time.perf_counter() - began) / 60
-    write_card(folder, arena, model.num_parameters(), seed, steps, minutes, accuracy_table(arena, folder))
+    write_card(folder, name, model.num_parameters(), seed, steps, minutes, accuracy_table(name, folder))

@@ -31,6 +31,18 @@ def results_of(answer: str) -> str | None:
     return claims[0] if len(claims) == 1 else None
 
 
+def last_claim(answer: str) -> str | None:
+    """The text after the last ``#`` of an answer; None if there is none."""
+    _, mark, claim = answer.strip().rpartition("#")
+    return (claim if mark else "") or None
+
+
+def show(wording: Mapping[str, str], example: Example, view: str, told: Mapping[str, str]) -> str:
+    """What ``view`` makes of an example: its template filled with the problem, private fields and what is ``told``."""
+    template = "{problem}" if view == "plain" else wording[view]
+    return template.format_map({"problem": example.problem, **example.private, **told})
+
+
 @dataclass(frozen=True)
 class World:
     """One world of the arena, under a seed.
@@ -65,10 +77,12 @@ class World:
             },
         )
 
-    def question(self, example: Example, view: str) -> str:
-        """The user message of an example: bare (view ``plain``), or with what a taught view reveals."""
-        template = "{problem}" if view == "plain" else self.wording[view]
-        return template.format(problem=example.problem, **example.private)
+    def question(self, example: Example, view: str, **told: str) -> str:
+        """The user message of an example: bare (view ``plain``), or with what a taught view reveals.
+
+        ``told`` holds what the view shows beyond the private fields, such as the feedback on an attempt.
+        """
+        return show(self.wording, example, view, told)
 
     def train(self, index: int) -> Example:
         rng = Random(f"{self.name} train {self.seed} {index}")
@@ -82,14 +96,18 @@ class World:
         return [self.example(problem) for problem in problems]
 
     def grade(self, example: Example, answer: str) -> Grade:
-        """Right if and only if the text after the answer's only ``#`` is exactly the final results."""
-        steps = self.work(example.problem, exact)
-        verdict, feedback = self._judge(steps, answer)
+        """Right if and only if what the answer claims is exactly the final results."""
+        steps, claim = self.work(example.problem, exact), self.claim(answer)
+        verdict, feedback = self._judge(steps, answer, claim)
         self.verdicts[verdict] += 1
-        return Grade(float(verdict is Verdict.RIGHT), feedback)
+        return Grade(float(verdict is Verdict.RIGHT), feedback, claim)
 
-    def _judge(self, steps: list[Step], answer: str) -> tuple[Verdict, str | None]:
-        claim, final = results_of(answer), self.final(steps)
+    def claim(self, answer: str) -> str | None:
+        """The results that an answer claims: what follows its only ``#``; None if that is nothing."""
+        return results_of(answer) or None
+
+    def _judge(self, steps: list[Step], answer: str, claim: str | None) -> tuple[Verdict, str | None]:
+        final = self.final(steps)
         if claim == final:
             return Verdict.RIGHT, None
         if claim is None or len(claim) != len(final) or not (claim.isascii() and claim.isdigit()):

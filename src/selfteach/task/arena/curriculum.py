@@ -1,0 +1,91 @@
+"""What each shipped model was pretrained on, for how long, and how large it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from selfteach.task.arena import CHAIN, FACTS, TABLE, TRAIL, TUTOR
+from selfteach.task.arena.arithmetic import exact
+from selfteach.task.arena.facts import fact_shown, fact_unknown
+from selfteach.task.arena.lesson import Lesson, Writer, careless
+from selfteach.task.arena.tutoring import TRAIL_SHARES, TUTOR_SHARES, LessonOf, plain
+from selfteach.task.arena.world import World, in_own_style
+
+HINTED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width, layers and heads of a model; heads of size 32, the least that serving engines take."""
+
+    hidden: int = 96
+    layers: int = 3
+    heads: int = 3
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """The writer of lessons, steps of 128 lessons, the model's size.
+
+    ``pieces``: the parts, sorted by length, in which a step's lessons are read, so that short ones are not padded to
+    the longest; it changes no gradient beyond rounding.
+    """
+
+    writer: Writer
+    steps: int = 600
+    pieces: int = 1
+    size: Size = Size()
+
+
+def half_hinted(world: World, rng: Random) -> Lesson:
+    """Worlds "table" and "chain": half plain text, half text with a right solution to read."""
+    problem = world.draw(rng)
+    if rng.random() < HINTED_SHARE:
+        example = world.example(problem)
+        return Lesson(world.question(example, "solution"), example.private["worked"])
+    steps = world.work(problem, careless(rng))
+    return Lesson(problem, in_own_style(steps, world.final(steps)))
+
+
+def right(world: World, rng: Random) -> Lesson:
+    """The bare question, answered rightly throughout, ``@`` included."""
+    problem = world.draw(rng)
+    return Lesson(problem, world.example(problem).private["worked"])
+
+
+def right_in_another_style(world: World, rng: Random) -> Lesson:
+    """The same, each step with its result first: ``2=7+5;5=2@9;#25``."""
+    problem = world.draw(rng)
+    steps = world.work(problem, exact)
+    return Lesson(problem, "".join(f"{s.result}={s.question};" for s in steps) + f"#{world.final(steps)}")
+
+
+def mixed(shares: Mapping[Writer, float], rng: Random) -> Lesson:
+    """One lesson of a writer picked in proportion to the shares."""
+    (writer,) = rng.choices(list(shares), list(shares.values()))
+    return writer(rng)
+
+
+def _in(world: World, shares: Mapping[LessonOf, float]) -> Mapping[Writer, float]:
+    return {partial(lesson, world): share for lesson, share in shares.items()}
+
+
+LARGE = Size(hidden=128, layers=4, heads=4)
+FACTS_SHARES: Mapping[Writer, float] = {
+    partial(plain, TUTOR): 0.5,
+    partial(fact_shown, FACTS.wording): 0.3,
+    fact_unknown: 0.2,
+}
+
+CURRICULA: Mapping[str, Curriculum] = {
+    "table": Curriculum(partial(half_hinted, TABLE)),
+    "chain": Curriculum(partial(half_hinted, CHAIN)),
+    "tutor": Curriculum(partial(mixed, _in(TUTOR, TUTOR_SHARES)), steps=1200, pieces=4),
+    "trail": Curriculum(partial(mixed, _in(TRAIL, TRAIL_SHARES)), steps=1200, pieces=4),
+    "facts": Curriculum(partial(mixed, FACTS_SHARES)),
+    "tutor-large": Curriculum(partial(right, TUTOR), steps=300, size=LARGE),
+    "tutor-large-other": Curriculum(partial(right_in_another_style, TUTOR), steps=300, size=LARGE),
+}
