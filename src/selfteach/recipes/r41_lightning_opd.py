@@ -1,0 +1,210 @@
+"""Card 41: offline on-policy distillation (Lightning OPD), rollouts and the teacher's opinion of them stored once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.terms import NegativeLogLikelihood, PolicyGradient, Term
+from selfteach.recipes.base import Optimisation, Recipe, Rollouts
+from selfteach.recipes.checks import require
+from selfteach.recipes.claim import Claim
+from selfteach.recipes.writer import ByTeacher, Writer
+from selfteach.teacher.teacher import Teacher
+from selfteach.teacher.view import Plain
+from selfteach.teacher.weights import External
+
+TEACHER = "teacher"
+OFFLINE = "lightning-opd"
+
+
+@dataclass(frozen=True)
+class TeacherText(Recipe):
+    """The first stage of Lightning OPD: imitate answers that a teacher wrote, L = mean over tokens of −log p(y_t)."""
+
+    title = "Supervised fine-tuning on a teacher's answers"
+    source = "arXiv 2604.13010, card 41"
+    formula = "mean_t −log p(y_t), y ~ teacher"
+    world = "tutor"
+
+    teacher: str = "Qwen/Qwen3-8B"
+    """The model that writes: a folder, a hub id or arena:NAME."""
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        return {TEACHER: Teacher(External(self.teacher), Plain(), self.student_thinking)}
+
+    def active(self, step: int) -> Collection[str]:
+        return ()  # it only writes
+
+    @property
+    def writer(self) -> Writer:
+        return ByTeacher(TEACHER)
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        yield NegativeLogLikelihood(name="nll", mean_over="tokens")
+
+
+@dataclass(frozen=True)
+class LightningOPD(Recipe):
+    """On-policy distillation whose answers are sampled once and scored once, after the teacher's own text was imitated.
+
+    Lightning OPD (arXiv 2604.13010; card 41). Stage "sft" is ``TeacherText``; its end is π_ref. Then π_ref answers
+    ``stored`` prompts once and the teacher π_T scores the tokens y_t once; in training only the student π moves:
+
+        A_t = clip( log π_T(y_t) − log π(y_t), ± clip_advantage )              without gradient, in nats
+        L = mean over rollouts y ~ π_ref of Σ_t −A_t log π(y_t)
+
+    There is no importance weight π/π_ref: at π = π_ref the gradient is that of online distillation, at π = π_T both
+    vanish. Between, the two differ by a covariance with π/π_ref, which acts as a trust region around π_ref. This holds
+    if the teacher of both stages is the same; another one adds a bias, so that two names are refused.
+    """
+
+    title = "Lightning On-Policy Distillation"
+    source = "arXiv 2604.13010, card 41"
+    formula = "mean_y Σ_t −clip( log π_T/π, ±τ ) log π,  y ~ π_ref"
+    world = "tutor"
+    claims = (
+        Claim(
+            says="Stored answers do as well as fresh ones: AIME24 68.1 against 65.4 (4B), 69.9 against 68.5 (8B)",
+            arms={"offline": OFFLINE, "online": f"{OFFLINE} --stored 0"},
+            higher="offline",
+            lower="online",
+            within=0.05,
+        ),
+        Claim(
+            says="They add to fine-tuning on the teacher's text: AIME24 56.7 to 68.1 (4B)",
+            arms={"lightning": OFFLINE, "sft": f"{OFFLINE} --sft-steps 149 --steps 1"},
+            higher="lightning",
+            lower="sft",
+        ),
+        Claim(
+            says="Offline without teacher consistency fails to match: text and opinion must be one teacher's",
+            arms={
+                "one teacher": OFFLINE,
+                "two teachers": f"{OFFLINE} --sft-teacher arena:tutor-large-other --allow-inconsistent",
+            },
+            higher="one teacher",
+            lower="two teachers",
+        ),
+    )
+
+    rollouts: Rollouts = field(
+        default_factory=lambda: Rollouts(temperature=0.7, top_p=0.9, max_tokens=4096, stored=17000)
+    )
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(
+            lr=2e-6, steps=150, prompts=256, weight_decay=0.1, betas=(0.9, 0.98)
+        )
+    )
+    teacher: str = "Qwen/Qwen3-8B"
+    """The model that is distilled: a folder, a hub id or arena:NAME (paper: Qwen3-8B for a 4B student)."""
+    sft_teacher: str = ""
+    """Who writes the text of stage "sft", or wrote what the model given was fine-tuned on (empty: the same teacher)."""
+    allow_inconsistent: bool = False
+    """Let sft_teacher and teacher differ, to see what it costs."""
+    sft_steps: int = 3000
+    """Steps of stage "sft" (0: none, the model given was fine-tuned already)."""
+    sft_prompts: int = 300000
+    """Prompts that the teacher answers for stage "sft"."""
+    sft_batch: int = 100
+    """Prompts a step of stage "sft" (not stated: one pass over its prompts)."""
+    sft_lr: float = 8e-5
+    """Peak learning rate of stage "sft": cosine, a tenth of the steps to warm up."""
+    sft_max_tokens: int = 16384
+    """Longest answer of stage "sft", in tokens."""
+    clip_advantage: float | None = None
+    """τ, the bound on |A_t| in nats (Algorithm 1 has one without its value; released code has none)."""
+    loss_temperature: float | None = 1.0
+    """Temperature of all log-probs in the loss (1: the formula as it stands; none: the sampling temperature)."""
+    mean_over: Literal["rollouts", "sequences", "tokens"] = "rollouts"
+    """Token sums, mean over rollouts (paper); mean of token means (released code); or mean over all tokens."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.teacher), "teacher is empty: name a model")
+        require(
+            self.allow_inconsistent or self.sft_teacher in ("", self.teacher),
+            f"sft_teacher {self.sft_teacher!r} is not the teacher {self.teacher!r}, which biases the gradient: "
+            "use one teacher, or --allow-inconsistent",
+        )
+        require(self.sft_steps >= 0, "sft_steps must be 0 (no such stage) or positive")
+        require(self.sft_prompts >= 1 and self.sft_batch >= 1, "sft_prompts and sft_batch must be at least 1")
+        require(
+            self.clip_advantage is None or self.clip_advantage > 0, "clip_advantage must be positive, or none"
+        )
+        require(
+            self.loss_temperature is None or self.loss_temperature > 0,
+            "loss_temperature must be positive, or none",
+        )
+
+    @classmethod
+    def presets(cls) -> Mapping[str, LightningOPD]:
+        paper = cls()
+        return {
+            "4b": paper,
+            "8b": replace(paper, teacher="Qwen/Qwen3-32B"),
+            "30b-a3b": replace(paper, teacher="Qwen/Qwen3-30B-A3B-Thinking-2507"),
+            "released": replace(paper, mean_over="sequences"),
+            "online": replace(
+                paper,
+                mean_over="sequences",
+                rollouts=Rollouts(per_prompt=4, temperature=0.8, max_tokens=4096),
+                optimisation=replace(paper.optimisation, prompts=64),
+            ),
+            "arena": replace(
+                paper,
+                teacher="arena:tutor-large",
+                rollouts=Rollouts(max_tokens=64, stored=1024),
+                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=100, prompts=64),
+                sft_steps=50,
+                sft_prompts=512,
+                sft_batch=64,
+                sft_lr=3e-4,
+                sft_max_tokens=64,
+                mean_over="sequences",
+            ),
+        }
+
+    @property
+    def stages(self) -> Mapping[str, Recipe]:
+        if self.sft_steps == 0:
+            return {"distil": self}
+        imitate = TeacherText(
+            rollouts=replace(
+                self.rollouts, per_prompt=1, max_tokens=self.sft_max_tokens, stored=self.sft_prompts
+            ),
+            optimisation=replace(
+                self.optimisation,
+                lr=self.sft_lr,
+                steps=self.sft_steps,
+                prompts=self.sft_batch,
+                schedule="cosine",
+                warmup=self.sft_steps // 10,
+            ),
+            adapter=self.adapter,
+            student_thinking=self.student_thinking,
+            teacher=self.sft_teacher or self.teacher,
+        )
+        return {"sft": imitate, "distil": self}
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        return {TEACHER: Teacher(External(self.teacher), Plain(), self.student_thinking, signal="sampled")}
+
+    @property
+    def temperature(self) -> float:
+        return self.loss_temperature or self.rollouts.temperature
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        advantage = stats.log_prob(TEACHER) - stats.log_prob()
+        if self.clip_advantage is not None:
+            advantage = advantage.clamp(-self.clip_advantage, self.clip_advantage)
+        yield PolicyGradient(
+            name="distil",
+            advantage=advantage,
+            where=stats.available(TEACHER),
+            mean_over=self.mean_over,
+            temperature=self.temperature,
+        )

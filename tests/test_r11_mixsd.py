@@ -1,0 +1,141 @@
+"""Card 11: mixed contextual self-distillation (the decoder itself: test_mixture.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from arrays import arrays, log_softmax
+from selfteach.errors import UserError
+from selfteach.policy.chat import Chat
+from selfteach.policy.loading import Policy
+from selfteach.policy.mixture import decode_mixture
+from selfteach.recipes import recipe_named, with_knobs
+from selfteach.recipes.r11_mixsd import MixSD
+from selfteach.recipes.writer import Mixed
+from selfteach.task.example import Example, Message
+from selfteach.task.rollout import Rollout
+from selfteach.teacher.weights import Frozen
+from selfteach.testing import evaluate
+from tiny import tiny_model, tiny_tokenizer
+
+
+def nll(given: dict[str, Any]) -> np.ndarray:
+    p = log_softmax(given["student_logits"])
+    return -np.take_along_axis(p, given["ids"][..., None], -1)[..., 0]
+
+
+def test_the_loss_is_the_mean_negative_log_likelihood_of_the_targets() -> None:
+    given = arrays()
+    assert evaluate("mixsd", given)["loss"] == pytest.approx(nll(given)[given["mask"]].mean(), rel=1e-12)
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    given = arrays()
+    gradient = evaluate("mixsd", given)["grad"]
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        i = tuple(rng.integers(n) for n in gradient.shape)
+        losses = []
+        for shift in (1e-6, -1e-6):
+            moved = given["student_logits"].copy()
+            moved[i] += shift
+            losses.append(evaluate("mixsd", {**given, "student_logits": moved})["loss"])
+        assert (losses[0] - losses[1]) / 2e-6 == pytest.approx(gradient[i], abs=1e-8)
+
+
+def test_padding_changes_nothing() -> None:
+    given = arrays()
+    wide = {name: np.pad(given[name], [(0, 0), (0, 3)]) for name in ("ids", "mask")}
+    wide["student_logits"] = np.pad(given["student_logits"], [(0, 0), (0, 3), (0, 0)])
+    assert evaluate("mixsd", wide)["loss"] == pytest.approx(evaluate("mixsd", given)["loss"], rel=1e-13)
+
+
+def test_the_expert_only_writes_so_that_no_opinion_of_it_can_reach_the_loss() -> None:
+    assert MixSD().active(0) == ()
+    given = arrays(teachers=("expert",))
+    without = {name: value for name, value in given.items() if name != "teacher_logits"}
+    np.testing.assert_array_equal(evaluate("mixsd", given)["grad"], evaluate("mixsd", without)["grad"])
+
+
+def test_the_first_loss_is_the_targets_negative_log_likelihood_under_the_base_so_greedy_picks_lower_it() -> (
+    None
+):
+    """Of naive-picked greedy tokens no other token at the same prefix is likelier (card 11)."""
+    given = arrays()
+    greedy = given["student_logits"].argmax(-1)
+    rng = np.random.default_rng(3)
+    naive = rng.random(greedy.shape) < 0.5
+    mixed = np.where(naive, greedy, given["ids"])
+    losses = [evaluate("mixsd", {**given, "ids": ids})["loss"] for ids in (greedy, mixed, given["ids"])]
+    assert losses[0] < losses[1] < losses[2]
+
+
+def test_the_initial_policy_writes_the_targets_once_by_turns_with_and_without_the_answer() -> None:
+    recipe = MixSD()
+    assert recipe.writer == Mixed("expert", share=0.3, temperature=0.0, top_k=64, attempts=10)
+    assert recipe.teachers["expert"].weights == Frozen()
+    assert recipe.rollouts.stored == 4326
+    assert with_knobs(
+        recipe, {"share": 0.5, "attempts": 7, "mix_temperature": 1.0, "mix_top_k": 9}
+    ).writer == (Mixed("expert", share=0.5, temperature=1.0, top_k=9, attempts=7))
+
+
+def test_the_expert_is_shown_the_answer_or_the_solution_and_the_student_neither() -> None:
+    example = Example(
+        "q", (Message(role="user", content="fact bix?"),), {"answer": "407", "solution": "4, 0, 7"}
+    )
+    blank = Rollout(example, [1], [], [], "", group=0, finished=False)
+    for name, told, hidden in (("paper", "407", "4, 0, 7"), ("functions", "4, 0, 7", "407")):
+        recipe = recipe_named("mixsd", name)
+        messages = recipe.teachers["expert"].view(blank, [blank], {})
+        assert messages is not None
+        assert told in messages[-1]["content"]
+        assert hidden not in messages[-1]["content"]
+
+
+def test_targets_have_the_likeliest_tokens_of_the_base_where_the_naive_context_was_picked() -> None:
+    tokenizer = tiny_tokenizer()
+    chat = Chat(tokenizer)
+    base = Policy("tiny", tiny_model(chat.vocabulary), tokenizer, chat, chat.vocabulary)
+    naive, expert = (chat.prompt_ids([{"role": "user", "content": t}]) for t in ("bix?", "bix? It is 407"))
+    torch.manual_seed(0)
+    ranks: dict[int, list[int]] = {0: [], 1: []}
+    for one in decode_mixture(base, [[naive, expert]] * 8, (0.3, 0.7), max_tokens=20):
+        with torch.no_grad():
+            logits = base.model(torch.tensor([naive + one.ids])).logits[0, len(naive) - 1 : -1]
+        for t, pick in enumerate(one.picks):
+            ranks[pick].append(int((logits[t] > logits[t, one.ids[t]]).sum()))
+    assert set(ranks[0]) == {0}
+    assert max(ranks[1]) > 0
+
+
+def test_the_presets_are_the_papers_shares() -> None:
+    assert [recipe_named("mixsd", name).share for name in ("paper", "half", "sd")] == [0.3, 0.5, 0.0]
+    o = MixSD().optimisation
+    assert (o.betas, o.weight_decay, o.warmup, o.schedule, o.prompts) == (
+        (0.9, 0.95),
+        0.01,
+        20,
+        "constant",
+        16,
+    )
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"share": 1.1}, "share"),
+        ({"attempts": 0}, "attempts"),
+        ({"mix_temperature": -1.0}, "mix_temperature"),
+        ({"mix_top_k": -1}, "mix_top_k"),
+        ({"stored": 0}, "stored"),
+        ({"per_prompt": 2}, "per_prompt"),
+    ],
+)
+def test_an_impossible_combination_refuses_to_construct(knobs: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        with_knobs(MixSD(), knobs)
