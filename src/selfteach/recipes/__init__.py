@@ -12,6 +12,7 @@ from selfteach.recipes.r04_trace import TRACE
 from selfteach.recipes.r06_atesd import ATESD
 from selfteach.recipes.r06_atesd import ATESD
 from selfteach.recipes.r15_srpo import SRPO
+from selfteach.recipes.r19_avsd import AVSD
 from selfteach.recipes.r22_cepo import CEPO
 from selfteach.recipes.r28_sdpo import SDPO
 from selfteach.recipes.r33_exopd import ExOPD
@@ -22,6 +23,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "opsd": OPSD,
     "grpo": GRPO,
     "sft": SFT,
+    "avsd": AVSD,
     "atesd": ATESD,
     "sdpo": SDPO,
     "srpo": SRPO,

@@ -1,0 +1,43 @@
+"""A match on a few candidate tokens, chosen by all teachers together and by the sample (card 19)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selfteach.objective.divergence import NEVER
+from selfteach.objective.positions import STUDENT, Positions
+from selfteach.objective.terms import Match
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateMatch(Match):
+    """``Match`` on the union of each teacher's ``k`` likeliest tokens and the sampled one.
+
+    Student and teachers are renormalised on these before the target is formed; every other token counts as impossible.
+    k = V is ``Match``. A ``support`` then cuts further.
+    """
+
+    k: int
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+
+    def token_loss(self, at: Positions) -> Tensor:
+        return super().token_loss(self.candidates_of(at))
+
+    def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor] | None:
+        return super().logit_gradient(self.candidates_of(at))
+
+    def candidates_of(self, at: Positions) -> Positions:
+        """The same positions with −inf for everybody outside the candidates."""
+        outside = torch.ones_like(at.logits[STUDENT], dtype=torch.bool)
+        outside.scatter_(-1, at.ids.unsqueeze(-1), False)
+        for name in self.teachers:
+            likeliest = at.logits[name].topk(min(self.k, outside.shape[-1])).indices
+            outside.scatter_(-1, likeliest, False)
+        logits = {role: at.logits[role].masked_fill(outside, NEVER) for role in (STUDENT, *self.teachers)}
+        return Positions(at.ids, at.row, at.step, logits)

@@ -1,0 +1,148 @@
+"""Card 19: adaptive-view self-distillation (AVSD)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from selfteach.objective.candidates import CandidateMatch
+from selfteach.objective.divergence import gkd_jsd
+from selfteach.objective.positions import STUDENT
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.target import Consensus, GeometricMean, Mixture, Target
+from selfteach.objective.terms import SampledMatch, Term
+from selfteach.recipes.base import Adapter, Optimisation, Recipe, Rollouts, require
+from selfteach.recipes.claim import Claim
+from selfteach.teacher.private import BEGINNING_ONLY, Field, Partial
+from selfteach.teacher.teacher import Teacher
+from selfteach.teacher.view import Answer, Solution, View
+from selfteach.teacher.weights import Frozen
+
+ARENA = "avsd --steps 120 --eval-problems 256"
+RUMOUR = f"{ARENA} --task tutor --views partial hint rumour"
+
+
+@dataclass(frozen=True)
+class AVSD(Recipe):
+    """Pull the student to what several views of one problem agree on, and as far beyond as the agreement carries.
+
+    "AVSD: Adaptive-View Self-Distillation" (arXiv 2605.20643, card 19). The frozen teacher reads M views, q_m. With
+    log q_G the mean of the log q_m, q_A the mean of the q_m, Δ_m = log q_m − log p, A_G = log q_G − log p and
+    J = max(0, log q_A − log q_G), all at the sampling temperature, the target is
+
+        log q* = log q_G + λ J,   λ = |A_G| / (mean_m |Δ_m| + ε) · |A_G| / (|A_G| + J + ε)
+
+    so that λ J ≤ |A_G|: the residual J never turns the sign of the consensus A_G. The loss reads sampled tokens only:
+
+        L = mean over tokens of −sg[ log q*(y_t) − log p(y_t) ] log p(y_t)
+
+    whose mean over y_t ~ p is, for M = 1, the gradient of KL(p‖q). A rollout that lacks one of the views is left out.
+    """
+
+    title = "Adaptive-View Self-Distillation"
+    source = "arXiv 2605.20643, card 19"
+    formula = "mean_t −sg[ log q_G + λ J − log p ] log p,  J = log q_A − log q_G,  λ = C·R"
+    world = "trail"
+    claims = (
+        Claim(
+            says="Three views together beat the solution alone by 2.2 points (Qwen3-4B, math, Avg@8)",
+            arms={
+                "three views": f"{ARENA} --task trail",
+                "solution": f"{ARENA} --task trail --views solution",
+            },
+            higher="three views",
+            lower="solution",
+        ),
+        Claim(
+            says="The gated residual beats the arithmetic mean, which follows one loud view, by 1.7 points",
+            arms={"gated": RUMOUR, "arithmetic": f"{RUMOUR} --residual full"},
+            higher="gated",
+            lower="arithmetic",
+        ),
+        Claim(
+            says="The gated residual beats the consensus alone, which is too cautious, by 1.4 points",
+            arms={"gated": RUMOUR, "consensus": f"{RUMOUR} --residual none"},
+            higher="gated",
+            lower="consensus",
+        ),
+    )
+
+    rollouts: Rollouts = field(
+        default_factory=lambda: Rollouts(temperature=0.7, top_p=0.95, top_k=20, max_tokens=4096)
+    )
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(lr=5e-6, steps=500, max_grad_norm=0.1)
+    )
+    adapter: Adapter = field(default_factory=lambda: Adapter(lora_rank=64, lora_alpha=128))
+    student_thinking: bool | None = False
+    """Thinking flag of the student's chat template: off in the paper."""
+    teacher_thinking: bool | None = True
+    """Thinking flag of the teachers' chat template: on in the paper."""
+    views: tuple[str, ...] = ("solution", "partial", "answer")
+    """What the teachers are shown, one each: solution, partial, answer (paper, math), or any private field's name."""
+    partial_share: float = 0.5
+    """Share of the solution's segments in the view partial, rounded up, never all and without the answer."""
+    residual: Literal["gated", "none", "full"] = "gated"
+    """λ: the gate (paper), 0 for the geometric mean alone, or 1 for the arithmetic mean (the paper's ablations)."""
+    candidates: int | None = None
+    """Compare on the union of each view's k likeliest tokens and the sampled one (released option; none: sampled)."""
+    beta: float = 0.0
+    """With candidates: 0 forward KL(q*‖p), 1 reverse KL(p‖q*), between: JSD with m = β q* + (1 − β) p."""
+    clip_token: float | None = None
+    """With candidates: upper bound on each token's divergence, after the sum over candidates (none: unclipped)."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.views), "views must name at least one view")
+        require(len(set(self.views)) == len(self.views), f"views must name each once, got {self.views}")
+        require(STUDENT not in self.views, f"views: no private field may be called {STUDENT!r}")
+        require(0 < self.partial_share < 1, f"partial_share must lie in (0, 1), got {self.partial_share}")
+        require(0 <= self.beta <= 1, f"beta must lie in [0, 1], got {self.beta}")
+        require(self.candidates is None or self.candidates >= 1, "candidates must be at least 1, or none")
+        require(
+            self.candidates is not None or (self.beta == 0 and self.clip_token is None),
+            "the sampled-token loss has no beta and no clip_token: set --candidates",
+        )
+
+    @classmethod
+    def presets(cls) -> Mapping[str, AVSD]:
+        paper = cls()
+        return {
+            "math": paper,
+            "arena": replace(
+                paper,
+                student_thinking=None,
+                teacher_thinking=None,
+                rollouts=Rollouts(max_tokens=64),
+                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=300, prompts=64),
+                adapter=Adapter(),
+            ),
+        }
+
+    def view(self, name: str) -> View:
+        if name == "partial":
+            return Partial(self.partial_share, rounding="up", template=BEGINNING_ONLY)
+        own: Mapping[str, View] = {"solution": Solution(), "answer": Answer()}
+        return own.get(name, Field(name))
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        return {name: Teacher(Frozen(), self.view(name), self.teacher_thinking) for name in self.views}
+
+    def target(self, renormalise: bool) -> Target:
+        if self.residual == "gated":
+            return Consensus(self.views, renormalise=renormalise)
+        equal = dict.fromkeys(self.views, 1 / len(self.views))
+        return Mixture(equal) if self.residual == "full" else GeometricMean(equal, renormalise)
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        if self.candidates is None:
+            yield SampledMatch(name="distil", target=self.target(False), temperature=self.temperature)
+            return
+        yield CandidateMatch(
+            name="distil",
+            k=self.candidates,
+            target=self.target(True),
+            divergence=gkd_jsd(self.beta, clip_token=self.clip_token),
+            temperature=self.temperature,
+        )
