@@ -22,7 +22,7 @@ from rich.table import Table
 from selfteach.cli.console import parsed
 from selfteach.cli.train import chosen_preset, require_model, safe
 from selfteach.errors import UserError
-from selfteach.recipes import recipe_named
+from selfteach.recipes import RECIPES, recipe_named
 from selfteach.recipes.writer import Student
 from selfteach.report import comparison_page
 from selfteach.train.launch import versions
@@ -33,10 +33,12 @@ ABOUT = "What stands after a lone -- goes to every run as it is: selfteach compa
 
 @dataclass(frozen=True)
 class Arguments:
-    recipes: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Recipes to compare, each as RECIPE or RECIPE:PRESET."""
-    task: str = "table"
-    """What is trained on (see ``selfteach train``)."""
+    recipes: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Recipes to compare, each as RECIPE or RECIPE:PRESET. With --suite: these of its methods only."""
+    suite: str = ""
+    """A ring of methods ("first-ring"): put each one's claims to the test, then compare all on one world."""
+    task: str = ""
+    """What is trained on, see ``selfteach train`` (empty: world table, with --suite world tutor)."""
     model: str = ""
     """Which model (empty: the arena world's own)."""
     seeds: int = 3
@@ -57,6 +59,8 @@ class Arguments:
     """Runs at a time; each gets its share of the cores."""
     out: Path | None = None
     """Folder of the comparison (none: runs/compare-TASK). An interrupted comparison goes on where it stopped."""
+    results: Path = Path("results")
+    """Where a suite writes methods.md, methods.json and methods.html."""
     extra: tyro.conf.Suppress[tuple[str, ...]] = ()
     """Further knobs for every run: what stands after a lone --, as in ``-- --lr 1e-4 --micro-batch 16``."""
 
@@ -76,7 +80,11 @@ def command(words: Sequence[str]) -> int:
     if "--" in words:
         own, extra = list(words[: words.index("--")]), tuple(words[words.index("--") + 1 :])
     given = parsed(Arguments, own, program="selfteach compare", description=ABOUT)
-    given = replace(given, extra=extra)
+    if given.suite:
+        return whole_suite(given)
+    if not given.recipes:
+        raise UserError(f"which recipes? selfteach compare RECIPE …; known: {', '.join(RECIPES)}")
+    given = replace(given, extra=extra, task=given.task or "table")
     if given.seeds < 1 or given.steps < 1 or given.jobs < 1 or given.points < 1:
         raise UserError("seeds, steps, points and jobs must each be at least 1")
     for label in given.recipes:
@@ -97,6 +105,16 @@ def command(words: Sequence[str]) -> int:
     (out / "results.md").write_text(markdown(results), encoding="utf-8")
     Console().print(table(results))
     print(f"plot     {comparison_page(results, out / 'compare.html')}\nnumbers  {out / 'results.json'}")
+    return 0
+
+
+def whole_suite(given: Arguments) -> int:
+    from selfteach.cli.suite import Suite, run_suite  # it builds on this module
+
+    out = given.out or Path("runs") / given.suite
+    budget = given.tokens or 200_000
+    suite = Suite(given.suite, given.seeds, given.jobs, out, given.task or "tutor", budget, given.recipes)
+    run_suite(suite, given.results)
     return 0
 
 
@@ -176,7 +194,11 @@ def generated(run: Planned) -> int:
 def refuse_another_comparison(out: Path, given: Arguments) -> None:
     """A folder holds one comparison: other settings would silently reuse its runs."""
     path = out / "comparison.json"
-    asked = {k: v for k, v in vars(given).items() if k not in ("out", "jobs", "seeds", "recipes")}
+    asked = {
+        k: v
+        for k, v in vars(given).items()
+        if k not in ("out", "jobs", "seeds", "recipes", "results", "suite")
+    }
     asked = json.loads(json.dumps({**asked, "first": given.recipes[0]}))
     if path.exists() and json.loads(path.read_text()) != asked:
         raise UserError(
@@ -192,13 +214,7 @@ def summarised(given: Arguments, runs: Sequence[Planned]) -> dict[str, Any]:
     """What ``results.json`` holds: every run's curve, and per recipe the mean and standard error over seeds."""
     curves: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
-        rows = [row for row in read_rows(run.folder / "metrics.jsonl") if "eval/accuracy" in row]
-        summary = json.loads((run.folder / "summary.json").read_text())
-        points = [
-            {"step": row["step"], "tokens": row["tokens/generated"], "accuracy": row["eval/accuracy"]}
-            for row in rows
-        ]
-        curves.setdefault(run.label, []).append({"seed": run.seed, "points": points, "summary": summary})
+        curves.setdefault(run.label, []).append(curve(run))
     return {
         "task": given.task,
         "model": given.model or f"arena {given.task}",
@@ -210,13 +226,25 @@ def summarised(given: Arguments, runs: Sequence[Planned]) -> dict[str, Any]:
     }
 
 
+def curve(run: Planned) -> dict[str, Any]:
+    """A run's held-out accuracy along its way, and its summary."""
+    rows = [row for row in read_rows(run.folder / "metrics.jsonl") if "eval/accuracy" in row]
+    summary = json.loads((run.folder / "summary.json").read_text())
+    points = [
+        {"step": row["step"], "tokens": row["tokens/generated"], "accuracy": row["eval/accuracy"]}
+        for row in rows
+    ]
+    return {"seed": run.seed, "points": points, "summary": summary}
+
+
 def told(given: Arguments) -> list[str]:
     """The options that differ from the defaults, for the command to repeat."""
     default = Arguments(recipes=())
     names = [
         k
         for k in vars(given)
-        if k not in ("recipes", "extra", "out") and getattr(given, k) != getattr(default, k)
+        if k not in ("recipes", "extra", "out", "results", "suite")
+        and getattr(given, k) != getattr(default, k)
     ]
     words = [f"--{name.replace('_', '-')} {getattr(given, name)}" for name in names]
     return [*words, *(["--", *given.extra] if given.extra else [])]

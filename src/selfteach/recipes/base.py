@@ -113,6 +113,8 @@ class Recipe(ABC):
     """The loss in one line."""
     world: ClassVar[str] = "table"
     """The arena world that suits it: what ``selfteach train NAME`` trains on unless told otherwise."""
+    ring: ClassVar[str] = ""
+    """The suite it belongs to (``selfteach compare --suite``); empty: none."""
     claims: ClassVar[tuple[Claim, ...]] = ()
     """What the paper says that a small world can show, as comparisons of runs."""
     annotated: ClassVar[bool] = False

@@ -1,0 +1,286 @@
+"""``selfteach compare --suite RING``: every method's claim put to the test, and all methods on one world."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from selfteach.cli.compare import HEADS, Planned, cells, condensed, curve, finish, write_aside
+from selfteach.cli.train import chosen_preset
+from selfteach.errors import UserError
+from selfteach.recipes import RECIPES
+from selfteach.recipes.checks import nearest
+from selfteach.recipes.claim import Claim
+from selfteach.recipes.writer import Student
+from selfteach.report import comparison_page
+from selfteach.train.launch import versions
+from selfteach.train.rundir import read_rows
+
+BASELINES = ("opsd", "grpo", "sft")
+ONE_SIDED_95 = {1: 6.31, 2: 2.92, 3: 2.35, 4: 2.13, 5: 2.02, 6: 1.94, 7: 1.89, 8: 1.86, 9: 1.83}
+"""Student's t by degrees of freedom: beyond it a difference counts as seen."""
+EVALUATION = "--eval-problems 256 --eval-samples 2"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is asked: the ring's methods, seeds, the common world and its budget of generated tokens."""
+
+    ring: str
+    seeds: int
+    jobs: int
+    out: Path
+    world: str
+    tokens: int
+    only: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The ring's methods, in the registry's order."""
+        rings = {kind.ring for kind in RECIPES.values() if kind.ring}
+        if self.ring not in rings:
+            raise UserError(f"there is no suite {self.ring!r}{nearest(self.ring, rings)}")
+        names = [name for name, kind in RECIPES.items() if kind.ring == self.ring]
+        if unknown := set(self.only) - set(names):
+            raise UserError(f"suite {self.ring} has no method {min(unknown)!r}{nearest(min(unknown), names)}")
+        return [name for name in names if not self.only or name in self.only]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A claim with what the runs say: the metric of both arms by seed, and the verdict."""
+
+    method: str
+    claim: Claim
+    higher: list[float]
+    lower: list[float]
+
+    @property
+    def differences(self) -> list[float]:
+        return [a - b for a, b in zip(self.higher, self.lower, strict=True)]
+
+    @property
+    def verdict(self) -> str:
+        """ "reproduced", "refuted" or "not seen": a paired one-sided t-test at 95 % over seeds."""
+        mean, bound = statistics.fmean(self.differences), margin(self.differences)
+        if self.claim.within is None:
+            return "reproduced" if mean > bound else "refuted" if mean < -bound else "not seen"
+        if abs(mean) + bound <= self.claim.within:
+            return "reproduced"
+        return "refuted" if abs(mean) - bound > self.claim.within else "not seen"
+
+
+def run_suite(suite: Suite, results: Path) -> None:
+    """Bring every run of the suite to its end (finished ones are kept), then write the results."""
+    suite.out.mkdir(parents=True, exist_ok=True)
+    claims = [(name, claim) for name in suite.names for claim in RECIPES[name].claims]
+    arms = {words: planned_arm(suite, words, claim) for _, claim in claims for words in in_order(claim)}
+    common = {name: planned_on_world(suite, name) for name in (*BASELINES, *suite.names)}
+    # Arms that others build on come first within their claim, so waves by depth keep both cores busy.
+    for depth in range(
+        1 + max((depth_of(claim, label) for _, claim in claims for label in claim.arms), default=0)
+    ):
+        wave = {
+            run.folder: run
+            for _, claim in claims
+            for label in claim.arms
+            if depth_of(claim, label) == depth
+            for run in arms[claim.arms[label]]
+        }
+        finish(list(wave.values()), suite.jobs)
+    finish([run for runs in common.values() for run in runs], suite.jobs)
+    answers = [
+        Answer(
+            name,
+            claim,
+            [measured(claim, run) for run in arms[claim.arms[claim.higher]]],
+            [measured(claim, run) for run in arms[claim.arms[claim.lower]]],
+        )
+        for name, claim in claims
+    ]
+    write_results(suite, answers, common, results)
+
+
+def planned_arm(suite: Suite, words: str, claim: Claim) -> list[Planned]:
+    """One run a seed. Arms of equal words are one run, whichever claims ask for it."""
+    runs = []
+    for seed in range(suite.seeds):
+        folder = suite.out / f"{label_of(words)}-{seed}"
+        filled = words
+        for label in re.findall(r"\{arm ([^}]+)\}", words):
+            built_on = suite.out / f"{label_of(claim.arms[label])}-{seed}"
+            filled = filled.replace(f"{{arm {label}}}", str(built_on))
+        own = [*shlex.split(filled), "--seed", str(seed), "--out", str(folder)]
+        own += [w for w in shlex.split(EVALUATION) if "--eval-problems" not in words]
+        runs.append(Planned(label_of(words), seed, folder, ["train", *own]))
+    return runs
+
+
+def label_of(words: str) -> str:
+    """A short name for an arm's words: recipe and fingerprint."""
+    return f"{words.split()[0]}-{sha256(words.encode()).hexdigest()[:8]}"
+
+
+def in_order(claim: Claim) -> list[str]:
+    return list(claim.arms.values())
+
+
+def depth_of(claim: Claim, label: str) -> int:
+    """How many arms must be finished one after the other before this one can start."""
+    needed = re.findall(r"\{arm ([^}]+)\}", claim.arms[label])
+    return 1 + max(depth_of(claim, one) for one in needed) if needed else 0
+
+
+def planned_on_world(suite: Suite, name: str) -> list[Planned]:
+    """A method with its arena preset on the common world, until the token budget is spent.
+
+    One that does not sample as it trains is given its preset's steps: a budget would not end it.
+    """
+    recipe, _ = chosen_preset(name, None, suite.world)
+    fresh = isinstance(recipe.writer, Student) and not recipe.rollouts.stored
+    steps = recipe.optimisation.steps
+    words = ["train", name, "--task", suite.world, "--eval-every", str(max(1, steps // 6))]
+    if fresh:
+        words += ["--token-budget", str(suite.tokens), "--steps", str(10 * steps)]
+    runs = []
+    for seed in range(suite.seeds):
+        folder = suite.out / f"{suite.world}-{suite.tokens}-{name}-{seed}"
+        own = ["--seed", str(seed), "--out", str(folder), *shlex.split(EVALUATION)]
+        runs.append(Planned(name, seed, folder, [*words, *own]))
+    return runs
+
+
+def measured(claim: Claim, run: Planned) -> float:
+    """The claim's metric of one run. UserError if the run wrote no such metric."""
+    if claim.column.startswith("summary/"):
+        summary = json.loads((run.folder / "summary.json").read_text())
+        values = [summary[claim.column.removeprefix("summary/")]]
+    else:
+        rows = read_rows(run.folder / "metrics.jsonl")
+        values = [float(row[claim.column]) for row in rows if claim.column in row]
+    if not values or values[0] is None:
+        raise UserError(
+            f"{run.folder} measured no {claim.column!r}; the claim's metric must be in docs/metrics.md"
+        )
+    match claim.reduction:
+        case "mean":
+            return statistics.fmean(values)
+        case "max":
+            return max(values)
+        case "first":
+            return float(values[0])
+    return float(values[-1])
+
+
+def margin(values: Sequence[float]) -> float:
+    """Half-width of the one-sided 95 % interval of the mean; infinite for a single value."""
+    if len(values) < 2:
+        return math.inf
+    freedom = len(values) - 1
+    return ONE_SIDED_95.get(freedom, 1.8) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+# --- results ----------------------------------------------------------------------------------------------------
+
+
+def write_results(
+    suite: Suite, answers: Sequence[Answer], common: Mapping[str, Sequence[Planned]], results: Path
+) -> None:
+    results.mkdir(parents=True, exist_ok=True)
+    table = {
+        name: {"runs": (curves := [curve(run) for run in runs]), **condensed(curves)}
+        for name, runs in common.items()
+    }
+    command = f"selfteach compare --suite {suite.ring} --seeds {suite.seeds} --tokens {suite.tokens}"
+    command += f" --task {suite.world} --jobs {suite.jobs}"
+    facts = {
+        "task": suite.world,
+        "model": f"arena {suite.world}",
+        "equal": "tokens",
+        "seeds": suite.seeds,
+        "command": command,
+        "versions": {**versions(), "cores": str(os.cpu_count())},
+    }
+    claims = [as_json(one) for one in answers]
+    write_aside(results / "methods.json", json.dumps({**facts, "claims": claims, "recipes": table}, indent=1))
+    write_aside(results / "methods.md", markdown(facts, answers, table))
+    page = comparison_page({**facts, "recipes": table}, results / "methods.html")
+    print(f"results  {results / 'methods.md'}\nplot     {page}")
+
+
+def as_json(one: Answer) -> dict[str, Any]:
+    return {
+        "method": one.method,
+        "says": one.claim.says,
+        "arms": dict(one.claim.arms),
+        "metric": one.claim.metric,
+        "higher": {"arm": one.claim.higher, "by_seed": one.higher},
+        "lower": {"arm": one.claim.lower, "by_seed": one.lower},
+        "within": one.claim.within,
+        "verdict": one.verdict,
+    }
+
+
+def mean_and_error(values: Sequence[float]) -> str:
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{statistics.fmean(values):.3g} ± {error:.2g}"
+
+
+def markdown(facts: Mapping[str, Any], answers: Sequence[Answer], table: Mapping[str, Any]) -> str:
+    made = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
+    lines = [
+        "# The first ring: what each paper says, and what a small world shows",
+        "",
+        f"Command: `{facts['command']}` (resumable; it wrote this file, `methods.json` with every run's curve and "
+        "words, and the plot `methods.html`).",
+        "",
+        f"Made with {made}.",
+        "",
+        "## Claims",
+        "",
+        f"Means ± standard errors over {facts['seeds']} seeds; arms share seeds. *Reproduced*, *refuted*: the paired "
+        "difference is beyond Student's one-sided 95 % bound, in the claim's direction or against it; *not seen*: "
+        "neither. A claim of equality is reproduced where the whole interval lies within the tolerance.",
+        "",
+        "| method | the paper's claim | metric | measured | verdict |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += ["| " + " | ".join(claim_cells(one)) + " |" for one in answers]
+    lines += [
+        "",
+        "The arms, as words after `selfteach train`:",
+        "",
+        *[
+            f"- {one.method}, {label}: `{words}`"
+            for one in answers
+            for label, words in one.claim.arms.items()
+        ],
+        "",
+        f"## All on world {facts['task']!r}, equal generated tokens",
+        "",
+        "Each with its `arena` preset. A method that writes its answers once, or none, runs its preset's steps.",
+        "",
+        "| " + " | ".join(HEADS) + " |",
+        "| " + " | ".join(["---"] * len(HEADS)) + " |",
+        *["| " + " | ".join(cells(label, row)) + " |" for label, row in table.items()],
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def claim_cells(one: Answer) -> list[str]:
+    relation = "exceeds" if one.claim.within is None else f"within {one.claim.within:g} of"
+    seen = (
+        f"{one.claim.higher} {mean_and_error(one.higher)} {relation} {one.claim.lower} {mean_and_error(one.lower)}? "
+        f"difference {mean_and_error(one.differences)}"
+    )
+    return [one.method, one.claim.says, f"`{one.claim.metric}`", seen, f"*{one.verdict}*"]
