@@ -1,0 +1,226 @@
+"""Card 28: self-distillation policy optimisation (SDPO), reinforcement learning from rich feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from selfteach.objective.advantage import group_advantage
+from selfteach.objective.divergence import Divergence, ReverseKL, gkd_jsd
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.support import Full, Support, Tail, TopK
+from selfteach.objective.target import FromTeacher, Target, TrustRegion
+from selfteach.objective.terms import Match, PolicyGradient, Reduction, SampledMatch, Term
+from selfteach.recipes.base import Optimisation, Recipe, Rollouts, require
+from selfteach.teacher.sibling import Reprompt
+from selfteach.teacher.teacher import Teacher
+from selfteach.teacher.weights import EMA, Frozen, Live, Weights
+
+TEACHER, REFERENCE = "teacher", "reference"
+
+
+@dataclass(frozen=True)
+class SDPO(Recipe):
+    """Pull the student to what it would have said, had it read the feedback on its own attempt.
+
+    "Reinforcement Learning via Self-Distillation" (arXiv 2601.20802; card 28). The student p answers the question x;
+    the teacher q, its running average, reads x with a right answer from the same group and/or the verifier's text f
+    and scores those very tokens:
+
+        L = mean over the tokens of rollouts that got an f of  min(p/μ, 2) · D_α( p(·|x, y<t), sg q(·|x, f, y<t) )
+
+    D_α is forward KL(q‖p) at α = 0, reverse KL(p‖q) at 1, else (1 − α) KL(p‖m) + α KL(q‖m) with m = (1 − α) p + α q,
+    on the student's K likeliest tokens and one bucket for the rest; μ is the policy that sampled. The reverse KL's
+    gradient is a policy gradient with advantage log q(v) − log p(v) for every token v (proposition 2.1). A rollout
+    with neither a right sibling nor feedback counts nowhere.
+    """
+
+    title = "Self-Distillation Policy Optimization"
+    source = "arXiv 2601.20802, card 28"
+    formula = "mean_t min(p/μ, 2) · JSD_α( p(·|x,y<t), sg q(·|x,f,y<t) ) on the student's top K + tail"
+    world = "tutor"
+
+    rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=8, max_tokens=8192))
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(lr=1e-5, warmup=10, weight_decay=0.01)
+    )
+    student_thinking: bool | None = False
+    """Thinking flag of both chat templates: off in the paper."""
+    weights: Literal["ema", "trust-region", "frozen", "live"] = "ema"
+    """Whose opinion teaches: the student's average (paper), the initial policy's with a little of the live one's,
+    the initial policy's, or the live one's."""
+    update_rate: float = 0.05
+    """Share of the new weights in each average, or of the live opinion in a trust region (sec. 4: 0.01)."""
+    sibling: bool = True
+    """Show the teacher the first right answer of the rollout's group."""
+    own_success: bool = False
+    """A right answer may be shown to itself (the paper's table 2; off in the released scripts)."""
+    feedback: Literal["always", "without-sibling", "never"] = "never"
+    """Show what the verifier said: never (sec. 3), always (sec. 4), or only where no right sibling stands."""
+    loss: Literal["distribution", "sampled", "sequence"] = "distribution"
+    """Credit by the whole distribution (paper), by the sampled token, or by its mean over the answer (ablation)."""
+    alpha: float = 0.5
+    """0: forward KL(q‖p), 1: reverse KL(p‖q) (sec. 4), between: JSD with α on the teacher."""
+    student_top_k: int | None = 100
+    """Compare on the student's k likeliest tokens (sec. 4: 20; none: full vocabulary)."""
+    tail: Tail = "bucket"
+    """What becomes of the mass outside these: one bucket (paper), both sides renormalised (TRL), or dropped."""
+    clip_advantage: float | None = None
+    """Bound on |log q − log p| in the reverse KL's gradient (sec. 5: 5; not in the released loss; none: unbounded)."""
+    is_clip: float | None = 2.0
+    """Cap on the importance ratio policy/sampler of each token (none: no such weight)."""
+    distil: Literal["all", "wrong", "right"] = "all"
+    """Which rollouts are distilled: all that got feedback, or only wrong or right ones (ablation of card 15)."""
+    grpo_share: float = 0.0
+    """λ of the mixed advantage λ A_GRPO + (1 − λ) A_SDPO, A_GRPO = reward − group mean (ablation: 0.9)."""
+    clip_low: float = 0.2
+    """Lower clip of the mixed-in GRPO's ratio: 1 − clip_low."""
+    clip_high: float = 0.28
+    """Upper clip of the mixed-in GRPO's ratio: 1 + clip_high."""
+    mean_over: Literal["tokens", "rollouts"] = "tokens"
+    """Mean over all distilled tokens, or of each rollout's mean where one without feedback counts 0 (what the
+    released code does at its micro-batch of one)."""
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "update_rate", "grpo_share"):
+            require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        require(self.is_clip is None or self.is_clip > 0, "is_clip must be positive, or none")
+        require(
+            self.sibling or self.feedback in ("always", "without-sibling"),
+            "the teacher would read the bare question: set sibling, or feedback always",
+        )
+        require(
+            self.rollouts.per_prompt >= 2 or (self.feedback != "never" and not self.grpo_share),
+            "siblings and group advantages need per_prompt of at least 2",
+        )
+        require(
+            self.loss == "distribution" or (self.alpha == 1 and self.student_top_k is None),
+            f"loss {self.loss} is the reverse KL of the sampled token: set alpha 1 and student_top_k none",
+        )
+        require(
+            self.loss != "sequence" or self.weights != "trust-region",
+            "loss sequence needs one teacher: weights ema, frozen or live",
+        )
+        require(
+            self.clip_advantage is None or (self.alpha == 1 and self.loss == "distribution"),
+            "clip_advantage clips the reverse KL's advantages: set alpha 1 and loss distribution",
+        )
+        require(
+            self.tail != "renormalise" or self.student_top_k != 1,
+            "one token renormalised has probability 1 on both sides: the loss is always 0",
+        )
+
+    @classmethod
+    def presets(cls) -> Mapping[str, SDPO]:
+        sec3 = cls()
+        sec4 = replace(
+            sec3,
+            feedback="always",
+            alpha=1.0,
+            student_top_k=20,
+            update_rate=0.01,
+            optimisation=Optimisation(lr=1e-6, weight_decay=0.01),
+        )
+        arena = replace(
+            sec4,
+            update_rate=0.05,
+            student_thinking=None,
+            rollouts=Rollouts(per_prompt=8, max_tokens=64),
+            optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=8),
+        )
+
+        def alone(recipe: SDPO) -> SDPO:
+            """One question, answered until it is solved: no right sibling exists yet (sec. 5)."""
+            return replace(
+                recipe,
+                sibling=False,
+                clip_advantage=5.0,
+                rollouts=replace(recipe.rollouts, per_prompt=16),
+                optimisation=replace(recipe.optimisation, prompts=1, steps=172),
+            )
+
+        return {
+            "sec3": sec3,
+            "sec4": sec4,
+            "ttt": alone(sec4),
+            "trust-region": replace(sec4, weights="trust-region"),
+            "grpo-mix": replace(sec4, grpo_share=0.9),
+            "released": replace(sec3, mean_over="rollouts"),
+            "trl": replace(sec3, loss="sampled", alpha=1.0, student_top_k=None, tail="renormalise"),
+            "arena-ttt": alone(arena),
+            "arena": arena,
+        }
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        view = Reprompt(self.sibling, self.feedback, self.own_success)
+
+        def reading(weights: Weights) -> Teacher:
+            return Teacher(weights, view, self.student_thinking)
+
+        if self.weights == "trust-region":
+            return {TEACHER: reading(Live()), REFERENCE: reading(Frozen())}
+        whose: Mapping[str, Weights] = {
+            "ema": EMA(1 - self.update_rate, from_start=True), "frozen": Frozen(), "live": Live(),
+        }  # fmt: skip
+        return {TEACHER: reading(whose[self.weights])}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("behaviour", "group", "reward") if self.grpo_share or self.distil != "all" else ("behaviour",)
+
+    @property
+    def target(self) -> Target:
+        if self.weights == "trust-region":
+            return TrustRegion(TEACHER, REFERENCE, self.update_rate)
+        return FromTeacher(TEACHER)
+
+    @property
+    def divergence(self) -> Divergence:
+        if self.clip_advantage is not None:
+            return ReverseKL(detach_ratio=True, clip_ratio=self.clip_advantage)
+        return gkd_jsd(self.alpha)
+
+    @property
+    def support(self) -> Support:
+        return Full() if self.student_top_k is None else TopK(self.student_top_k, "student", self.tail)
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        if self.grpo_share:
+            yield PolicyGradient(
+                name="grpo",
+                advantage=group_advantage(stats.reward, stats.group, "none"),
+                behaviour=stats.old_log_prob,
+                clip=(self.clip_low, self.clip_high),
+                coefficient=self.grpo_share,
+                temperature=self.temperature,
+            )
+        if self.grpo_share < 1:
+            yield self.distillation(stats)
+
+    def distillation(self, stats: Statistics) -> Term:
+        weight = 1.0 if self.is_clip is None else stats.importance(self.is_clip)
+        mean_over: Reduction = "selected"
+        if self.mean_over == "rollouts":
+            mean_over = "sum"
+            summands = (stats.length.clamp(min=1) * len(stats.length)).to(stats.reward.dtype)
+            weight = weight / summands.unsqueeze(1)
+        shared: dict[str, Any] = {
+            "name": "distil", "where": self.taught(stats), "weight": weight, "mean_over": mean_over,
+            "coefficient": 1 - self.grpo_share, "temperature": self.temperature,
+        }  # fmt: skip
+        if self.loss == "sequence":
+            gained = stats.log_prob(TEACHER) - stats.log_prob()
+            return PolicyGradient(advantage=stats.sequence_mean(gained), **shared)
+        if self.loss == "sampled":
+            return SampledMatch(target=self.target, **shared)
+        return Match(target=self.target, divergence=self.divergence, support=self.support, **shared)
+
+    def taught(self, stats: Statistics) -> Tensor:
+        """[N] the rollouts that are distilled: those whose teacher was shown something, of the kind asked for."""
+        kinds = {"all": torch.ones_like(stats.correct), "wrong": ~stats.correct, "right": stats.correct}
+        return kinds[self.distil] & stats.available(TEACHER)
