@@ -246,6 +246,8 @@ def after(memory: Memory, row: Mapping[str, Any]) -> Memory:
     if "loss" not in row or "repetition/looping" not in row:
         return memory
     kept = looked_at(row)
+    if memory.first.get("stage") != kept.get("stage"):
+        memory = Memory()  # another stage, another loss: what was normal is not any more
     memory = replace(
         memory,
         first=memory.first or kept,
@@ -287,7 +289,7 @@ def first_step(memory: Memory, start: Means, rule: Rule) -> int:
 
 
 KEPT = re.compile(
-    r"step|length/mean|truncated|reward/mean|grad_norm|entropy/student|mass/student|distinct/3|repetition/looping"
+    r"step|stage|length/mean|truncated|reward/mean|grad_norm|entropy/student|mass/student|distinct/3|repetition/looping"
     r"|leakage/\w+|divergence/[^/]+|divergence_share/[^/]+/style"
 )
 

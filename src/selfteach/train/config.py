@@ -80,6 +80,10 @@ class Bookkeeping:
     """Largest share of rollouts in a step whose teacher has nothing to see; beyond it the run stops."""
     token_classes: str | None = None
     """JSON file of class name → regular expression on a token's text, for divergence by token class."""
+    alarms: bool = True
+    """Watch the metrics for signs of collapse, and say what was seen (docs/alarms.md)."""
+    track: Literal["tensorboard", "trackio", "wandb"] | None = None
+    """Log the metrics to this tracker as well; its package must be installed (none: to the run folder only)."""
 
     def __post_init__(self) -> None:
         require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch must be at least 1, or none")

@@ -19,8 +19,9 @@ from selfteach.train.progress import Progress
 from selfteach.train.run import Run
 from selfteach.train.rundir import RunFolder
 from selfteach.train.saving import restore
+from selfteach.train.tracking import tracked
 
-FREE = ("versions", "loading.device", "bookkeeping.keep")
+FREE = ("versions", "loading.device", "bookkeeping.keep", "bookkeeping.track")
 """What may differ between a run and its resumption."""
 
 
@@ -34,8 +35,9 @@ def launch(
 ) -> tuple[Path | None, dict[str, Any]]:
     """Train ``config`` to its end. Returns the run folder (None on processes that do not write) and the summary."""
     first = PartialState(cpu=config.loading.device == "cpu").is_main_process
-    shown = progress() if first else silent()
     config = replace(config, out=Path(config.out))
+    track = config.bookkeeping.track
+    shown = tracked(progress(), track, table_of(config), config.out) if first else silent()
     folder = opened(config, resume) if first else None
     try:
         run = Run(config, folder, shown)

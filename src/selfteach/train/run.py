@@ -32,7 +32,7 @@ from selfteach.task.example import Task
 from selfteach.task.opening import open_task
 from selfteach.task.rollout import Rollout
 from selfteach.teacher.weights import External, TeacherWeights, Weights
-from selfteach.train import randomness
+from selfteach.train import alarms, randomness
 from selfteach.train.annotate import annotated
 from selfteach.train.classes import read_classes, token_classes
 from selfteach.train.collect import Asked, Draw, graded, reference_rollouts
@@ -44,6 +44,7 @@ from selfteach.train.rundir import RunFolder
 from selfteach.train.scored import Scorer
 from selfteach.train.store import Store
 from selfteach.train.writing import Desk, Written
+from selfteach.train.written import text_metrics
 
 
 @dataclass
@@ -101,6 +102,7 @@ class Run:
         self.training_seconds = 0.0
         self.answers = 0
         self.answers_until_solved: int | None = None
+        self.memory = alarms.Memory()
         self.enter(0)
 
     def enter(self, stage: int) -> None:
@@ -159,6 +161,8 @@ class Run:
         self.training_seconds += sum(clock.seconds.values())
         verdicts = Counter(self.task.verdicts) - before
         row = self.row(scorer, outcomes, clock.seconds, gradient_norm, verdicts) | probed
+        if self.config.bookkeeping.alarms:
+            self.memory, row = alarms.judged(self.memory, row)
         for controller in self.controllers.values():
             controller.told(row)
         return Step(row, rollouts, contexts, weighted, outcomes, scorer)
@@ -176,11 +180,13 @@ class Run:
         rewards = [one.grade.reward for one in rollouts if one.grade is not None]
         lengths = [len(one.ids) for one in rollouts]
         stage = {"stage": self.stage} if len(self.stages) > 1 else {}
+        private = {field for teacher in self.recipe.teachers.values() for field in teacher.view.fields}
         return {
             "step": self.done,
             **stage,
             **loss_of(outcomes),
             **token_means(scorer, outcomes, watched(scorer.teachers, self.recipe.temperature), self.classes),
+            **text_metrics(rollouts, private),
             "length/mean": sum(lengths) / len(lengths),
             "truncated": sum(not one.finished for one in rollouts) / len(rollouts),
             "reward/mean": sum(rewards) / max(1, len(rewards)),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from accelerate.utils import gather_object
 
-from selfteach.train import checkpoint, randomness
+from selfteach.train import alarms, checkpoint, randomness
 from selfteach.train.run import Run
+from selfteach.train.rundir import read_rows
 from selfteach.train.store import Store
 
 
@@ -47,6 +48,7 @@ def restore(run: Run) -> bool:
         run.progress.say(f"resumed at step {run.done} from {path}")
     if run.folder is not None:
         run.folder.truncate_after(run.done if path is not None else -1)
+        run.memory = alarms.remembered(read_rows(run.folder.path / "metrics.jsonl"))
     return path is not None
 
 

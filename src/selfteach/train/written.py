@@ -24,7 +24,7 @@ MENTION = re.compile(
 """Words that name what only a teacher was shown (card 12: such tokens carry huge divergence)."""
 
 
-def written(rollouts: Sequence[Rollout], shown: Collection[str]) -> dict[str, float]:
+def text_metrics(rollouts: Sequence[Rollout], shown: Collection[str]) -> dict[str, float]:
     """Metrics of the sampled rollouts' text (docs/metrics.md); ``shown``: the private fields that teachers see.
 
     {} if none was sampled: a data set's references are not what the policy wrote.
