@@ -10,29 +10,33 @@ from selfteach.recipes.r01_opsd import OPSD
 from selfteach.recipes.r02_pw_opsd import PWOPSD
 from selfteach.recipes.r04_trace import TRACE
 from selfteach.recipes.r06_atesd import ATESD
-from selfteach.recipes.r06_atesd import ATESD
+from selfteach.recipes.r10_sd_zero import SDZero
+from selfteach.recipes.r11_mixsd import MixSD
 from selfteach.recipes.r15_srpo import SRPO
 from selfteach.recipes.r19_avsd import AVSD
 from selfteach.recipes.r22_cepo import CEPO
 from selfteach.recipes.r28_sdpo import SDPO
 from selfteach.recipes.r33_exopd import ExOPD
 from selfteach.recipes.r37_scope import SCOPE
+from selfteach.recipes.r41_lightning_opd import LightningOPD
 from selfteach.recipes.sft import SFT
 
 RECIPES: dict[str, type[Recipe]] = {
     "opsd": OPSD,
     "grpo": GRPO,
     "sft": SFT,
-    "avsd": AVSD,
-    "atesd": ATESD,
     "sdpo": SDPO,
     "srpo": SRPO,
     "cepo": CEPO,
     "pw-opsd": PWOPSD,
+    "avsd": AVSD,
     "atesd": ATESD,
     "trace": TRACE,
     "exopd": ExOPD,
     "scope": SCOPE,
+    "sd-zero": SDZero,
+    "mixsd": MixSD,
+    "lightning-opd": LightningOPD,
 }
 
 
