@@ -115,9 +115,9 @@ def aligned(nodes: Nodes, outcomes: Tensor) -> Aligned:
 
 def finding(scene: Scene, knobs: Knobs, result: Aligned, looked_at: int) -> Finding:
     nodes = result.nodes
-    lengths = scene.scorer.columns.mask.sum(1)
+    lengths = scene.scorer.columns.mask.sum(1).cpu()
     place = ((nodes.step + 0.5) / lengths[nodes.row]).numpy()
-    groups = scene.scorer.columns.group[nodes.row].numpy()
+    groups = np.asarray(scene.groups)[nodes.row.numpy()]
     correct = np.asarray(scene.correct)[nodes.row.numpy()]
     about: dict[str, Cell] = {
         "rollouts": len(scene.rollouts),
@@ -243,4 +243,4 @@ def node_row(row: Mapping[str, Any]) -> dict[str, Cell]:
     candidates, scores = row["candidates"], row["alignment"]
     told = ", ".join(f"{one['token']} p={one['p']:.2f} V={one['success']:.2f}" for one in candidates)
     kept = {way: score for way, score in scores.items() if way.endswith(SHOWN_LOSS)}
-    return {"position": str(row["step"]), "token": str(row["token"]), "candidates": told, **kept}
+    return {"position": str(row["step"]), "token": str(row["token"]), **kept, "candidates": told}

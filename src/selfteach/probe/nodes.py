@@ -88,25 +88,24 @@ def gradients_at(
     for name, seen in available.items():
         likely = torch.maximum(likely, at.log_probs(name, temperature).exp() * seen.unsqueeze(1))
     likelihood, tokens = likely.topk(min(candidates, likely.shape[1]), dim=1)
-    kept = likelihood >= min_prob
-    mass = student.exp().gather(1, tokens).double() * kept
+    kept = (likelihood >= min_prob).cpu()
+    mass = student.exp().gather(1, tokens).cpu().double() * kept
     chance = mass / mass.sum(1, keepdim=True)
 
     def at_candidates(gradient: Tensor) -> Tensor:
-        return -within(gradient.gather(1, tokens).double() * kept, chance)
+        return -within(gradient.gather(1, tokens).cpu().double() * kept, chance)
 
     descent: dict[Way, Tensor] = {}
     for name, seen in available.items():
         theirs = at.log_probs(name, scene.run.recipe.temperature)
         own = at.log_probs(STUDENT, scene.run.recipe.temperature)
         for loss, divergence in LOSSES.items():
-            gradient = at_candidates(divergence.logit_gradient(own, theirs))
-            descent[scene.shown(name), loss] = gradient * seen.unsqueeze(1)
-    tokens_written = (
-        scene.scorer.columns.mask.sum()
-    )  # a loss's denominators make its gradient small beside rounding
-    descent[OWN] = at_candidates(own_gradient(at, weighted) * tokens_written)
-    return Nodes(chunk.row, chunk.place[1], tokens, chance, kept, mass.sum(1), descent)
+            gradient = divergence.logit_gradient(own, theirs) * seen.unsqueeze(1)
+            descent[scene.shown(name), loss] = at_candidates(gradient)
+    # A loss's denominators make its gradient small: undone, so that only a true zero looks like one.
+    descent[OWN] = at_candidates(own_gradient(at, weighted) * scene.scorer.columns.mask.sum())
+    row, step = chunk.row.cpu(), chunk.place[1].cpu()
+    return Nodes(row, step, tokens.cpu(), chance, kept, mass.sum(1), descent)
 
 
 def own_gradient(at: Positions, weighted: Sequence[Weighted]) -> Tensor:

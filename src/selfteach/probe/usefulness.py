@@ -97,12 +97,12 @@ def worth_of(own: Answers, bare: Answers, groups: np.ndarray) -> dict[str, Cell]
 def distance_of(scene: Scene, name: str, groups: np.ndarray) -> dict[str, Cell]:
     """Nats a token between student and teacher on the student's own rollouts: each rollout's mean over its tokens."""
     stats = scene.statistics(scene.run.recipe.temperature, scene.teachers)
-    seen = stats.available(name).numpy()
+    seen = stats.available(name).cpu().numpy()
     correct = np.array(scene.correct)
 
     def rollout_means(column: Tensor) -> np.ndarray:
         sums = torch.where(stats.mask, column, 0.0).sum(1)
-        return (sums / stats.length.clamp(min=1)).double().numpy()
+        return (sums / stats.length.clamp(min=1)).cpu().double().numpy()
 
     forward = rollout_means(stats.divergence(name, ForwardKL()))
     reverse = rollout_means(stats.divergence(name, ReverseKL()))
