@@ -117,14 +117,14 @@ def test_one_view_in_expectation_is_the_gradient_of_reverse_kl_to_it(residual: s
     np.testing.assert_allclose(mean, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("knobs", [{}, {"candidates": 3}, {"candidates": 4, "beta": 1.0}])
+@pytest.mark.parametrize("knobs", [{}, {"view_top_k": 3}, {"view_top_k": 4, "beta": 1.0}])
 def test_views_that_all_agree_with_the_student_give_no_gradient(knobs: dict[str, Any]) -> None:
     given = batch()
     given["teacher_logits"] = {name: given["student_logits"].copy() for name in VIEWS}
     np.testing.assert_allclose(evaluate("avsd", given, overrides=knobs)["grad"], 0, atol=1e-9)
 
 
-@pytest.mark.parametrize("knobs", [{}, {"candidates": 3}])
+@pytest.mark.parametrize("knobs", [{}, {"view_top_k": 3}])
 @pytest.mark.parametrize("view", VIEWS)
 def test_changing_any_view_changes_the_gradient(view: str, knobs: dict[str, Any]) -> None:
     given = batch()
@@ -133,7 +133,7 @@ def test_changing_any_view_changes_the_gradient(view: str, knobs: dict[str, Any]
     assert np.abs(a - b).max() > 1e-4
 
 
-@pytest.mark.parametrize("knobs", [{}, {"candidates": 3}])
+@pytest.mark.parametrize("knobs", [{}, {"view_top_k": 3}])
 def test_a_rollout_that_lacks_a_view_is_left_out(knobs: dict[str, Any]) -> None:
     given = {**batch(), "available": {"partial": np.array([True, False, True, True, True, True])}}
     gradient = evaluate("avsd", given, overrides=knobs)["grad"]
@@ -141,7 +141,7 @@ def test_a_rollout_that_lacks_a_view_is_left_out(knobs: dict[str, Any]) -> None:
     assert np.abs(gradient[0]).max() > 0
 
 
-@pytest.mark.parametrize("knobs", [{}, {"candidates": 3}])
+@pytest.mark.parametrize("knobs", [{}, {"view_top_k": 3}])
 def test_neither_padding_nor_the_order_of_rollouts_matters(knobs: dict[str, Any]) -> None:
     given, order = batch(), np.array([3, 1, 5, 0, 2, 4])
 
@@ -188,14 +188,14 @@ def test_on_candidates_everybody_is_renormalised_before_the_target_is_formed(
         assert (per_token > clip).any()
         per_token = np.minimum(per_token, clip)
     expected = (per_token * given["mask"]).sum() / given["mask"].sum()
-    knobs = {"candidates": 3, "beta": beta, "clip_token": clip}
+    knobs = {"view_top_k": 3, "beta": beta, "clip_token": clip}
     assert evaluate("avsd", given, overrides=knobs)["loss"] == pytest.approx(expected, rel=1e-10)
 
 
 def test_all_tokens_as_candidates_of_one_view_are_the_forward_kl_to_it() -> None:
     given = batch(("solution",))
     p, (q,) = log_probs(given, ("solution",))
-    knobs = {"views": ("solution",), "candidates": VOCABULARY}
+    knobs = {"views": ("solution",), "view_top_k": VOCABULARY}
     kl = (np.exp(q) * (q - p)).sum(-1)
     expected = (kl * given["mask"]).sum() / given["mask"].sum()
     assert evaluate("avsd", given, overrides=knobs)["loss"] == pytest.approx(expected, rel=1e-12)
@@ -210,14 +210,14 @@ def test_the_ablations_on_candidates_pool_geometrically_or_arithmetically(residu
     target = on(kept, q.mean(0)) if residual == "none" else np.log(np.exp(q).mean(0))
     per_token = np.where(kept, np.exp(target) * (target - p), 0).sum(-1)
     expected = (per_token * given["mask"]).sum() / given["mask"].sum()
-    loss = evaluate("avsd", given, overrides={"candidates": 2, "residual": residual})["loss"]
+    loss = evaluate("avsd", given, overrides={"view_top_k": 2, "residual": residual})["loss"]
     assert loss == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_with_one_view_the_gradient_on_candidates_is_that_of_finite_differences(beta: float) -> None:
     given = batch(("solution",))
-    knobs = {"views": ("solution",), "candidates": 3, "beta": beta}
+    knobs = {"views": ("solution",), "view_top_k": 3, "beta": beta}
     gradient = evaluate("avsd", given, overrides=knobs)["grad"]
     kept = candidates(given, log_probs(given, ("solution",))[1], 3)
     assert (gradient[~kept] == 0).all()
@@ -271,10 +271,10 @@ def test_the_presets_hold_the_papers_values() -> None:
         ({"views": ("answer", "answer")}, "each once"),
         ({"views": ("student",)}, "student"),
         ({"partial_share": 1.0}, "partial_share"),
-        ({"beta": 0.5}, "--candidates"),
-        ({"clip_token": 1.0}, "--candidates"),
-        ({"candidates": 0}, "candidates"),
-        ({"candidates": 3, "beta": 2.0}, "beta"),
+        ({"beta": 0.5}, "--view-top-k"),
+        ({"clip_token": 1.0}, "--view-top-k"),
+        ({"view_top_k": 0}, "view_top_k"),
+        ({"view_top_k": 3, "beta": 2.0}, "beta"),
     ],
 )
 def test_an_impossible_combination_refuses_to_construct(knobs: dict[str, Any], said: str) -> None:

@@ -85,12 +85,12 @@ class AVSD(Recipe):
     """Share of the solution's segments in the view partial, rounded up, never all and without the answer."""
     residual: Literal["gated", "none", "full"] = "gated"
     """λ: the gate (paper), 0 for the geometric mean alone, or 1 for the arithmetic mean (the paper's ablations)."""
-    candidates: int | None = None
+    view_top_k: int | None = None
     """Compare on the union of each view's k likeliest tokens and the sampled one (released option; none: sampled)."""
     beta: float = 0.0
-    """With candidates: 0 forward KL(q*‖p), 1 reverse KL(p‖q*), between: JSD with m = β q* + (1 − β) p."""
+    """With view_top_k: 0 forward KL(q*‖p), 1 reverse KL(p‖q*), between: JSD with m = β q* + (1 − β) p."""
     clip_token: float | None = None
-    """With candidates: upper bound on each token's divergence, after the sum over candidates (none: unclipped)."""
+    """With view_top_k: upper bound on each token's divergence, after the sum over candidates (none: unclipped)."""
 
     def __post_init__(self) -> None:
         require(bool(self.views), "views must name at least one view")
@@ -98,10 +98,10 @@ class AVSD(Recipe):
         require(STUDENT not in self.views, f"views: no private field may be called {STUDENT!r}")
         require(0 < self.partial_share < 1, f"partial_share must lie in (0, 1), got {self.partial_share}")
         require(0 <= self.beta <= 1, f"beta must lie in [0, 1], got {self.beta}")
-        require(self.candidates is None or self.candidates >= 1, "candidates must be at least 1, or none")
+        require(self.view_top_k is None or self.view_top_k >= 1, "view_top_k must be at least 1, or none")
         require(
-            self.candidates is not None or (self.beta == 0 and self.clip_token is None),
-            "the sampled-token loss has no beta and no clip_token: set --candidates",
+            self.view_top_k is not None or (self.beta == 0 and self.clip_token is None),
+            "the sampled-token loss has no beta and no clip_token: set --view-top-k",
         )
 
     @classmethod
@@ -136,12 +136,12 @@ class AVSD(Recipe):
         return Mixture(equal) if self.residual == "full" else GeometricMean(equal, renormalise)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        if self.candidates is None:
+        if self.view_top_k is None:
             yield SampledMatch(name="distil", target=self.target(False), temperature=self.temperature)
             return
         yield CandidateMatch(
             name="distil",
-            k=self.candidates,
+            k=self.view_top_k,
             target=self.target(True),
             divergence=gkd_jsd(self.beta, clip_token=self.clip_token),
             temperature=self.temperature,
