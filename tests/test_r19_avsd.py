@@ -63,8 +63,8 @@ def test_the_default_is_the_sampled_policy_gradient_to_the_gated_consensus() -> 
 def test_without_residual_it_is_the_geometric_and_with_all_of_it_the_arithmetic_mean() -> None:
     given = batch()
     p, q = log_probs(given)
-    for residual, target in (("none", q.mean(0)), ("full", np.log(np.exp(q).mean(0)))):
-        out = evaluate("avsd", given, overrides={"residual": residual})
+    for pooling, target in (("geometric", q.mean(0)), ("arithmetic", np.log(np.exp(q).mean(0)))):
+        out = evaluate("avsd", given, overrides={"pooling": pooling})
         expected = policy_gradient(given, of_sampled(given, target - p))
         np.testing.assert_allclose(out["grad"], expected, atol=1e-12)
 
@@ -74,15 +74,15 @@ def test_the_residual_never_turns_the_sign_that_the_consensus_gives_a_token() ->
     for seed in range(10):
         given = batch(seed=seed)
         grads = {
-            residual: np.take_along_axis(
-                evaluate("avsd", given, overrides={"residual": residual})["grad"],
+            pooling: np.take_along_axis(
+                evaluate("avsd", given, overrides={"pooling": pooling})["grad"],
                 given["ids"][..., None],
                 -1,
             )[given["mask"]]
-            for residual in ("gated", "none", "full")
+            for pooling in ("gated", "geometric", "arithmetic")
         }
-        assert (np.sign(grads["gated"]) == np.sign(grads["none"])).all()
-        turned += (np.sign(grads["full"]) != np.sign(grads["none"])).sum()
+        assert (np.sign(grads["gated"]) == np.sign(grads["geometric"])).all()
+        turned += (np.sign(grads["arithmetic"]) != np.sign(grads["geometric"])).sum()
     assert turned > 0  # The arithmetic mean does: it follows one loud view.
 
 
@@ -97,17 +97,17 @@ def test_a_loud_misleading_view_makes_a_wrong_token_positive_only_under_the_arit
         "teacher_logits": {"solution": against, "partial": against, "answer": loud},
     }
     pushed_up = {
-        residual: evaluate("avsd", given, overrides={"residual": residual})["grad"][0, 0, wrong] < 0
-        for residual in ("gated", "none", "full")
+        pooling: evaluate("avsd", given, overrides={"pooling": pooling})["grad"][0, 0, wrong] < 0
+        for pooling in ("gated", "geometric", "arithmetic")
     }
-    assert pushed_up == {"gated": False, "none": False, "full": True}
+    assert pushed_up == {"gated": False, "geometric": False, "arithmetic": True}
 
 
-@pytest.mark.parametrize("residual", ["gated", "none", "full"])
-def test_one_view_in_expectation_is_the_gradient_of_reverse_kl_to_it(residual: str) -> None:
+@pytest.mark.parametrize("pooling", ["gated", "geometric", "arithmetic"])
+def test_one_view_in_expectation_is_the_gradient_of_reverse_kl_to_it(pooling: str) -> None:
     given = batch(("solution",))
     p, (q,) = log_probs(given, ("solution",))
-    knobs = {"views": ("solution",), "residual": residual}
+    knobs = {"views": ("solution",), "pooling": pooling}
     mean = np.zeros_like(p)
     for token in range(VOCABULARY):
         ids = np.full_like(given["ids"], token)
@@ -201,16 +201,16 @@ def test_all_tokens_as_candidates_of_one_view_are_the_forward_kl_to_it() -> None
     assert evaluate("avsd", given, overrides=knobs)["loss"] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("residual", ["none", "full"])
-def test_the_ablations_on_candidates_pool_geometrically_or_arithmetically(residual: str) -> None:
+@pytest.mark.parametrize("pooling", ["geometric", "arithmetic"])
+def test_the_ablations_on_candidates_pool_geometrically_or_arithmetically(pooling: str) -> None:
     given = batch()
     p, q = log_probs(given)
     kept = candidates(given, q, 2)
     p, q = on(kept, p), np.stack([on(kept, one) for one in q])
-    target = on(kept, q.mean(0)) if residual == "none" else np.log(np.exp(q).mean(0))
+    target = on(kept, q.mean(0)) if pooling == "geometric" else np.log(np.exp(q).mean(0))
     per_token = np.where(kept, np.exp(target) * (target - p), 0).sum(-1)
     expected = (per_token * given["mask"]).sum() / given["mask"].sum()
-    loss = evaluate("avsd", given, overrides={"view_top_k": 2, "residual": residual})["loss"]
+    loss = evaluate("avsd", given, overrides={"view_top_k": 2, "pooling": pooling})["loss"]
     assert loss == pytest.approx(expected, rel=1e-10)
 
 

@@ -14,7 +14,7 @@ from selfteach.teacher.private import Partial
 from selfteach.teacher.teacher import Teacher
 
 ARENA = "atesd --task trail --steps 120 --eval-problems 256"
-FIXED = f"{ARENA} --adaptive false"
+FIXED = f"{ARENA} --no-adaptive"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class ATESD(OPSD):
     """
 
     title = "Adaptive Teacher Exposure for Self-Distillation"
+    ring = "first-ring"
     source = "arXiv 2605.11458, card 06"
     formula = "mean_y (1/|y|) Σ_t KL(q_α‖p), α ~ Beta policy(state), R = Σ γ^(i−1) (ℓ_{i−1} − ℓ_i)₊ + λ ḡ"
     world = "trail"

@@ -56,13 +56,13 @@ class AVSD(Recipe):
         ),
         Claim(
             says="The gated residual beats the arithmetic mean, which follows one loud view, by 1.7 points",
-            arms={"gated": RUMOUR, "arithmetic": f"{RUMOUR} --residual full"},
+            arms={"gated": RUMOUR, "arithmetic": f"{RUMOUR} --pooling arithmetic"},
             higher="gated",
             lower="arithmetic",
         ),
         Claim(
             says="The gated residual beats the consensus alone, which is too cautious, by 1.4 points",
-            arms={"gated": RUMOUR, "consensus": f"{RUMOUR} --residual none"},
+            arms={"gated": RUMOUR, "consensus": f"{RUMOUR} --pooling geometric"},
             higher="gated",
             lower="consensus",
         ),
@@ -83,8 +83,8 @@ class AVSD(Recipe):
     """What the teachers are shown, one each: solution, partial, answer (paper, math), or any private field's name."""
     partial_share: float = 0.5
     """Share of the solution's segments in the view partial, rounded up, never all and without the answer."""
-    residual: Literal["gated", "none", "full"] = "gated"
-    """λ: the gate (paper), 0 for the geometric mean alone, or 1 for the arithmetic mean (the paper's ablations)."""
+    pooling: Literal["gated", "geometric", "arithmetic"] = "gated"
+    """The target q*: by the gate λ (paper), with λ = 0 (geometric mean) or λ = 1 (arithmetic; the paper's ablations)."""
     view_top_k: int | None = None
     """Compare on the union of each view's k likeliest tokens and the sampled one (released option; none: sampled)."""
     beta: float = 0.0
@@ -130,10 +130,10 @@ class AVSD(Recipe):
         return {name: Teacher(Frozen(), self.view(name), self.teacher_thinking) for name in self.views}
 
     def target(self, renormalise: bool) -> Target:
-        if self.residual == "gated":
+        if self.pooling == "gated":
             return Consensus(self.views, renormalise=renormalise)
         equal = dict.fromkeys(self.views, 1 / len(self.views))
-        return Mixture(equal) if self.residual == "full" else GeometricMean(equal, renormalise)
+        return Mixture(equal) if self.pooling == "arithmetic" else GeometricMean(equal, renormalise)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         if self.view_top_k is None:
