@@ -41,6 +41,7 @@ class AVSD(Recipe):
     """
 
     title = "Adaptive-View Self-Distillation"
+    ring = "first-ring"
     source = "arXiv 2605.20643, card 19"
     formula = "mean_t −sg[ log q_G + λ J − log p ] log p,  J = log q_A − log q_G,  λ = C·R"
     world = "trail"
@@ -84,7 +85,7 @@ class AVSD(Recipe):
     partial_share: float = 0.5
     """Share of the solution's segments in the view partial, rounded up, never all and without the answer."""
     pooling: Literal["gated", "geometric", "arithmetic"] = "gated"
-    """The target q*: by the gate λ (paper), with λ = 0 (geometric mean) or λ = 1 (arithmetic; the paper's ablations)."""
+    """The target q*: gated (paper), or with λ = 0 the geometric, with λ = 1 the arithmetic mean (its ablations)."""
     view_top_k: int | None = None
     """Compare on the union of each view's k likeliest tokens and the sampled one (released option; none: sampled)."""
     beta: float = 0.0
