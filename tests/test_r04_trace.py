@@ -9,7 +9,8 @@ import pytest
 
 from arrays import VOCABULARY, log_softmax
 from selfteach.errors import UserError
-from selfteach.recipes import GRPO, recipe_named, with_knobs
+from selfteach.recipes import recipe_named, with_knobs
+from selfteach.recipes.grpo import GRPO
 from selfteach.recipes.r04_trace import TRACE
 from selfteach.teacher.diagnosis import Diagnosis
 from selfteach.teacher.weights import Lagged

@@ -10,7 +10,8 @@ import pytest
 from arrays import arrays
 from selfteach.control.beta_policy import BetaController
 from selfteach.errors import UserError
-from selfteach.recipes import OPSD, recipe_named, with_knobs
+from selfteach.recipes import recipe_named, with_knobs
+from selfteach.recipes.r01_opsd import OPSD
 from selfteach.recipes.r06_atesd import ATESD
 from selfteach.task.example import Example, Message
 from selfteach.task.rollout import Rollout

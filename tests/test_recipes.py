@@ -12,8 +12,9 @@ import pytest
 
 from arrays import VOCABULARY, arrays, log_softmax, mean_of_sequences
 from selfteach.errors import UserError
-from selfteach.recipes import GRPO, RECIPES, knobs, recipe_named, with_knobs
+from selfteach.recipes import RECIPES, knobs, recipe_named, with_knobs
 from selfteach.recipes.base import documented
+from selfteach.recipes.grpo import GRPO
 from selfteach.testing import evaluate
 
 EVERY = [(name, preset) for name, kind in RECIPES.items() for preset in kind.presets()]

@@ -1,0 +1,110 @@
+"""Card 32: on-policy distillation with a control-variate baseline (vOPD)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from torch import Tensor
+
+from selfteach.objective.divergence import ReverseKL
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.support import Full, Support, TopK
+from selfteach.objective.terms import PolicyGradient, Term
+from selfteach.recipes.base import Adapter, Optimisation, Recipe, Rollouts
+from selfteach.recipes.checks import require
+from selfteach.recipes.claim import Claim
+from selfteach.teacher.teacher import Teacher
+from selfteach.teacher.view import Plain
+from selfteach.teacher.weights import External
+
+TEACHER = "teacher"
+ARENA = "vopd --steps 100"
+
+
+@dataclass(frozen=True)
+class VOPD(Recipe):
+    """Distil on sampled tokens, each against what a token was worth on average at its position.
+
+    "KL for a KL" (arXiv 2605.07865; card 32). The student p answers, an external teacher q scores the sampled tokens
+    y_t. The reward log q(y_t)/p(y_t) has a value function in closed form, −KL(p‖q), which serves as its baseline:
+
+        A_t = log q(y_t) − log p(y_t) + KL( p(·|s_t) ‖ q(·|s_t) )          without gradient
+        L   = mean over tokens of −A_t log p(y_t)
+
+    The expected gradient is that of KL(p‖q), as without the baseline; the mean of A_t is 0. With ``baseline_top_k`` the
+    KL is over the student's k likeliest tokens, both sides renormalised: still the same expected gradient. Exact for
+    untruncated sampling with the student's present weights only.
+    """
+
+    title = "On-Policy Distillation with a Control Variate Baseline"
+    source = "arXiv 2605.07865, card 32"
+    formula = "mean_t −[ log q(y_t) − log p(y_t) + KL(p‖q) ] log p(y_t)"
+    world = "tutor"
+    claims = (
+        Claim(
+            says="The baseline beats plain sampled-token distillation (abstract; math and science)",
+            arms={"baseline": ARENA, "none": f"{ARENA} --baseline none"},
+            higher="baseline",
+            lower="none",
+        ),
+    )
+
+    rollouts: Rollouts = field(default_factory=lambda: Rollouts(max_tokens=2048))
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(lr=1e-5, prompts=64, schedule="cosine")
+    )
+    adapter: Adapter = field(default_factory=lambda: Adapter(lora_rank=64, lora_alpha=128))
+    teacher: str = "Qwen/Qwen3-8B"
+    """The larger model of the same tokenizer that is distilled: a folder, a hub id or arena:NAME."""
+    baseline: Literal["full", "top-k", "none"] = "full"
+    """What is taken off the reward: the whole KL (paper), that of the likeliest tokens, or nothing."""
+    baseline_top_k: int = 100
+    """How many of the student's likeliest tokens the baseline "top-k" reads (repository: 100)."""
+
+    def __post_init__(self) -> None:
+        require(self.baseline_top_k >= 1, f"baseline_top_k must be at least 1, got {self.baseline_top_k}")
+        require(
+            self.rollouts.top_p == 1 and self.rollouts.top_k == 0,
+            "vopd's expectation is over the whole distribution: sample with top_p 1 and top_k 0",
+        )
+
+    @classmethod
+    def presets(cls) -> Mapping[str, VOPD]:
+        paper = cls()
+        return {
+            "paper": paper,
+            "top-k": replace(paper, baseline="top-k"),
+            "arena": replace(
+                paper,
+                teacher="arena:tutor-large",
+                rollouts=Rollouts(max_tokens=64),
+                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=64),
+                adapter=Adapter(),
+            ),
+        }
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        return {TEACHER: Teacher(External(self.teacher), Plain(), self.student_thinking)}
+
+    @property
+    def support(self) -> Support:
+        """Over what the baseline's KL is taken."""
+        return TopK(self.baseline_top_k, "student", "renormalise") if self.baseline == "top-k" else Full()
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        yield PolicyGradient(
+            name="distil",
+            advantage=self.advantage(stats),
+            where=stats.available(TEACHER),
+            temperature=self.temperature,
+        )
+
+    def advantage(self, stats: Statistics) -> Tensor:
+        """[N, T] A (nats)."""
+        reward = stats.log_prob(TEACHER) - stats.log_prob()
+        if self.baseline == "none":
+            return reward
+        return reward + stats.divergence(TEACHER, ReverseKL(), self.support)
