@@ -31,6 +31,7 @@ class PWOPSD(OPSD):
     """
 
     title = "Position-Weighted On-Policy Self-Distillation"
+    ring = "first-ring"
     source = "arXiv 2605.21606, card 02"
     formula = "mean_y (1/|y|) Σ_t w(t/|y|) Σ_v min( q(v) log(q(v)/p(v)), τ )"
     claims = (
