@@ -78,6 +78,7 @@ class SDZero(Recipe):
     """
 
     title = "Self-Distillation Zero"
+    ring = "first-ring"
     source = "arXiv 2604.12002, card 10"
     formula = "mean_y Σ_t KL( π(·|x, y_<t) ‖ π_SRT(·|x, y, P_r, y_<t) )"
     world = "tutor"
