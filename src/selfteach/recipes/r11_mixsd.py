@@ -37,6 +37,7 @@ class MixSD(Recipe):
     """
 
     title = "Mixed Contextual Self-Distillation"
+    ring = "first-ring"
     source = "arXiv 2605.16865, card 11"
     formula = "mean_t −log p(y_t),  y_t ~ λ p*(·|x, y_<t) + (1−λ) p*(·|x⁺, y_<t)"
     world = "facts"
