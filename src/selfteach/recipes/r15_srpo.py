@@ -38,6 +38,7 @@ class SRPO(Recipe):
     """
 
     title = "Sample-Routed Policy Optimization"
+    ring = "first-ring"
     source = "arXiv 2604.02288, card 15"
     formula = (
         "( Σ_{z=0} −min(ρ A, clip(ρ) A) + Σ_{z=1} w JSD(p, sg q) ) / Σ|y|,  z = wrong with a right sibling"
