@@ -37,6 +37,7 @@ class CEPO(Recipe):
     """
 
     title = "Contrastive Evidence Policy Optimization"
+    ring = "first-ring"
     source = "arXiv 2605.19436, card 22"
     formula = (
         "mean_t −min(ρ A_t, clip(ρ) A_t),  A_t = A [(1 − λ) + λ clip(exp(sign(A) (log P⁺ − log P⁻)), 1 ± ε)]"
