@@ -40,6 +40,7 @@ class SDPO(Recipe):
     """
 
     title = "Self-Distillation Policy Optimization"
+    ring = "first-ring"
     source = "arXiv 2601.20802, card 28"
     formula = "mean_t min(p/μ, 2) · JSD_α( p(·|x,y<t), sg q(·|x,f,y<t) ) on the student's top K + tail"
     world = "tutor"
