@@ -1,23 +1,34 @@
 """The report reads a run folder and nothing else, shows its numbers truly and its text inertly."""
 
+import base64
 import json
 import math
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tomli_w
+from safetensors.numpy import load_file, save_file
 
 from selfteach.errors import UserError
-from selfteach.report import build_report, comparison_page
-from selfteach.report.curves import Chart, Series, columns, comparison_charts, main_charts, other_charts
-from selfteach.report.page import differing_from_paper, paired
+from selfteach.report import build_report, comparison_page, explorer
+from selfteach.report.curves import (
+    Chart,
+    Series,
+    columns,
+    comparison_charts,
+    main_charts,
+    other_charts,
+    other_shared_charts,
+)
+from selfteach.report.page import differing_from_paper, differing_settings, paired
 from selfteach.report.plot import draw, ticks
-from selfteach.report.reading import sample
+from selfteach.report.reading import read_run, sample
 from selfteach.report.text import as_number, block, exact, number, short, visible
+from synthetic_run import write_run
 
 NASTY = "<script>alert(1)</script><img src=x onerror=alert(2)> \u202eevil\u2066 \x1b[31m \x00 \ud800 {{ 7*7 }} '\"&"
 
@@ -118,6 +129,12 @@ def page(path: Path) -> Elements:
     return Elements(path.read_text(encoding="utf-8"))
 
 
+def explored(path: Path) -> dict:
+    """What the page's token view is given."""
+    html = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S)[1])
+
+
 # --- the page as a whole
 
 
@@ -147,12 +164,19 @@ def test_every_asked_curve_is_on_the_page(run):
         assert title in shown
 
 
-def test_both_prompts_can_be_unfolded(run):
+def test_what_the_student_reads_before_a_problem_can_be_unfolded(run):
     html = build_report(run).read_text()
-    assert re.search(r"<details><summary>What the student reads</summary><pre[^>]*>user: t</pre>", html)
-    assert re.search(
-        r"<details><summary>What teacher reads</summary><pre[^>]*>user: with the solution</pre>", html
-    )
+    assert re.search(r"<details><summary>What the student reads</summary><pre[^>]*>user: a</pre>", html)
+
+
+def test_a_rollout_comes_with_both_prompts(run):
+    found = explored(build_report(run))
+    (one,) = found["rollouts"]
+    assert found["texts"][one["prompt"]] == "user: t"
+    assert [(name, found["texts"][text]) for name, text in one["readers"]] == [
+        ("teacher", "user: with the solution")
+    ]
+    assert found["texts"][one["answer"]] == "rollout"
 
 
 def test_the_page_loads_nothing_and_allows_only_its_own_style_and_script(run):
@@ -211,7 +235,7 @@ def test_text_of_models_and_data_is_inert_wherever_it_stands(run, where):
     path = build_report(run)
     found = page(path)
     assert "alert(" in found.text or "script" in found.text
-    assert len(found.named("script")) == len(before.named("script")) == 1
+    assert len(found.named("script")) == len(before.named("script")) == 3
     assert not found.named("img")
     assert not [a for _, a in found.found if any(name.startswith("on") for name in a)]
     assert not set(path.read_text()) & set("\u202e\u2066\x1b\x00\ud800")
@@ -359,6 +383,148 @@ def test_a_setting_is_shown_with_every_digit():
     assert exact(None) == "none"
 
 
+# --- token by token
+
+
+@pytest.fixture
+def looked(tmp_path) -> Path:
+    return write_run(tmp_path / "looked", steps=3, rollouts=4, tokens=6)
+
+
+def numbers(coded: str, width: str = "<u2") -> np.ndarray:
+    return np.frombuffer(base64.b64decode(coded), dtype=width)
+
+
+def unpacked(packed: list) -> np.ndarray:
+    low, high, coded = packed
+    places = numbers(coded).astype(float)
+    return np.where(places == explorer.MISSING, np.nan, low + places / explorer.STEPS * (high - low))
+
+
+def test_the_columns_on_the_page_are_those_of_the_run(looked):
+    found, written = explored(build_report(looked)), load_file(looked / "tokens" / "step-2.safetensors")
+    second = [one for one in found["rollouts"] if one["step"] == 2][1]
+    own = slice(6, 12)
+    expected = {
+        "divergence/teacher": written["divergence/teacher"][own],
+        "weight/distil": written["weight/distil"][own],
+        "surprisal/student": -written["log_prob/student"][own],
+        "log_ratio/teacher": (written["log_prob/teacher"] - written["log_prob/student"])[own],
+    }
+    for name, column in expected.items():
+        np.testing.assert_allclose(unpacked(second["columns"][name]), column, atol=2e-4)
+    assert second["divergence"] == pytest.approx(written["divergence/teacher"][own].mean(), rel=1e-4)
+    words, surprisals = second["tops"]["teacher"]
+    assert [found["words"][i] for i in numbers(words)] == [
+        f" w{i}" for i in written["top_ids/teacher"][own].ravel()
+    ]
+    shares = np.exp(-numbers(surprisals).astype(float) / explorer.PER_NAT)
+    np.testing.assert_allclose(shares, written["top_probs/teacher"][own].ravel(), rtol=1e-3)
+    assert [found["words"][i] for i in numbers(second["pieces"])] == [f" w{i}" for i in written["ids"][own]]
+
+
+def test_missing_values_stay_missing_and_a_constant_is_one_number():
+    assert explorer.packed_column(np.array([np.nan, np.nan])) is None
+    assert explorer.packed_column(np.array([0.25, 0.25])) == 0.25
+    np.testing.assert_allclose(
+        unpacked(explorer.packed_column(np.array([1.0, np.nan, 3.0, -np.inf, 2.0]))),
+        [1, np.nan, 3, np.nan, 2],
+        atol=1e-4,
+    )
+    np.testing.assert_allclose(unpacked(explorer.packed_column(np.array([0.5, np.nan]))), [0.5, np.nan])
+
+
+def test_a_tokens_route_names_the_terms_that_select_it():
+    packed = explorer.Packed()
+    weights = {"weight/a": np.array([1.0, 0.0, 0.5, 0.0]), "weight/b": np.array([0.0, 2.0, 1.0, 0.0])}
+    routes = packed.route(weights)["route"]
+    assert [list(packed.routes)[int(i)] for i in routes] == ["a", "b", "a + b", "no term"]
+    assert packed.route({"weight/a": np.array([np.nan, np.nan])}) == {}
+
+
+def test_full_colour_is_not_set_by_one_outlier():
+    values = np.append(np.ones(999), 1e6)
+    assert explorer.described("divergence/teacher", values)["scale"] == 1.0
+    assert explorer.described("loss/policy", np.array([1.0, -1.0]))["kind"] == "signed"
+    assert explorer.described("loss/distil", np.array([1.0, 0.0]))["kind"] == "amount"
+
+
+def test_too_many_rollouts_are_thinned_evenly_with_a_word(tmp_path, monkeypatch):
+    many = write_run(tmp_path / "many", steps=32, rollouts=2, tokens=6)
+    monkeypatch.setattr(explorer, "MOST_BYTES", 40_000)
+    path = build_report(many)
+    steps = sorted({one["step"] for one in explored(path)["rollouts"]})
+    assert 4 < len(steps) < 32
+    assert steps[-1] == 32
+    gaps = np.diff(steps)
+    assert gaps.max() <= 2 * gaps.min()
+    assert f"{64 - 2 * len(steps)} more rollouts" in page(path).text
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64, 1000])
+def test_every_rollout_has_its_turn_and_the_last_is_first(count):
+    order = explorer.spread(count)
+    assert order[0] == count - 1
+    assert sorted(order) == list(range(count))
+
+
+def test_no_rollouts_at_all_are_no_error(run):
+    (run / "samples.jsonl").unlink()
+    assert "No rollouts were written down." in page(build_report(run)).text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda texts, tensors: texts.update(lengths=[6, 6, 6]),
+        lambda texts, tensors: texts.update(pieces=[["a"]] * 4),
+        lambda texts, tensors: texts.pop("vocabulary"),
+        lambda texts, tensors: texts.update(vocabulary=[1, 2]),
+        lambda texts, tensors: tensors.update(ids=np.zeros(5, np.int32)),
+        lambda texts, tensors: tensors.update({"divergence/teacher": np.zeros((24, 2), np.float32)}),
+        lambda texts, tensors: tensors.update({"top_probs/teacher": np.zeros((24, 2), np.float32)}),
+        lambda texts, tensors: tensors.pop("top_probs/teacher"),
+    ],
+)
+def test_columns_that_do_not_fit_are_left_out_with_a_word(looked, damage):
+    path = looked / "tokens" / "step-2"
+    texts, tensors = (
+        json.loads(path.with_suffix(".json").read_text()),
+        load_file(path.with_suffix(".safetensors")),
+    )
+    damage(texts, tensors)
+    path.with_suffix(".json").write_text(json.dumps(texts))
+    save_file(tensors, path.with_suffix(".safetensors"))
+    report = build_report(looked)
+    found = explored(report)
+    bare = [one["step"] for one in found["rollouts"] if "pieces" not in one]
+    assert bare == [2] * 4
+    assert "those of step 2 could not be read" in page(report).text
+
+
+@pytest.mark.parametrize("name", ["step-2.json", "step-2.safetensors"])
+def test_a_broken_file_of_columns_costs_only_its_own_step(looked, name):
+    (looked / "tokens" / name).write_bytes(b"\xff{ nonsense")
+    report = build_report(looked)
+    assert "those of step 2 could not be read" in page(report).text
+    assert [one["step"] for one in explored(report)["rollouts"] if "pieces" not in one] == [2] * 4
+
+
+def test_a_row_that_is_in_no_look_is_shown_without_columns(looked):
+    rows = [json.loads(line) for line in (looked / "samples.jsonl").read_text().splitlines()]
+    for row, place in zip(rows, (99, -1, "2", None), strict=False):
+        row["row"] = place
+    (looked / "samples.jsonl").write_text(lines(rows))
+    assert ["pieces" in one for one in explored(build_report(looked))["rollouts"]] == [False] * 4 + [True] * 8
+
+
+def test_an_endless_token_is_cut_with_a_word(tmp_path):
+    run = write_run(tmp_path / "run", steps=1, rollouts=1, tokens=3, word=lambda i: "y" * 100_000)
+    path = build_report(run)
+    assert "99,000 more characters" in explored(path)["words"][0]
+    assert path.stat().st_size < 250_000
+
+
 # --- curves
 
 
@@ -421,9 +587,15 @@ def test_a_long_curve_is_thinned_but_keeps_its_extremes_and_its_end():
 
 
 def test_too_many_lines_for_one_chart_are_cut_with_a_word():
-    (chart,) = other_charts(columns([{"step": 1} | {f"class/{i}": i for i in range(12)}]))
+    chart = main_charts(columns([{"step": 1} | {f"entropy/{i}": i for i in range(12)}]))[0]
     assert len(chart.series) == 8
     assert chart.note == "4 more are in metrics.jsonl."
+
+
+def test_every_metric_that_was_written_is_in_some_chart():
+    charts = other_charts(columns([{"step": 1} | {f"class/{i}": i for i in range(12)}]))
+    assert [len(chart.series) for chart in charts] == [8, 4]
+    assert len({series.label for chart in charts for series in chart.series}) == 12
 
 
 # --- drawing
@@ -528,6 +700,28 @@ def test_several_runs_share_their_charts_and_keep_their_own(run):
     assert json.loads(first)["values"] == [["0.31 ± 0.02", "0.91 ± 0.01"]] * 2
 
 
+def test_settings_in_which_runs_differ_stand_side_by_side(run):
+    other = shutil.copytree(run, run.with_name("other"))
+    changed = CONFIG | {"run": {"task": "table", "seed": 4}, "recipe": {"name": "opsd", "preset": "arena"}}
+    (other / "config.toml").write_text(tomli_w.dumps(changed))
+    assert differing_settings([read_run(run), read_run(other)]) == [
+        ("recipe.beta", [1.0, None]),
+        ("recipe.rollouts.top_k", [0, None]),
+        ("recipe.rollouts.max_tokens", [64, None]),
+        ("run.seed", [3, 4]),
+    ]
+
+
+def test_several_runs_share_a_chart_of_every_number_they_both_have(run):
+    own = columns(metric_rows())
+    charts = other_shared_charts([("a", own), ("b", own), ("c", {"lr": own["lr"], "only/here": own["lr"]})])
+    found = titles(charts)
+    assert found["lr"] == ["a", "b", "c"]
+    assert found["loss"] == ["a", "b"]
+    assert "only/here" not in found
+    assert "eval/accuracy" not in found
+
+
 def test_runs_of_one_name_are_told_apart(run, tmp_path):
     twin = shutil.copytree(run, tmp_path / "elsewhere" / run.name)
     shown = page(build_report([run, twin])).text
@@ -581,33 +775,3 @@ def test_a_comparison_page_tells_mean_and_standard_error_and_a_single_seed(tmp_p
     assert "0.850 ± 0.050" in shown.text
     assert re.search(r"0\.000\s+\(one seed\)", shown.text)
     assert not shown.named("img")
-
-
-# --- in a browser
-
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
-def test_a_browser_runs_our_script_and_refuses_nothing(run, tmp_path):
-    samples = sample_rows()
-    samples[0]["answer"] = NASTY
-    (run / "samples.jsonl").write_text(lines(samples))
-    words = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--enable-logging=stderr",
-    ]
-    done = subprocess.run(
-        [BROWSER, *words, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", build_report(run).as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert "<figure" in done.stdout
-    assert "CONSOLE" not in done.stderr
-    assert not Elements(done.stdout).named("img")

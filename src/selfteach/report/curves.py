@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -57,19 +58,28 @@ def after_slash(name: str) -> str:
 
 
 MAIN = (
-    Wanted("Held-out accuracy", "share of answers right; band: ± 1 standard error", ("eval/accuracy", "eval/pass@*"),
-           after_slash),
+    Wanted("Held-out accuracy", "share of answers right; band: ± 1 standard error",
+           ("eval/accuracy", "eval/pass@*", "eval/*/accuracy"), after_slash),
     Wanted("Loss", "as the recipe defines it", ("loss",)),
     Wanted("Terms of the loss", "each with its own coefficient", ("terms/*",), after_slash),
     Wanted("Divergence", "nats a token", ("divergence/*",), after_slash),
+    Wanted("Share of the divergence, by token class", "of its sum over tokens", ("divergence_share/*",), after_slash),
     Wanted("Entropy", "nats a token", ("entropy/*",), after_slash),
+    Wanted("Top tokens in common", "share of the student's likeliest that are the teacher's too", ("overlap/*",),
+           after_slash),
+    Wanted("Mass on the top tokens", "the student's probability on its own and the teacher's likeliest", ("mass/*",),
+           after_slash),
     Wanted("Response length", "tokens", ("length/*", "eval/length"),
            lambda name: "held-out" if name == "eval/length" else f"training, {after_slash(name)}"),
     Wanted("Training reward", "mean over the step's rollouts", ("reward/*",), after_slash),
     Wanted("Answers cut off", "share that met the length limit", ("truncated",)),
+    Wanted("Diversity", "share of token sequences that differ; repetition within a rollout",
+           ("distinct/*", "repetition/*"), lambda name: name.replace("/", ", ")),
+    Wanted("Leakage", "share of rollouts that copy or mention what was private", ("leakage/*",), after_slash),
     Wanted("Generated tokens", "so far", ("tokens/generated",), after_slash),
     Wanted("Speed", "generated tokens a second", ("tokens_per_second",), lambda name: "tokens a second"),
     Wanted("Time by phase", "seconds a step", ("seconds/*",), after_slash),
+    Wanted("Memory", "peak, bytes", ("memory/*",), after_slash),
 )  # fmt: skip
 
 
@@ -122,14 +132,16 @@ def divergence_charts(found: Columns, names: Sequence[str], wanted: Wanted) -> l
 
 
 def other_charts(found: Columns) -> list[Chart]:
-    """What ``main_charts`` leaves out, one chart for each first part of a name."""
+    """What ``main_charts`` leaves out, a chart for each first part of a name, or several where one would be full."""
     shown = {n for w in MAIN for p in w.patterns for n in found if fnmatchcase(n, p)}
     groups: dict[str, list[str]] = {}
     for name in found:
         if name not in shown and not name.endswith("_se"):
             groups.setdefault(name.partition("/")[0], []).append(name)
     return [
-        chart(head, "", [(after_slash(n) or n, n) for n in names], found) for head, names in groups.items()
+        chart(head, "", [(after_slash(n) or n, n) for n in part], found)
+        for head, names in groups.items()
+        for part in (names[i : i + MOST_SERIES] for i in range(0, len(names), MOST_SERIES))
     ]
 
 
@@ -168,6 +180,18 @@ def steps_to_draw(lines: Sequence[Sequence[Point]]) -> set[float]:
     return kept
 
 
+def other_shared_charts(runs: Sequence[tuple[str, Columns]]) -> list[Chart]:
+    """Every other number that two or more of the runs have, one chart each."""
+    steps = span_of(runs)
+    counted = Counter(name for _, own in runs for name in own if not name.endswith("_se"))
+    known = {name for _, _, name in SHARED}
+    return [
+        replace(together(name, "", name, runs), x_range=steps)
+        for name, count in counted.items()
+        if count > 1 and name not in known
+    ]
+
+
 SHARED = (
     ("Held-out accuracy", "share of answers right; band: ± 1 standard error", "eval/accuracy"),
     ("Training reward", "mean over the step's rollouts", "reward/mean"),
@@ -178,15 +202,23 @@ SHARED = (
 
 def shared_charts(runs: Sequence[tuple[str, Columns]]) -> list[Chart]:
     """Several runs over the same axes, for the numbers that mean the same in each."""
-    steps = span({f"{i}/{name}": points for i, (_, own) in enumerate(runs) for name, points in own.items()})
-    charts = []
-    for title, unit, name in SHARED:
-        lines = [(label, own) for label, own in runs if name in own]
-        together = {label + end: own.get(name + end, []) for label, own in lines for end in ("", "_se")}
-        if lines:
-            drawn = chart(title, unit, [(label, label) for label, _ in lines], together)
-            charts.append(replace(drawn, x_range=steps))
-    return charts
+    steps = span_of(runs)
+    return [
+        replace(together(title, unit, name, runs), x_range=steps)
+        for title, unit, name in SHARED
+        if any(name in own for _, own in runs)
+    ]
+
+
+def together(title: str, unit: str, name: str, runs: Sequence[tuple[str, Columns]]) -> Chart:
+    """One metric of all runs that have it, each run a line."""
+    lines = [(label, own) for label, own in runs if name in own]
+    found = {label + end: own.get(name + end, []) for label, own in lines for end in ("", "_se")}
+    return chart(title, unit, [(label, label) for label, _ in lines], found)
+
+
+def span_of(runs: Sequence[tuple[str, Columns]]) -> tuple[float, ...]:
+    return span({f"{i}/{name}": points for i, (_, own) in enumerate(runs) for name, points in own.items()})
 
 
 def comparison_charts(recipes: Mapping[str, Mapping[str, Any]]) -> list[Chart]:

@@ -14,11 +14,12 @@ from markupsafe import Markup
 
 from selfteach.errors import UserError
 from selfteach.report import curves, reading, text
+from selfteach.report.explorer import explorer
 from selfteach.report.plot import Drawing, draw
 from selfteach.report.reading import Row, RunData, Sample, dotted, table
 
 MOST_PAIRS = 40
-MOST_ROLLOUTS = 40
+SCRIPTS = ("page.js", "explorer.js")
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,6 @@ class RunView:
     more_charts: list[Drawing]
     pairs: list[Pair]
     pairs_left_out: int
-    rollouts: list[tuple[float, list[Sample]]]
-    rollouts_left_out: int
     changed: list[tuple[str, Any, Any]] | None
     settings: list[tuple[str, Any]]
     result: list[tuple[str, Any]]
@@ -69,13 +68,17 @@ def build_report(run: Path | Sequence[Path], out: Path | None = None) -> Path:
         raise UserError("no run folder given; name at least one")
     runs = [reading.read_run(folder) for folder in folders]
     labels = distinct([one.name for one in runs])
-    together = [(label, curves.columns(one.metrics)) for label, one in zip(labels, runs, strict=True)]
+    named = list(zip(labels, runs, strict=True))
+    together = [(label, curves.columns(one.metrics)) for label, one in named] if len(runs) > 1 else []
     html = render(
         "report.html",
         columns=("task", "seed", "held-out accuracy", "generated tokens", "training time"),
         title=f"{runs[0].recipe}: {labels[0]}" if len(runs) == 1 else f"{len(runs)} runs",
         runs=list(zip(labels, map(view, runs), strict=True)),
-        shared=[draw(chart) for chart in curves.shared_charts(together)] if len(runs) > 1 else [],
+        shared=[draw(chart) for chart in curves.shared_charts(together)],
+        shared_more=[draw(chart) for chart in curves.other_shared_charts(together)],
+        differing=differing_settings(runs),
+        explorer=explorer(named),
     )
     return written(html, out or folders[0] / "report.html")
 
@@ -94,7 +97,6 @@ def view(run: RunData) -> RunView:
     found = curves.columns(run.metrics)
     about = table(run.config, "about")
     pairs = paired(run.samples)
-    rollouts = [one for one in run.samples if one.phase == "train"]
     return RunView(
         data=run,
         title=str(about.get("title", "")),
@@ -106,8 +108,6 @@ def view(run: RunData) -> RunView:
         more_charts=[draw(chart) for chart in curves.other_charts(found)],
         pairs=pairs[:MOST_PAIRS],
         pairs_left_out=len(pairs[MOST_PAIRS:]),
-        rollouts=by_step(rollouts[-MOST_ROLLOUTS:]),
-        rollouts_left_out=len(rollouts[:-MOST_ROLLOUTS]),
         changed=differing_from_paper(run.config),
         settings=list(dotted({k: v for k, v in run.config.items() if k not in ("about", "paper")}).items()),
         result=list(dotted(run.summary).items()),
@@ -155,14 +155,6 @@ def paired(samples: Sequence[Sample]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: order.index(pair.change))
 
 
-def by_step(rollouts: Sequence[Sample]) -> list[tuple[float, list[Sample]]]:
-    """Rollouts in groups of one step, the newest first."""
-    groups: dict[float, list[Sample]] = {}
-    for one in rollouts:
-        groups.setdefault(one.step, []).append(one)
-    return sorted(groups.items(), reverse=True)
-
-
 def differing_from_paper(config: Row) -> list[tuple[str, Any, Any]] | None:
     """(knob, value, the paper's value) where they differ; None if the run did not write the paper's values."""
     paper = dotted(table(config, "paper"))
@@ -171,6 +163,14 @@ def differing_from_paper(config: Row) -> list[tuple[str, Any, Any]] | None:
     own = dotted({k: v for k, v in table(config, "recipe").items() if k not in ("name", "preset")})
     # TOML has no null: a knob that is absent is one that is none.
     return [(k, own.get(k), paper.get(k)) for k in {**own, **paper} if own.get(k) != paper.get(k)]
+
+
+def differing_settings(runs: Sequence[RunData]) -> list[tuple[str, list[Any]]]:
+    """(setting, its value in each run) where the runs differ; a setting that a run lacks is None there."""
+    every = [dotted({k: v for k, v in run.config.items() if k not in ("about", "paper")}) for run in runs]
+    names = {name: None for one in every for name in one}
+    rows = [(name, [one.get(name) for one in every]) for name in names]
+    return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
 
 
 def distinct(names: Sequence[str]) -> list[str]:
@@ -203,14 +203,16 @@ def shown(value: Any) -> Any:
 
 
 def render(name: str, **values: Any) -> str:
-    """A page with its style and script inside; the browser is told to run that script and nothing else."""
+    """A page with its style and scripts inside; the browser is told to run those scripts and nothing else."""
     made = environment()
-    style, script = (made.loader.get_source(made, file)[0] for file in ("style.css", "page.js"))  # type: ignore[union-attr]
+    style, *scripts = (made.loader.get_source(made, file)[0] for file in ("style.css", *SCRIPTS))  # type: ignore[union-attr]
+    allowed = " ".join(f"'{fingerprint(script)}'" for script in scripts)
     policy = (
-        f"default-src 'none'; style-src '{fingerprint(style)}'; script-src '{fingerprint(script)}'; "
+        f"default-src 'none'; style-src '{fingerprint(style)}'; script-src {allowed}; "
         "base-uri 'none'; form-action 'none'"
     )
-    return made.get_template(name).render(style=Markup(style), script=Markup(script), policy=policy, **values)
+    inside = {"style": Markup(style), "scripts": [Markup(script) for script in scripts]}
+    return made.get_template(name).render(policy=policy, **inside, **values)
 
 
 def fingerprint(source: str) -> str:

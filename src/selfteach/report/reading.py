@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.report.rows import Row, read_object, read_rows
 from selfteach.report.text import as_number
-
-Row = dict[str, Any]
+from selfteach.report.tokens import Look, read_looks
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer of samples.jsonl; what a row lacks is "" or None."""
+    """One answer of samples.jsonl; what a row lacks is "" or None. ``row``: its place in the look of its step."""
 
     step: float
     phase: str
@@ -29,6 +28,7 @@ class Sample:
     reward: float | None
     cut_off: bool
     length: float | None
+    row: int | None = None
 
     @property
     def right(self) -> bool | None:
@@ -47,6 +47,7 @@ class RunData:
     summary: Row
     failure: Row
     notes: list[str]
+    looks: dict[int, Look] = field(default_factory=dict)
 
     @property
     def recipe(self) -> str:
@@ -72,6 +73,7 @@ def read_run(folder: Path) -> RunData:
         summary=read_object(folder / "summary.json", notes),
         failure=read_failure(folder / "failed", notes),
         notes=notes,
+        looks=read_looks(folder / "tokens", notes),
     )
 
 
@@ -86,15 +88,6 @@ def read_config(path: Path, notes: list[str]) -> Row:
         return {}
 
 
-def read_rows(path: Path, notes: list[str]) -> list[Row]:
-    """The rows with a finite step; a last line still being written is no fault."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    rows = [row for row in map(parsed, lines) if step_of(row) is not None]
-    if broken := len(lines) - len(rows):
-        notes.append(f"{path.name}: {broken} of {len(lines)} lines are no rows and are left out.")
-    return rows
-
-
 def sample(row: Row) -> Sample:
     prompts = table(row, "teacher_prompts")
     return Sample(
@@ -104,36 +97,14 @@ def sample(row: Row) -> Sample:
         reward=as_number(row.get("reward")),
         cut_off=row.get("finished") is False,
         length=as_number(row.get("length")),
+        row=row["row"] if isinstance(row.get("row"), int) else None,
     )
-
-
-def read_object(path: Path, notes: list[str]) -> Row:
-    if not path.exists():
-        return {}
-    found = parsed(path.read_bytes())
-    if not found:
-        notes.append(f"{path.name} could not be read.")
-    return found
 
 
 def read_failure(folder: Path, notes: list[str]) -> Row:
     """The newest batch that stopped the run, if any."""
     files = sorted(folder.glob("step-*.json"), key=lambda path: (len(path.name), path.name))
     return read_object(files[-1], notes) if files else {}
-
-
-def parsed(line: bytes) -> Row:
-    """A JSON object, or {} if the line is none."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def step_of(row: Mapping[str, Any]) -> float | None:
-    step = as_number(row.get("step"))
-    return step if step is not None and abs(step) < 2**53 else None
 
 
 def table(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -1,0 +1,263 @@
+"""Stored rollouts packed for the page's token view: texts once each, columns as 16-bit numbers, a bounded whole."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from selfteach.report.reading import RunData, Sample
+from selfteach.report.text import CUT_CHARACTERS, cut, visible
+from selfteach.report.tokens import Array, Tokens
+
+MOST_BYTES = 13 * 2**20
+"""What all rollouts together may take of the page (estimated)."""
+BYTES_A_ROLLOUT, BYTES_A_NUMBER = 600, 2.7
+"""Names and braces; two bytes in base64."""
+MOST_PIECE = 1_000
+STEPS, MISSING = 65_534, 65_535
+PER_NAT = 2_500
+SCALE_QUANTILE = 0.98
+"""Full colour stands for this quantile of a column's absolute values, so that one outlier does not bleach the rest."""
+ROUTE = "route"
+
+KINDS = {
+    "divergence": ("divergence from {}", "nats"),
+    "log_ratio": ("log-ratio, {} over student", "nats"),
+    "advantage": ("advantage in {}", ""),
+    "weight": ("weight in {}", "× plain token mean"),
+    "loss": ("loss in {}", "nats"),
+    "entropy": ("entropy of {}", "nats"),
+    "surprisal": ("surprise −log p of {}", "nats"),
+}
+"""What a column's name begins with, in the order of the menu: its label and unit."""
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """The page's data as a JSON block, and how many stored rollouts it shows and leaves out."""
+
+    data: Markup
+    shown: int
+    left_out: int
+
+
+def explorer(runs: Sequence[tuple[str, RunData]]) -> Explorer:
+    """Pack the rollouts and probes of all runs; too many are thinned evenly over the steps."""
+    looks: dict[tuple[float, int], list[Sample]] = {}
+    for number, (_, run) in enumerate(runs):
+        for one in run.samples:
+            if one.phase in ("train", "probe"):
+                looks.setdefault((one.step, number), []).append(one)
+    stored = sorted(looks.items())
+    kept = fitting([estimated(samples, runs[number][1]) for (_, number), samples in stored])
+    packed = Packed()
+    for i in kept:
+        (_, number), samples = stored[i]
+        for one in samples:
+            packed.add(one, number, runs[number][1])
+    data = packed.data([visible(label) for label, _ in runs])
+    total = sum(len(samples) for _, samples in stored)
+    # Every text in it went through ``visible``, so it can stand as UTF-8: half the size of escapes.
+    block = htmlsafe_json_dumps(data, dumps=partial(json.dumps, ensure_ascii=False, separators=(",", ":")))
+    return Explorer(Markup(block), len(packed.rollouts), total - len(packed.rollouts))
+
+
+def fitting(costs: Sequence[int]) -> list[int]:
+    """The indices to keep, in order: as many as ``MOST_BYTES`` holds, spread evenly, the last one always."""
+    kept: list[int] = []
+    spent = 0
+    for i in spread(len(costs)):
+        spent += costs[i]
+        if kept and spent > MOST_BYTES:
+            break
+        kept.append(i)
+    return sorted(kept)
+
+
+def spread(count: int) -> list[int]:
+    """0 … count − 1 from the last one on, so that each beginning of the list covers the range evenly."""
+    bits = max(1, (count - 1).bit_length())
+    return [count - 1 - i for i in sorted(range(count), key=lambda i: f"{i:0{bits}b}"[::-1])]
+
+
+def estimated(samples: Sequence[Sample], run: RunData) -> int:
+    """Bytes that a look takes on the page; a text that occurs again within the look counts once."""
+    texts = {t for one in samples for t in (one.problem, one.prompt, *one.teacher_prompts.values())}
+    size = sum(len(text[:CUT_CHARACTERS].encode("utf-8", "replace")) for text in texts)
+    if look := run.looks.get(int(samples[0].step)):
+        numbers = sum(tensor.size for tensor in look.tensors.values())
+    else:
+        numbers = sum(len(one.answer) for one in samples)
+    return int(size + BYTES_A_NUMBER * numbers) + BYTES_A_ROLLOUT * len(samples)
+
+
+@dataclass
+class Packed:
+    """Rollouts as the page's script reads them; equal texts and token texts are stored once."""
+
+    texts: dict[str, int] = field(default_factory=dict)
+    words: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+    routes: dict[str, int] = field(default_factory=dict)
+    rollouts: list[dict[str, Any]] = field(default_factory=list)
+    measured: dict[str, list[Array]] = field(default_factory=dict)
+
+    def add(self, one: Sample, number: int, run: RunData) -> None:
+        look = run.looks.get(int(one.step))
+        tokens = look.rollout(one.row) if look is not None and one.row is not None else None
+        self.rollouts.append(
+            {
+                "run": number,
+                "step": one.step,
+                "phase": one.phase,
+                "key": cut(one.key, MOST_PIECE),
+                "reward": finite(one.reward),
+                "cutOff": one.cut_off,
+                "length": finite(one.length),
+                "problem": self.text(one.problem),
+                "prompt": self.text(one.prompt),
+                "readers": [
+                    [cut(name, MOST_PIECE), self.text(prompt) if prompt else None]
+                    for name, prompt in one.teacher_prompts.items()
+                ],
+                **(self.tokens(tokens) if tokens is not None else {"answer": self.text(one.answer)}),
+            }
+        )
+
+    def tokens(self, own: Tokens) -> dict[str, Any]:
+        columns = {visible(name): column for name, column in own.columns.items()}
+        for name, column in columns.items():
+            self.measured.setdefault(name, []).append(column[np.isfinite(column)])
+        routes = self.route(columns)
+        packed = {name: packed_column(column) for name, column in (columns | routes).items()}
+        return {
+            "pieces": self.indices(own.pieces),
+            "columns": {name: column for name, column in packed.items() if column is not None},
+            "tops": {
+                visible(role): [self.indices(word for row in rows for word in row), surprisals(probabilities)]
+                for role, (rows, probabilities) in own.tops.items()
+            },
+            "divergence": mean_of(columns, "divergence/"),
+        }
+
+    def route(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        """Which terms of the loss select each token, as numbers of ``routes``; {} where no loss was taken."""
+        weights = {name.partition("/")[2]: c for name, c in columns.items() if name.startswith("weight/")}
+        if not weights or all(np.isnan(c).all() for c in weights.values()):
+            return {}
+        chosen = np.stack([np.nan_to_num(c) != 0 for c in weights.values()], axis=1)
+        labels = [
+            " + ".join(n for n, yes in zip(weights, row, strict=True) if yes) for row in chosen.tolist()
+        ]
+        return {ROUTE: np.array([numbered(self.routes, label or "no term") for label in labels], dtype=float)}
+
+    def text(self, whole: str) -> int:
+        return numbered(self.texts, cut(whole, CUT_CHARACTERS))
+
+    def indices(self, words: Iterable[str]) -> Array:
+        return np.array([self.word(word) for word in words], dtype="<u4")
+
+    def word(self, raw: str) -> int:
+        if raw not in self.seen:
+            self.seen[raw] = numbered(self.words, cut(raw, MOST_PIECE))
+        return self.seen[raw]
+
+    def data(self, runs: Sequence[str]) -> dict[str, Any]:
+        order = list(KINDS)
+        names = sorted(
+            self.measured, key=lambda name: order.index(kind) if (kind := kind_of(name)) in order else 99
+        )
+        columns = [described(name, np.concatenate(self.measured[name])) for name in names]
+        if self.routes:
+            columns.append(
+                {"name": ROUTE, "label": "which terms select it", "unit": "", "kind": "route", "scale": 1}
+            )
+        return {
+            "runs": list(runs),
+            "texts": list(self.texts),
+            "words": list(self.words),
+            "wide": len(self.words) > MISSING,
+            "routes": list(self.routes),
+            "columns": columns,
+            "rollouts": [self.coded(one) for one in self.rollouts],
+        }
+
+    def coded(self, one: dict[str, Any]) -> dict[str, Any]:
+        """Word numbers in two bytes, or four where there are too many words."""
+        if "pieces" not in one:
+            return one
+        width = "<u4" if len(self.words) > MISSING else "<u2"
+        tops = {role: [coded(words.astype(width)), how] for role, (words, how) in one["tops"].items()}
+        return one | {"pieces": coded(one["pieces"].astype(width)), "tops": tops}
+
+
+def described(name: str, values: Array) -> dict[str, Any]:
+    """A column's label, unit, whether it has a sign, and the value that full colour stands for."""
+    label, unit = KINDS.get(kind_of(name), (name, ""))
+    signed = kind_of(name) in ("log_ratio", "advantage") or (
+        kind_of(name) == "loss" and bool((values < 0).any())
+    )
+    scale = float(np.quantile(np.abs(values), SCALE_QUANTILE)) if len(values) else 0.0
+    return {
+        "name": name,
+        "label": label.format(name.partition("/")[2]),
+        "unit": unit,
+        "kind": "signed" if signed else "amount",
+        "scale": rounded(scale) or 1.0,
+    }
+
+
+def kind_of(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def packed_column(values: Array) -> float | list[Any] | None:
+    """A number if all are the same, None if none is known, else [least, greatest, base64 of where between them].
+
+    A missing value is ``MISSING``; between the ends there are ``STEPS`` steps.
+    """
+    known = np.isfinite(values)
+    if not known.any():
+        return None
+    low, high = rounded(values[known].min()), rounded(values[known].max())
+    if known.all() and values.min() == values.max():
+        return high
+    place = np.where(known, (values - low) / ((high - low) or 1.0), 0.0).clip(0, 1)
+    return [low, high, coded(np.where(known, np.rint(place * STEPS), MISSING).astype("<u2"))]
+
+
+def surprisals(probabilities: Array) -> str:
+    """−log p in steps of 1/``PER_NAT``: small probabilities keep their digits too."""
+    known = np.nan_to_num(probabilities.astype(np.float64)).clip(np.exp(-STEPS / PER_NAT), 1)
+    return coded(np.rint(-np.log(known) * PER_NAT).astype("<u2").ravel())
+
+
+def coded(numbers: Array) -> str:
+    return base64.b64encode(numbers.tobytes()).decode()
+
+
+def numbered(known: dict[str, int], value: str) -> int:
+    return known.setdefault(value, len(known))
+
+
+def mean_of(columns: Mapping[str, Array], prefix: str) -> float | None:
+    """The mean over tokens of all columns that begin so, as far as they are known."""
+    parts = [column[np.isfinite(column)] for name, column in columns.items() if name.startswith(prefix)]
+    values = np.concatenate(parts) if parts else np.array([])
+    return rounded(values.mean()) if len(values) else None
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
