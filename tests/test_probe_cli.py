@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.probe import alignment
 from selfteach.probe.finding import Finding, Looked, Table, Token, told, write_numbers
+from selfteach.probe.gradient import cosine, ideal_gradient
 from selfteach.probe.interval import Interval
 from selfteach.probe.nodes import find_nodes
 from selfteach.probe.page import write_page
@@ -107,6 +109,37 @@ def test_a_teacher_with_nothing_to_see_pulls_nowhere_and_proposes_nothing(scene:
     assert not blind.all()
     assert (nodes.descent["sibling", "forward KL"][blind] == 0).all()
     assert nodes.descent["sibling", "forward KL"][~blind].abs().max() > 0
+
+
+def test_only_nodes_whose_teacher_sees_something_are_pooled(scene: Scene) -> None:
+    nodes = find_nodes(scene, count=3, candidates=5, min_prob=0.01)
+    seen = torch.tensor(scene.contexts["sibling"].available)[nodes.row].numpy()
+    rows = alignment.seen_rows(scene, nodes)
+    assert (rows["sibling"] == seen).all()
+    assert rows["teacher (solution)"].all()
+    draws = torch.Generator().manual_seed(0)
+    outcomes = torch.randint(0, 2, (int(nodes.kept.sum()), 8), generator=draws).double()
+    result = alignment.aligned(nodes, outcomes)
+    groups = np.asarray(scene.groups)[nodes.row.numpy()]
+    table = alignment.pooled_table(result, groups, np.ones(len(groups), dtype=bool), rows)
+    told = {one["teacher"]: one["all"] for one in table.rows}
+    assert told["sibling"].n == seen.sum() < told["recipe"].n == len(seen)
+
+
+def test_pooled_alignment_is_one_for_the_ideal_gradient_itself_and_free_of_noise(scene: Scene) -> None:
+    """Success shares from 8 completions are noisy: their plain cosine with the truth is far below 1."""
+    found = find_nodes(scene, count=3, candidates=10, min_prob=0.01)
+    nodes = found.take(found.kept.sum(1) >= 8)
+    draws = torch.Generator().manual_seed(1)
+    chance = torch.rand(nodes.tokens.shape, generator=draws).double() * 0.3 + 0.35
+    truth = ideal_gradient(nodes.chance, torch.where(nodes.kept, chance, 0.0))
+    every = torch.rand(*nodes.kept.shape, 8, generator=draws) < chance.unsqueeze(-1)
+    result = alignment.aligned(nodes, every[nodes.kept].double())
+    groups = np.arange(len(nodes.row))
+    pooled = alignment.pooled_interval(result, truth, groups, np.ones(len(groups), dtype=bool))
+    assert cosine(truth, result.ideal).mean() < 0.7
+    assert pooled.estimate == pytest.approx(1, abs=0.25)
+    assert pooled.low < 1 < pooled.high
 
 
 def test_nodes_are_the_positions_of_highest_entropy(scene: Scene) -> None:

@@ -20,7 +20,7 @@ from selfteach.probe.page import write_page
 from selfteach.probe.scene import Scene, set_scene
 from selfteach.recipes.checks import nearest
 
-LOG_WIDTH = 150
+LOG_WIDTH = 180
 
 
 @dataclass(frozen=True)

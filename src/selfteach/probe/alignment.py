@@ -131,7 +131,7 @@ def finding(scene: Scene, knobs: Knobs, result: Aligned, looked_at: int) -> Find
     }
     tables = [
         by_outcome(result, groups, correct),
-        pooled_table(result, groups, correct),
+        pooled_table(result, groups, correct, seen_rows(scene, nodes)),
         by_place(result, groups, place),
     ]
     rows = node_rows(scene, result, groups, place)
@@ -182,20 +182,27 @@ def by_outcome(result: Aligned, groups: Array, correct: Flags) -> Table:
     return Table("Alignment A by outcome of the rollout", note, rows)
 
 
-def pooled_table(result: Aligned, groups: Array, correct: Flags) -> Table:
+def seen_rows(scene: Scene, nodes: Nodes) -> dict[str, Flags]:
+    """Teacher as shown → [n] whether it had something to see there."""
+    rows = nodes.row.numpy()
+    return {scene.shown(name): np.asarray(scene.contexts[name].available)[rows] for name in scene.teachers}
+
+
+def pooled_table(result: Aligned, groups: Array, correct: Flags, seen: Mapping[str, Flags]) -> Table:
     def row(way: Way, descent: Tensor) -> dict[str, Cell]:
         pooled = partial(pooled_interval, result, descent, groups)
+        there = seen.get(way[0], np.ones(len(correct), dtype=bool))
         return {
             "teacher": way[0],
             "loss": way[1],
-            "all": pooled(np.ones(len(correct), dtype=bool)),
-            "right rollouts": pooled(correct),
-            "wrong rollouts": pooled(~correct),
+            "all": pooled(there),
+            "right rollouts": pooled(there & correct),
+            "wrong rollouts": pooled(there & ~correct),
         }
 
     note = (
-        "Cosine of the two gradients stacked over all nodes: a node counts by how much hangs on it. The length of the "
-        "ideal one comes from two halves of the completions, so noise does not pull it to 0 (it may exceed 1 a little)."
+        "Cosine of the two gradients stacked over all nodes where the teacher sees something: a node counts by how "
+        "much hangs on it. The ideal one's length comes from two halves of the completions, so noise does not pull it to 0."
     )
     rows = [row(way, descent) for way, descent in result.nodes.descent.items()]
     return Table("Pooled alignment", note, rows)
