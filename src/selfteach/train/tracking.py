@@ -51,7 +51,9 @@ class Tracked:
             self.tracker.finish()
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
-        values = {name: value for name, value in plain(row) if isinstance(value, int | float)}
+        values = {
+            name: value for name, value in plain(row) if isinstance(value, int | float) and name != "step"
+        }
         self.tracker.log(values, step=step)
 
 
