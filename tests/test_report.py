@@ -351,6 +351,24 @@ def test_rows_of_wrong_kinds_do_not_break_the_page(run):
     assert "ungraded" in page(build_report(run)).text
 
 
+def test_alarms_of_the_collapse_watch_stand_at_the_top(run):
+    alarm = {
+        "name": "length dies",
+        "since": 12,
+        "seen": "mean length 3, at first 31",
+        "advice": "look (card 04)",
+    }
+    rows = metric_rows()
+    rows[20]["alarms"] = [alarm, "nonsense", {"name": NASTY}]
+    rows[25]["alarms"] = [alarm | {"since": 24}]
+    (run / "metrics.jsonl").write_text(lines(rows))
+    found = page(build_report(run))
+    shown = " ".join(found.text.split())
+    assert "length dies since step 24: mean length 3, at first 31. look (card 04)" in shown
+    assert "since step 12" not in shown
+    assert len(found.named("script")) == 3
+
+
 # --- before and after
 
 
@@ -446,7 +464,7 @@ def test_full_colour_is_not_set_by_one_outlier():
     values = np.append(np.ones(999), 1e6)
     assert explorer.described("divergence/teacher", values)["scale"] == 1.0
     assert explorer.described("loss/policy", np.array([1.0, -1.0]))["kind"] == "signed"
-    assert explorer.described("loss/distil", np.array([1.0, 0.0]))["kind"] == "amount"
+    assert explorer.described("loss/distil", np.array([1.0, -1e-8]))["kind"] == "amount"
 
 
 def test_too_many_rollouts_are_thinned_evenly_with_a_word(tmp_path, monkeypatch):

@@ -248,6 +248,20 @@ def test_the_slider_follows_one_prompt_through_training(shown: Opened) -> None:
     assert text_of(shown, ".steps output") == "1"
 
 
+def test_the_slider_tells_several_answers_of_one_step_apart(browser: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=2, rollouts=3, tokens=4, phases=("train",))
+    rows = [json.loads(line) | {"key": "same", "problem": "same"} for line in (run / "samples.jsonl").open()]
+    (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with opened(browser, build_report(run)) as shown:
+        assert text_of(shown, ".steps output").startswith("2, ")
+        shown.page.locator(".steps input").press("Home")
+        assert text_of(shown, ".steps output") == "1, 1 of 3"
+    (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    with opened(browser, build_report(run)) as shown:
+        assert text_of(shown, ".steps").startswith("Answer")
+        assert "of 3" in text_of(shown, ".steps output")
+
+
 def test_search_narrows_the_list_and_sorting_orders_it(shown: Opened) -> None:
     page = shown.page
     assert text_of(shown, ".count") == "24 of 24 rollouts"

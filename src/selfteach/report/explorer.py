@@ -202,10 +202,9 @@ class Packed:
 def described(name: str, values: Array) -> dict[str, Any]:
     """A column's label, unit, whether it has a sign, and the value that full colour stands for."""
     label, unit = KINDS.get(kind_of(name), (name, ""))
-    signed = kind_of(name) in ("log_ratio", "advantage") or (
-        kind_of(name) == "loss" and bool((values < 0).any())
-    )
     scale = float(np.quantile(np.abs(values), SCALE_QUANTILE)) if len(values) else 0.0
+    # A divergence of 0 may come out as −1e-8.
+    signed = kind_of(name) in ("log_ratio", "advantage") or bool((values < -0.01 * scale).any())
     return {
         "name": name,
         "label": label.format(name.partition("/")[2]),

@@ -19,6 +19,7 @@ from selfteach.report.plot import Drawing, draw
 from selfteach.report.reading import Row, RunData, Sample, dotted, table
 
 MOST_PAIRS = 40
+ALARM = ("name", "since", "seen", "advice")
 SCRIPTS = ("page.js", "explorer.js")
 
 
@@ -52,6 +53,7 @@ class RunView:
     more_charts: list[Drawing]
     pairs: list[Pair]
     pairs_left_out: int
+    alarms: list[dict[str, Any]]
     changed: list[tuple[str, Any, Any]] | None
     settings: list[tuple[str, Any]]
     result: list[tuple[str, Any]]
@@ -108,6 +110,7 @@ def view(run: RunData) -> RunView:
         more_charts=[draw(chart) for chart in curves.other_charts(found)],
         pairs=pairs[:MOST_PAIRS],
         pairs_left_out=len(pairs[MOST_PAIRS:]),
+        alarms=sounded(run.metrics),
         changed=differing_from_paper(run.config),
         settings=list(dotted({k: v for k, v in run.config.items() if k not in ("about", "paper")}).items()),
         result=list(dotted(run.summary).items()),
@@ -123,6 +126,13 @@ def state(run: RunData) -> str:
     if not run.metrics:
         return "Nothing measured yet."
     return f"Not finished: still going on, or interrupted after step {text.number(run.last_step)}."
+
+
+def sounded(metrics: Sequence[Row]) -> list[dict[str, Any]]:
+    """The alarms of the collapse watch, each as it last sounded; what a row lacks is ""."""
+    rows = [one for row in metrics if isinstance(row.get("alarms"), list) for one in row["alarms"]]
+    known = [{key: one.get(key, "") for key in ALARM} for one in rows if isinstance(one, dict)]
+    return list({str(one["name"]): one for one in known}.values())
 
 
 def facts(run: RunData, found: curves.Columns) -> dict[str, str]:

@@ -72,24 +72,34 @@
       const same = (other) =>
         other.run === rollout.run && other.key === rollout.key && other.problem === rollout.problem;
       this.versions = data.rollouts.filter(same).sort((a, b) => a.step - b.step);
-      const steps = this.root.querySelector(".steps");
-      steps.hidden = this.versions.length < 2;
+      this.root.querySelector(".steps").hidden = this.versions.length < 2;
       this.slider.max = this.versions.length - 1;
       this.slider.value = this.versions.indexOf(rollout);
-      this.slider.setAttribute("aria-valuetext", `step ${rollout.step}`);
-      steps.querySelector("output").textContent = number(rollout.step);
       const [words, mood] = verdict(rollout);
       const set = (selector, content) => (this.root.querySelector(selector).textContent = content);
       set(".key", rollout.key);
       set(".verdict", words);
       this.root.querySelector(".verdict").className = `verdict ${mood}`;
       set(".where", described(rollout));
+      const [what, which] = this.version();
+      set(".steps span", what);
+      set(".steps output", which);
+      this.slider.setAttribute("aria-valuetext", which);
       set(".problem", text(rollout.problem));
       this.write();
       this.prompts();
       this.held = false;
       this.place = null;
       this.choose(this.loudest());
+    }
+
+    // What the slider moves along, and where it is: the steps at which the prompt was answered, the answers of a step.
+    version() {
+      const { step } = this.rollout;
+      const there = this.versions.filter((one) => one.step === step);
+      const nth = `${there.indexOf(this.rollout) + 1} of ${there.length}`;
+      if (there.length === this.versions.length) return ["Answer", nth];
+      return ["Training step", there.length > 1 ? `${number(step)}, ${nth}` : number(step)];
     }
 
     write() {
