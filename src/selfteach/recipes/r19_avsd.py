@@ -20,7 +20,7 @@ from selfteach.teacher.view import Answer, Solution, View
 from selfteach.teacher.weights import Frozen
 
 ARENA = "avsd --steps 120 --eval-problems 256"
-RUMOUR = f"{ARENA} --task tutor --views partial hint rumour"
+RUMOUR = f"{ARENA} --task tutor --views solution partial rumour"
 
 
 @dataclass(frozen=True)
