@@ -86,6 +86,6 @@ CURRICULA: Mapping[str, Curriculum] = {
     "tutor": Curriculum(partial(mixed, _in(TUTOR, TUTOR_SHARES)), steps=1200, pieces=4),
     "trail": Curriculum(partial(mixed, _in(TRAIL, TRAIL_SHARES)), steps=1200, pieces=4),
     "facts": Curriculum(partial(mixed, FACTS_SHARES)),
-    "tutor-large": Curriculum(partial(right, TUTOR), steps=300, size=LARGE),
-    "tutor-large-other": Curriculum(partial(right_in_another_style, TUTOR), steps=300, size=LARGE),
+    "tutor-large": Curriculum(partial(right, TUTOR), size=LARGE),
+    "tutor-large-other": Curriculum(partial(right_in_another_style, TUTOR), size=LARGE),
 }
