@@ -40,9 +40,11 @@ PROBES = {
 
 
 def command(words: Sequence[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+    if not words:
+        raise UserError(f"which probe? selfteach probe NAME RECIPE; known: {', '.join(PROBES)}")
+    if words[0] in ("-h", "--help"):
         print(usage())
-        return 0
+        raise SystemExit(0)
     name, rest = words[0], list(words[1:])
     if name not in PROBES:
         raise UserError(f"there is no probe {name!r}{nearest(name, PROBES)}")
