@@ -73,7 +73,7 @@ def test_each_token_is_the_likeliest_of_its_own_context_after_the_whole_text(pol
 def test_at_temperature_one_the_text_is_drawn_from_the_exact_mixture(policy) -> None:
     """Of every pair of first tokens: chance = Π over positions of Σ_k share_k p_k(token | context k, text so far)."""
     torch.manual_seed(2)
-    count, share, each = 6000, 0.3, CONTEXTS[1]
+    count, share, each = 3000, 0.3, CONTEXTS[1]
     written = decode_mixture(
         policy, [each] * count, (share, 1 - share), temperature=1.0, top_k=3, max_tokens=2
     )
@@ -101,7 +101,7 @@ def test_at_temperature_one_the_text_is_drawn_from_the_exact_mixture(policy) -> 
 
 def test_without_a_cut_the_first_token_is_as_frequent_as_the_mixture_says(policy) -> None:
     torch.manual_seed(3)
-    count, each = 4000, CONTEXTS[2]
+    count, each = 1500, CONTEXTS[2]
     written = decode_mixture(policy, [each] * count, (0.5, 0.5), temperature=0.8, max_tokens=1)
     seen = torch.bincount(torch.tensor([one.ids[0] for one in written]), minlength=CHAT.vocabulary) / count
     chance = sum((logits_after(policy, prompt)[-1] / 0.8).softmax(-1) for prompt in each) / 2

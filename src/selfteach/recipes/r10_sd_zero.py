@@ -161,7 +161,7 @@ class SDZero(Recipe):
                 paper,
                 student_thinking=None,
                 rollouts=Rollouts(max_tokens=96),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=100, prompts=64),
+                optimisation=Optimisation(lr=5e-4, betas=(0.9, 0.95), steps=100, prompts=64, warmup=10),
                 srt_steps=50,
                 srt_drafts=1024,
                 loss_top_k=None,
