@@ -202,7 +202,7 @@ def pooled_table(result: Aligned, groups: Array, correct: Flags, seen: Mapping[s
 
     note = (
         "Cosine of the two gradients stacked over all nodes where the teacher sees something: a node counts by how "
-        "much hangs on it. The ideal one's length comes from two halves of the completions, so noise does not pull it to 0."
+        "much hangs on it. The ideal one's length comes from two halves of the completions, so noise leaves it be."
     )
     rows = [row(way, descent) for way, descent in result.nodes.descent.items()]
     return Table("Pooled alignment", note, rows)
