@@ -225,7 +225,7 @@ def test_padding_and_the_order_of_rows_change_nothing() -> None:
 def test_the_teacher_is_an_average_that_reads_a_sibling_and_no_feedback() -> None:
     teacher = SRPO().teachers["teacher"]
     assert teacher.weights == EMA(0.95, from_start=True)
-    assert teacher.view == Reprompt(sibling=True, feedback="never", own_success=False)
+    assert teacher.view == Reprompt(sibling=True, feedback="never", own_success=False, readers="wrong")
 
 
 def test_the_default_holds_the_papers_values() -> None:

@@ -390,6 +390,12 @@ def test_without_a_right_sibling_and_feedback_there_is_nothing_to_read() -> None
     assert shown(with_knobs(SDPO(), {"own_success": True}), rollouts(0, 1), 1) is not None
 
 
+@pytest.mark.parametrize(("which", "readers"), [("all", [0, 1, 2]), ("wrong", [0]), ("right", [1, 2])])
+def test_only_the_rollouts_that_are_distilled_get_a_teacher(which: str, readers: list[int]) -> None:
+    group, recipe = rollouts(0, 1, 1), with_knobs(SDPO(), {"distil": which})
+    assert [i for i in range(3) if shown(recipe, group, i) is not None] == readers
+
+
 # --- settings ----------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from selfteach.objective.support import Full, TopK
 from selfteach.objective.target import FromTeacher
 from selfteach.objective.terms import Match, PolicyGradient, Term
 from selfteach.recipes.base import Optimisation, Recipe, Rollouts, require
+from selfteach.recipes.claim import Claim
 from selfteach.teacher.sibling import Reprompt
 from selfteach.teacher.teacher import Teacher
 from selfteach.teacher.weights import EMA
@@ -44,6 +45,29 @@ class SRPO(Recipe):
         "( Σ_{z=0} −min(ρ A, clip(ρ) A) + Σ_{z=1} w JSD(p, sg q) ) / Σ|y|,  z = wrong with a right sibling"
     )
     world = "tutor"
+    claims = (
+        Claim(
+            says="Routing beats reinforcement alone: 77.4 against 74.0 after ten hours (Qwen3-8B, five benchmarks)",
+            arms={"srpo": "srpo --steps 120", "grpo": "grpo --task tutor --lr 1e-3 --steps 120"},
+            higher="srpo",
+            lower="grpo",
+        ),
+        Claim(
+            says="and distillation alone, which flattens: 77.4 against 71.1 (the same)",
+            arms={
+                "srpo": "srpo --steps 120",
+                "sdpo": "sdpo --feedback never --alpha 0.5 --prompts 8 --per-prompt 8 --update-rate 0.05 --steps 120",
+            },
+            higher="srpo",
+            lower="sdpo",
+        ),
+        Claim(
+            says="Distilling the wrong rollouts is what helps; distilling the right ones degrades",
+            arms={"wrong": "srpo --steps 120", "right": "srpo --route right --steps 120"},
+            higher="wrong",
+            lower="right",
+        ),
+    )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=8, max_tokens=8192))
     optimisation: Optimisation = field(
@@ -98,7 +122,9 @@ class SRPO(Recipe):
     @property
     def teachers(self) -> Mapping[str, Teacher]:
         weights = EMA(1 - self.update_rate, from_start=True)
-        return {TEACHER: Teacher(weights, Reprompt(feedback="never"), self.student_thinking)}
+        return {
+            TEACHER: Teacher(weights, Reprompt(feedback="never", readers=self.route), self.student_thinking)
+        }
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from selfteach.objective.advantage import group_advantage
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import PolicyGradient, Term
 from selfteach.recipes.base import Adapter, Optimisation, Recipe, Rollouts, require
+from selfteach.recipes.claim import Claim
 from selfteach.teacher.attempt import Evidence
 from selfteach.teacher.teacher import Teacher
 from selfteach.teacher.weights import Frozen, Live
@@ -43,6 +44,20 @@ class CEPO(Recipe):
         "mean_t −min(ρ A_t, clip(ρ) A_t),  A_t = A [(1 − λ) + λ clip(exp(sign(A) (log P⁺ − log P⁻)), 1 ± ε)]"
     )
     world = "tutor"
+    claims = (
+        Claim(
+            says="Evidence helps GRPO: 43.4 against 41.2 (Qwen3-VL-2B, average of five benchmarks)",
+            arms={"cepo": "cepo --steps 120", "grpo": "cepo --mix 0 --steps 120"},
+            higher="cepo",
+            lower="grpo",
+        ),
+        Claim(
+            says="and the contrast with a wrong answer helps RLSD: 43.4 against 40.1 (the same)",
+            arms={"cepo": "cepo --steps 120", "rlsd": "cepo --contrast student --steps 120"},
+            higher="cepo",
+            lower="rlsd",
+        ),
+    )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=8, max_tokens=2048))
     optimisation: Optimisation = field(

@@ -16,6 +16,7 @@ from selfteach.objective.support import Full, Support, Tail, TopK
 from selfteach.objective.target import FromTeacher, Target, TrustRegion
 from selfteach.objective.terms import Match, PolicyGradient, Reduction, SampledMatch, Term
 from selfteach.recipes.base import Optimisation, Recipe, Rollouts, require
+from selfteach.recipes.claim import Claim
 from selfteach.teacher.sibling import Reprompt
 from selfteach.teacher.teacher import Teacher
 from selfteach.teacher.weights import EMA, Frozen, Live, Weights
@@ -44,6 +45,32 @@ class SDPO(Recipe):
     source = "arXiv 2601.20802, card 28"
     formula = "mean_t min(p/μ, 2) · JSD_α( p(·|x,y<t), sg q(·|x,f,y<t) ) on the student's top K + tail"
     world = "tutor"
+    claims = (
+        Claim(
+            says="SDPO is more accurate than GRPO after equal training: 48.8 against 41.2 (Qwen3-8B, LiveCodeBench v6)",
+            arms={"sdpo": "sdpo --steps 100", "grpo": "grpo --task tutor --lr 1e-3 --steps 100"},
+            higher="sdpo",
+            lower="grpo",
+        ),
+        Claim(
+            says="An averaged teacher goes further than a live one, which diverges: best 49.3 against 36.1 (the same)",
+            arms={"average": "sdpo --steps 100", "live": "sdpo --steps 100 --weights live"},
+            higher="average",
+            lower="live",
+        ),
+        Claim(
+            says="On one hard question, training on its feedback finds answers where as many independent attempts do "
+            "not: 53.2 % against 41.5 % found within 2750 attempts (nine very hard questions); here the share of right "
+            "answers among 320",
+            arms={
+                "trained": "sdpo --preset arena-ttt --only 5 --steps 20",
+                "independent": "sdpo --preset arena-ttt --only 5 --steps 20 --lr 1e-12",
+            },
+            higher="trained",
+            lower="independent",
+            metric="mean reward/mean",
+        ),
+    )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=8, max_tokens=8192))
     optimisation: Optimisation = field(
@@ -128,10 +155,9 @@ class SDPO(Recipe):
         )
         arena = replace(
             sec4,
-            update_rate=0.05,
             student_thinking=None,
-            rollouts=Rollouts(per_prompt=8, max_tokens=64),
-            optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=8),
+            rollouts=Rollouts(per_prompt=2, max_tokens=64),
+            optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=32),
         )
 
         def alone(recipe: SDPO) -> SDPO:
@@ -158,7 +184,7 @@ class SDPO(Recipe):
 
     @property
     def teachers(self) -> Mapping[str, Teacher]:
-        view = Reprompt(self.sibling, self.feedback, self.own_success)
+        view = Reprompt(self.sibling, self.feedback, self.own_success, self.distil)
 
         def reading(weights: Weights) -> Teacher:
             return Teacher(weights, view, self.student_thinking)

@@ -19,13 +19,15 @@ class Reprompt:
 
     ``sibling``: show the first right rollout of the group, without its thoughts; ``own_success`` lets a right rollout
     be shown to itself. ``feedback``: show the verifier's text about this rollout always, only where no right sibling
-    stands, or never. A section without content is dropped; None if both are. The attempt itself is never shown: with
-    it the teacher imitates the attempt (card 28, table 6).
+    stands, or never. ``readers``: whom it is made for at all; other rollouts cost no teacher. A section without content
+    is dropped; None if both are. The attempt itself is never shown: with it the teacher imitates the attempt (card 28,
+    table 6).
     """
 
     sibling: bool = True
     feedback: Literal["always", "without-sibling", "never"] = "without-sibling"
     own_success: bool = False
+    readers: Literal["all", "wrong", "right"] = "all"
     solution_section: str = "\n\nThis is how the problem can be solved:\n\n{sibling}"
     feedback_section: str = "\n\nAn earlier attempt failed. What was said of it:\n\n{feedback}"
     closing: str = "\n\nNow solve the original problem correctly."
@@ -35,6 +37,8 @@ class Reprompt:
     def __call__(
         self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
     ) -> Messages | None:
+        if not self.asked(rollout):
+            return None
         shown = self.demonstration(rollout, group)
         said = self.said(rollout, shown is not None)
         present = [name for name, text in (("sibling", shown), ("feedback", said)) if text]
@@ -44,6 +48,10 @@ class Reprompt:
         default = "{problem}" + "".join(sections[name] for name in present) + self.closing
         template = wording.get("+".join(present), default)
         return revealed(rollout.example, template, sibling=shown or "", feedback=said or "")
+
+    def asked(self, rollout: Rollout) -> bool:
+        kinds = {"all": (True, False), "wrong": (False,), "right": (True,)}
+        return rollout.grade is None or rollout.grade.correct in kinds[self.readers]
 
     def demonstration(self, rollout: Rollout, group: Sequence[Rollout]) -> str | None:
         if not self.sibling:
