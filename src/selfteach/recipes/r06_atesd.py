@@ -13,7 +13,7 @@ from selfteach.recipes.r01_opsd import OPSD, TEACHER
 from selfteach.teacher.private import Partial
 from selfteach.teacher.teacher import Teacher
 
-ARENA = "atesd --task trail --steps 120 --eval-problems 256"
+ARENA = "atesd --steps 100"
 FIXED = f"{ARENA} --no-adaptive"
 
 

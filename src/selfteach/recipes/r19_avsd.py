@@ -19,7 +19,7 @@ from selfteach.teacher.teacher import Teacher
 from selfteach.teacher.view import Answer, Solution, View
 from selfteach.teacher.weights import Frozen
 
-ARENA = "avsd --steps 120 --eval-problems 256"
+ARENA = "avsd --steps 100"
 RUMOUR = f"{ARENA} --task tutor --views solution partial rumour"
 
 
