@@ -48,22 +48,22 @@ class SRPO(Recipe):
     claims = (
         Claim(
             says="Routing beats reinforcement alone: 77.4 against 74.0 after ten hours (Qwen3-8B, five benchmarks)",
-            arms={"srpo": "srpo --steps 120", "grpo": "grpo --task tutor --lr 1e-3 --steps 120"},
+            arms={"srpo": "srpo --steps 80", "grpo": "grpo --task tutor --lr 1e-3 --steps 120"},
             higher="srpo",
             lower="grpo",
         ),
         Claim(
             says="and distillation alone, which flattens: 77.4 against 71.1 (the same)",
             arms={
-                "srpo": "srpo --steps 120",
-                "sdpo": "sdpo --feedback never --alpha 0.5 --prompts 8 --per-prompt 8 --update-rate 0.05 --steps 120",
+                "srpo": "srpo --steps 80",
+                "sdpo": "sdpo --feedback never --alpha 0.5 --prompts 8 --per-prompt 8 --update-rate 0.05 --steps 80",
             },
             higher="srpo",
             lower="sdpo",
         ),
         Claim(
             says="Distilling the wrong rollouts is what helps; distilling the right ones degrades",
-            arms={"wrong": "srpo --steps 120", "right": "srpo --route right --steps 120"},
+            arms={"wrong": "srpo --steps 80", "right": "srpo --route right --steps 120"},
             higher="wrong",
             lower="right",
         ),

@@ -19,7 +19,7 @@ from selfteach.teacher.teacher import Teacher
 from selfteach.teacher.view import Answer, Solution, View
 from selfteach.teacher.weights import Frozen
 
-ARENA = "avsd --steps 100"
+ARENA = "avsd --steps 80"
 RUMOUR = f"{ARENA} --task tutor --views solution partial rumour"
 
 
