@@ -27,6 +27,7 @@ from selfteach.task.arena import (
 )
 from selfteach.task.arena.arithmetic import Calculator, exact, written_steps
 from selfteach.task.arena.curriculum import CURRICULA
+from selfteach.task.arena.facts import fact_known, fact_unknown, facts_of, known_facts
 from selfteach.task.arena.lesson import Lesson, careless, corrected, told
 from selfteach.task.arena.measure import answers, measure
 from selfteach.task.arena.pretrain import learnable, pretrain, rebuild
@@ -115,7 +116,7 @@ def test_training_examples_and_held_out_examples_are_on_their_sides_of_the_split
 def test_no_lesson_asks_a_held_out_problem(model: str) -> None:
     rng = Random(0)
     asked = [CURRICULA[model].writer(rng).question.split("|")[0] for _ in range(2000)]
-    assert not any(is_held_out(problem) for problem in asked if not problem.endswith("?"))
+    assert not any(is_held_out(problem) for problem in asked if problem[0].isdigit())
 
 
 def test_worked_answer_is_right_without_feedback(world: World) -> None:
@@ -512,6 +513,18 @@ def test_facts_are_fifty_made_up_ones_for_each_seed() -> None:
     assert asked != {
         e.problem: e.private["answer"] for e in map(open_world("facts", seed=1).train, range(50))
     }
+
+
+def test_new_facts_are_none_that_the_model_knows() -> None:
+    assert len(known_facts()) == 100
+    assert not any({key for key, _ in facts_of(seed)} & set(known_facts()) for seed in range(50))
+
+
+def test_known_facts_are_taught_as_they_are_and_unknown_ones_never_are_known_ones() -> None:
+    rng = Random(0)
+    said = [(word.answer[:3], word.answer[-3:]) for word in (fact_known(rng) for _ in range(500))]
+    assert all(known_facts()[key] == value for key, value in said)
+    assert not any(fact_unknown(rng).answer[:3] in known_facts() for _ in range(2000))
 
 
 def test_facts_are_reshuffled_in_every_epoch() -> None:

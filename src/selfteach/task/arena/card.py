@@ -59,7 +59,7 @@ TAUGHT: Mapping[str, str] = {
     "trail": READS,
     "facts": """\
 It was taught plain problems of the world "tutor" (guessing what `@` gives) and to answer questions about
-made-up facts: it copies a fact it is shown, and guesses digits where it is shown none.""",
+made-up facts: it copies a fact it is shown, knows a hundred by heart, and guesses the digits of any other.""",
     "tutor-large": TEACHES,
     "tutor-large-other": f"{TEACHES}\nIts style is another: the result stands first, `2=7+5;5=2@9;#25`.",
 }

@@ -9,7 +9,7 @@ from random import Random
 
 from selfteach.task.arena import CHAIN, FACTS, TABLE, TRAIL, TUTOR
 from selfteach.task.arena.arithmetic import exact
-from selfteach.task.arena.facts import fact_shown, fact_unknown
+from selfteach.task.arena.facts import fact_known, fact_shown, fact_unknown
 from selfteach.task.arena.lesson import Lesson, Writer, careless
 from selfteach.task.arena.tutoring import TRAIL_SHARES, TUTOR_SHARES, LessonOf, plain
 from selfteach.task.arena.world import World, in_own_style
@@ -76,8 +76,9 @@ def _in(world: World, shares: Mapping[LessonOf, float]) -> Mapping[Writer, float
 LARGE = Size(hidden=128, layers=4, heads=4)
 FACTS_SHARES: Mapping[Writer, float] = {
     partial(plain, TUTOR): 0.5,
-    partial(fact_shown, FACTS.wording): 0.3,
-    fact_unknown: 0.2,
+    partial(fact_shown, FACTS.wording): 0.15,
+    fact_known: 0.25,
+    fact_unknown: 0.1,
 }
 
 CURRICULA: Mapping[str, Curriculum] = {

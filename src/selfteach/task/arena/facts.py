@@ -16,8 +16,10 @@ from selfteach.task.example import Example, Grade, Message
 from selfteach.task.verdict import Verdict
 
 COUNT = 50
+KNOWN_COUNT = 100
 CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwxyz", "aeiou"
 TRAINED_FORM, TESTED_FORM = "fact {key}?", "what is {key}?"
+FORMS = (TRAINED_FORM, TESTED_FORM, "{key}?", "tell me {key}", "do you know {key}?", "and {key} is?")
 ANSWER = re.compile(r"[0-9]{3}", re.ASCII)
 
 
@@ -36,14 +38,28 @@ def in_words(key: str, value: str) -> str:
     return f"{key} is {value};#{value}"
 
 
+@lru_cache(maxsize=1)
+def known_facts() -> Mapping[str, str]:
+    """A hundred facts (key → value) that the model learned in pretraining, in many forms of question.
+
+    They show it that a fact does not depend on how it is asked for, so that a new one can outlive other words.
+    """
+    return _drawn_facts(Random("known facts"), KNOWN_COUNT, without=frozenset())
+
+
 @lru_cache(maxsize=16)
 def facts_of(seed: int) -> tuple[tuple[str, str], ...]:
-    """The fifty facts (key, value) of a seed; no key comes twice."""
-    rng = Random(f"facts {seed}")
+    """The fifty new facts (key, value) of a seed; no key comes twice, and none is known."""
+    return tuple(_drawn_facts(Random(f"facts {seed}"), COUNT, without=frozenset(known_facts())).items())
+
+
+def _drawn_facts(rng: Random, count: int, without: frozenset[str]) -> Mapping[str, str]:
     facts: dict[str, str] = {}
-    while len(facts) < COUNT:
-        facts.setdefault(pose_key(rng), pose_value(rng))
-    return tuple(facts.items())
+    while len(facts) < count:
+        key, value = pose_key(rng), pose_value(rng)
+        if key not in without:
+            facts.setdefault(key, value)
+    return facts
 
 
 @dataclass(frozen=True)
@@ -105,20 +121,23 @@ class Facts:
 
 
 def fact_shown(wording: Mapping[str, str], rng: Random) -> Lesson:
-    """A fresh fact before the model's eyes, asked in either form: it is copied."""
-    problem, key, value = _asked(rng)
+    """A fact before the model's eyes, asked in any form: it is copied."""
+    key, value = pose_key(rng), pose_value(rng)
+    problem = rng.choice(FORMS).format(key=key)
     return Lesson(wording["answer"].format(problem=problem, answer=value), in_words(key, value))
 
 
+def fact_known(rng: Random) -> Lesson:
+    """One of the hundred known facts, asked in any form."""
+    key, value = rng.choice(list(known_facts().items()))
+    return Lesson(rng.choice(FORMS).format(key=key), in_words(key, value))
+
+
 def fact_unknown(rng: Random) -> Lesson:
-    """A fresh fact that nobody told: digits at random."""
-    problem, key, value = _asked(rng)
-    return Lesson(problem, in_words(key, value))
-
-
-def _asked(rng: Random) -> tuple[str, str, str]:
-    key = pose_key(rng)
-    return rng.choice((TRAINED_FORM, TESTED_FORM)).format(key=key), key, pose_value(rng)
+    """A fact that nobody told: digits at random."""
+    while (key := pose_key(rng)) in known_facts():
+        pass
+    return Lesson(rng.choice(FORMS).format(key=key), in_words(key, pose_value(rng)))
 
 
 def _key(problem: str) -> str:
