@@ -130,6 +130,30 @@ def test_the_optimum_is_the_geometric_extrapolation_where_the_advantage_is_log_z
         )
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.25])
+def test_the_full_estimator_is_the_expectation_of_the_sampled_one(scale: float) -> None:
+    given = arrays(teachers=BOTH)
+    del given["behaviour"]
+    full = evaluate("exopd", given, overrides={"reward_scale": scale, "estimator": "full"})
+    np.testing.assert_allclose(full["grad"], over_all_tokens(given, reward_scale=scale), atol=1e-13)
+
+
+def test_the_full_estimator_routes_by_tag_under_one_denominator() -> None:
+    recipe = with_knobs(ExOPD(), {"teacher": "math=A,code=B", "estimator": "full", "reward_scale": 1.0})
+    given = arrays(teachers=tuple(recipe.teachers))
+    math, code = np.array([1, 1, 0, 0, 0, 0], bool), np.array([0, 0, 1, 1, 1, 0], bool)
+    given["available"] = {"teacher-math": math, "teacher-code": code}
+    p = log_softmax(given["student_logits"])
+    q = log_softmax(
+        np.where(
+            math[:, None, None], *(given["teacher_logits"][f"teacher-{tag}"] for tag in ("math", "code"))
+        )
+    )
+    kept = given["mask"] & (math | code)[:, None]
+    expected = float(((np.exp(p) * (p - q)).sum(-1) * kept).sum() / kept.sum())
+    assert evaluate(recipe, given)["loss"] == pytest.approx(expected, rel=1e-12)
+
+
 def test_a_scale_of_one_rests_at_the_teacher_and_of_zero_at_the_reference() -> None:
     given = arrays(teachers=BOTH)
     del given["behaviour"]

@@ -111,7 +111,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     [
         ({"student_weight": "low-perplexity"}, (-1, -1)),
         ({"teacher_weight": "high-perplexity"}, (1, 1)),
-        ({"student_weight": "none", "teacher_weight": "none"}, (0, 0)),
+        ({"student_weight": "uniform", "teacher_weight": "uniform"}, (0, 0)),
     ],
 )
 def test_each_sign_can_be_turned_or_taken_out(knobs: dict, signs: tuple[int, int]) -> None:
@@ -125,7 +125,7 @@ def test_the_weight_temperature_divides_the_exponent_and_a_large_one_is_uniform(
     out = evaluate("scope", given, overrides={"weight_temperature": 3.0})
     assert out["loss"] == pytest.approx(paper_loss(given, *weights(given, tau=3.0)), rel=1e-12)
     hot = evaluate("scope", given, overrides={"weight_temperature": 1e9})
-    flat = evaluate("scope", given, overrides={"student_weight": "none", "teacher_weight": "none"})
+    flat = evaluate("scope", given, overrides={"student_weight": "uniform", "teacher_weight": "uniform"})
     assert hot["loss"] == pytest.approx(flat["loss"], rel=1e-8)
 
 
@@ -217,6 +217,22 @@ def test_the_released_scripts_average_weights_to_one_turn_the_students_sign_and_
     assert out["terms"]["distil"] == pytest.approx(distil, rel=1e-12)
 
 
+@pytest.mark.parametrize("mean_over", ["prompts", "tokens"])
+def test_the_full_estimator_is_the_weighted_reverse_kl_of_wrong_rollouts(mean_over: str) -> None:
+    given = arrays()
+    _, w_teacher = weights(given)
+    p, q = (log_softmax(x, T) for x in (given["student_logits"], given["teacher_logits"]["teacher"]))
+    kl = ((np.exp(p) * (p - q)).sum(-1) * given["mask"]).sum(1)
+    wrong = given["reward"] == 0
+    size = np.array([(wrong & (given["group"] == g)).sum() for g in given["group"]])
+    expected = {
+        "prompts": (w_teacher * kl).sum() / 2,
+        "tokens": (w_teacher * size * kl).sum() / given["mask"].sum(),
+    }
+    out = evaluate("scope", given, overrides={"estimator": "full", "mean_over": mean_over})
+    assert out["terms"]["distil"] == pytest.approx(expected[mean_over], rel=1e-12)
+
+
 def test_padding_the_order_of_rows_and_a_twin_batch_change_nothing() -> None:
     given = arrays()
     order = np.array([3, 0, 5, 1, 4, 2])
@@ -260,6 +276,7 @@ def test_the_presets_hold_the_papers_values_and_the_released_signs() -> None:
         ({"weight_temperature": 0.0}, "weight_temperature"),
         ({"clip": 1.5}, "clip"),
         ({"teacher": ""}, "teacher"),
+        ({"estimator": "full", "clip": 0.2}, "estimator full"),
     ],
 )
 def test_an_impossible_combination_refuses_to_construct(knobs: dict, said: str) -> None:

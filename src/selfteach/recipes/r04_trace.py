@@ -18,11 +18,13 @@ from selfteach.objective.target import FromTeacher
 from selfteach.objective.terms import Match, PolicyGradient, Term
 from selfteach.recipes.base import Optimisation, Recipe, Rollouts
 from selfteach.recipes.checks import require
+from selfteach.recipes.claim import Claim
 from selfteach.teacher.diagnosis import Diagnosis
 from selfteach.teacher.teacher import Teacher
 from selfteach.teacher.weights import Lagged
 
 TEACHER = "teacher"
+ARENA = "trace --task tutor --steps 150"
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,35 @@ class TRACE(Recipe):
     """
 
     title = "Token-Routed Self On-Policy Alignment"
+    ring = "first-ring"
     source = "arXiv 2605.10194, card 04"
     formula = "GRPO off the spans + λ(step) mean_y (1/|y|) [ Σ_key KL(q‖p) + Σ_error KL(p‖q) ]"
     world = "tutor"
     annotated = True
+    claims = (
+        Claim(
+            says="A KL on the marked spans, soon faded out, beats GRPO alone: 81.5 against 78.8 (Qwen3-8B)",
+            arms={
+                "trace": ARENA,
+                "grpo": "grpo --task tutor --steps 150 --per-prompt 4 --prompts 16 --lr 5e-4 --betas 0.9 0.95 "
+                "--clip-high 0.28",
+            },
+            higher="trace",
+            lower="grpo",
+        ),
+        Claim(
+            says="The annotator's spans do better than as many random tokens",
+            arms={"marked": ARENA, "random": f"{ARENA} --spans random"},
+            higher="marked",
+            lower="random",
+        ),
+        Claim(
+            says="and better than all tokens, where what the teacher was told leaks and answers collapse",
+            arms={"marked": ARENA, "all": f"{ARENA} --spans all"},
+            higher="marked",
+            lower="all",
+        ),
+    )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=8, max_tokens=8192))
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=1e-6, prompts=128))
@@ -110,9 +137,12 @@ class TRACE(Recipe):
                 key_weight=0.0,
                 error_weight=1.0,
                 clip_entry=None,
+                kl_hold=60,
+                kl_decay=60,
+                sync_every=50,
                 student_thinking=None,
-                rollouts=Rollouts(per_prompt=8, max_tokens=64),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=8),
+                rollouts=Rollouts(per_prompt=4, max_tokens=64),
+                optimisation=Optimisation(lr=5e-4, betas=(0.9, 0.95), steps=150, prompts=16),
             ),
         }
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
-from torch import Tensor
 
+from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.statistics import Statistics
-from selfteach.objective.terms import PolicyGradient, Term
+from selfteach.objective.target import Extrapolation, FromTeacher
+from selfteach.objective.terms import Match, PolicyGradient, Term
 from selfteach.recipes.base import Optimisation, Recipe, Rollouts
 from selfteach.recipes.checks import require
+from selfteach.recipes.claim import Claim
 from selfteach.teacher.teacher import Teacher
 from selfteach.teacher.view import Plain
 from selfteach.teacher.weights import External, Frozen
@@ -20,6 +23,12 @@ from selfteach.teacher.weights import External, Frozen
 TEACHER, REFERENCE = "teacher", "reference"
 INITIAL = "initial"
 ROUTED = re.compile(r"([\w-]+)=(.+)")
+BACK = "exopd --task tutor --steps 100 --teacher {arm teacher}/model"
+ARMS = {
+    "teacher": "opsd --task tutor --steps 80",
+    "opd": f"{BACK} --reward-scale 1",
+    "exopd": f"{BACK} --reward-scale 1.25",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,21 @@ class ExOPD(Recipe):
     source = "arXiv 2602.12125, card 33"
     formula = "mean_t −min(π/π_rollout, 5) [ log π*/π + (λ−1) log π*/π_ref ] log π"
     world = "tutor"
+    ring = "first-ring"
+    claims = (
+        Claim(
+            says="Distilled back into the model it came from, λ = 1.25 beats λ = 1: 48.0 against 46.5 (Qwen3-4B, math)",
+            arms=ARMS,
+            higher="exopd",
+            lower="opd",
+        ),
+        Claim(
+            says="and goes past the teacher itself: 48.0 against 46.0 (Qwen3-4B, math)",
+            arms=ARMS,
+            higher="exopd",
+            lower="teacher",
+        ),
+    )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(max_tokens=16384))
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=1e-5, steps=50, prompts=1024))
@@ -54,6 +78,9 @@ class ExOPD(Recipe):
     reward_scale: float = 1.25
     """λ, how much the reward log(teacher/reference) counts: 0 stays at the reference, 1 is plain distillation, above 1
     extrapolates (1.5 was unstable in the paper)."""
+    estimator: Literal["sampled", "full"] = "sampled"
+    """Estimate the gradient from the sampled token (paper), or take it over the whole vocabulary (not in the paper: the
+    same expectation without its noise, for small batches)."""
     is_cap: float | None = 5.0
     """Upper bound on the weight π/π_rollout of a token (released code; none: unbounded)."""
 
@@ -78,6 +105,7 @@ class ExOPD(Recipe):
                 paper,
                 teacher="arena:tutor-large",
                 student_thinking=None,
+                estimator="full",
                 rollouts=Rollouts(max_tokens=64),
                 optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=64),
             ),
@@ -103,11 +131,26 @@ class ExOPD(Recipe):
         return ("behaviour",)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        opinion, taught = pooled(stats, [name for name in self.teachers if name != REFERENCE])
+        names = [name for name in self.teachers if name != REFERENCE]
+        taught = torch.stack([stats.available(name) for name in names]).any(dim=0)
+        if self.estimator == "full":
+            for name in names:
+                yield Match(
+                    name=name.replace(TEACHER, "distil"),
+                    target=FromTeacher(name)
+                    if self.reward_scale == 1
+                    else Extrapolation(name, REFERENCE, self.reward_scale),
+                    divergence=ReverseKL(),
+                    mean_over=stats.mask & taught.unsqueeze(1),
+                    temperature=self.temperature,
+                )
+            return
+        opinion = torch.zeros_like(stats.log_prob())
+        for name in names:
+            opinion = torch.where(stats.available(name).unsqueeze(1), stats.log_prob(name), opinion)
         advantage = opinion - stats.log_prob()
         if self.reward_scale != 1:
             advantage = advantage + (self.reward_scale - 1) * (opinion - stats.log_prob(REFERENCE))
-            taught = taught & stats.available(REFERENCE)
         yield PolicyGradient(
             name="distil",
             advantage=advantage,
@@ -130,13 +173,3 @@ def routes(teacher: str) -> dict[str | None, str]:
         f"teacher must be one model, or tag=model,tag=model with each tag once; got {teacher!r}",
     )
     return tagged
-
-
-def pooled(stats: Statistics, teachers: Iterable[str]) -> tuple[Tensor, Tensor]:
-    """([N, T] log-prob under the teacher that each row belongs to, [N] bool which rows have one)."""
-    opinion, taught = torch.zeros_like(stats.log_prob()), torch.zeros_like(stats.correct)
-    for name in teachers:
-        rows = stats.available(name)
-        opinion = torch.where(rows.unsqueeze(1), stats.log_prob(name), opinion)
-        taught = taught | rows
-    return opinion, taught
