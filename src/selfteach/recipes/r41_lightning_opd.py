@@ -63,6 +63,7 @@ class LightningOPD(Recipe):
     """
 
     title = "Lightning On-Policy Distillation"
+    ring = "first-ring"
     source = "arXiv 2604.13010, card 41"
     formula = "mean_y Σ_t −clip( log π_T/π, ±τ ) log π,  y ~ π_ref"
     world = "tutor"
