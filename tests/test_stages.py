@@ -17,7 +17,7 @@ from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromTeacher
 from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Term
 from selfteach.policy.chat import Chat
-from selfteach.recipes.base import Optimisation, Recipe, ReferenceProbe, Rollouts
+from selfteach.recipes.base import Adapter, Optimisation, Recipe, ReferenceProbe, Rollouts
 from selfteach.recipes.writer import ByTeacher, Mixed, Revised, Writer
 from selfteach.task.annotation import Annotation
 from selfteach.task.arena import open_world
@@ -77,7 +77,7 @@ class Two(Recipe):
 
     @property
     def stages(self) -> Mapping[str, Recipe]:
-        return {"imitate": Imitation(), "distil": self}
+        return {"imitate": Imitation(adapter=self.adapter), "distil": self}
 
     @property
     def teachers(self) -> Mapping[str, Teacher]:
@@ -202,6 +202,18 @@ def test_stages_follow_one_another_and_the_last_ones_frozen_teacher_is_what_the_
         assert torch.equal(tensor, after_first[name])
     assert any(not torch.equal(before[name], tensor) for name, tensor in after_first.items())
     assert [row["stage"] for row in read_rows(config.out / "metrics.jsonl") if "loss" in row] == [1, 1]
+
+
+def test_a_later_stages_frozen_teacher_of_a_lora_run_is_not_the_base_model(
+    model: str, tmp_path: Path
+) -> None:
+    run = run_of(Two(adapter=Adapter(lora_rank=4)), model, tmp_path)
+    run.step()
+    run.enter(1)
+    kept = run.teachers["teacher"].tensors
+    assert kept is not None
+    for name, tensor in weights(run).items():
+        assert torch.equal(kept[name], tensor)
 
 
 def test_stored_answers_are_written_once_and_cost_no_tokens_later(model: str, tmp_path: Path) -> None:

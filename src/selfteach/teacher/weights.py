@@ -20,7 +20,8 @@ class Live:
 
 @dataclass(frozen=True)
 class Frozen:
-    """The initial policy: LoRA adapters switched off, or a copy of the trainable weights without LoRA (card 01)."""
+    """The policy as the stage began: a copy of the trainable weights; with LoRA in a first stage, the adapters switched
+    off, which costs nothing (card 01)."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,21 @@ Weights = Live | Frozen | EMA | Lagged | External
 
 
 class TeacherWeights:
-    """The running state of one teacher's weights; what of it must be kept is in ``state()``."""
+    """The running state of one teacher's weights; what of it must be kept is in ``state()``.
 
-    def __init__(self, spec: Weights, student: Policy, external: Policy | None = None) -> None:
+    ``trained``: the student's adapters have been trained already, in an earlier stage, so that switching them off would
+    give the base model instead of the policy as it is now.
+    """
+
+    def __init__(
+        self, spec: Weights, student: Policy, external: Policy | None = None, *, trained: bool = False
+    ) -> None:
         self.spec, self.student, self.external = spec, student, external
         self.tensors: dict[str, Tensor] | None = None
         self.steps = 0
         begins_as_a_copy = (
             isinstance(spec, Lagged)
-            or (isinstance(spec, Frozen) and not student.adapted)
+            or (isinstance(spec, Frozen) and (trained or not student.adapted))
             or (isinstance(spec, EMA) and spec.from_start)
         )
         if begins_as_a_copy:

@@ -112,7 +112,9 @@ class Run:
         o = self.recipe.optimisation
         share(o.prompts, self.accelerator.num_processes)
         self.teachers = {
-            name: TeacherWeights(teacher.weights, self.policy, self.external_policy(teacher.weights))
+            name: TeacherWeights(
+                teacher.weights, self.policy, self.external_policy(teacher.weights), trained=stage > 0
+            )
             for name, teacher in self.recipe.teachers.items()
         }
         self.optimiser = torch.optim.AdamW(
