@@ -102,7 +102,15 @@ def test_localhost_is_a_name_of_this_machine(server: Server) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/metrics.jsonl", "/config.toml", "/../config.toml", "/%2e%2e/config.toml", "/./", "/?x", "/report.html"],
+    [
+        "/metrics.jsonl",
+        "/config.toml",
+        "/../config.toml",
+        "/%2e%2e/config.toml",
+        "/./",
+        "/?x",
+        "/report.html",
+    ],
 )
 def test_there_is_no_other_file(server: Server, path: str) -> None:
     response, text = ask(server, path)
