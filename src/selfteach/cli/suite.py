@@ -28,7 +28,8 @@ from selfteach.train.rundir import read_rows
 BASELINES = ("opsd", "grpo", "sft")
 ONE_SIDED_95 = {1: 6.31, 2: 2.92, 3: 2.35, 4: 2.13, 5: 2.02, 6: 1.94, 7: 1.89, 8: 1.86, 9: 1.83}
 """Student's t by degrees of freedom: beyond it a difference counts as seen."""
-EVALUATION = "--eval-problems 256 --eval-samples 2"
+SHARED = "--eval-problems 256 --eval-samples 2 --samples-every 0"
+"""What every run of a suite is told, unless its arm says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,12 @@ def planned_arm(suite: Suite, words: str, claim: Claim) -> list[Planned]:
             built_on = suite.out / f"{label_of(claim.arms[label])}-{seed}"
             filled = filled.replace(f"{{arm {label}}}", str(built_on))
         own = [*shlex.split(filled), "--seed", str(seed), "--out", str(folder)]
-        own += [w for w in shlex.split(EVALUATION) if "--eval-problems" not in words]
+        own += [
+            word
+            for option in re.findall(r"--\S+ \S+", SHARED)
+            if option.split()[0] not in words
+            for word in option.split()
+        ]
         runs.append(Planned(label_of(words), seed, folder, ["train", *own]))
     return runs
 
@@ -154,7 +160,7 @@ def planned_on_world(suite: Suite, name: str) -> list[Planned]:
     runs = []
     for seed in range(suite.seeds):
         folder = suite.out / f"{suite.world}-{suite.tokens}-{name}-{seed}"
-        own = ["--seed", str(seed), "--out", str(folder), *shlex.split(EVALUATION)]
+        own = ["--seed", str(seed), "--out", str(folder), *SHARED.split()]
         runs.append(Planned(name, seed, folder, [*words, *own]))
     return runs
 

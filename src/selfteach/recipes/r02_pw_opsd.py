@@ -41,15 +41,6 @@ class PWOPSD(OPSD):
             higher="weighted",
             lower="uniform",
         ),
-        Claim(
-            says="The weights, not the mean over rollouts, bring the gain: it stands under the mean over tokens too",
-            arms={
-                "weighted": f"{ARENA} --mean-over tokens",
-                "uniform": f"{ARENA} --mean-over tokens --w-min 1",
-            },
-            higher="weighted",
-            lower="uniform",
-        ),
     )
 
     optimisation: Optimisation = field(

@@ -61,12 +61,6 @@ class AVSD(Recipe):
             higher="gated",
             lower="arithmetic",
         ),
-        Claim(
-            says="The gated residual beats the consensus alone, which is too cautious, by 1.4 points",
-            arms={"gated": RUMOUR, "consensus": f"{RUMOUR} --pooling geometric"},
-            higher="gated",
-            lower="consensus",
-        ),
     )
 
     rollouts: Rollouts = field(

@@ -47,13 +47,13 @@ class CEPO(Recipe):
     claims = (
         Claim(
             says="Evidence helps GRPO: 43.4 against 41.2 (Qwen3-VL-2B, average of five benchmarks)",
-            arms={"cepo": "cepo --steps 80", "grpo": "cepo --mix 0 --steps 120"},
+            arms={"cepo": "cepo --steps 80", "grpo": "cepo --mix 0 --steps 80"},
             higher="cepo",
             lower="grpo",
         ),
         Claim(
             says="and the contrast with a wrong answer helps RLSD: 43.4 against 40.1 (the same)",
-            arms={"cepo": "cepo --steps 80", "rlsd": "cepo --contrast student --steps 120"},
+            arms={"cepo": "cepo --steps 80", "rlsd": "cepo --contrast student --steps 80"},
             higher="cepo",
             lower="rlsd",
         ),

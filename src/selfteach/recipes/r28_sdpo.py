@@ -48,13 +48,13 @@ class SDPO(Recipe):
     claims = (
         Claim(
             says="SDPO is more accurate than GRPO after equal training: 48.8 against 41.2 (Qwen3-8B, LiveCodeBench v6)",
-            arms={"sdpo": "sdpo --steps 80", "grpo": "grpo --task tutor --lr 1e-3 --steps 100"},
+            arms={"sdpo": "sdpo --steps 80", "grpo": "grpo --task tutor --lr 1e-3 --steps 80"},
             higher="sdpo",
             lower="grpo",
         ),
         Claim(
             says="An averaged teacher goes further than a live one, which diverges: best 49.3 against 36.1 (the same)",
-            arms={"average": "sdpo --steps 80", "live": "sdpo --steps 100 --weights live"},
+            arms={"average": "sdpo --steps 80", "live": "sdpo --steps 80 --weights live"},
             higher="average",
             lower="live",
         ),
