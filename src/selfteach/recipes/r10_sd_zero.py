@@ -20,9 +20,9 @@ from selfteach.teacher.teacher import Teacher
 from selfteach.teacher.weights import Frozen, Lagged
 
 TEACHER = "teacher"
-BOTH = "sd-zero"
-REVISION_ALONE = "sd-zero --srt-steps 149 --steps 1"
-DISTIL_ALONE = "sd-zero --srt-steps 0 --steps 150"
+BOTH = "sd-zero --srt-drafts 512 --srt-steps 40 --steps 60"
+REVISION_ALONE = "sd-zero --srt-drafts 512 --srt-steps 99 --steps 1"
+DISTIL_ALONE = "sd-zero --srt-steps 0 --steps 100"
 Losses = Literal["both", "generate", "revise"]
 Mean = Literal["rollouts", "sequences", "tokens"]
 

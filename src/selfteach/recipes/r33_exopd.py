@@ -23,9 +23,9 @@ from selfteach.teacher.weights import External, Frozen
 TEACHER, REFERENCE = "teacher", "reference"
 INITIAL = "initial"
 ROUTED = re.compile(r"([\w-]+)=(.+)")
-BACK = "exopd --task tutor --steps 100 --teacher {arm teacher}/model"
+BACK = "exopd --task tutor --steps 60 --teacher {arm teacher}/model"
 ARMS = {
-    "teacher": "opsd --task tutor --steps 80",
+    "teacher": "opsd --task tutor --steps 60",
     "opd": f"{BACK} --reward-scale 1",
     "exopd": f"{BACK} --reward-scale 1.25",
 }

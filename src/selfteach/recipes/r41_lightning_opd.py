@@ -17,7 +17,7 @@ from selfteach.teacher.view import Plain
 from selfteach.teacher.weights import External
 
 TEACHER = "teacher"
-OFFLINE = "lightning-opd"
+OFFLINE = "lightning-opd --sft-steps 40 --steps 60"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class LightningOPD(Recipe):
         ),
         Claim(
             says="They add to fine-tuning on the teacher's text: AIME24 56.7 to 68.1 (4B)",
-            arms={"lightning": OFFLINE, "sft": f"{OFFLINE} --sft-steps 149 --steps 1"},
+            arms={"lightning": OFFLINE, "sft": "lightning-opd --sft-steps 99 --steps 1"},
             higher="lightning",
             lower="sft",
         ),
