@@ -29,7 +29,7 @@ def train(out: Path, processes: int, *more: str) -> None:
             "table",
         ),
         # Off-policy on purpose: processes sample from streams of their own, references are the same everywhere.
-        *("--source", "reference", "--reference", "worked", "--mean-over", "tokens"),
+        *("--reference", "worked", "--mean-over", "tokens"),
         *("--steps", "3", "--prompts", "6", "--max-tokens", "40", "--eval-problems", "0", "--device", "cpu"),
         *("--out", str(out), *more),
     ]
