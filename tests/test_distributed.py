@@ -21,15 +21,9 @@ def train(out: Path, processes: int, *more: str) -> None:
         *(
             sys.executable,
             *(launcher if processes > 1 else []),
-            "-m",
-            "selfteach",
-            "train",
-            "opsd",
-            "--task",
-            "table",
+            str(Path(__file__).with_name("off_policy.py")),
         ),
-        # Off-policy on purpose: processes sample from streams of their own, references are the same everywhere.
-        *("--reference", "worked", "--mean-over", "tokens"),
+        *("--task", "table", "--mean-over", "tokens"),
         *("--steps", "3", "--prompts", "6", "--max-tokens", "40", "--eval-problems", "0", "--device", "cpu"),
         *("--out", str(out), *more),
     ]

@@ -10,11 +10,24 @@ import pytest
 
 from selfteach.cli import suite as suites
 from selfteach.cli.compare import Planned
-from selfteach.cli.suite import Answer, Suite, depth_of, label_of, margin, measured, planned_arm, run_suite
+from selfteach.cli.suite import (
+    Answer,
+    Suite,
+    depth_of,
+    forget_outdated,
+    label_of,
+    margin,
+    measured,
+    planned_arm,
+    run_suite,
+)
+from selfteach.cli.train import configured
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.r02_pw_opsd import PWOPSD
+from selfteach.train.launch import table_of
+from selfteach.train.rundir import RunFolder
 
 PLAIN = Claim(says="a beats b", arms={"a": "sft --steps 2", "b": "sft --steps 1"}, higher="a", lower="b")
 
@@ -94,6 +107,18 @@ def test_a_metric_that_no_run_wrote_is_named(tmp_path: Path) -> None:
     claim = Claim(says="x", arms=PLAIN.arms, higher="a", lower="b", metric="eval/acuracy")
     with pytest.raises(UserError, match="eval/acuracy"):
         measured(claim, Planned("a", 0, tmp_path))
+
+
+def test_a_run_whose_settings_have_changed_is_made_anew(tmp_path: Path) -> None:
+    runs = planned_arm(suite(tmp_path, seeds=2), "sft --steps 2", PLAIN)
+    for run in runs:
+        config, _ = configured(run.words[1:])
+        with RunFolder.create(run.folder) as folder:
+            folder.write_config(table_of(config))
+    text = (runs[1].folder / "config.toml").read_text()
+    (runs[1].folder / "config.toml").write_text(text.replace("steps = 2", "steps = 3"))
+    forget_outdated(runs)
+    assert [run.folder.exists() for run in runs] == [True, False]
 
 
 def test_an_unknown_ring_or_method_names_the_nearest(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from selfteach.cli.compare import HEADS, Planned, cells, condensed, curve, finish, write_aside
-from selfteach.cli.train import chosen_preset
+from selfteach.cli.train import chosen_preset, configured
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
 from selfteach.recipes.checks import nearest
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.writer import Student
 from selfteach.report import comparison_page
-from selfteach.train.launch import versions
-from selfteach.train.rundir import read_rows
+from selfteach.train.launch import FREE, table_of, versions
+from selfteach.train.rundir import changes, read_rows
 
 BASELINES = ("opsd", "grpo", "sft")
 ONE_SIDED_95 = {1: 6.31, 2: 2.92, 3: 2.35, 4: 2.13, 5: 2.02, 6: 1.94, 7: 1.89, 8: 1.86, 9: 1.83}
@@ -86,6 +87,8 @@ def run_suite(suite: Suite, results: Path) -> None:
     claims = [(name, claim) for name in suite.names for claim in RECIPES[name].claims]
     arms = {words: planned_arm(suite, words, claim) for _, claim in claims for words in in_order(claim)}
     common = {name: planned_on_world(suite, name) for name in (*BASELINES, *suite.names)}
+    for runs in (*arms.values(), *common.values()):
+        forget_outdated(runs)
     # Arms that others build on come first within their claim, so waves by depth keep both cores busy.
     for depth in range(
         1 + max((depth_of(claim, label) for _, claim in claims for label in claim.arms), default=0)
@@ -129,6 +132,17 @@ def planned_arm(suite: Suite, words: str, claim: Claim) -> list[Planned]:
         ]
         runs.append(Planned(label_of(words), seed, folder, ["train", *own]))
     return runs
+
+
+def forget_outdated(runs: Sequence[Planned]) -> None:
+    """Runs made with other settings than their words mean by now (a preset has changed) are made anew."""
+    for run in runs:
+        if not (run.folder / "config.toml").exists():
+            continue
+        config, _ = configured(run.words[1:])
+        if changed := changes(run.folder, table_of(config), FREE):
+            print(f"{run.label} seed {run.seed}: made with other settings ({changed[0]}); anew", flush=True)
+            shutil.rmtree(run.folder)
 
 
 def label_of(words: str) -> str:

@@ -71,7 +71,7 @@ class RunFolder:
             raise UserError(f"{path} holds no run to resume (no config.toml); start it without --resume")
         run = cls(path)
         try:
-            changed = differing(_saved_config(run.path / "config.toml"), tomllib.loads(_toml(config)), free)
+            changed = changes(run.path, config, free)
         except BaseException:
             run.close()
             raise
@@ -168,6 +168,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises ``UserError`` naming a line that is no row.
     """
     return [row for row, _ in _rows_and_lines(path)] if path.exists() else []
+
+
+def changes(path: Path, config: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
+    """The knobs whose values in a run's config.toml are not those of ``config``, as ``differing`` names them."""
+    return differing(_saved_config(path / "config.toml"), tomllib.loads(_toml(config)), free)
 
 
 def differing(saved: Mapping[str, Any], given: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
