@@ -48,7 +48,7 @@ class SRPO(Recipe):
     claims = (
         Claim(
             says="Routing beats reinforcement alone: 77.4 against 74.0 after ten hours (Qwen3-8B, five benchmarks)",
-            arms={"srpo": "srpo --steps 80", "grpo": "grpo --task tutor --lr 1e-3 --steps 80"},
+            arms={"srpo": "srpo --steps 80", "grpo": "grpo --task tutor --steps 80"},
             higher="srpo",
             lower="grpo",
         ),
@@ -56,7 +56,7 @@ class SRPO(Recipe):
             says="and distillation alone, which flattens: 77.4 against 71.1 (the same)",
             arms={
                 "srpo": "srpo --steps 80",
-                "sdpo": "sdpo --feedback never --alpha 0.5 --prompts 8 --per-prompt 8 --update-rate 0.05 --steps 80",
+                "sdpo": "sdpo --feedback never --alpha 0.5 --lr 3e-4 --prompts 8 --per-prompt 8 --steps 80",
             },
             higher="srpo",
             lower="sdpo",
@@ -109,7 +109,8 @@ class SRPO(Recipe):
                 paper,
                 student_thinking=None,
                 rollouts=Rollouts(per_prompt=8, max_tokens=64),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=8),
+                update_rate=0.01,
+                optimisation=Optimisation(lr=3e-4, betas=(0.9, 0.95), steps=150, prompts=8),
             ),
         }
 

@@ -115,7 +115,7 @@ class CEPO(Recipe):
                 paper,
                 mix_steps=75,
                 rollouts=Rollouts(per_prompt=8, max_tokens=64),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=8),
+                optimisation=Optimisation(lr=2e-4, betas=(0.9, 0.95), steps=150, prompts=8),
                 adapter=Adapter(),
             ),
         }

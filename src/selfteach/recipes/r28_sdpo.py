@@ -48,7 +48,7 @@ class SDPO(Recipe):
     claims = (
         Claim(
             says="SDPO is more accurate than GRPO after equal training: 48.8 against 41.2 (Qwen3-8B, LiveCodeBench v6)",
-            arms={"sdpo": "sdpo --steps 80", "grpo": "grpo --task tutor --lr 1e-3 --steps 80"},
+            arms={"sdpo": "sdpo --steps 80", "grpo": "grpo --task tutor --steps 80"},
             higher="sdpo",
             lower="grpo",
         ),
