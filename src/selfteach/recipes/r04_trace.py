@@ -55,7 +55,7 @@ class TRACE(Recipe):
             says="A KL on the marked spans, soon faded out, beats GRPO alone: 81.5 against 78.8 (Qwen3-8B)",
             arms={
                 "trace": ARENA,
-                "grpo": "grpo --task tutor --steps 80 --per-prompt 4 --prompts 16 --lr 5e-4 --betas 0.9 0.95 "
+                "grpo": "grpo --task tutor --steps 80 --per-prompt 4 --prompts 32 --lr 1e-3 --betas 0.9 0.95 "
                 "--clip-high 0.28",
             },
             higher="trace",
@@ -131,12 +131,12 @@ class TRACE(Recipe):
                 key_weight=0.0,
                 error_weight=1.0,
                 clip_entry=None,
-                kl_hold=60,
-                kl_decay=60,
+                kl_start=1.0,
+                kl_hold=20,
                 sync_every=50,
                 student_thinking=None,
                 rollouts=Rollouts(per_prompt=4, max_tokens=64),
-                optimisation=Optimisation(lr=5e-4, betas=(0.9, 0.95), steps=150, prompts=16),
+                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=32),
             ),
         }
 
