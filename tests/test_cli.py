@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfteach.cli import COMMANDS, main
+from selfteach.cli.train import configured
 from selfteach.recipes import RECIPES
 from tiny import tiny_model_folder
 
@@ -213,3 +214,9 @@ def test_a_comparison_tables_every_recipe_and_is_not_repeated(
     assert "finished before" in capsys.readouterr().out
     assert Path("both/opsd-0/metrics.jsonl").read_bytes() == before
     assert main([*words, "--steps", "3", *rest]) == 2
+
+
+def test_none_is_a_word_where_it_is_a_choice_and_nothing_elsewhere() -> None:
+    config, _ = configured(["grpo", "--scale", "none", "--max-grad-norm", "none"])
+    assert config.recipe.scale == "none"  # type: ignore[attr-defined]
+    assert config.recipe.optimisation.max_grad_norm is None

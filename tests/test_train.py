@@ -280,6 +280,23 @@ def test_a_view_with_nothing_to_show_is_refused(model: str) -> None:
     assert failures(run) == ["teacher: view"]
 
 
+def test_a_privilege_that_all_examples_share_is_held_against_none_at_all(model: str) -> None:
+    run = run_of(model)
+    world = open_world("table")
+
+    class Ruled:
+        name, wording, verdicts = "ruled", {}, {}
+
+        def train(self, index: int) -> Any:
+            return replace(world.train(index), private={"solution": "always the same"})
+
+        def grade(self, example: Any, answer: str) -> Any:
+            return world.grade(example, answer)
+
+    run.task = run.draw.task = Ruled()  # type: ignore[assignment]
+    assert failures(run) == []
+
+
 def test_a_teacher_that_does_not_start_equal_is_noticed(model: str) -> None:
     run = run_of(model)
     kept = run.teachers["teacher"].tensors

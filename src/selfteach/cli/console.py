@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -57,7 +59,7 @@ def parsed(
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
                 kind,
-                args=[spelled(word) for word in words],
+                args=spelled(words, choosing_none(kind)),
                 prog=program,
                 description=description,
                 default=tyro.MISSING_NONPROP if default is None else default,
@@ -70,9 +72,24 @@ def parsed(
         raise UserError(one_line(complaint.getvalue(), program)) from None
 
 
-def spelled(word: str) -> str:
-    """Python's own spelling of none, true and false, which tyro wants."""
-    return {"none": "None", "true": "True", "false": "False"}.get(word, word)
+def spelled(words: Sequence[str], literal: Collection[str] = ()) -> list[str]:
+    """Python's own spelling of none, true and false, which tyro wants; after an option in ``literal`` none stays."""
+    python = {"none": "None", "true": "True", "false": "False"}
+    return [
+        word if word == "none" and before in literal else python.get(word, word)
+        for before, word in itertools.pairwise(["", *words])
+    ]
+
+
+def choosing_none(kind: Any) -> set[str]:
+    """The options (``--scale``) of a dataclass, nested ones included, among whose choices is the word "none"."""
+    found: set[str] = set()
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            found |= choosing_none(hint)
+        elif "none" in (choice for part in (hint, *get_args(hint)) for choice in get_args(part)):
+            found.add(f"--{name.replace('_', '-')}")
+    return found
 
 
 def one_line(panel: str, program: str) -> str:

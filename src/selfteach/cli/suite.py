@@ -81,37 +81,64 @@ class Answer:
         return "refuted" if abs(mean) - bound > self.claim.within else "not seen"
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The suite's runs: by an arm's words, and by method on the common world."""
+
+    claims: list[tuple[str, Claim]]
+    arms: dict[str, list[Planned]]
+    common: dict[str, list[Planned]]
+
+    @property
+    def waves(self) -> list[list[Planned]]:
+        """Arms that others build on come first, within a wave in the claims' order; the common world is last."""
+        by_depth: dict[int, dict[Path, Planned]] = {}
+        for _, claim in self.claims:
+            for label, words in claim.arms.items():
+                wave = by_depth.setdefault(depth_of(claim, label), {})
+                wave |= {run.folder: run for run in self.arms[words]}
+        waves = [list(wave.values()) for _, wave in sorted(by_depth.items())]
+        return [*waves, [run for runs in self.common.values() for run in runs]]
+
+
 def run_suite(suite: Suite, results: Path) -> None:
-    """Bring every run of the suite to its end (finished ones are kept), then write the results."""
+    """Bring every run of the suite to its end (finished ones are kept) and write the results.
+
+    An interruption or a failed run leaves results of what is finished, with the rest named as missing.
+    """
     suite.out.mkdir(parents=True, exist_ok=True)
-    claims = [(name, claim) for name in suite.names for claim in RECIPES[name].claims]
-    arms = {words: planned_arm(suite, words, claim) for _, claim in claims for words in in_order(claim)}
-    common = {name: planned_on_world(suite, name) for name in (*BASELINES, *suite.names)}
-    for runs in (*arms.values(), *common.values()):
+    plan = planned(suite)
+    for runs in (*plan.arms.values(), *plan.common.values()):
         forget_outdated(runs)
-    # Arms that others build on come first within their claim, so waves by depth keep both cores busy.
-    for depth in range(
-        1 + max((depth_of(claim, label) for _, claim in claims for label in claim.arms), default=0)
-    ):
-        wave = {
-            run.folder: run
-            for _, claim in claims
-            for label in claim.arms
-            if depth_of(claim, label) == depth
-            for run in arms[claim.arms[label]]
-        }
-        finish(list(wave.values()), suite.jobs)
-    finish([run for runs in common.values() for run in runs], suite.jobs)
-    answers = [
+    try:
+        for wave in plan.waves:
+            finish(wave, suite.jobs)
+    finally:
+        write_results(suite, plan, results)
+
+
+def planned(suite: Suite) -> Plan:
+    claims = [(name, claim) for name in suite.names for claim in RECIPES[name].claims]
+    arms = {words: planned_arm(suite, words, claim) for _, claim in claims for words in claim.arms.values()}
+    return Plan(claims, arms, {name: planned_on_world(suite, name) for name in (*BASELINES, *suite.names)})
+
+
+def complete(runs: Sequence[Planned]) -> bool:
+    return all((run.folder / "summary.json").exists() for run in runs)
+
+
+def answered(plan: Plan) -> list[Answer]:
+    """The claims whose two arms are finished, in order."""
+    return [
         Answer(
             name,
             claim,
-            [measured(claim, run) for run in arms[claim.arms[claim.higher]]],
-            [measured(claim, run) for run in arms[claim.arms[claim.lower]]],
+            [measured(claim, run) for run in plan.arms[claim.arms[claim.higher]]],
+            [measured(claim, run) for run in plan.arms[claim.arms[claim.lower]]],
         )
-        for name, claim in claims
+        for name, claim in plan.claims
+        if complete(plan.arms[claim.arms[claim.higher]]) and complete(plan.arms[claim.arms[claim.lower]])
     ]
-    write_results(suite, answers, common, results)
 
 
 def planned_arm(suite: Suite, words: str, claim: Claim) -> list[Planned]:
@@ -148,10 +175,6 @@ def forget_outdated(runs: Sequence[Planned]) -> None:
 def label_of(words: str) -> str:
     """A short name for an arm's words: recipe and fingerprint."""
     return f"{words.split()[0]}-{sha256(words.encode()).hexdigest()[:8]}"
-
-
-def in_order(claim: Claim) -> list[str]:
-    return list(claim.arms.values())
 
 
 def depth_of(claim: Claim, label: str) -> int:
@@ -212,14 +235,18 @@ def margin(values: Sequence[float]) -> float:
 # --- results ----------------------------------------------------------------------------------------------------
 
 
-def write_results(
-    suite: Suite, answers: Sequence[Answer], common: Mapping[str, Sequence[Planned]], results: Path
-) -> None:
+def write_results(suite: Suite, plan: Plan, results: Path) -> None:
     results.mkdir(parents=True, exist_ok=True)
+    answers = answered(plan)
     table = {
         name: {"runs": (curves := [curve(run) for run in runs]), **condensed(curves)}
-        for name, runs in common.items()
+        for name, runs in plan.common.items()
+        if complete(runs)
     }
+    missing = [f"{name}: {claim.says}" for name, claim in plan.claims]
+    for one in answers:
+        missing.remove(f"{one.method}: {one.claim.says}")
+    missing += [f"{name} on world {suite.world}" for name in plan.common if name not in table]
     command = f"selfteach compare --suite {suite.ring} --seeds {suite.seeds} --tokens {suite.tokens}"
     command += f" --task {suite.world} --jobs {suite.jobs}"
     facts = {
@@ -229,12 +256,14 @@ def write_results(
         "seeds": suite.seeds,
         "command": command,
         "versions": {**versions(), "cores": str(os.cpu_count())},
+        "missing": missing,
     }
     claims = [as_json(one) for one in answers]
     write_aside(results / "methods.json", json.dumps({**facts, "claims": claims, "recipes": table}, indent=1))
     write_aside(results / "methods.md", markdown(facts, answers, table))
-    page = comparison_page({**facts, "recipes": table}, results / "methods.html")
-    print(f"results  {results / 'methods.md'}\nplot     {page}")
+    print(f"results  {results / 'methods.md'}")
+    if table:
+        print(f"plot     {comparison_page({**facts, 'recipes': table}, results / 'methods.html')}")
 
 
 def as_json(one: Answer) -> dict[str, Any]:
@@ -294,6 +323,8 @@ def markdown(facts: Mapping[str, Any], answers: Sequence[Answer], table: Mapping
         *["| " + " | ".join(cells(label, row)) + " |" for label, row in table.items()],
         "",
     ]
+    if facts["missing"]:
+        lines += ["## Not finished", "", *[f"- {one}" for one in facts["missing"]], ""]
     return "\n".join(lines)
 
 

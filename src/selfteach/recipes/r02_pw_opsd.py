@@ -13,7 +13,7 @@ from selfteach.recipes.base import Optimisation, require
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.r01_opsd import OPSD
 
-ARENA = "pw-opsd --steps 80"
+ARENA = "pw-opsd --task chain --steps 80"
 
 
 @dataclass(frozen=True)

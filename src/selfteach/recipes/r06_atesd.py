@@ -13,7 +13,7 @@ from selfteach.recipes.r01_opsd import OPSD, TEACHER
 from selfteach.teacher.private import Partial
 from selfteach.teacher.teacher import Teacher
 
-ARENA = "atesd --steps 80"
+ARENA = "atesd --lr 1e-4 --steps 40"
 FIXED = f"{ARENA} --no-adaptive"
 
 

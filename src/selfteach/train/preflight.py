@@ -218,7 +218,8 @@ def privilege_check(
             exchanged(one, rollouts[i - 1].example, teacher.view.fields) for i, one in enumerate(rollouts)
         ]
         other = context(teacher, weights, swapped, run.task.wording, window=weights.policy.window)
-    else:
+    if not teacher.view.fields or other.prompts == seen.prompts:
+        # Nothing to exchange, or all examples share one privilege (a rule): then none at all is the other.
         other = Context([one.prompt_ids for one in rollouts])
     changed = [
         i for i, (a, b) in enumerate(zip(seen.prompts, other.prompts, strict=True)) if a and b and a != b
