@@ -213,13 +213,13 @@ def privilege_check(
     if isinstance(teacher.view, Plain):
         return Check(f"{name}: privilege", True, "none: it sees what the student sees")
     weights = run.teachers[name]
-    if teacher.view.fields:
+    if differ(rollouts, teacher.view.fields):
         swapped = [
             exchanged(one, rollouts[i - 1].example, teacher.view.fields) for i, one in enumerate(rollouts)
         ]
         other = context(teacher, weights, swapped, run.task.wording, window=weights.policy.window)
-    if not teacher.view.fields or other.prompts == seen.prompts:
-        # Nothing to exchange, or all examples share one privilege (a rule): then none at all is the other.
+    else:
+        # Nothing to exchange: no field, or all examples share one privilege (a rule). Then none at all is the other.
         other = Context([one.prompt_ids for one in rollouts])
     changed = [
         i for i, (a, b) in enumerate(zip(seen.prompts, other.prompts, strict=True)) if a and b and a != b
@@ -238,6 +238,11 @@ def privilege_check(
         f"another privilege moves its log-probs by up to {moved:.2g} nats"
         + ("" if moved > 1e-4 else ": the privilege does not reach the teacher"),
     )
+
+
+def differ(rollouts: Sequence[Rollout], fields: Sequence[str]) -> bool:
+    """Whether the examples have different values in any of the private fields."""
+    return any(len({one.example.private.get(name) for one in rollouts}) > 1 for name in fields)
 
 
 def exchanged(one: Rollout, other: Example, fields: Sequence[str]) -> Rollout:
