@@ -308,11 +308,11 @@ def markdown(facts: Mapping[str, Any], answers: Sequence[Answer], table: Mapping
         "",
         "The arms, as words after `selfteach train`:",
         "",
-        *[
+        *dict.fromkeys(
             f"- {one.method}, {label}: `{words}`"
             for one in answers
             for label, words in one.claim.arms.items()
-        ],
+        ),
         "",
         f"## All on world {facts['task']!r}, equal generated tokens",
         "",
