@@ -31,9 +31,9 @@ from selfteach.teacher.weights import Frozen, Lagged, Live, TeacherWeights
 from selfteach.train import checkpoint
 from selfteach.train.annotate import annotated, token_mask
 from selfteach.train.config import Bookkeeping, Evaluation, Loading, TrainConfig
-from selfteach.train.context import context
+from selfteach.train.context import Context, context
 from selfteach.train.loop import train
-from selfteach.train.run import Run
+from selfteach.train.run import Run, refuse_blind_teacher
 from selfteach.train.rundir import RunFolder, read_rows
 from selfteach.train.saving import put_back, save
 from selfteach.train.store import Store
@@ -439,3 +439,11 @@ def test_an_annotator_that_marks_nothing_leaves_empty_marks() -> None:
 
 def blank(i: int, group: int = 0) -> Rollout:
     return Rollout(open_world("table").train(i), [5], [], [], "", group=group, finished=True)
+
+
+def test_a_view_that_waits_for_siblings_may_be_empty_but_not_too_long() -> None:
+    none_yet = Context([None, None], no_privilege=2)
+    refuse_blind_teacher("teacher", none_yet, 0.5, waits=True)
+    for seen, waits in ((none_yet, False), (Context([None, None], too_long=2), True)):
+        with pytest.raises(UserError, match="nothing to see"):
+            refuse_blind_teacher("teacher", seen, 0.5, waits)

@@ -20,7 +20,8 @@ from selfteach.report.reading import Row, RunData, Sample, dotted, table
 
 MOST_PAIRS = 40
 ALARM = ("name", "since", "seen", "advice")
-SCRIPTS = ("page.js", "explorer.js")
+SCRIPTS = {"report.html": ("page.js", "explorer.js"), "comparison.html": ("page.js",)}
+"""What runs on each page."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def shown(value: Any) -> Any:
 def render(name: str, **values: Any) -> str:
     """A page with its style and scripts inside; the browser is told to run those scripts and nothing else."""
     made = environment()
-    style, *scripts = (made.loader.get_source(made, file)[0] for file in ("style.css", *SCRIPTS))  # type: ignore[union-attr]
+    style, *scripts = (made.loader.get_source(made, file)[0] for file in ("style.css", *SCRIPTS[name]))  # type: ignore[union-attr]
     allowed = " ".join(f"'{fingerprint(script)}'" for script in scripts)
     policy = (
         f"default-src 'none'; style-src '{fingerprint(style)}'; script-src {allowed}; "

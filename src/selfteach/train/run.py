@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -267,7 +267,15 @@ class Run:
 
     def contexts(self, rollouts: list[Rollout], names: Collection[str] | None = None) -> dict[str, Context]:
         """What the named teachers (None: all) read before each rollout. UserError if one of them is blind."""
-        contexts = {
+        contexts = self.views(rollouts, self.recipe.teachers if names is None else names)
+        for name, one in contexts.items():
+            waits = not self.recipe.teachers[name].view.fields
+            refuse_blind_teacher(name, one, self.config.bookkeeping.max_unavailable, waits)
+        return contexts
+
+    def views(self, rollouts: Sequence[Rollout], names: Iterable[str]) -> dict[str, Context]:
+        """The same, blind or not."""
+        return {
             name: context(
                 self.recipe.teachers[name],
                 self.teachers[name],
@@ -276,13 +284,8 @@ class Run:
                 window=self.teachers[name].policy.window,
                 temperature=self.recipe.rollouts.temperature,
             )
-            for name in (self.recipe.teachers if names is None else names)
+            for name in names
         }
-        for name, one in contexts.items():
-            # Only a private field can be missing for good; a right sibling may simply not have come yet.
-            if self.recipe.teachers[name].view.fields:
-                refuse_blind_teacher(name, one, self.config.bookkeeping.max_unavailable)
-        return contexts
 
     def scorer(
         self, rollouts: list[Rollout], contexts: Mapping[str, Context], *, sampled: Sequence[str] = ()
@@ -452,10 +455,11 @@ def share(prompts: int, processes: int) -> int:
     return prompts // processes
 
 
-def refuse_blind_teacher(name: str, one: Context, bound: float) -> None:
-    if one.blind > bound:
+def refuse_blind_teacher(name: str, one: Context, bound: float, waits: bool) -> None:
+    """``waits``: its view reads no private field, but how answers turn out; a right sibling may yet come."""
+    blind = one.too_long + (0 if waits else one.no_privilege)
+    if blind > bound * (len(one.prompts) - one.elsewhere):
         raise UserError(
-            f"teacher {name!r} has nothing to see in {one.no_privilege + one.too_long} of {len(one.prompts)} rollouts "
-            f"({one.no_privilege} without its private field, {one.too_long} too long for the window): more than "
-            f"--max-unavailable {bound}"
+            f"teacher {name!r} has nothing to see in {blind} of {len(one.prompts)} rollouts ({one.no_privilege} "
+            f"without its privilege, {one.too_long} too long for the window): more than --max-unavailable {bound}"
         )

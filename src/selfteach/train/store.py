@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from random import Random
 
@@ -28,19 +29,22 @@ class Store:
                 "or look at the task's grading"
             )
 
+    @cached_property
+    def by_group(self) -> dict[int, list[Rollout]]:
+        groups: dict[int, list[Rollout]] = {}
+        for one in self.rollouts:
+            groups.setdefault(one.group, []).append(one)
+        return groups
+
     def take(self, step: int, groups: int) -> list[Rollout]:
         """The rollouts of the ``groups`` prompts whose turn it is at ``step`` = 0, 1, 2 …"""
-        by_group: dict[int, list[Rollout]] = {}
-        for one in self.rollouts:
-            by_group.setdefault(one.group, []).append(one)
-        names = sorted(by_group)
-        taken: list[Rollout] = []
-        for nth in range(step * groups, (step + 1) * groups):
-            epoch, place = divmod(nth, len(names))
-            order = Random(f"{self.seed} epoch {epoch}").sample(names, len(names))
-            # A prompt may come twice in a step that spans two epochs; its rows stay groups of their own.
-            taken += [one for one in by_group[order[place]]]
-        return taken
+        names = sorted(self.by_group)
+        places = [divmod(nth, len(names)) for nth in range(step * groups, (step + 1) * groups)]
+        orders = {
+            epoch: Random(f"{self.seed} epoch {epoch}").sample(names, len(names))
+            for epoch in {epoch for epoch, _ in places}
+        }
+        return [one for epoch, place in places for one in self.by_group[orders[epoch][place]]]
 
     def save(self, path: Path) -> None:
         """Write the rollouts as JSON lines, whole or not at all. UserError if the disk refuses."""

@@ -21,7 +21,7 @@ from selfteach.objective.terms import PolicyGradient
 from selfteach.policy.chat import Chat
 from selfteach.policy.sampling import Sampling, sample
 from selfteach.task.rollout import Rollout
-from selfteach.train.context import Context, context
+from selfteach.train.context import Context
 from selfteach.train.metrics import gap
 from selfteach.train.run import Run, Step
 from selfteach.train.scored import Scorer
@@ -104,17 +104,7 @@ def probe_contexts(run: Run, teachers: Iterable[str], rollouts: Sequence[Rollout
     """What each teacher reads before the probes; a teacher may see nothing there without stopping the run."""
     devices = [run.policy.model.device] if run.policy.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # a teacher that reasons first samples
-        return {
-            name: context(
-                run.recipe.teachers[name],
-                run.teachers[name],
-                rollouts,
-                run.task.wording,
-                window=run.teachers[name].policy.window,
-                temperature=run.recipe.rollouts.temperature,
-            )
-            for name in teachers
-        }
+        return run.views(rollouts, teachers)
 
 
 # --- columns ----------------------------------------------------------------------------------------------------
