@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from selfteach.cli import suite as suites
-from selfteach.cli.compare import Planned
+from selfteach.cli.runs import Planned
 from selfteach.cli.suite import (
     Answer,
     Suite,

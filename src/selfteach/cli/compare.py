@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from selfteach.cli.console import parsed
+from selfteach.cli.runs import HEADS, Planned, cells, condensed, curve, finish, write_aside
+from selfteach.cli.suite import Suite, run_suite
 from selfteach.cli.train import chosen_preset, require_model, safe
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, recipe_named
 from selfteach.recipes.writer import Student
 from selfteach.report import comparison_page
 from selfteach.train.launch import versions
-from selfteach.train.rundir import read_rows
 
 ABOUT = "What stands after a lone -- goes to every run as it is: selfteach compare opsd grpo -- --lr 1e-4"
 
@@ -65,16 +59,6 @@ class Arguments:
     """Further knobs for every run: what stands after a lone --, as in ``-- --lr 1e-4 --micro-batch 16``."""
 
 
-@dataclass
-class Planned:
-    """One run of the comparison."""
-
-    label: str
-    seed: int
-    folder: Path
-    words: list[str] = field(default_factory=list)
-
-
 def command(words: Sequence[str]) -> int:
     own, extra = list(words), tuple[str, ...]()
     if "--" in words:
@@ -109,8 +93,6 @@ def command(words: Sequence[str]) -> int:
 
 
 def whole_suite(given: Arguments) -> int:
-    from selfteach.cli.suite import Suite, run_suite  # it builds on this module
-
     out = given.out or Path("runs") / given.suite
     budget = given.tokens or 200_000
     suite = Suite(given.suite, given.seeds, given.jobs, out, given.task or "tutor", budget, given.recipes)
@@ -155,38 +137,6 @@ def recipe_of(given: Arguments, label: str) -> Any:
     return chosen_preset(*split(label), given.task)[0]
 
 
-def finish(runs: list[Planned], jobs: int) -> None:
-    """Bring every run to its end, ``jobs`` at a time: finished ones are kept, interrupted ones go on."""
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    with ThreadPoolExecutor(jobs) as pool:
-        for failed in pool.map(lambda run: bring_to_end(run, threads), runs):
-            if failed is not None:
-                raise UserError(failed)
-
-
-def bring_to_end(run: Planned, threads: str) -> str | None:
-    """None if the run is finished, else what went wrong."""
-    if (run.folder / "summary.json").exists():
-        print(f"{run.label} seed {run.seed}: finished before", flush=True)
-        return None
-    begun = (run.folder / "config.toml").exists()
-    print(f"{run.label} seed {run.seed}: {'going on' if begun else 'starting'}", flush=True)
-    began = time.monotonic()
-    log = run.folder.with_suffix(".log")
-    with log.open("ab") as stream:
-        code = subprocess.run(
-            [sys.executable, "-m", "selfteach", *run.words, *(["--resume"] if begun else [])],
-            stdout=stream,
-            stderr=stream,
-            env={**os.environ, "OMP_NUM_THREADS": threads},
-        ).returncode
-    if code:
-        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        return f"{run.label} seed {run.seed} ended with code {code} ({' '.join(last)}); the log is {log}"
-    print(f"{run.label} seed {run.seed}: {time.monotonic() - began:.0f} s", flush=True)
-    return None
-
-
 def generated(run: Planned) -> int:
     return int(json.loads((run.folder / "summary.json").read_text())["generated_tokens"])
 
@@ -226,17 +176,6 @@ def summarised(given: Arguments, runs: Sequence[Planned]) -> dict[str, Any]:
     }
 
 
-def curve(run: Planned) -> dict[str, Any]:
-    """A run's held-out accuracy along its way, and its summary."""
-    rows = [row for row in read_rows(run.folder / "metrics.jsonl") if "eval/accuracy" in row]
-    summary = json.loads((run.folder / "summary.json").read_text())
-    points = [
-        {"step": row["step"], "tokens": row["tokens/generated"], "accuracy": row["eval/accuracy"]}
-        for row in rows
-    ]
-    return {"seed": run.seed, "points": points, "summary": summary}
-
-
 def told(given: Arguments) -> list[str]:
     """The options that differ from the defaults, for the command to repeat."""
     default = Arguments(recipes=())
@@ -248,34 +187,6 @@ def told(given: Arguments) -> list[str]:
     ]
     words = [f"--{name.replace('_', '-')} {getattr(given, name)}" for name in names]
     return [*words, *(["--", *given.extra] if given.extra else [])]
-
-
-def condensed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    ends = [run["points"][-1]["accuracy"] for run in runs]
-    starts = [run["points"][0]["accuracy"] for run in runs]
-    mean = statistics.fmean
-    return {
-        "start": mean(starts),
-        "accuracy": mean(ends),
-        "accuracy_se": statistics.stdev(ends) / math.sqrt(len(ends)) if len(ends) > 1 else math.nan,
-        "steps": mean(run["summary"]["steps"] for run in runs),
-        "generated_tokens": mean(run["summary"]["generated_tokens"] for run in runs),
-        "training_seconds": mean(run["summary"]["training_seconds"] for run in runs),
-    }
-
-
-def cells(label: str, row: dict[str, Any]) -> list[str]:
-    return [
-        label,
-        f"{row['start']:.3f}",
-        f"{row['accuracy']:.3f} ± {row['accuracy_se']:.3f}",
-        f"{row['steps']:.0f}",
-        f"{row['generated_tokens']:,.0f}",
-        f"{row['training_seconds']:.0f}",
-    ]
-
-
-HEADS = ["recipe", "before", "after (mean ± s.e. over seeds)", "steps", "generated tokens", "seconds"]
 
 
 def table(results: dict[str, Any]) -> Table:
@@ -292,9 +203,3 @@ def markdown(results: dict[str, Any]) -> str:
     made = ", ".join(f"{name} {value}" for name, value in results["versions"].items())
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([f"Command: `{results['command']}`", "", f"Made with {made}.", "", *lines, ""])
-
-
-def write_aside(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from selfteach.cli.compare import HEADS, Planned, cells, condensed, curve, finish, write_aside
+from selfteach.cli.runs import HEADS, Planned, cells, condensed, curve, finish, write_aside
 from selfteach.cli.train import chosen_preset, configured
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES

@@ -1,0 +1,109 @@
+"""Training runs as commands of their own: brought to an end several at a time, then read and put in a table."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfteach.errors import UserError
+from selfteach.train.rundir import read_rows
+
+
+@dataclass
+class Planned:
+    """One run of the comparison."""
+
+    label: str
+    seed: int
+    folder: Path
+    words: list[str] = field(default_factory=list)
+
+
+def finish(runs: list[Planned], jobs: int) -> None:
+    """Bring every run to its end, ``jobs`` at a time: finished ones are kept, interrupted ones go on."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    with ThreadPoolExecutor(jobs) as pool:
+        for failed in pool.map(lambda run: bring_to_end(run, threads), runs):
+            if failed is not None:
+                raise UserError(failed)
+
+
+def bring_to_end(run: Planned, threads: str) -> str | None:
+    """None if the run is finished, else what went wrong."""
+    if (run.folder / "summary.json").exists():
+        print(f"{run.label} seed {run.seed}: finished before", flush=True)
+        return None
+    begun = (run.folder / "config.toml").exists()
+    print(f"{run.label} seed {run.seed}: {'going on' if begun else 'starting'}", flush=True)
+    began = time.monotonic()
+    log = run.folder.with_suffix(".log")
+    with log.open("ab") as stream:
+        code = subprocess.run(
+            [sys.executable, "-m", "selfteach", *run.words, *(["--resume"] if begun else [])],
+            stdout=stream,
+            stderr=stream,
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+        ).returncode
+    if code:
+        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        return f"{run.label} seed {run.seed} ended with code {code} ({' '.join(last)}); the log is {log}"
+    print(f"{run.label} seed {run.seed}: {time.monotonic() - began:.0f} s", flush=True)
+    return None
+
+
+# --- results ----------------------------------------------------------------------------------------------------
+
+
+def curve(run: Planned) -> dict[str, Any]:
+    """A run's held-out accuracy along its way, and its summary."""
+    rows = [row for row in read_rows(run.folder / "metrics.jsonl") if "eval/accuracy" in row]
+    summary = json.loads((run.folder / "summary.json").read_text())
+    points = [
+        {"step": row["step"], "tokens": row["tokens/generated"], "accuracy": row["eval/accuracy"]}
+        for row in rows
+    ]
+    return {"seed": run.seed, "points": points, "summary": summary}
+
+
+def condensed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    ends = [run["points"][-1]["accuracy"] for run in runs]
+    starts = [run["points"][0]["accuracy"] for run in runs]
+    mean = statistics.fmean
+    return {
+        "start": mean(starts),
+        "accuracy": mean(ends),
+        "accuracy_se": statistics.stdev(ends) / math.sqrt(len(ends)) if len(ends) > 1 else math.nan,
+        "steps": mean(run["summary"]["steps"] for run in runs),
+        "generated_tokens": mean(run["summary"]["generated_tokens"] for run in runs),
+        "training_seconds": mean(run["summary"]["training_seconds"] for run in runs),
+    }
+
+
+def cells(label: str, row: dict[str, Any]) -> list[str]:
+    return [
+        label,
+        f"{row['start']:.3f}",
+        f"{row['accuracy']:.3f} ± {row['accuracy_se']:.3f}",
+        f"{row['steps']:.0f}",
+        f"{row['generated_tokens']:,.0f}",
+        f"{row['training_seconds']:.0f}",
+    ]
+
+
+HEADS = ["recipe", "before", "after (mean ± s.e. over seeds)", "steps", "generated tokens", "seconds"]
+
+
+def write_aside(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
