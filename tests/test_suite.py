@@ -12,8 +12,10 @@ from selfteach.cli import suite as suites
 from selfteach.cli.runs import Planned
 from selfteach.cli.suite import (
     Answer,
+    Plan,
     Suite,
     depth_of,
+    forget_orphans,
     forget_outdated,
     label_of,
     margin,
@@ -119,6 +121,17 @@ def test_a_run_whose_settings_have_changed_is_made_anew(tmp_path: Path) -> None:
     (runs[1].folder / "config.toml").write_text(text.replace("steps = 2", "steps = 3"))
     forget_outdated(runs)
     assert [run.folder.exists() for run in runs] == [True, False]
+
+
+def test_a_run_whose_teacher_is_to_be_made_anew_is_so_too(tmp_path: Path) -> None:
+    arms = {"teacher": "opsd", "student": "exopd --teacher {arm teacher}/model"}
+    claim = Claim(says="x", arms=arms, higher="student", lower="teacher")
+    runs = {words: planned_arm(suite(tmp_path), words, claim) for words in arms.values()}
+    for run in (*runs["opsd"][:1], *runs[arms["student"]]):
+        run.folder.mkdir()
+        (run.folder / "summary.json").write_text("{}")
+    forget_orphans(Plan([("m", claim)], runs, {}))
+    assert [run.folder.exists() for run in runs[arms["student"]]] == [True, False]
 
 
 def test_an_unknown_ring_or_method_names_the_nearest(tmp_path: Path) -> None:

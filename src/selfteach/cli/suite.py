@@ -110,6 +110,7 @@ def run_suite(suite: Suite, results: Path) -> None:
     plan = planned(suite)
     for runs in (*plan.arms.values(), *plan.common.values()):
         forget_outdated(runs)
+    forget_orphans(plan)
     try:
         for wave in plan.waves:
             finish(wave, suite.jobs)
@@ -147,9 +148,9 @@ def planned_arm(suite: Suite, words: str, claim: Claim) -> list[Planned]:
     for seed in range(suite.seeds):
         folder = suite.out / f"{label_of(words)}-{seed}"
         filled = words
-        for label in re.findall(r"\{arm ([^}]+)\}", words):
-            built_on = suite.out / f"{label_of(claim.arms[label])}-{seed}"
-            filled = filled.replace(f"{{arm {label}}}", str(built_on))
+        for label in built_on(words):
+            trained = suite.out / f"{label_of(claim.arms[label])}-{seed}"
+            filled = filled.replace(f"{{arm {label}}}", str(trained))
         own = [*shlex.split(filled), "--seed", str(seed), "--out", str(folder)]
         own += [
             word
@@ -172,6 +173,21 @@ def forget_outdated(runs: Sequence[Planned]) -> None:
             shutil.rmtree(run.folder)
 
 
+def forget_orphans(plan: Plan) -> None:
+    """Runs built on another arm's model are made anew where that one is still to be made."""
+    for _, claim in plan.claims:
+        for label in sorted(claim.arms, key=lambda one: depth_of(claim, one)):
+            words = claim.arms[label]
+            for i, run in enumerate(plan.arms[words]):
+                needed = [plan.arms[claim.arms[one]][i] for one in built_on(words)]
+                if run.folder.exists() and not complete(needed):
+                    print(
+                        f"{run.label} seed {run.seed}: what it was built on is made anew, and so is it",
+                        flush=True,
+                    )
+                    shutil.rmtree(run.folder)
+
+
 def label_of(words: str) -> str:
     """A short name for an arm's words: recipe and fingerprint."""
     return f"{words.split()[0]}-{sha256(words.encode()).hexdigest()[:8]}"
@@ -179,8 +195,12 @@ def label_of(words: str) -> str:
 
 def depth_of(claim: Claim, label: str) -> int:
     """How many arms must be finished one after the other before this one can start."""
-    needed = re.findall(r"\{arm ([^}]+)\}", claim.arms[label])
-    return 1 + max(depth_of(claim, one) for one in needed) if needed else 0
+    return 1 + max((depth_of(claim, one) for one in built_on(claim.arms[label])), default=-1)
+
+
+def built_on(words: str) -> list[str]:
+    """The labels of the arms whose folders an arm's words name."""
+    return re.findall(r"\{arm ([^}]+)\}", words)
 
 
 def planned_on_world(suite: Suite, name: str) -> list[Planned]:
