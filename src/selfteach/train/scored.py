@@ -48,7 +48,12 @@ class Scorer:
         rows = [row_of(one, i, self.contexts, self.sampled) for i, one in enumerate(self.rollouts)]
         counts = gather_object([len(rows)])
         self.first_row = sum(counts[: self.accelerator.process_index])
-        self.columns = columns_of(gather_object(rows), self.accelerator.device)
+        self.columns = columns_of(gather_object(rows), self.accelerator.device, self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of columns that hold numbers: float32, or float64 where the model is of that."""
+        return torch.promote_types(torch.float32, self.policy.model.dtype)
 
     @property
     def starts(self) -> range:
@@ -169,16 +174,18 @@ def row_of(one: Rollout, i: int, contexts: Mapping[str, Context], sampled: Seque
     }
 
 
-def columns_of(rows: Sequence[Mapping[str, Any]], device: torch.device) -> Columns:
+def columns_of(
+    rows: Sequence[Mapping[str, Any]], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Columns:
     """Right-padded columns of all rows."""
 
     width = max(len(row["ids"]) for row in rows)
 
-    def padded(name: str, dtype: torch.dtype, *, of: str | None = None) -> Tensor:
-        column = torch.zeros(len(rows), width, dtype=dtype)
+    def padded(name: str, kind: torch.dtype, *, of: str | None = None) -> Tensor:
+        column = torch.zeros(len(rows), width, dtype=kind)
         for i, row in enumerate(rows):
             values = row[name] if of is None else row[of][name]
-            column[i, : len(values)] = torch.tensor(values, dtype=dtype)
+            column[i, : len(values)] = torch.tensor(values, dtype=kind)
         return column.to(device)
 
     sampled = all(row["behaviour"] is not None for row in rows)
@@ -186,15 +193,15 @@ def columns_of(rows: Sequence[Mapping[str, Any]], device: torch.device) -> Colum
         ids=padded("ids", torch.long),
         mask=padded("mask", torch.bool),
         group=torch.tensor([row["group"] for row in rows], device=device),
-        reward=torch.tensor([row["reward"] for row in rows], dtype=torch.float32, device=device),
-        behaviour=padded("behaviour", torch.float32) if sampled else None,
+        reward=torch.tensor([row["reward"] for row in rows], dtype=dtype, device=device),
+        behaviour=padded("behaviour", dtype) if sampled else None,
         turn=padded("turn", torch.long),
         available={
             name: torch.tensor([row["available"][name] for row in rows], device=device)
             for name in rows[0]["available"]
         },
         marks={name: padded(name, torch.bool, of="marks") for name in rows[0]["marks"]},
-        log_probs={name: padded(name, torch.float32, of="log_probs") for name in rows[0]["log_probs"]},
+        log_probs={name: padded(name, dtype, of="log_probs") for name in rows[0]["log_probs"]},
     )
 
 

@@ -1,0 +1,51 @@
+"""A change of the house is no change of a loss: every recipe against values recorded before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import golden
+from selfteach.recipes import RECIPES, Recipe, recipe_named, with_knobs
+
+RECORDED = golden.recorded_evaluations()
+CLOSE = 1e-9
+
+
+@pytest.mark.parametrize(
+    ("label", "recipe", "step"),
+    list(golden.cases()),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_evaluate_gives_the_recorded_loss_and_gradient(label: str, recipe: Recipe, step: int) -> None:
+    was, now = RECORDED[label], golden.evaluated(recipe, step)
+    assert set(was) == set(now)
+    for part, value in was.items():
+        np.testing.assert_allclose(
+            now[part], value, rtol=CLOSE, atol=CLOSE * np.abs(value).max(), err_msg=part
+        )
+
+
+def test_every_recipe_has_a_recorded_run() -> None:
+    assert {path.stem for path in (golden.HOME / "runs").glob("*.json")} == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_replayed_run_gives_the_recorded_losses_and_gradients(name: str, tmp_path: Path) -> None:
+    recorded = golden.recorded_run(name)
+    recipe = with_knobs(recipe_named(name, recorded["preset"]), tuples(recorded["knobs"]))
+    now = list(golden.steps_of(name, tmp_path, recorded["steps"], recipe))
+    for was, one in zip(recorded["steps"], now, strict=True):
+        assert one["stage"] == was["stage"]
+        assert one["loss"] == pytest.approx(was["loss"], rel=CLOSE, abs=CLOSE)
+        assert one["terms"] == pytest.approx(was["terms"], rel=CLOSE, abs=CLOSE)
+        norm = was["gradient"]["norm"]
+        assert one["gradient"]["norm"] == pytest.approx(norm, rel=CLOSE)
+        assert one["gradient"]["along"] == pytest.approx(was["gradient"]["along"], abs=CLOSE * norm)
+
+
+def tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
