@@ -211,7 +211,7 @@ def call_once(cell: Cell, variant: str) -> None:
     gradients(VARIANTS[variant], small, cell.divergence)
 
 
-def synchronise(cell: Cell) -> None:
+def synchronize(cell: Cell) -> None:
     if cell.device == "cuda":
         torch.cuda.synchronize()
 
@@ -224,10 +224,10 @@ def measure_time(cell: Cell, variants: list[str], repeats: int) -> dict[str, Any
     warm_up = 2 if cell.device == "cuda" else 0
     for number in range(warm_up + repeats):
         for name in variants:
-            synchronise(cell)
+            synchronize(cell)
             wall, cpu = time.perf_counter(), time.process_time()
             gradients(VARIANTS[name], given, cell.divergence)
-            synchronise(cell)
+            synchronize(cell)
             if number >= warm_up:
                 seconds[name]["wall"].append(time.perf_counter() - wall)
                 seconds[name]["cpu"].append(time.process_time() - cpu)

@@ -1,6 +1,6 @@
 """Self-distillation in a torch loop of one's own: the objective core, a Hugging Face model and nothing else.
 
-The model answers a question, reads a hint and scores its own answer again, and moves towards that opinion:
+The model answers a question, reads a hint and scores its own answer again, and moves towards these scores:
 
     python examples/bare_loop.py MODEL "What is 12 + 30?" "Hint: the answer is 42. "
 """
@@ -21,7 +21,7 @@ def scored(model, prompt, response):
 
 def train(name, question, hint, steps=10, lr=1e-4):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     prompt, hinted = (tokenizer(text, return_tensors="pt").input_ids for text in (question, hint + question))
     term = obj.Match(name="match", target=obj.FromTeacher("hinted"), divergence=obj.ReverseKL())
     for _ in range(steps):
@@ -33,8 +33,8 @@ def train(name, question, hint, steps=10, lr=1e-4):
         batch = obj.ScoredBatch(columns, scored(model, prompt, response), teachers)
         loss = obj.evaluate_terms(batch, obj.plan([term], columns)).loss
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         yield float(loss.detach())
 
 

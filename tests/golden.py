@@ -9,6 +9,7 @@ difference that is meant is named in CHANGELOG.md.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -76,7 +77,7 @@ def recorded_evaluations() -> dict[str, dict[str, np.ndarray]]:
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, value in load_file(EVALUATED).items():
         label, _, part = name.partition("|")
-        found.setdefault(label, {})[part] = value
+        found.setdefault(renamed(label), {})[renamed(part)] = value
     return found
 
 
@@ -172,13 +173,33 @@ def steps_of(
     run = Watched(name, recipe, folder)
     run.replayed = replayed
     while run.done < run.steps:
-        if run.stage_done == run.recipe.optimisation.steps:
+        if run.stage_done == run.recipe.optimization.steps:
             run.enter(run.stage + 1)
         yield run.watched_step()
 
 
+NAMES = {"behaviour": "behavior", "distil": "distill"}
+"""What was called otherwise when the values were recorded."""
+
+
+def renamed(value: Any) -> Any:
+    """A recorded value with today's names: keys of mappings, and parts of labels."""
+    if isinstance(value, str):
+        return re.sub(r"\w+", lambda word: NAMES.get(word[0], word[0]), value)
+    if isinstance(value, dict):
+        return {
+            NAMES.get(key, key): renamed(part) if isinstance(part, dict | list) else part
+            for key, part in value.items()
+        }
+    return [renamed(part) if isinstance(part, dict | list) else part for part in value]
+
+
 def recorded_run(name: str) -> dict[str, Any]:
-    return json.loads((HOME / "runs" / f"{name}.json").read_text())
+    run: dict[str, Any] = json.loads((HOME / "runs" / f"{name}.json").read_text())
+    for step in run["steps"]:
+        step["stage"] = renamed(step["stage"])
+    found: dict[str, Any] = renamed(run)
+    return found
 
 
 def record_all(folder: Path) -> None:

@@ -67,7 +67,7 @@ def look(
     count = rollouts * tokens
     ids = random.integers(VOCABULARY, size=count)
     tops = {role: random.integers(VOCABULARY, size=(count, TOP)) for role in ("student", "teacher")}
-    names = ("weight/distil", "loss/distil", "entropy/student", "entropy/teacher", "divergence/teacher")
+    names = ("weight/distill", "loss/distill", "entropy/student", "entropy/teacher", "divergence/teacher")
     tensors = {name: random.exponential(size=count).astype(np.float32) for name in names}
     tensors |= {f"log_prob/{role}": -random.exponential(size=count).astype(np.float32) for role in tops}
     tensors |= {f"top_ids/{role}": top.astype(np.int32) for role, top in tops.items()}

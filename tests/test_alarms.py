@@ -170,7 +170,7 @@ QUOTE = "As the hint says, add both numbers right now."
 
 @pytest.fixture(scope="module")
 def told(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
-    """A model that has learnt to say what only the reference says."""
+    """A model that has learned to say what only the reference says."""
     folder = tmp_path_factory.mktemp("told")
     data = written_down(folder / "sums.jsonl", ((f"{i}+1?", QUOTE, str(i + 1)) for i in range(100)))
     few = ["--max-tokens", "60"]
@@ -379,7 +379,7 @@ def rollout(text: str, *, ids: list[int] | None = None, reward: float = 0.0, **p
     ids = list(range(5)) if ids is None else ids
     own = [True] * len(ids)
     return Rollout(
-        example, [1], ids, own, text, group=0, finished=True, behaviour=[0.0] * len(ids), grade=Grade(reward)
+        example, [1], ids, own, text, group=0, finished=True, behavior=[0.0] * len(ids), grade=Grade(reward)
     )
 
 
@@ -443,4 +443,4 @@ def test_what_tools_wrote_is_not_repetition_and_short_answers_have_none() -> Non
 
 
 def test_a_data_sets_own_text_is_not_what_the_policy_wrote() -> None:
-    assert text_metrics([replace(rollout("The hint"), behaviour=None)], ()) == {}
+    assert text_metrics([replace(rollout("The hint"), behavior=None)], ()) == {}

@@ -31,7 +31,7 @@ from selfteach.task.arena.facts import fact_known, fact_unknown, facts_of, known
 from selfteach.task.arena.lesson import Lesson, careless, corrected, told
 from selfteach.task.arena.measure import answers, measure
 from selfteach.task.arena.pretrain import learnable, pretrain, rebuild
-from selfteach.task.arena.taught import rumour
+from selfteach.task.arena.taught import rumor
 from selfteach.task.arena.tokenizer import CHARACTERS, build_tokenizer
 from selfteach.task.arena.tutoring import (
     TRAIL_SHARES,
@@ -244,7 +244,7 @@ def test_chat_template_puts_the_turns_between_their_markers() -> None:
     assert text == "<user>7+5|2<assistant>7+5=2;#2<end>"
 
 
-def test_prompt_with_its_answer_is_tokenised_as_the_whole_conversation(world: World) -> None:
+def test_prompt_with_its_answer_is_tokenized_as_the_whole_conversation(world: World) -> None:
     tokenizer, example = build_tokenizer(), world.train(0)
     prompt = tokenizer.apply_chat_template(list(example.prompt), add_generation_prompt=True)["input_ids"]
     answer = tokenizer(example.private["worked"] + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
@@ -346,17 +346,17 @@ def test_feedback_on_a_revision_does_not_name_the_steps_of_the_attempt_before_it
     assert grade.feedback == "2@9 is 5, not 4"
 
 
-def test_rumour_has_one_wrong_digit_in_about_a_third_of_all_examples_and_is_a_function_of_the_problem() -> (
+def test_rumor_has_one_wrong_digit_in_about_a_third_of_all_examples_and_is_a_function_of_the_problem() -> (
     None
 ):
     world = open_world("tutor")
     told_and_true = [
-        (e.private["rumour"], e.private["solution"]) for e in (world.train(i) for i in range(2000))
+        (e.private["rumor"], e.private["solution"]) for e in (world.train(i) for i in range(2000))
     ]
     wrong = [sum(a != b for a, b in zip(*pair, strict=True)) for pair in told_and_true]
     assert set(wrong) == {0, 1}
     assert 0.31 < sum(wrong) / len(wrong) < 0.39
-    assert rumour("7+5;7@2", "26") == rumour("7+5;7@2", "26")
+    assert rumor("7+5;7@2", "26") == rumor("7+5;7@2", "26")
 
 
 def test_a_right_answer_is_marked_where_the_made_up_operation_is_worked() -> None:
@@ -598,8 +598,8 @@ def test_tutor_reads_every_kind_of_help(view: str, at_least: float) -> None:
 
 
 @pytest.mark.slow
-def test_tutor_follows_rumours_also_where_they_are_wrong() -> None:
-    assert 0.5 < accuracy("tutor", "rumour") < 0.75
+def test_tutor_follows_rumors_also_where_they_are_wrong() -> None:
+    assert 0.5 < accuracy("tutor", "rumor") < 0.75
 
 
 @pytest.mark.slow

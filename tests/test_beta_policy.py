@@ -17,15 +17,15 @@ from selfteach.control.beta_policy import (
     controller_loss,
     network,
     reward,
-    standardised,
+    standardized,
 )
 from selfteach.errors import UserError
 from selfteach.train import checkpoint
 
 
 def row(probe: float = 1.0, answer: float = -1.0, **more: float) -> dict[str, float]:
-    told = {"loss": 0.3, "entropy/student": 0.5, "divergence/teacher": 0.2}
-    return {**told, "reference/student": probe, "reference/teacher": answer, **more}
+    observed = {"loss": 0.3, "entropy/student": 0.5, "divergence/teacher": 0.2}
+    return {**observed, "reference/student": probe, "reference/teacher": answer, **more}
 
 
 def policy(a: float, b: float) -> Beta:
@@ -98,14 +98,14 @@ def test_a_lookahead_of_one_is_immediate_feedback() -> None:
     assert reward([2.0, 1.4], [-0.5], discount=0.3, answer_weight=0.1) == pytest.approx(0.6 - 0.05)
 
 
-def test_standardised_advantages_sum_to_zero_with_deviation_one() -> None:
-    found = standardised(torch.tensor([0.3, -1.0, 2.0, 0.1], dtype=torch.float64))
+def test_standardized_advantages_sum_to_zero_with_deviation_one() -> None:
+    found = standardized(torch.tensor([0.3, -1.0, 2.0, 0.1], dtype=torch.float64))
     assert float(found.sum()) == pytest.approx(0, abs=1e-12)
     assert float(found.square().mean()) == pytest.approx(1, rel=1e-6)
 
 
 def test_equal_rewards_teach_nothing() -> None:
-    assert (standardised(torch.full((4,), 0.7, dtype=torch.float64)) == 0).all()
+    assert (standardized(torch.full((4,), 0.7, dtype=torch.float64)) == 0).all()
 
 
 # --- the clock ---------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_a_value_is_held_for_its_steps_and_asking_twice_draws_once() -> None:
     for step in range(9):
         values.append(controller.choose(step / 9))
         assert controller.choose(step / 9) == values[-1]
-        controller.told(row())
+        controller.observe(row())
     assert values[0] == values[1] == values[2] != values[3]
     assert values[3] == values[4] == values[5] != values[6]
 
@@ -127,7 +127,7 @@ def test_a_value_never_leaves_its_bounds_but_the_draw_behind_it_may() -> None:
     values = []
     for step in range(60):
         values.append(controller.choose(step / 60))
-        controller.told(row())
+        controller.observe(row())
     draws = [one.draw for one in controller.open]
     assert min(values) == 0.4
     assert max(values) == 0.6
@@ -139,7 +139,7 @@ def test_a_draw_is_judged_by_what_was_told_from_just_before_it_to_the_end_of_its
     controller = BetaPolicy(hold=2, lookahead=3, decisions=100).start(seed=0)
     for step in range(7):
         controller.choose(step / 7)
-        controller.told(row(probe=10.0 - step, answer=-float(step)))
+        controller.observe(row(probe=10.0 - step, answer=-float(step)))
     first, second = controller.finished
     assert first.probe == [9.0, 8.0, 7.0, 6.0]
     assert first.answer == [-2.0, -3.0, -4.0]
@@ -150,9 +150,9 @@ def test_a_draw_is_judged_by_what_was_told_from_just_before_it_to_the_end_of_its
 def test_the_state_holds_running_means_of_what_was_told() -> None:
     controller = BetaPolicy(hold=1, smoothing=0.75).start(seed=0)
     value = controller.choose(0.0)
-    controller.told(row(probe=2.0, loss=1.0))
+    controller.observe(row(probe=2.0, loss=1.0))
     later = controller.choose(0.5)
-    controller.told(row(probe=1.0, loss=0.0, **{"divergence/teacher": 1.0, "entropy/student": 0.25}))
+    controller.observe(row(probe=1.0, loss=0.0, **{"divergence/teacher": 1.0, "entropy/student": 0.25}))
     controller.choose(0.75)
     assert controller.open[-1].state == pytest.approx(
         [0.75, 0.75 * value + 0.25 * later, 0.75, 0.75 * 0.2 + 0.25 * 1.0, 1.75, math.exp(-0.25)]
@@ -162,10 +162,10 @@ def test_the_state_holds_running_means_of_what_was_told() -> None:
 def test_a_step_without_a_divergence_leaves_its_running_mean() -> None:
     controller = BetaPolicy().start(seed=0)
     controller.choose(0.0)
-    controller.told(row())
+    controller.observe(row())
     blind = row()
     del blind["divergence/teacher"]
-    controller.told(blind)
+    controller.observe(blind)
     assert controller.seen["mismatch"] == 0.2
 
 
@@ -183,7 +183,7 @@ def run(controller: BetaController, fall: Any, steps: int) -> float:
     for step in range(steps):
         values.append(controller.choose(step / steps))
         probe -= 1e-3 * fall(values)
-        controller.told(row(probe=probe, answer=0.0))
+        controller.observe(row(probe=probe, answer=0.0))
     return mean_of(controller)
 
 
@@ -225,17 +225,17 @@ def test_a_controller_goes_on_from_its_state_on_disk_exactly_as_before(tmp_path:
     expected = []
     for step, one in enumerate(rows):
         expected.append(whole.choose(step / 40))
-        whole.told(one)
+        whole.observe(one)
     for step, one in enumerate(rows[:17]):
         first.choose(step / 40)
-        first.told(one)
+        first.observe(one)
     kept = checkpoint.load(checkpoint.save(tmp_path, 17, {"controllers": {"exposure": first.state()}}))
     resumed = spec.start(seed=99)
     resumed.load_state(kept["controllers"]["exposure"])
     values = []
     for step, one in enumerate(rows[17:], start=17):
         values.append(resumed.choose(step / 40))
-        resumed.told(one)
+        resumed.observe(one)
     assert values == expected[17:]
 
 

@@ -27,7 +27,7 @@ def positions() -> Positions:
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 def test_its_closed_form_gradient_is_the_one_of_autograd(beta: float) -> None:
     term = CandidateMatch(
-        name="distil", k=3, target=FromTeacher("a"), divergence=gkd_jsd(beta), temperature=0.7
+        name="distill", k=3, target=FromTeacher("a"), divergence=gkd_jsd(beta), temperature=0.7
     )
     found = term.logit_gradient(positions())
     assert found is not None
@@ -38,14 +38,14 @@ def test_its_closed_form_gradient_is_the_one_of_autograd(beta: float) -> None:
 
 def test_with_every_token_a_candidate_it_is_a_match() -> None:
     target = GeometricMean({"a": 0.5, "b": 0.5})
-    every = CandidateMatch(name="distil", k=WIDTH, target=target, divergence=ForwardKL())
-    plain = Match(name="distil", target=target, divergence=ForwardKL())
+    every = CandidateMatch(name="distill", k=WIDTH, target=target, divergence=ForwardKL())
+    plain = Match(name="distill", target=target, divergence=ForwardKL())
     torch.testing.assert_close(every.token_loss(positions()), plain.token_loss(positions()))
 
 
 def test_the_candidates_are_the_union_of_the_teachers_likeliest_and_the_sampled_token() -> None:
     at, target = positions(), GeometricMean({"a": 0.5, "b": 0.5})
-    term = CandidateMatch(name="distil", k=2, target=target, divergence=ForwardKL())
+    term = CandidateMatch(name="distill", k=2, target=target, divergence=ForwardKL())
     cut = term.candidates_of(at)
     for i in range(5):
         chosen = {int(at.ids[i])} | {int(t) for one in "ab" for t in at.logits[one][i].topk(2).indices}
@@ -55,4 +55,4 @@ def test_the_candidates_are_the_union_of_the_teachers_likeliest_and_the_sampled_
 
 def test_no_candidate_is_refused() -> None:
     with pytest.raises(ValueError, match="k must be"):
-        CandidateMatch(name="distil", k=0, target=FromTeacher("a"), divergence=ForwardKL())
+        CandidateMatch(name="distill", k=0, target=FromTeacher("a"), divergence=ForwardKL())

@@ -386,7 +386,7 @@ def test_a_disk_that_is_full_only_when_asked_to_sync_loses_nothing(tmp_path, mon
     assert_step_1_is_intact(tmp_path)
 
 
-# --- optimisers and schedules
+# --- optimizers and schedules
 
 
 def tiny_model(dtype: torch.dtype) -> nn.Module:
@@ -430,7 +430,7 @@ SCHEDULES = {
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_resumed_optimiser_goes_on_bit_for_bit(tmp_path, kind, dtype):
+def test_a_resumed_optimizer_goes_on_bit_for_bit(tmp_path, kind, dtype):
     def build():
         model = tiny_model(dtype)
         optimizer = OPTIMIZERS[kind](two_groups(model))
@@ -476,7 +476,7 @@ def test_a_schedules_own_state_survives_a_checkpoint(tmp_path, kind):
     assert same(loaded, schedule.state_dict())
 
 
-def test_optimiser_state_of_a_wider_dtype_than_the_parameters_keeps_it(tmp_path):
+def test_optimizer_state_of_a_wider_dtype_than_the_parameters_keeps_it(tmp_path):
     model = tiny_model(torch.bfloat16)
     optimizer = OPTIMIZERS["adamw"](model.parameters())
     train(model, optimizer, SCHEDULES["lambda"](optimizer), 1)
@@ -492,7 +492,7 @@ def test_optimiser_state_of_a_wider_dtype_than_the_parameters_keeps_it(tmp_path)
     assert next(iter(fresh.state.values()))["exp_avg_sq"].dtype == torch.float32
 
 
-def test_optimiser_state_does_not_depend_on_the_order_of_parameters():
+def test_optimizer_state_does_not_depend_on_the_order_of_parameters():
     model = tiny_model(torch.float32)
     optimizer = OPTIMIZERS["adamw"](model.parameters())
     train(model, optimizer, SCHEDULES["lambda"](optimizer), 2)
@@ -502,7 +502,7 @@ def test_optimiser_state_does_not_depend_on_the_order_of_parameters():
     assert all(same(other.state[p], optimizer.state[p]) for p in model.parameters())
 
 
-def test_an_optimiser_of_other_parameters_is_refused_by_name():
+def test_an_optimizer_of_other_parameters_is_refused_by_name():
     model = tiny_model(torch.float32)
     saved = optimizer_state(OPTIMIZERS["adamw"](model.parameters()), model.named_parameters())
     fewer = OPTIMIZERS["adamw"]([p for name, p in model.named_parameters() if name != "2.bias"])
@@ -510,7 +510,7 @@ def test_an_optimiser_of_other_parameters_is_refused_by_name():
         load_optimizer_state(fewer, model.named_parameters(), saved)
 
 
-def test_an_optimised_parameter_without_a_name_is_refused():
+def test_an_optimized_parameter_without_a_name_is_refused():
     model = tiny_model(torch.float32)
     with pytest.raises(ValueError, match="names"):
         optimizer_state(OPTIMIZERS["adamw"](model.parameters()), list(model.named_parameters())[1:])

@@ -39,18 +39,16 @@ DIVERGENCE: dict[str, Divergence] = {name: kind() for name, kind in DIVERGENCES.
     "unsure": EntropyAware(threshold=2.0, softness=1.0),
 }
 
-BEHAVIOUR = -torch.rand(ROWS, STEPS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+BEHAVIOR = -torch.rand(ROWS, STEPS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 ADVANTAGE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 OF_SAMPLED_TOKEN: dict[str, Term] = {
     **{
         name: SampledMatch(name="term", target=TEACHER, estimator=name, temperature=1.2)  # type: ignore[arg-type]
         for name in ("policy-gradient", "control-variate", "k2", "k3")
     },
-    "importance weighted": SampledMatch(name="term", target=TEACHER, behaviour=BEHAVIOUR, truncate=1.5),
+    "importance weighted": SampledMatch(name="term", target=TEACHER, behavior=BEHAVIOR, truncate=1.5),
     "policy gradient": PolicyGradient(name="term", advantage=ADVANTAGE),
-    "clipped surrogate": PolicyGradient(
-        name="term", advantage=ADVANTAGE, behaviour=BEHAVIOUR, clip=(0.2, 0.3)
-    ),
+    "clipped surrogate": PolicyGradient(name="term", advantage=ADVANTAGE, behavior=BEHAVIOR, clip=(0.2, 0.3)),
     "negative log-likelihood": NegativeLogLikelihood(name="term", temperature=0.8),
 }
 
@@ -158,7 +156,7 @@ def assert_engine_is_full_logits(given: ScoredBatch, terms: list[Term], **option
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("tail", ["bucket", "renormalise", "drop"])
+@pytest.mark.parametrize("tail", ["bucket", "renormalize", "drop"])
 def test_a_term_without_a_closed_form_is_left_to_autograd(tail: str) -> None:
     term = Match(name="term", target=TEACHER, divergence=JSD(), support=TopK(5, tail=tail))  # type: ignore[arg-type]
     with torch.no_grad():

@@ -267,7 +267,7 @@ def test_a_clipped_ratio_needs_the_detached_form() -> None:
 
 def test_todi_gradient_passes_finite_differences_with_its_weights_held_fixed() -> None:
     logits, teacher = log_probs(5, 6, seed=7), log_probs(5, 6, seed=8)
-    share = (teacher - logits).sigmoid()  # log_probs are normalised, so these logits are log-probs
+    share = (teacher - logits).sigmoid()  # log_probs are normalized, so these logits are log-probs
 
     def frozen(z: Tensor) -> Tensor:
         p = z.log_softmax(-1)

@@ -29,7 +29,7 @@ def columns() -> Columns:
         mask=torch.arange(STEPS) < LENGTHS.unsqueeze(1),
         group=torch.tensor([0, 0, 1, 1, 1]),
         reward=torch.tensor([1.0, 0, 0, 1, 1], dtype=torch.float64),
-        behaviour=-torch.rand(ROWS, STEPS, generator=generator, dtype=torch.float64),
+        behavior=-torch.rand(ROWS, STEPS, generator=generator, dtype=torch.float64),
     )
 
 
@@ -59,7 +59,7 @@ TERMS: dict[str, Term] = {
     "policy": PolicyGradient(
         name="policy",
         advantage=torch.tensor([1.0, -1, 0.5, 0, 2], dtype=torch.float64),
-        behaviour=columns().behaviour,
+        behavior=columns().behavior,
         clip=(0.2, 0.2),
     ),
     "nll": NegativeLogLikelihood(
@@ -262,7 +262,7 @@ def test_different_vocabulary_widths_are_refused() -> None:
         evaluate_terms(wide, plan([TERMS["match"]], wide.columns))
 
 
-@pytest.mark.parametrize("name", ["mask", "behaviour", "group", "reward"])
+@pytest.mark.parametrize("name", ["mask", "behavior", "group", "reward"])
 def test_a_misshapen_column_is_named(name: str) -> None:
     good = columns()
     with pytest.raises(ValueError, match=name):

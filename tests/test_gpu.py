@@ -32,8 +32,8 @@ def on_device(given: ScoredBatch, device: str) -> ScoredBatch:
         return Scored(hidden, Head(weight.detach().to(device).requires_grad_(weight.requires_grad)))
 
     c = given.columns
-    assert c.behaviour is not None
-    columns = Columns(*(x.to(device) for x in (c.ids, c.mask, c.group, c.reward, c.behaviour)))
+    assert c.behavior is not None
+    columns = Columns(*(x.to(device) for x in (c.ids, c.mask, c.group, c.reward, c.behavior)))
     return ScoredBatch(columns, moved(given.student), {name: moved(t) for name, t in given.teachers.items()})
 
 

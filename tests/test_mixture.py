@@ -115,10 +115,10 @@ def test_picks_are_independent_draws_with_the_shares_probabilities(policy) -> No
     picks = [pick for row in rows for pick in row]
     assert sum(picks) / len(picks) == pytest.approx(0.7, abs=4.5 * (0.21 / len(picks)) ** 0.5)
     pairs = [pair for row in rows for pair in pairwise(row)]
-    neighbours = [
+    neighbors = [
         (list(zip(row, other, strict=False)) if len(row) > 1 else []) for row, other in pairwise(rows)
     ]
-    for sample_of_pairs in (pairs, [pair for row in neighbours for pair in row]):
+    for sample_of_pairs in (pairs, [pair for row in neighbors for pair in row]):
         for a, b in product((0, 1), repeat=2):
             chance = (0.3, 0.7)[a] * (0.3, 0.7)[b]
             share = sample_of_pairs.count((a, b)) / len(sample_of_pairs)

@@ -49,7 +49,7 @@ def test_beta_one_is_reverse_kl() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
-def test_beta_between_is_the_generalised_jsd_with_beta_on_the_teacher(beta: float) -> None:
+def test_beta_between_is_the_generalized_jsd_with_beta_on_the_teacher(beta: float) -> None:
     given = arrays()
     p, q, _ = entries(given)
     m = np.log(beta * np.exp(q) + (1 - beta) * np.exp(p))
@@ -112,7 +112,7 @@ def test_teacher_top_k_of_the_whole_vocabulary_is_the_full_loss() -> None:
     np.testing.assert_allclose(cut["grad"], whole["grad"], atol=1e-13)
 
 
-def test_teacher_top_k_renormalises_both_sides_on_the_teachers_choice() -> None:
+def test_teacher_top_k_renormalizes_both_sides_on_the_teachers_choice() -> None:
     given = arrays()
     p, q, _ = entries(given)
     top = np.argsort(-q, axis=-1)[..., :4]
@@ -167,12 +167,12 @@ def test_the_presets_hold_the_papers_values() -> None:
     assert isinstance(plain, OPSD)
     assert isinstance(v1, OPSD)
     assert (thinking.clip_entry, thinking.beta, thinking.rollouts.max_tokens) == (0.05, 0.0, 1024)
-    assert (thinking.optimisation.lr, thinking.optimisation.max_grad_norm) == (5e-6, 0.1)
+    assert (thinking.optimization.lr, thinking.optimization.max_grad_norm) == (5e-6, 0.1)
     assert (thinking.adapter.lora_rank, thinking.adapter.lora_alpha) == (64, 128)
     assert (thinking.student_thinking, thinking.teacher_thinking) == (False, True)
     assert plain.clip_entry == 1e-6
-    assert (v1.beta, v1.clip_entry, v1.optimisation.lr, v1.rollouts.max_tokens) == (0.5, None, 2e-4, 2048)
-    assert v1.optimisation.max_grad_norm is None
+    assert (v1.beta, v1.clip_entry, v1.optimization.lr, v1.rollouts.max_tokens) == (0.5, None, 2e-4, 2048)
+    assert v1.optimization.max_grad_norm is None
 
 
 def test_the_loss_temperature_follows_the_sampling_temperature() -> None:

@@ -106,7 +106,7 @@ def test_an_impossible_share_is_refused(settings: dict) -> None:
 
 
 def test_a_field_of_any_name_is_shown_under_the_tasks_wording_of_it() -> None:
-    one = rollout(rumour="it is {5}")
-    assert "here is a rumour: it is {5}" in shown(Field("rumour"), one)
-    assert shown(Field("rumour"), one, {"rumour": "{problem}~{rumour}"}) == "2+2?~it is {5}"
+    one = rollout(rumor="it is {5}")
+    assert "here is a rumor: it is {5}" in shown(Field("rumor"), one)
+    assert shown(Field("rumor"), one, {"rumor": "{problem}~{rumor}"}) == "2+2?~it is {5}"
     assert Field("hint")(one, [one], {}) is None

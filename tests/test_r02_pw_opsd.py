@@ -87,14 +87,14 @@ def test_a_rollouts_weights_know_neither_padding_nor_other_rollouts() -> None:
         "student_logits": given["student_logits"][2:3, :7],
         "teacher_logits": {"teacher": given["teacher_logits"]["teacher"][2:3, :7]},
     }
-    shared, single = (evaluate("pw-opsd", x)["token"]["weight/distil"] for x in (given, alone))
+    shared, single = (evaluate("pw-opsd", x)["token"]["weight/distill"] for x in (given, alone))
     np.testing.assert_allclose(shared[2, :7] * len(given["ids"]), single[0], rtol=1e-14)
 
 
 def test_tokens_that_a_tool_wrote_do_not_count_as_positions() -> None:
     given = arrays()
     given["mask"][0, 2:5] = False
-    used = evaluate("pw-opsd", given)["token"]["weight/distil"]
+    used = evaluate("pw-opsd", given)["token"]["weight/distill"]
     expected = weights(given["mask"]) / given["mask"].sum(1, keepdims=True) / len(given["ids"])
     np.testing.assert_allclose(used[given["mask"]], expected[given["mask"]], rtol=1e-12)
 
@@ -144,7 +144,7 @@ def test_the_presets_hold_the_papers_values() -> None:
     assert isinstance(paper, PWOPSD)
     assert (paper.w_min, paper.w_middle, paper.w_width) == (0.25, 0.30, 0.10)
     assert (paper.beta, paper.clip_entry, paper.temperature, paper.mean_over) == (0, 0.05, 1.1, "sequences")
-    assert (paper.optimisation.lr, paper.optimisation.steps, paper.optimisation.prompts) == (5e-6, 150, 32)
+    assert (paper.optimization.lr, paper.optimization.steps, paper.optimization.prompts) == (5e-6, 150, 32)
     assert isinstance(recipe_named("pw-opsd", "arena"), PWOPSD)
 
 

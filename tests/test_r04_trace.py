@@ -29,7 +29,7 @@ def batch(seed: int = 0) -> dict[str, Any]:
         "mask": np.arange(16) < np.array([16, 8, 16, 4, 8, 16])[:, None],
         "student_logits": rng.normal(size=(*shape, VOCABULARY)),
         "teacher_logits": {"teacher": rng.normal(size=(*shape, VOCABULARY))},
-        "behaviour": -rng.random(shape),
+        "behavior": -rng.random(shape),
         "group": np.array([0, 0, 0, 1, 1, 1]),
         "reward": np.array([1.0, 0, 0, 1, 1, 0]),
         "marks": {name: rng.random(shape) < 0.5 for name in ("key", "error")},
@@ -80,7 +80,7 @@ def test_the_span_weights_scale_their_terms_and_zero_leaves_them_out() -> None:
 def grpo_tokens(given: dict[str, Any]) -> np.ndarray:
     """[N, T] GRPO's clipped surrogate."""
     ours = np.take_along_axis(log_softmax(given["student_logits"]), given["ids"][..., None], -1)[..., 0]
-    ratio = np.exp(ours - given["behaviour"])
+    ratio = np.exp(ours - given["behavior"])
     reward = np.zeros(6)
     for g in (0, 1):
         own = given["reward"][given["group"] == g]
@@ -200,7 +200,7 @@ def test_the_forward_kl_lifts_a_token_the_student_has_lost_and_the_reverse_kl_do
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
     given = batch()
-    given["behaviour"] = given["behaviour"] - 3
+    given["behavior"] = given["behavior"] - 3
     knobs = {**BOTH, "clip_entry": None}
     gradient = evaluate("trace", given, step=15, overrides=knobs)["grad"]
 

@@ -115,7 +115,7 @@ def test_the_presets_rest_on_opsds() -> None:
     assert isinstance(paper, ATESD)
     assert isinstance(arena, ATESD)
     assert (paper.beta, paper.clip_entry, paper.mean_over, paper.weights) == (0, 0.05, "sequences", "frozen")
-    assert arena.optimisation == recipe_named("opsd", "arena").optimisation
+    assert arena.optimization == recipe_named("opsd", "arena").optimization
 
 
 @pytest.mark.parametrize(

@@ -193,12 +193,12 @@ def test_the_revision_loss_alone_leaves_the_draft_without_gradient() -> None:
 def test_revision_training_comes_first_and_distillation_last() -> None:
     recipe = SDZero()
     stages = recipe.stages
-    assert list(stages) == ["revise", "distil"]
-    assert stages["distil"] is recipe
+    assert list(stages) == ["revise", "distill"]
+    assert stages["distill"] is recipe
     first = stages["revise"]
     assert first.writer == Revised(Revision(), revisions=3)
     assert first.rollouts.stored == 10000
-    assert (first.optimisation.lr, first.optimisation.schedule, first.optimisation.steps) == (
+    assert (first.optimization.lr, first.optimization.schedule, first.optimization.steps) == (
         5e-6,
         "cosine",
         375,
@@ -214,12 +214,12 @@ def test_the_knobs_of_phase_one_reach_it() -> None:
     )
     first = recipe.stages["revise"]
     assert isinstance(first, SelfRevision)
-    assert (first.optimisation.steps, first.rollouts.stored) == (7, 8)
+    assert (first.optimization.steps, first.rollouts.stored) == (7, 8)
     assert (first.revisions, first.losses, first.mean_over) == (2, "revise", "tokens")
 
 
 def test_without_steps_of_phase_one_there_is_distillation_alone() -> None:
-    assert list(with_knobs(SDZero(), {"srt_steps": 0}).stages) == ["distil"]
+    assert list(with_knobs(SDZero(), {"srt_steps": 0}).stages) == ["distill"]
 
 
 def test_the_teacher_is_frozen_or_copied_now_and_then() -> None:

@@ -112,7 +112,7 @@ def test_targets_have_the_likeliest_tokens_of_the_base_where_the_naive_context_w
 
 def test_the_presets_are_the_papers_shares() -> None:
     assert [recipe_named("mixsd", name).share for name in ("paper", "half", "sd")] == [0.3, 0.5, 0.0]
-    o = MixSD().optimisation
+    o = MixSD().optimization
     assert (o.betas, o.weight_decay, o.warmup, o.schedule, o.prompts) == (
         (0.9, 0.95),
         0.01,

@@ -38,7 +38,7 @@ def routed(given: dict[str, Any]) -> np.ndarray:
 def srpo_by_hand(given: dict[str, Any], beta: float = 1.0, k: int | None = None) -> float:
     p, q = (log_softmax(x) for x in (given["student_logits"], given["teacher_logits"]["teacher"]))
     mask, z = given["mask"], routed(given)[:, None]
-    ratio = np.exp(sampled(given, p) - given["behaviour"])
+    ratio = np.exp(sampled(given, p) - given["behavior"])
     a = advantages(given)[:, None]
     reinforce = -np.minimum(ratio * a, np.clip(ratio, 0.8, 1.28) * a)
     entropy = -(np.exp(q) * q).sum(-1)
@@ -50,8 +50,8 @@ def srpo_by_hand(given: dict[str, Any], beta: float = 1.0, k: int | None = None)
         p, q = (np.concatenate([x, np.log1p(-np.exp(x).sum(-1, keepdims=True))], -1) for x in (p, q))
     m = np.log((np.exp(p) + np.exp(q)) / 2)
     jsd = ((np.exp(p) * (p - m)).sum(-1) + (np.exp(q) * (q - m)).sum(-1)) / 2
-    distil = weight * np.minimum(ratio, 2.0) * jsd
-    return float((np.where(z, distil, reinforce) * mask).sum() / mask.sum())
+    distill = weight * np.minimum(ratio, 2.0) * jsd
+    return float((np.where(z, distill, reinforce) * mask).sum() / mask.sum())
 
 
 def eight(*right: int) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def eight(*right: int) -> dict[str, Any]:
         "group": np.zeros(8, dtype=int),
         "reward": np.isin(np.arange(8), right).astype(float),
     }
-    return {**given, "behaviour": sampled(given, log_softmax(logits))}
+    return {**given, "behavior": sampled(given, log_softmax(logits))}
 
 
 # --- the loss ----------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_the_default_keeps_a_small_vocabulary_whole() -> None:
 
 def test_the_gradient_is_that_of_finite_differences_with_the_weights_held_fixed() -> None:
     given = arrays()
-    given["behaviour"] = given["behaviour"] - 30.0  # far beyond the cap: the ratio's weight is the constant 2
+    given["behavior"] = given["behavior"] - 30.0  # far beyond the cap: the ratio's weight is the constant 2
     gradient = evaluate("srpo", given)["grad"]
     distilled = np.where(routed(given))[0]
     rng = np.random.default_rng(1)
@@ -95,7 +95,7 @@ def test_the_gradient_is_that_of_finite_differences_with_the_weights_held_fixed(
     ]
 
     def loss(moved: np.ndarray) -> float:
-        return evaluate("srpo", {**given, "student_logits": moved})["terms"]["distil"]
+        return evaluate("srpo", {**given, "student_logits": moved})["terms"]["distill"]
 
     for i, slope in slopes(given["student_logits"], loss, places):
         assert slope == pytest.approx(gradient[i], abs=1e-8)
@@ -107,7 +107,7 @@ def test_the_gradient_is_that_of_finite_differences_with_the_weights_held_fixed(
 def test_a_token_belongs_to_one_branch_or_the_other_and_never_both() -> None:
     given = arrays()
     token = evaluate("srpo", given)["token"]
-    looked = [~np.isnan(token[name]) for name in ("loss/reinforce", "loss/distil")]
+    looked = [~np.isnan(token[name]) for name in ("loss/reinforce", "loss/distill")]
     z = routed(given)
     assert (looked[1][given["mask"]] == np.broadcast_to(z[:, None], given["mask"].shape)[given["mask"]]).all()
     grads = evaluate("srpo", given)["grad"]
@@ -134,7 +134,7 @@ def test_one_right_rollout_of_eight_is_reinforced_and_seven_are_distilled() -> N
     token = evaluate("srpo", given)["token"]
     reinforced, distilled = (
         (~np.isnan(token[name])) & (np.nan_to_num(token[name]) != 0)
-        for name in ("loss/reinforce", "loss/distil")
+        for name in ("loss/reinforce", "loss/distill")
     )
     assert np.where(reinforced.any(1))[0].tolist() == [2]
     assert np.where(distilled.any(1))[0].tolist() == [0, 1, 3, 4, 5, 6, 7]
@@ -150,16 +150,16 @@ def test_the_advantage_is_of_the_whole_group_though_some_of_it_is_distilled() ->
 def test_a_wrong_rollout_whose_teacher_saw_nothing_is_reinforced() -> None:
     given = {**eight(2), "available": {"teacher": np.arange(8) != 5}}
     token = evaluate("srpo", given)["token"]
-    assert np.isnan(token["loss/distil"][5]).all()
+    assert np.isnan(token["loss/distill"][5]).all()
     assert np.nan_to_num(token["loss/reinforce"][5]).any()
 
 
 @pytest.mark.parametrize(("route", "rows"), [("right", [2, 6]), ("all", list(range(8)))])
 def test_the_ablations_route_right_rollouts_with_another_right_one(route: str, rows: list[int]) -> None:
-    token = evaluate("srpo", eight(2, 6), overrides={"route": route})["token"]["loss/distil"]
+    token = evaluate("srpo", eight(2, 6), overrides={"route": route})["token"]["loss/distill"]
     assert np.where((~np.isnan(token)).any(1))[0].tolist() == rows
     alone = evaluate("srpo", eight(2), overrides={"route": "right"})
-    assert alone["terms"]["distil"] == 0
+    assert alone["terms"]["distill"] == 0
 
 
 # --- the weights -------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_equal_entropies_weigh_all_tokens_alike_whatever_beta_is() -> None:
 def test_padding_and_the_order_of_rows_change_nothing() -> None:
     given = arrays()
     loss = evaluate("srpo", given)["loss"]
-    names = ("ids", "mask", "student_logits", "behaviour", "group", "reward")
+    names = ("ids", "mask", "student_logits", "behavior", "group", "reward")
     order = np.array([3, 0, 5, 1, 4, 2])
     shuffled = {name: given[name][order] for name in names}
     shuffled["teacher_logits"] = {"teacher": given["teacher_logits"]["teacher"][order]}
@@ -234,7 +234,7 @@ def test_the_default_holds_the_papers_values() -> None:
     assert isinstance(paper, SRPO)
     assert (paper.beta, paper.alpha, paper.student_top_k, paper.is_clip) == (1.0, 0.5, 100, 2.0)
     assert (paper.clip_low, paper.clip_high, paper.update_rate) == (0.2, 0.28, 0.05)
-    assert (paper.optimisation.lr, paper.optimisation.warmup, paper.optimisation.prompts) == (5e-6, 10, 32)
+    assert (paper.optimization.lr, paper.optimization.warmup, paper.optimization.prompts) == (5e-6, 10, 32)
     assert (paper.rollouts.per_prompt, paper.rollouts.max_tokens) == (8, 8192)
 
 

@@ -173,7 +173,7 @@ def on(kept: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 @pytest.mark.parametrize("clip", [None, 0.3])
-def test_on_candidates_everybody_is_renormalised_before_the_target_is_formed(
+def test_on_candidates_everybody_is_renormalized_before_the_target_is_formed(
     beta: float, clip: float | None
 ) -> None:
     given = batch()
@@ -256,7 +256,7 @@ def test_each_view_reads_its_own_part_of_the_privilege() -> None:
 def test_the_presets_hold_the_papers_values() -> None:
     paper = recipe_named("avsd")
     assert isinstance(paper, AVSD)
-    drawn, moved, adapter = paper.rollouts, paper.optimisation, paper.adapter
+    drawn, moved, adapter = paper.rollouts, paper.optimization, paper.adapter
     assert (drawn.temperature, drawn.top_p, drawn.top_k, drawn.max_tokens) == (0.7, 0.95, 20, 4096)
     assert (moved.lr, moved.max_grad_norm, moved.prompts, moved.steps) == (5e-6, 0.1, 32, 500)
     assert (adapter.lora_rank, adapter.lora_alpha) == (64, 128)

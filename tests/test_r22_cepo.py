@@ -28,7 +28,7 @@ def sampled(given: dict[str, Any], logits: np.ndarray) -> np.ndarray:
 def batch(seed: int = 0) -> dict[str, Any]:
     """Sampled by the student itself, so that the ratio is 1 and a token's loss is minus its advantage."""
     given = arrays(seed, teachers=PAIR)
-    return {**given, "behaviour": sampled(given, given["student_logits"])}
+    return {**given, "behavior": sampled(given, given["student_logits"])}
 
 
 def group_advantages(given: dict[str, Any]) -> np.ndarray:
@@ -67,7 +67,7 @@ def test_the_advantage_is_reweighted_by_the_clipped_evidence(eps: float) -> None
 def test_the_loss_is_ppos_clipped_surrogate_of_that_advantage_over_all_tokens() -> None:
     given = arrays(teachers=PAIR)
     a = by_hand(group_advantages(given), evidence(given))
-    ratio = np.exp(sampled(given, given["student_logits"]) - given["behaviour"])
+    ratio = np.exp(sampled(given, given["student_logits"]) - given["behavior"])
     surrogate = -np.minimum(ratio * a, np.clip(ratio, 0.8, 1.28) * a)
     expected = (surrogate * given["mask"]).sum() / given["mask"].sum()
     assert evaluate("cepo", given)["loss"] == pytest.approx(expected, rel=1e-10)
@@ -75,14 +75,14 @@ def test_the_loss_is_ppos_clipped_surrogate_of_that_advantage_over_all_tokens() 
 
 def test_rlsd_holds_the_right_answers_opinion_against_the_students_own() -> None:
     given = batch()
-    delta = sampled(given, given["teacher_logits"]["right"]) - given["behaviour"]
+    delta = sampled(given, given["teacher_logits"]["right"]) - given["behavior"]
     expected = by_hand(group_advantages(given), delta, eps=0.2)[given["mask"]]
     out = evaluate(recipe_named("cepo", "rlsd"), given)
     np.testing.assert_allclose(-out["token"]["loss/policy"][given["mask"]], expected, rtol=1e-10)
 
 
 def test_with_the_student_as_the_wrong_answers_reader_cepo_is_rlsd_bit_for_bit() -> None:
-    given = {name: value for name, value in batch().items() if name != "behaviour"}
+    given = {name: value for name, value in batch().items() if name != "behavior"}
     given["teacher_logits"]["wrong"] = given["student_logits"].copy()
     for step in (0, 7):
         a, b = (evaluate("cepo", given, step, knobs) for knobs in ({}, RLSD))
@@ -181,7 +181,7 @@ def test_log_probs_handed_over_alone_are_enough() -> None:
 def test_padding_and_the_order_of_rows_change_nothing() -> None:
     given = arrays(teachers=PAIR)
     loss = evaluate("cepo", given)["loss"]
-    names = ("ids", "mask", "student_logits", "behaviour", "group", "reward")
+    names = ("ids", "mask", "student_logits", "behavior", "group", "reward")
     order = np.array([3, 0, 5, 1, 4, 2])
     shuffled = {name: given[name][order] for name in names}
     shuffled["teacher_logits"] = {name: given["teacher_logits"][name][order] for name in PAIR}
@@ -266,10 +266,10 @@ def test_the_presets_hold_the_values_of_readme_script_and_code() -> None:
     assert isinstance(rlsd, CEPO)
     assert (paper.mix, paper.mix_steps, paper.clip_weight) == (0.5, 25, 0.5)
     assert (paper.clip_low, paper.clip_high, paper.adapter.lora_rank) == (0.2, 0.28, 16)
-    assert (paper.optimisation.lr, paper.optimisation.steps, paper.optimisation.prompts) == (5e-6, 50, 32)
+    assert (paper.optimization.lr, paper.optimization.steps, paper.optimization.prompts) == (5e-6, 50, 32)
     assert script.clip_weight == 0.2
     assert (code.mix, code.mix_steps, code.clip_weight) == (1.0, 100, 0.2)
-    assert (rlsd.contrast, rlsd.clip_weight, rlsd.optimisation.lr) == ("student", 0.2, 1e-6)
+    assert (rlsd.contrast, rlsd.clip_weight, rlsd.optimization.lr) == ("student", 0.2, 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ SAMPLED = {**REVERSE, "loss": "sampled"}
 
 def on_policy(given: dict[str, Any]) -> dict[str, Any]:
     """The same batch, sampled by the student itself: every importance ratio is 1."""
-    return {**given, "behaviour": sampled(given, log_softmax(given["student_logits"]))}
+    return {**given, "behavior": sampled(given, log_softmax(given["student_logits"]))}
 
 
 def sampled(given: dict[str, Any], log_probs: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def token_mean(per_token: np.ndarray, mask: np.ndarray) -> float:
 def test_the_default_is_the_papers_weighted_jsd_on_the_students_top_k_and_a_bucket() -> None:
     given = arrays()
     p, q = both(given)
-    ratio = np.minimum(np.exp(sampled(given, p) - given["behaviour"]), 2.0)
+    ratio = np.minimum(np.exp(sampled(given, p) - given["behavior"]), 2.0)
     for k in (3, 5):
         expected = token_mean(ratio * divergence(*cut(p, q, k), 0.5), given["mask"])
         assert evaluate("sdpo", given, overrides={"student_top_k": k})["loss"] == pytest.approx(
@@ -130,24 +130,24 @@ def test_the_top_k_loss_never_falls_with_k_and_reaches_the_full_one_at_v_minus_1
     assert losses[-2] == pytest.approx(full, rel=1e-12)
 
 
-def test_renormalised_top_k_may_exceed_the_full_divergence_and_says_nothing_at_one_token() -> None:
+def test_renormalized_top_k_may_exceed_the_full_divergence_and_says_nothing_at_one_token() -> None:
     given = arrays()
     p, q = both(given)
-    knobs = {**REVERSE, "student_top_k": 3, "tail": "renormalise"}
+    knobs = {**REVERSE, "student_top_k": 3, "tail": "renormalize"}
     out = evaluate("sdpo", given, overrides=knobs)
     assert out["loss"] == pytest.approx(
         token_mean(divergence(*cut(p, q, 3, "no"), 1.0), given["mask"]), rel=1e-10
     )
-    per_token = out["token"]["loss/distil"]
+    per_token = out["token"]["loss/distill"]
     assert (per_token > divergence(p, q, 1.0) + 1e-3)[given["mask"]].any()
     with pytest.raises(UserError, match="always 0"):
-        with_knobs(SDPO(), {"student_top_k": 1, "tail": "renormalise"})
+        with_knobs(SDPO(), {"student_top_k": 1, "tail": "renormalize"})
 
 
 def test_the_jsd_of_a_token_is_at_most_log_two() -> None:
     given = arrays()
     given["teacher_logits"]["teacher"] = 40 * given["teacher_logits"]["teacher"]
-    per_token = evaluate("sdpo", given, overrides=FULL)["token"]["loss/distil"]
+    per_token = evaluate("sdpo", given, overrides=FULL)["token"]["loss/distill"]
     assert 0.5 < np.nanmax(per_token) <= np.log(2) + 1e-12
 
 
@@ -246,7 +246,7 @@ def test_the_released_mean_takes_each_rollouts_mean_and_counts_those_without_fee
 def test_the_importance_weight_is_capped_and_has_no_gradient() -> None:
     given = arrays()
     p, q = both(given)
-    ratio = np.exp(sampled(given, p) - given["behaviour"])
+    ratio = np.exp(sampled(given, p) - given["behavior"])
     assert (ratio[given["mask"]] > 0.1).any()
     kl = divergence(p, q, 1.0)
     out = evaluate("sdpo", given, overrides={**REVERSE, "is_clip": 0.1})
@@ -261,7 +261,7 @@ def test_the_importance_weight_is_capped_and_has_no_gradient() -> None:
 def test_distillation_may_be_kept_to_right_or_wrong_rollouts(which: str, right: bool) -> None:
     given = arrays()
     rows = (given["reward"] >= 0.5) == right
-    out = evaluate("sdpo", given, overrides={**FULL, "distil": which})
+    out = evaluate("sdpo", given, overrides={**FULL, "distill": which})
     expected = token_mean(divergence(*both(given), 0.5), given["mask"] & rows[:, None])
     assert out["loss"] == pytest.approx(expected, rel=1e-12)
 
@@ -270,9 +270,9 @@ def test_the_mixed_advantage_is_lambda_grpo_without_deviation_plus_the_rest_sdpo
     given = on_policy(arrays())
     p, q = both(given)
     mask = given["mask"][..., None] / given["mask"].sum()
-    centred = given["reward"] - np.array([1 / 3] * 3 + [2 / 3] * 3)
+    centered = given["reward"] - np.array([1 / 3] * 3 + [2 / 3] * 3)
     score = np.eye(VOCABULARY)[given["ids"]] - np.exp(p)
-    reinforced = -centred[:, None, None] * score * mask
+    reinforced = -centered[:, None, None] * score * mask
     distilled = np.exp(p) * (p - q - divergence(p, q, 1.0)[..., None]) * mask
     out = evaluate("sdpo", given, overrides={**REVERSE, "grpo_share": 0.9})
     np.testing.assert_allclose(out["grad"], 0.9 * reinforced + 0.1 * distilled, atol=1e-13)
@@ -284,7 +284,7 @@ def test_padding_and_the_order_of_rows_change_nothing() -> None:
     given = arrays()
     loss = evaluate("sdpo", given)["loss"]
     order = np.array([3, 0, 5, 1, 4, 2])
-    names = ("ids", "mask", "student_logits", "behaviour", "group", "reward")
+    names = ("ids", "mask", "student_logits", "behavior", "group", "reward")
     shuffled = {name: given[name][order] for name in names}
     shuffled["teacher_logits"] = {"teacher": given["teacher_logits"]["teacher"][order]}
     assert evaluate("sdpo", shuffled)["loss"] == pytest.approx(loss, rel=1e-13)
@@ -389,7 +389,7 @@ def test_without_a_right_sibling_and_feedback_there_is_nothing_to_read() -> None
 
 @pytest.mark.parametrize(("which", "readers"), [("all", [0, 1, 2]), ("wrong", [0]), ("right", [1, 2])])
 def test_only_the_rollouts_that_are_distilled_get_a_teacher(which: str, readers: list[int]) -> None:
-    group, recipe = rollouts(0, 1, 1), with_knobs(SDPO(), {"distil": which})
+    group, recipe = rollouts(0, 1, 1), with_knobs(SDPO(), {"distill": which})
     assert [i for i in range(3) if shown(recipe, group, i) is not None] == readers
 
 
@@ -403,15 +403,15 @@ def test_the_presets_hold_the_papers_values() -> None:
     assert isinstance(ttt, SDPO)
     assert isinstance(trl, SDPO)
     assert (sec3.alpha, sec3.student_top_k, sec3.update_rate, sec3.is_clip) == (0.5, 100, 0.05, 2.0)
-    assert (sec3.optimisation.lr, sec3.optimisation.warmup, sec3.optimisation.weight_decay) == (
+    assert (sec3.optimization.lr, sec3.optimization.warmup, sec3.optimization.weight_decay) == (
         1e-5,
         10,
         0.01,
     )
-    assert (sec3.optimisation.prompts, sec3.rollouts.per_prompt, sec3.rollouts.max_tokens) == (32, 8, 8192)
+    assert (sec3.optimization.prompts, sec3.rollouts.per_prompt, sec3.rollouts.max_tokens) == (32, 8, 8192)
     assert (sec4.alpha, sec4.student_top_k, sec4.update_rate, sec4.feedback) == (1.0, 20, 0.01, "always")
-    assert (sec4.optimisation.lr, sec4.optimisation.warmup) == (1e-6, 0)
-    assert (ttt.optimisation.prompts, ttt.rollouts.per_prompt, ttt.clip_advantage) == (1, 16, 5.0)
+    assert (sec4.optimization.lr, sec4.optimization.warmup) == (1e-6, 0)
+    assert (ttt.optimization.prompts, ttt.rollouts.per_prompt, ttt.clip_advantage) == (1, 16, 5.0)
     assert (trl.loss, trl.alpha, trl.update_rate) == ("sampled", 1.0, 0.05)
 
 

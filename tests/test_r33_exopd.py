@@ -36,7 +36,7 @@ def advantage(given: dict[str, Any], scale: float, teacher: str = "teacher") -> 
 
 
 def weight(given: dict[str, Any], cap: float = 5.0) -> np.ndarray:
-    return np.minimum(np.exp(sampled(given["student_logits"], given["ids"]) - given["behaviour"]), cap)
+    return np.minimum(np.exp(sampled(given["student_logits"], given["ids"]) - given["behavior"]), cap)
 
 
 def gradient(given: dict[str, Any], weighted_advantage: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ def gradient(given: dict[str, Any], weighted_advantage: np.ndarray) -> np.ndarra
 
 def test_the_default_is_the_extrapolated_advantage_with_capped_rollout_weights() -> None:
     given = arrays(teachers=BOTH)
-    given["behaviour"] = given["behaviour"] * 6
+    given["behavior"] = given["behavior"] * 6
     wanted = weight(given) * advantage(given, 1.25)
     assert (weight(given)[given["mask"]] == 5.0).any()
     out = evaluate("exopd", given)
@@ -58,8 +58,8 @@ def test_the_default_is_the_extrapolated_advantage_with_capped_rollout_weights()
     np.testing.assert_allclose(out["grad"], gradient(given, wanted), atol=1e-13)
 
 
-def test_without_behaviour_log_probs_every_token_weighs_one() -> None:
-    given = {k: v for k, v in arrays(teachers=BOTH).items() if k != "behaviour"}
+def test_without_behavior_log_probs_every_token_weighs_one() -> None:
+    given = {k: v for k, v in arrays(teachers=BOTH).items() if k != "behavior"}
     np.testing.assert_allclose(
         evaluate("exopd", given)["grad"], gradient(given, advantage(given, 1.25)), atol=1e-13
     )
@@ -69,7 +69,7 @@ def test_a_scale_of_one_is_plain_distillation_and_asks_no_reference() -> None:
     recipe = recipe_named("exopd", "opd")
     assert list(recipe.teachers) == ["teacher"]
     given = arrays()
-    del given["behaviour"]
+    del given["behavior"]
     opd = evaluate(
         "opsd",
         given,
@@ -87,7 +87,7 @@ def test_a_scale_of_one_is_plain_distillation_and_asks_no_reference() -> None:
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
     given = arrays(teachers=BOTH)
-    del given["behaviour"]
+    del given["behavior"]
     constant = advantage(given, 1.25)
     out = evaluate("exopd", given)["grad"]
 
@@ -112,12 +112,12 @@ def over_all_tokens(given: dict[str, Any], **knobs: Any) -> np.ndarray:
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.25, 2.0])
 def test_the_optimum_is_the_geometric_extrapolation_where_the_advantage_is_log_z(scale: float) -> None:
     given = arrays(teachers=BOTH)
-    del given["behaviour"]
+    del given["behavior"]
     reference, teacher = (log_softmax(given["teacher_logits"][name]) for name in ("reference", "teacher"))
-    unnormalised = (1 - scale) * reference + scale * teacher
-    given["student_logits"] = unnormalised
+    unnormalized = (1 - scale) * reference + scale * teacher
+    given["student_logits"] = unnormalized
     np.testing.assert_allclose(over_all_tokens(given, reward_scale=scale), 0, atol=1e-14)
-    log_z = np.log(np.exp(unnormalised).sum(-1))
+    log_z = np.log(np.exp(unnormalized).sum(-1))
     for token in range(VOCABULARY):
         at = {**given, "ids": np.full_like(given["ids"], token)}
         np.testing.assert_allclose(
@@ -130,7 +130,7 @@ def test_the_optimum_is_the_geometric_extrapolation_where_the_advantage_is_log_z
 @pytest.mark.parametrize("scale", [0.5, 1.0, 1.25])
 def test_the_full_estimator_is_the_expectation_of_the_sampled_one(scale: float) -> None:
     given = arrays(teachers=BOTH)
-    del given["behaviour"]
+    del given["behavior"]
     full = evaluate("exopd", given, overrides={"reward_scale": scale, "estimator": "full"})
     np.testing.assert_allclose(full["grad"], over_all_tokens(given, reward_scale=scale), atol=1e-13)
 
@@ -153,7 +153,7 @@ def test_the_full_estimator_routes_by_tag_under_one_denominator() -> None:
 
 def test_a_scale_of_one_rests_at_the_teacher_and_of_zero_at_the_reference() -> None:
     given = arrays(teachers=BOTH)
-    del given["behaviour"]
+    del given["behavior"]
     for scale, name in ((1.0, "teacher"), (0.0, "reference")):
         given["student_logits"] = given["teacher_logits"][name].copy()
         out = evaluate("exopd", given, overrides={"reward_scale": scale})
@@ -197,7 +197,7 @@ def test_each_row_learns_from_the_teacher_of_its_tag_and_rows_without_one_do_not
     recipe = with_knobs(ExOPD(), {"teacher": "math=A,code=B"})
     assert list(recipe.teachers) == ["teacher-math", "teacher-code", "reference"]
     given = arrays(teachers=tuple(recipe.teachers))
-    del given["behaviour"]
+    del given["behavior"]
     math, code = np.array([1, 1, 0, 0, 0, 0], bool), np.array([0, 0, 1, 1, 1, 0], bool)
     given["available"] = {"teacher-math": math, "teacher-code": code}
     constant = np.where(
@@ -258,8 +258,8 @@ def test_the_presets_hold_the_papers_values() -> None:
     assert isinstance(same, ExOPD)
     assert (same.reward_scale, same.is_cap, same.reference) == (1.25, 5.0, "initial")
     assert (same.rollouts.per_prompt, same.rollouts.temperature, same.rollouts.max_tokens) == (1, 1.0, 16384)
-    assert (same.optimisation.lr, same.optimisation.prompts, same.optimisation.steps) == (1e-5, 1024, 50)
-    assert strong.optimisation.steps == 100
+    assert (same.optimization.lr, same.optimization.prompts, same.optimization.steps) == (1e-5, 1024, 50)
+    assert strong.optimization.steps == 100
     assert isinstance(opd, ExOPD)
     assert opd.reward_scale == 1.0
 

@@ -56,17 +56,17 @@ def paper_loss(given: dict[str, Any], w_student: np.ndarray, w_teacher: np.ndarr
     ours, theirs = (
         sampled(x, given["ids"]) for x in (given["student_logits"], given["teacher_logits"]["teacher"])
     )
-    ratio = np.exp(ours - given["behaviour"])
+    ratio = np.exp(ours - given["behavior"])
     imitate = (-ours * given["mask"]).sum(1)
-    distil = (ratio * (ours - theirs) * given["mask"]).sum(1)
-    return float((w_student * imitate + w_teacher * distil).sum() / len(np.unique(given["group"])))
+    distill = (ratio * (ours - theirs) * given["mask"]).sum(1)
+    return float((w_student * imitate + w_teacher * distill).sum() / len(np.unique(given["group"])))
 
 
 def paper_gradient(given: dict[str, Any], w_student: np.ndarray, w_teacher: np.ndarray) -> np.ndarray:
     ours, theirs = (
         sampled(x, given["ids"]) for x in (given["student_logits"], given["teacher_logits"]["teacher"])
     )
-    slope = -w_student[:, None] + w_teacher[:, None] * np.exp(ours - given["behaviour"]) * (ours - theirs)
+    slope = -w_student[:, None] + w_teacher[:, None] * np.exp(ours - given["behavior"]) * (ours - theirs)
     score = (np.eye(VOCABULARY)[given["ids"]] - np.exp(log_softmax(given["student_logits"], T))) / T
     return (slope * given["mask"] / len(np.unique(given["group"])))[..., None] * score
 
@@ -78,10 +78,10 @@ def test_the_default_is_the_papers_two_paths_with_its_signs() -> None:
     np.testing.assert_allclose(out["grad"], paper_gradient(given, *weights(given)), atol=1e-13)
 
 
-def test_without_behaviour_log_probs_the_ratio_is_one() -> None:
+def test_without_behavior_log_probs_the_ratio_is_one() -> None:
     given = arrays()
-    given["behaviour"] = sampled(given["student_logits"], given["ids"])
-    bare = {k: v for k, v in given.items() if k != "behaviour"}
+    given["behavior"] = sampled(given["student_logits"], given["ids"])
+    bare = {k: v for k, v in given.items() if k != "behavior"}
     np.testing.assert_allclose(evaluate("scope", bare)["grad"], evaluate("scope", given)["grad"], atol=1e-14)
 
 
@@ -96,7 +96,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     def loss(moved: np.ndarray) -> float:
         now = sampled(moved, given["ids"])
         right = constant[0][:, None] * -now
-        wrong = constant[1][:, None] * np.exp(now - given["behaviour"]) * (ours - theirs)
+        wrong = constant[1][:, None] * np.exp(now - given["behavior"]) * (ours - theirs)
         return ((right + wrong) * given["mask"]).sum() / 2
 
     for i, slope in slopes(given["student_logits"], loss):
@@ -135,7 +135,7 @@ def path_weights(given: dict[str, Any], **knobs: Any) -> tuple[np.ndarray, np.nd
     onehot = np.eye(VOCABULARY)[given["ids"]]
     score = (onehot - np.exp(log_softmax(given["student_logits"], T))) / T
     slope = (token * onehot).sum(-1)[:, 0] / (score * onehot).sum(-1)[:, 0] * len(np.unique(given["group"]))
-    ratio = np.exp(ours - given["behaviour"])
+    ratio = np.exp(ours - given["behavior"])
     right = given["reward"] > 0
     wrong = slope / (ratio * (ours - theirs))[:, 0]
     return np.where(right, -slope, 0), np.where(right, 0, wrong)
@@ -173,8 +173,8 @@ def test_all_right_groups_have_no_distillation_and_all_wrong_ones_no_imitation()
     given = arrays()
     right = evaluate("scope", {**given, "reward": np.ones(6)})["terms"]
     wrong = evaluate("scope", {**given, "reward": np.zeros(6)})["terms"]
-    assert (right["distil"], wrong["imitate"]) == (0, 0)
-    assert right["imitate"] != 0 != wrong["distil"]
+    assert (right["distill"], wrong["imitate"]) == (0, 0)
+    assert right["imitate"] != 0 != wrong["distill"]
 
 
 def test_a_teacher_that_agrees_leaves_wrong_rollouts_alone() -> None:
@@ -204,14 +204,14 @@ def test_the_released_scripts_average_weights_to_one_turn_the_students_sign_and_
     ours, theirs = (
         sampled(x, given["ids"]) for x in (given["student_logits"], given["teacher_logits"]["teacher"])
     )
-    ratio = np.exp(ours - given["behaviour"])
+    ratio = np.exp(ours - given["behavior"])
     reward = theirs - ours
     clipped = -np.minimum(ratio * reward, np.clip(ratio, 0.8, 1.2) * reward)
     imitate = (w_student[:, None] * -ours * mask).sum() / mask[right].sum()
-    distil = (w_teacher[:, None] * clipped * mask).sum() / mask.sum()
+    distill = (w_teacher[:, None] * clipped * mask).sum() / mask.sum()
     out = evaluate(recipe_named("scope", "released"), given)
     assert out["terms"]["imitate"] == pytest.approx(imitate, rel=1e-12)
-    assert out["terms"]["distil"] == pytest.approx(distil, rel=1e-12)
+    assert out["terms"]["distill"] == pytest.approx(distill, rel=1e-12)
 
 
 @pytest.mark.parametrize("mean_over", ["prompts", "tokens"])
@@ -227,7 +227,7 @@ def test_the_full_estimator_is_the_weighted_reverse_kl_of_wrong_rollouts(mean_ov
         "tokens": (w_teacher * size * kl).sum() / given["mask"].sum(),
     }
     out = evaluate("scope", given, overrides={"estimator": "full", "mean_over": mean_over})
-    assert out["terms"]["distil"] == pytest.approx(expected[mean_over], rel=1e-12)
+    assert out["terms"]["distill"] == pytest.approx(expected[mean_over], rel=1e-12)
 
 
 def test_padding_the_order_of_rows_and_a_twin_batch_change_nothing() -> None:
@@ -258,7 +258,7 @@ def test_the_presets_hold_the_papers_values_and_the_released_signs() -> None:
         recipe_named("scope", name) for name in ("paper", "released", "released-defaults")
     )
     assert (paper.rollouts.per_prompt, paper.rollouts.temperature, paper.rollouts.max_tokens) == (8, T, 12288)
-    assert (paper.optimisation.lr, paper.optimisation.prompts) == (5e-5, 256)
+    assert (paper.optimization.lr, paper.optimization.prompts) == (5e-5, 256)
     signs = [(r.student_weight, r.teacher_weight) for r in (paper, released, defaults)]
     assert signs == [
         ("high-perplexity", "low-perplexity"),

@@ -89,7 +89,7 @@ def test_offline_and_online_have_one_gradient_on_the_same_answers_at_the_same_we
 
 def test_there_is_no_importance_weight_towards_the_policy_that_wrote() -> None:
     given = arrays()
-    other = {**given, "behaviour": given["behaviour"] - 3.0}
+    other = {**given, "behavior": given["behavior"] - 3.0}
     a, b = (evaluate("lightning-opd", x)["grad"] for x in (given, other))
     np.testing.assert_array_equal(a, b)
 
@@ -198,14 +198,14 @@ def test_at_the_beginning_offline_is_online_and_at_the_teacher_both_vanish() -> 
 def test_the_teachers_text_is_imitated_first() -> None:
     recipe = LightningOPD()
     stages = recipe.stages
-    assert list(stages) == ["sft", "distil"]
-    assert stages["distil"] is recipe
+    assert list(stages) == ["sft", "distill"]
+    assert stages["distill"] is recipe
     first = stages["sft"]
     assert first.writer == ByTeacher("teacher")
     assert first.teachers["teacher"].weights == External("Qwen/Qwen3-8B")
     assert first.active(0) == ()
     assert first.rollouts.stored == 300000
-    o = first.optimisation
+    o = first.optimization
     assert (o.lr, o.schedule, o.steps, o.warmup, o.prompts) == (8e-5, "cosine", 3000, 300, 100)
 
 
@@ -226,13 +226,13 @@ def test_answers_are_stored_and_the_teacher_gives_sampled_tokens_only() -> None:
 def test_the_online_preset_stores_nothing_and_is_the_repositorys_baseline() -> None:
     r = recipe_named("lightning-opd", "online")
     assert (r.rollouts.stored, r.rollouts.per_prompt, r.rollouts.temperature) == (0, 4, 0.8)
-    assert r.optimisation.prompts == 64
+    assert r.optimization.prompts == 64
     assert r.stages["sft"].rollouts.stored == 300000
     assert r.stages["sft"].rollouts.per_prompt == 1
 
 
 def test_without_sft_steps_there_is_distillation_alone() -> None:
-    assert list(with_knobs(LightningOPD(), {"sft_steps": 0}).stages) == ["distil"]
+    assert list(with_knobs(LightningOPD(), {"sft_steps": 0}).stages) == ["distill"]
 
 
 def test_another_teacher_for_the_first_stage_is_refused_unless_allowed() -> None:

@@ -93,7 +93,7 @@ def test_a_missing_array_is_named() -> None:
 def grpo_by_hand(given: dict, low: float = 0.2, high: float = 0.2) -> float:
     p = log_softmax(given["student_logits"])
     ours = np.take_along_axis(p, given["ids"][..., None], -1)[..., 0]
-    ratio = np.exp(ours - given["behaviour"])
+    ratio = np.exp(ours - given["behavior"])
     reward, group = given["reward"], given["group"]
     advantage = np.zeros_like(reward)
     for g in np.unique(group):
@@ -128,13 +128,13 @@ def test_equal_rewards_in_every_group_give_no_gradient() -> None:
 
 def test_dr_grpo_does_not_divide_by_the_standard_deviation() -> None:
     given = arrays()
-    behaviour = np.take_along_axis(log_softmax(given["student_logits"]), given["ids"][..., None], -1)[..., 0]
-    given["behaviour"] = behaviour
+    behavior = np.take_along_axis(log_softmax(given["student_logits"]), given["ids"][..., None], -1)[..., 0]
+    given["behavior"] = behavior
     out = evaluate(recipe_named("grpo", "dr-grpo"), given)
-    centred = given["reward"] - np.array([1 / 3] * 3 + [2 / 3] * 3)
+    centered = given["reward"] - np.array([1 / 3] * 3 + [2 / 3] * 3)
     one_hot = np.eye(VOCABULARY)[given["ids"]]
     score = one_hot - np.exp(log_softmax(given["student_logits"]))
-    expected = -centred[:, None, None] * score * given["mask"][..., None] / given["mask"].sum()
+    expected = -centered[:, None, None] * score * given["mask"][..., None] / given["mask"].sum()
     np.testing.assert_allclose(out["grad"], expected, atol=1e-12)
 
 

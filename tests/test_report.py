@@ -425,7 +425,7 @@ def test_the_columns_on_the_page_are_those_of_the_run(looked):
     own = slice(6, 12)
     expected = {
         "divergence/teacher": written["divergence/teacher"][own],
-        "weight/distil": written["weight/distil"][own],
+        "weight/distill": written["weight/distill"][own],
         "surprisal/student": -written["log_prob/student"][own],
         "log_ratio/teacher": (written["log_prob/teacher"] - written["log_prob/student"])[own],
     }
@@ -460,11 +460,11 @@ def test_a_tokens_route_names_the_terms_that_select_it():
     assert packed.route({"weight/a": np.array([np.nan, np.nan])}) == {}
 
 
-def test_full_colour_is_not_set_by_one_outlier():
+def test_full_color_is_not_set_by_one_outlier():
     values = np.append(np.ones(999), 1e6)
     assert explorer.described("divergence/teacher", values)["scale"] == 1.0
     assert explorer.described("loss/policy", np.array([1.0, -1.0]))["kind"] == "signed"
-    assert explorer.described("loss/distil", np.array([1.0, -1e-8]))["kind"] == "amount"
+    assert explorer.described("loss/distill", np.array([1.0, -1e-8]))["kind"] == "amount"
 
 
 def test_too_many_rollouts_are_thinned_evenly_with_a_word(tmp_path, monkeypatch):

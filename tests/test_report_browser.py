@@ -312,7 +312,7 @@ def test_another_column_shades_otherwise_and_routes_have_names(shown: Opened) ->
     assert "−" in text_of(shown, ".scale")
     assert page.locator(".viewer .token.below").count() > 0
     page.get_by_label("Shade by").select_option("route")
-    assert "distil" in text_of(shown, ".scale")
+    assert "distill" in text_of(shown, ".scale")
 
 
 def test_a_rollout_can_be_kept_beside_another(shown: Opened) -> None:

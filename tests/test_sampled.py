@@ -27,7 +27,7 @@ def log_probs(*shape: int, seed: int = 0, spread: float = 1.0) -> Tensor:
     return (spread * torch.randn(*shape, generator=generator, dtype=torch.float64)).log_softmax(-1)
 
 
-STUDENT, TEACHER, BEHAVIOUR = (log_probs(5, 7, seed=seed) for seed in (1, 2, 3))
+STUDENT, TEACHER, BEHAVIOR = (log_probs(5, 7, seed=seed) for seed in (1, 2, 3))
 REVERSE, FORWARD = ReverseKL().logit_gradient(STUDENT, TEACHER), ForwardKL().logit_gradient(STUDENT, TEACHER)
 Estimator = Callable[[Tensor, Tensor], Tensor]
 
@@ -51,7 +51,7 @@ def with_any_constant(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def off_policy(student: Tensor, teacher: Tensor) -> Tensor:
-    return importance_ratio(student, BEHAVIOUR) * on_policy(student, teacher)
+    return importance_ratio(student, BEHAVIOR) * on_policy(student, teacher)
 
 
 def surrogate(student: Tensor, teacher: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def test_k2_and_k3_approach_k1s_mean_as_the_two_come_close() -> None:
         (with_top_2_baseline, STUDENT, REVERSE),
         (with_any_constant, STUDENT, REVERSE),
         (surrogate, STUDENT, REVERSE),
-        (off_policy, BEHAVIOUR, REVERSE),
+        (off_policy, BEHAVIOR, REVERSE),
     ],
     ids=[
         "k1 is nothing",
@@ -157,12 +157,12 @@ def test_teacher_never_receives_a_gradient(estimator: Estimator) -> None:
 
 
 def test_only_the_students_log_prob_receives_a_gradient() -> None:
-    student, behaviour, advantage = (x.clone().requires_grad_() for x in (STUDENT, BEHAVIOUR, TEACHER))
-    assert not distillation_advantage(student, behaviour).requires_grad
-    for loss in (policy_gradient(student, advantage), clipped_surrogate(student, behaviour, advantage)):
+    student, behavior, advantage = (x.clone().requires_grad_() for x in (STUDENT, BEHAVIOR, TEACHER))
+    assert not distillation_advantage(student, behavior).requires_grad
+    for loss in (policy_gradient(student, advantage), clipped_surrogate(student, behavior, advantage)):
         loss.sum().backward()
     assert student.grad is not None
-    assert behaviour.grad is None
+    assert behavior.grad is None
     assert advantage.grad is None
 
 
@@ -184,8 +184,8 @@ def test_monte_carlo_mean_agrees_with_the_exact_gradient(estimator: Estimator) -
 
 
 def test_advantage_plus_control_variate_has_mean_zero() -> None:
-    centred = distillation_advantage(STUDENT, TEACHER) + control_variate(STUDENT, TEACHER).unsqueeze(-1)
-    assert (STUDENT.exp() * centred).sum(-1).abs().max() < 1e-14
+    centered = distillation_advantage(STUDENT, TEACHER) + control_variate(STUDENT, TEACHER).unsqueeze(-1)
+    assert (STUDENT.exp() * centered).sum(-1).abs().max() < 1e-14
 
 
 def test_control_variate_is_the_reverse_kl_without_gradient() -> None:
@@ -195,7 +195,7 @@ def test_control_variate_is_the_reverse_kl_without_gradient() -> None:
     torch.testing.assert_close(control_variate(STUDENT, TEACHER, top_k=7), baseline)
 
 
-def test_top_k_control_variate_renormalises_both_sides_on_the_students_set() -> None:
+def test_top_k_control_variate_renormalizes_both_sides_on_the_students_set() -> None:
     student, teacher = torch.tensor([[[0.5, 0.3, 0.2]], [[0.1, 0.3, 0.6]]], dtype=torch.float64).log()
     expected = 0.625 * math.log(0.625 / 0.25) + 0.375 * math.log(0.375 / 0.75)
     assert float(control_variate(student, teacher, top_k=2)) == pytest.approx(expected, rel=1e-12)
@@ -225,18 +225,16 @@ def test_a_control_variate_of_more_entries_than_there_are_is_the_exact_one() -> 
 
 
 def test_importance_ratio_is_a_detached_truncated_quotient() -> None:
-    ratio = importance_ratio(STUDENT.clone().requires_grad_(), BEHAVIOUR, truncate=1.5)
+    ratio = importance_ratio(STUDENT.clone().requires_grad_(), BEHAVIOR, truncate=1.5)
     assert not ratio.requires_grad
-    torch.testing.assert_close(ratio, (STUDENT.exp() / BEHAVIOUR.exp()).clamp(max=1.5))
+    torch.testing.assert_close(ratio, (STUDENT.exp() / BEHAVIOR.exp()).clamp(max=1.5))
     assert (ratio == 1.5).any()
 
 
-def test_importance_ratio_has_mean_one_under_the_behaviour_unless_truncated() -> None:
-    weight = BEHAVIOUR.exp()
-    torch.testing.assert_close(
-        (weight * importance_ratio(STUDENT, BEHAVIOUR)).sum(-1), torch.ones(5).double()
-    )
-    assert ((weight * importance_ratio(STUDENT, BEHAVIOUR, 1.5)).sum(-1) < 0.99).any()
+def test_importance_ratio_has_mean_one_under_the_behavior_unless_truncated() -> None:
+    weight = BEHAVIOR.exp()
+    torch.testing.assert_close((weight * importance_ratio(STUDENT, BEHAVIOR)).sum(-1), torch.ones(5).double())
+    assert ((weight * importance_ratio(STUDENT, BEHAVIOR, 1.5)).sum(-1) < 0.99).any()
 
 
 def test_log_ratio_is_clamped_at_20_before_the_exponential() -> None:
@@ -262,8 +260,8 @@ def test_log_ratio_is_clamped_at_20_before_the_exponential() -> None:
 )
 def test_clipped_surrogate_is_ppos(ratio: float, advantage: float, value: float, slope: float) -> None:
     student = torch.tensor([math.log(ratio) - 1], dtype=torch.float64, requires_grad=True)
-    behaviour, given = torch.tensor([-1.0]).double(), torch.tensor([advantage]).double()
-    loss = clipped_surrogate(student, behaviour, given, clip_low=0.2, clip_high=0.28)
+    behavior, given = torch.tensor([-1.0]).double(), torch.tensor([advantage]).double()
+    loss = clipped_surrogate(student, behavior, given, clip_low=0.2, clip_high=0.28)
     loss.sum().backward()
     assert student.grad is not None
     assert loss.item() == pytest.approx(value)
@@ -272,7 +270,7 @@ def test_clipped_surrogate_is_ppos(ratio: float, advantage: float, value: float,
 
 def test_gradients_pass_finite_differences() -> None:
     student = STUDENT.detach().clone().requires_grad_()
-    for estimator in (k1, k2, k3, lambda s, t: clipped_surrogate(s, BEHAVIOUR, t)):
+    for estimator in (k1, k2, k3, lambda s, t: clipped_surrogate(s, BEHAVIOR, t)):
         assert torch.autograd.gradcheck(lambda s, e=estimator: e(s, TEACHER), student)
 
 
@@ -286,7 +284,7 @@ def test_shapes_that_would_broadcast_are_refused(estimator: Estimator) -> None:
 
 
 def test_surrogate_names_the_argument_of_the_wrong_shape() -> None:
-    with pytest.raises(ValueError, match="behaviour"):
+    with pytest.raises(ValueError, match="behavior"):
         clipped_surrogate(torch.zeros(3), torch.zeros(2), torch.zeros(3))
     with pytest.raises(ValueError, match="advantage"):
         clipped_surrogate(torch.zeros(3), torch.zeros(3), torch.zeros(2))

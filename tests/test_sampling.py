@@ -45,13 +45,13 @@ def rescored(model, prompts, samples, temperature: float) -> list[list[float]]:
     ],
     ids=str,
 )
-def test_behaviour_is_the_log_prob_of_the_uncut_scaled_distribution(model, sampling):
+def test_behavior_is_the_log_prob_of_the_uncut_scaled_distribution(model, sampling):
     torch.manual_seed(0)
     prompts = prompts_of("a", "a longer question", "mid size")
     samples = sample(model, CHAT, prompts, sampling)
     expected = rescored(model, prompts, samples, sampling.temperature or 1.0)
     for one, row in zip(samples, expected, strict=True):
-        assert one.behaviour == pytest.approx(row, abs=1e-5)
+        assert one.behavior == pytest.approx(row, abs=1e-5)
 
 
 def test_top_k_of_one_is_greedy(model):
@@ -90,7 +90,7 @@ def test_ids_that_only_pad_the_matrices_are_never_drawn(model):
     drawn = sample(model, CHAT, prompts_of("x") * 100, Sampling(max_tokens=4))
     assert max(token for one in drawn for token in one.ids) < CHAT.vocabulary
     expected = rescored(model, prompts_of("x") * 100, drawn, 1.0)
-    assert drawn[0].behaviour == pytest.approx(expected[0], abs=1e-5)
+    assert drawn[0].behavior == pytest.approx(expected[0], abs=1e-5)
 
 
 def test_a_finished_sample_ends_with_its_only_stop_token(model):
@@ -102,7 +102,7 @@ def test_a_finished_sample_ends_with_its_only_stop_token(model):
     for one in finished:
         assert [token in CHAT.stop_ids for token in one.ids] == [False] * (len(one.ids) - 1) + [True]
     for one in drawn:
-        assert len(one.behaviour) == len(one.ids)
+        assert len(one.behavior) == len(one.ids)
         assert one.finished or (len(one.ids) == 30 and not CHAT.stop_ids & set(one.ids))
 
 

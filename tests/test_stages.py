@@ -17,7 +17,7 @@ from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromTeacher
 from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Term
 from selfteach.policy.chat import Chat
-from selfteach.recipes.base import Adapter, Optimisation, Recipe, ReferenceProbe, Rollouts
+from selfteach.recipes.base import Adapter, Optimization, Recipe, ReferenceProbe, Rollouts
 from selfteach.recipes.writer import ByTeacher, Mixed, Revised, Writer
 from selfteach.task.annotation import Annotation
 from selfteach.task.arena import open_world
@@ -40,7 +40,7 @@ from selfteach.train.store import Store
 from tiny import tiny_model_folder, tiny_tokenizer
 
 SHORT = Rollouts(max_tokens=8)
-FEW = Optimisation(lr=1e-3, steps=2, prompts=4)
+FEW = Optimization(lr=1e-3, steps=2, prompts=4)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Imitation(Recipe):
 
     title, source, formula = "imitation", "a test", "−log p"
     rollouts: Rollouts = field(default_factory=lambda: replace(SHORT, stored=8))
-    optimisation: Optimisation = FEW
+    optimization: Optimization = FEW
     by: Writer = field(default_factory=lambda: ByTeacher("teacher"))
 
     @property
@@ -73,18 +73,18 @@ class Two(Recipe):
 
     title, source, formula = "two stages", "a test", "KL"
     rollouts: Rollouts = SHORT
-    optimisation: Optimisation = FEW
+    optimization: Optimization = FEW
 
     @property
     def stages(self) -> Mapping[str, Recipe]:
-        return {"imitate": Imitation(adapter=self.adapter), "distil": self}
+        return {"imitate": Imitation(adapter=self.adapter), "distill": self}
 
     @property
     def teachers(self) -> Mapping[str, Teacher]:
         return {"teacher": Teacher(Frozen(), Solution())}
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        yield Match(name="distil", target=FromTeacher("teacher"), divergence=ReverseKL())
+        yield Match(name="distill", target=FromTeacher("teacher"), divergence=ReverseKL())
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Sampled(Two):
 
     @property
     def stages(self) -> Mapping[str, Recipe]:
-        return {"distil": self}
+        return {"distill": self}
 
     @property
     def teachers(self) -> Mapping[str, Teacher]:
@@ -103,12 +103,12 @@ class Sampled(Two):
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         advantage = stats.log_prob("teacher") - stats.log_prob()
-        yield PolicyGradient(name="distil", advantage=advantage, where=stats.available("teacher"))
+        yield PolicyGradient(name="distill", advantage=advantage, where=stats.available("teacher"))
 
 
 @dataclass(frozen=True)
 class Climb:
-    """A controller that raises its knob by what it is told to, and remembers the losses it was told."""
+    """A controller that raises its knob by a fixed amount, and remembers the losses it observed."""
 
     by: float
 
@@ -124,7 +124,7 @@ class Climbing:
         self.value += self.by
         return self.value
 
-    def told(self, row: Mapping[str, Any]) -> None:
+    def observe(self, row: Mapping[str, Any]) -> None:
         self.losses.append(row["loss"])
 
     def state(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Exposed(Two):
 
     @property
     def stages(self) -> Mapping[str, Recipe]:
-        return {"distil": self}
+        return {"distill": self}
 
     @property
     def controllers(self) -> Mapping[str, Any]:
@@ -276,14 +276,14 @@ def test_a_run_resumed_within_any_stage_goes_on_bit_for_bit(
 # --- writers ----------------------------------------------------------------------------------------------------
 
 
-def test_a_teachers_answers_stand_behind_the_students_prompt_and_carry_no_behaviour(
+def test_a_teachers_answers_stand_behind_the_students_prompt_and_carry_no_behavior(
     model: str, tmp_path: Path
 ) -> None:
     run = run_of(Imitation(), model, tmp_path)
     written = run.write(4)
     assert written.tokens == sum(len(one.ids) for one in written.rollouts) > 0
     for one in written.rollouts:
-        assert one.behaviour is None
+        assert one.behavior is None
         assert one.prompt_ids == run.policy.chat.prompt_ids(one.example.prompt)
 
 
@@ -379,7 +379,7 @@ def test_rows_a_teacher_does_not_see_change_nothing_in_those_it_sees(model: str,
     torch.testing.assert_close(part[1:], whole[1:])
 
 
-def test_a_controller_moves_its_knob_and_is_told_what_came_of_it(model: str, tmp_path: Path) -> None:
+def test_a_controller_moves_its_knob_and_observes_what_came_of_it(model: str, tmp_path: Path) -> None:
     run = run_of(Exposed(), model, tmp_path)
     rows = [run.step().row for _ in range(2)]
     assert [row["control/exposure"] for row in rows] == [0.25, 0.5]

@@ -20,7 +20,7 @@ from selfteach.cli.suite import (
     label_of,
     margin,
     measured,
-    planned_arm,
+    planned_variant,
     run_suite,
 )
 from selfteach.cli.train import configured
@@ -31,11 +31,11 @@ from selfteach.recipes.r02_pw_opsd import PWOPSD
 from selfteach.train.launch import table_of
 from selfteach.train.rundir import RunFolder
 
-PLAIN = Claim(says="a beats b", arms={"a": "sft --steps 2", "b": "sft --steps 1"}, higher="a", lower="b")
+PLAIN = Claim(says="a beats b", variants={"a": "sft --steps 2", "b": "sft --steps 1"}, higher="a", lower="b")
 
 
 def suite(out: Path, **changes: object) -> Suite:
-    settings = {"ring": "first-ring", "seeds": 2, "jobs": 2, "out": out, "world": "table", "tokens": 100}
+    settings = {"name": "first", "seeds": 2, "jobs": 2, "out": out, "world": "table", "tokens": 100}
     return Suite(**{**settings, **changes})  # type: ignore[arg-type]
 
 
@@ -61,7 +61,7 @@ def test_a_verdict_needs_a_difference_beyond_the_spread_over_seeds(
 def test_equality_is_reproduced_only_where_the_whole_interval_is_within(
     higher: list[float], verdict: str
 ) -> None:
-    claim = Claim(says="alike", arms=PLAIN.arms, higher="a", lower="b", within=0.1)
+    claim = Claim(says="alike", variants=PLAIN.variants, higher="a", lower="b", within=0.1)
     assert Answer("m", claim, higher, [0.5, 0.5, 0.5]).verdict == verdict
 
 
@@ -73,17 +73,17 @@ def test_the_margin_is_students_t_times_the_standard_error() -> None:
 def test_an_arm_that_builds_on_another_waits_for_it_and_gets_its_folder(tmp_path: Path) -> None:
     claim = Claim(
         says="x",
-        arms={"teacher": "opsd", "student": "exopd --teacher {arm teacher}/model"},
+        variants={"teacher": "opsd", "student": "exopd --teacher {variant teacher}/model"},
         higher="student",
         lower="teacher",
     )
     assert (depth_of(claim, "teacher"), depth_of(claim, "student")) == (0, 1)
-    run = planned_arm(suite(tmp_path), claim.arms["student"], claim)[1]
+    run = planned_variant(suite(tmp_path), claim.variants["student"], claim)[1]
     assert f"{tmp_path}/{label_of('opsd')}-1/model" in run.words
 
 
 def test_an_arms_own_evaluation_settings_stand(tmp_path: Path) -> None:
-    run = planned_arm(suite(tmp_path), "sft --eval-problems 8", PLAIN)[0]
+    run = planned_variant(suite(tmp_path), "sft --eval-problems 8", PLAIN)[0]
     assert run.words.count("--eval-problems") == 1
     assert "--eval-samples" in run.words
 
@@ -100,19 +100,19 @@ def test_a_metric_is_read_from_the_rows_that_have_it(tmp_path: Path, metric: str
         {"step": 2, "eval/accuracy": 0.4},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    claim = Claim(says="x", arms=PLAIN.arms, higher="a", lower="b", metric=metric)
+    claim = Claim(says="x", variants=PLAIN.variants, higher="a", lower="b", metric=metric)
     assert measured(claim, Planned("a", 0, tmp_path)) == value
 
 
 def test_a_metric_that_no_run_wrote_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
-    claim = Claim(says="x", arms=PLAIN.arms, higher="a", lower="b", metric="eval/acuracy")
+    claim = Claim(says="x", variants=PLAIN.variants, higher="a", lower="b", metric="eval/acuracy")
     with pytest.raises(UserError, match="eval/acuracy"):
         measured(claim, Planned("a", 0, tmp_path))
 
 
 def test_a_run_whose_settings_have_changed_is_made_anew(tmp_path: Path) -> None:
-    runs = planned_arm(suite(tmp_path, seeds=2), "sft --steps 2", PLAIN)
+    runs = planned_variant(suite(tmp_path, seeds=2), "sft --steps 2", PLAIN)
     for run in runs:
         config, _ = configured(run.words[1:])
         with RunFolder.create(run.folder) as folder:
@@ -124,30 +124,30 @@ def test_a_run_whose_settings_have_changed_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_teacher_is_to_be_made_anew_is_so_too(tmp_path: Path) -> None:
-    arms = {"teacher": "opsd", "student": "exopd --teacher {arm teacher}/model"}
-    claim = Claim(says="x", arms=arms, higher="student", lower="teacher")
-    runs = {words: planned_arm(suite(tmp_path), words, claim) for words in arms.values()}
-    for run in (*runs["opsd"][:1], *runs[arms["student"]]):
+    variants = {"teacher": "opsd", "student": "exopd --teacher {variant teacher}/model"}
+    claim = Claim(says="x", variants=variants, higher="student", lower="teacher")
+    runs = {words: planned_variant(suite(tmp_path), words, claim) for words in variants.values()}
+    for run in (*runs["opsd"][:1], *runs[variants["student"]]):
         run.folder.mkdir()
         (run.folder / "summary.json").write_text("{}")
     forget_orphans(Plan([("m", claim)], runs, {}))
-    assert [run.folder.exists() for run in runs[arms["student"]]] == [True, False]
+    assert [run.folder.exists() for run in runs[variants["student"]]] == [True, False]
 
 
 def test_an_unknown_ring_or_method_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="first-ring"):
-        _ = suite(tmp_path, ring="first-rng").names
+    with pytest.raises(UserError, match="first"):
+        _ = suite(tmp_path, name="firts").names
     with pytest.raises(UserError, match="sdpo"):
         _ = suite(tmp_path, only=("sdop",)).names
 
 
 def test_every_method_of_the_ring_makes_a_claim_whose_arms_name_recipes() -> None:
-    ring = {name: kind for name, kind in RECIPES.items() if kind.ring == "first-ring"}
-    assert len(ring) == 12
-    for name, kind in ring.items():
+    first = {name: kind for name, kind in RECIPES.items() if kind.suite == "first"}
+    assert len(first) == 12
+    for name, kind in first.items():
         assert kind.claims, name
         for claim in kind.claims:
-            for words in claim.arms.values():
+            for words in claim.variants.values():
                 assert words.split()[0] in RECIPES, words
 
 
@@ -158,7 +158,7 @@ def test_a_suite_runs_its_arms_and_writes_claims_table_and_plot_and_resumes(
     short = "--task table --prompts 2 --max-tokens 16 --eval-problems 4"
     claim = Claim(
         says="longer is better",
-        arms={"long": f"sft {short} --steps 2", "short": f"sft {short} --steps 1"},
+        variants={"long": f"sft {short} --steps 2", "short": f"sft {short} --steps 1"},
         higher="long",
         lower="short",
     )

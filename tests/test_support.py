@@ -85,7 +85,7 @@ def test_tail_bucket_of_a_single_token_is_the_full_divergence(divergence: Diverg
 
 @DIVERGENCE
 @OF
-@pytest.mark.parametrize("tail", ["bucket", "renormalise"])
+@pytest.mark.parametrize("tail", ["bucket", "renormalize"])
 @pytest.mark.parametrize("k", [1, 3])
 def test_value_and_gradient_vanish_when_student_equals_teacher(
     divergence: Divergence, of: Chooser, tail: Tail, k: int
@@ -116,10 +116,10 @@ def test_extreme_and_masked_logits_never_give_nan(
 
 @DIVERGENCE
 @OF
-@pytest.mark.parametrize("tail", ["bucket", "renormalise"])
+@pytest.mark.parametrize("tail", ["bucket", "renormalize"])
 @settings(max_examples=6, deadline=None)
 @given(pair=logit_pairs(), k=st.integers(1, 6))
-def test_bucket_and_renormalised_values_are_never_negative(
+def test_bucket_and_renormalized_values_are_never_negative(
     divergence: Divergence, of: Chooser, tail: Tail, pair: tuple[Tensor, Tensor], k: int
 ) -> None:
     student, teacher = (x.log_softmax(-1) for x in pair)
@@ -241,16 +241,16 @@ def test_bucket_grows_with_k(divergence: Divergence, of: Chooser) -> None:
 
 
 @DIVERGENCE
-def test_renormalised_top_1_is_blind(divergence: Divergence) -> None:
-    assert value(divergence, TopK(1, "student", "renormalise")).abs().max() < 1e-14
+def test_renormalized_top_1_is_blind(divergence: Divergence) -> None:
+    assert value(divergence, TopK(1, "student", "renormalize")).abs().max() < 1e-14
 
 
-def test_renormalised_value_can_exceed_the_full_divergence() -> None:
+def test_renormalized_value_can_exceed_the_full_divergence() -> None:
     student = torch.tensor([[0.49, 0.02, 0.49]]).log()
     teacher = torch.tensor([[0.02, 0.49, 0.49]]).log()
     inflated = torch.tensor([[0.0, 0.0, 9.0]]) + torch.stack([student, teacher])
     student, teacher = inflated.log_softmax(-1)  # the two that differ are rare, the shared one fills the rest
-    pair = TopK(2, "student", "renormalise").restrict(
+    pair = TopK(2, "student", "renormalize").restrict(
         student[..., :2].log_softmax(-1), teacher[..., :2].log_softmax(-1)
     )
     assert ReverseKL()(*pair) > ReverseKL()(student, teacher)
@@ -298,7 +298,7 @@ def test_at_equality_the_dropped_tail_leaves_a_gradient_and_the_detached_ratio_n
 
 
 def test_detached_ratio_changes_nothing_where_the_support_sums_to_one() -> None:
-    for support in (Full(), TopK(3, "student", "bucket"), TopK(3, "intersection", "renormalise")):
+    for support in (Full(), TopK(3, "student", "bucket"), TopK(3, "intersection", "renormalize")):
         torch.testing.assert_close(
             gradient(ReverseKL(detach_ratio=True), support),
             gradient(ReverseKL(), support),
@@ -325,8 +325,8 @@ def test_descent_on_truncated_reverse_kl_loses_all_but_1_over_e_of_the_set_unles
     torch.testing.assert_close(logits.softmax(-1)[0, :2], share * teacher.exp()[0, :2], rtol=0.02, atol=0)
 
 
-def test_renormalised_support_never_touches_a_logit_outside_the_set() -> None:
-    support = TopK(3, "student", "renormalise")
+def test_renormalized_support_never_touches_a_logit_outside_the_set() -> None:
+    support = TopK(3, "student", "renormalize")
     outside = ~support.select(STUDENT, TEACHER)[2]
     assert gradient(ReverseKL(), support)[outside].abs().max() < 1e-15
 
@@ -341,7 +341,7 @@ def test_intersection_with_detached_ratio_is_the_papers_formula() -> None:
             ours = log_p[row, shared].exp() / log_p[row, shared].exp().sum()
             theirs = TEACHER[row, shared].exp() / TEACHER[row, shared].exp().sum()
             expected = expected + (ours * (ours.log().detach() - theirs.log())).sum()
-    support, divergence = TopK(3, "intersection", "renormalise"), ReverseKL(detach_ratio=True)
+    support, divergence = TopK(3, "intersection", "renormalize"), ReverseKL(detach_ratio=True)
     torch.testing.assert_close(value(divergence, support).sum(), expected.detach())
     torch.testing.assert_close(gradient(divergence, support), torch.autograd.grad(expected, logits)[0])
 
@@ -372,7 +372,7 @@ def test_no_tail_treatment_sees_how_the_teacher_spreads_its_tail(tail: Tail) -> 
     )
 
 
-@pytest.mark.parametrize(("tail", "sees"), [("bucket", True), ("renormalise", False)])
+@pytest.mark.parametrize(("tail", "sees"), [("bucket", True), ("renormalize", False)])
 def test_only_the_bucket_sees_mass_that_leaves_the_set(tail: Tail, sees: bool) -> None:
     inside = torch.tensor([[0.5, 0.3]])
     student = torch.cat([inside, torch.tensor([[0.1, 0.1]])], -1).log()
@@ -382,7 +382,7 @@ def test_only_the_bucket_sees_mass_that_leaves_the_set(tail: Tail, sees: bool) -
 
 
 @pytest.mark.parametrize("of", ["teacher", "student", "union", "intersection"])
-@pytest.mark.parametrize("tail", ["bucket", "renormalise", "drop"])
+@pytest.mark.parametrize("tail", ["bucket", "renormalize", "drop"])
 def test_more_entries_than_the_vocabulary_has_are_the_whole_of_it(of: Chooser, tail: Tail) -> None:
     torch.testing.assert_close(value(ReverseKL(), TopK(100, of, tail)), value(ReverseKL(), Full()))
 

@@ -53,7 +53,7 @@ CASES: dict[str, tuple[Target, np.ndarray]] = {
     "teacher": (FromTeacher("a"), A),
     "mixture": (Mixture({"a": 0.2, "b": 0.5, "c": 0.3}), 0.2 * A + 0.5 * B + 0.3 * C),
     "product": (GeometricMean({"a": 0.3, "b": 0.7}), normal(A**0.3 * B**0.7)),
-    "raw product": (GeometricMean({"a": 0.3, "b": 0.7}, renormalise=False), A**0.3 * B**0.7),
+    "raw product": (GeometricMean({"a": 0.3, "b": 0.7}, renormalize=False), A**0.3 * B**0.7),
     "extrapolation": (Extrapolation("a", "b", 1.25), normal(B**-0.25 * A**1.25)),
     "trust region": (TrustRegion("a", "b", 0.1), normal(B**0.9 * A**0.1)),
     "tilted student": (AdvantageTilted("a", 4.0), normal(P * np.exp((np.log(A) - np.log(P)) / 4))),
@@ -69,7 +69,7 @@ CASES: dict[str, tuple[Target, np.ndarray]] = {
     "consensus": (Consensus(("a", "b", "c")), consensus_in_numpy(P, A, B, C)),
 }
 ALL = pytest.mark.parametrize("name", CASES)
-UNNORMALISED = {"raw product", "consensus"}
+UNNORMALIZED = {"raw product", "consensus"}
 
 
 @st.composite
@@ -142,7 +142,7 @@ def test_extreme_and_masked_log_probs_give_a_distribution(
     assert not result.isnan().any()
     assert (result < math.inf).all()
     assert (result[student == -math.inf] == -math.inf).all()
-    if name not in UNNORMALISED:
+    if name not in UNNORMALIZED:
         torch.testing.assert_close(result.logsumexp(-1), torch.zeros_like(result[..., 0]), rtol=0, atol=1e-5)
 
 
@@ -166,7 +166,7 @@ def test_nan_of_a_teacher_is_not_swallowed(name: str) -> None:
 
 
 @pytest.mark.parametrize(("pool", "divergence"), [(Mixture, ForwardKL()), (GeometricMean, ReverseKL())])
-def test_pool_minimises_the_average_divergence_to_the_teachers(
+def test_pool_minimizes_the_average_divergence_to_the_teachers(
     pool: type[Mixture], divergence: ForwardKL
 ) -> None:
     weights = {"a": 0.2, "b": 0.5, "c": 0.3}
@@ -318,9 +318,9 @@ def test_consensus_residual_never_flips_the_sign_of_the_shared_advantage(
     assert (moved * shared >= -1e-9).all()
 
 
-@pytest.mark.parametrize("renormalise", [False, True])
-def test_consensus_of_one_view_is_that_view(renormalise: bool) -> None:
-    target = Consensus(("a",), renormalise=renormalise).log_probs(STUDENT, TEACHERS)
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_consensus_of_one_view_is_that_view(renormalize: bool) -> None:
+    target = Consensus(("a",), renormalize=renormalize).log_probs(STUDENT, TEACHERS)
     torch.testing.assert_close(target, TEACHERS["a"], rtol=0, atol=1e-14)
 
 
@@ -357,8 +357,8 @@ def test_consensus_works_on_single_tokens_as_on_the_vocabulary() -> None:
     torch.testing.assert_close(sampled, Consensus(VIEWS).log_probs(STUDENT, TEACHERS).gather(-1, ids))
 
 
-def test_renormalised_consensus_is_a_distribution() -> None:
-    target = Consensus(VIEWS, renormalise=True).log_probs(STUDENT, TEACHERS)
+def test_renormalized_consensus_is_a_distribution() -> None:
+    target = Consensus(VIEWS, renormalize=True).log_probs(STUDENT, TEACHERS)
     torch.testing.assert_close(target.exp().sum(-1), torch.ones(4, dtype=torch.float64))
 
 

@@ -120,10 +120,10 @@ def test_weights_times_losses_over_the_written_tokens_are_the_loss(model: str, m
     run = run_of(model, "--mean-over", mean_over, "--token-rollouts", "4", "--probes", "0")
     step = run.step()
     columns = look(run, step).columns
-    summed = (columns["weight/distil"] * columns["loss/distil"]).sum() / sum(columns["lengths"])
+    summed = (columns["weight/distill"] * columns["loss/distill"]).sum() / sum(columns["lengths"])
     assert float(summed) == pytest.approx(step.row["loss"], rel=1e-5)
     if mean_over == "tokens":
-        torch.testing.assert_close(columns["weight/distil"], torch.ones(sum(columns["lengths"])))
+        torch.testing.assert_close(columns["weight/distill"], torch.ones(sum(columns["lengths"])))
 
 
 def test_micro_batches_do_not_change_the_columns(model: str) -> None:

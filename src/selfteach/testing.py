@@ -25,7 +25,7 @@ def evaluate(
     """A recipe's loss and gradient on given numbers (design: the contract).
 
     ``arrays``: ``ids`` [N, T] int, ``mask`` [N, T] bool, ``student_logits`` [N, T, V], ``teacher_logits`` (teacher
-    name → [N, T, V]); optional ``available`` (teacher name → [N] bool), ``behaviour`` [N, T] (nats), ``group`` [N],
+    name → [N, T, V]); optional ``available`` (teacher name → [N] bool), ``behavior`` [N, T] (nats), ``group`` [N],
     ``reward`` [N], ``turn`` [N, T], ``marks`` (name → [N, T] bool), ``teacher_log_probs`` (teacher name → [N, T], nats,
     of a teacher that hands over sampled tokens only). float64 in, float64 computed. ``overrides``: knob → value. Of a
     method of several stages this is the last; the others are ``recipe.stages[name]``, recipes like any other.
@@ -36,7 +36,7 @@ def evaluate(
     chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
     chosen = with_knobs(chosen, overrides or {})
     for name in ("ids", "mask", "student_logits", *chosen.needs):
-        if name not in arrays and name != "behaviour":
+        if name not in arrays and name != "behavior":
             raise ValueError(f"arrays lack {name!r}, which recipe {type(chosen).__name__} reads")
     given = dict(arrays.get("teacher_logits") or {})
     stored = arrays.get("teacher_log_probs") or {}
@@ -89,7 +89,7 @@ def columns_of(arrays: Mapping[str, Any], dtype: torch.dtype) -> Columns:
         mask=mask,
         group=torch.arange(len(ids)) if group is None else group,
         reward=torch.zeros(len(ids), dtype=dtype) if reward is None else reward,
-        behaviour=tensor("behaviour", dtype),
+        behavior=tensor("behavior", dtype),
         turn=tensor("turn", torch.long),
         available={
             name: torch.tensor(np.asarray(rows)).bool()

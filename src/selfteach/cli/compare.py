@@ -30,7 +30,7 @@ class Arguments:
     recipes: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Recipes to compare, each as RECIPE or RECIPE:PRESET. With --suite: these of its methods only."""
     suite: str = ""
-    """A ring of methods ("first-ring"): put each one's claims to the test, then compare all on one world."""
+    """A suite of methods ("first"): put each one's claims to the test, then compare all on one world."""
     task: str = ""
     """What is trained on, see ``selfteach train`` (empty: world table, with --suite world tutor)."""
     model: str = ""
@@ -84,7 +84,7 @@ def command(words: Sequence[str]) -> int:
         planned(given, out, label, seed, budget) for label in given.recipes[1:] for seed in range(given.seeds)
     ]
     finish(rest, given.jobs)
-    results = summarised(given, [*first, *rest])
+    results = summarized(given, [*first, *rest])
     write_aside(out / "results.json", json.dumps(results, indent=1))
     (out / "results.md").write_text(markdown(results), encoding="utf-8")
     Console().print(table(results))
@@ -160,7 +160,7 @@ def refuse_another_comparison(out: Path, given: Arguments) -> None:
 # --- results ----------------------------------------------------------------------------------------------------
 
 
-def summarised(given: Arguments, runs: Sequence[Planned]) -> dict[str, Any]:
+def summarized(given: Arguments, runs: Sequence[Planned]) -> dict[str, Any]:
     """What ``results.json`` holds: every run's curve, and per recipe the mean and standard error over seeds."""
     curves: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
@@ -170,13 +170,13 @@ def summarised(given: Arguments, runs: Sequence[Planned]) -> dict[str, Any]:
         "model": given.model or f"arena {given.task}",
         "equal": given.equal,
         "seeds": given.seeds,
-        "command": " ".join(["selfteach compare", *given.recipes, *told(given)]),
+        "command": " ".join(["selfteach compare", *given.recipes, *options_that_differ(given)]),
         "versions": versions(),
         "recipes": {label: {"runs": each, **condensed(each)} for label, each in curves.items()},
     }
 
 
-def told(given: Arguments) -> list[str]:
+def options_that_differ(given: Arguments) -> list[str]:
     """The options that differ from the defaults, for the command to repeat."""
     default = Arguments(recipes=())
     names = [

@@ -17,6 +17,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from selfteach.errors import UserError
+from selfteach.recipes.base import RENAMED
 from selfteach.task.example import Message
 from selfteach.teacher.view import Messages
 
@@ -54,6 +55,7 @@ def parsed(
     kind: type[T], words: Sequence[str], *, program: str, default: Any = None, description: str = ""
 ) -> T:
     """Turn words into a ``kind``; whatever is wrong becomes one line (UserError). ``--help`` prints and exits 0."""
+    refuse_renamed(words)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -70,6 +72,14 @@ def parsed(
         if not stop.code:
             raise
         raise UserError(one_line(complaint.getvalue(), program)) from None
+
+
+def refuse_renamed(words: Sequence[str]) -> None:
+    """UserError for an option of an earlier version, with its present name."""
+    for word in words:
+        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in RENAMED:
+            raise UserError(f"--{name.replace('_', '-')} is now called --{RENAMED[name].replace('_', '-')}")
 
 
 def spelled(words: Sequence[str], literal: Collection[str] = ()) -> list[str]:

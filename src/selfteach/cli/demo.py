@@ -24,7 +24,7 @@ class Arguments:
     out: Path | None = None
     """Run folder (none: runs/demo-TIME)."""
     steps: int = 300
-    """Optimiser steps."""
+    """Optimizer steps."""
     seed: int = 0
     """Seed of the run."""
 
@@ -34,7 +34,7 @@ def command(words: Sequence[str]) -> int:
     out = given.out or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
     print(
         "A 0.34 M-parameter model does digit arithmetic in steps, but was never taught the operation @.\n"
-        "Shown a bare list of results it can explain them in its own style; that opinion of its own answers is all\n"
+        "Shown a bare list of results it can explain them in its own style; these scores of its own answers are all\n"
         "it learns from (OPSD, reverse KL, frozen teacher). No reward reaches the student.\n",
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""``selfteach compare --suite RING``: every method's claim put to the test, and all methods on one world."""
+"""``selfteach compare --suite SUITE``: every method's claim put to the test, and all methods on one world."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ BASELINES = ("opsd", "grpo", "sft")
 ONE_SIDED_95 = {1: 6.31, 2: 2.92, 3: 2.35, 4: 2.13, 5: 2.02, 6: 1.94, 7: 1.89, 8: 1.86, 9: 1.83}
 """Student's t by degrees of freedom: beyond it a difference counts as seen."""
 SHARED = "--eval-problems 256 --eval-samples 2 --samples-every 0"
-"""What every run of a suite is told, unless its arm says otherwise."""
+"""What every run of a suite is told, unless its variant says otherwise."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What is asked: the ring's methods, seeds, the common world and its budget of generated tokens."""
+    """What is asked: the suite's methods, seeds, the common world and its budget of generated tokens."""
 
-    ring: str
+    name: str
     seeds: int
     jobs: int
     out: Path
@@ -47,19 +47,19 @@ class Suite:
 
     @property
     def names(self) -> list[str]:
-        """The ring's methods, in the registry's order."""
-        rings = {kind.ring for kind in RECIPES.values() if kind.ring}
-        if self.ring not in rings:
-            raise UserError(f"there is no suite {self.ring!r}{nearest(self.ring, rings)}")
-        names = [name for name, kind in RECIPES.items() if kind.ring == self.ring]
+        """the suite's methods, in the registry's order."""
+        suites = {kind.suite for kind in RECIPES.values() if kind.suite}
+        if self.name not in suites:
+            raise UserError(f"there is no suite {self.name!r}{nearest(self.name, suites)}")
+        names = [name for name, kind in RECIPES.items() if kind.suite == self.name]
         if unknown := set(self.only) - set(names):
-            raise UserError(f"suite {self.ring} has no method {min(unknown)!r}{nearest(min(unknown), names)}")
+            raise UserError(f"suite {self.name} has no method {min(unknown)!r}{nearest(min(unknown), names)}")
         return [name for name in names if not self.only or name in self.only]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A claim with what the runs say: the metric of both arms by seed, and the verdict."""
+    """A claim with what the runs say: the metric of both variants by seed, and the verdict."""
 
     method: str
     claim: Claim
@@ -83,20 +83,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Plan:
-    """The suite's runs: by an arm's words, and by method on the common world."""
+    """The suite's runs: by a variant's words, and by method on the common world."""
 
     claims: list[tuple[str, Claim]]
-    arms: dict[str, list[Planned]]
+    variants: dict[str, list[Planned]]
     common: dict[str, list[Planned]]
 
     @property
     def waves(self) -> list[list[Planned]]:
-        """Arms that others build on come first, within a wave in the claims' order; the common world is last."""
+        """Variants that others build on come first, within a wave in the claims' order; the common world is last."""
         by_depth: dict[int, dict[Path, Planned]] = {}
         for _, claim in self.claims:
-            for label, words in claim.arms.items():
+            for label, words in claim.variants.items():
                 wave = by_depth.setdefault(depth_of(claim, label), {})
-                wave |= {run.folder: run for run in self.arms[words]}
+                wave |= {run.folder: run for run in self.variants[words]}
         waves = [list(wave.values()) for _, wave in sorted(by_depth.items())]
         return [*waves, [run for runs in self.common.values() for run in runs]]
 
@@ -108,7 +108,7 @@ def run_suite(suite: Suite, results: Path) -> None:
     """
     suite.out.mkdir(parents=True, exist_ok=True)
     plan = planned(suite)
-    for runs in (*plan.arms.values(), *plan.common.values()):
+    for runs in (*plan.variants.values(), *plan.common.values()):
         forget_outdated(runs)
     forget_orphans(plan)
     try:
@@ -120,8 +120,14 @@ def run_suite(suite: Suite, results: Path) -> None:
 
 def planned(suite: Suite) -> Plan:
     claims = [(name, claim) for name in suite.names for claim in RECIPES[name].claims]
-    arms = {words: planned_arm(suite, words, claim) for _, claim in claims for words in claim.arms.values()}
-    return Plan(claims, arms, {name: planned_on_world(suite, name) for name in (*BASELINES, *suite.names)})
+    variants = {
+        words: planned_variant(suite, words, claim)
+        for _, claim in claims
+        for words in claim.variants.values()
+    }
+    return Plan(
+        claims, variants, {name: planned_on_world(suite, name) for name in (*BASELINES, *suite.names)}
+    )
 
 
 def complete(runs: Sequence[Planned]) -> bool:
@@ -129,28 +135,29 @@ def complete(runs: Sequence[Planned]) -> bool:
 
 
 def answered(plan: Plan) -> list[Answer]:
-    """The claims whose two arms are finished, in order."""
+    """The claims whose two variants are finished, in order."""
     return [
         Answer(
             name,
             claim,
-            [measured(claim, run) for run in plan.arms[claim.arms[claim.higher]]],
-            [measured(claim, run) for run in plan.arms[claim.arms[claim.lower]]],
+            [measured(claim, run) for run in plan.variants[claim.variants[claim.higher]]],
+            [measured(claim, run) for run in plan.variants[claim.variants[claim.lower]]],
         )
         for name, claim in plan.claims
-        if complete(plan.arms[claim.arms[claim.higher]]) and complete(plan.arms[claim.arms[claim.lower]])
+        if complete(plan.variants[claim.variants[claim.higher]])
+        and complete(plan.variants[claim.variants[claim.lower]])
     ]
 
 
-def planned_arm(suite: Suite, words: str, claim: Claim) -> list[Planned]:
-    """One run a seed. Arms of equal words are one run, whichever claims ask for it."""
+def planned_variant(suite: Suite, words: str, claim: Claim) -> list[Planned]:
+    """One run a seed. Variants of equal words are one run, whichever claims ask for it."""
     runs = []
     for seed in range(suite.seeds):
         folder = suite.out / f"{label_of(words)}-{seed}"
         filled = words
         for label in built_on(words):
-            trained = suite.out / f"{label_of(claim.arms[label])}-{seed}"
-            filled = filled.replace(f"{{arm {label}}}", str(trained))
+            trained = suite.out / f"{label_of(claim.variants[label])}-{seed}"
+            filled = filled.replace(f"{{variant {label}}}", str(trained))
         own = [*shlex.split(filled), "--seed", str(seed), "--out", str(folder)]
         own += [
             word
@@ -174,12 +181,12 @@ def forget_outdated(runs: Sequence[Planned]) -> None:
 
 
 def forget_orphans(plan: Plan) -> None:
-    """Runs built on another arm's model are made anew where that one is still to be made."""
+    """Runs built on another variant's model are made anew where that one is still to be made."""
     for _, claim in plan.claims:
-        for label in sorted(claim.arms, key=lambda one: depth_of(claim, one)):
-            words = claim.arms[label]
-            for i, run in enumerate(plan.arms[words]):
-                needed = [plan.arms[claim.arms[one]][i] for one in built_on(words)]
+        for label in sorted(claim.variants, key=lambda one: depth_of(claim, one)):
+            words = claim.variants[label]
+            for i, run in enumerate(plan.variants[words]):
+                needed = [plan.variants[claim.variants[one]][i] for one in built_on(words)]
                 if run.folder.exists() and not complete(needed):
                     print(
                         f"{run.label} seed {run.seed}: what it was built on is made anew, and so is it",
@@ -189,18 +196,18 @@ def forget_orphans(plan: Plan) -> None:
 
 
 def label_of(words: str) -> str:
-    """A short name for an arm's words: recipe and fingerprint."""
+    """A short name for a variant's words: recipe and fingerprint."""
     return f"{words.split()[0]}-{sha256(words.encode()).hexdigest()[:8]}"
 
 
 def depth_of(claim: Claim, label: str) -> int:
-    """How many arms must be finished one after the other before this one can start."""
-    return 1 + max((depth_of(claim, one) for one in built_on(claim.arms[label])), default=-1)
+    """How many variants must be finished one after the other before this one can start."""
+    return 1 + max((depth_of(claim, one) for one in built_on(claim.variants[label])), default=-1)
 
 
 def built_on(words: str) -> list[str]:
-    """The labels of the arms whose folders an arm's words name."""
-    return re.findall(r"\{arm ([^}]+)\}", words)
+    """The labels of the variants whose folders a variant's words name."""
+    return re.findall(r"\{variant ([^}]+)\}", words)
 
 
 def planned_on_world(suite: Suite, name: str) -> list[Planned]:
@@ -210,7 +217,7 @@ def planned_on_world(suite: Suite, name: str) -> list[Planned]:
     """
     recipe, _ = chosen_preset(name, None, suite.world)
     fresh = isinstance(recipe.writer, Student) and not recipe.rollouts.stored
-    steps = recipe.optimisation.steps
+    steps = recipe.optimization.steps
     words = ["train", name, "--task", suite.world, "--eval-every", str(max(1, steps // 6))]
     if fresh:
         words += ["--token-budget", str(suite.tokens), "--steps", str(10 * steps)]
@@ -267,7 +274,7 @@ def write_results(suite: Suite, plan: Plan, results: Path) -> None:
     for one in answers:
         missing.remove(f"{one.method}: {one.claim.says}")
     missing += [f"{name} on world {suite.world}" for name in plan.common if name not in table]
-    command = f"selfteach compare --suite {suite.ring} --seeds {suite.seeds} --tokens {suite.tokens}"
+    command = f"selfteach compare --suite {suite.name} --seeds {suite.seeds} --tokens {suite.tokens}"
     command += f" --task {suite.world} --jobs {suite.jobs}"
     facts = {
         "task": suite.world,
@@ -290,10 +297,10 @@ def as_json(one: Answer) -> dict[str, Any]:
     return {
         "method": one.method,
         "says": one.claim.says,
-        "arms": dict(one.claim.arms),
+        "variants": dict(one.claim.variants),
         "metric": one.claim.metric,
-        "higher": {"arm": one.claim.higher, "by_seed": one.higher},
-        "lower": {"arm": one.claim.lower, "by_seed": one.lower},
+        "higher": {"variant": one.claim.higher, "by_seed": one.higher},
+        "lower": {"variant": one.claim.lower, "by_seed": one.lower},
         "within": one.claim.within,
         "verdict": one.verdict,
     }
@@ -307,7 +314,7 @@ def mean_and_error(values: Sequence[float]) -> str:
 def markdown(facts: Mapping[str, Any], answers: Sequence[Answer], table: Mapping[str, Any]) -> str:
     made = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
     lines = [
-        "# The first ring: what each paper says, and what a small world shows",
+        "# The first suite: what each paper says, and what a small world shows",
         "",
         f"Command: `{facts['command']}` (resumable; it wrote this file, `methods.json` with every run's curve and "
         "words, and the plot `methods.html`).",
@@ -316,9 +323,9 @@ def markdown(facts: Mapping[str, Any], answers: Sequence[Answer], table: Mapping
         "",
         "## Claims",
         "",
-        f"Means ± standard errors over {facts['seeds']} seeds; arms share seeds. *Reproduced*, *refuted*: the paired "
-        "difference is beyond Student's one-sided 95 % bound, in the claim's direction or against it; *not seen*: "
-        "neither. A claim of equality is reproduced where the whole interval lies within the tolerance.",
+        f"Means ± standard errors over {facts['seeds']} seeds; variants share seeds. *Reproduced*, *refuted*: the "
+        "paired difference is beyond Student's one-sided 95 % bound, in the claim's direction or against it; *not "
+        "seen*: neither. A claim of equality is reproduced where the whole interval lies within the tolerance.",
         "",
         "| method | the paper's claim | metric | measured | verdict |",
         "| --- | --- | --- | --- | --- |",
@@ -326,12 +333,12 @@ def markdown(facts: Mapping[str, Any], answers: Sequence[Answer], table: Mapping
     lines += ["| " + " | ".join(claim_cells(one)) + " |" for one in answers]
     lines += [
         "",
-        "The arms, as words after `selfteach train`:",
+        "The variants, as words after `selfteach train`:",
         "",
         *dict.fromkeys(
             f"- {one.method}, {label}: `{words}`"
             for one in answers
-            for label, words in one.claim.arms.items()
+            for label, words in one.claim.variants.items()
         ),
         "",
         f"## All on world {facts['task']!r}, equal generated tokens",

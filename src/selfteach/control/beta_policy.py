@@ -32,7 +32,7 @@ class BetaPolicy:
 
         R = Σ_{i=1..L} γ^(i−1) max(0, ℓ_{t0+i−1} − ℓ_{t0+i}) + answer_weight · Σ γ^(i−1) g_{t0+i} / Σ γ^(i−1)
 
-    and when ``decisions`` of them are known the network takes one step of REINFORCE with standardised R, under a
+    and when ``decisions`` of them are known the network takes one step of REINFORCE with standardized R, under a
     penalty on an entropy above ``entropy_target``. The paper does not give these numbers: every default is ours.
     """
 
@@ -55,7 +55,7 @@ class BetaPolicy:
     policy_width: int = 16
     """Hidden units of the network (ours; not in the paper)."""
     entropy_target: float = -0.5
-    """Differential entropy, in nats, above which the policy is penalised (ours; uniform draws have 0)."""
+    """Differential entropy, in nats, above which the policy is penalized (ours; uniform draws have 0)."""
     entropy_penalty: float = 0.1
     """c: weight of the squared excess of entropy (ours; the paper lets it vary)."""
     smoothing: float = 0.8
@@ -126,7 +126,7 @@ class BetaController:
         if self.probe is not None:
             self.open.append(Decision(state, draw, [self.probe]))
 
-    def told(self, row: Mapping[str, Any]) -> None:
+    def observe(self, row: Mapping[str, Any]) -> None:
         self.steps += 1
         self.probe = row["reference/student"]
         for one in self.open:
@@ -141,11 +141,11 @@ class BetaController:
 
     def remember(self, row: Mapping[str, Any]) -> None:
         keep = self.spec.smoothing
-        told = {"knob": self.value, "loss": row["loss"], "probe": row["reference/student"]}
+        observed = {"knob": self.value, "loss": row["loss"], "probe": row["reference/student"]}
         # A step in which no teacher could see its view has no divergence; its running mean stays.
         if "divergence/teacher" in row:
-            told["mismatch"] = row["divergence/teacher"]
-        for name, value in told.items():
+            observed["mismatch"] = row["divergence/teacher"]
+        for name, value in observed.items():
             self.seen[name] = value if self.steps == 1 else keep * self.seen[name] + (1 - keep) * value
         self.seen["confidence"] = math.exp(-row["entropy/student"])
 
@@ -156,7 +156,7 @@ class BetaController:
         loss = controller_loss(
             beta(self.network, [one.state for one in decisions]),
             draws=torch.tensor([one.draw for one in decisions], dtype=torch.float64),
-            advantages=standardised(torch.tensor(rewards, dtype=torch.float64)),
+            advantages=standardized(torch.tensor(rewards, dtype=torch.float64)),
             entropy_target=spec.entropy_target,
             entropy_penalty=spec.entropy_penalty,
         )
@@ -210,11 +210,11 @@ def reward(probe: Sequence[float], answer: Sequence[float], discount: float, ans
     weights = [discount**i for i in range(len(answer))]
     drops = (max(0.0, before - after) for before, after in itertools.pairwise(probe))
     progress = sum(w * drop for w, drop in zip(weights, drops, strict=True))
-    told = sum(w * g for w, g in zip(weights, answer, strict=True)) / sum(weights)
-    return progress + answer_weight * told
+    observed = sum(w * g for w, g in zip(weights, answer, strict=True)) / sum(weights)
+    return progress + answer_weight * observed
 
 
-def standardised(rewards: Tensor, epsilon: float = 1e-8) -> Tensor:
+def standardized(rewards: Tensor, epsilon: float = 1e-8) -> Tensor:
     """[B] (R − mean) / (standard deviation + ε); the sum is 0."""
     return (rewards - rewards.mean()) / (rewards.std(correction=0) + epsilon)
 

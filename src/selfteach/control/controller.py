@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Controller(Protocol):
-    """Chooses a knob's value for each step, and is told what the step measured.
+    """Chooses a knob's value for each step, and observes what the step measured.
 
     ``state`` is any nesting of plain values and tensors; a controller with that state goes on exactly as before.
     """
@@ -15,7 +15,7 @@ class Controller(Protocol):
     def choose(self, progress: float) -> float:
         """The value for the step to come; ``progress`` in [0, 1] is the share of steps already taken."""
 
-    def told(self, row: Mapping[str, Any]) -> None:
+    def observe(self, row: Mapping[str, Any]) -> None:
         """The step's metrics (docs/metrics.md): ``loss``, ``divergence/NAME``, ``reference/NAME`` …"""
 
     def state(self) -> dict[str, Any]: ...

@@ -5,7 +5,7 @@ terms, ``plan`` them over the whole batch, and ``evaluate_terms`` gives a loss t
 holds [N·T, V]. ``docs/objective.md`` shows how, ``docs/divergences.md`` defines every divergence.
 """
 
-from selfteach.objective.advantage import group_advantage, group_mean, normalised
+from selfteach.objective.advantage import group_advantage, group_mean, normalized
 from selfteach.objective.batch import Columns, Scored, ScoredBatch
 from selfteach.objective.divergence import (
     DIVERGENCES,
@@ -93,6 +93,6 @@ __all__ = [
     "group_mean",
     "make_divergence",
     "measure",
-    "normalised",
+    "normalized",
     "plan",
 ]

@@ -1,4 +1,4 @@
-"""Numbers that look across rollouts of a group or the whole batch: advantages and normalised weights."""
+"""Numbers that look across rollouts of a group or the whole batch: advantages and normalized weights."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def group_advantage(
     """
     if scale not in ("std", "none"):
         raise ValueError(f"scale must be 'std' or 'none', got {scale!r}")
-    centred = reward - group_mean(reward, group)
+    centered = reward - group_mean(reward, group)
     if scale == "none":
-        return centred
+        return centered
     size = group_sum(torch.ones_like(reward), group)
-    variance = group_mean(centred**2, group) * size / (size - 1).clamp(min=1)
-    return centred / (variance.sqrt() + epsilon)
+    variance = group_mean(centered**2, group) * size / (size - 1).clamp(min=1)
+    return centered / (variance.sqrt() + epsilon)
 
 
-def normalised(weight: Tensor, over: Tensor) -> Tensor:
+def normalized(weight: Tensor, over: Tensor) -> Tensor:
     """Scale weights so that their mean over the True entries of ``over`` is 1; zero outside (card 15)."""
     chosen = torch.where(over, weight, torch.zeros_like(weight))
     return chosen * over.sum().clamp(min=1) / chosen.sum().clamp(min=torch.finfo(weight.dtype).tiny)

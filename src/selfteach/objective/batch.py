@@ -13,7 +13,7 @@ from selfteach.objective.head import IDENTITY, Head
 
 @dataclass(frozen=True)
 class Scored:
-    """One policy's opinion of every response position: ``hidden`` [N, T, d] and the head that makes logits.
+    """One role's scores of every response position: ``hidden`` [N, T, d] and the head that makes logits.
 
     ``hidden[n, t]`` is the state that *predicts* response token t. With the identity head it holds logits.
     """
@@ -26,7 +26,7 @@ class Scored:
 class Columns:
     """The small facts of a batch of N rollouts, T response positions, right-padded (design: ScoredBatch).
 
-    ``ids`` [N, T] long · ``mask`` [N, T] bool, True where the policy wrote the token · ``behaviour`` [N, T]
+    ``ids`` [N, T] long · ``mask`` [N, T] bool, True where the policy wrote the token · ``behavior`` [N, T]
     log-prob (nats) when it was sampled, or None · ``group`` [N] rollouts of one prompt share a number ·
     ``reward`` [N] · ``turn`` [N, T] · ``available`` teacher name → [N] bool (absent name: available everywhere) ·
     ``marks`` name → [N, T] bool, spans somebody pointed at · ``log_probs`` teacher name → [N, T] log-prob (nats) of the
@@ -38,7 +38,7 @@ class Columns:
     mask: Tensor
     group: Tensor
     reward: Tensor
-    behaviour: Tensor | None = None
+    behavior: Tensor | None = None
     turn: Tensor | None = None
     available: Mapping[str, Tensor] = field(default_factory=dict)
     marks: Mapping[str, Tensor] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Columns:
         if self.ids.dim() != 2:
             raise ValueError(f"ids must be [N, T], got {tuple(self.ids.shape)}")
         rows = self.ids.shape[:1]
-        expected = {"mask": self.ids.shape, "behaviour": self.ids.shape, "turn": self.ids.shape}
+        expected = {"mask": self.ids.shape, "behavior": self.ids.shape, "turn": self.ids.shape}
         expected |= {"group": rows, "reward": rows}
         for name, shape in expected.items():
             column = getattr(self, name)

@@ -16,7 +16,7 @@ from selfteach.objective.terms import Match
 class CandidateMatch(Match):
     """``Match`` on the union of each teacher's ``k`` likeliest tokens and the sampled one.
 
-    Student and teachers are renormalised on these before the target is formed; every other token counts as impossible.
+    Student and teachers are renormalized on these before the target is formed; every other token counts as impossible.
     k = V is ``Match``. A ``support`` then cuts further.
     """
 

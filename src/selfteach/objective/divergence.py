@@ -125,7 +125,7 @@ class ReverseKL(Divergence):
     ``detach_ratio``: the gradient flows through the weight p only, Σ p · sg[log p − log q]. On a distribution
     that sums to 1 that changes nothing; on a truncated support it removes the bias ∇P(S) (``topk_notail_sg``
     and ``intersect_sg_norm`` of card 05, arXiv 2605.11182: with ``TopK(…, tail="drop")``, resp.
-    ``"renormalise"``).
+    ``"renormalize"``).
 
     ``clip_ratio``: the detached log p − log q, minus the advantage of entry j, is held within ± this many nats, so
     that the gradient is that of a policy gradient with clipped advantages (card 28).
@@ -156,7 +156,7 @@ class ReverseKL(Divergence):
 
 @dataclass(frozen=True)
 class JSD(Divergence):
-    """``jsd``: generalised Jensen–Shannon, β KL(teacher ‖ m) + (1−β) KL(student ‖ m), m = β teacher + (1−β)
+    """``jsd``: generalized Jensen–Shannon, β KL(teacher ‖ m) + (1−β) KL(student ‖ m), m = β teacher + (1−β)
     student.
 
     β = ½ is the Jensen–Shannon divergence, symmetric and at most log 2; any β is at most the entropy of (β,

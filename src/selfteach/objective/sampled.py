@@ -1,6 +1,6 @@
 """Estimators that see the sampled token only: log-probs [P] of the tokens y the policy wrote.
 
-``student`` is log p(y) with gradient, ``teacher`` log q(y) and ``behaviour`` log μ(y) without. Expectations
+``student`` is log p(y) with gradient, ``teacher`` log q(y) and ``behavior`` log μ(y) without. Expectations
 are over y ~ p at a fixed prefix; the target is the reverse KL(p ‖ q) and its gradient. An estimator may be
 right in value and wrong in gradient, so each says both. A log-ratio is clamped to ± 20 before it is
 exponentiated (beyond, the value is constant and the gradient 0); nothing else is clamped.
@@ -62,27 +62,27 @@ def control_variate(student_full: Tensor, teacher_full: Tensor, top_k: int | Non
     """KL(p ‖ q) from full log-probs [P, V] → [P], no gradient: minus the mean of ``distillation_advantage``.
 
     Add it to that advantage (card 32): the sum has mean zero and the same expected gradient. ``top_k``: the
-    KL over the student's ``top_k`` entries, both sides renormalised; still independent of y, so the gradient
+    KL over the student's ``top_k`` entries, both sides renormalized; still independent of y, so the gradient
     stays unbiased, but the mean is no longer exactly 0. It lowers the variance summed over positions, not
     that of each. ValueError: shapes or types differ, NaN.
     """
-    support = Full() if top_k is None else TopK(top_k, of="student", tail="renormalise")
+    support = Full() if top_k is None else TopK(top_k, of="student", tail="renormalize")
     return ReverseKL()(*support.restrict(student_full.detach(), teacher_full))
 
 
-def importance_ratio(student: Tensor, behaviour: Tensor, truncate: float | None = None) -> Tensor:
+def importance_ratio(student: Tensor, behavior: Tensor, truncate: float | None = None) -> Tensor:
     """sg[min(p(y)/μ(y), ``truncate``)]: a weight, without gradient. Unbiased without truncation. ValueError:
     truncate ≤ 0.
     """
     if truncate is not None and not truncate > 0:
         raise ValueError(f"truncate must be positive or None, got {truncate}")
-    _check_shapes(student, behaviour=behaviour)
-    ratio = _exp((student - behaviour).detach())
+    _check_shapes(student, behavior=behavior)
+    ratio = _exp((student - behavior).detach())
     return ratio if truncate is None else ratio.clamp(max=truncate)
 
 
 def clipped_surrogate(
-    student: Tensor, behaviour: Tensor, advantage: Tensor, clip_low: float = 0.2, clip_high: float = 0.2
+    student: Tensor, behavior: Tensor, advantage: Tensor, clip_low: float = 0.2, clip_high: float = 0.2
 ) -> Tensor:
     """PPO's −min(r A, clamp(r, 1 − clip_low, 1 + clip_high) A), r = p(y)/μ(y), A detached.
 
@@ -93,9 +93,9 @@ def clipped_surrogate(
         raise ValueError(f"clip_low must lie in [0, 1], got {clip_low}")
     if not clip_high >= 0:
         raise ValueError(f"clip_high must not be negative, got {clip_high}")
-    _check_shapes(student, behaviour=behaviour, advantage=advantage)
+    _check_shapes(student, behavior=behavior, advantage=advantage)
     advantage = advantage.detach()
-    ratio = _exp(student - behaviour.detach())
+    ratio = _exp(student - behavior.detach())
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
 
 

@@ -21,7 +21,7 @@ class Statistics:
     """The whole batch (all micro-batches, all processes) as [N] and [N, T] columns at one temperature.
 
     Columns that need logits are measured on first use, all the standard ones in a single pass: a recipe that
-    reads none of them costs no extra pass. ``step`` is the optimiser step the loss is for, from 0.
+    reads none of them costs no extra pass. ``step`` is the optimizer step the loss is for, from 0.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class Statistics:
         return self.columns.mask
 
     @property
-    def behaviour(self) -> Tensor | None:
-        return self.columns.behaviour
+    def behavior(self) -> Tensor | None:
+        return self.columns.behavior
 
     @property
     def group(self) -> Tensor:
@@ -87,20 +87,20 @@ class Statistics:
         return torch.where(self.mask, column, 0.0).sum(dim=1) / self.length.clamp(min=1)
 
     def importance(self, truncate: float | None = None) -> Tensor | float:
-        """[N, T] min(π/π_behaviour, ``truncate``) of the sampled tokens; 1 where no behaviour was recorded.
+        """[N, T] min(π/π_behavior, ``truncate``) of the sampled tokens; 1 where no behavior was recorded.
 
         π is the policy now. When each batch makes one update this is the whole correction of the sampler's mismatch
         (cards 28, 33).
         """
-        if self.behaviour is None:
+        if self.behavior is None:
             return 1.0
-        return torch.where(self.mask, importance_ratio(self.log_prob(), self.behaviour, truncate), 0.0)
+        return torch.where(self.mask, importance_ratio(self.log_prob(), self.behavior, truncate), 0.0)
 
     @property
     def old_log_prob(self) -> Tensor:
         """[N, T] log-prob (nats) of the sampled tokens under the policy that wrote them; the student's own where that
         was not recorded. The denominator of PPO's ratio."""
-        return self.log_prob() if self.behaviour is None else self.behaviour
+        return self.log_prob() if self.behavior is None else self.behavior
 
     def log_prob(self, role: str = STUDENT) -> Tensor:
         """[N, T] log-prob (nats) of the sampled tokens under the student or a teacher."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from selfteach.objective.divergence import NEVER, check_log_probs
 
 Chooser = Literal["teacher", "student", "union", "intersection"]
-Tail = Literal["bucket", "renormalise", "drop"]
+Tail = Literal["bucket", "renormalize", "drop"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TopK:
     - ``bucket``: one more entry holds it. By the data-processing inequality no f-divergence (nor Rényi's)
       exceeds its full value; equal from k = V − 1 on. The tail is summed over its entries, so it neither
       vanishes nor needs a clamp when the top-k mass rounds to 1.
-    - ``renormalise``: both sides are rescaled to sum to 1. Blind to mass that leaves the set; identically 0
+    - ``renormalize``: both sides are rescaled to sum to 1. Blind to mass that leaves the set; identically 0
       at k = 1, and may exceed the full divergence (card 28).
     - ``drop``: the plain log-probs. BIASED: no divergence any more, may be negative, leaves a gradient at
       student = teacher. The reverse KL's gradient carries the extra ∇P(S), P(S) the student's mass on the set
@@ -59,7 +59,7 @@ class TopK:
         if self.of not in get_args(Chooser):
             raise ValueError(f"of must be one of {', '.join(get_args(Chooser))}, got {self.of!r}")
         if self.tail == "stop-gradient":
-            raise ValueError("tail='stop-gradient' is spelt ReverseKL(detach_ratio=True) with tail='drop'")
+            raise ValueError("tail='stop-gradient' is spelled ReverseKL(detach_ratio=True) with tail='drop'")
         if self.tail not in get_args(Tail):
             raise ValueError(f"tail must be one of {', '.join(get_args(Tail))}, got {self.tail!r}")
 
@@ -75,7 +75,7 @@ class TopK:
             chosen = log_probs.gather(-1, ids).masked_fill(~kept, NEVER)
             if self.tail == "bucket":
                 return torch.cat([chosen, _log_sum(log_probs.masked_fill(inside, NEVER))], dim=-1)
-            if self.tail == "renormalise":
+            if self.tail == "renormalize":
                 return chosen - _log_sum(chosen, empty=0.0)
             return chosen
 

@@ -84,7 +84,7 @@ class _Pool:
 
 @dataclass(frozen=True)
 class Mixture(_Pool):
-    """Σ_i w_i q_i: the arithmetic mean, which minimises Σ_i w_i KL(q_i ‖ r) over r (cards 05, 19)."""
+    """Σ_i w_i q_i: the arithmetic mean, which minimizes Σ_i w_i KL(q_i ‖ r) over r (cards 05, 19)."""
 
     @_on_checked_input
     def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
@@ -93,17 +93,17 @@ class Mixture(_Pool):
 
 @dataclass(frozen=True)
 class GeometricMean(_Pool):
-    """∝ Π_i q_i^(w_i): a product of experts, which minimises Σ_i w_i KL(r ‖ q_i) over r (cards 05, 19).
+    """∝ Π_i q_i^(w_i): a product of experts, which minimizes Σ_i w_i KL(r ‖ q_i) over r (cards 05, 19).
 
-    ``renormalise=False`` leaves Σ_i w_i log q_i as it is, with a sum of at most 1.
+    ``renormalize=False`` leaves Σ_i w_i log q_i as it is, with a sum of at most 1.
     """
 
-    renormalise: bool = True
+    renormalize: bool = True
 
     @_on_checked_input
     def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
         product = _log_product((teachers[name], weight) for name, weight in self.weights.items())
-        return _normalised(product) if self.renormalise else product
+        return _normalized(product) if self.renormalize else product
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Extrapolation:
     @_on_checked_input
     def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
         reference, teacher = teachers[self.reference], teachers[self.teacher]
-        return _normalised(_log_product([(reference, 1 - self.strength), (teacher, self.strength)]))
+        return _normalized(_log_product([(reference, 1 - self.strength), (teacher, self.strength)]))
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class TrustRegion:
     @_on_checked_input
     def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
         reference, teacher = teachers[self.reference], teachers[self.teacher]
-        return _normalised(_log_product([(reference, 1 - self.rate), (teacher, self.rate)]))
+        return _normalized(_log_product([(reference, 1 - self.rate), (teacher, self.rate)]))
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class AdvantageTilted:
         power: dict[str | None, float] = {self.base: 1.0}
         power[self.teacher] = power.get(self.teacher, 0.0) + 1 / self.temperature
         power[self.baseline] = power.get(self.baseline, 0.0) - 1 / self.temperature
-        return _normalised(_log_product((student if n is None else teachers[n], c) for n, c in power.items()))
+        return _normalized(_log_product((student if n is None else teachers[n], c) for n, c in power.items()))
 
 
 @dataclass(frozen=True)
@@ -224,12 +224,12 @@ class Consensus:
     the sign of the consensus. M = 1 gives that view.
 
     By default elementwise, as the paper's sampled-token loss has it: q* then sums to less or more than 1, and
-    the inputs may be [...] log-probs of single tokens. ``renormalise`` makes q_G and q* distributions over V.
+    the inputs may be [...] log-probs of single tokens. ``renormalize`` makes q_G and q* distributions over V.
     """
 
     names: tuple[str, ...]
     eps: float = 1e-8
-    renormalise: bool = False
+    renormalize: bool = False
 
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) < len(self.names):
@@ -241,7 +241,7 @@ class Consensus:
     def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
         consensus, residual, gate = self.parts(student, teachers)
         target = torch.where(consensus == NEVER, NEVER, consensus + gate * residual)
-        return _normalised(target) if self.renormalise else target
+        return _normalized(target) if self.renormalize else target
 
     @torch.no_grad()
     def parts(self, student: Tensor, teachers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -251,13 +251,13 @@ class Consensus:
         share = 1 / len(self.names)
         views = [(teachers[name], share) for name in self.names]
         geometric = _log_product(views)
-        if self.renormalise:
-            geometric = _normalised(geometric)
+        if self.renormalize:
+            geometric = _normalized(geometric)
         vetoed, novel = geometric == NEVER, (student == NEVER) & (geometric != NEVER)
         finite = [(view.masked_fill(vetoed, 0.0), share) for view, _ in views]
-        centre, own = geometric.masked_fill(vetoed, 0.0), student.masked_fill(vetoed | novel, 0.0)
-        residual = (_log_mean(finite) - centre).clamp(min=0.0)
-        consensus_advantage = (centre - own).abs()
+        center, own = geometric.masked_fill(vetoed, 0.0), student.masked_fill(vetoed | novel, 0.0)
+        residual = (_log_mean(finite) - center).clamp(min=0.0)
+        consensus_advantage = (center - own).abs()
         mean_advantage = sum((share * (view - own).abs() for view, _ in finite), torch.zeros_like(own))
         agreement = consensus_advantage / (mean_advantage + self.eps)
         reliability = consensus_advantage / (consensus_advantage + residual + self.eps)
@@ -283,7 +283,7 @@ def _log_product(powers: Iterable[tuple[Tensor, float]]) -> Tensor:
     return total.masked_fill(absent, NEVER)
 
 
-def _normalised(log_weights: Tensor) -> Tensor:
+def _normalized(log_weights: Tensor) -> Tensor:
     if bool((log_weights.amax(-1) == NEVER).any()):
         raise ValueError("teachers leave no token at some position: each gets probability 0 from one of them")
     return log_weights.log_softmax(-1)

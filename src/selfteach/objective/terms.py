@@ -116,13 +116,13 @@ class SampledMatch(OfSampledToken):
     "policy-gradient": −sg[log target(y) − log p(y)] · log p(y), whose mean over y ~ p is ∇KL(p‖target)
     (card 01 variant, card 33); "control-variate" adds the closed-form baseline KL(p‖target) (card 32);
     "k2", "k3": the estimators of that name as differentiable losses. ``truncate`` caps the importance ratio
-    π/behaviour where the batch carries behaviour log-probs.
+    π/behavior where the batch carries behavior log-probs.
     """
 
     target: Target
     estimator: Literal["policy-gradient", "control-variate", "k2", "k3"] = "policy-gradient"
     target_temperature: Temperature | None = None
-    behaviour: Tensor | None = None
+    behavior: Tensor | None = None
     truncate: float | None = None
 
     @property
@@ -141,33 +141,33 @@ class SampledMatch(OfSampledToken):
             if self.estimator == "control-variate":
                 advantage = advantage + sampled.control_variate(student, target)
             loss = sampled.policy_gradient(log_prob, advantage)
-        if self.behaviour is None:
+        if self.behavior is None:
             return loss
-        behaviour = torch.as_tensor(at.column(self.behaviour))
-        return sampled.importance_ratio(log_prob.detach(), behaviour, self.truncate) * loss
+        behavior = torch.as_tensor(at.column(self.behavior))
+        return sampled.importance_ratio(log_prob.detach(), behavior, self.truncate) * loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradient(OfSampledToken):
     """−A · log π of the sampled token, or PPO's clipped surrogate when ``clip`` = (low, high) is given.
 
-    ``advantage`` [N] or [N, T], signed, constant. The ratio π/behaviour needs ``behaviour`` [N, T].
+    ``advantage`` [N] or [N, T], signed, constant. The ratio π/behavior needs ``behavior`` [N, T].
     """
 
     advantage: Tensor
-    behaviour: Tensor | None = None
+    behavior: Tensor | None = None
     clip: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.clip is not None and self.behaviour is None:
-            raise ValueError("clip needs behaviour: the ratio to clip is policy over behaviour")
+        if self.clip is not None and self.behavior is None:
+            raise ValueError("clip needs behavior: the ratio to clip is policy over behavior")
 
     def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
         advantage = torch.as_tensor(at.column(self.advantage)).to(log_prob.dtype)
-        if self.clip is None or self.behaviour is None:
+        if self.clip is None or self.behavior is None:
             return sampled.policy_gradient(log_prob, advantage)
-        behaviour = torch.as_tensor(at.column(self.behaviour))
-        return sampled.clipped_surrogate(log_prob, behaviour, advantage, *self.clip)
+        behavior = torch.as_tensor(at.column(self.behavior))
+        return sampled.clipped_surrogate(log_prob, behavior, advantage, *self.clip)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +183,8 @@ def student_and_target(term: Match | SampledMatch, at: Positions) -> tuple[Tenso
     theirs = term.temperature if term.target_temperature is None else term.target_temperature
     student = at.log_probs(STUDENT, term.temperature)
     with torch.no_grad():
-        opinions = {name: at.log_probs(name, theirs) for name in term.target.names}
-        target = term.target.log_probs(student.detach(), opinions)
+        scores = {name: at.log_probs(name, theirs) for name in term.target.names}
+        target = term.target.log_probs(student.detach(), scores)
     return student, target
 
 

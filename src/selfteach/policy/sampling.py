@@ -55,14 +55,14 @@ class NotFinite(ArithmeticError):
 class Sample:
     """What the policy wrote after a prompt.
 
-    ``ids`` [T] include the stop token if it ``finished`` (else it ran into ``max_tokens``). ``behaviour`` [T]
+    ``ids`` [T] include the stop token if it ``finished`` (else it ran into ``max_tokens``). ``behavior`` [T]
     is each token's log-prob in nats under softmax(logits / temperature) over the tokenizer's vocabulary
     *before* any top-k or top-p cut (temperature 1 for greedy), so that an importance ratio against the
     unchanged policy is 1.
     """
 
     ids: list[int]
-    behaviour: list[float]
+    behavior: list[float]
     finished: bool
 
 
@@ -148,10 +148,10 @@ def _sample_batch(
             raise
         raise NotFinite from None
     written = sequences[:, width:]
-    behaviour = recorder.log_probs(written)
-    if behaviour.isnan().any():
+    behavior = recorder.log_probs(written)
+    if behavior.isnan().any():
         raise NotFinite
-    rows = zip(written.tolist(), behaviour.tolist(), strict=True)
+    rows = zip(written.tolist(), behavior.tolist(), strict=True)
     return [_until_stop(ids, log_probs, chat.stop_ids) for ids, log_probs in rows]
 
 
@@ -168,9 +168,9 @@ def _processors(recorder: _Recorder, sampling: Sampling) -> LogitsProcessorList:
     return chain
 
 
-def _until_stop(ids: list[int], behaviour: list[float], stop_ids: frozenset[int]) -> Sample:
+def _until_stop(ids: list[int], behavior: list[float], stop_ids: frozenset[int]) -> Sample:
     length = next((place + 1 for place, token in enumerate(ids) if token in stop_ids), None)
-    return Sample(ids[:length], behaviour[:length], finished=length is not None)
+    return Sample(ids[:length], behavior[:length], finished=length is not None)
 
 
 class _Recorder(LogitsProcessor):

@@ -43,7 +43,7 @@ class Knobs:
     nodes: int = 4
     """Positions looked at in each rollout: those where the student's entropy is highest."""
     candidates: int = 6
-    """Most next tokens forced at a node: the likeliest in anybody's opinion."""
+    """Most next tokens forced at a node: the likeliest to anybody."""
     min_prob: float = 0.01
     """A candidate must be this likely to the student or to a teacher."""
     completions: int = 16
@@ -64,7 +64,7 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Nodes with what the continuations told: ``value`` [n, C] shares of success, ``ideal`` [n, C] the gradient that
+    """Nodes with what the continuations shown: ``value`` [n, C] shares of success, ``ideal`` [n, C] the gradient that
     most increases it, ``halves`` the same from either half of the completions, ``score`` way → [n] cosine A."""
 
     nodes: Nodes
@@ -110,7 +110,7 @@ def aligned(nodes: Nodes, outcomes: Tensor) -> Aligned:
     return Aligned(nodes, value, ideal, halves, score)
 
 
-# --- what is told
+# --- what is shown
 
 
 def finding(scene: Scene, knobs: Knobs, result: Aligned, looked_at: int) -> Finding:
@@ -248,6 +248,6 @@ def looked(scene: Scene, rows: Sequence[Mapping[str, Any]]) -> list[Looked]:
 
 def node_row(row: Mapping[str, Any]) -> dict[str, Cell]:
     candidates, scores = row["candidates"], row["alignment"]
-    told = ", ".join(f"{one['token']} p={one['p']:.2f} V={one['success']:.2f}" for one in candidates)
+    shown = ", ".join(f"{one['token']} p={one['p']:.2f} V={one['success']:.2f}" for one in candidates)
     kept = {way: score for way, score in scores.items() if way.endswith(SHOWN_LOSS)}
-    return {"position": str(row["step"]), "token": str(row["token"]), **kept, "candidates": told}
+    return {"position": str(row["step"]), "token": str(row["token"]), **kept, "candidates": shown}

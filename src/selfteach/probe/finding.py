@@ -62,7 +62,7 @@ class Finding:
     rollouts: Sequence[Looked] = field(default_factory=list)
 
 
-def told(value: Cell) -> str:
+def shown(value: Cell) -> str:
     """A cell in words: ``0.312 [0.250, 0.371] n=128``."""
     if not isinstance(value, Interval):
         return number(value)
@@ -83,7 +83,7 @@ def on_terminal(table: Table) -> RichTable:
     for name in table.columns:
         made.add_column(Text(visible(name)))
     for row in table.rows:
-        made.add_row(*(Text(visible(told(cell))) for cell in row.values()))
+        made.add_row(*(Text(visible(shown(cell))) for cell in row.values()))
     return made
 
 

@@ -25,7 +25,7 @@ def ideal_gradient(chance: Tensor, value: Tensor) -> Tensor:
 def within(gradient: Tensor, chance: Tensor) -> Tensor:
     """A loss's full logit gradient at the candidates [..., C] → its gradient at a fixed mass on them.
 
-    ``chance`` [..., C]: p renormalised on C. Whatever moves mass into or out of C is taken away.
+    ``chance`` [..., C]: p renormalized on C. Whatever moves mass into or out of C is taken away.
     """
     return gradient - chance * gradient.sum(-1, keepdim=True)
 

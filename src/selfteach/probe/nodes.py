@@ -31,7 +31,7 @@ Way = tuple[str, str]
 class Nodes:
     """n nodes with up to C candidates each, padded with chance 0.
 
-    ``row``, ``step`` [n] · ``tokens``, ``chance``, ``kept`` [n, C]: candidates, p renormalised on them, which are
+    ``row``, ``step`` [n] · ``tokens``, ``chance``, ``kept`` [n, C]: candidates, p renormalized on them, which are
     real · ``coverage`` [n] p's mass on them · ``descent``: (teacher, loss) → [n, C] −∂L/∂z at that fixed mass.
     """
 

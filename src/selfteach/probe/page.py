@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from selfteach.probe.finding import Cell, Finding, Table, told
+from selfteach.probe.finding import Cell, Finding, Table, shown
 from selfteach.probe.interval import Interval
 from selfteach.report import text
 
@@ -40,7 +40,7 @@ def write_page(found: Finding, folder: Path) -> Path:
         lstrip_blocks=True,
         finalize=inert,
     )
-    made.filters |= {"told": told, "block": text.block, "marked": text.marked}
+    made.filters |= {"shown": shown, "block": text.block, "marked": text.marked}
     made.globals |= {"bars": bars, "width": WIDTH}
     style = made.get_template("probe.css").render()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

@@ -96,8 +96,8 @@ def set_scene(config: TrainConfig, views: Sequence[str], progress: Progress) -> 
             f"recipe {config.recipe_name} begins on text the student did not write: a probe looks at its own rollouts"
         )
     extra = viewed(views, recipe.teachers)
-    progress.say(f"sampling {recipe.optimisation.prompts * recipe.rollouts.per_prompt} rollouts")
-    rollouts = run.judged(run.write(recipe.optimisation.prompts).rollouts)
+    progress.say(f"sampling {recipe.optimization.prompts * recipe.rollouts.per_prompt} rollouts")
+    rollouts = run.judged(run.write(recipe.optimization.prompts).rollouts)
     own = TeacherWeights(Live(), run.policy)
     contexts = {
         **run.contexts(rollouts),

@@ -148,7 +148,7 @@ def chosen(scene: Scene, found: Sequence[Alternative], knobs: Knobs) -> list[Alt
     return [one for one in found if one.step in kept[one.teacher, one.row]]
 
 
-# --- what is told
+# --- what is shown
 
 
 def finding(scene: Scene, knobs: Knobs, tried: Sequence[Alternative], outcomes: np.ndarray) -> Finding:

@@ -48,13 +48,13 @@ class Rollouts:
 
 
 @dataclass(frozen=True)
-class Optimisation:
+class Optimization:
     """How the student's weights move (AdamW)."""
 
     lr: float = 1e-6
     """Peak learning rate."""
     steps: int = 100
-    """Optimiser steps."""
+    """Optimizer steps."""
     prompts: int = 32
     """Prompts per step, over all processes."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -113,7 +113,7 @@ class Recipe(ABC):
     """The loss in one line."""
     world: ClassVar[str] = "table"
     """The arena world that suits it: what ``selfteach train NAME`` trains on unless told otherwise."""
-    ring: ClassVar[str] = ""
+    suite: ClassVar[str] = ""
     """The suite it belongs to (``selfteach compare --suite``); empty: none."""
     claims: ClassVar[tuple[Claim, ...]] = ()
     """What the paper says that a small world can show, as comparisons of runs."""
@@ -121,7 +121,7 @@ class Recipe(ABC):
     """Whether the task's annotator marks each rollout: then there are the marks "key" and "error" (card 04)."""
 
     rollouts: Rollouts = field(default_factory=Rollouts)
-    optimisation: Optimisation = field(default_factory=Optimisation)
+    optimization: Optimization = field(default_factory=Optimization)
     adapter: Adapter = field(default_factory=Adapter)
     student_thinking: bool | None = None
     """Thinking flag of the student's chat template (none: the template's own default)."""
@@ -167,7 +167,7 @@ class Recipe(ABC):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns of the batch the terms read besides ids, mask and logits: "group", "reward", "behaviour", "marks"."""
+        """Columns of the batch the terms read besides ids, mask and logits: "group", "reward", "behavior", "marks"."""
         return ()
 
     @abstractmethod
@@ -176,6 +176,9 @@ class Recipe(ABC):
 
 
 R = TypeVar("R", bound=Any)
+
+RENAMED = {"distil": "distill"}
+"""Knobs of earlier versions by their old names: refused with the new one."""
 
 
 def knobs(recipe: Recipe) -> dict[str, Any]:
@@ -205,6 +208,7 @@ def with_knobs(recipe: R, changes: Mapping[str, Any]) -> R:
             own[f.name] = left.pop(f.name)
     if left:
         name = next(iter(left))
+        require(name not in RENAMED, f"knob {name!r} is now called {RENAMED.get(name)!r}")
         raise UserError(f"{type(recipe).__name__} has no knob {name!r}{nearest(name, knobs(recipe))}")
     return replace(recipe, **own)
 

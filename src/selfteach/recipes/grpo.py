@@ -1,4 +1,4 @@
-"""The baseline with a sparse reward: group-relative policy optimisation (GRPO)."""
+"""The baseline with a sparse reward: group-relative policy optimization (GRPO)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from selfteach.objective.advantage import group_advantage
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromTeacher
 from selfteach.objective.terms import PolicyGradient, SampledMatch, Term
-from selfteach.recipes.base import Optimisation, Recipe, Rollouts, require
+from selfteach.recipes.base import Optimization, Recipe, Rollouts, require
 from selfteach.teacher.teacher import Teacher
 from selfteach.teacher.view import Plain
 from selfteach.teacher.weights import Frozen
@@ -34,7 +34,7 @@ class GRPO(Recipe):
     formula = "mean_y (1/|y|) Σ_t −min( ρ A, clip(ρ) A ) + β k3(p, ref)"
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=64))
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=1e-6, prompts=16))
+    optimization: Optimization = field(default_factory=lambda: Optimization(lr=1e-6, prompts=16))
     clip_low: float = 0.2
     """Lower clip of the ratio: 1 − clip_low."""
     clip_high: float = 0.2
@@ -67,7 +67,7 @@ class GRPO(Recipe):
                 paper,
                 kl=0.0,
                 rollouts=Rollouts(per_prompt=8, max_tokens=64),
-                optimisation=Optimisation(lr=3e-4, steps=300, prompts=8),
+                optimization=Optimization(lr=3e-4, steps=300, prompts=8),
             ),
         }
 
@@ -77,14 +77,14 @@ class GRPO(Recipe):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("group", "reward", "behaviour")
+        return ("group", "reward", "behavior")
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        behaviour = stats.behaviour if stats.behaviour is not None else stats.log_prob()
+        behavior = stats.behavior if stats.behavior is not None else stats.log_prob()
         yield PolicyGradient(
             name="policy",
             advantage=group_advantage(stats.reward, stats.group, self.scale),
-            behaviour=behaviour,
+            behavior=behavior,
             clip=(self.clip_low, self.clip_high),
             mean_over=self.mean_over,
             temperature=self.temperature,

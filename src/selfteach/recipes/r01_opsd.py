@@ -11,7 +11,7 @@ from selfteach.objective.statistics import Statistics
 from selfteach.objective.support import Full, Support, TopK
 from selfteach.objective.target import FromTeacher
 from selfteach.objective.terms import Match, SampledMatch, Term
-from selfteach.recipes.base import Adapter, Optimisation, Recipe, Rollouts, require
+from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts, require
 from selfteach.teacher.teacher import ReasonFirst, Teacher
 from selfteach.teacher.view import Answer, Messages, Plain, Prefix, Solution, View
 from selfteach.teacher.weights import EMA, Frozen, Live, Weights
@@ -36,7 +36,7 @@ class OPSD(Recipe):
     formula = "mean_y (1/|y|) Σ_t Σ_v min( q(v) log(q(v)/p(v)), τ )"
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(temperature=1.1, top_p=0.95, top_k=20))
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=5e-6, max_grad_norm=0.1))
+    optimization: Optimization = field(default_factory=lambda: Optimization(lr=5e-6, max_grad_norm=0.1))
     adapter: Adapter = field(default_factory=lambda: Adapter(lora_rank=64, lora_alpha=128))
     student_thinking: bool | None = False
     """Thinking flag of the student's chat template: off in the paper's v3."""
@@ -61,7 +61,7 @@ class OPSD(Recipe):
     clip_entry: float | None = 0.05
     """Upper bound on each vocabulary entry's summand (v3: 0.05; 0.06 for 8B; none: unclipped)."""
     teacher_top_k: int | None = None
-    """Compare on the teacher's k likeliest tokens, renormalised (released option; none: full vocabulary)."""
+    """Compare on the teacher's k likeliest tokens, renormalized (released option; none: full vocabulary)."""
     loss_temperature: float | None = None
     """Temperature of both softmaxes in the loss (none: the sampling temperature, as in the paper)."""
     mean_over: Literal["sequences", "tokens"] = "sequences"
@@ -91,7 +91,7 @@ class OPSD(Recipe):
                 beta=0.5,
                 clip_entry=None,
                 rollouts=replace(paper.rollouts, max_tokens=2048),
-                optimisation=replace(paper.optimisation, lr=2e-4, max_grad_norm=None),
+                optimization=replace(paper.optimization, lr=2e-4, max_grad_norm=None),
             ),
             "arena": replace(
                 paper,
@@ -100,7 +100,7 @@ class OPSD(Recipe):
                 student_thinking=None,
                 teacher_thinking=None,
                 rollouts=Rollouts(max_tokens=64),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=300, prompts=64),
+                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=300, prompts=64),
                 adapter=Adapter(),
             ),
         }
@@ -131,18 +131,18 @@ class OPSD(Recipe):
         return (
             Full()
             if self.teacher_top_k is None
-            else TopK(self.teacher_top_k, of="teacher", tail="renormalise")
+            else TopK(self.teacher_top_k, of="teacher", tail="renormalize")
         )
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         target = FromTeacher(TEACHER)
         if self.loss == "policy-gradient":
             yield SampledMatch(
-                name="distil", target=target, mean_over=self.mean_over, temperature=self.temperature
+                name="distill", target=target, mean_over=self.mean_over, temperature=self.temperature
             )
             return
         yield Match(
-            name="distil",
+            name="distill",
             target=target,
             divergence=self.divergence,
             support=self.support,

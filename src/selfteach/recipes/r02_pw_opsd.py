@@ -9,7 +9,7 @@ from torch import Tensor
 
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import Term
-from selfteach.recipes.base import Optimisation, require
+from selfteach.recipes.base import Optimization, require
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.r01_opsd import OPSD
 
@@ -31,20 +31,20 @@ class PWOPSD(OPSD):
     """
 
     title = "Position-Weighted On-Policy Self-Distillation"
-    ring = "first-ring"
+    suite = "first"
     source = "arXiv 2605.21606, card 02"
     formula = "mean_y (1/|y|) Σ_t w(t/|y|) Σ_v min( q(v) log(q(v)/p(v)), τ )"
     claims = (
         Claim(
             says="Position weights raise accuracy over uniform ones by 0.4 points on average (Qwen3-4B, Avg@12)",
-            arms={"weighted": ARENA, "uniform": f"{ARENA} --w-min 1"},
+            variants={"weighted": ARENA, "uniform": f"{ARENA} --w-min 1"},
             higher="weighted",
             lower="uniform",
         ),
     )
 
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(lr=5e-6, steps=150, max_grad_norm=0.1)
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(lr=5e-6, steps=150, max_grad_norm=0.1)
     )
     w_min: float = 0.25
     """Weight of the earliest tokens, which the later ones raise to 1 (paper's Moderate schedule; 1: uniform)."""

@@ -16,7 +16,7 @@ from selfteach.objective.spans import capped, scattered
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromTeacher
 from selfteach.objective.terms import Match, PolicyGradient, Term
-from selfteach.recipes.base import Optimisation, Recipe, Rollouts
+from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
 from selfteach.teacher.diagnosis import Diagnosis
@@ -45,7 +45,7 @@ class TRACE(Recipe):
     """
 
     title = "Token-Routed Self On-Policy Alignment"
-    ring = "first-ring"
+    suite = "first"
     source = "arXiv 2605.10194, card 04"
     formula = "GRPO off the spans + λ(step) mean_y (1/|y|) [ Σ_key KL(q‖p) + Σ_error KL(p‖q) ]"
     world = "tutor"
@@ -53,7 +53,7 @@ class TRACE(Recipe):
     claims = (
         Claim(
             says="A KL on the marked spans, soon faded out, beats GRPO alone: 81.5 against 78.8 (Qwen3-8B)",
-            arms={
+            variants={
                 "trace": ARENA,
                 "grpo": "grpo --task tutor --steps 80 --per-prompt 4 --prompts 32 --lr 1e-3 --betas 0.9 0.95 "
                 "--clip-high 0.28",
@@ -63,14 +63,14 @@ class TRACE(Recipe):
         ),
         Claim(
             says="The annotator's spans do better than as many random tokens",
-            arms={"marked": ARENA, "random": f"{ARENA} --spans random"},
+            variants={"marked": ARENA, "random": f"{ARENA} --spans random"},
             higher="marked",
             lower="random",
         ),
     )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=8, max_tokens=8192))
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=1e-6, prompts=128))
+    optimization: Optimization = field(default_factory=lambda: Optimization(lr=1e-6, prompts=128))
     student_thinking: bool | None = True
     """Thinking flag of the chat template, of student and teacher alike: on in the paper."""
     key_weight: float = 1.0
@@ -136,7 +136,7 @@ class TRACE(Recipe):
                 sync_every=50,
                 student_thinking=None,
                 rollouts=Rollouts(per_prompt=4, max_tokens=64),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=32),
+                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=32),
             ),
         }
 
@@ -154,7 +154,7 @@ class TRACE(Recipe):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("group", "reward", "behaviour", "marks")
+        return ("group", "reward", "behavior", "marks")
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         live = self.fading.at(stats.step)
@@ -162,7 +162,7 @@ class TRACE(Recipe):
         yield PolicyGradient(
             name="policy",
             advantage=group_advantage(stats.reward, stats.group),
-            behaviour=stats.old_log_prob,
+            behavior=stats.old_log_prob,
             clip=(self.clip_low, self.clip_high),
             weight=1 - live * (key | error).to(stats.reward.dtype),
             mean_over="sequences",

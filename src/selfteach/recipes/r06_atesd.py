@@ -32,21 +32,21 @@ class ATESD(OPSD):
     """
 
     title = "Adaptive Teacher Exposure for Self-Distillation"
-    ring = "first-ring"
+    suite = "first"
     source = "arXiv 2605.11458, card 06"
     formula = "mean_y (1/|y|) Σ_t KL(q_α‖p), α ~ Beta policy(state), R = Σ γ^(i−1) (ℓ_{i−1} − ℓ_i)₊ + λ ḡ"
     world = "trail"
     claims = (
         Claim(
             says="The mismatch of teacher and student rises with the share of the reference that the teacher reads",
-            arms={f"α = {a}": f"{FIXED} --exposure {a} --steps 5 --eval-problems 0" for a in (1, 0.25)},
+            variants={f"α = {a}": f"{FIXED} --exposure {a} --steps 5 --eval-problems 0" for a in (1, 0.25)},
             higher="α = 1",
             lower="α = 0.25",
             metric="first divergence/teacher",
         ),
         Claim(
             says="A learned exposure beats the full one of OPSD: 44.4 to 43.4 (1.7B), 67.1 to 63.6 (8B)",
-            arms={"learned": ARENA, "full": f"{FIXED} --exposure 1"},
+            variants={"learned": ARENA, "full": f"{FIXED} --exposure 1"},
             higher="learned",
             lower="full",
         ),

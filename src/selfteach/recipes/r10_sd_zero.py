@@ -1,4 +1,4 @@
-"""Card 10: self-distillation zero (SD-Zero): learn to revise, then distil the reviser into the first try."""
+"""Card 10: self-distillation zero (SD-Zero): learn to revise, then distill the reviser into the first try."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from selfteach.objective.statistics import Statistics
 from selfteach.objective.support import Full, Support, TopK
 from selfteach.objective.target import FromTeacher
 from selfteach.objective.terms import Match, NegativeLogLikelihood, Term
-from selfteach.recipes.base import Optimisation, Recipe, Rollouts
+from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.writer import Revised, Writer
@@ -22,7 +22,7 @@ from selfteach.teacher.weights import Frozen, Lagged
 TEACHER = "teacher"
 BOTH = "sd-zero --srt-drafts 512 --srt-steps 40 --steps 60"
 REVISION_ALONE = "sd-zero --srt-drafts 512 --srt-steps 99 --steps 1"
-DISTIL_ALONE = "sd-zero --srt-steps 0 --steps 100"
+DISTILL_ALONE = "sd-zero --srt-steps 0 --steps 100"
 Losses = Literal["both", "generate", "revise"]
 Mean = Literal["rollouts", "sequences", "tokens"]
 
@@ -78,26 +78,26 @@ class SDZero(Recipe):
     """
 
     title = "Self-Distillation Zero"
-    ring = "first-ring"
+    suite = "first"
     source = "arXiv 2604.12002, card 10"
     formula = "mean_y Σ_t KL( π(·|x, y_<t) ‖ π_SRT(·|x, y, P_r, y_<t) )"
     world = "tutor"
     claims = (
         Claim(
             says="Distilling the reviser adds to revision training alone: 60.3 against 57.6 (Qwen3-4B, 8 benchmarks)",
-            arms={"sd-zero": BOTH, "revision training": REVISION_ALONE},
+            variants={"sd-zero": BOTH, "revision training": REVISION_ALONE},
             higher="sd-zero",
             lower="revision training",
         ),
         Claim(
-            says="Without revision training there is nothing to distil: 51.4 against 60.3 (base 49.8)",
-            arms={"sd-zero": BOTH, "no revision training": DISTIL_ALONE},
+            says="Without revision training there is nothing to distill: 51.4 against 60.3 (base 49.8)",
+            variants={"sd-zero": BOTH, "no revision training": DISTILL_ALONE},
             higher="sd-zero",
             lower="no revision training",
         ),
         Claim(
             says="Revision training makes answers long, distillation short again: 8458 to 3518 tokens",
-            arms={"sd-zero": BOTH, "revision training": REVISION_ALONE},
+            variants={"sd-zero": BOTH, "revision training": REVISION_ALONE},
             higher="revision training",
             lower="sd-zero",
             metric="eval/length",
@@ -105,8 +105,8 @@ class SDZero(Recipe):
     )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(temperature=0.7, max_tokens=16384))
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(lr=5e-6, schedule="cosine", steps=562, prompts=16)
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(lr=5e-6, schedule="cosine", steps=562, prompts=16)
     )
     student_thinking: bool | None = False
     """Thinking flag of the chat template: the paper's models do not think."""
@@ -141,7 +141,7 @@ class SDZero(Recipe):
         )
         require(
             self.rollouts.stored == 0,
-            "sd-zero distils on fresh answers: stored must be 0 (srt_drafts is what phase 1 stores)",
+            "sd-zero distills on fresh answers: stored must be 0 (srt_drafts is what phase 1 stores)",
         )
 
     @classmethod
@@ -161,7 +161,7 @@ class SDZero(Recipe):
                 paper,
                 student_thinking=None,
                 rollouts=Rollouts(max_tokens=96),
-                optimisation=Optimisation(lr=5e-4, betas=(0.9, 0.95), steps=100, prompts=64, warmup=10),
+                optimization=Optimization(lr=5e-4, betas=(0.9, 0.95), steps=100, prompts=64, warmup=10),
                 srt_steps=50,
                 srt_drafts=1024,
                 loss_top_k=None,
@@ -172,17 +172,17 @@ class SDZero(Recipe):
     @property
     def stages(self) -> Mapping[str, Recipe]:
         if self.srt_steps == 0:
-            return {"distil": self}
+            return {"distill": self}
         revise = SelfRevision(
             rollouts=replace(self.rollouts, stored=self.srt_drafts),
-            optimisation=replace(self.optimisation, steps=self.srt_steps),
+            optimization=replace(self.optimization, steps=self.srt_steps),
             adapter=self.adapter,
             student_thinking=self.student_thinking,
             revisions=self.revisions,
             losses=self.srt_losses,
             mean_over=self.mean_over,
         )
-        return {"revise": revise, "distil": self}
+        return {"revise": revise, "distill": self}
 
     @property
     def teachers(self) -> Mapping[str, Teacher]:
@@ -199,7 +199,7 @@ class SDZero(Recipe):
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield Match(
-            name="distil",
+            name="distill",
             target=FromTeacher(TEACHER),
             divergence=ReverseKL(),
             support=self.support,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
-from selfteach.recipes.base import Optimisation, Recipe, Rollouts
+from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.writer import Mixed, Writer
@@ -37,7 +37,7 @@ class MixSD(Recipe):
     """
 
     title = "Mixed Contextual Self-Distillation"
-    ring = "first-ring"
+    suite = "first"
     source = "arXiv 2605.16865, card 11"
     formula = "mean_t −log p(y_t),  y_t ~ λ p*(·|x, y_<t) + (1−λ) p*(·|x⁺, y_<t)"
     world = "facts"
@@ -45,21 +45,21 @@ class MixSD(Recipe):
         Claim(
             says="Targets that the model wrote keep what it could do: MATH-500, GSM8K and more from 82.6 to 79.2, by "
             "SFT to 16.6 (Qwen3-4B, KGFunc)",
-            arms={"mixsd": MIXED, "sft": WRITTEN},
+            variants={"mixsd": MIXED, "sft": WRITTEN},
             higher="mixsd",
             lower="sft",
             metric="eval/sums/accuracy",
         ),
         Claim(
             says="The more the uninformed self takes part, the likelier the targets under the base",
-            arms={"half": f"{MIXED} --share 0.5", "informed alone": f"{MIXED} --share 0"},
+            variants={"half": f"{MIXED} --share 0.5", "informed alone": f"{MIXED} --share 0"},
             higher="informed alone",
             lower="half",
             metric="first loss",
         ),
         Claim(
             says="The facts are learned as well as from written targets (similar in-domain accuracy)",
-            arms={"mixsd": MIXED, "sft": f"{WRITTEN} --reference worked"},
+            variants={"mixsd": MIXED, "sft": f"{WRITTEN} --reference worked"},
             higher="mixsd",
             lower="sft",
             within=0.1,
@@ -67,8 +67,8 @@ class MixSD(Recipe):
     )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(max_tokens=8192, stored=4326))
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(
             lr=1e-5, steps=8100, prompts=16, warmup=20, weight_decay=0.01, betas=(0.9, 0.95)
         )
     )
@@ -115,7 +115,7 @@ class MixSD(Recipe):
                 student_thinking=None,
                 attempts=100,
                 rollouts=Rollouts(max_tokens=64, stored=50),
-                optimisation=Optimisation(lr=3e-4, betas=(0.9, 0.95), steps=150, prompts=50, warmup=20),
+                optimization=Optimization(lr=3e-4, betas=(0.9, 0.95), steps=150, prompts=50, warmup=20),
             ),
         }
 

@@ -1,4 +1,4 @@
-"""Card 15: sample-routed policy optimisation (SRPO), GRPO for some rollouts and SDPO for the others."""
+"""Card 15: sample-routed policy optimization (SRPO), GRPO for some rollouts and SDPO for the others."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from selfteach.objective.advantage import group_advantage, group_sum, normalised
+from selfteach.objective.advantage import group_advantage, group_sum, normalized
 from selfteach.objective.divergence import gkd_jsd
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.support import Full, TopK
 from selfteach.objective.target import FromTeacher
 from selfteach.objective.terms import Match, PolicyGradient, Term
-from selfteach.recipes.base import Optimisation, Recipe, Rollouts, require
+from selfteach.recipes.base import Optimization, Recipe, Rollouts, require
 from selfteach.recipes.claim import Claim
 from selfteach.teacher.sibling import Reprompt
 from selfteach.teacher.teacher import Teacher
@@ -39,7 +39,7 @@ class SRPO(Recipe):
     """
 
     title = "Sample-Routed Policy Optimization"
-    ring = "first-ring"
+    suite = "first"
     source = "arXiv 2604.02288, card 15"
     formula = (
         "( Σ_{z=0} −min(ρ A, clip(ρ) A) + Σ_{z=1} w JSD(p, sg q) ) / Σ|y|,  z = wrong with a right sibling"
@@ -48,13 +48,13 @@ class SRPO(Recipe):
     claims = (
         Claim(
             says="Routing beats reinforcement alone: 77.4 against 74.0 after ten hours (Qwen3-8B, five benchmarks)",
-            arms={"srpo": "srpo --steps 80", "grpo": "grpo --task tutor --steps 80"},
+            variants={"srpo": "srpo --steps 80", "grpo": "grpo --task tutor --steps 80"},
             higher="srpo",
             lower="grpo",
         ),
         Claim(
             says="and distillation alone, which flattens: 77.4 against 71.1 (the same)",
-            arms={
+            variants={
                 "srpo": "srpo --steps 80",
                 "sdpo": "sdpo --feedback never --alpha 0.5 --lr 3e-4 --prompts 8 --per-prompt 8 --steps 80",
             },
@@ -64,8 +64,8 @@ class SRPO(Recipe):
     )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=8, max_tokens=8192))
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(lr=5e-6, warmup=10, weight_decay=0.01)
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(lr=5e-6, warmup=10, weight_decay=0.01)
     )
     student_thinking: bool | None = False
     """Thinking flag of both chat templates: off in the paper."""
@@ -110,7 +110,7 @@ class SRPO(Recipe):
                 student_thinking=None,
                 rollouts=Rollouts(per_prompt=8, max_tokens=64),
                 update_rate=0.01,
-                optimisation=Optimisation(lr=3e-4, betas=(0.9, 0.95), steps=150, prompts=8),
+                optimization=Optimization(lr=3e-4, betas=(0.9, 0.95), steps=150, prompts=8),
             ),
         }
 
@@ -123,21 +123,21 @@ class SRPO(Recipe):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("group", "reward", "behaviour")
+        return ("group", "reward", "behavior")
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         distilled = self.distilled(stats)
         yield PolicyGradient(
             name="reinforce",
             advantage=group_advantage(stats.reward, stats.group, self.scale),
-            behaviour=stats.old_log_prob,
+            behavior=stats.old_log_prob,
             clip=(self.clip_low, self.clip_high),
             where=~distilled,
             mean_over="tokens",
             temperature=self.temperature,
         )
         yield Match(
-            name="distil",
+            name="distill",
             target=FromTeacher(TEACHER),
             divergence=gkd_jsd(self.alpha),
             support=Full() if self.student_top_k is None else TopK(self.student_top_k, "student"),
@@ -157,4 +157,4 @@ class SRPO(Recipe):
     def trust(self, stats: Statistics, distilled: Tensor) -> Tensor:
         """[N, T] w: small where the teacher is unsure; mean 1 over the distilled tokens, 0 elsewhere."""
         weight = (-self.beta * stats.entropy(TEACHER)).exp()
-        return normalised(weight, over=stats.mask & distilled.unsqueeze(1))
+        return normalized(weight, over=stats.mask & distilled.unsqueeze(1))

@@ -12,7 +12,7 @@ from selfteach.objective.positions import STUDENT
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import Consensus, GeometricMean, Mixture, Target
 from selfteach.objective.terms import SampledMatch, Term
-from selfteach.recipes.base import Adapter, Optimisation, Recipe, Rollouts, require
+from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts, require
 from selfteach.recipes.claim import Claim
 from selfteach.teacher.private import BEGINNING_ONLY, Field, Partial
 from selfteach.teacher.teacher import Teacher
@@ -20,7 +20,7 @@ from selfteach.teacher.view import Answer, Solution, View
 from selfteach.teacher.weights import Frozen
 
 ARENA = "avsd --steps 80"
-RUMOUR = f"{ARENA} --task tutor --views solution partial rumour"
+RUMOR = f"{ARENA} --task tutor --views solution partial rumor"
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class AVSD(Recipe):
     """
 
     title = "Adaptive-View Self-Distillation"
-    ring = "first-ring"
+    suite = "first"
     source = "arXiv 2605.20643, card 19"
     formula = "mean_t −sg[ log q_G + λ J − log p ] log p,  J = log q_A − log q_G,  λ = C·R"
     world = "trail"
     claims = (
         Claim(
             says="Three views together beat the solution alone by 2.2 points (Qwen3-4B, math, Avg@8)",
-            arms={
+            variants={
                 "three views": f"{ARENA} --task trail",
                 "solution": f"{ARENA} --task trail --views solution",
             },
@@ -57,7 +57,7 @@ class AVSD(Recipe):
         ),
         Claim(
             says="The gated residual beats the arithmetic mean, which follows one loud view, by 1.7 points",
-            arms={"gated": RUMOUR, "arithmetic": f"{RUMOUR} --pooling arithmetic"},
+            variants={"gated": RUMOR, "arithmetic": f"{RUMOR} --pooling arithmetic"},
             higher="gated",
             lower="arithmetic",
         ),
@@ -66,8 +66,8 @@ class AVSD(Recipe):
     rollouts: Rollouts = field(
         default_factory=lambda: Rollouts(temperature=0.7, top_p=0.95, top_k=20, max_tokens=4096)
     )
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(lr=5e-6, steps=500, max_grad_norm=0.1)
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(lr=5e-6, steps=500, max_grad_norm=0.1)
     )
     adapter: Adapter = field(default_factory=lambda: Adapter(lora_rank=64, lora_alpha=128))
     student_thinking: bool | None = False
@@ -109,7 +109,7 @@ class AVSD(Recipe):
                 student_thinking=None,
                 teacher_thinking=None,
                 rollouts=Rollouts(max_tokens=64),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=300, prompts=64),
+                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=300, prompts=64),
                 adapter=Adapter(),
             ),
         }
@@ -124,18 +124,18 @@ class AVSD(Recipe):
     def teachers(self) -> Mapping[str, Teacher]:
         return {name: Teacher(Frozen(), self.view(name), self.teacher_thinking) for name in self.views}
 
-    def target(self, renormalise: bool) -> Target:
+    def target(self, renormalize: bool) -> Target:
         if self.pooling == "gated":
-            return Consensus(self.views, renormalise=renormalise)
+            return Consensus(self.views, renormalize=renormalize)
         equal = dict.fromkeys(self.views, 1 / len(self.views))
-        return Mixture(equal) if self.pooling == "arithmetic" else GeometricMean(equal, renormalise)
+        return Mixture(equal) if self.pooling == "arithmetic" else GeometricMean(equal, renormalize)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         if self.view_top_k is None:
-            yield SampledMatch(name="distil", target=self.target(False), temperature=self.temperature)
+            yield SampledMatch(name="distill", target=self.target(False), temperature=self.temperature)
             return
         yield CandidateMatch(
-            name="distil",
+            name="distill",
             k=self.view_top_k,
             target=self.target(True),
             divergence=gkd_jsd(self.beta, clip_token=self.clip_token),

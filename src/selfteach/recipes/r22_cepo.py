@@ -1,4 +1,4 @@
-"""Card 22: contrastive evidence policy optimisation (CEPO), and RLSD, its ancestor."""
+"""Card 22: contrastive evidence policy optimization (CEPO), and RLSD, its ancestor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfteach.control.schedule import HoldThenDecay
 from selfteach.objective.advantage import group_advantage
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import PolicyGradient, Term
-from selfteach.recipes.base import Adapter, Optimisation, Recipe, Rollouts, require
+from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts, require
 from selfteach.recipes.claim import Claim
 from selfteach.teacher.attempt import Evidence
 from selfteach.teacher.teacher import Teacher
@@ -38,7 +38,7 @@ class CEPO(Recipe):
     """
 
     title = "Contrastive Evidence Policy Optimization"
-    ring = "first-ring"
+    suite = "first"
     source = "arXiv 2605.19436, card 22"
     formula = (
         "mean_t −min(ρ A_t, clip(ρ) A_t),  A_t = A [(1 − λ) + λ clip(exp(sign(A) (log P⁺ − log P⁻)), 1 ± ε)]"
@@ -47,25 +47,25 @@ class CEPO(Recipe):
     claims = (
         Claim(
             says="Evidence helps GRPO: 43.4 against 41.2 (Qwen3-VL-2B, average of five benchmarks)",
-            arms={"cepo": "cepo --steps 80", "grpo": "cepo --mix 0 --steps 80"},
+            variants={"cepo": "cepo --steps 80", "grpo": "cepo --mix 0 --steps 80"},
             higher="cepo",
             lower="grpo",
         ),
         Claim(
             says="and the contrast with a wrong answer helps RLSD: 43.4 against 40.1 (the same)",
-            arms={"cepo": "cepo --steps 80", "rlsd": "cepo --contrast student --steps 80"},
+            variants={"cepo": "cepo --steps 80", "rlsd": "cepo --contrast student --steps 80"},
             higher="cepo",
             lower="rlsd",
         ),
     )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=8, max_tokens=2048))
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(lr=5e-6, steps=50, schedule="cosine", warmup=5)
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(lr=5e-6, steps=50, schedule="cosine", warmup=5)
     )
     adapter: Adapter = field(default_factory=lambda: Adapter(lora_rank=16, lora_alpha=32))
     contrast: Literal["wrong-answer", "student"] = "wrong-answer"
-    """What the right answer's opinion is held against: that of a wrong answer (CEPO), or of none (RLSD)."""
+    """What the right answer's scores are held against: that of a wrong answer (CEPO), or of none (RLSD)."""
     weights: Literal["live", "frozen"] = "live"
     """Whose weights read the answers: the student's (paper) or the initial policy's (released option)."""
     mix: float = 0.5
@@ -109,13 +109,13 @@ class CEPO(Recipe):
                 paper,
                 contrast="student",
                 clip_weight=0.2,
-                optimisation=replace(paper.optimisation, lr=1e-6),
+                optimization=replace(paper.optimization, lr=1e-6),
             ),
             "arena": replace(
                 paper,
                 mix_steps=75,
                 rollouts=Rollouts(per_prompt=8, max_tokens=64),
-                optimisation=Optimisation(lr=2e-4, betas=(0.9, 0.95), steps=150, prompts=8),
+                optimization=Optimization(lr=2e-4, betas=(0.9, 0.95), steps=150, prompts=8),
                 adapter=Adapter(),
             ),
         }
@@ -136,7 +136,7 @@ class CEPO(Recipe):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("group", "reward", "behaviour")
+        return ("group", "reward", "behavior")
 
     def strength(self, step: int) -> float:
         """λ at ``step`` = 0, 1, 2 …"""
@@ -149,7 +149,7 @@ class CEPO(Recipe):
         yield PolicyGradient(
             name="policy",
             advantage=advantage,
-            behaviour=stats.old_log_prob,
+            behavior=stats.old_log_prob,
             clip=(self.clip_low, self.clip_high),
             mean_over=self.mean_over,
             temperature=self.temperature,

@@ -1,4 +1,4 @@
-"""Card 28: self-distillation policy optimisation (SDPO), reinforcement learning from rich feedback."""
+"""Card 28: self-distillation policy optimization (SDPO), reinforcement learning from rich feedback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selfteach.objective.statistics import Statistics
 from selfteach.objective.support import Full, Support, Tail, TopK
 from selfteach.objective.target import FromTeacher, Target, TrustRegion
 from selfteach.objective.terms import Match, PolicyGradient, Reduction, SampledMatch, Term
-from selfteach.recipes.base import Optimisation, Recipe, Rollouts, require
+from selfteach.recipes.base import Optimization, Recipe, Rollouts, require
 from selfteach.recipes.claim import Claim
 from selfteach.teacher.sibling import Reprompt
 from selfteach.teacher.teacher import Teacher
@@ -41,20 +41,20 @@ class SDPO(Recipe):
     """
 
     title = "Self-Distillation Policy Optimization"
-    ring = "first-ring"
+    suite = "first"
     source = "arXiv 2601.20802, card 28"
     formula = "mean_t min(p/μ, 2) · JSD_α( p(·|x,y<t), sg q(·|x,f,y<t) ) on the student's top K + tail"
     world = "tutor"
     claims = (
         Claim(
             says="SDPO is more accurate than GRPO after equal training: 48.8 against 41.2 (Qwen3-8B, LiveCodeBench v6)",
-            arms={"sdpo": "sdpo --steps 80", "grpo": "grpo --task tutor --steps 80"},
+            variants={"sdpo": "sdpo --steps 80", "grpo": "grpo --task tutor --steps 80"},
             higher="sdpo",
             lower="grpo",
         ),
         Claim(
             says="An averaged teacher goes further than a live one, which diverges: best 49.3 against 36.1 (the same)",
-            arms={"average": "sdpo --steps 80", "live": "sdpo --steps 80 --weights live"},
+            variants={"average": "sdpo --steps 80", "live": "sdpo --steps 80 --weights live"},
             higher="average",
             lower="live",
         ),
@@ -62,7 +62,7 @@ class SDPO(Recipe):
             says="On one hard question, training on its feedback finds answers where as many independent attempts do "
             "not: 53.2 % against 41.5 % found within 2750 attempts (nine very hard questions); here the share of right "
             "answers among 320",
-            arms={
+            variants={
                 "trained": "sdpo --preset arena-ttt --only 5 --steps 20",
                 "independent": "sdpo --preset arena-ttt --only 5 --steps 20 --lr 1e-12",
             },
@@ -73,16 +73,16 @@ class SDPO(Recipe):
     )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=8, max_tokens=8192))
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(lr=1e-5, warmup=10, weight_decay=0.01)
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(lr=1e-5, warmup=10, weight_decay=0.01)
     )
     student_thinking: bool | None = False
     """Thinking flag of both chat templates: off in the paper."""
     weights: Literal["ema", "trust-region", "frozen", "live"] = "ema"
-    """Whose opinion teaches: the student's average (paper), the initial policy's with a little of the live one's,
+    """Whose scores teach: the student's average (paper), the initial policy's with a little of the live one's,
     the initial policy's, or the live one's."""
     update_rate: float = 0.05
-    """Share of the new weights in each average, or of the live opinion in a trust region (sec. 4: 0.01)."""
+    """Share of the new weights in each average, or of the live scores in a trust region (sec. 4: 0.01)."""
     sibling: bool = True
     """Show the teacher the first right answer of the rollout's group."""
     own_success: bool = False
@@ -96,12 +96,12 @@ class SDPO(Recipe):
     student_top_k: int | None = 100
     """Compare on the student's k likeliest tokens (sec. 4: 20; none: full vocabulary)."""
     tail: Tail = "bucket"
-    """What becomes of the mass outside these: one bucket (paper), both sides renormalised (TRL), or dropped."""
+    """What becomes of the mass outside these: one bucket (paper), both sides renormalized (TRL), or dropped."""
     clip_advantage: float | None = None
     """Bound on |log q − log p| in the reverse KL's gradient (sec. 5: 5; not in the released loss; none: unbounded)."""
     is_clip: float | None = 2.0
     """Cap on the importance ratio policy/sampler of each token (none: no such weight)."""
-    distil: Literal["all", "wrong", "right"] = "all"
+    distill: Literal["all", "wrong", "right"] = "all"
     """Which rollouts are distilled: all that got feedback, or only wrong or right ones (ablation of card 15)."""
     grpo_share: float = 0.0
     """λ of the mixed advantage λ A_GRPO + (1 − λ) A_SDPO, A_GRPO = reward − group mean (ablation: 0.9)."""
@@ -138,8 +138,8 @@ class SDPO(Recipe):
             "clip_advantage clips the reverse KL's advantages: set alpha 1 and loss distribution",
         )
         require(
-            self.tail != "renormalise" or self.student_top_k != 1,
-            "one token renormalised has probability 1 on both sides: the loss is always 0",
+            self.tail != "renormalize" or self.student_top_k != 1,
+            "one token renormalized has probability 1 on both sides: the loss is always 0",
         )
 
     @classmethod
@@ -151,13 +151,13 @@ class SDPO(Recipe):
             alpha=1.0,
             student_top_k=20,
             update_rate=0.01,
-            optimisation=Optimisation(lr=1e-6, weight_decay=0.01),
+            optimization=Optimization(lr=1e-6, weight_decay=0.01),
         )
         arena = replace(
             sec4,
             student_thinking=None,
             rollouts=Rollouts(per_prompt=2, max_tokens=64),
-            optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=32),
+            optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=32),
         )
 
         def alone(recipe: SDPO) -> SDPO:
@@ -167,7 +167,7 @@ class SDPO(Recipe):
                 sibling=False,
                 clip_advantage=5.0,
                 rollouts=replace(recipe.rollouts, per_prompt=16),
-                optimisation=replace(recipe.optimisation, prompts=1, steps=172),
+                optimization=replace(recipe.optimization, prompts=1, steps=172),
             )
 
         return {
@@ -177,14 +177,14 @@ class SDPO(Recipe):
             "trust-region": replace(sec4, weights="trust-region"),
             "grpo-mix": replace(sec4, grpo_share=0.9),
             "released": replace(sec3, mean_over="rollouts"),
-            "trl": replace(sec3, loss="sampled", alpha=1.0, student_top_k=None, tail="renormalise"),
+            "trl": replace(sec3, loss="sampled", alpha=1.0, student_top_k=None, tail="renormalize"),
             "arena-ttt": alone(arena),
             "arena": arena,
         }
 
     @property
     def teachers(self) -> Mapping[str, Teacher]:
-        view = Reprompt(self.sibling, self.feedback, self.own_success, self.distil)
+        view = Reprompt(self.sibling, self.feedback, self.own_success, self.distill)
 
         def reading(weights: Weights) -> Teacher:
             return Teacher(weights, view, self.student_thinking)
@@ -198,7 +198,7 @@ class SDPO(Recipe):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("behaviour", "group", "reward") if self.grpo_share or self.distil != "all" else ("behaviour",)
+        return ("behavior", "group", "reward") if self.grpo_share or self.distill != "all" else ("behavior",)
 
     @property
     def target(self) -> Target:
@@ -221,7 +221,7 @@ class SDPO(Recipe):
             yield PolicyGradient(
                 name="grpo",
                 advantage=group_advantage(stats.reward, stats.group, "none"),
-                behaviour=stats.old_log_prob,
+                behavior=stats.old_log_prob,
                 clip=(self.clip_low, self.clip_high),
                 coefficient=self.grpo_share,
                 temperature=self.temperature,
@@ -237,7 +237,7 @@ class SDPO(Recipe):
             summands = (stats.length.clamp(min=1) * len(stats.length)).to(stats.reward.dtype)
             weight = weight / summands.unsqueeze(1)
         shared: dict[str, Any] = {
-            "name": "distil", "where": self.taught(stats), "weight": weight, "mean_over": mean_over,
+            "name": "distill", "where": self.taught(stats), "weight": weight, "mean_over": mean_over,
             "coefficient": 1 - self.grpo_share, "temperature": self.temperature,
         }  # fmt: skip
         if self.loss == "sequence":
@@ -250,4 +250,4 @@ class SDPO(Recipe):
     def taught(self, stats: Statistics) -> Tensor:
         """[N] the rollouts that are distilled: those whose teacher was shown something, of the kind asked for."""
         kinds = {"all": torch.ones_like(stats.correct), "wrong": ~stats.correct, "right": stats.correct}
-        return kinds[self.distil] & stats.available(TEACHER)
+        return kinds[self.distill] & stats.available(TEACHER)

@@ -12,7 +12,7 @@ from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.support import Full, Support, TopK
 from selfteach.objective.terms import PolicyGradient, Term
-from selfteach.recipes.base import Adapter, Optimisation, Recipe, Rollouts
+from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
 from selfteach.teacher.teacher import Teacher
@@ -25,7 +25,7 @@ ARENA = "vopd --steps 100"
 
 @dataclass(frozen=True)
 class VOPD(Recipe):
-    """Distil on sampled tokens, each against what a token was worth on average at its position.
+    """Distill on sampled tokens, each against what a token was worth on average at its position.
 
     "KL for a KL" (arXiv 2605.07865; card 32). The student p answers, an external teacher q scores the sampled tokens
     y_t. The reward log q(y_t)/p(y_t) has a value function in closed form, −KL(p‖q), which serves as its baseline:
@@ -34,7 +34,7 @@ class VOPD(Recipe):
         L   = mean over tokens of −A_t log p(y_t)
 
     The expected gradient is that of KL(p‖q), as without the baseline; the mean of A_t is 0. With ``baseline_top_k`` the
-    KL is over the student's k likeliest tokens, both sides renormalised: still the same expected gradient. Exact for
+    KL is over the student's k likeliest tokens, both sides renormalized: still the same expected gradient. Exact for
     untruncated sampling with the student's present weights only.
     """
 
@@ -45,15 +45,15 @@ class VOPD(Recipe):
     claims = (
         Claim(
             says="The baseline beats plain sampled-token distillation (abstract; math and science)",
-            arms={"baseline": ARENA, "none": f"{ARENA} --baseline none"},
+            variants={"baseline": ARENA, "none": f"{ARENA} --baseline none"},
             higher="baseline",
             lower="none",
         ),
     )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(max_tokens=2048))
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(lr=1e-5, prompts=64, schedule="cosine")
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(lr=1e-5, prompts=64, schedule="cosine")
     )
     adapter: Adapter = field(default_factory=lambda: Adapter(lora_rank=64, lora_alpha=128))
     teacher: str = "Qwen/Qwen3-8B"
@@ -80,7 +80,7 @@ class VOPD(Recipe):
                 paper,
                 teacher="arena:tutor-large",
                 rollouts=Rollouts(max_tokens=64),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=64),
+                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=64),
                 adapter=Adapter(),
             ),
         }
@@ -92,11 +92,11 @@ class VOPD(Recipe):
     @property
     def support(self) -> Support:
         """Over what the baseline's KL is taken."""
-        return TopK(self.baseline_top_k, "student", "renormalise") if self.baseline == "top-k" else Full()
+        return TopK(self.baseline_top_k, "student", "renormalize") if self.baseline == "top-k" else Full()
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield PolicyGradient(
-            name="distil",
+            name="distill",
             advantage=self.advantage(stats),
             where=stats.available(TEACHER),
             temperature=self.temperature,

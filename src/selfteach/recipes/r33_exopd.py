@@ -1,4 +1,4 @@
-"""Card 33: generalised on-policy distillation with reward extrapolation (ExOPD)."""
+"""Card 33: generalized on-policy distillation with reward extrapolation (ExOPD)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import Extrapolation, FromTeacher
 from selfteach.objective.terms import Match, PolicyGradient, Term
-from selfteach.recipes.base import Optimisation, Recipe, Rollouts
+from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
 from selfteach.teacher.teacher import Teacher
@@ -23,8 +23,8 @@ from selfteach.teacher.weights import External, Frozen
 TEACHER, REFERENCE = "teacher", "reference"
 INITIAL = "initial"
 ROUTED = re.compile(r"([\w-]+)=(.+)")
-BACK = "exopd --task tutor --steps 60 --teacher {arm teacher}/model"
-ARMS = {
+BACK = "exopd --task tutor --steps 60 --teacher {variant teacher}/model"
+VARIANTS = {
     "teacher": "opsd --task tutor --steps 60",
     "opd": f"{BACK} --reward-scale 1",
     "exopd": f"{BACK} --reward-scale 1.25",
@@ -36,7 +36,7 @@ class ExOPD(Recipe):
     """Go past the teacher, along the way that leads from a reference to it, on the student's own tokens.
 
     "Learning beyond Teacher" (arXiv 2602.12125; card 33). The student π answers; a teacher π* and a reference
-    π_ref score the sampled tokens y_t under the same prompt. On-policy distillation maximises
+    π_ref score the sampled tokens y_t under the same prompt. On-policy distillation maximizes
     E_y[ Σ_t log π*/π_ref ] − KL(π‖π_ref); here the reward counts λ times:
 
         A_t = (log π*(y_t) − log π(y_t)) + (λ − 1) (log π*(y_t) − log π_ref(y_t))            without gradient
@@ -50,24 +50,24 @@ class ExOPD(Recipe):
     source = "arXiv 2602.12125, card 33"
     formula = "mean_t −min(π/π_rollout, 5) [ log π*/π + (λ−1) log π*/π_ref ] log π"
     world = "tutor"
-    ring = "first-ring"
+    suite = "first"
     claims = (
         Claim(
             says="Distilled back into the model it came from, λ = 1.25 beats λ = 1: 48.0 against 46.5 (Qwen3-4B, math)",
-            arms=ARMS,
+            variants=VARIANTS,
             higher="exopd",
             lower="opd",
         ),
         Claim(
             says="and goes past the teacher itself: 48.0 against 46.0 (Qwen3-4B, math)",
-            arms=ARMS,
+            variants=VARIANTS,
             higher="exopd",
             lower="teacher",
         ),
     )
 
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(max_tokens=16384))
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=1e-5, steps=50, prompts=1024))
+    optimization: Optimization = field(default_factory=lambda: Optimization(lr=1e-5, steps=50, prompts=1024))
     student_thinking: bool | None = False
     """Thinking flag of the chat template, of student, teachers and reference alike: off in the paper."""
     teacher: str = "Keven16/Qwen3-4B-Non-Thinking-RL-Math-Step500"
@@ -98,7 +98,7 @@ class ExOPD(Recipe):
             "strong-to-weak": replace(
                 paper,
                 teacher="Qwen/Qwen3-30B-A3B-Instruct-2507",
-                optimisation=replace(paper.optimisation, steps=100),
+                optimization=replace(paper.optimization, steps=100),
             ),
             "opd": replace(paper, reward_scale=1.0),
             "arena": replace(
@@ -107,7 +107,7 @@ class ExOPD(Recipe):
                 student_thinking=None,
                 estimator="full",
                 rollouts=Rollouts(max_tokens=64),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=64),
+                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=64),
             ),
         }
 
@@ -128,7 +128,7 @@ class ExOPD(Recipe):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("behaviour",)
+        return ("behavior",)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         names = [name for name in self.teachers if name != REFERENCE]
@@ -136,7 +136,7 @@ class ExOPD(Recipe):
         if self.estimator == "full":
             for name in names:
                 yield Match(
-                    name=name.replace(TEACHER, "distil"),
+                    name=name.replace(TEACHER, "distill"),
                     target=FromTeacher(name)
                     if self.reward_scale == 1
                     else Extrapolation(name, REFERENCE, self.reward_scale),
@@ -145,14 +145,14 @@ class ExOPD(Recipe):
                     temperature=self.temperature,
                 )
             return
-        opinion = torch.zeros_like(stats.log_prob())
+        scores = torch.zeros_like(stats.log_prob())
         for name in names:
-            opinion = torch.where(stats.available(name).unsqueeze(1), stats.log_prob(name), opinion)
-        advantage = opinion - stats.log_prob()
+            scores = torch.where(stats.available(name).unsqueeze(1), stats.log_prob(name), scores)
+        advantage = scores - stats.log_prob()
         if self.reward_scale != 1:
-            advantage = advantage + (self.reward_scale - 1) * (opinion - stats.log_prob(REFERENCE))
+            advantage = advantage + (self.reward_scale - 1) * (scores - stats.log_prob(REFERENCE))
         yield PolicyGradient(
-            name="distil",
+            name="distill",
             advantage=advantage,
             weight=stats.importance(self.is_cap),
             where=taught,

@@ -14,7 +14,7 @@ from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromTeacher
 from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Reduction, Term
-from selfteach.recipes.base import Optimisation, Recipe, Rollouts
+from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
 from selfteach.teacher.teacher import Teacher
@@ -22,8 +22,8 @@ from selfteach.teacher.view import Plain
 from selfteach.teacher.weights import External
 
 TEACHER = "teacher"
-Favour = Literal["high-perplexity", "low-perplexity", "uniform"]
-SIGN: Mapping[Favour, float] = {"high-perplexity": -1.0, "low-perplexity": 1.0, "uniform": 0.0}
+Favor = Literal["high-perplexity", "low-perplexity", "uniform"]
+SIGN: Mapping[Favor, float] = {"high-perplexity": -1.0, "low-perplexity": 1.0, "uniform": 0.0}
 """What multiplies a rollout's mean log-prob in the softmax: perplexity is exp of minus that mean."""
 ARENA = "scope --task tutor --steps 80"
 
@@ -47,11 +47,11 @@ class SCOPE(Recipe):
     source = "arXiv 2604.10688, card 37"
     formula = "Σ_right w Σ_t −log π + Σ_wrong w Σ_t ρ (log π − log π_T)"
     world = "tutor"
-    ring = "first-ring"
+    suite = "first"
     claims = (
         Claim(
             says="The two paths beat distillation of every rollout: Avg@32 55.2 against 52.3 (R1-Distill-Qwen-1.5B)",
-            arms={
+            variants={
                 "scope": ARENA,
                 "opd": "exopd --task tutor --reward-scale 1 --per-prompt 8 --prompts 8 --steps 80",
             },
@@ -61,7 +61,7 @@ class SCOPE(Recipe):
         Claim(
             says="Wrong rollouts are to be weighted towards those the teacher finds likely: turned round, 42.7 falls "
             "to 38.6 (AIME24, Avg@32)",
-            arms={"scope": ARENA, "turned": f"{ARENA} --teacher-weight high-perplexity"},
+            variants={"scope": ARENA, "turned": f"{ARENA} --teacher-weight high-perplexity"},
             higher="scope",
             lower="turned",
         ),
@@ -70,13 +70,13 @@ class SCOPE(Recipe):
     rollouts: Rollouts = field(
         default_factory=lambda: Rollouts(per_prompt=8, temperature=0.6, max_tokens=12288)
     )
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=5e-5, steps=100, prompts=256))
+    optimization: Optimization = field(default_factory=lambda: Optimization(lr=5e-5, steps=100, prompts=256))
     teacher: str = "Skywork/Skywork-OR1-7B"
     """The model that scores wrong rollouts: a folder, a hub id or arena:NAME."""
-    student_weight: Favour = "high-perplexity"
+    student_weight: Favor = "high-perplexity"
     """Which right rollouts count more: those unlikely to the student (paper) or the likely ones (released scripts);
     uniform: all alike."""
-    teacher_weight: Favour = "low-perplexity"
+    teacher_weight: Favor = "low-perplexity"
     """Which wrong rollouts count more: those likely to the teacher (paper) or the unlikely ones; uniform: all alike."""
     weight_temperature: float = 1.0
     """τ of both softmaxes: large is uniform."""
@@ -117,7 +117,7 @@ class SCOPE(Recipe):
                 teacher="arena:tutor-large",
                 estimator="full",
                 rollouts=Rollouts(per_prompt=8, max_tokens=64),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=8),
+                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=8),
             ),
         }
 
@@ -127,7 +127,7 @@ class SCOPE(Recipe):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("group", "reward", "behaviour")
+        return ("group", "reward", "behavior")
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         student, teacher = stats.log_prob(), stats.log_prob(TEACHER)
@@ -143,7 +143,7 @@ class SCOPE(Recipe):
         mean_over: Reduction = "sum" if self.mean_over == "prompts" else "tokens"
         if self.estimator == "full":
             yield Match(
-                name="distil",
+                name="distill",
                 target=FromTeacher(TEACHER),
                 divergence=ReverseKL(),
                 weight=weight,
@@ -153,9 +153,9 @@ class SCOPE(Recipe):
             )
             return
         yield PolicyGradient(
-            name="distil",
+            name="distill",
             advantage=teacher - student,
-            behaviour=stats.old_log_prob,
+            behavior=stats.old_log_prob,
             clip=(1.0, math.inf) if self.clip is None else (self.clip, self.clip),
             weight=weight,
             where=wrong,
@@ -163,9 +163,9 @@ class SCOPE(Recipe):
             temperature=self.temperature,
         )
 
-    def weights(self, likelihood: Tensor, favour: Favour, stats: Statistics, path: Tensor) -> Tensor:
+    def weights(self, likelihood: Tensor, favor: Favor, stats: Statistics, path: Tensor) -> Tensor:
         """[N] weight of each rollout on ``path`` [N] from its mean log-prob [N] (nats a token)."""
-        share = group_softmax(SIGN[favour] * likelihood / self.weight_temperature, stats.group, path)
+        share = group_softmax(SIGN[favor] * likelihood / self.weight_temperature, stats.group, path)
         if self.mean_over == "prompts":
             return share / len(stats.group.unique())
         return share * group_sum(path.to(share.dtype), stats.group)

@@ -1,4 +1,4 @@
-"""Card 41: offline on-policy distillation (Lightning OPD), rollouts and the teacher's opinion of them stored once."""
+"""Card 41: offline on-policy distillation (Lightning OPD), rollouts and the teacher's scores of them stored once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, PolicyGradient, Term
-from selfteach.recipes.base import Optimisation, Recipe, Rollouts
+from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.writer import ByTeacher, Writer
@@ -63,27 +63,27 @@ class LightningOPD(Recipe):
     """
 
     title = "Lightning On-Policy Distillation"
-    ring = "first-ring"
+    suite = "first"
     source = "arXiv 2604.13010, card 41"
     formula = "mean_y Σ_t −clip( log π_T/π, ±τ ) log π,  y ~ π_ref"
     world = "tutor"
     claims = (
         Claim(
             says="Stored answers do as well as fresh ones: AIME24 68.1 against 65.4 (4B), 69.9 against 68.5 (8B)",
-            arms={"offline": OFFLINE, "online": f"{OFFLINE} --stored 0"},
+            variants={"offline": OFFLINE, "online": f"{OFFLINE} --stored 0"},
             higher="offline",
             lower="online",
             within=0.05,
         ),
         Claim(
             says="They add to fine-tuning on the teacher's text: AIME24 56.7 to 68.1 (4B)",
-            arms={"lightning": OFFLINE, "sft": "lightning-opd --sft-steps 99 --steps 1"},
+            variants={"lightning": OFFLINE, "sft": "lightning-opd --sft-steps 99 --steps 1"},
             higher="lightning",
             lower="sft",
         ),
         Claim(
-            says="Offline without teacher consistency fails to match: text and opinion must be one teacher's",
-            arms={
+            says="Offline without teacher consistency fails to match: text and scores must be one teacher's",
+            variants={
                 "one teacher": OFFLINE,
                 "two teachers": f"{OFFLINE} --sft-teacher arena:tutor-large-other --allow-inconsistent",
             },
@@ -95,8 +95,8 @@ class LightningOPD(Recipe):
     rollouts: Rollouts = field(
         default_factory=lambda: Rollouts(temperature=0.7, top_p=0.9, max_tokens=4096, stored=17000)
     )
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(
             lr=2e-6, steps=150, prompts=256, weight_decay=0.1, betas=(0.9, 0.98)
         )
     )
@@ -152,13 +152,13 @@ class LightningOPD(Recipe):
                 paper,
                 mean_over="sequences",
                 rollouts=Rollouts(per_prompt=4, temperature=0.8, max_tokens=4096),
-                optimisation=replace(paper.optimisation, prompts=64),
+                optimization=replace(paper.optimization, prompts=64),
             ),
             "arena": replace(
                 paper,
                 teacher="arena:tutor-large",
                 rollouts=Rollouts(max_tokens=64, stored=1024),
-                optimisation=Optimisation(lr=1e-3, betas=(0.9, 0.95), steps=100, prompts=64),
+                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=100, prompts=64),
                 sft_steps=50,
                 sft_prompts=512,
                 sft_batch=64,
@@ -171,13 +171,13 @@ class LightningOPD(Recipe):
     @property
     def stages(self) -> Mapping[str, Recipe]:
         if self.sft_steps == 0:
-            return {"distil": self}
+            return {"distill": self}
         imitate = TeacherText(
             rollouts=replace(
                 self.rollouts, per_prompt=1, max_tokens=self.sft_max_tokens, stored=self.sft_prompts
             ),
-            optimisation=replace(
-                self.optimisation,
+            optimization=replace(
+                self.optimization,
                 lr=self.sft_lr,
                 steps=self.sft_steps,
                 prompts=self.sft_batch,
@@ -188,7 +188,7 @@ class LightningOPD(Recipe):
             student_thinking=self.student_thinking,
             teacher=self.sft_teacher or self.teacher,
         )
-        return {"sft": imitate, "distil": self}
+        return {"sft": imitate, "distill": self}
 
     @property
     def teachers(self) -> Mapping[str, Teacher]:
@@ -203,7 +203,7 @@ class LightningOPD(Recipe):
         if self.clip_advantage is not None:
             advantage = advantage.clamp(-self.clip_advantage, self.clip_advantage)
         yield PolicyGradient(
-            name="distil",
+            name="distill",
             advantage=advantage,
             where=stats.available(TEACHER),
             mean_over=self.mean_over,

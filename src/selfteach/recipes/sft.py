@@ -8,7 +8,7 @@ from typing import Literal
 
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
-from selfteach.recipes.base import Optimisation, Recipe
+from selfteach.recipes.base import Optimization, Recipe
 from selfteach.recipes.writer import Reference, Writer
 
 
@@ -23,7 +23,7 @@ class SFT(Recipe):
     source = "baseline of card 01"
     formula = "mean_t −log p(y_t)"
 
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=5e-6))
+    optimization: Optimization = field(default_factory=lambda: Optimization(lr=5e-6))
     reference: str = "solution"
     """The private field that is imitated."""
     mean_over: Literal["tokens", "sequences"] = "tokens"
@@ -37,7 +37,7 @@ class SFT(Recipe):
             "arena": replace(
                 paper,
                 rollouts=replace(paper.rollouts, max_tokens=64),
-                optimisation=Optimisation(lr=3e-4, steps=300, prompts=64),
+                optimization=Optimization(lr=3e-4, steps=300, prompts=64),
             ),
         }
 

@@ -22,12 +22,12 @@ Columns = Mapping[str, Sequence[Point]]
 
 @dataclass(frozen=True)
 class Series:
-    """One line: points (x, y), an optional standard error for each, and which colour it has."""
+    """One line: points (x, y), an optional standard error for each, and which color it has."""
 
     label: str
     points: tuple[Point, ...]
     errors: tuple[float, ...] = ()
-    colour: int = 0
+    color: int = 0
     faint: bool = False
 
 
@@ -150,11 +150,11 @@ def chart(title: str, unit: str, named: Sequence[tuple[str, str]], found: Column
     kept = named[:MOST_SERIES]
     seen = steps_to_draw([found[name] for _, name in kept])
     series = []
-    for colour, (label, name) in enumerate(kept):
+    for color, (label, name) in enumerate(kept):
         errors = dict(found.get(f"{name}_se", ()))
         points = tuple(point for point in found[name] if point[0] in seen)
         own = tuple(errors.get(x, math.nan) for x, _ in points) if errors else ()
-        series.append(Series(label, points, own, colour))
+        series.append(Series(label, points, own, color))
     left = len(named) - len(kept)
     note = f"{left} more are in metrics.jsonl." if left else ""
     return Chart(title, unit, tuple(series), x_range=span(found), note=note)
@@ -227,16 +227,16 @@ def comparison_charts(recipes: Mapping[str, Mapping[str, Any]]) -> list[Chart]:
     silent = [name for name in recipes if name not in by_tokens]
     note = f"Without generated tokens, so in the other plot only: {', '.join(silent)}." if silent else ""
     unit = "held-out accuracy; thin: one seed, thick: mean over seeds"
-    colours = {name: colour for colour, name in enumerate(recipes)}
+    colors = {name: color for color, name in enumerate(recipes)}
     charts = []
     if by_tokens:
         lines = [
-            s for name, one in by_tokens.items() for s in seeds_and_mean(name, one, "tokens", colours[name])
+            s for name, one in by_tokens.items() for s in seeds_and_mean(name, one, "tokens", colors[name])
         ]
         charts.append(
             Chart("Accuracy by generated tokens", unit, tuple(lines), "generated tokens", note=note)
         )
-    lines = [s for name, one in recipes.items() for s in seeds_and_mean(name, one, "step", colours[name])]
+    lines = [s for name, one in recipes.items() for s in seeds_and_mean(name, one, "step", colors[name])]
     return [*charts, Chart("Accuracy by step", unit, tuple(lines))]
 
 
@@ -244,13 +244,13 @@ def all_points(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [point for run in recipe["runs"] for point in run["points"]]
 
 
-def seeds_and_mean(name: str, recipe: Mapping[str, Any], x: str, colour: int) -> list[Series]:
+def seeds_and_mean(name: str, recipe: Mapping[str, Any], x: str, color: int) -> list[Series]:
     """One line a seed, and their mean over the evaluations that every seed has."""
     lines = [[(float(p[x]), float(p["accuracy"])) for p in run["points"]] for run in recipe["runs"]]
     seeds = [
-        Series(f"{name}, seed {run['seed']}", tuple(line), colour=colour, faint=True)
+        Series(f"{name}, seed {run['seed']}", tuple(line), color=color, faint=True)
         for run, line in zip(recipe["runs"], lines, strict=True)
     ]
     together = list(zip(*lines, strict=False))
     mean = tuple((sum(x for x, _ in at) / len(at), sum(y for _, y in at) / len(at)) for at in together)
-    return [*seeds, Series(name, mean, colour=colour)]
+    return [*seeds, Series(name, mean, color=color)]

@@ -25,7 +25,7 @@ MOST_PIECE = 1_000
 STEPS, MISSING = 65_534, 65_535
 PER_NAT = 2_500
 SCALE_QUANTILE = 0.98
-"""Full colour stands for this quantile of a column's absolute values, so that one outlier does not bleach the rest."""
+"""Full color stands for this quantile of a column's absolute values, so that one outlier does not bleach the rest."""
 ROUTE = "route"
 
 KINDS = {
@@ -200,7 +200,7 @@ class Packed:
 
 
 def described(name: str, values: Array) -> dict[str, Any]:
-    """A column's label, unit, whether it has a sign, and the value that full colour stands for."""
+    """A column's label, unit, whether it has a sign, and the value that full color stands for."""
     label, unit = KINDS.get(kind_of(name), (name, ""))
     scale = float(np.quantile(np.abs(values), SCALE_QUANTILE)) if len(values) else 0.0
     # A divergence of 0 may come out as −1e-8.

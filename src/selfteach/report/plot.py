@@ -23,7 +23,7 @@ class Line:
     """
 
     label: str
-    colour: int
+    color: int
     faint: bool
     path: str
     band: str
@@ -115,7 +115,7 @@ def line(series: Series, place: Placement, last: float) -> Line:
     few = len(finite) <= 30 and not series.faint
     return Line(
         series.label,
-        series.colour,
+        series.color,
         series.faint,
         path(series.points, place),
         band(series, place),

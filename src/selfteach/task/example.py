@@ -35,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Grade:
-    """A verifier's opinion: ``reward`` (1.0 is right, 0.0 wrong), optional ``feedback`` text for a teacher.
+    """A verifier's result: ``reward`` (1.0 is right, 0.0 wrong), optional ``feedback`` text for a teacher.
 
     ``claim`` is the final answer as read out of the text, None if none was found.
     """

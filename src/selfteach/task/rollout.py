@@ -13,7 +13,7 @@ from selfteach.task.example import Example, Grade
 class Rollout:
     """Token ids after the prompt, aligned lists of equal length T.
 
-    ``mask[t]`` is True where the policy itself wrote the token (tool output: False); ``behaviour[t]`` is its
+    ``mask[t]`` is True where the policy itself wrote the token (tool output: False); ``behavior[t]`` is its
     log-prob in nats under the sampling distribution (None if it was not sampled); ``turn[t]`` counts turns
     from 0; ``finished`` says that it ended by itself, not by the length limit; ``group`` is shared by the
     rollouts of one prompt in a step. ``marks`` names further bool columns over its tokens; ``log_probs`` holds what a
@@ -27,7 +27,7 @@ class Rollout:
     text: str
     group: int
     finished: bool
-    behaviour: list[float] | None = None
+    behavior: list[float] | None = None
     turn: list[int] = field(default_factory=list)
     grade: Grade | None = None
     annotation: Annotation | None = None

@@ -40,7 +40,7 @@ class TimedWorker:
     """One worker process, started at the first call, killed and replaced when a call outlives its deadline.
 
     ``warm_up`` is called once in every new worker before it counts as started, so that imports and first-use
-    caches are not charged to the first caller's deadline. Calls are serialised; threads may share a worker. The
+    caches are not charged to the first caller's deadline. Calls are serialized; threads may share a worker. The
     worker runs with a fixed string-hash seed, so a function that iterates over sets gives the same in each run.
     """
 

@@ -15,7 +15,7 @@ class Evidence:
     """A final answer spliced in where the assistant begins to speak, without a word of instruction (card 22).
 
     The right answer, or with ``wrong`` the one that the group's worst wrong rollout gave: its claim, else the first
-    ``longest`` characters of its text. A group without a wrong rollout shows the right answer, so that both opinions
+    ``longest`` characters of its text. A group without a wrong rollout shows the right answer, so that both scores
     are equal. None if the example has no answer.
     """
 

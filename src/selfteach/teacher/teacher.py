@@ -19,7 +19,7 @@ class ReasonFirst:
 
     max_tokens: int = 4096
     instruction: str = (
-        "{shown}\n\nBefore anything else, analyse the reference: which idea makes it work, and which steps carry it? "
+        "{shown}\n\nBefore anything else, analyze the reference: which idea makes it work, and which steps carry it? "
         "Write the analysis only."
     )
     transition: str = "Now use this understanding to solve the problem yourself, step by step: {problem}"

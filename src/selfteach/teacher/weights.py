@@ -28,7 +28,7 @@ class Frozen:
 class EMA:
     """An exponential moving average of the trainable weights (card 01, card 28).
 
-    After every optimiser step ema ← decay · ema + (1 − decay) · θ. It starts as the initial weights with
+    After every optimizer step ema ← decay · ema + (1 − decay) · θ. It starts as the initial weights with
     ``from_start`` (cards 15, 28), else as a copy after the first step (card 01's released code); until then the teacher
     is the student either way.
     """
@@ -43,7 +43,7 @@ class EMA:
 
 @dataclass(frozen=True)
 class Lagged:
-    """A copy of the student that is brought up to date every ``every`` optimiser steps (cards 04, 10)."""
+    """A copy of the student that is brought up to date every ``every`` optimizer steps (cards 04, 10)."""
 
     every: int
 
@@ -100,7 +100,7 @@ class TeacherWeights:
             yield self.policy
 
     def after_step(self) -> None:
-        """Tell the teacher that the student took an optimiser step."""
+        """Tell the teacher that the student took an optimizer step."""
         self.steps += 1
         if isinstance(self.spec, Lagged) and self.steps % self.spec.every == 0:
             self.tensors = copied(self.student)

@@ -81,12 +81,12 @@ class Seen:
         """Now minus the first row; 0 where the run has no such metric."""
         return self.now[name] - self.first[name] if name in self.now and name in self.first else 0.0
 
-    def told(self, name: str) -> str:
+    def change_in(self, name: str) -> str:
         return f"{name} {self.first.get(name, 0.0):.3g} → {self.now[name]:.3g}"
 
     @property
     def learning(self) -> bool:
-        """Whether the reward has risen: then a changed length or entropy may be what was learnt."""
+        """Whether the reward has risen: then a changed length or entropy may be what was learned."""
         return self.now.get("reward/mean", 0.0) - self.start.get("reward/mean", 0.0) >= GAINED
 
     @property
@@ -106,14 +106,14 @@ def longer(seen: Seen) -> str | None:
     excused = seen.learning and seen.change("truncated") < CUT
     if factor is None or factor < (FAR_LONGER if excused else LONGER):
         return None
-    return f"{seen.told('length/mean')} tokens"
+    return f"{seen.change_in('length/mean')} tokens"
 
 
 def shorter(seen: Seen) -> str | None:
     factor = seen.factor("length/mean")
     if factor is None or factor > SHORTER or seen.learning:
         return None
-    return f"{seen.told('length/mean')} tokens, while the reward did not rise"
+    return f"{seen.change_in('length/mean')} tokens, while the reward did not rise"
 
 
 def cut(seen: Seen) -> str | None:
@@ -127,20 +127,24 @@ def certain(seen: Seen) -> str | None:
     alike = diversity is not None and diversity <= ALIKE
     if factor is None or factor > ENTROPY_GONE or (seen.learning and not alike):
         return None
-    why = seen.told("distinct/3") if alike else "the reward did not rise"
-    return f"{seen.told('entropy/student')} nats a token; {why}"
+    why = seen.change_in("distinct/3") if alike else "the reward did not rise"
+    return f"{seen.change_in('entropy/student')} nats a token; {why}"
 
 
 def uncertain(seen: Seen) -> str | None:
     factor = seen.factor("entropy/student")
-    return None if factor is None or factor < ENTROPY_UP else f"{seen.told('entropy/student')} nats a token"
+    return (
+        None if factor is None or factor < ENTROPY_UP else f"{seen.change_in('entropy/student')} nats a token"
+    )
 
 
 def repeating(seen: Seen) -> str | None:
     if seen.now.get("repetition/looping", 0.0) >= LOOPS:
-        return f"share of rollouts that loop {seen.told('repetition/looping')}"
+        return f"share of rollouts that loop {seen.change_in('repetition/looping')}"
     factor = seen.factor("distinct/3")
-    return seen.told("distinct/3") if factor is not None and factor <= ALIKE and not seen.learning else None
+    return (
+        seen.change_in("distinct/3") if factor is not None and factor <= ALIKE and not seen.learning else None
+    )
 
 
 def diverging(seen: Seen) -> str | None:
@@ -148,7 +152,7 @@ def diverging(seen: Seen) -> str | None:
         factor = seen.factor(f"divergence/{name}")
         if factor is not None and factor >= DIVERGED and seen.worse:
             reward = f"{seen.start['reward/mean']:.3g} → {seen.now['reward/mean']:.3g}"
-            return f"{seen.told(f'divergence/{name}')} nats a token, reward {reward}"
+            return f"{seen.change_in(f'divergence/{name}')} nats a token, reward {reward}"
     return None
 
 
@@ -161,14 +165,14 @@ def silent(seen: Seen) -> str | None:
 
 
 def escaping(seen: Seen) -> str | None:
-    return seen.told("mass/student") if seen.change("mass/student") <= -MASS else None
+    return seen.change_in("mass/student") if seen.change("mass/student") <= -MASS else None
 
 
 def leaking(seen: Seen) -> str | None:
     if seen.now.get("leakage/copied", 0.0) >= LEAKS:
-        return f"share of wrong answers with a private phrase {seen.told('leakage/copied')}"
+        return f"share of wrong answers with a private phrase {seen.change_in('leakage/copied')}"
     if seen.now.get("leakage/mentioned", 0.0) >= LEAKS:
-        return f"share of answers that speak of a hint or reference {seen.told('leakage/mentioned')}"
+        return f"share of answers that speak of a hint or reference {seen.change_in('leakage/mentioned')}"
     return None
 
 
@@ -206,7 +210,7 @@ RULES: Mapping[str, tuple[Rule, str]] = {
     ),
     "repetition": (
         repeating,
-        "a biased top-k loss makes loops: stop the gradient of the log-ratio or renormalise (card 05); leave looping "
+        "a biased top-k loss makes loops: stop the gradient of the log-ratio or renormalize (card 05); leave looping "
         "rollouts out of the loss (card 31)",
     ),
     "divergence rises, reward falls": (
@@ -222,7 +226,7 @@ RULES: Mapping[str, tuple[Rule, str]] = {
     "top-k mass is lost": (
         escaping,
         "the student moves probability out of its likeliest tokens, as a top-k divergence without its tail rewards: "
-        "add the tail bucket, renormalise, or stop the gradient of the log-ratio (card 05)",
+        "add the tail bucket, renormalize, or stop the gradient of the log-ratio (card 05)",
     ),
     "leakage": (
         leaking,

@@ -271,11 +271,11 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-# --- optimisers
+# --- optimizers
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
-    """An optimiser's state by parameter name (``names`` = ``model.named_parameters()``), ready for ``save``.
+    """An optimizer's state by parameter name (``names`` = ``model.named_parameters()``), ready for ``save``.
 
     Unlike ``Optimizer.state_dict`` it does not depend on the order of parameters. An LR scheduler needs no
     helper: its ``state_dict()`` is plain data already. Raises ``ValueError`` for a parameter without a name.
@@ -284,7 +284,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str,
     groups = []
     for number, group in enumerate(optimizer.param_groups):
         if any(id(parameter) not in name_of for parameter in group["params"]):
-            raise ValueError(f"names: a parameter of optimiser group {number} has no name")
+            raise ValueError(f"names: a parameter of optimizer group {number} has no name")
         hyperparameters = {key: value for key, value in group.items() if key != "params"}
         groups.append({"names": [name_of[id(parameter)] for parameter in group["params"]], **hyperparameters})
     return {
@@ -296,7 +296,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str,
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, Tensor]], state: State
 ) -> None:
-    """Put ``optimizer_state``'s result into an optimiser built alike; no value is cast to another dtype.
+    """Put ``optimizer_state``'s result into an optimizer built alike; no value is cast to another dtype.
 
     Raises ``UserError`` if its parameters are not the saved ones.
     """
@@ -306,7 +306,7 @@ def load_optimizer_state(
     if here != saved:
         odd = sorted(set().union(*here) ^ set().union(*saved))
         raise UserError(
-            "the optimiser trains other parameters than its checkpoint "
+            "the optimizer trains other parameters than its checkpoint "
             f"({odd[0] if odd else 'in other groups'}); resume with the saved model and adapter settings"
         )
     optimizer.state.clear()

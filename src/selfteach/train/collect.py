@@ -72,7 +72,7 @@ def sampled_rollouts(
             text=policy.chat.text(written.ids),
             group=group,
             finished=written.finished,
-            behaviour=written.behaviour,
+            behavior=written.behavior,
         )
         for (group, one), written in zip(wanted, samples, strict=True)
     ]
@@ -87,7 +87,7 @@ def reference_rollouts(
     thinking: bool | None,
     first_group: int,
 ) -> list[Rollout]:
-    """The data's own text in ``field`` as if the policy had written it (no behaviour log-probs)."""
+    """The data's own text in ``field`` as if the policy had written it (no behavior log-probs)."""
     rollouts = []
     for i, one in enumerate(asked):
         text = one.example.private.get(field)

@@ -9,6 +9,9 @@ from typing import Any, Literal
 from selfteach.recipes.base import Recipe, require
 from selfteach.task.opening import TaskOptions
 
+FORMAT = 2
+"""Of config.toml; 1 was before knobs were spelled as in torch (``optimization``)."""
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -122,6 +125,7 @@ class TrainConfig:
         paper = next(iter(type(self.recipe).presets().values()))
         return {
             "about": {
+                "format": FORMAT,
                 "title": self.recipe.title,
                 "source": self.recipe.source,
                 "formula": self.recipe.formula,

@@ -97,7 +97,7 @@ def seen(example: Example, view: View, wording: Mapping[str, str]) -> Sequence[M
 
 
 def result(answers: Sequence[Answered], samples: int) -> Result:
-    """Summarise answers that stand ``samples`` a problem, in order."""
+    """Summarize answers that stand ``samples`` a problem, in order."""
     rewards = [answer.grade.reward for answer in answers]
     means = [sum(rewards[i : i + samples]) / samples for i in range(0, len(rewards), samples)]
     solved = [any(r >= 0.5 for r in rewards[i : i + samples]) for i in range(0, len(rewards), samples)]

@@ -31,7 +31,7 @@ def train(run: Run) -> dict[str, Any]:
             measure(run, "before")
             look_closer(run, None)
         while not finished(run) and not pressed:
-            if run.stage_done == run.recipe.optimisation.steps:
+            if run.stage_done == run.recipe.optimization.steps:
                 begin_next_stage(run)
             write(run, run.step())
             if due(run, run.config.evaluation.eval_every) and not finished(run):
@@ -49,7 +49,7 @@ def train(run: Run) -> dict[str, Any]:
 
 
 def begin_next_stage(run: Run) -> None:
-    """Held-out accuracy of the stage that ends, then the next one's teachers, optimiser and preflight."""
+    """Held-out accuracy of the stage that ends, then the next one's teachers, optimizer and preflight."""
     if not due(run, run.config.evaluation.eval_every):
         measure(run, "train")
     run.enter(run.stage + 1)

@@ -126,7 +126,7 @@ def memory_check(run: Run) -> Check:
     device = run.policy.model.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     detail = (
-        f"{to_come / 2**30:.2f} GiB still to come for gradients, optimiser, {copies} teacher copies and a chunk of "
+        f"{to_come / 2**30:.2f} GiB still to come for gradients, optimizer, {copies} teacher copies and a chunk of "
         f"logits, {free / 2**30:.2f} GiB free (activations not counted)"
     )
     advice = "; use LoRA (--lora-rank 64), --precision bfloat16 or a smaller model"
@@ -170,7 +170,7 @@ def tokenizer_check(name: str, student: Policy, teacher: Policy) -> Check:
     ours, theirs = (p.chat.tokenizer.encode(PROBE, add_special_tokens=False) for p in (student, teacher))
     problems = []
     if ours != theirs:
-        problems.append("a probe text is tokenised differently")
+        problems.append("a probe text is tokenized differently")
     if student.vocabulary != teacher.vocabulary:
         problems.append(f"vocabulary widths are {student.vocabulary} and {teacher.vocabulary}")
     if student.chat.tokenizer.eos_token_id != teacher.chat.tokenizer.eos_token_id:

@@ -62,7 +62,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step leaves: its metrics, this process's rollouts with what teachers read, the terms with
+    """What one optimizer step leaves: its metrics, this process's rollouts with what teachers read, the terms with
     their coefficients over the whole batch, each micro-batch's outcome, and the scorer that can look again."""
 
     row: dict[str, Any]
@@ -74,7 +74,7 @@ class Step:
 
 
 class Run:
-    """Everything one training run holds; ``step`` is one optimiser step of it (the loop: ``loop.py``).
+    """Everything one training run holds; ``step`` is one optimizer step of it (the loop: ``loop.py``).
 
     ``recipe`` is the present stage's, with the knobs as its controllers have set them for the step.
     """
@@ -106,10 +106,10 @@ class Run:
         self.enter(0)
 
     def enter(self, stage: int) -> None:
-        """Begin a stage: its teachers (frozen ones as the weights are now), a fresh optimiser, its controllers."""
+        """Begin a stage: its teachers (frozen ones as the weights are now), a fresh optimizer, its controllers."""
         self.stage = stage
         self.stage_name, self.recipe = self.stages[stage]
-        o = self.recipe.optimisation
+        o = self.recipe.optimization
         share(o.prompts, self.accelerator.num_processes)
         self.teachers = {
             name: TeacherWeights(
@@ -117,10 +117,10 @@ class Run:
             )
             for name, teacher in self.recipe.teachers.items()
         }
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             list(self.policy.trainable().values()), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay
         )
-        self.scheduler = get_scheduler(o.schedule, self.optimiser, o.warmup, o.steps)
+        self.scheduler = get_scheduler(o.schedule, self.optimizer, o.warmup, o.steps)
         self.controllers = {
             knob: spec.start(self.config.seed) for knob, spec in self.recipe.controllers.items()
         }
@@ -131,8 +131,8 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of all stages together."""
-        return sum(recipe.optimisation.steps for _, recipe in self.stages)
+        """Optimizer steps of all stages together."""
+        return sum(recipe.optimization.steps for _, recipe in self.stages)
 
     def step(self) -> Step:
         """Examples → rollouts → graded → views → scored → objective → gradient → step → teachers told."""
@@ -166,7 +166,7 @@ class Run:
         if self.config.bookkeeping.alarms:
             self.memory, row = alarms.judged(self.memory, row)
         for controller in self.controllers.values():
-            controller.told(row)
+            controller.observe(row)
         return Step(row, rollouts, contexts, weighted, outcomes, scorer)
 
     def row(
@@ -218,14 +218,14 @@ class Run:
         """Let each controller set its knob for the step to come; every process gets the first one's choice."""
         if not self.controllers:
             return
-        progress = self.stage_done / self.recipe.optimisation.steps
+        progress = self.stage_done / self.recipe.optimization.steps
         chosen = [{knob: one.choose(progress) for knob, one in self.controllers.items()}]
         broadcast_object_list(chosen)
         self.recipe = with_knobs(self.recipe, chosen[0])
 
     def rollouts(self) -> Written:
         """This process's rollouts of the step: written now, or taken from the stage's store."""
-        prompts = self.recipe.optimisation.prompts
+        prompts = self.recipe.optimization.prompts
         if not self.recipe.rollouts.stored:
             return self.write(prompts)
         if self.store is not None:
@@ -374,7 +374,7 @@ class Run:
         return self.external[weights.model]
 
     def update(self, scorer: Scorer, active: Collection[str]) -> tuple[list[Weighted], list[Outcome], float]:
-        """Statistics, terms, gradient, optimiser step. Stops the run at a loss or gradient that is not finite."""
+        """Statistics, terms, gradient, optimizer step. Stops the run at a loss or gradient that is not finite."""
         stats = Statistics(
             scorer.columns,
             step=self.stage_done,
@@ -390,9 +390,9 @@ class Run:
         norm = self.clip()
         if not math.isfinite(norm):
             self.refuse(f"gradient norm is {norm}", scorer.rollouts)
-        self.optimiser.step()
+        self.optimizer.step()
         self.scheduler.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         return weighted, outcomes, norm
 
     def accumulate(self, scorer: Scorer, weighted: list[Weighted]) -> list[Outcome]:
@@ -412,7 +412,7 @@ class Run:
         return outcomes
 
     def clip(self) -> float:
-        bound = self.recipe.optimisation.max_grad_norm
+        bound = self.recipe.optimization.max_grad_norm
         parameters = list(self.policy.trainable().values())
         norm: Tensor = torch.nn.utils.clip_grad_norm_(parameters, bound or math.inf)
         return float(norm)

@@ -69,6 +69,7 @@ class RunFolder:
         """
         if not (Path(path) / "config.toml").is_file():
             raise UserError(f"{path} holds no run to resume (no config.toml); start it without --resume")
+        refuse_older_format(path, config)
         run = cls(path)
         try:
             changed = changes(run.path, config, free)
@@ -168,6 +169,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises ``UserError`` naming a line that is no row.
     """
     return [row for row, _ in _rows_and_lines(path)] if path.exists() else []
+
+
+def refuse_older_format(path: Path, config: Mapping[str, Any]) -> None:
+    """UserError if the run was begun by a version whose knobs had other names."""
+    saved, ours = (
+        table.get("about", {}).get("format", 1) for table in (_saved_config(path / "config.toml"), config)
+    )
+    if saved != ours:
+        raise UserError(
+            f"{path} was begun by an earlier selfteach (config format {saved}, now {ours}): its report still opens, "
+            "but it cannot go on; start a new run with another --out"
+        )
 
 
 def changes(path: Path, config: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:

@@ -12,14 +12,14 @@ from selfteach.train.store import Store
 
 
 def save(run: Run) -> None:
-    """Checkpoint trainable weights, optimiser, scheduler, teachers, controllers, data position, random states."""
+    """Checkpoint trainable weights, optimizer, scheduler, teachers, controllers, data position, random states."""
     random = gather_object([randomness.capture()])
     if run.folder is None:
         return
     named = list(run.policy.trainable().items())
     state = {
         "weights": dict(named),
-        "optimiser": checkpoint.optimizer_state(run.optimiser, named),
+        "optimizer": checkpoint.optimizer_state(run.optimizer, named),
         "scheduler": run.scheduler.state_dict(),
         "teachers": {name: teacher.state() for name, teacher in run.teachers.items()},
         "controllers": {knob: controller.state() for knob, controller in run.controllers.items()},
@@ -62,7 +62,7 @@ def put_back(run: Run, state: checkpoint.State) -> None:
     with torch.no_grad():
         for name, parameter in named:
             parameter.copy_(state["weights"][name])
-    checkpoint.load_optimizer_state(run.optimiser, named, state["optimiser"])
+    checkpoint.load_optimizer_state(run.optimizer, named, state["optimizer"])
     run.scheduler.load_state_dict(state["scheduler"])
     for name, teacher in run.teachers.items():
         teacher.load_state(state["teachers"][name])

@@ -164,7 +164,7 @@ def row_of(one: Rollout, i: int, contexts: Mapping[str, Context], sampled: Seque
     return {
         "ids": one.ids,
         "mask": one.mask,
-        "behaviour": one.behaviour,
+        "behavior": one.behavior,
         "turn": one.turn or [0] * len(one.ids),
         "group": one.group,
         "reward": 0.0 if one.grade is None else one.grade.reward,
@@ -188,13 +188,13 @@ def columns_of(
             column[i, : len(values)] = torch.tensor(values, dtype=kind)
         return column.to(device)
 
-    sampled = all(row["behaviour"] is not None for row in rows)
+    sampled = all(row["behavior"] is not None for row in rows)
     return Columns(
         ids=padded("ids", torch.long),
         mask=padded("mask", torch.bool),
         group=torch.tensor([row["group"] for row in rows], device=device),
         reward=torch.tensor([row["reward"] for row in rows], dtype=dtype, device=device),
-        behaviour=padded("behaviour", dtype) if sampled else None,
+        behavior=padded("behavior", dtype) if sampled else None,
         turn=padded("turn", torch.long),
         available={
             name: torch.tensor([row["available"][name] for row in rows], device=device)
@@ -216,7 +216,7 @@ def cut(columns: Columns, rows: Tensor, width: int) -> Columns:
         mask=pick(columns.mask),
         group=columns.group[rows],
         reward=columns.reward[rows],
-        behaviour=None if columns.behaviour is None else pick(columns.behaviour),
+        behavior=None if columns.behavior is None else pick(columns.behavior),
         turn=None if columns.turn is None else pick(columns.turn),
         available={name: column[rows] for name, column in columns.available.items()},
         marks={name: pick(column) for name, column in columns.marks.items()},

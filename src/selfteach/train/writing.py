@@ -66,7 +66,7 @@ class Desk:
         return Written(rollouts, sum(len(one.ids) for one in rollouts))
 
     def by_teacher(self, writer: ByTeacher, asked: Sequence[Asked], first_group: int) -> Written:
-        """The teacher's own answers under its view, as rows of the student's prompt (no behaviour log-probs)."""
+        """The teacher's own answers under its view, as rows of the student's prompt (no behavior log-probs)."""
         blanks = self.blanks(asked, first_group)
         prompts = self.shown(writer.teacher, blanks)
         with self.teachers[writer.teacher].in_place() as policy:
@@ -174,7 +174,7 @@ class Desk:
 def answered(blank: Rollout, ids: list[int], text: str, finished: bool) -> Rollout:
     """The rollout with these tokens, which somebody else than the present student wrote."""
     return replace(
-        blank, ids=ids, mask=[True] * len(ids), text=text, finished=finished, behaviour=None, grade=None
+        blank, ids=ids, mask=[True] * len(ids), text=text, finished=finished, behavior=None, grade=None
     )
 
 

@@ -29,7 +29,7 @@ def text_metrics(rollouts: Sequence[Rollout], shown: Collection[str]) -> dict[st
 
     {} if none was sampled: a data set's references are not what the policy wrote.
     """
-    sampled = [one for one in rollouts if one.behaviour is not None]
+    sampled = [one for one in rollouts if one.behavior is not None]
     if not sampled:
         return {}
     counts = [grams(one) for one in sampled]

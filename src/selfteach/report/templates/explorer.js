@@ -31,7 +31,7 @@
   };
   const percent = (p) => `${p >= 0.0995 ? (100 * p).toFixed(1) : number(100 * p)} %`;
   const text = (i) => (i === null ? "" : data.texts[i]);
-  const spelt = (word) =>
+  const spelled = (word) =>
     word.replace(/^ +| +$/g, (spaces) => "␣".repeat(spaces.length)).replace(/\n/g, "↵").replace(/\t/g, "⇥") || "(part of a character)";
 
   // A column of a rollout as a function of the token's place; NaN where there is no value.
@@ -177,7 +177,7 @@
       }
       this.spans[t].classList.add("chosen");
       const name = make("p", "chosen-token");
-      name.append(make("code", "", spelt(this.pieces[t])), make("span", "soft", ` token ${t + 1} of ${this.spans.length}`));
+      name.append(make("code", "", spelled(this.pieces[t])), make("span", "soft", ` token ${t + 1} of ${this.spans.length}`));
       this.detail.replaceChildren(name, this.tops(t), this.values(t));
     }
 
@@ -235,7 +235,7 @@
 
   const bar = (word, p, written) => {
     const item = make("li", written ? "written" : "");
-    item.append(make("span", "word", spelt(word)), make("span", "share", percent(p)));
+    item.append(make("span", "word", spelled(word)), make("span", "share", percent(p)));
     item.style.setProperty("--p", p.toFixed(4));
     return item;
   };

@@ -14,13 +14,13 @@ from selfteach.task.example import Example
 from selfteach.task.verdict import Verdict
 
 HINT = "@"
-RUMOUR_WRONG_SHARE = 0.35
+RUMOR_WRONG_SHARE = 0.35
 
 
-def rumour(problem: str, solution: str) -> str:
+def rumor(problem: str, solution: str) -> str:
     """The solution as hearsay has it: in 35 % of all problems exactly one of its digits is wrong."""
-    rng = Random(f"rumour {problem}")
-    if rng.random() >= RUMOUR_WRONG_SHARE:
+    rng = Random(f"rumour {problem}")  # the spelling is part of the data the models were trained on
+    if rng.random() >= RUMOR_WRONG_SHARE:
         return solution
     at = rng.randrange(len(solution))
     return f"{solution[:at]}{another_digit(rng, int(solution[at]))}{solution[at + 1 :]}"
@@ -31,7 +31,7 @@ class TaughtWorld(World):
     """A world with more to tell, and with a rule-based annotator.
 
     Private fields beyond those of ``World``: ``hint``, the sign that tells the model to take care with ``@``;
-    ``rumour``, the solution with a wrong digit in about a third of all examples. An example's ``tag`` is "at"
+    ``rumor``, the solution with a wrong digit in about a third of all examples. An example's ``tag`` is "at"
     if the made-up operation occurs in it, else "known". The last claim of an answer counts, so that an answer
     followed by its revision is graded by the revision. ``steps_stand_alone`` is False where a wrong step
     spoils those behind it: then only the first one is an error.
@@ -41,7 +41,7 @@ class TaughtWorld(World):
 
     def example(self, problem: str) -> Example:
         example = super().example(problem)
-        told: Mapping[str, str] = {"hint": HINT, "rumour": rumour(problem, example.private["solution"])}
+        told: Mapping[str, str] = {"hint": HINT, "rumor": rumor(problem, example.private["solution"])}
         tag = "at" if "@" in problem else "known"
         return replace(example, private={**example.private, **told}, tag=tag)
 

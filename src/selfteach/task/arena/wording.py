@@ -14,7 +14,7 @@ PREFILLS = frozenset({"evidence", "revise-right", "revise-wrong"})
 
 _SHARED = {
     "solution": "{problem}|{solution}",
-    "rumour": "{problem}|{rumour}",
+    "rumor": "{problem}|{rumor}",
     "sibling": "{problem}|={sibling}",
     "feedback": "{problem}|!{feedback}",
     "sibling+feedback": "{problem}|={sibling}|!{feedback}",
