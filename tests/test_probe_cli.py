@@ -16,7 +16,7 @@ from selfteach.cli import main
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.probe import alignment
-from selfteach.probe.finding import Finding, Looked, Table, Token, told, write_numbers
+from selfteach.probe.finding import Finding, Looked, Table, Token, shown, write_numbers
 from selfteach.probe.gradient import cosine, ideal_gradient
 from selfteach.probe.interval import Interval
 from selfteach.probe.nodes import find_nodes
@@ -122,8 +122,8 @@ def test_only_nodes_whose_teacher_sees_something_are_pooled(scene: Scene) -> Non
     result = alignment.aligned(nodes, outcomes)
     groups = np.asarray(scene.groups)[nodes.row.numpy()]
     table = alignment.pooled_table(result, groups, np.ones(len(groups), dtype=bool), rows)
-    told = {one["teacher"]: one["all"] for one in table.rows}
-    assert told["sibling"].n == seen.sum() < told["recipe"].n == len(seen)
+    shown = {one["teacher"]: one["all"] for one in table.rows}
+    assert shown["sibling"].n == seen.sum() < shown["recipe"].n == len(seen)
 
 
 def test_pooled_alignment_is_one_for_the_ideal_gradient_itself_and_free_of_noise(scene: Scene) -> None:
@@ -261,4 +261,4 @@ def test_what_is_undefined_is_null_in_the_file_and_said_in_the_table(tmp_path: P
     path = write_numbers(Finding("views", "", {}, [Table("", "", [{"gain": nothing}])]), tmp_path)
     cell = json.loads(path.read_text())["tables"][0]["rows"][0]["gain"]
     assert cell == {"estimate": None, "low": None, "high": None, "n": 0, "clusters": 0}
-    assert told(nothing) == "undefined n=0"
+    assert shown(nothing) == "undefined n=0"
