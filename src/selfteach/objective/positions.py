@@ -66,7 +66,8 @@ class Positions:
         """[P, V] values over a temperature (number, [N], [N, T], or a function of these positions)."""
         if callable(temperature):
             with torch.no_grad():
-                return values / temperature(self).reshape(-1, 1).to(values.dtype)
+                divisor = temperature(self).reshape(-1, 1).to(values.dtype)
+            return values / divisor
         if isinstance(temperature, Tensor):
             return values / torch.as_tensor(self.column(temperature)).reshape(-1, 1).to(values.dtype)
         return values if temperature == 1 else values / temperature

@@ -56,9 +56,9 @@ class Term(ABC):
     """What of the role the gradient is taken in."""
 
     @property
-    @abstractmethod
     def own_reads(self) -> Mapping[str, Signal]:
         """What the loss itself reads of each role, its own included."""
+        return {self.role: "full"}
 
     @property
     def reads(self) -> Mapping[str, Signal]:
@@ -234,10 +234,6 @@ class Entropy(Term):
 
     temperature: Temperature = 1.0
     penalty: bool = False
-
-    @property
-    def own_reads(self) -> Mapping[str, Signal]:
-        return {self.role: "full"}
 
     def token_loss(self, at: Positions) -> Tensor:
         log_probs = at.log_probs(self.role, self.temperature)
