@@ -153,7 +153,7 @@ def selfteach(given: Tensors, divergence: str, compiler: str | None = None) -> T
     """This library's engine with its defaults."""
     from selfteach.objective import (
         Columns,
-        FromTeacher,
+        FromRole,
         Head,
         Match,
         Scored,
@@ -164,19 +164,16 @@ def selfteach(given: Tensors, divergence: str, compiler: str | None = None) -> T
     )
 
     device, tokens = given.hidden.device, len(given.hidden)
-    one = torch.zeros(1, device=device)
     columns = Columns(
         ids=torch.zeros(1, tokens, dtype=torch.long, device=device),
         mask=torch.ones(1, tokens, dtype=torch.bool, device=device),
-        group=one.long(),
-        reward=one,
     )
-    batch = ScoredBatch(
-        columns,
-        student=Scored(given.hidden[None], Head(given.weight)),
-        teachers={"teacher": Scored(given.teacher[None], Head(given.teacher_weight))},
-    )
-    term = Match(name="match", target=FromTeacher("teacher"), divergence=make_divergence(divergence))
+    roles = {
+        "student": Scored(given.hidden[None], Head(given.weight)),
+        "teacher": Scored(given.teacher[None], Head(given.teacher_weight)),
+    }
+    batch = ScoredBatch.padded(columns, roles)
+    term = Match(name="match", target=FromRole("teacher"), divergence=make_divergence(divergence))
     return evaluate_terms(batch, plan([term], columns), compiler=compiler).loss
 
 

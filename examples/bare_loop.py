@@ -23,14 +23,14 @@ def train(name, question, hint, steps=10, lr=1e-4):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     prompt, hinted = (tokenizer(text, return_tensors="pt").input_ids for text in (question, hint + question))
-    term = obj.Match(name="match", target=obj.FromTeacher("hinted"), divergence=obj.ReverseKL())
+    term = obj.Match(name="match", target=obj.FromRole("hinted"), divergence=obj.ReverseKL())
     for _ in range(steps):
         response = model.generate(prompt, do_sample=True, max_new_tokens=32)[:, prompt.shape[1] :]
         with torch.no_grad():
-            teachers = {"hinted": scored(model, hinted, response)}
-        one = torch.ones(1)
-        columns = obj.Columns(response, torch.ones_like(response).bool(), group=one, reward=one)
-        batch = obj.ScoredBatch(columns, scored(model, prompt, response), teachers)
+            roles = {"hinted": scored(model, hinted, response)}
+        roles["student"] = scored(model, prompt, response)
+        columns = obj.Columns(response, torch.ones_like(response).bool())
+        batch = obj.ScoredBatch.padded(columns, roles)
         loss = obj.evaluate_terms(batch, obj.plan([term], columns)).loss
         loss.backward()
         optimizer.step()

@@ -27,18 +27,18 @@ class ChunkedTrainer(DistillationTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         written = inputs["completion_mask"].bool()
-        rows = torch.arange(len(written), device=written.device)
-        columns = obj.Columns(inputs["completion_ids"], written, group=rows, reward=rows)
+        columns = obj.Columns(inputs["completion_ids"], written)
         with torch.no_grad():
-            teachers = {"teacher": scored(self.teacher_model, inputs)}
+            roles = {"teacher": scored(self.teacher_model, inputs)}
+        roles["student"] = scored(model, inputs)
         term = obj.Match(
             name="match",
-            target=obj.FromTeacher("teacher"),
+            target=obj.FromRole("teacher"),
             divergence=self.divergence,
             support=self.support,
             mean_over="sum",
             coefficient=1 / float(inputs.get("num_items_in_batch") or written.sum()),
         )
-        batch = obj.ScoredBatch(columns, scored(model, inputs), teachers)
+        batch = obj.ScoredBatch.padded(columns, roles)
         loss = obj.evaluate_terms(batch, obj.plan([term], columns)).loss
         return (loss, None) if return_outputs else loss

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from selfteach.objective.batch import STUDENT
 from selfteach.objective.candidates import CandidateMatch
 from selfteach.objective.divergence import NEVER, ForwardKL, gkd_jsd
 from selfteach.objective.engine import by_autograd
-from selfteach.objective.positions import STUDENT, Positions
-from selfteach.objective.target import FromTeacher, GeometricMean
+from selfteach.objective.positions import Positions
+from selfteach.objective.target import FromRole, GeometricMean
 from selfteach.objective.terms import Match
 
 WIDTH = 11
@@ -27,7 +28,7 @@ def positions() -> Positions:
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 def test_its_closed_form_gradient_is_the_one_of_autograd(beta: float) -> None:
     term = CandidateMatch(
-        name="distill", k=3, target=FromTeacher("a"), divergence=gkd_jsd(beta), temperature=0.7
+        name="distill", k=3, target=FromRole("a"), divergence=gkd_jsd(beta), temperature=0.7
     )
     found = term.logit_gradient(positions())
     assert found is not None
@@ -55,4 +56,4 @@ def test_the_candidates_are_the_union_of_the_teachers_likeliest_and_the_sampled_
 
 def test_no_candidate_is_refused() -> None:
     with pytest.raises(ValueError, match="k must be"):
-        CandidateMatch(name="distill", k=0, target=FromTeacher("a"), divergence=ForwardKL())
+        CandidateMatch(name="distill", k=0, target=FromRole("a"), divergence=ForwardKL())

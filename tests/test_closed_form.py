@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selfteach.objective.batch import Columns, Scored, ScoredBatch
+from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
+from selfteach.objective.columns import Columns
 from selfteach.objective.divergence import (
     DIVERGENCES,
     JSD,
@@ -20,15 +21,17 @@ from selfteach.objective.divergence import (
     ReverseKL,
 )
 from selfteach.objective.engine import by_autograd, evaluate_terms
+from selfteach.objective.gate import ImportanceRatio
 from selfteach.objective.head import Head
 from selfteach.objective.plan import plan
-from selfteach.objective.positions import STUDENT, Positions
-from selfteach.objective.support import TopK
-from selfteach.objective.target import FromTeacher, GeometricMean, Mixture
-from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, SampledMatch, Term
+from selfteach.objective.positions import Positions, Temperature
+from selfteach.objective.sampled import k2, k3
+from selfteach.objective.support import Full, TopK
+from selfteach.objective.target import AdvantageTilted, Consensus, FromRole, GeometricMean, Mixture
+from selfteach.objective.terms import Entropy, Match, NegativeLogLikelihood, PolicyGradient, Sampled, Term
 
 ROWS, STEPS, VOCABULARY = 3, 4, 17
-TEACHER = FromTeacher("teacher")
+TEACHER = FromRole("teacher")
 
 DIVERGENCE: dict[str, Divergence] = {name: kind() for name, kind in DIVERGENCES.items()} | {
     "clipped entries": ForwardKL(clip_entry=0.05),
@@ -42,11 +45,15 @@ DIVERGENCE: dict[str, Divergence] = {name: kind() for name, kind in DIVERGENCES.
 BEHAVIOR = -torch.rand(ROWS, STEPS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 ADVANTAGE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 OF_SAMPLED_TOKEN: dict[str, Term] = {
-    **{
-        name: SampledMatch(name="term", target=TEACHER, estimator=name, temperature=1.2)  # type: ignore[arg-type]
-        for name in ("policy-gradient", "control-variate", "k2", "k3")
-    },
-    "importance weighted": SampledMatch(name="term", target=TEACHER, behavior=BEHAVIOR, truncate=1.5),
+    "policy gradient to a target": Sampled(name="term", target=TEACHER, temperature=1.2),
+    "control variate": Sampled(name="term", target=TEACHER, control_variate=Full(), temperature=1.2),
+    "k2": Sampled(name="term", target=TEACHER, function=k2, temperature=1.2),
+    "k3": Sampled(name="term", target=TEACHER, function=k3, temperature=1.2),
+    "a function of one's own": Sampled(name="term", target=TEACHER, function=lambda p, q: (p - q).tanh()),
+    "consensus": Sampled(name="term", target=Consensus(("teacher", "other")), function=k2),
+    "normalized target": Sampled(name="term", target=AdvantageTilted("teacher", 2.0), function=k2),
+    "entropy bonus": Entropy(name="term", temperature=0.7),
+    "entropy penalty": Entropy(name="term", penalty=True),
     "policy gradient": PolicyGradient(name="term", advantage=ADVANTAGE),
     "clipped surrogate": PolicyGradient(name="term", advantage=ADVANTAGE, behavior=BEHAVIOR, clip=(0.2, 0.3)),
     "negative log-likelihood": NegativeLogLikelihood(name="term", temperature=0.8),
@@ -80,10 +87,16 @@ def assert_closed_form_is_autograd(term: Term, at: Positions) -> None:
 @pytest.mark.parametrize("name", DIVERGENCE)
 @pytest.mark.parametrize(
     "temperature",
-    [1.0, 1.7, torch.tensor([0.5, 1.0, 2.0]), 1 + torch.arange(12.0).reshape(ROWS, STEPS) / 5],
-    ids=["none", "number", "per row", "per token"],
+    [
+        1.0,
+        1.7,
+        torch.tensor([0.5, 1.0, 2.0]),
+        1 + torch.arange(12.0).reshape(ROWS, STEPS) / 5,
+        lambda at: 1 + at.logits[STUDENT].std(-1) / 3,
+    ],
+    ids=["none", "number", "per row", "per token", "a function"],
 )
-def test_the_closed_form_of_matching_is_autograds(name: str, temperature: float | Tensor) -> None:
+def test_the_closed_form_of_matching_is_autograds(name: str, temperature: Temperature) -> None:
     term = Match(name="term", target=TEACHER, divergence=DIVERGENCE[name], temperature=temperature)
     assert_closed_form_is_autograd(term, positions())
 
@@ -93,6 +106,30 @@ def test_the_closed_form_of_matching_is_autograds(name: str, temperature: float 
 )
 def test_the_closed_form_holds_for_several_teachers(target: Mixture | GeometricMean) -> None:
     assert_closed_form_is_autograd(Match(name="term", target=target, divergence=JSD(0.3)), positions())
+
+
+def test_a_gate_weighs_the_loss_and_its_gradient_and_is_no_part_of_either() -> None:
+    given = small_batch(n=ROWS, t=STEPS)
+    gate = ImportanceRatio(BEHAVIOR, 1.5)
+    plain = Sampled(name="term", target=TEACHER)
+    student = given.roles[STUDENT]
+    log_prob = student.head.logits(student.states).log_softmax(-1).gather(1, given.columns.ids.reshape(-1, 1))
+    ratio = (log_prob.detach().reshape(ROWS, STEPS) - BEHAVIOR).exp().clamp(max=1.5)
+    gated = evaluate_terms(given, plan([replace(plain, gate=gate)], given.columns)).loss
+    by_hand = full_logits_loss(given, [replace(plain, weight=ratio)])
+    torch.testing.assert_close(gated, by_hand)
+    for a, b in zip(gradients(gated, given), gradients(by_hand, given), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("ceiling", [0.3, 1.0, 100.0])
+def test_a_ceiling_bounds_a_tokens_loss_and_takes_the_gradient_of_what_exceeds_it(ceiling: float) -> None:
+    term = Match(name="term", target=TEACHER, divergence=ReverseKL(), ceiling=ceiling)
+    assert_closed_form_is_autograd(term, positions())
+    loss, gradient = term.logit_gradient(positions())  # type: ignore[misc]
+    free, whole = replace(term, ceiling=None).logit_gradient(positions())  # type: ignore[misc]
+    torch.testing.assert_close(loss, free.clamp(max=ceiling))
+    torch.testing.assert_close(gradient, whole * (free <= ceiling).unsqueeze(1))
 
 
 @pytest.mark.parametrize("name", OF_SAMPLED_TOKEN)
@@ -123,7 +160,12 @@ def batch_of(
     small = (ids, mask, torch.arange(n), torch.zeros(n))
     columns = Columns(*(column.to(hidden.device) for column in small))
     student = Scored(hidden.requires_grad_(), Head(weight.requires_grad_()))
-    return ScoredBatch(columns, student, {"teacher": Scored(teacher, Head(teacher_weight))})
+    roles = {STUDENT: student, "teacher": Scored(teacher, Head(teacher_weight))}
+    return ScoredBatch.padded(columns, roles)
+
+
+def with_role(given: ScoredBatch, name: str, scored: Scored) -> ScoredBatch:
+    return replace(given, roles={**given.roles, name: scored})
 
 
 def small_batch(n: int = 3, t: int = 5, vocabulary: int = 19, width: int = 4) -> ScoredBatch:
@@ -137,15 +179,15 @@ def small_batch(n: int = 3, t: int = 5, vocabulary: int = 19, width: int = 4) ->
 
 def full_logits_loss(given: ScoredBatch, terms: list[Term]) -> Tensor:
     n, t = given.columns.mask.nonzero(as_tuple=True)
-    logits = {STUDENT: given.student.head.logits(given.student.hidden[n, t])}
-    logits |= {name: s.head.logits(s.hidden[n, t]) for name, s in given.teachers.items()}
+    logits = {name: s.head.logits(s.states) for name, s in given.roles.items()}
     at = Positions(given.columns.ids[n, t], n, t, logits)
     weighted = plan(terms, given.columns)
     return torch.stack([(w.coefficients[n, t] * w.term.token_loss(at)).sum() for w in weighted]).sum()
 
 
 def gradients(loss: Tensor, given: ScoredBatch) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss, [given.student.hidden, *given.student.head.tensors])
+    student = given.roles[STUDENT]
+    return torch.autograd.grad(loss, [student.states, *student.head.tensors])
 
 
 def assert_engine_is_full_logits(given: ScoredBatch, terms: list[Term], **options: object) -> None:
@@ -232,9 +274,9 @@ def test_a_term_sees_only_the_positions_it_selects(chunk_bytes: int) -> None:
 
 def test_a_teacher_that_is_undefined_where_nobody_asks_it_does_no_harm() -> None:
     given = small_batch()
-    hidden = given.teachers["teacher"].hidden.clone()
-    hidden[1] = torch.nan
-    blind = replace(given, teachers={"teacher": replace(given.teachers["teacher"], hidden=hidden)})
+    teacher = given.roles["teacher"]
+    states = teacher.states.masked_fill((given.layout.row == 1).unsqueeze(1), torch.nan)
+    blind = with_role(given, "teacher", replace(teacher, states=states))
     terms: list[Term] = [
         Match(name="match", target=TEACHER, divergence=ForwardKL(), where=torch.tensor([True, False, True])),
         NegativeLogLikelihood(name="nll"),
@@ -249,12 +291,13 @@ def test_a_teacher_that_is_undefined_where_nobody_asks_it_does_no_harm() -> None
 
 def test_a_head_cut_to_the_vocabulary_gives_padding_no_gradient() -> None:
     given = small_batch(vocabulary=19)
-    cut = {"teacher": replace(given.teachers["teacher"], head=Head(random(15, 3, seed=4)))}
+    given = with_role(given, "teacher", replace(given.roles["teacher"], head=Head(random(15, 3, seed=4))))
+    own = given.roles[STUDENT]
     for student in (
-        Scored(given.student.hidden, replace(given.student.head, vocabulary=15)),
-        Scored(random(3, 5, 19, seed=6).requires_grad_(), Head(vocabulary=15)),
+        replace(own, head=replace(own.head, vocabulary=15)),
+        Scored(random(15, 19, seed=6).requires_grad_(), Head(vocabulary=15)),
     ):
-        padded = replace(given, student=student, teachers=cut)
+        padded = with_role(given, STUDENT, student)
         terms: list[Term] = [Match(name="match", target=TEACHER, divergence=ReverseKL())]
         padded = replace(padded, columns=replace(padded.columns, ids=padded.columns.ids.clamp(max=14)))
         assert_engine_is_full_logits(padded, terms)
@@ -262,8 +305,8 @@ def test_a_head_cut_to_the_vocabulary_gives_padding_no_gradient() -> None:
 
 def test_several_teachers_keep_their_own_heads_and_widths() -> None:
     given = small_batch()
-    other = Scored(random(3, 5, 7, seed=6), Head(random(19, 7, seed=7), bias=random(19, seed=8), softcap=4.0))
-    both = replace(given, teachers={**given.teachers, "other": other})
+    other = Scored(random(15, 7, seed=6), Head(random(19, 7, seed=7), bias=random(19, seed=8), softcap=4.0))
+    both = with_role(given, "other", other)
     target = Mixture({"teacher": 0.4, "other": 0.6})
     assert_engine_is_full_logits(both, [Match(name="match", target=target, divergence=ForwardKL())])
 
@@ -277,7 +320,7 @@ def test_tied_embeddings_get_the_gradients_of_both_their_uses() -> None:
         full_logits_loss,
     ):
         hidden = torch.tanh(torch.nn.functional.embedding(given.columns.ids, table))
-        tied = replace(given, student=Scored(hidden, Head(table)))
+        tied = with_role(given, STUDENT, Scored(hidden.flatten(0, 1), Head(table)))
         found.append(
             torch.autograd.grad(
                 loss(tied, [Match(name="match", target=TEACHER, divergence=ReverseKL())]), table
@@ -326,11 +369,13 @@ def confident_batch(dtype: torch.dtype, device: str = "cpu") -> ScoredBatch:
 
 def exactly(given: ScoredBatch) -> ScoredBatch:
     """The same numbers in float64."""
-    teacher = given.teachers["teacher"]
+    student, teacher = given.roles[STUDENT], given.roles["teacher"]
     assert teacher.head.weight is not None
-    assert given.student.head.weight is not None
-    tensors = (given.student.hidden, given.student.head.weight, teacher.hidden, teacher.head.weight)
-    return batch_of(*(x.detach().double() for x in tensors))
+    assert student.head.weight is not None
+    shape = given.columns.ids.shape  # nothing is masked in these batches
+    tensors = (student.states, student.head.weight, teacher.states, teacher.head.weight)
+    exact = [x.detach().double() for x in tensors]
+    return batch_of(exact[0].unflatten(0, shape), exact[1], exact[2].unflatten(0, shape), exact[3])
 
 
 def relative_error(ours: Tensor, exact: Tensor) -> float:
@@ -351,7 +396,7 @@ PRECISE: dict[str, Term] = {
     "reverse KL": Match(name="term", target=TEACHER, divergence=ReverseKL()),
     "JSD": Match(name="term", target=TEACHER, divergence=JSD()),
     "top 20": Match(name="term", target=TEACHER, divergence=ReverseKL(), support=TopK(20)),
-    "control variate": SampledMatch(name="term", target=TEACHER, estimator="control-variate"),
+    "control variate": Sampled(name="term", target=TEACHER, control_variate=Full()),
     "likelihood": NegativeLogLikelihood(name="term"),
 }
 
@@ -380,10 +425,9 @@ def test_bfloat16_gradients_on_the_device_are_within_one_percent_too(name: str, 
 def test_logits_rounded_to_bfloat16_would_miss_that_by_far() -> None:
     given = confident_batch(torch.bfloat16)
     reference = exactly(given)
-    teacher = given.teachers["teacher"]
     rounded = [
-        (scored.hidden @ scored.head.weight.T).float()  # type: ignore[union-attr]
-        for scored in (given.student, teacher)
+        (scored.states @ scored.head.weight.T).float()  # type: ignore[union-attr]
+        for scored in given.roles.values()
     ]
     loss = ReverseKL()(rounded[0].log_softmax(-1), rounded[1].log_softmax(-1).detach()).mean()
     exact = full_logits_loss(reference, [PRECISE["reverse KL"]])

@@ -8,15 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfteach.objective.batch import Columns, Scored, ScoredBatch
+from selfteach.objective.batch import Scored, ScoredBatch
+from selfteach.objective.columns import Columns
 from selfteach.objective.divergence import ForwardKL, ReverseKL
-from selfteach.objective.engine import evaluate_terms, measure
+from selfteach.objective.engine import evaluate_terms
 from selfteach.objective.head import Head, LowRank
+from selfteach.objective.layout import Layout
 from selfteach.objective.plan import plan
 from selfteach.objective.positions import Positions
+from selfteach.objective.record import measure
+from selfteach.objective.sampled import k3
 from selfteach.objective.statistics import Statistics, entropy
-from selfteach.objective.target import FromTeacher
-from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, SampledMatch, Term
+from selfteach.objective.support import Full
+from selfteach.objective.target import FromRole
+from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Sampled, Term
 
 ROWS, STEPS, VOCABULARY, WIDTH = 5, 7, 23, 6
 LENGTHS = torch.tensor([7, 3, 5, 1, 6])
@@ -39,23 +44,29 @@ def random(*shape: int, seed: int) -> Tensor:
 
 def batch(head: Head | None = None) -> ScoredBatch:
     head = head or Head(random(VOCABULARY, WIDTH, seed=1).requires_grad_())
-    return ScoredBatch(
+    return ScoredBatch.padded(
         columns(),
-        student=Scored(random(ROWS, STEPS, WIDTH, seed=2).requires_grad_(), head),
-        teachers={"teacher": Scored(random(ROWS, STEPS, 4, seed=3), Head(random(VOCABULARY, 4, seed=4)))},
+        {
+            "student": Scored(random(ROWS, STEPS, WIDTH, seed=2).requires_grad_(), head),
+            "teacher": Scored(random(ROWS, STEPS, 4, seed=3), Head(random(VOCABULARY, 4, seed=4))),
+        },
     )
 
 
+def with_role(given: ScoredBatch, name: str, scored: Scored) -> ScoredBatch:
+    return replace(given, roles={**given.roles, name: scored})
+
+
 TERMS: dict[str, Term] = {
-    "match": Match(name="match", target=FromTeacher("teacher"), divergence=ReverseKL(), temperature=1.3),
+    "match": Match(name="match", target=FromRole("teacher"), divergence=ReverseKL(), temperature=1.3),
     "clipped": Match(
         name="clipped",
-        target=FromTeacher("teacher"),
+        target=FromRole("teacher"),
         divergence=ForwardKL(clip_entry=0.05),
         mean_over="sequences",
     ),
-    "sampled": SampledMatch(name="sampled", target=FromTeacher("teacher"), estimator="control-variate"),
-    "k3": SampledMatch(name="k3", target=FromTeacher("teacher"), estimator="k3", mean_over="sum"),
+    "sampled": Sampled(name="sampled", target=FromRole("teacher"), control_variate=Full()),
+    "k3": Sampled(name="k3", target=FromRole("teacher"), function=k3, mean_over="sum"),
     "policy": PolicyGradient(
         name="policy",
         advantage=torch.tensor([1.0, -1, 0.5, 0, 2], dtype=torch.float64),
@@ -71,16 +82,15 @@ TERMS: dict[str, Term] = {
 def plain_loss(given: ScoredBatch, terms: list[Term]) -> Tensor:
     """The same sum without chunks: every position's logits at once."""
     n, t = given.columns.mask.nonzero(as_tuple=True)
-    logits = {"student": given.student.head.logits(given.student.hidden[n, t])}
-    for name, scored in given.teachers.items():
-        logits[name] = scored.head.logits(scored.hidden[n, t])
+    logits = {name: scored.head.logits(scored.states) for name, scored in given.roles.items()}
     at = Positions(given.columns.ids[n, t], n, t, logits)
     weighted = plan(terms, given.columns)
     return sum((w.coefficients[n, t] * w.term.token_loss(at)).sum() for w in weighted)  # type: ignore[return-value]
 
 
 def gradients(loss: Tensor, given: ScoredBatch) -> list[Tensor]:
-    wanted = [t for t in (given.student.hidden, *given.student.head.tensors) if t.requires_grad]
+    student = given.roles["student"]
+    wanted = [t for t in (student.states, *student.head.tensors) if t.requires_grad]
     return list(torch.autograd.grad(loss, wanted, allow_unused=True))
 
 
@@ -133,10 +143,17 @@ def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_the_same() -> None
 @pytest.mark.parametrize("name", ["match", "clipped", "sampled", "k3"])
 def test_changing_the_teacher_changes_the_gradient(name: str) -> None:
     given = batch()
-    teacher = given.teachers["teacher"]
-    other = replace(given, teachers={"teacher": replace(teacher, hidden=teacher.hidden + 0.1)})
+    teacher = given.roles["teacher"]
+    other = with_role(given, "teacher", replace(teacher, states=teacher.states + 0.1))
     a, b = (gradients(evaluate_terms(x, plan([TERMS[name]], x.columns)).loss, x)[0] for x in (given, other))
     assert (a - b).abs().max() > 1e-4
+
+
+def part_of(given: ScoredBatch, rows: Tensor) -> ScoredBatch:
+    """Some rows of a batch as a micro-batch of it."""
+    here = torch.isin(given.layout.row, rows)
+    roles = {name: replace(one, states=one.states[here]) for name, one in given.roles.items()}
+    return ScoredBatch(given.columns, roles, Layout(given.layout.row[here], given.layout.step[here]))
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -144,32 +161,38 @@ def test_micro_batches_sum_to_the_whole_batch(name: str) -> None:
     given = batch()
     weighted = plan([TERMS[name]], given.columns)
     whole = evaluate_terms(given, weighted).loss
-    parts = []
-    for rows in (torch.tensor([0, 1]), torch.tensor([2, 3, 4])):
-        width = int(LENGTHS[rows].max())
-        c = given.columns
-        part = ScoredBatch(
-            Columns(c.ids[rows, :width], c.mask[rows, :width], c.group[rows], c.reward[rows]),
-            Scored(given.student.hidden[rows, :width], given.student.head),
-            {
-                "teacher": replace(
-                    given.teachers["teacher"], hidden=given.teachers["teacher"].hidden[rows, :width]
-                )
-            },
-            rows=rows,
-        )
-        parts.append(evaluate_terms(part, weighted).loss)
+    parts = [
+        evaluate_terms(part_of(given, rows), weighted).loss
+        for rows in (torch.tensor([0, 1]), torch.tensor([2, 3, 4]))
+    ]
     torch.testing.assert_close(sum(parts), whole)
     for a, b in zip(gradients(sum(parts), given), gradients(whole, given), strict=True):  # type: ignore[arg-type]
         torch.testing.assert_close(a, b)
 
 
+def test_padded_states_of_some_rows_are_the_flat_ones_of_these_rows() -> None:
+    given, rows = batch(), torch.tensor([3, 1])
+    hidden = random(ROWS, STEPS, WIDTH, seed=2)
+    short = ScoredBatch.padded(columns(), {"student": Scored(hidden[rows, :3])}, rows)
+    assert short.layout.row.tolist() == [3, 1, 1, 1]
+    assert short.layout.step.tolist() == [0, 0, 1, 2]
+    torch.testing.assert_close(short.roles["student"].states, hidden[short.layout.row, short.layout.step])
+    whole = given.roles["student"].states[torch.isin(given.layout.row, rows)]
+    torch.testing.assert_close(short.roles["student"].states.sum(0), whole.sum(0))
+
+
+def test_padded_states_that_end_before_the_rows_do_are_refused() -> None:
+    with pytest.raises(ValueError, match="wrote beyond"):
+        ScoredBatch.padded(columns(), {"student": Scored(random(ROWS, 4, WIDTH, seed=2))})
+
+
 def test_padding_does_not_change_the_loss_or_reach_the_gradient() -> None:
+    hidden = random(ROWS, STEPS, WIDTH, seed=2)
+    poisoned = hidden.masked_fill(~columns().mask.unsqueeze(2), torch.nan).requires_grad_()
     given = batch()
-    poisoned = given.student.hidden.detach().clone()
-    poisoned[~given.columns.mask] = torch.nan
-    poisoned.requires_grad_()
-    same = replace(given, student=replace(given.student, hidden=poisoned))
+    student = Scored(poisoned, given.roles["student"].head)
+    same = ScoredBatch.padded(given.columns, {"student": student})
+    same = with_role(same, "teacher", given.roles["teacher"])
     terms = [TERMS["match"]]
     a, b = (evaluate_terms(x, plan(terms, x.columns)).loss for x in (given, same))
     torch.testing.assert_close(a, b)
@@ -194,16 +217,14 @@ def test_an_empty_selection_gives_zero_loss_and_zero_gradient() -> None:
 
 
 def test_an_infinite_loss_outside_a_terms_selection_does_not_poison_it() -> None:
-    given = batch(Head())
     logits = random(ROWS, STEPS, VOCABULARY, seed=8)
     logits[1, :, 0] = -torch.inf
     hidden = logits.requires_grad_()
-    flat = replace(
-        given, student=Scored(hidden), teachers={"teacher": Scored(random(ROWS, STEPS, VOCABULARY, seed=9))}
-    )
+    roles = {"student": Scored(hidden), "teacher": Scored(random(ROWS, STEPS, VOCABULARY, seed=9))}
+    flat = ScoredBatch.padded(columns(), roles)
     where = torch.tensor([True, False, True, True, True])
     terms = [
-        Match(name="match", target=FromTeacher("teacher"), divergence=ForwardKL(), where=where),
+        Match(name="match", target=FromRole("teacher"), divergence=ForwardKL(), where=where),
         replace(TERMS["nll"], where=None),
     ]
     clean = replace(flat.columns, ids=flat.columns.ids.clamp(min=1))
@@ -239,13 +260,14 @@ def test_statistics_are_measured_once_and_only_when_read() -> None:
 
     def counted(wanted):  # type: ignore[no-untyped-def]
         calls.append(sorted(wanted))
-        return measure(given, wanted)
+        return {name: given.spread(values) for name, values in measure(given, wanted).items()}
 
-    stats = Statistics(given.columns, step=0, temperature=1.0, teachers=["teacher"], measure=counted)
+    stats = Statistics(given.columns, step=0, temperature=1.0, roles=["teacher"], measure=counted)
     assert calls == []
-    logits = given.student.head.logits(given.student.hidden.detach())
-    expected = entropy(torch.log_softmax(logits, -1)).where(given.columns.mask, 0)
-    torch.testing.assert_close(stats.entropy(), expected)
+    student = given.roles["student"]
+    logits = student.head.logits(student.states.detach())
+    expected = given.spread(entropy(torch.log_softmax(logits, -1)))
+    torch.testing.assert_close(stats.entropy(), expected, equal_nan=True)
     stats.log_prob("teacher")
     assert len(calls) == 1
     stats.divergence("teacher", ForwardKL())
@@ -255,9 +277,8 @@ def test_statistics_are_measured_once_and_only_when_read() -> None:
 
 def test_different_vocabulary_widths_are_refused() -> None:
     given = batch()
-    wide = replace(
-        given, teachers={"teacher": Scored(random(ROWS, STEPS, 4, seed=3), Head(random(30, 4, seed=4)))}
-    )
+    teacher = given.roles["teacher"]
+    wide = with_role(given, "teacher", replace(teacher, head=Head(random(30, 4, seed=4))))
     with pytest.raises(ValueError, match="vocabulary widths differ"):
         evaluate_terms(wide, plan([TERMS["match"]], wide.columns))
 

@@ -11,7 +11,7 @@ MEASURE = """
 import re, sys
 import torch
 from selfteach.objective import (
-    Columns, ForwardKL, FromTeacher, Head, Match, Scored, ScoredBatch, evaluate_terms, plan
+    Columns, ForwardKL, FromRole, Head, Match, Scored, ScoredBatch, evaluate_terms, plan
 )
 
 how, vocabulary, tokens, width = sys.argv[1], *map(int, sys.argv[2:])
@@ -36,11 +36,11 @@ def naive():
 
 def chunked():
     columns = Columns(
-        ids=torch.zeros(1, tokens, dtype=torch.long), mask=torch.ones(1, tokens, dtype=torch.bool),
-        group=torch.zeros(1, dtype=torch.long), reward=torch.zeros(1),
+        ids=torch.zeros(1, tokens, dtype=torch.long), mask=torch.ones(1, tokens, dtype=torch.bool)
     )
-    batch = ScoredBatch(columns, Scored(hidden, Head(weight)), {"teacher": Scored(teacher, Head(other))})
-    term = Match(name="match", target=FromTeacher("teacher"), divergence=ForwardKL())
+    roles = {"student": Scored(hidden, Head(weight)), "teacher": Scored(teacher, Head(other))}
+    batch = ScoredBatch.padded(columns, roles)
+    term = Match(name="match", target=FromRole("teacher"), divergence=ForwardKL())
     return evaluate_terms(batch, plan([term], columns)).loss
 
 with open("/proc/self/clear_refs", "w") as file:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
-from selfteach.objective.batch import Columns, Scored, ScoredBatch
+from selfteach.objective.batch import Scored, ScoredBatch
+from selfteach.objective.columns import Columns
 from selfteach.objective.engine import evaluate_terms
 from selfteach.objective.head import Head
+from selfteach.objective.layout import Layout
 from selfteach.objective.plan import plan
 from selfteach.train.preflight import examined
 from selfteach.train.run import Run
@@ -25,16 +28,20 @@ pytestmark = [
 
 
 def on_device(given: ScoredBatch, device: str) -> ScoredBatch:
-    def moved(scored: Scored) -> Scored:
-        weight = scored.head.weight
-        assert weight is not None
-        hidden = scored.hidden.detach().to(device).requires_grad_(scored.hidden.requires_grad)
-        return Scored(hidden, Head(weight.detach().to(device).requires_grad_(weight.requires_grad)))
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device).requires_grad_(tensor.requires_grad)
+
+    def scored(one: Scored) -> Scored:
+        assert one.head.weight is not None
+        return Scored(moved(one.states), Head(moved(one.head.weight)))
 
     c = given.columns
+    assert c.group is not None
+    assert c.reward is not None
     assert c.behavior is not None
     columns = Columns(*(x.to(device) for x in (c.ids, c.mask, c.group, c.reward, c.behavior)))
-    return ScoredBatch(columns, moved(given.student), {name: moved(t) for name, t in given.teachers.items()})
+    layout = Layout(given.layout.row.to(device), given.layout.step.to(device))
+    return ScoredBatch(columns, {name: scored(one) for name, one in given.roles.items()}, layout)
 
 
 @pytest.mark.parametrize("name", ["match", "clipped", "sampled", "k3"])

@@ -14,7 +14,7 @@ from selfteach.cli.progress import Silent
 from selfteach.errors import UserError
 from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.statistics import Statistics
-from selfteach.objective.target import FromTeacher
+from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Term
 from selfteach.policy.chat import Chat
 from selfteach.recipes.base import Adapter, Optimization, Recipe, ReferenceProbe, Rollouts
@@ -84,7 +84,7 @@ class Two(Recipe):
         return {"teacher": Teacher(Frozen(), Solution())}
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        yield Match(name="distill", target=FromTeacher("teacher"), divergence=ReverseKL())
+        yield Match(name="distill", target=FromRole("teacher"), divergence=ReverseKL())
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from selfteach.objective.target import (
     AdvantageTilted,
     Consensus,
     Extrapolation,
-    FromTeacher,
+    FromRole,
     GeometricMean,
     Mixture,
     StudentMix,
@@ -50,7 +50,7 @@ def consensus_in_numpy(p: np.ndarray, *views: np.ndarray) -> np.ndarray:
 
 
 CASES: dict[str, tuple[Target, np.ndarray]] = {
-    "teacher": (FromTeacher("a"), A),
+    "teacher": (FromRole("a"), A),
     "mixture": (Mixture({"a": 0.2, "b": 0.5, "c": 0.3}), 0.2 * A + 0.5 * B + 0.3 * C),
     "product": (GeometricMean({"a": 0.3, "b": 0.7}), normal(A**0.3 * B**0.7)),
     "raw product": (GeometricMean({"a": 0.3, "b": 0.7}, renormalize=False), A**0.3 * B**0.7),
@@ -108,7 +108,7 @@ def test_target_names_exactly_the_teachers_it_reads(name: str) -> None:
     needed = {key: TEACHERS[key] for key in target.names}
     torch.testing.assert_close(target.log_probs(STUDENT, needed), target.log_probs(STUDENT, TEACHERS))
     for missing in target.names:
-        with pytest.raises(ValueError, match=f"teachers lacks '{missing}'"):
+        with pytest.raises(ValueError, match=f"roles lack '{missing}'"):
             target.log_probs(STUDENT, {key: value for key, value in TEACHERS.items() if key != missing})
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from selfteach.objective.batch import Columns, Scored, ScoredBatch
-from selfteach.objective.engine import evaluate_terms, measure
+from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
+from selfteach.objective.columns import Columns
+from selfteach.objective.engine import Outcome, evaluate_terms
 from selfteach.objective.plan import plan
+from selfteach.objective.record import measure
 from selfteach.objective.statistics import Statistics
 from selfteach.recipes import Recipe, recipe_named, with_knobs
 
@@ -21,85 +23,143 @@ def evaluate(
     arrays: Mapping[str, Any],
     step: int = 0,
     overrides: Mapping[str, Any] | None = None,
+    update: int | None = None,
 ) -> dict[str, Any]:
-    """A recipe's loss and gradient on given numbers (design: the contract).
+    """A recipe's loss and gradients on given numbers (design: the contract).
 
-    ``arrays``: ``ids`` [N, T] int, ``mask`` [N, T] bool, ``student_logits`` [N, T, V], ``teacher_logits`` (teacher
-    name → [N, T, V]); optional ``available`` (teacher name → [N] bool), ``behavior`` [N, T] (nats), ``group`` [N],
-    ``reward`` [N], ``turn`` [N, T], ``marks`` (name → [N, T] bool), ``teacher_log_probs`` (teacher name → [N, T], nats,
-    of a teacher that hands over sampled tokens only). float64 in, float64 computed. ``overrides``: knob → value. Of a
+    ``arrays``: ``ids`` [N, T] int, ``mask`` [N, T] bool, ``student_logits`` [N, T, V], ``teacher_logits`` (role →
+    [N, T, V]). Optional: ``teacher_log_probs`` (role → [N, T], nats, of a role that hands over sampled tokens only),
+    ``student_hidden`` [N, T, f], ``teacher_hidden`` (role → [N, T, f]), ``available`` (role → [N] or [N, T] bool),
+    ``behavior`` [N, T] (nats, NaN where unknown), ``old_log_probs`` (role → [N, T], nats, before the batch's first
+    update), ``group`` [N], ``reward`` [N], ``turn`` [N, T], ``trajectory`` [N], ``pair`` [N], ``origin`` (N strings),
+    ``numbers`` (name → [N] or [N, T]), ``marks`` (name → [N, T] bool), ``special`` (name → token id). float64 in,
+    float64 computed. ``overrides``: knob → value. ``update``: which of the batch's updates (None or 0: the first). Of a
     method of several stages this is the last; the others are ``recipe.stages[name]``, recipes like any other.
 
-    Returns ``loss``, ``grad`` = ∂loss/∂student_logits [N, T, V], ``terms`` name → value, ``token`` name → [N, T]
-    (NaN where a term did not look). ValueError names an array that is missing or misshapen.
+    Returns ``loss``, ``grad`` = ∂loss/∂student_logits [N, T, V], ``grads`` and ``grad_hidden``: trained role → its
+    gradient in logits [N, T, V] and in hidden states [N, T, f], ``terms`` name → value, ``token`` name → [N, T] (NaN
+    where a term did not look). ValueError names an array that is missing, misshapen or unknown, and a term that reads
+    NaN.
     """
     chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
     chosen = with_knobs(chosen, overrides or {})
-    for name in ("ids", "mask", "student_logits", *chosen.needs):
-        if name not in arrays and name != "behavior":
+    if update not in (None, 0):
+        raise ValueError(
+            f"recipe {type(chosen).__name__} makes one update a batch; there is no update {update}"
+        )
+    for name in ("ids", "mask", "student_logits"):
+        if name not in arrays:
             raise ValueError(f"arrays lack {name!r}, which recipe {type(chosen).__name__} reads")
-    given = dict(arrays.get("teacher_logits") or {})
-    stored = arrays.get("teacher_log_probs") or {}
-    active = chosen.active(step)
-    missing = set(active) - set(given) - set(stored)
-    if missing:
-        raise ValueError(f"teacher_logits lack {sorted(missing)}, which recipe {type(chosen).__name__} reads")
-    student = torch.tensor(np.asarray(arrays["student_logits"])).requires_grad_()
-    batch = ScoredBatch(
-        columns=columns_of(arrays, student.dtype),
-        student=Scored(student),
-        teachers={
-            name: Scored(torch.tensor(np.asarray(given[name])).to(student.dtype))
-            for name in active
-            if name in given
-        },
-    )
+    active = list(chosen.active(step))
+    refuse_unknown(arrays, known=[STUDENT, *chosen.teachers])
+    refuse_missing(arrays, active, type(chosen).__name__)
+    given = roles_of(arrays, active)
+    columns = columns_of(arrays, given[STUDENT].states.dtype)
+    batch = ScoredBatch.padded(columns, given)
     stats = Statistics(
-        batch.columns,
+        columns,
         step=step,
         temperature=chosen.temperature,
-        teachers=list(active),
-        measure=lambda wanted: measure(batch, wanted),
+        roles=active,
+        measure=lambda wanted: {name: batch.spread(x) for name, x in measure(batch, wanted).items()},
+        old=by_name(arrays, "old_log_probs", columns.dtype) if arrays.get("old_log_probs") else None,
     )
-    outcome = evaluate_terms(batch, plan(chosen.terms(stats), batch.columns))
+    outcome = evaluate_terms(batch, plan(chosen.terms(stats), columns))
     outcome.loss.backward()
-    assert student.grad is not None
+    return result(batch, given, outcome)
+
+
+def result(batch: ScoredBatch, given: Mapping[str, Scored], outcome: Outcome) -> dict[str, Any]:
+    """What ``evaluate`` returns, from an outcome that was differentiated."""
+    grads = {role: one.states.grad for role, one in given.items()}
+    hidden = {role: None if one.features is None else one.features.grad for role, one in given.items()}
+    student = grads[STUDENT]
+    if student is None:
+        student = torch.zeros_like(given[STUDENT].states)
     return {
         "loss": float(outcome.loss.detach()),
-        "grad": student.grad.numpy(),
+        "grad": student.numpy(),
+        "grads": {role: gradient.numpy() for role, gradient in grads.items() if gradient is not None},
+        "grad_hidden": {role: gradient.numpy() for role, gradient in hidden.items() if gradient is not None},
         "terms": {name: float(value) for name, value in outcome.terms.items()},
-        "token": {name: column.numpy() for name, column in outcome.token.items()},
+        "token": {name: batch.spread(column).numpy() for name, column in outcome.token.items()},
     }
 
 
+def roles_of(arrays: Mapping[str, Any], active: Iterable[str]) -> dict[str, Scored]:
+    """Padded scores of the student and the active roles, each a leaf that may get a gradient."""
+    student = torch.tensor(np.asarray(arrays["student_logits"]))
+    logits = {STUDENT: student, **(arrays.get("teacher_logits") or {})}
+    hidden = {STUDENT: arrays.get("student_hidden"), **(arrays.get("teacher_hidden") or {})}
+
+    def leaf(value: Any) -> Tensor | None:
+        if value is None:
+            return None
+        return torch.tensor(np.asarray(value)).to(student.dtype).requires_grad_()
+
+    found = {}
+    for role in (STUDENT, *active):
+        states = leaf(logits.get(role))
+        if states is not None:
+            found[role] = Scored(states, features=leaf(hidden.get(role)))
+    return found
+
+
+def refuse_missing(arrays: Mapping[str, Any], active: Iterable[str], recipe: str) -> None:
+    """ValueError naming active roles that have neither logits nor log-probs."""
+    missing = (
+        set(active) - set(arrays.get("teacher_logits") or {}) - set(arrays.get("teacher_log_probs") or {})
+    )
+    if missing:
+        raise ValueError(f"teacher_logits lack {sorted(missing)}, which recipe {recipe} reads")
+
+
+def refuse_unknown(arrays: Mapping[str, Any], known: Iterable[str]) -> None:
+    """ValueError naming arrays, or roles in ``available``, that nobody reads: most are a slip of the pen."""
+    unknown = set(arrays) - KNOWN
+    if unknown:
+        raise ValueError(f"arrays has no {sorted(unknown)}; known: {', '.join(sorted(KNOWN))}")
+    roles = set(arrays.get("available") or {}) - set(known)
+    if roles:
+        raise ValueError(f"available names {sorted(roles)}, but the roles are {sorted(known)}")
+
+
+KNOWN = {
+    "ids", "mask", "student_logits", "teacher_logits", "teacher_log_probs", "student_hidden", "teacher_hidden",
+    "available", "behavior", "old_log_probs", "group", "reward", "turn", "trajectory", "pair", "origin", "numbers",
+    "marks", "special",
+}  # fmt: skip
+
+
 def columns_of(arrays: Mapping[str, Any], dtype: torch.dtype) -> Columns:
-    """The columns of a batch from arrays by name; absent group and reward become one group each and 0."""
+    """The columns of a batch from arrays by name; numbers in ``dtype``."""
 
     def tensor(name: str, kind: torch.dtype) -> Tensor | None:
         value = arrays.get(name)
         return None if value is None else torch.tensor(np.asarray(value)).to(kind)
 
-    ids = tensor("ids", torch.long)
-    mask = tensor("mask", torch.bool)
+    ids, mask = tensor("ids", torch.long), tensor("mask", torch.bool)
     assert ids is not None
     assert mask is not None
-    group, reward = tensor("group", torch.long), tensor("reward", dtype)
     return Columns(
         ids=ids,
         mask=mask,
-        group=torch.arange(len(ids)) if group is None else group,
-        reward=torch.zeros(len(ids), dtype=dtype) if reward is None else reward,
+        group=tensor("group", torch.long),
+        reward=tensor("reward", dtype),
         behavior=tensor("behavior", dtype),
         turn=tensor("turn", torch.long),
-        available={
-            name: torch.tensor(np.asarray(rows)).bool()
-            for name, rows in (arrays.get("available") or {}).items()
-        },
-        marks={
-            name: torch.tensor(np.asarray(mark)).bool() for name, mark in (arrays.get("marks") or {}).items()
-        },
-        log_probs={
-            name: torch.tensor(np.asarray(column)).to(dtype)
-            for name, column in (arrays.get("teacher_log_probs") or {}).items()
-        },
+        trajectory=tensor("trajectory", torch.long),
+        pair=tensor("pair", torch.long),
+        origin=None if arrays.get("origin") is None else tuple(arrays["origin"]),
+        available=by_name(arrays, "available", torch.bool),
+        marks=by_name(arrays, "marks", torch.bool),
+        log_probs=by_name(arrays, "teacher_log_probs", dtype),
+        numbers=by_name(arrays, "numbers", dtype),
+        special=arrays.get("special") or {},
+        precision=dtype,
     )
+
+
+def by_name(arrays: Mapping[str, Any], kind: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of an array that is a mapping by name."""
+    return {name: torch.tensor(np.asarray(x)).to(dtype) for name, x in (arrays.get(kind) or {}).items()}

@@ -62,7 +62,6 @@ def full(name: str) -> dict[str, Any]:
             }
             for role, teacher in recipe.teachers.items()
         },
-        "needs": ["ids", "mask", "student_logits", *recipe.needs],
         "knobs": {
             knob: {"default": value, "meaning": meaning}
             for knob, (value, meaning) in documented(recipe).items()

@@ -1,12 +1,14 @@
-"""Losses between a student's and its teachers' next-token distributions, exact and in little memory.
+"""Losses between next-token distributions of a student and other roles, exact and in little memory.
 
-Usable alone, with torch and nothing else: put hidden states, heads and columns into a ``ScoredBatch``, name the
+Usable alone, with torch and nothing else: put states, heads and columns into a ``ScoredBatch``, name the
 terms, ``plan`` them over the whole batch, and ``evaluate_terms`` gives a loss to call ``backward`` on. It never
 holds [N·T, V]. ``docs/objective.md`` shows how, ``docs/divergences.md`` defines every divergence.
 """
 
 from selfteach.objective.advantage import group_advantage, group_mean, normalized
-from selfteach.objective.batch import Columns, Scored, ScoredBatch
+from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
+from selfteach.objective.candidates import CandidateMatch
+from selfteach.objective.columns import Columns
 from selfteach.objective.divergence import (
     DIVERGENCES,
     JSD,
@@ -25,24 +27,37 @@ from selfteach.objective.divergence import (
     gkd_jsd,
     make_divergence,
 )
-from selfteach.objective.engine import Outcome, Weighted, evaluate_terms, measure
+from selfteach.objective.divisor import Divisor
+from selfteach.objective.engine import Outcome, evaluate_terms
+from selfteach.objective.gate import ImportanceRatio
 from selfteach.objective.head import Head, LowRank
-from selfteach.objective.plan import plan
-from selfteach.objective.positions import STUDENT, Positions
+from selfteach.objective.hidden import Hidden
+from selfteach.objective.layout import Layout
+from selfteach.objective.plan import Weighted, plan
+from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.record import measure
+from selfteach.objective.sequence import Sequence
 from selfteach.objective.statistics import Statistics, entropy
 from selfteach.objective.support import Full, Support, TopK
 from selfteach.objective.target import (
     AdvantageTilted,
     Consensus,
     Extrapolation,
-    FromTeacher,
+    FromRole,
     GeometricMean,
     Mixture,
     StudentMix,
     Target,
     TrustRegion,
 )
-from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, SampledMatch, Term
+from selfteach.objective.terms import (
+    Entropy,
+    Match,
+    NegativeLogLikelihood,
+    PolicyGradient,
+    Sampled,
+    Term,
+)
 
 __all__ = [
     "DIVERGENCES",
@@ -50,17 +65,23 @@ __all__ = [
     "STUDENT",
     "AdvantageTilted",
     "Alpha",
+    "CandidateMatch",
     "Columns",
     "Consensus",
     "Divergence",
+    "Divisor",
+    "Entropy",
     "EntropyAware",
     "Extrapolation",
     "ForwardKL",
-    "FromTeacher",
+    "FromRole",
     "Full",
     "GeometricMean",
     "Head",
+    "Hidden",
+    "ImportanceRatio",
     "Jeffreys",
+    "Layout",
     "LowRank",
     "Match",
     "MixedKL",
@@ -69,11 +90,13 @@ __all__ = [
     "Outcome",
     "PolicyGradient",
     "Positions",
+    "Quantity",
     "Renyi",
     "ReverseKL",
-    "SampledMatch",
+    "Sampled",
     "Scored",
     "ScoredBatch",
+    "Sequence",
     "SkewForwardKL",
     "SkewReverseKL",
     "Statistics",

@@ -8,16 +8,24 @@ import torch
 from torch import Tensor
 
 
-def group_sum(values: Tensor, group: Tensor) -> Tensor:
-    """[N] → [N]: each row's value replaced by the sum over the rows of its group."""
+def group_sum(values: Tensor, group: Tensor, among: Tensor | None = None) -> Tensor:
+    """[N] → [N]: in place of each value the sum over the rows of its group that ``among`` [N] selects (None: all)."""
     _, index = group.unique(return_inverse=True)
     groups = int(index.max()) + 1 if len(index) else 0
-    return values.new_zeros(groups).index_add(0, index, values)[index]
+    kept = values if among is None else torch.where(among, values, torch.zeros_like(values))
+    return values.new_zeros(groups).index_add(0, index, kept)[index]
 
 
-def group_mean(values: Tensor, group: Tensor) -> Tensor:
-    """[N] → [N]: each row's value replaced by the mean over the rows of its group."""
-    return group_sum(values, group) / group_sum(torch.ones_like(values), group)
+def group_mean(values: Tensor, group: Tensor, among: Tensor | None = None) -> Tensor:
+    """[N] → [N]: the mean in place of the sum; NaN where ``among`` selects no row of the group."""
+    return group_sum(values, group, among) / group_sum(torch.ones_like(values), group, among)
+
+
+def group_std(values: Tensor, group: Tensor, among: Tensor | None = None) -> Tensor:
+    """[N] → [N]: the sample standard deviation (n − 1) in place of the mean; 0 for a single row."""
+    centered = values - group_mean(values, group, among)
+    size = group_sum(torch.ones_like(values), group, among)
+    return (group_mean(centered**2, group, among) * size / (size - 1).clamp(min=1)).sqrt()
 
 
 def group_advantage(
@@ -31,11 +39,7 @@ def group_advantage(
     if scale not in ("std", "none"):
         raise ValueError(f"scale must be 'std' or 'none', got {scale!r}")
     centered = reward - group_mean(reward, group)
-    if scale == "none":
-        return centered
-    size = group_sum(torch.ones_like(reward), group)
-    variance = group_mean(centered**2, group) * size / (size - 1).clamp(min=1)
-    return centered / (variance.sqrt() + epsilon)
+    return centered if scale == "none" else centered / (group_std(reward, group) + epsilon)
 
 
 def normalized(weight: Tensor, over: Tensor) -> Tensor:

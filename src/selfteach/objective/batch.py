@@ -1,98 +1,117 @@
-"""What the objective sees: response tokens, hidden states of everybody who scored them, outcomes."""
+"""What the objective sees: columns of the whole batch, and everybody's scores of some of its positions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from selfteach.objective.columns import Columns
 from selfteach.objective.head import IDENTITY, Head
+from selfteach.objective.layout import Layout
+
+STUDENT = "student"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One role's scores of every response position: ``hidden`` [N, T, d] and the head that makes logits.
+    """One role's scores of P positions: ``states`` [P, d] and the head that makes logits of them.
 
-    ``hidden[n, t]`` is the state that *predicts* response token t. With the identity head it holds logits.
+    ``states[i]`` is the state that *predicts* the token at position i; with the identity head it holds logits.
+    ``features`` [P, f]: further activations there, which ``Hidden`` terms compare. What requires a gradient gets one
+    from the terms that train the role.
     """
 
-    hidden: Tensor
+    states: Tensor
     head: Head = IDENTITY
+    features: Tensor | None = None
 
-
-@dataclass(frozen=True)
-class Columns:
-    """The small facts of a batch of N rollouts, T response positions, right-padded (design: ScoredBatch).
-
-    ``ids`` [N, T] long · ``mask`` [N, T] bool, True where the policy wrote the token · ``behavior`` [N, T]
-    log-prob (nats) when it was sampled, or None · ``group`` [N] rollouts of one prompt share a number ·
-    ``reward`` [N] · ``turn`` [N, T] · ``available`` teacher name → [N] bool (absent name: available everywhere) ·
-    ``marks`` name → [N, T] bool, spans somebody pointed at · ``log_probs`` teacher name → [N, T] log-prob (nats) of the
-    sampled tokens, of a teacher that gave no more than these.
-    Raises ValueError naming the column whose shape does not fit.
-    """
-
-    ids: Tensor
-    mask: Tensor
-    group: Tensor
-    reward: Tensor
-    behavior: Tensor | None = None
-    turn: Tensor | None = None
-    available: Mapping[str, Tensor] = field(default_factory=dict)
-    marks: Mapping[str, Tensor] = field(default_factory=dict)
-    log_probs: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.ids.dim() != 2:
-            raise ValueError(f"ids must be [N, T], got {tuple(self.ids.shape)}")
-        rows = self.ids.shape[:1]
-        expected = {"mask": self.ids.shape, "behavior": self.ids.shape, "turn": self.ids.shape}
-        expected |= {"group": rows, "reward": rows}
-        for name, shape in expected.items():
-            column = getattr(self, name)
-            if column is not None and column.shape != shape:
-                raise ValueError(f"{name} must be {tuple(shape)} to fit ids, got {tuple(column.shape)}")
-        for name, column in self.available.items():
-            if column.shape != rows:
-                raise ValueError(f"available[{name!r}] must be {tuple(rows)}, got {tuple(column.shape)}")
-        for kind, columns in {"marks": self.marks, "log_probs": self.log_probs}.items():
-            for name, column in columns.items():
-                if column.shape != self.ids.shape:
-                    raise ValueError(
-                        f"{kind}[{name!r}] must be {tuple(self.ids.shape)} to fit ids, got {tuple(column.shape)}"
-                    )
-        if self.mask.dtype != torch.bool:
-            raise ValueError(f"mask must be bool, got {self.mask.dtype}")
-
-    def available_rows(self, teachers: tuple[str, ...]) -> Tensor:
-        """[N] bool: the rows for which every named teacher could see its view."""
-        rows = torch.ones_like(self.group, dtype=torch.bool)
-        for name in teachers:
-            if name in self.available:
-                rows = rows & self.available[name]
-        return rows
+    @property
+    def width(self) -> int:
+        """Logits of a position."""
+        return self.states.shape[-1] if self.head.weight is None else self.head.weight.shape[0]
 
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Columns plus who scored them. Only ``student.hidden`` (and its head) carries gradient.
+    """Whole-batch columns, and the roles' scores of one micro-batch: the positions of ``layout``.
 
-    ``rows`` [N] places these rows in the whole batch: weights are computed over the whole batch (all
-    micro-batches, all processes), gradients over these rows. None: these rows are the whole batch.
+    "student" is one of the ``roles``. Where a role saw nothing (``Columns.available``) its states may be anything, NaN
+    included: they are never read. Raises ValueError naming the role whose tensors do not fit.
     """
 
     columns: Columns
-    student: Scored
-    teachers: Mapping[str, Scored] = field(default_factory=dict)
-    rows: Tensor | None = None
+    roles: Mapping[str, Scored]
+    layout: Layout
 
     def __post_init__(self) -> None:
-        shape = self.columns.ids.shape
-        for name, scored in {"student": self.student, **self.teachers}.items():
-            if scored.hidden.dim() != 3 or scored.hidden.shape[:2] != shape:
-                raise ValueError(
-                    f"{name} hidden states (or logits) must be [{shape[0]}, {shape[1]}, d] to fit ids, "
-                    f"got {tuple(scored.hidden.shape)}"
+        if STUDENT not in self.roles:
+            raise ValueError(f"roles must hold {STUDENT!r}, got {sorted(self.roles)}")
+        for name, scored in self.roles.items():
+            for kind, tensor in (("states", scored.states), ("features", scored.features)):
+                if tensor is not None and (tensor.dim() != 2 or len(tensor) != len(self.layout)):
+                    raise ValueError(
+                        f"{kind} of {name!r} must be [{len(self.layout)}, d], a row for each position of the layout, "
+                        f"got {tuple(tensor.shape)}"
+                    )
+
+    @classmethod
+    def padded(cls, columns: Columns, roles: Mapping[str, Scored], rows: Tensor | None = None) -> ScoredBatch:
+        """A batch from states and features [n, t, …] that still carry the padding.
+
+        ``rows`` [n] long: which rows of the whole batch these are (None: all of them). t may fall short of T where
+        these rows wrote nothing beyond it. ValueError naming the role whose shape does not fit.
+        """
+        written = columns.mask if rows is None else columns.mask[rows]
+        n, t = written.shape
+        for name, scored in roles.items():
+            for kind, tensor in (("states", scored.states), ("features", scored.features)):
+                if tensor is not None:
+                    t = min(t, _length(f"{kind} (or logits) of {name!r}", tensor, n, t))
+        if written[:, t:].any():
+            raise ValueError(f"states end at position {t}, but rows of the batch wrote beyond it")
+        place = written[:, :t].nonzero(as_tuple=True)
+        whole = place[0] if rows is None else rows.to(place[0].device)[place[0]]
+
+        def flat(tensor: Tensor) -> Tensor:
+            here = (place[0] * tensor.shape[1] + place[1]).to(tensor.device)
+            return tensor.flatten(0, 1).index_select(0, here)
+
+        return cls(
+            columns,
+            {
+                name: replace(
+                    scored,
+                    states=flat(scored.states),
+                    features=None if scored.features is None else flat(scored.features),
                 )
+                for name, scored in roles.items()
+            },
+            Layout(whole, place[1]),
+        )
+
+    def spread(self, values: Tensor) -> Tensor:
+        """[P, …] → [N, T, …] over the whole batch, NaN outside this micro-batch's positions."""
+        return self.layout.spread(values, self.columns.ids.shape)
+
+    @property
+    def device(self) -> torch.device:
+        return self.roles[STUDENT].states.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is summed in: the student's type, float32 at least."""
+        return accumulation(self.roles[STUDENT].states.dtype)
+
+
+def accumulation(dtype: torch.dtype) -> torch.dtype:
+    """Half precision adds up in float32, the others in themselves."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def _length(name: str, tensor: Tensor, n: int, t: int) -> int:
+    if tensor.dim() != 3 or tensor.shape[0] != n or tensor.shape[1] > t:
+        raise ValueError(f"{name} must be [{n}, {t}, d] to fit ids, got {tuple(tensor.shape)}")
+    return tensor.shape[1]

@@ -1,4 +1,4 @@
-"""A match on a few candidate tokens, chosen by all teachers together and by the sample (card 19)."""
+"""A match on a few candidate tokens, chosen by all roles of the target together and by the sample (card 19)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from selfteach.objective.divergence import NEVER
-from selfteach.objective.positions import STUDENT, Positions
+from selfteach.objective.positions import Positions
 from selfteach.objective.terms import Match
 
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateMatch(Match):
-    """``Match`` on the union of each teacher's ``k`` likeliest tokens and the sampled one.
+    """``Match`` on the union of the ``k`` likeliest tokens of each of the target's roles and the sampled one.
 
-    Student and teachers are renormalized on these before the target is formed; every other token counts as impossible.
+    All roles are renormalized on these before the target is formed; every other token counts as impossible.
     k = V is ``Match``. A ``support`` then cuts further.
     """
 
@@ -34,10 +34,11 @@ class CandidateMatch(Match):
 
     def candidates_of(self, at: Positions) -> Positions:
         """The same positions with −inf for everybody outside the candidates."""
-        outside = torch.ones_like(at.logits[STUDENT], dtype=torch.bool)
+        roles = (self.role, *self.target.names)
+        outside = torch.ones_like(at.logits[self.role], dtype=torch.bool)
         outside.scatter_(-1, at.ids.unsqueeze(-1), False)
-        for name in self.teachers:
+        for name in self.target.names:
             likeliest = at.logits[name].topk(min(self.k, outside.shape[-1])).indices
             outside.scatter_(-1, likeliest, False)
-        logits = {role: at.logits[role].masked_fill(outside, NEVER) for role in (STUDENT, *self.teachers)}
-        return Positions(at.ids, at.row, at.step, logits)
+        # Of log-probs, not of logits: a NaN among those cut off must not vanish with them.
+        return at.with_logits({role: at.log_probs(role).masked_fill(outside, NEVER) for role in roles})

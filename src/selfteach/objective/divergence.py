@@ -67,6 +67,12 @@ class Divergence(ABC):
         _refuse_nan(total, student, teacher)
         return total if self.clip_token is None else total.clamp(max=self.clip_token)
 
+    def unrefused(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """As ``__call__``, but NaN where either side holds NaN, for statistics that may not be read there."""
+        total = self._entries(student, teacher).sum(-1)
+        total = total.masked_fill(student.isnan().any(-1) | teacher.isnan().any(-1), torch.nan)
+        return total if self.clip_token is None else total.clamp(max=self.clip_token)
+
     def summand_and_slope(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """(``summand``, ``slope``); one of its own only where the two share work."""
         return self.summand(student, teacher), self.slope(student, teacher)

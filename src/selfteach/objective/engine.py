@@ -1,15 +1,15 @@
-"""Sum the terms of a loss in chunks of positions, and never hold [N·T, V] at once.
+"""Sum the terms of a loss in chunks of positions, and never hold [P, V] at once.
 
-The gradient is taken in the forward pass, chunk by chunk, and handed to autograd as one node: whatever lies
-below the hidden states (a transformer, under DDP or not) and the head's own tensors get exact gradients while
-at most one chunk's logits are alive. A chunk is what the matrix products see; within it the gradient in the
-logits is taken block by block, small enough for a processor's cache, and takes the logits' place.
+The gradient is taken in the forward pass, chunk by chunk, and handed to autograd as one node: whatever lies below the
+states of a trained role (a transformer, under DDP or not) and the heads' own tensors get exact gradients while at
+most one chunk's logits are alive. A chunk is what the matrix products see; within it the gradient in the logits is
+taken block by block, small enough for a processor's cache, and takes the logits' place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -17,78 +17,63 @@ import torch
 from torch import Tensor
 
 from selfteach.objective.batch import ScoredBatch
+from selfteach.objective.layout import Layout
+from selfteach.objective.plan import Weighted
 from selfteach.objective.positions import (
-    STUDENT,
     Chunk,
-    ColumnFunction,
     Positions,
+    Quantity,
+    blocks,
     chunk_length,
     chunks,
-    shared_width,
+    positions_of,
 )
+from selfteach.objective.record import Recorder, budget
+from selfteach.objective.sums import Sums
 from selfteach.objective.terms import Term
-
-CHUNK_BYTES = 96 * 2**20
-CHUNK_BYTES_ON_CUDA = 2**30
-BLOCK_BYTES = 4 * 2**20
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """A term with its coefficients [N, T] fixed over the whole batch."""
-
-    term: Term
-    coefficients: Tensor
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """``loss`` (0-dim, differentiable); ``terms`` name → its value; ``token`` name → [n, T] columns, no gradient."""
+    """``loss`` (0-dim, differentiable); ``terms`` name → its value; ``token`` name → [P] columns over the positions of
+    ``layout``, no gradient, NaN where a position was not looked at: "loss/TERM", "weight/TERM" and what was watched.
+    """
 
     loss: Tensor
     terms: Mapping[str, Tensor]
-    token: Mapping[str, Tensor] = field(default_factory=dict)
+    token: Mapping[str, Tensor]
+    layout: Layout
 
 
 def evaluate_terms(
     batch: ScoredBatch,
     weighted: Sequence[Weighted],
     *,
-    watch: Mapping[str, ColumnFunction] | None = None,
+    watch: Mapping[str, Quantity] | None = None,
     chunk_bytes: int | None = None,
     compiler: str | None = None,
 ) -> Outcome:
-    """The loss of ``batch`` and its gradient path to ``batch.student``.
+    """The loss of ``batch`` and its gradient path to every role that a term trains and whose tensors require one.
 
-    ``watch`` adds per-token columns (no gradient) measured on the same logits, at every written token.
-    Columns are NaN where a position was not looked at. ``chunk_bytes`` bounds the logits of student and
-    teachers alive at a time (None: 96 MiB, on CUDA 1 GiB). ``compiler``: a backend of torch.compile, such as
-    "inductor", for the closed-form gradients (None: none). The loss can be differentiated once.
+    ``watch`` adds per-token columns (no gradient) measured on the same logits, at every position. ``chunk_bytes``
+    bounds the logits of all roles alive at a time (None: 96 MiB, on CUDA 1 GiB). ``compiler``: a backend of
+    torch.compile, such as "inductor", for the closed-form gradients (None: none). The loss can be differentiated once.
+
+    ValueError naming the term: a role it reads is missing, what it reads or its loss is NaN, two terms of one name.
     """
     _refuse_duplicate_names(weighted)
     terms, wanted = _local(batch, weighted)
-    trained = (batch.student.hidden, *batch.student.head.tensors)
-    differentiate = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
-    record = _Recorder(batch, watch or {})
-    work = _Work(batch, terms, wanted, record, chunk_bytes, differentiate, _closed_form(compiler))
-    with torch.autocast(batch.student.hidden.device.type, enabled=False):
-        loss = _SumOfChunks.apply(work, *trained)
+    sums = Sums.of(batch, [local.term for local in terms])
+    record = Recorder(batch, watch or {})
+    work = _Work(batch, terms, wanted, record, sums, chunk_bytes, _closed_form(compiler))
+    with torch.autocast(batch.device.type, enabled=False):
+        loss = _SumOfChunks.apply(work, *sums.tensors)
         record.watch_the_rest(wanted, chunk_bytes)
-    return Outcome(loss=loss, terms=work.values, token=record.columns)
-
-
-def measure(
-    batch: ScoredBatch, columns: Mapping[str, ColumnFunction], *, chunk_bytes: int | None = None
-) -> dict[str, Tensor]:
-    """[n, T] columns at every written token, without gradient (the statistics phase); zero elsewhere."""
-    record = _Recorder(batch, columns)
-    with torch.autocast(batch.student.hidden.device.type, enabled=False):
-        record.watch_the_rest(torch.zeros_like(batch.columns.mask), chunk_bytes)
-    return {name: torch.nan_to_num(column, nan=0.0) for name, column in record.columns.items()}
+    return Outcome(loss=loss, terms=work.values, token=record.columns, layout=batch.layout)
 
 
 Gradient = tuple[Tensor, Tensor]
-"""([P] losses, [P, V] their gradients in the student's logits)"""
+"""([P] losses, [P, V] or [P, f] their gradients in the role's logits or features)"""
 
 
 @cache
@@ -101,152 +86,139 @@ def _closed_form(compiler: str | None) -> Callable[[Term, Positions], Gradient |
 
 def by_autograd(term: Term, at: Positions) -> Gradient:
     """What ``Term.logit_gradient`` gives, found by autograd: for terms without a closed form, and its reference."""
-    logits = at.logits[STUDENT].detach().requires_grad_()
+    of_features = term.trains == "features"
+    source = (at.features if of_features else at.logits)[term.role].detach().requires_grad_()
+    moved = {term.role: source}
     with torch.enable_grad():
-        losses = term.token_loss(Positions(at.ids, at.row, at.step, {**at.logits, STUDENT: logits}))
-        (gradient,) = torch.autograd.grad(losses.sum(), logits)
+        losses = term.token_loss(at.with_features(moved) if of_features else at.with_logits(moved))
+        (gradient,) = torch.autograd.grad(losses.sum(), source)
     return losses.detach(), gradient
 
 
-@torch.no_grad()
-def positions_of(batch: ScoredBatch, chunk: Chunk, teachers: Sequence[str]) -> Positions:
-    """Project the student and the named teachers at a chunk."""
-    logits = {}
-    for role, scored in {STUDENT: batch.student, **{name: batch.teachers[name] for name in teachers}}.items():
-        states = scored.hidden[chunk.place].to(batch.student.hidden.device)
-        logits[role] = scored.head.logits(states)
-    return Positions(chunk.ids, chunk.row, chunk.place[1], shared_width(logits))
-
-
-def blocks(logits: Tensor) -> Iterator[slice]:
-    """Slices of a chunk's positions. A GPU takes the chunk whole; a CPU is faster on what its cache holds."""
-    length = len(logits) if logits.is_cuda else BLOCK_BYTES // (logits.element_size() * logits.shape[1])
-    for start in range(0, len(logits), max(1, length)):
-        yield slice(start, start + max(1, length))
-
-
-class _Recorder:
-    """Keeps per-token columns of the positions as they come by."""
-
-    def __init__(self, batch: ScoredBatch, watch: Mapping[str, ColumnFunction]) -> None:
-        self.batch, self.watch = batch, watch
-        self.columns: dict[str, Tensor] = {}
-
-    def column(self, name: str) -> Tensor:
-        if name not in self.columns:
-            hidden = self.batch.student.hidden
-            self.columns[name] = hidden.new_full(hidden.shape[:2], torch.nan, dtype=_accumulation(hidden))
-        return self.columns[name]
-
-    def put(self, name: str, chunk: Chunk, values: Tensor) -> None:
-        column = self.column(name)
-        column[chunk.place] = values.detach().to(column.dtype)
-
-    def look(self, chunk: Chunk, at: Positions) -> None:
-        with torch.no_grad():
-            for name, function in self.watch.items():
-                self.put(name, chunk, function(at))
-
-    def watch_the_rest(self, seen: Tensor, chunk_bytes: int | None) -> None:
-        """Measure the written tokens that no term has visited."""
-        if not self.watch:
-            return
-        teachers = list(self.batch.teachers)
-        length = _length(self.batch, teachers, chunk_bytes)
-        for chunk in chunks(self.batch, self.batch.columns.mask & ~seen, length):
-            at = positions_of(self.batch, chunk, teachers)
-            for which in blocks(at.logits[STUDENT]):
-                self.look(chunk.take(which), at.take(which))
+def weight_at(one: Weighted, at: Positions) -> Tensor:
+    """[P] coefficient × gate of a term at positions it selects. ValueError if the gate is NaN or infinite there."""
+    weight = one.coefficients[at.row, at.step]
+    if one.term.gate is None:
+        return weight
+    with torch.no_grad():
+        factor = one.term.gate(at).detach()
+    if not factor.isfinite().all():
+        raise ValueError("gate is NaN or infinite at a token the term selects")
+    return weight * factor.to(weight.dtype)
 
 
 @dataclass(frozen=True)
 class _Local:
-    """A term with its coefficients [n, T] on the micro-batch; ``everywhere``: none of those visited is 0."""
+    """A term on the micro-batch: ``chosen`` [P] positions; ``everywhere``: all that any term visits."""
 
-    term: Term
-    coefficients: Tensor
+    planned: Weighted
+    chosen: Tensor
     everywhere: bool
+
+    @property
+    def term(self) -> Term:
+        return self.planned.term
 
 
 @dataclass
 class _Work:
-    """What the autograd node does: walk the chunks, return the loss and its gradients."""
+    """What the autograd node does: walk the chunks, return the loss, leave its gradients in ``sums``."""
 
     batch: ScoredBatch
     terms: Sequence[_Local]
     wanted: Tensor
-    record: _Recorder
+    record: Recorder
+    sums: Sums
     chunk_bytes: int | None
-    differentiate: bool
     closed_form: Callable[[Term, Positions], Gradient | None]
     values: dict[str, Tensor] = field(default_factory=dict)
 
-    def run(self, hidden: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
-        zero = hidden.new_zeros((), dtype=_accumulation(hidden))
-        teachers = list(self.batch.teachers) if self.record.watch else _teachers_of(self.terms)
-        sums = [
-            torch.zeros_like(t, dtype=_accumulation(t)) if self.differentiate and t.requires_grad else None
-            for t in (hidden, *tensors)
-        ]
+    def run(self) -> Tensor:
+        zero = torch.zeros((), dtype=self.batch.dtype, device=self.batch.device)
+        roles = list(dict.fromkeys(role for local in self.terms for role in local.term.visited))
+        roles = list(dict.fromkeys([*roles, *self.record.roles]))
         for local in self.terms:
             self.values[local.term.name] = zero.clone()
-            self.record.column(f"loss/{local.term.name}")
-        for chunk in chunks(self.batch, self.wanted, _length(self.batch, teachers, self.chunk_bytes)):
-            self.project(chunk, hidden, teachers, sums)
-        return sum(self.values.values(), zero), sums
+            for kind in ("loss", "weight"):
+                self.record.column(f"{kind}/{local.term.name}")
+        length = chunk_length(self.batch, roles, budget(self.batch, self.chunk_bytes))
+        for chunk in chunks(self.batch, self.wanted, length):
+            self.project(chunk, positions_of(self.batch, chunk, roles))
+        return sum(self.values.values(), zero)
 
-    def project(
-        self, chunk: Chunk, hidden: Tensor, teachers: Sequence[str], sums: Sequence[Tensor | None]
-    ) -> None:
-        """Take one chunk from hidden states to logits to their gradient, and back into ``sums``."""
-        head, at = self.batch.student.head, positions_of(self.batch, chunk, teachers)
-        logits = at.logits[STUDENT]
-        for which in blocks(logits):
-            gradient = self.block(chunk.take(which), at.take(which))
-            if gradient is not None:
-                logits[which] = head.before_softcap(gradient, logits[which])
-        if self.differentiate:
-            states = head.pull_back(logits, hidden[chunk.place], sums[1:])
-            if sums[0] is not None:
-                sums[0][chunk.place] = states.to(sums[0].dtype)
+    def project(self, chunk: Chunk, at: Positions) -> None:
+        """Take one chunk's logits to their gradients, block by block, and these back into ``sums``."""
+        trained = self.sums.logits_of
+        for which in blocks(at):
+            found = self.block(chunk.take(which), at.take(which))
+            for role in trained:
+                logits, head = at.logits[role][which], self.batch.roles[role].head
+                gradient = found.get(("logits", role))
+                if gradient is None:
+                    logits.zero_()
+                else:
+                    logits.copy_(head.before_softcap(gradient, logits))
+        for role in trained:
+            self.sums.pull_back(role, chunk.place, at.logits[role])
 
-    def block(self, chunk: Chunk, at: Positions) -> Tensor | None:
-        """Let every term visit a block; [P, V] the gradient in its student logits, if one is wanted."""
-        total: Tensor | None = None
+    def block(self, chunk: Chunk, at: Positions) -> dict[tuple[str, str], Tensor]:
+        """Let every term visit a block; ("logits" | "features", role) → the gradient in it, where one is wanted."""
+        found: dict[tuple[str, str], Tensor] = {}
         for local in self.terms:
-            weight = local.coefficients[chunk.place].to(at.logits[STUDENT].dtype)
-            self.record.put(f"weight/{local.term.name}", chunk, weight)
-            gradient = self.visit(local, chunk, at, weight)
-            if gradient is not None:
-                total = gradient if total is None else total.add_(gradient)
+            try:
+                self.visit(local, chunk, at, found)
+            except ValueError as problem:
+                raise ValueError(f"term {local.term.name!r}: {problem}") from problem
+        for role in self.sums.features_of:
+            if (gradient := found.get(("features", role))) is not None:
+                self.sums.add_features(role, chunk.place, gradient)
         self.record.look(chunk, at)
-        return total
+        return found
 
-    def visit(self, local: _Local, chunk: Chunk, at: Positions, weight: Tensor) -> Tensor | None:
-        """What one term adds to a block. A position it does not select may be −inf or undefined for it."""
+    def visit(self, local: _Local, chunk: Chunk, at: Positions, found: dict[tuple[str, str], Tensor]) -> None:
+        """Add what one term gives a block. A position it does not select may be −inf or undefined for it."""
+        term, chosen = local.term, None
         if not local.everywhere:
-            chosen = weight != 0
+            chosen = local.chosen[chunk.place]
             if not chosen.any():
-                return None
-            part = self.visit(
-                replace(local, everywhere=True), chunk.take(chosen), at.take(chosen), weight[chosen]
-            )
-            return None if part is None else torch.zeros_like(at.logits[STUDENT]).index_put_((chosen,), part)
-        if self.differentiate:
-            losses, gradient = self.closed_form(local.term, at) or by_autograd(local.term, at)
+                return
+            chunk, at = chunk.take(chosen), at.take(chosen)
+        weight = weight_at(local.planned, at).to(self.batch.dtype)
+        key = (term.trains, term.role)
+        if key in self.sums.trained:
+            losses, gradient = self.closed_form(term, at) or by_autograd(term, at)
             gradient = gradient * weight.unsqueeze(1)
+            if term.gate is not None:  # a gate of 0 closes a position whose gradient may be infinite
+                gradient = gradient.masked_fill_((weight == 0).unsqueeze(1), 0.0)
+            _add(found, key, gradient, chosen)
         else:
-            losses, gradient = local.term.token_loss(at), None
-        self.values[local.term.name] += (weight * losses).sum()
-        self.record.put(f"loss/{local.term.name}", chunk, losses)
-        return gradient
+            losses = term.token_loss(at)
+        if losses.isnan().any():
+            raise ValueError(
+                "the loss is NaN at a token it selects: something that it reads is NaN or infinite"
+            )
+        summands = weight * losses
+        if term.gate is not None:
+            summands = summands.masked_fill(weight == 0, 0.0)
+        self.values[term.name] += summands.sum()
+        self.record.put(f"weight/{term.name}", chunk, weight)
+        self.record.put(f"loss/{term.name}", chunk, losses)
+
+
+def _add(
+    found: dict[tuple[str, str], Tensor], key: tuple[str, str], gradient: Tensor, chosen: Tensor | None
+) -> None:
+    """Add a gradient at the ``chosen`` positions of a block (None: all) to what other terms gave there."""
+    if chosen is not None:
+        gradient = gradient.new_zeros(len(chosen), gradient.shape[1]).index_put_((chosen,), gradient)
+    found[key] = found[key].add_(gradient) if key in found else gradient
 
 
 class _SumOfChunks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, work: _Work, hidden: Tensor, *tensors: Tensor) -> Tensor:
-        loss, ctx.sums = work.run(hidden, tensors)
-        ctx.dtypes = [t.dtype for t in (hidden, *tensors)]
+    def forward(ctx: Any, work: _Work, *tensors: Tensor) -> Tensor:
+        loss = work.run()
+        ctx.sums, ctx.dtypes = work.sums.gradients, [t.dtype for t in tensors]
         return loss
 
     @staticmethod
@@ -255,38 +227,19 @@ class _SumOfChunks(torch.autograd.Function):
             raise RuntimeError("this loss has been differentiated already: its gradients were handed out")
         # Handed out, not copied: beside a wide vocabulary the head's gradient is the largest tensor there is.
         sums, ctx.sums = ctx.sums, None
-        grads = (s if s is None else s.mul_(upstream[0]) for s in sums)
-        return None, *(g if g is None else g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
+        grads = (s.mul_(upstream[0]) for s in sums)
+        return None, *(g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
 
 
 def _local(batch: ScoredBatch, weighted: Sequence[Weighted]) -> tuple[list[_Local], Tensor]:
-    """The terms on this micro-batch, and the positions [n, T] any of them selects."""
-    width = batch.columns.ids.shape[1]
-    rows = slice(None) if batch.rows is None else batch.rows
-    coefficients = [w.coefficients[rows, :width] for w in weighted]
-    wanted = torch.zeros_like(batch.columns.mask)
-    for c in coefficients:
-        wanted |= c != 0
+    """The terms on this micro-batch, and the positions [P] any of them selects."""
+    chosen = [batch.layout.at(one.coefficients) != 0 for one in weighted]
+    wanted = torch.zeros(len(batch.layout), dtype=torch.bool, device=batch.layout.row.device)
+    for c in chosen:
+        wanted |= c
     return [
-        _Local(w.term, c, everywhere=bool(((c != 0) == wanted).all()))
-        for w, c in zip(weighted, coefficients, strict=True)
+        _Local(one, c, everywhere=bool((c == wanted).all())) for one, c in zip(weighted, chosen, strict=True)
     ], wanted
-
-
-def _accumulation(t: Tensor) -> torch.dtype:
-    return torch.float32 if t.dtype in (torch.bfloat16, torch.float16) else t.dtype
-
-
-def _teachers_of(terms: Sequence[_Local]) -> list[str]:
-    return list(dict.fromkeys(name for local in terms for name in local.term.teachers))
-
-
-def _length(batch: ScoredBatch, teachers: Sequence[str], budget: int | None) -> int:
-    heads = [batch.student, *(batch.teachers[name] for name in teachers)]
-    widths = [s.head.weight.shape[0] if s.head.weight is not None else s.hidden.shape[-1] for s in heads]
-    if budget is None:
-        budget = CHUNK_BYTES_ON_CUDA if batch.student.hidden.is_cuda else CHUNK_BYTES
-    return chunk_length(widths, max(4, batch.student.hidden.element_size()), budget)
 
 
 def _refuse_duplicate_names(weighted: Sequence[Weighted]) -> None:

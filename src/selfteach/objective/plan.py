@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from selfteach.objective.batch import Columns
-from selfteach.objective.engine import Weighted
-from selfteach.objective.terms import Term, token_coefficients
+from selfteach.objective.columns import Columns, by_position
+from selfteach.objective.divisor import divisor_of, wide
+from selfteach.objective.terms import Term
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A term with its coefficients [N, T] fixed over the whole batch."""
+
+    term: Term
+    coefficients: Tensor
 
 
 @torch.no_grad()
-def plan(terms: Iterable[Term], columns: Columns) -> list[Weighted]:
-    """Each term with its [N, T] coefficients: weight × coefficient / denominator where it selects, else 0."""
-    return [
-        Weighted(term, token_coefficients(term, columns.mask, columns.available_rows(term.teachers)))
-        for term in terms
-    ]
+def plan(terms: Iterable[Term], columns: Columns, rows: Tensor | None = None) -> list[Weighted]:
+    """Each term with its [N, T] coefficients: weight × coefficient / divisor where it selects, else 0.
+
+    ``rows`` [N] bool: the rows of the present update; the others are neither selected nor counted (None: all of them
+    are of the update). ValueError naming a term whose weight is NaN or infinite at a token it selects.
+    """
+    return [_planned(term, columns, rows) for term in terms]
+
+
+def _planned(term: Term, columns: Columns, rows: Tensor | None) -> Weighted:
+    written = columns.seen(term.reads)
+    if rows is not None:
+        written = written & rows.unsqueeze(1)
+    chosen = written if term.where is None else written & by_position(term.where)
+    device = chosen.device
+    weight = by_position(torch.as_tensor(term.weight, device=device).to(wide(device)))
+    unfit = chosen & ~weight.isfinite()
+    if unfit.any():
+        row, step = unfit.nonzero()[0].tolist()
+        value = float(weight.expand(chosen.shape)[row, step])
+        raise ValueError(
+            f"term {term.name!r}: weight is {value} at row {row}, position {step}, which it selects"
+        )
+    per_token = torch.where(chosen, weight, torch.zeros_like(weight)) * term.coefficient
+    return Weighted(term.planned(chosen), per_token / divisor_of(term.mean_over, columns, written, chosen))

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from selfteach.objective.batch import ScoredBatch
+from selfteach.objective.batch import STUDENT, ScoredBatch
 
-Temperature = float | Tensor
-STUDENT = "student"
+BLOCK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class Positions:
-    """P positions: sampled ``ids`` [P]; ``logits`` role → [P, V]; ``row`` and ``step`` [P] in the whole batch."""
+    """P positions: sampled ``ids`` [P]; ``row`` and ``step`` [P] in the whole batch; by role ``logits`` [P, V],
+    ``features`` [P, f], and ``given`` [P], log-probs (nats) of the sampled tokens of roles that hand over no more.
+    """
 
     ids: Tensor
     row: Tensor
     step: Tensor
     logits: Mapping[str, Tensor]
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    given: Mapping[str, Tensor] = field(default_factory=dict)
     _log_probs: dict[tuple[str, float], Tensor] = field(default_factory=dict)
 
     def take(self, which: Tensor | slice) -> Positions:
         """Some of these positions: a bool mask or indices [P], or a slice (then the logits are views)."""
-        logits = {role: logits[which] for role, logits in self.logits.items()}
-        return Positions(self.ids[which], self.row[which], self.step[which], logits)
+
+        def some(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {role: tensor[which] for role, tensor in tensors.items()}
+
+        ids, row, step = self.ids[which], self.row[which], self.step[which]
+        return Positions(ids, row, step, some(self.logits), some(self.features), some(self.given))
+
+    def with_logits(self, logits: Mapping[str, Tensor]) -> Positions:
+        """The same positions with some roles' logits replaced."""
+        return Positions(self.ids, self.row, self.step, {**self.logits, **logits}, self.features, self.given)
+
+    def with_features(self, features: Mapping[str, Tensor]) -> Positions:
+        """The same positions with some roles' features replaced."""
+        return Positions(
+            self.ids, self.row, self.step, self.logits, {**self.features, **features}, self.given
+        )
 
     def column(self, values: Tensor | float) -> Tensor | float:
         """What a per-batch quantity is at these positions: a number as it is, [N] by row, [N, T] by position."""
@@ -35,15 +52,29 @@ class Positions:
             return values
         return values[self.row] if values.dim() == 1 else values[self.row, self.step]
 
+    def known(self, values: Tensor | float, name: str) -> Tensor:
+        """``column`` [P] as a tensor. ValueError naming the column and the place where it is NaN or +inf."""
+        column = torch.as_tensor(self.column(values), device=self.ids.device).expand(self.ids.shape)
+        bad = column.isnan() | (column == torch.inf)
+        if bad.any():
+            i = int(bad.nonzero()[0])
+            where = f"row {int(self.row[i])}, position {int(self.step[i])}"
+            raise ValueError(f"{name} is {float(column[i])} at {where}, where it is read")
+        return column
+
     def divided(self, values: Tensor, temperature: Temperature) -> Tensor:
-        """[P, V] values over a temperature (number, [N] or [N, T])."""
+        """[P, V] values over a temperature (number, [N], [N, T], or a function of these positions)."""
+        if callable(temperature):
+            with torch.no_grad():
+                divisor = temperature(self).reshape(-1, 1).to(values.dtype)
+            return values / divisor
         if isinstance(temperature, Tensor):
             return values / torch.as_tensor(self.column(temperature)).reshape(-1, 1).to(values.dtype)
         return values if temperature == 1 else values / temperature
 
     def log_probs(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Tensor:
-        """[P, V] log-probs of ``role`` ("student" or a teacher's name) at a temperature (number, [N] or [N, T])."""
-        if isinstance(temperature, Tensor):
+        """[P, V] log-probs of ``role`` at a temperature (number, [N], [N, T] or a function of these positions)."""
+        if callable(temperature) or isinstance(temperature, Tensor):
             return log_softmax(self.divided(self.logits[role], temperature))
         key = (role, float(temperature))
         if key not in self._log_probs:
@@ -51,8 +82,15 @@ class Positions:
         return self._log_probs[key]
 
     def sampled(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Tensor:
-        """[P] log-prob (nats) of the sampled token under ``role``."""
+        """[P] log-prob (nats) of the sampled token under ``role``; what a role of signal "sampled" handed over stands
+        as it is, at the temperature at which it was measured."""
+        if role not in self.logits and role in self.given:
+            return self.given[role]
         return self.log_probs(role, temperature).gather(-1, self.ids.unsqueeze(-1)).squeeze(-1)
+
+
+Temperature = float | Tensor | Callable[[Positions], Tensor]
+"""What logits are divided by: a number, [N], [N, T], or a function of the positions → [P], taken without gradient."""
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -61,42 +99,83 @@ def log_softmax(logits: Tensor) -> Tensor:
     return shifted.sub_(shifted.exp().sum(-1, keepdim=True).log())
 
 
-ColumnFunction = Callable[[Positions], Tensor]
+@dataclass(frozen=True)
+class Quantity:
+    """Something that can be told of each position: ``function(positions)`` → [P], and the ``roles`` it reads.
 
+    It is measured where all of these see their view.
+    """
 
-def chunk_length(widths: list[int], itemsize: int, budget_bytes: int) -> int:
-    """How many positions fit a budget when each role's logits are alive; of many, a multiple of 16."""
-    length = max(1, budget_bytes // max(1, itemsize * sum(widths)))
-    return length - length % 16 if length > 16 else length
+    function: Callable[[Positions], Tensor]
+    roles: tuple[str, ...] = (STUDENT,)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some selected positions of a batch, before any logits exist: where they stand in the micro-batch's
-    [n, T] columns, their rows in the whole batch and their tokens.
+    """Some positions of a micro-batch, before any logits exist: their places [P] in its layout, rows and steps in the
+    whole batch, and their tokens.
     """
 
-    place: tuple[Tensor, Tensor]
+    place: Tensor
     row: Tensor
+    step: Tensor
     ids: Tensor
 
     def take(self, which: Tensor | slice) -> Chunk:
-        n, t = self.place
-        return Chunk((n[which], t[which]), self.row[which], self.ids[which])
+        return Chunk(self.place[which], self.row[which], self.step[which], self.ids[which])
 
 
 def chunks(batch: ScoredBatch, select: Tensor, length: int) -> Iterator[Chunk]:
-    """The positions where ``select`` [n, t] is True, ``length`` at a time, in row order."""
-    n, t = select.nonzero(as_tuple=True)
-    rows = batch.rows if batch.rows is not None else torch.arange(len(select), device=select.device)
-    everything = Chunk((n, t), rows[n], batch.columns.ids[n, t])
-    for start in range(0, len(n), length):
+    """The positions where ``select`` [P] is True, ``length`` at a time, in the layout's order."""
+    place = select.nonzero().squeeze(1)
+    row, step = batch.layout.row[place], batch.layout.step[place]
+    everything = Chunk(place, row, step, batch.columns.ids[row, step])
+    for start in range(0, len(place), length):
         yield everything.take(slice(start, start + length))
 
 
-def shared_width(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+@torch.no_grad()
+def positions_of(batch: ScoredBatch, chunk: Chunk, roles: Sequence[str]) -> Positions:
+    """A chunk with the named roles' logits, features and given log-probs, as far as they have them, all detached.
+
+    ValueError: the batch lacks a role, or vocabulary widths differ.
+    """
+    logits, features, given = {}, {}, {}
+    for role in roles:
+        if role in batch.columns.log_probs:
+            given[role] = batch.columns.log_probs[role][chunk.row, chunk.step]
+        if role in batch.roles:
+            scored = batch.roles[role]
+            place = chunk.place.to(scored.states.device)
+            logits[role] = scored.head.logits(scored.states[place].to(batch.device))
+            if scored.features is not None:
+                features[role] = scored.features[place].to(batch.device)
+        elif role not in given:
+            raise ValueError(f"the batch has no role {role!r}, which is read; it has {sorted(batch.roles)}")
+    return Positions(chunk.ids, chunk.row, chunk.step, _one_width(logits), features, given)
+
+
+def chunk_length(batch: ScoredBatch, roles: Sequence[str], budget_bytes: int) -> int:
+    """How many positions fit a budget when the named roles' logits are alive; of many, a multiple of 16."""
+    width = sum(batch.roles[role].width for role in roles if role in batch.roles)
+    itemsize = max(4, batch.roles[STUDENT].states.element_size())
+    length = max(1, budget_bytes // max(1, itemsize * width))
+    return length - length % 16 if length > 16 else length
+
+
+def blocks(at: Positions) -> Iterator[slice]:
+    """Slices of a chunk's positions. A GPU takes the chunk whole; a CPU is faster on what its cache holds."""
+    length = len(at.ids)
+    logits = next(iter(at.logits.values()), None)
+    if logits is not None and not logits.is_cuda:
+        length = BLOCK_BYTES // (logits.element_size() * logits.shape[1])
+    for start in range(0, len(at.ids), max(1, length)):
+        yield slice(start, start + max(1, length))
+
+
+def _one_width(logits: dict[str, Tensor]) -> dict[str, Tensor]:
     """Refuse different vocabulary widths: the cure is ``Head.vocabulary``, not silent truncation."""
     widths = {role: tensor.shape[-1] for role, tensor in logits.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"vocabulary widths differ: {widths}; set Head.vocabulary to the tokenizer's width")
-    return dict(logits)
+    return logits

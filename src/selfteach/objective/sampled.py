@@ -58,6 +58,11 @@ def distillation_advantage(student: Tensor, teacher: Tensor) -> Tensor:
     return (teacher - student).detach()
 
 
+def distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """``policy_gradient`` with ``distillation_advantage``: E_y[∇] = ∇KL(p ‖ q); the value means nothing."""
+    return policy_gradient(student, distillation_advantage(student, teacher))
+
+
 def control_variate(student_full: Tensor, teacher_full: Tensor, top_k: int | None = None) -> Tensor:
     """KL(p ‖ q) from full log-probs [P, V] → [P], no gradient: minus the mean of ``distillation_advantage``.
 

@@ -1,9 +1,11 @@
-"""Some of a rollout's written tokens, as a mask: a capped part of what is marked, or a random part of all."""
+"""Some of a rollout's written tokens, as a mask: a capped part of what is marked, a random part, or the highest."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from selfteach.objective.aggregate import refuse_nan
 
 # A share such as 0.29 of 100 must not lose a token to the last bit of a float product.
 _ROUNDING = 1e-9
@@ -29,6 +31,24 @@ def scattered(mask: Tensor, share: float, seed: int) -> Tensor:
         count = int(share * len(places) + _ROUNDING)
         row[places[torch.randperm(len(places), generator=generator)[:count].to(places.device)]] = True
     return chosen
+
+
+def row_top(column: Tensor, over: Tensor, most: int | float) -> Tensor:
+    """[N, T] bool: of each row's positions in ``over`` the ``most`` (int) of highest ``column`` [N, T], or of its |y|
+    such positions the ⌊most · |y|⌋ highest (float). Of equals the earlier. ValueError: NaN at a position in ``over``.
+    """
+    refuse_nan(column[over], "row_top")
+    size = over.sum(dim=1, keepdim=True)
+    if isinstance(most, float):
+        _require_share(most)
+        count = (most * size.double() + _ROUNDING).floor().long()
+    else:
+        count = torch.full_like(size, most)
+    ranked = torch.where(over, column, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    # Positions outside rank last, but for those of −inf inside: these are told apart by a second, stable sort.
+    ranked = ranked.gather(1, over.gather(1, ranked).long().argsort(dim=1, descending=True, stable=True))
+    place = torch.arange(column.shape[1], device=column.device).expand_as(ranked)
+    return torch.zeros_like(over).scatter(1, ranked, place < count) & over
 
 
 def _require_share(share: float) -> None:

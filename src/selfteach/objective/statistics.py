@@ -8,139 +8,272 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from selfteach.objective.batch import Columns
+from selfteach.objective import advantage
+from selfteach.objective.aggregate import mean_by, quantile_over, sum_by
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.columns import Columns, by_position
 from selfteach.objective.divergence import Divergence
-from selfteach.objective.positions import STUDENT, ColumnFunction, Positions
-from selfteach.objective.sampled import importance_ratio
+from selfteach.objective.divisor import required, units
+from selfteach.objective.gate import ImportanceRatio
+from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.spans import row_top
 from selfteach.objective.support import Full, Support
+from selfteach.objective.uniform import uniform
 
-Measure = Callable[[Mapping[str, ColumnFunction]], dict[str, Tensor]]
+Measure = Callable[[Mapping[str, Quantity]], dict[str, Tensor]]
+"""Quantities by name → [N, T] columns over the whole batch, NaN where they were not measured."""
 
 
 class Statistics:
     """The whole batch (all micro-batches, all processes) as [N] and [N, T] columns at one temperature.
 
     Columns that need logits are measured on first use, all the standard ones in a single pass: a recipe that
-    reads none of them costs no extra pass. ``step`` is the optimizer step the loss is for, from 0.
+    reads none of them costs no extra pass. They are NaN at positions that the policy did not write, outside ``rows``
+    and where a role they read saw nothing; a NaN of a role's own logits stays one too, and is refused by the term that
+    reads it. A column that the batch lacks is refused (ValueError) by name when it is read.
+
+    ``step``: the optimizer step the loss is for, from 0. ``roles``: those scored beside the student. ``rows`` [N] bool:
+    the rows of the present update (None: all). ``old``: role → [N, T] log-probs measured before the first update
+    of this batch (None: this is the first). ``metrics``: what the recipe reported.
     """
 
     def __init__(
-        self, columns: Columns, *, step: int, temperature: float, teachers: Sequence[str], measure: Measure
+        self,
+        columns: Columns,
+        *,
+        step: int,
+        temperature: float,
+        roles: Sequence[str],
+        measure: Measure,
+        rows: Tensor | None = None,
+        old: Mapping[str, Tensor] | None = None,
+        seed: int = 0,
     ) -> None:
-        self.columns, self.step, self.temperature = columns, step, temperature
-        self.teachers = tuple(teachers)
-        self._measure = measure
+        self.columns, self.step, self.temperature, self.seed = columns, step, temperature, seed
+        self.roles = tuple(role for role in roles if role != STUDENT)
+        every = torch.ones(len(columns.ids), dtype=torch.bool, device=columns.ids.device)
+        self.rows = every if rows is None else rows
+        self.mask = columns.mask & self.rows.unsqueeze(1)
+        self.metrics: dict[str, float] = {}
+        self._measure, self._old = measure, old
         self._cache: dict[str, Tensor] = {}
+
+    # --- what the batch says -------------------------------------------------------------------------------------
 
     @property
     def ids(self) -> Tensor:
         return self.columns.ids
 
     @property
-    def mask(self) -> Tensor:
-        return self.columns.mask
-
-    @property
-    def behavior(self) -> Tensor | None:
-        return self.columns.behavior
+    def dtype(self) -> torch.dtype:
+        """The type of numbers made from the columns."""
+        return self.columns.dtype
 
     @property
     def group(self) -> Tensor:
-        return self.columns.group
+        """[N] rows of one prompt share a number."""
+        return required(self.columns.group, "group")
 
     @property
     def reward(self) -> Tensor:
-        return self.columns.reward
+        """[N]. ValueError if one is NaN or infinite."""
+        reward = required(self.columns.reward, "reward")
+        if not reward.isfinite().all():
+            raise ValueError(f"reward is {float(reward[~reward.isfinite()][0])} at some row")
+        return reward
 
     @property
     def correct(self) -> Tensor:
-        """[N] bool: reward ≥ 0.5."""
-        return self.columns.reward >= 0.5
+        """[N] bool: reward ≥ 0.5, as ``Grade.correct`` has it. A recipe of another threshold reads ``reward``."""
+        return self.reward >= 0.5
+
+    @property
+    def turn(self) -> Tensor:
+        """[N, T] long."""
+        return required(self.columns.turn, "turn")
+
+    @property
+    def pair(self) -> Tensor:
+        """[N] long: the row that this one is preferred to, −1 where there is none."""
+        return required(self.columns.pair, "pair")
 
     @property
     def length(self) -> Tensor:
-        """[N] written tokens."""
+        """[N] long: written tokens."""
         return self.columns.mask.sum(dim=1)
 
     @property
     def relative_position(self) -> Tensor:
         """[N, T] (t − ½)/|y| of the t-th (from 1) written token of a rollout; 0 where it wrote none (card 02)."""
-        nth = self.mask.cumsum(dim=1).to(self.reward.dtype) - 0.5
-        return torch.where(self.mask, nth / self.length.clamp(min=1).unsqueeze(1), 0.0)
+        written = self.columns.mask
+        nth = written.cumsum(dim=1).to(self.dtype) - 0.5
+        return torch.where(written, nth / self.length.clamp(min=1).unsqueeze(1), 0.0)
 
     def mark(self, name: str) -> Tensor:
-        """[N, T] bool: the written tokens that carry this mark. ValueError if the batch has no such marks."""
-        if name not in self.columns.marks:
+        """[N, T] bool: the written tokens that carry this mark."""
+        return _named(self.columns.marks, "marks", name) & self.mask
+
+    def number(self, name: str) -> Tensor:
+        """[N] or [N, T]: a number somebody put beside the rows or tokens."""
+        return _named(self.columns.numbers, "numbers", name)
+
+    def origin(self, name: str) -> Tensor:
+        """[N] bool: the rows that ``name`` wrote."""
+        if self.columns.origin is None:
+            raise ValueError("the batch has no column 'origin', which is read")
+        return torch.tensor(
+            [one == name for one in self.columns.origin], dtype=torch.bool, device=self.ids.device
+        )
+
+    def special(self, name: str) -> Tensor:
+        """[N, T] bool: the tokens with the id of this name, such as "eos"."""
+        if name not in self.columns.special:
             raise ValueError(
-                f"marks lack {name!r}, which the recipe reads; there are {sorted(self.columns.marks)}"
+                f"special lacks {name!r}, which is read; there are {sorted(self.columns.special)}"
             )
-        return self.columns.marks[name] & self.mask
+        return self.ids == self.columns.special[name]
 
-    def available(self, teacher: str) -> Tensor:
-        """[N] bool: the rows whose ``teacher`` could see its view; none if it does not teach at this step."""
-        if teacher not in self.teachers:
-            return torch.zeros_like(self.correct)
-        return self.columns.available_rows((teacher,))
+    def seen(self, role: str) -> Tensor:
+        """[N, T] bool: the update's written tokens at which ``role`` sees its view; none if it is not scored."""
+        if role not in (STUDENT, *self.roles):
+            return torch.zeros_like(self.mask)
+        return self.columns.seen((role,)) & self.mask
 
-    def sequence_mean(self, column: Tensor) -> Tensor:
-        """[N, T] → [N]: each rollout's mean over its written tokens (0 if it wrote none)."""
-        return torch.where(self.mask, column, 0.0).sum(dim=1) / self.length.clamp(min=1)
+    def available(self, role: str) -> Tensor:
+        """[N] bool: the rows in which ``role`` sees its view somewhere; none if it is not scored at this step."""
+        everywhere = torch.ones_like(self.rows)
+        if role not in (STUDENT, *self.roles):
+            return ~everywhere
+        given = self.columns.available.get(role, everywhere)
+        return given if given.dim() == 1 else given.any(dim=1)
 
-    def importance(self, truncate: float | None = None) -> Tensor | float:
-        """[N, T] min(π/π_behavior, ``truncate``) of the sampled tokens; 1 where no behavior was recorded.
-
-        π is the policy now. When each batch makes one update this is the whole correction of the sampler's mismatch
-        (cards 28, 33).
-        """
-        if self.behavior is None:
-            return 1.0
-        return torch.where(self.mask, importance_ratio(self.log_prob(), self.behavior, truncate), 0.0)
-
-    @property
-    def old_log_prob(self) -> Tensor:
-        """[N, T] log-prob (nats) of the sampled tokens under the policy that wrote them; the student's own where that
-        was not recorded. The denominator of PPO's ratio."""
-        return self.log_prob() if self.behavior is None else self.behavior
+    # --- what is measured on logits ------------------------------------------------------------------------------
 
     def log_prob(self, role: str = STUDENT) -> Tensor:
-        """[N, T] log-prob (nats) of the sampled tokens under the student or a teacher."""
+        """[N, T] log-prob (nats) of the sampled tokens under a role."""
         if role in self.columns.log_probs:
-            return self.columns.log_probs[role]
+            return torch.where(self.seen(role), self.columns.log_probs[role], torch.nan)
         return self._standard(f"log_prob/{role}")
 
+    def old_log_prob(self, role: str = STUDENT) -> Tensor:
+        """[N, T] the same, measured before the first update of this batch."""
+        if self._old is None:
+            return self.log_prob(role)
+        return torch.where(self.seen(role), _named(self._old, "old_log_probs", role), torch.nan)
+
+    @property
+    def behavior_log_prob(self) -> Tensor:
+        """[N, T] log-prob (nats) of the sampled tokens under the policy that wrote them, the denominator of PPO's
+        ratio: as recorded (NaN where nobody knows it, which a term refuses), else ``old_log_prob``."""
+        return self.old_log_prob() if self.columns.behavior is None else self.columns.behavior
+
+    def importance(self, cap: float | None = None) -> ImportanceRatio | None:
+        """The gate min(π/μ, ``cap``), μ = ``behavior_log_prob``; None where it would be 1: the present policy wrote the
+        tokens. It corrects the sampler's mismatch (cards 28, 33)."""
+        if self.columns.behavior is None and self._old is None:
+            return None
+        return ImportanceRatio(self.behavior_log_prob, cap, self.temperature)
+
     def entropy(self, role: str = STUDENT) -> Tensor:
-        """[N, T] entropy (nats) of the next-token distribution of the student or a teacher."""
+        """[N, T] entropy (nats) of a role's next-token distribution."""
         return self._standard(f"entropy/{role}")
 
-    def divergence(self, teacher: str, divergence: Divergence, support: Support | None = None) -> Tensor:
-        """[N, T] a divergence (nats) between student and teacher."""
+    def divergence(
+        self, role: str, divergence: Divergence, support: Support | None = None, of: str = STUDENT
+    ) -> Tensor:
+        """[N, T] a divergence (nats) of ``of``, the side that the divergence calls student, from ``role``."""
         cut = support or Full()
 
-        def column(at: Positions) -> Tensor:
-            student = at.log_probs(STUDENT, self.temperature)
-            return divergence(*cut.restrict(student, at.log_probs(teacher, self.temperature)))
+        def function(at: Positions) -> Tensor:
+            sides = (at.log_probs(one, self.temperature) for one in (of, role))
+            return divergence.unrefused(*cut.restrict(*sides))
 
-        return self.column(f"divergence/{teacher}/{divergence}/{cut}", column)
+        return self.column(f"divergence/{of}/{role}/{divergence}/{cut}", Quantity(function, (of, role)))
 
-    def column(self, name: str, function: ColumnFunction) -> Tensor:
+    def column(self, name: str, quantity: Quantity) -> Tensor:
         """[N, T] any quantity of one position's logits; ``name`` identifies it, so that it is measured once."""
         if name not in self._cache:
-            self._cache |= self._measure({name: function})
+            self._keep({name: quantity})
         return self._cache[name]
 
     def _standard(self, name: str) -> Tensor:
         if name not in self._cache:
-            scored = [one for one in self.teachers if one not in self.columns.log_probs]
-            self._cache |= self._measure(standard_columns(scored, self.temperature))
+            scored = [one for one in self.roles if one not in self.columns.log_probs]
+            self._keep(standard_columns(scored, self.temperature))
+        if name not in self._cache:
+            raise ValueError(
+                f"{name} is read, but the roles scored at this step are {[STUDENT, *self.roles]}"
+            )
         return self._cache[name]
 
+    def _keep(self, wanted: Mapping[str, Quantity]) -> None:
+        for name, column in self._measure(wanted).items():
+            self._cache[name] = torch.where(self.mask, column, torch.nan)
 
-def standard_columns(teachers: Sequence[str], temperature: float) -> dict[str, ColumnFunction]:
-    """Sampled log-prob and entropy of the student and each teacher."""
-    columns: dict[str, ColumnFunction] = {}
-    for role in (STUDENT, *teachers):
-        columns[f"log_prob/{role}"] = partial(Positions.sampled, role=role, temperature=temperature)
-        columns[f"entropy/{role}"] = partial(role_entropy, role=role, temperature=temperature)
+    # --- what is made of columns ---------------------------------------------------------------------------------
+
+    def sequence_mean(self, column: Tensor) -> Tensor:
+        """[N, T] → [N]: each rollout's mean over its written tokens (0 if it wrote none)."""
+        return torch.where(self.mask, column, 0.0).sum(dim=1) / self.mask.sum(dim=1).clamp(min=1)
+
+    def turn_mean(self, column: Tensor) -> Tensor:
+        """[N, T] → [N, T]: each written token gets the mean over those of its turn; NaN elsewhere."""
+        return mean_by(units(self.columns, "turn"), column, self.mask)
+
+    def unit_sum(self, unit: Tensor, role: str = STUDENT) -> Tensor:
+        """[U] log-prob (nats) of each unit's tokens under a role.
+
+        ``unit`` [N] or [N, T] long says to which unit a token belongs, counted from 0 (−1: to none). NaN
+        where a token of the unit is outside the update or unseen by the role.
+        """
+        places = by_position(unit).expand(self.ids.shape)
+        return sum_by(places, self.log_prob(role), self.columns.mask)
+
+    def quantile(self, column: Tensor, q: float, among: Tensor | None = None) -> Tensor:
+        """0-dim: the q-quantile of [N] over the update's rows, or of [N, T] over its written tokens.
+
+        ``among``, a mask of the same shape, selects further. NaN of no entries. ValueError for NaN among them.
+        """
+        over = self.rows if column.dim() == 1 else self.mask
+        return quantile_over(column, q, over if among is None else over & among)
+
+    def row_top(self, column: Tensor, most: int | float, among: Tensor | None = None) -> Tensor:
+        """[N, T] bool: each row's ``most`` (int: tokens, float: share of them) written tokens of highest ``column``.
+
+        ``among`` [N, T]: only of these. Of equals the earlier. ValueError for NaN among them.
+        """
+        return row_top(column, self.mask if among is None else self.mask & among, most)
+
+    def group_sum(self, values: Tensor, among: Tensor | None = None) -> Tensor:
+        """[N] → [N]: the sum over the rows of each group that ``among`` [N] selects (None: all)."""
+        return advantage.group_sum(values, self.group, among)
+
+    def group_mean(self, values: Tensor, among: Tensor | None = None) -> Tensor:
+        """[N] → [N]: their mean; NaN where there are none."""
+        return advantage.group_mean(values, self.group, among)
+
+    def group_std(self, values: Tensor, among: Tensor | None = None) -> Tensor:
+        """[N] → [N]: their sample standard deviation; 0 of one row, NaN of none."""
+        return advantage.group_std(values, self.group, among)
+
+    def random(self, name: str) -> Tensor:
+        """[N, T] uniform in [0, 1): a pure function of seed, step, name, row and position, equal for any split."""
+        key = f"{self.seed} {self.step} {name}"
+        rows, steps = self.ids.shape
+        return uniform(key, rows, steps, self.dtype, self.ids.device)
+
+    def report(self, name: str, value: float | Tensor) -> None:
+        """Put a number into the step's metrics."""
+        self.metrics[name] = float(value)
+
+
+def standard_columns(roles: Sequence[str], temperature: float) -> dict[str, Quantity]:
+    """Sampled log-prob and entropy of the student and each of the roles."""
+    columns: dict[str, Quantity] = {}
+    for role in (STUDENT, *roles):
+        for kind, function in (("log_prob", Positions.sampled), ("entropy", role_entropy)):
+            measured = partial(function, role=role, temperature=temperature)
+            columns[f"{kind}/{role}"] = Quantity(measured, (role,))
     return columns
 
 
@@ -152,3 +285,9 @@ def role_entropy(at: Positions, role: str = STUDENT, temperature: float = 1.0) -
 def entropy(log_probs: Tensor) -> Tensor:
     """[..., V] log-probs → [...] entropy in nats; an excluded token (−inf) adds nothing."""
     return torch.special.entr(log_probs.exp()).sum(dim=-1)
+
+
+def _named(columns: Mapping[str, Tensor], kind: str, name: str) -> Tensor:
+    if name not in columns:
+        raise ValueError(f"{kind} lack {name!r}, which is read; there are {sorted(columns)}")
+    return columns[name]

@@ -1,8 +1,8 @@
-"""What the student is pulled to: one log-distribution made from one or more teachers, without gradient.
+"""What a role is pulled to: one log-distribution made from one or more other roles, without gradient.
 
-A target names the teachers it needs (``names``) and combines their log-probs [..., V], and sometimes the
-student's, into log-probs [..., V]. p is the student, q a teacher. Log-linear targets Π_i p_i^(c_i) give 0 to
-every token to which a distribution with c_i ≠ 0 gives 0, whatever the sign of c_i; a position left without
+A target names the roles it needs (``names``) and combines their log-probs [..., V], and sometimes those of the role
+that is trained (``own``), into log-probs [..., V]. p is the trained role, q another. Log-linear targets Π_i p_i^(c_i)
+give 0 to every token to which a distribution with c_i ≠ 0 gives 0, whatever the sign of c_i; a position left without
 any token is an error.
 """
 
@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce, wraps
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,16 +21,20 @@ from selfteach.objective.divergence import NEVER, check_log_probs
 
 
 class Target(Protocol):
-    """A map from student and teachers to the log-distribution the student is to match."""
+    """A map from log-distributions by role to the one that the trained role is to match."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The teachers needed, each once."""
+        """The roles needed, each once."""
 
-    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
-        """[..., V] log-probs of the student and of each teacher by name → [..., V], no gradient.
+    @property
+    def elementwise(self) -> bool:
+        """Whether a token's target needs that token's log-probs alone, so that V may be any part of the vocabulary."""
 
-        ValueError: a teacher is missing, shapes or types differ, a log-linear target has no token left.
+    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+        """[..., V] log-probs of the trained role and of the others by name → [..., V], no gradient.
+
+        ValueError: a role is missing, shapes or types differ, a log-linear target has no token left.
         """
 
 
@@ -40,34 +44,35 @@ Rule = Callable[[Any, Tensor, Mapping[str, Tensor]], Tensor]
 def _on_checked_input(rule: Rule) -> Rule:
     @wraps(rule)
     @torch.no_grad()
-    def log_probs(self: Target, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self: Target, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
         for name in self.names:
-            if name not in teachers:
-                raise ValueError(f"teachers lacks {name!r}, which {self} needs; it holds {sorted(teachers)}")
-            check_log_probs(student, teachers[name], teacher_name=name)
-        return rule(self, student, teachers)
+            if name not in roles:
+                raise ValueError(f"roles lack {name!r}, which {self} needs; there are {sorted(roles)}")
+            check_log_probs(own, roles[name], teacher_name=name)
+        return rule(self, own, roles)
 
     return log_probs
 
 
 @dataclass(frozen=True)
-class FromTeacher:
-    """The teacher itself."""
+class FromRole:
+    """Another role's distribution as it is."""
 
     name: str
+    elementwise: ClassVar[bool] = True
 
     @property
     def names(self) -> tuple[str, ...]:
         return (self.name,)
 
     @_on_checked_input
-    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
-        return teachers[self.name].detach()
+    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+        return roles[self.name].detach()
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """``weights``: teacher → share, positive, summing to 1."""
+    """``weights``: role → share, positive, summing to 1."""
 
     weights: Mapping[str, float]
 
@@ -86,9 +91,11 @@ class _Pool:
 class Mixture(_Pool):
     """Σ_i w_i q_i: the arithmetic mean, which minimizes Σ_i w_i KL(q_i ‖ r) over r (cards 05, 19)."""
 
+    elementwise: ClassVar[bool] = True
+
     @_on_checked_input
-    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
-        return _log_mean((teachers[name], weight) for name, weight in self.weights.items())
+    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+        return _log_mean((roles[name], weight) for name, weight in self.weights.items())
 
 
 @dataclass(frozen=True)
@@ -100,9 +107,13 @@ class GeometricMean(_Pool):
 
     renormalize: bool = True
 
+    @property
+    def elementwise(self) -> bool:
+        return not self.renormalize
+
     @_on_checked_input
-    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
-        product = _log_product((teachers[name], weight) for name, weight in self.weights.items())
+    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+        product = _log_product((roles[name], weight) for name, weight in self.weights.items())
         return _normalized(product) if self.renormalize else product
 
 
@@ -116,6 +127,7 @@ class Extrapolation:
     teacher: str
     reference: str
     strength: float
+    elementwise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength < math.inf:
@@ -126,8 +138,8 @@ class Extrapolation:
         return (self.teacher, self.reference)
 
     @_on_checked_input
-    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
-        reference, teacher = teachers[self.reference], teachers[self.teacher]
+    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+        reference, teacher = roles[self.reference], roles[self.teacher]
         return _normalized(_log_product([(reference, 1 - self.strength), (teacher, self.strength)]))
 
 
@@ -143,6 +155,7 @@ class TrustRegion:
     teacher: str
     reference: str
     rate: float
+    elementwise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _require_share("rate", self.rate)
@@ -152,8 +165,8 @@ class TrustRegion:
         return (self.teacher, self.reference)
 
     @_on_checked_input
-    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
-        reference, teacher = teachers[self.reference], teachers[self.teacher]
+    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+        reference, teacher = roles[self.reference], roles[self.teacher]
         return _normalized(_log_product([(reference, 1 - self.rate), (teacher, self.rate)]))
 
 
@@ -162,8 +175,8 @@ class AdvantageTilted:
     """∝ base · exp(A / τ), A = log teacher − log baseline: the best answer to advantage A under a KL of
     weight τ to base.
 
-    ``base`` and ``baseline`` name teachers; None is the student. By default both are the student: p^(1−1/τ)
-    q^(1/τ), a step of size 1/τ from student to teacher in logit space (card 16: its reverse-KL gradient is
+    ``base`` and ``baseline`` name roles; None is the trained one. By default both are that: p^(1−1/τ)
+    q^(1/τ), a step of size 1/τ from it to the teacher in logit space (card 16: its reverse-KL gradient is
     the ascent direction of E_p[A]). ``baseline`` the same model without the privilege tilts by what the
     privilege alone adds; base = baseline = a reference is ``Extrapolation`` with strength 1/τ.
     """
@@ -172,6 +185,7 @@ class AdvantageTilted:
     temperature: float = 1.0
     base: str | None = None
     baseline: str | None = None
+    elementwise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -183,23 +197,23 @@ class AdvantageTilted:
         return tuple(dict.fromkeys(name for name in given if name is not None))
 
     @_on_checked_input
-    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
         power: dict[str | None, float] = {self.base: 1.0}
         power[self.teacher] = power.get(self.teacher, 0.0) + 1 / self.temperature
         power[self.baseline] = power.get(self.baseline, 0.0) - 1 / self.temperature
-        return _normalized(_log_product((student if n is None else teachers[n], c) for n, c in power.items()))
+        return _normalized(_log_product((own if n is None else roles[n], c) for n, c in power.items()))
 
 
 @dataclass(frozen=True)
 class StudentMix:
-    """(1−λ) sg[student] + λ teacher, λ = ``share``: a target that starts at the student and moves (TAID, card
-    23).
+    """(1−λ) sg[p] + λ q, λ = ``share``: a target that starts at the trained role and moves (TAID, card 23).
 
     The same walk in logit space, p^(1−λ) q^λ, is ``AdvantageTilted(name, temperature=1/λ)``.
     """
 
     name: str
     share: float
+    elementwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _require_share("share", self.share)
@@ -209,8 +223,8 @@ class StudentMix:
         return (self.name,)
 
     @_on_checked_input
-    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
-        return _log_mean([(student, 1 - self.share), (teachers[self.name], self.share)])
+    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+        return _log_mean([(own, 1 - self.share), (roles[self.name], self.share)])
 
 
 @dataclass(frozen=True)
@@ -220,11 +234,12 @@ class Consensus:
 
     Over the M views ``names``: q_G their geometric, q_A their arithmetic mean, Δ_m = log q_m − log p, A_G =
     log q_G − log p, J = max(0, log q_A − log q_G), and the gate λ = C · R with C = |A_G| / (mean_m |Δ_m| + ε)
-    (1 iff the views agree in sign) and R = |A_G| / (|A_G| + J + ε). So λ J ≤ |A_G|: the residual never flips
-    the sign of the consensus. M = 1 gives that view.
+    (1 iff the views agree in sign) and R = |A_G| / (|A_G| + J + ε). So λ lies in [0, 1] and λ J ≤ |A_G|: the residual
+    never flips the sign of the consensus. M = 1 gives that view.
 
     By default elementwise, as the paper's sampled-token loss has it: q* then sums to less or more than 1, and
-    the inputs may be [...] log-probs of single tokens. ``renormalize`` makes q_G and q* distributions over V.
+    the inputs may be [...] log-probs of single tokens. ``renormalize`` makes q_G and q* distributions over V; A_G
+    stays the mean of the Δ_m, or λ could exceed 1.
     """
 
     names: tuple[str, ...]
@@ -237,28 +252,31 @@ class Consensus:
         if not self.eps > 0:
             raise ValueError(f"eps must be positive, got {self.eps}")
 
+    @property
+    def elementwise(self) -> bool:
+        return not self.renormalize
+
     @_on_checked_input
-    def log_probs(self, student: Tensor, teachers: Mapping[str, Tensor]) -> Tensor:
-        consensus, residual, gate = self.parts(student, teachers)
+    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+        consensus, residual, gate = self.parts(own, roles)
         target = torch.where(consensus == NEVER, NEVER, consensus + gate * residual)
         return _normalized(target) if self.renormalize else target
 
     @torch.no_grad()
-    def parts(self, student: Tensor, teachers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def parts(self, own: Tensor, roles: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(log q_G, J, λ), each [..., V]. Limits: J = 0, λ = 0 where a view gives 0; λ = 1 where only the
-        student does.
+        trained role does.
         """
         share = 1 / len(self.names)
-        views = [(teachers[name], share) for name in self.names]
-        geometric = _log_product(views)
-        if self.renormalize:
-            geometric = _normalized(geometric)
-        vetoed, novel = geometric == NEVER, (student == NEVER) & (geometric != NEVER)
+        views = [(roles[name], share) for name in self.names]
+        product = _log_product(views)
+        geometric = _normalized(product) if self.renormalize else product
+        vetoed, novel = product == NEVER, (own == NEVER) & (product != NEVER)
         finite = [(view.masked_fill(vetoed, 0.0), share) for view, _ in views]
-        center, own = geometric.masked_fill(vetoed, 0.0), student.masked_fill(vetoed | novel, 0.0)
-        residual = (_log_mean(finite) - center).clamp(min=0.0)
-        consensus_advantage = (center - own).abs()
-        mean_advantage = sum((share * (view - own).abs() for view, _ in finite), torch.zeros_like(own))
+        mine = own.masked_fill(vetoed | novel, 0.0)
+        residual = (_log_mean(finite) - geometric.masked_fill(vetoed, 0.0)).clamp(min=0.0)
+        consensus_advantage = (product.masked_fill(vetoed, 0.0) - mine).abs()
+        mean_advantage = sum((share * (view - mine).abs() for view, _ in finite), torch.zeros_like(mine))
         agreement = consensus_advantage / (mean_advantage + self.eps)
         reliability = consensus_advantage / (consensus_advantage + residual + self.eps)
         gate = (agreement * reliability).masked_fill(novel, 1.0).masked_fill(vetoed, 0.0)
@@ -285,5 +303,5 @@ def _log_product(powers: Iterable[tuple[Tensor, float]]) -> Tensor:
 
 def _normalized(log_weights: Tensor) -> Tensor:
     if bool((log_weights.amax(-1) == NEVER).any()):
-        raise ValueError("teachers leave no token at some position: each gets probability 0 from one of them")
+        raise ValueError("roles leave no token at some position: each gets probability 0 from one of them")
     return log_weights.log_softmax(-1)

@@ -8,49 +8,82 @@ logits only. So terms can be summed in chunks of positions, micro-batches and pr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from selfteach.objective import sampled
-from selfteach.objective.divergence import Divergence
-from selfteach.objective.positions import STUDENT, Positions, Temperature
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.divergence import Divergence, ReverseKL
+from selfteach.objective.divisor import Divisor, Reduction
+from selfteach.objective.gate import Gate
+from selfteach.objective.positions import Positions, Temperature
 from selfteach.objective.support import Full, Support
 from selfteach.objective.target import Target
 
-Reduction = Literal["tokens", "selected", "sequences", "rollouts", "sum"]
+Signal = Literal["full", "sampled", "features"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term(ABC):
-    """One summand: coefficient · Σ weight · loss / denominator over the selected positions.
+    """One summand: coefficient · Σ weight · gate · loss / divisor over the selected positions.
 
-    ``weight`` and ``where``: number, [N] or [N, T], without gradient. ``mean_over``: "tokens" divides by all
-    tokens the policy wrote in the batch, "selected" by those selected here, "sequences" takes each rollout's
-    mean over its written tokens and then the mean over rollouts with any selected token, "rollouts" each
-    rollout's sum over its tokens and then that mean, "sum" divides by nothing; a bool tensor [N, T] divides by
-    its count (a denominator shared between terms).
+    ``role``: whose logits (or features) get the gradient; every other role is read without. ``weight`` and ``where``:
+    number, [N] or [N, T], without gradient. ``mean_over``: a ``Divisor`` or the short name of one ("tokens": all
+    written tokens of the batch, "selected": those selected here, "sequences": each row's mean over its written tokens,
+    then the mean over rows with any selected token, "rollouts": each row's sum, then that mean, "sum": nothing), a
+    number, or a bool tensor [N, T] whose True entries are counted (a divisor shared between terms).
+
+    Rows and positions where a role that the term reads saw nothing are neither selected nor counted as written.
+    ``informed_by``: roles whose statistics went into weight or advantage, with the signal that these took: they count
+    as read. ``gate``: positions → [P], without gradient; it multiplies the weight at the positions visited, and enters
+    neither ``where`` nor the divisor.
     """
 
     name: str
+    role: str = STUDENT
     weight: Tensor | float = 1.0
     where: Tensor | None = None
-    mean_over: Reduction | Tensor = "tokens"
+    mean_over: Reduction | Divisor | Tensor | float = "tokens"
     coefficient: float = 1.0
+    gate: Gate | None = None
+    informed_by: Mapping[str, Signal] = field(default_factory=dict)
+
+    trains: ClassVar[Literal["logits", "features"]] = "logits"
+    """What of the role the gradient is taken in."""
 
     @property
-    def teachers(self) -> tuple[str, ...]:
-        """The teachers this term reads; rows that lack one of them are not selected."""
-        return ()
+    def own_reads(self) -> Mapping[str, Signal]:
+        """What the loss itself reads of each role, its own included."""
+        return {self.role: "full"}
+
+    @property
+    def reads(self) -> Mapping[str, Signal]:
+        """Role → the most that loss, gate or statistics of the term read of it."""
+        found: dict[str, Signal] = dict(self.own_reads)
+        gated: dict[str, Signal] = dict.fromkeys(getattr(self.gate, "roles", ()), "sampled")
+        for role, signal in [*gated.items(), *self.informed_by.items()]:
+            found[role] = "full" if "full" in (signal, found.get(role)) else found.get(role, signal)
+        return found
+
+    @property
+    def visited(self) -> tuple[str, ...]:
+        """The roles that must be at hand where the loss is taken."""
+        return tuple(dict.fromkeys((*self.own_reads, *getattr(self.gate, "roles", ()))))
+
+    def planned(self, chosen: Tensor) -> Term:
+        """The term once it is known which tokens [N, T] it selects over the whole batch."""
+        return self
 
     @abstractmethod
     def token_loss(self, at: Positions) -> Tensor:
-        """[P] loss of each position in nats, differentiable in the student's logits."""
+        """[P] loss of each position in nats, differentiable in the role's logits (or features)."""
 
     def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor] | None:
-        """([P] ``token_loss``, [P, V] its gradient in the student's logits) in closed form, called without
+        """([P] ``token_loss``, [P, V] its gradient in the role's logits) in closed form, called without
         gradient; None (the default): there is none, autograd is to find it.
         """
         return None
@@ -58,10 +91,11 @@ class Term(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Match(Term):
-    """Pull the student's whole next-token distribution to a target (card 01 and most others).
+    """Pull the role's whole next-token distribution to a target (card 01 and most others).
 
-    Both sides are divided by ``temperature`` before the softmax (``target_temperature`` if the teacher's
-    differs). The support is cut before the divergence is taken.
+    Both sides are divided by ``temperature`` before the softmax (``target_temperature`` if the target's roles'
+    differs). The support is cut before the divergence is taken. ``ceiling``: upper bound on a token's loss (nats); what
+    exceeds it has no gradient.
     """
 
     target: Target
@@ -69,19 +103,23 @@ class Match(Term):
     support: Support = field(default_factory=Full)
     temperature: Temperature = 1.0
     target_temperature: Temperature | None = None
+    ceiling: float | None = None
 
     @property
-    def teachers(self) -> tuple[str, ...]:
-        return self.target.names
+    def own_reads(self) -> Mapping[str, Signal]:
+        return dict.fromkeys((self.role, *self.target.names), "full")
 
     def token_loss(self, at: Positions) -> Tensor:
-        student, target = student_and_target(self, at)
-        return self.divergence(*self.support.restrict(student, target))
+        loss = self.divergence(*self.support.restrict(*own_and_target(self, at)))
+        return loss if self.ceiling is None else loss.clamp(max=self.ceiling)
 
     def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor] | None:
         if not isinstance(self.support, Full):
             return None
-        loss, gradient = self.divergence.value_and_logit_gradient(*student_and_target(self, at))
+        loss, gradient = self.divergence.value_and_logit_gradient(*own_and_target(self, at))
+        if self.ceiling is not None:
+            gradient = gradient.masked_fill((loss > self.ceiling).unsqueeze(-1), 0.0)
+            loss = loss.clamp(max=self.ceiling)
         return loss, at.divided(gradient, self.temperature)
 
 
@@ -91,67 +129,76 @@ class OfSampledToken(Term):
 
     temperature: Temperature = 1.0
 
+    @property
+    def own_reads(self) -> Mapping[str, Signal]:
+        return {self.role: "sampled"}
+
     @abstractmethod
     def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
-        """[P] losses, differentiable in the policy's log-probs [P] of the sampled tokens."""
+        """[P] losses, differentiable in the role's log-probs [P] of the sampled tokens."""
 
     def token_loss(self, at: Positions) -> Tensor:
-        return self.sampled_loss(at.sampled(STUDENT, self.temperature), at)
+        return self.sampled_loss(at.sampled(self.role, self.temperature), at)
 
     def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor]:
-        log_prob = at.sampled(STUDENT, self.temperature).requires_grad_()
+        log_prob = at.sampled(self.role, self.temperature).requires_grad_()
         with torch.enable_grad():
             loss = self.sampled_loss(log_prob, at)
             (slope,) = torch.autograd.grad(loss.sum(), log_prob)
         slope = slope.unsqueeze(-1)
-        gradient = at.log_probs(STUDENT, self.temperature).exp().mul_(-slope)
+        gradient = at.log_probs(self.role, self.temperature).exp().mul_(-slope)
         gradient.scatter_add_(-1, at.ids.unsqueeze(-1), slope)
         return loss.detach(), at.divided(gradient, self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledMatch(OfSampledToken):
-    """Reverse KL to a target from the sampled token alone.
+class Sampled(OfSampledToken):
+    """A function of the sampled token's log-probs: ``function(log p(y), log target(y))`` → [P] losses.
 
-    "policy-gradient": −sg[log target(y) − log p(y)] · log p(y), whose mean over y ~ p is ∇KL(p‖target)
-    (card 01 variant, card 33); "control-variate" adds the closed-form baseline KL(p‖target) (card 32);
-    "k2", "k3": the estimators of that name as differentiable losses. ``truncate`` caps the importance ratio
-    π/behavior where the batch carries behavior log-probs.
+    ``sampled.distillation`` (the default) is −sg[log target(y) − log p(y)] · log p(y), whose mean over y ~ p is
+    ∇KL(p‖target) (card 01 variant, card 33); ``sampled.k2`` and ``sampled.k3`` are the estimators of that name as
+    differentiable losses (card 59); any other will do. ``control_variate``: a support over which KL(p‖target) is taken
+    as the closed-form baseline of that policy gradient (card 32); it adds −sg[KL] · log p(y).
     """
 
     target: Target
-    estimator: Literal["policy-gradient", "control-variate", "k2", "k3"] = "policy-gradient"
+    function: Callable[[Tensor, Tensor], Tensor] = sampled.distillation
     target_temperature: Temperature | None = None
-    behavior: Tensor | None = None
-    truncate: float | None = None
+    control_variate: Support | None = None
 
     @property
-    def teachers(self) -> tuple[str, ...]:
-        return self.target.names
+    def own_reads(self) -> Mapping[str, Signal]:
+        alone = self.target.elementwise and self.control_variate is None
+        signal: Signal = "sampled" if alone else "full"
+        return dict.fromkeys((self.role, *self.target.names), signal)
 
     def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
-        student, target = student_and_target(self, at)
+        if self.control_variate is None:
+            return self.function(log_prob, self.sampled_target(log_prob, at))
+        own, target = (side.detach() for side in own_and_target(self, at))
         theirs = target.gather(-1, at.ids.unsqueeze(-1)).squeeze(-1)
-        if self.estimator == "k2":
-            loss = sampled.k2(log_prob, theirs)
-        elif self.estimator == "k3":
-            loss = sampled.k3(log_prob, theirs)
-        else:
-            advantage = sampled.distillation_advantage(log_prob, theirs)
-            if self.estimator == "control-variate":
-                advantage = advantage + sampled.control_variate(student, target)
-            loss = sampled.policy_gradient(log_prob, advantage)
-        if self.behavior is None:
-            return loss
-        behavior = torch.as_tensor(at.column(self.behavior))
-        return sampled.importance_ratio(log_prob.detach(), behavior, self.truncate) * loss
+        baseline = ReverseKL()(*self.control_variate.restrict(own, target))
+        return self.function(log_prob, theirs) + sampled.policy_gradient(log_prob, baseline)
+
+    def sampled_target(self, log_prob: Tensor, at: Positions) -> Tensor:
+        """[P] log target(y), from the sampled tokens alone where the target allows it."""
+        if not self.target.elementwise:
+            return own_and_target(self, at)[1].gather(-1, at.ids.unsqueeze(-1)).squeeze(-1)
+        temperature = _target_temperature(self)
+        with torch.no_grad():
+            own = log_prob.detach().unsqueeze(-1)
+            roles = {
+                name: at.sampled(name, temperature).to(own.dtype).unsqueeze(-1) for name in self.target.names
+            }
+            return self.target.log_probs(own, roles).squeeze(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradient(OfSampledToken):
     """−A · log π of the sampled token, or PPO's clipped surrogate when ``clip`` = (low, high) is given.
 
-    ``advantage`` [N] or [N, T], signed, constant. The ratio π/behavior needs ``behavior`` [N, T].
+    ``advantage`` [N] or [N, T], signed, constant. The ratio π/behavior needs ``behavior`` [N, T]. ValueError where
+    either is NaN or +inf at a selected token.
     """
 
     advantage: Tensor
@@ -163,10 +210,10 @@ class PolicyGradient(OfSampledToken):
             raise ValueError("clip needs behavior: the ratio to clip is policy over behavior")
 
     def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
-        advantage = torch.as_tensor(at.column(self.advantage)).to(log_prob.dtype)
+        advantage = at.known(self.advantage, "advantage").to(log_prob.dtype)
         if self.clip is None or self.behavior is None:
             return sampled.policy_gradient(log_prob, advantage)
-        behavior = torch.as_tensor(at.column(self.behavior))
+        behavior = at.known(self.behavior, "behavior").to(log_prob.dtype)
         return sampled.clipped_surrogate(log_prob, behavior, advantage, *self.clip)
 
 
@@ -178,51 +225,39 @@ class NegativeLogLikelihood(OfSampledToken):
         return -log_prob
 
 
-def student_and_target(term: Match | SampledMatch, at: Positions) -> tuple[Tensor, Tensor]:
-    """([P, V] student log-probs with gradient, [P, V] target log-probs without)."""
-    theirs = term.temperature if term.target_temperature is None else term.target_temperature
-    student = at.log_probs(STUDENT, term.temperature)
+@dataclass(frozen=True, kw_only=True)
+class Entropy(Term):
+    """−H of the role's next-token distribution (nats), a bonus for staying undecided; ``penalty``: +H instead.
+
+    Gradient of H in the logits: −p_j (log p_j + H), over the temperature.
+    """
+
+    temperature: Temperature = 1.0
+    penalty: bool = False
+
+    def token_loss(self, at: Positions) -> Tensor:
+        log_probs = at.log_probs(self.role, self.temperature)
+        weighted = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)
+        return -weighted.sum(-1) if self.penalty else weighted.sum(-1)
+
+    def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor]:
+        log_probs = at.log_probs(self.role, self.temperature)
+        chance = log_probs.exp()
+        weighted = chance * log_probs.masked_fill(log_probs == -torch.inf, 0.0)
+        loss = weighted.sum(-1)
+        gradient = at.divided(torch.addcmul(weighted, chance, loss.unsqueeze(-1), value=-1), self.temperature)
+        return (-loss, -gradient) if self.penalty else (loss, gradient)
+
+
+def own_and_target(term: Match | Sampled, at: Positions) -> tuple[Tensor, Tensor]:
+    """([P, V] the role's log-probs with gradient, [P, V] target log-probs without)."""
+    temperature = _target_temperature(term)
+    own = at.log_probs(term.role, term.temperature)
     with torch.no_grad():
-        scores = {name: at.log_probs(name, theirs) for name in term.target.names}
-        target = term.target.log_probs(student.detach(), scores)
-    return student, target
+        roles = {name: at.log_probs(name, temperature) for name in term.target.names}
+        target = term.target.log_probs(own.detach(), roles)
+    return own, target
 
 
-def selected(term: Term, mask: Tensor, available: Tensor) -> Tensor:
-    """[N, T] bool: written tokens of rows whose teachers saw their views, where the term wants them."""
-    chosen = mask & available.unsqueeze(1)
-    if term.where is None:
-        return chosen
-    return chosen & (term.where if term.where.dim() == 2 else term.where.unsqueeze(1))
-
-
-def token_coefficients(term: Term, mask: Tensor, available: Tensor) -> Tensor:
-    """[N, T] constants c such that the term is Σ c · token loss. An empty selection gives zeros, never NaN."""
-    chosen = selected(term, mask, available)
-    # Float64, so that a float64 objective is not rounded by its denominators (MPS has none).
-    exact = torch.float32 if mask.device.type == "mps" else torch.float64
-    weight = torch.as_tensor(term.weight, device=mask.device).to(exact)
-    if weight.dim() == 1:
-        weight = weight.unsqueeze(1)
-    per_token = torch.where(chosen, weight, torch.zeros_like(weight)) * term.coefficient
-    return per_token / denominators(term.mean_over, mask, chosen).clamp(min=1)
-
-
-def denominators(mean_over: Reduction | Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
-    """What each position's summand is divided by: a 0-dim tensor, or [N, 1] for "sequences"."""
-    if isinstance(mean_over, Tensor):
-        return mean_over.sum()
-    match mean_over:
-        case "tokens":
-            return mask.sum()
-        case "selected":
-            return chosen.sum()
-        case "sequences":
-            return mask.sum(dim=1, keepdim=True) * chosen.any(dim=1).sum()
-        case "rollouts":
-            return chosen.any(dim=1).sum()
-        case "sum":
-            return torch.ones((), device=mask.device)
-    raise ValueError(
-        f"mean_over must be tokens, selected, sequences, rollouts, sum or a bool tensor, got {mean_over!r}"
-    )
+def _target_temperature(term: Match | Sampled) -> Temperature:
+    return term.temperature if term.target_temperature is None else term.target_temperature

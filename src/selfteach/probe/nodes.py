@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from selfteach.objective.batch import STUDENT
 from selfteach.objective.divergence import JSD, Divergence, ForwardKL, ReverseKL
-from selfteach.objective.engine import Weighted, by_autograd, positions_of
-from selfteach.objective.plan import plan
-from selfteach.objective.positions import STUDENT, Chunk, Positions, chunks
+from selfteach.objective.engine import by_autograd, weight_at
+from selfteach.objective.plan import Weighted, plan
+from selfteach.objective.positions import Chunk, Positions, chunks, positions_of
 from selfteach.probe.gradient import within
 from selfteach.probe.scene import Scene
 
@@ -58,9 +59,8 @@ def find_nodes(scene: Scene, *, count: int, candidates: int, min_prob: float) ->
     parts = []
     for start in scene.scorer.starts:
         batch = scene.scorer.batch(start, gradient=False)
-        there = select[batch.rows, : batch.columns.ids.shape[1]]
-        for chunk in chunks(batch, there, CHUNK):
-            at = positions_of(batch, chunk, list(scene.teachers))
+        for chunk in chunks(batch, batch.layout.at(select), CHUNK):
+            at = positions_of(batch, chunk, [STUDENT, *scene.teachers])
             parts.append(gradients_at(scene, chunk, at, weighted, candidates, min_prob))
     return combined(parts, torch.cat)
 
@@ -81,7 +81,8 @@ def gradients_at(
     min_prob: float,
 ) -> Nodes:
     """At most ``candidates`` next tokens, those that somebody gives ``min_prob`` or more, and the gradients on them."""
-    available = {name: scene.scorer.columns.available_rows((name,))[chunk.row] for name in scene.teachers}
+    columns = scene.scorer.columns
+    available = {name: columns.seen((name,))[chunk.row, chunk.step] for name in scene.teachers}
     temperature = scene.run.recipe.rollouts.temperature
     student = at.log_probs(STUDENT, temperature)
     likely = student.exp()
@@ -104,7 +105,7 @@ def gradients_at(
             descent[scene.shown(name), loss] = at_candidates(gradient)
     # A loss's denominators make its gradient small: undone, so that only a true zero looks like one.
     descent[OWN] = at_candidates(own_gradient(at, weighted) * scene.scorer.columns.mask.sum())
-    row, step = chunk.row.cpu(), chunk.place[1].cpu()
+    row, step = chunk.row.cpu(), chunk.step.cpu()
     return Nodes(row, step, tokens.cpu(), chance, kept, mass.sum(1), descent)
 
 
@@ -112,12 +113,11 @@ def own_gradient(at: Positions, weighted: Sequence[Weighted]) -> Tensor:
     """[P, V] the gradient of the recipe's whole loss in the student's logits; 0 where no term selects."""
     total = torch.zeros_like(at.logits[STUDENT])
     for one in weighted:
-        weight = one.coefficients[at.row, at.step].to(total.dtype)
-        chosen = weight != 0
-        if chosen.any():
+        chosen = one.coefficients[at.row, at.step] != 0
+        if one.term.role == STUDENT and one.term.trains == "logits" and chosen.any():
             part = at.take(chosen)
             _, gradient = one.term.logit_gradient(part) or by_autograd(one.term, part)
-            total[chosen] += gradient * weight[chosen].unsqueeze(1)
+            total[chosen] += gradient * weight_at(one, part).to(total.dtype).unsqueeze(1)
     return total
 
 

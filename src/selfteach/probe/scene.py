@@ -72,7 +72,7 @@ class Scene:
             self.scorer.columns,
             step=0,
             temperature=temperature,
-            teachers=list(teachers),
+            roles=list(teachers),
             measure=self.scorer.measure,
         )
 

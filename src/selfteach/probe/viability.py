@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from selfteach.errors import UserError
+from selfteach.objective.batch import STUDENT
 from selfteach.objective.divergence import ForwardKL
-from selfteach.objective.engine import positions_of
-from selfteach.objective.positions import STUDENT, chunks
+from selfteach.objective.positions import chunks, positions_of
 from selfteach.objective.statistics import entropy
 from selfteach.probe.branch import Branch, successes
 from selfteach.probe.finding import Cell, Finding, Table
@@ -107,13 +107,13 @@ def alternatives(scene: Scene, knobs: Knobs) -> list[Alternative]:
     lengths = columns.mask.sum(1)
     for start in scene.scorer.starts:
         batch = scene.scorer.batch(start, gradient=False)
-        for chunk in chunks(batch, batch.columns.mask, CHUNK):
-            at = positions_of(batch, chunk, list(scene.teachers))
+        for chunk in chunks(batch, torch.ones_like(batch.layout.row, dtype=torch.bool), CHUNK):
+            at = positions_of(batch, chunk, [STUDENT, *scene.teachers])
             student = at.log_probs(STUDENT, temperature)
             place = (at.step + 0.5) / lengths[at.row]
             for name in scene.teachers:
                 theirs = at.log_probs(name, temperature)
-                seen = columns.available_rows((name,))[at.row].unsqueeze(1)
+                seen = columns.seen((name,))[at.row, at.step].unsqueeze(1)
                 others = (theirs.exp() * seen).scatter(1, at.ids.unsqueeze(1), 0.0)
                 likely, tokens = others.topk(min(knobs.candidates, others.shape[1]), dim=1)
                 gap = ForwardKL()(student, theirs)

@@ -165,11 +165,6 @@ class Recipe(ABC):
         """The temperature at which statistics and, by default, terms read log-probs."""
         return self.rollouts.temperature
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Columns of the batch the terms read besides ids, mask and logits: "group", "reward", "behavior", "marks"."""
-        return ()
-
     @abstractmethod
     def terms(self, stats: Statistics) -> Iterable[Term]:
         """The summands of the loss, weights fixed."""

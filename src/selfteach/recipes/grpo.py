@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from selfteach.objective.advantage import group_advantage
+from selfteach.objective.sampled import k3
 from selfteach.objective.statistics import Statistics
-from selfteach.objective.target import FromTeacher
-from selfteach.objective.terms import PolicyGradient, SampledMatch, Term
+from selfteach.objective.target import FromRole
+from selfteach.objective.terms import PolicyGradient, Sampled, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts, require
 from selfteach.teacher.teacher import Teacher
 from selfteach.teacher.view import Plain
@@ -41,6 +42,8 @@ class GRPO(Recipe):
     """Upper clip of the ratio: 1 + clip_high (DAPO: 0.28)."""
     scale: Literal["std", "none"] = "std"
     """Divide the advantage by the group's standard deviation (paper), or not (Dr. GRPO)."""
+    advantage_eps: float = 1e-4
+    """ε beside the group's standard deviation (GRPO's released trainers: 1e-4 or 1e-6)."""
     kl: float = 0.04
     """Coefficient of the KL to the initial policy (0: no reference is scored)."""
     mean_over: Literal["sequences", "tokens"] = "sequences"
@@ -51,6 +54,7 @@ class GRPO(Recipe):
             self.rollouts.per_prompt >= 2,
             "grpo compares rollouts of one prompt: per_prompt must be at least 2",
         )
+        require(self.advantage_eps > 0, f"advantage_eps must be positive, got {self.advantage_eps}")
         require(self.kl >= 0, f"kl must be 0 or more, got {self.kl}")
         require(
             0 < self.clip_low < 1 and self.clip_high > 0, "clip_low must lie in (0, 1) and clip_high above 0"
@@ -75,25 +79,20 @@ class GRPO(Recipe):
     def teachers(self) -> Mapping[str, Teacher]:
         return {REFERENCE: Teacher(Frozen(), Plain(), self.student_thinking)} if self.kl else {}
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("group", "reward", "behavior")
-
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        behavior = stats.behavior if stats.behavior is not None else stats.log_prob()
         yield PolicyGradient(
             name="policy",
-            advantage=group_advantage(stats.reward, stats.group, self.scale),
-            behavior=behavior,
+            advantage=group_advantage(stats.reward, stats.group, self.scale, self.advantage_eps),
+            behavior=stats.behavior_log_prob,
             clip=(self.clip_low, self.clip_high),
             mean_over=self.mean_over,
             temperature=self.temperature,
         )
         if self.kl:
-            yield SampledMatch(
+            yield Sampled(
                 name="kl",
-                target=FromTeacher(REFERENCE),
-                estimator="k3",
+                target=FromRole(REFERENCE),
+                function=k3,
                 coefficient=self.kl,
                 mean_over=self.mean_over,
                 temperature=self.temperature,

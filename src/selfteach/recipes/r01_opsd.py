@@ -9,8 +9,8 @@ from typing import Literal
 from selfteach.objective.divergence import Divergence, ForwardKL, ReverseKL, gkd_jsd
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.support import Full, Support, TopK
-from selfteach.objective.target import FromTeacher
-from selfteach.objective.terms import Match, SampledMatch, Term
+from selfteach.objective.target import FromRole
+from selfteach.objective.terms import Match, Sampled, Term
 from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts, require
 from selfteach.teacher.teacher import ReasonFirst, Teacher
 from selfteach.teacher.view import Answer, Messages, Plain, Prefix, Solution, View
@@ -70,6 +70,10 @@ class OPSD(Recipe):
     def __post_init__(self) -> None:
         require(0 <= self.beta <= 1, f"beta must lie in [0, 1], got {self.beta}")
         require(0 <= self.ema_decay <= 1, f"ema_decay must lie in [0, 1], got {self.ema_decay}")
+        require(
+            self.loss_temperature is None or self.loss_temperature > 0,
+            "loss_temperature must be positive, or none",
+        )
         require(self.view != "prefix" or bool(self.prefix), "view prefix needs its turns: --prefix FILE")
         require(
             self.loss == "divergence" or (self.teacher_top_k is None and self.clip_entry is None),
@@ -135,9 +139,9 @@ class OPSD(Recipe):
         )
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        target = FromTeacher(TEACHER)
+        target = FromRole(TEACHER)
         if self.loss == "policy-gradient":
-            yield SampledMatch(
+            yield Sampled(
                 name="distill", target=target, mean_over=self.mean_over, temperature=self.temperature
             )
             return

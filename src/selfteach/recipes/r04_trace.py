@@ -14,7 +14,7 @@ from selfteach.objective.advantage import group_advantage
 from selfteach.objective.divergence import ForwardKL, ReverseKL
 from selfteach.objective.spans import capped, scattered
 from selfteach.objective.statistics import Statistics
-from selfteach.objective.target import FromTeacher
+from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, PolicyGradient, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
@@ -92,6 +92,8 @@ class TRACE(Recipe):
     tokens (the paper's ablations)."""
     sync_every: int = 10
     """Steps between copies of the student to the teacher."""
+    advantage_eps: float = 1e-4
+    """ε beside the group's standard deviation (GRPO's released trainers: 1e-4 or 1e-6)."""
     clip_low: float = 0.2
     """GRPO's lower clip of the ratio: 1 − clip_low."""
     clip_high: float = 0.28
@@ -115,6 +117,7 @@ class TRACE(Recipe):
             "key_weight and error_weight must be 0 or more, and one of them above 0",
         )
         require(0 < self.coverage <= 1, f"coverage must lie in (0, 1], got {self.coverage}")
+        require(self.advantage_eps > 0, f"advantage_eps must be positive, got {self.advantage_eps}")
         require(self.sync_every >= 1, "sync_every must be at least 1 step")
         require(
             0 < self.clip_low < 1 and self.clip_high > 0, "clip_low must lie in (0, 1) and clip_high above 0"
@@ -152,19 +155,15 @@ class TRACE(Recipe):
     def active(self, step: int) -> Collection[str]:
         return () if self.fading.over(step) else (TEACHER,)
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("group", "reward", "behavior", "marks")
-
     def terms(self, stats: Statistics) -> Iterable[Term]:
         live = self.fading.at(stats.step)
         key, error = self.routes(stats)
         yield PolicyGradient(
             name="policy",
-            advantage=group_advantage(stats.reward, stats.group),
-            behavior=stats.old_log_prob,
+            advantage=group_advantage(stats.reward, stats.group, epsilon=self.advantage_eps),
+            behavior=stats.behavior_log_prob,
             clip=(self.clip_low, self.clip_high),
-            weight=1 - live * (key | error).to(stats.reward.dtype),
+            weight=1 - live * (key | error).to(stats.dtype),
             mean_over="sequences",
             temperature=self.temperature,
         )
@@ -177,11 +176,11 @@ class TRACE(Recipe):
             if share:
                 yield Match(
                     name=name,
-                    target=FromTeacher(TEACHER),
+                    target=FromRole(TEACHER),
                     divergence=divergence,
                     where=span,
-                    weight=1 / stats.length.clamp(min=1),
-                    coefficient=self.kl_start * live * share / len(stats.length),
+                    weight=1 / stats.length.clamp(min=1).to(stats.dtype),
+                    coefficient=self.kl_start * live * share / max(1, int(stats.rows.sum())),
                     mean_over="sum",
                     temperature=self.temperature,
                 )
@@ -189,7 +188,7 @@ class TRACE(Recipe):
     def routes(self, stats: Statistics) -> tuple[Tensor, Tensor]:
         """([N, T] key tokens, [N, T] error tokens) of the rollouts whose teacher is asked; never both."""
         right = stats.correct.unsqueeze(1)
-        seen = stats.available(TEACHER).unsqueeze(1)
+        seen = stats.seen(TEACHER)
         if self.spans == "marked":
             marked = torch.where(right, stats.mark("key"), stats.mark("error"))
             span = capped(marked, stats.mask, self.coverage) & seen

@@ -9,7 +9,7 @@ from typing import Literal
 from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.support import Full, Support, TopK
-from selfteach.objective.target import FromTeacher
+from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, NegativeLogLikelihood, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
@@ -51,10 +51,6 @@ class SelfRevision(Recipe):
     @property
     def writer(self) -> Writer:
         return Revised(Revision(), self.revisions)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("marks",)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         if self.losses != "revise":
@@ -200,7 +196,7 @@ class SDZero(Recipe):
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield Match(
             name="distill",
-            target=FromTeacher(TEACHER),
+            target=FromRole(TEACHER),
             divergence=ReverseKL(),
             support=self.support,
             mean_over=self.mean_over,

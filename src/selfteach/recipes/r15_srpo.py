@@ -12,7 +12,7 @@ from selfteach.objective.advantage import group_advantage, group_sum, normalized
 from selfteach.objective.divergence import gkd_jsd
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.support import Full, TopK
-from selfteach.objective.target import FromTeacher
+from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, PolicyGradient, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts, require
 from selfteach.recipes.claim import Claim
@@ -87,12 +87,15 @@ class SRPO(Recipe):
     """Upper clip of the reinforced tokens' ratio: 1 + clip_high."""
     scale: Literal["std", "none"] = "std"
     """Divide the advantage by the group's deviation (the paper's formula), or not (the baseline it ran)."""
+    advantage_eps: float = 1e-4
+    """ε beside the group's standard deviation (GRPO's released trainers: 1e-4 or 1e-6)."""
 
     def __post_init__(self) -> None:
         require(self.rollouts.per_prompt >= 2, "srpo routes by siblings: per_prompt must be at least 2")
         require(self.beta >= 0, f"beta must be 0 or more, got {self.beta}")
         require(0 <= self.update_rate <= 1, f"update_rate must lie in [0, 1], got {self.update_rate}")
         require(0 <= self.alpha <= 1, f"alpha must lie in [0, 1], got {self.alpha}")
+        require(self.advantage_eps > 0, f"advantage_eps must be positive, got {self.advantage_eps}")
         require(self.is_clip > 0, f"is_clip must be positive, got {self.is_clip}")
         require(
             0 < self.clip_low < 1 and self.clip_high > 0, "clip_low must lie in (0, 1) and clip_high above 0"
@@ -121,35 +124,32 @@ class SRPO(Recipe):
             TEACHER: Teacher(weights, Reprompt(feedback="never", readers=self.route), self.student_thinking)
         }
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("group", "reward", "behavior")
-
     def terms(self, stats: Statistics) -> Iterable[Term]:
         distilled = self.distilled(stats)
         yield PolicyGradient(
             name="reinforce",
-            advantage=group_advantage(stats.reward, stats.group, self.scale),
-            behavior=stats.old_log_prob,
+            advantage=group_advantage(stats.reward, stats.group, self.scale, self.advantage_eps),
+            behavior=stats.behavior_log_prob,
             clip=(self.clip_low, self.clip_high),
             where=~distilled,
-            mean_over="tokens",
+            mean_over=stats.mask,
             temperature=self.temperature,
         )
         yield Match(
             name="distill",
-            target=FromTeacher(TEACHER),
+            target=FromRole(TEACHER),
             divergence=gkd_jsd(self.alpha),
             support=Full() if self.student_top_k is None else TopK(self.student_top_k, "student"),
-            weight=self.trust(stats, distilled) * stats.importance(self.is_clip),
+            weight=self.trust(stats, distilled),
+            gate=stats.importance(self.is_clip),
             where=distilled,
-            mean_over="tokens",
+            mean_over=stats.mask,
             temperature=self.temperature,
         )
 
     def distilled(self, stats: Statistics) -> Tensor:
         """[N] z: the rollouts of the kind asked for that could be shown another, right one of their group."""
-        right = stats.correct.to(stats.reward.dtype)
+        right = stats.correct.to(stats.dtype)
         others = group_sum(right, stats.group) - right
         kind = {"wrong": ~stats.correct, "right": stats.correct, "all": right >= 0}[self.route]
         return kind & (others > 0.5) & stats.available(TEACHER)
@@ -157,4 +157,4 @@ class SRPO(Recipe):
     def trust(self, stats: Statistics, distilled: Tensor) -> Tensor:
         """[N, T] w: small where the teacher is unsure; mean 1 over the distilled tokens, 0 elsewhere."""
         weight = (-self.beta * stats.entropy(TEACHER)).exp()
-        return normalized(weight, over=stats.mask & distilled.unsqueeze(1))
+        return normalized(weight, over=stats.seen(TEACHER) & distilled.unsqueeze(1))

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from selfteach.objective.batch import STUDENT
 from selfteach.objective.candidates import CandidateMatch
 from selfteach.objective.divergence import gkd_jsd
-from selfteach.objective.positions import STUDENT
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import Consensus, GeometricMean, Mixture, Target
-from selfteach.objective.terms import SampledMatch, Term
+from selfteach.objective.terms import Sampled, Term
 from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts, require
 from selfteach.recipes.claim import Claim
 from selfteach.teacher.private import BEGINNING_ONLY, Field, Partial
@@ -132,7 +132,7 @@ class AVSD(Recipe):
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         if self.view_top_k is None:
-            yield SampledMatch(name="distill", target=self.target(False), temperature=self.temperature)
+            yield Sampled(name="distill", target=self.target(False), temperature=self.temperature)
             return
         yield CandidateMatch(
             name="distill",

@@ -80,6 +80,8 @@ class CEPO(Recipe):
     """Upper clip of the ratio: 1 + clip_high."""
     scale: Literal["std", "none"] = "std"
     """Divide the advantage by the group's standard deviation, or not."""
+    advantage_eps: float = 1e-4
+    """ε beside the group's standard deviation (GRPO's released trainers: 1e-4 or 1e-6)."""
     mean_over: Literal["tokens", "sequences"] = "tokens"
     """Mean over all tokens, or mean of the rollouts' token means."""
 
@@ -88,6 +90,7 @@ class CEPO(Recipe):
             self.rollouts.per_prompt >= 2,
             "cepo compares rollouts of one prompt: per_prompt must be at least 2",
         )
+        require(self.advantage_eps > 0, f"advantage_eps must be positive, got {self.advantage_eps}")
         require(0 <= self.mix <= 1, f"mix must lie in [0, 1], got {self.mix}")
         require(self.mix_steps is None or self.mix_steps >= 1, "mix_steps must be at least 1, or none")
         require(
@@ -134,22 +137,18 @@ class CEPO(Recipe):
     def active(self, step: int) -> tuple[str, ...]:
         return tuple(self.teachers) if self.strength(step) > 0 else ()
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("group", "reward", "behavior")
-
     def strength(self, step: int) -> float:
         """λ at ``step`` = 0, 1, 2 …"""
         return self.mix if self.mix_steps is None else HoldThenDecay(self.mix, 0, self.mix_steps).at(step)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        advantage = group_advantage(stats.reward, stats.group, self.scale)
+        advantage = group_advantage(stats.reward, stats.group, self.scale, self.advantage_eps)
         if self.active(stats.step):
             advantage = self.reweighted(advantage, stats)
         yield PolicyGradient(
             name="policy",
             advantage=advantage,
-            behavior=stats.old_log_prob,
+            behavior=stats.behavior_log_prob,
             clip=(self.clip_low, self.clip_high),
             mean_over=self.mean_over,
             temperature=self.temperature,
@@ -157,9 +156,9 @@ class CEPO(Recipe):
 
     def reweighted(self, advantage: Tensor, stats: Statistics) -> Tensor:
         """[N] A → [N, T] A_t; rows in which a teacher saw nothing keep theirs."""
-        against = stats.log_prob(WRONG) if self.contrast == "wrong-answer" else stats.old_log_prob
-        seen = torch.stack([stats.available(name) for name in self.teachers]).all(dim=0)
-        evidence = torch.where(seen.unsqueeze(1) & stats.mask, stats.log_prob(RIGHT) - against, 0.0)
+        against = stats.log_prob(WRONG) if self.contrast == "wrong-answer" else stats.behavior_log_prob
+        seen = torch.stack([stats.seen(name) for name in self.teachers]).all(dim=0)
+        evidence = torch.where(seen, stats.log_prob(RIGHT) - against, 0.0)
         weight = (advantage.sign().unsqueeze(1) * evidence).exp()
         clipped = weight.clamp(1 - self.clip_weight, 1 + self.clip_weight)
         strength = self.strength(stats.step)

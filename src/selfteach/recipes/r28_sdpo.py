@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from selfteach.objective.advantage import group_advantage
 from selfteach.objective.divergence import Divergence, ReverseKL, gkd_jsd
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.support import Full, Support, Tail, TopK
-from selfteach.objective.target import FromTeacher, Target, TrustRegion
-from selfteach.objective.terms import Match, PolicyGradient, Reduction, SampledMatch, Term
+from selfteach.objective.target import FromRole, Target, TrustRegion
+from selfteach.objective.terms import Match, PolicyGradient, Sampled, Signal, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts, require
 from selfteach.recipes.claim import Claim
 from selfteach.teacher.sibling import Reprompt
@@ -197,14 +196,10 @@ class SDPO(Recipe):
         return {TEACHER: reading(whose[self.weights])}
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        return ("behavior", "group", "reward") if self.grpo_share or self.distill != "all" else ("behavior",)
-
-    @property
     def target(self) -> Target:
         if self.weights == "trust-region":
             return TrustRegion(TEACHER, REFERENCE, self.update_rate)
-        return FromTeacher(TEACHER)
+        return FromRole(TEACHER)
 
     @property
     def divergence(self) -> Divergence:
@@ -221,7 +216,7 @@ class SDPO(Recipe):
             yield PolicyGradient(
                 name="grpo",
                 advantage=group_advantage(stats.reward, stats.group, "none"),
-                behavior=stats.old_log_prob,
+                behavior=stats.behavior_log_prob,
                 clip=(self.clip_low, self.clip_high),
                 coefficient=self.grpo_share,
                 temperature=self.temperature,
@@ -230,24 +225,25 @@ class SDPO(Recipe):
             yield self.distillation(stats)
 
     def distillation(self, stats: Statistics) -> Term:
-        weight = 1.0 if self.is_clip is None else stats.importance(self.is_clip)
-        mean_over: Reduction = "selected"
-        if self.mean_over == "rollouts":
-            mean_over = "sum"
-            summands = (stats.length.clamp(min=1) * len(stats.length)).to(stats.reward.dtype)
-            weight = weight / summands.unsqueeze(1)
+        rollouts = self.mean_over == "rollouts"
+        summands = stats.length.clamp(min=1).to(stats.dtype) * stats.rows.sum().clamp(min=1)
         shared: dict[str, Any] = {
-            "name": "distill", "where": self.taught(stats), "weight": weight, "mean_over": mean_over,
+            "name": "distill", "where": self.taught(stats),
+            "weight": 1 / summands if rollouts else 1.0, "mean_over": "sum" if rollouts else "selected",
+            "gate": None if self.is_clip is None else stats.importance(self.is_clip),
             "coefficient": 1 - self.grpo_share, "temperature": self.temperature,
         }  # fmt: skip
         if self.loss == "sequence":
             gained = stats.log_prob(TEACHER) - stats.log_prob()
-            return PolicyGradient(advantage=stats.sequence_mean(gained), **shared)
+            informed: dict[str, Signal] = {TEACHER: "sampled"}
+            return PolicyGradient(advantage=stats.sequence_mean(gained), informed_by=informed, **shared)
         if self.loss == "sampled":
-            return SampledMatch(target=self.target, **shared)
+            return Sampled(target=self.target, **shared)
         return Match(target=self.target, divergence=self.divergence, support=self.support, **shared)
 
     def taught(self, stats: Statistics) -> Tensor:
         """[N] the rollouts that are distilled: those whose teacher was shown something, of the kind asked for."""
-        kinds = {"all": torch.ones_like(stats.correct), "wrong": ~stats.correct, "right": stats.correct}
-        return kinds[self.distill] & stats.available(TEACHER)
+        seen = stats.available(TEACHER)
+        if self.distill == "all":
+            return seen
+        return seen & (stats.correct if self.distill == "right" else ~stats.correct)

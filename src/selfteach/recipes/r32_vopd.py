@@ -98,7 +98,7 @@ class VOPD(Recipe):
         yield PolicyGradient(
             name="distill",
             advantage=self.advantage(stats),
-            where=stats.available(TEACHER),
+            informed_by={TEACHER: "sampled" if self.baseline == "none" else "full"},
             temperature=self.temperature,
         )
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.statistics import Statistics
-from selfteach.objective.target import Extrapolation, FromTeacher
+from selfteach.objective.target import Extrapolation, FromRole
 from selfteach.objective.terms import Match, PolicyGradient, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
@@ -126,39 +127,40 @@ class ExOPD(Recipe):
     def scorer(self, weights: External | Frozen, tag: str | None = None) -> Teacher:
         return Teacher(weights, Plain(), self.student_thinking, tag=tag)
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("behavior",)
-
     def terms(self, stats: Statistics) -> Iterable[Term]:
         names = [name for name in self.teachers if name != REFERENCE]
-        taught = torch.stack([stats.available(name) for name in names]).any(dim=0)
+        taught = self.taught(stats, names)
         if self.estimator == "full":
             for name in names:
                 yield Match(
                     name=name.replace(TEACHER, "distill"),
-                    target=FromTeacher(name)
+                    target=FromRole(name)
                     if self.reward_scale == 1
                     else Extrapolation(name, REFERENCE, self.reward_scale),
                     divergence=ReverseKL(),
-                    mean_over=stats.mask & taught.unsqueeze(1),
+                    mean_over=taught,
                     temperature=self.temperature,
                 )
             return
         scores = torch.zeros_like(stats.log_prob())
         for name in names:
-            scores = torch.where(stats.available(name).unsqueeze(1), stats.log_prob(name), scores)
+            scores = torch.where(stats.seen(name), stats.log_prob(name), scores)
         advantage = scores - stats.log_prob()
         if self.reward_scale != 1:
             advantage = advantage + (self.reward_scale - 1) * (scores - stats.log_prob(REFERENCE))
         yield PolicyGradient(
             name="distill",
             advantage=advantage,
-            weight=stats.importance(self.is_cap),
+            gate=stats.importance(self.is_cap),
             where=taught,
             mean_over="selected",
             temperature=self.temperature,
         )
+
+    def taught(self, stats: Statistics, names: Sequence[str]) -> Tensor:
+        """[N, T] bool: the tokens that one of the teachers scored, and the reference where the reward reads it."""
+        taught = torch.stack([stats.seen(name) for name in names]).any(dim=0)
+        return taught if self.reward_scale == 1 else taught & stats.seen(REFERENCE)
 
 
 def routes(teacher: str) -> dict[str | None, str]:

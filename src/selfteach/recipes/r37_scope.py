@@ -12,7 +12,7 @@ from torch import Tensor
 from selfteach.objective.advantage import group_softmax, group_sum
 from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.statistics import Statistics
-from selfteach.objective.target import FromTeacher
+from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Reduction, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
@@ -78,6 +78,8 @@ class SCOPE(Recipe):
     uniform: all alike."""
     teacher_weight: Favor = "low-perplexity"
     """Which wrong rollouts count more: those likely to the teacher (paper) or the unlikely ones; uniform: all alike."""
+    right_above: float = 0.0
+    """A rollout is right if its reward exceeds this (released code: 0)."""
     weight_temperature: float = 1.0
     """τ of both softmaxes: large is uniform."""
     mean_over: Literal["prompts", "tokens"] = "prompts"
@@ -125,13 +127,11 @@ class SCOPE(Recipe):
     def teachers(self) -> Mapping[str, Teacher]:
         return {TEACHER: Teacher(External(self.teacher), Plain(), self.student_thinking)}
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("group", "reward", "behavior")
-
     def terms(self, stats: Statistics) -> Iterable[Term]:
         student, teacher = stats.log_prob(), stats.log_prob(TEACHER)
-        right, wrong = stats.correct, ~stats.correct & stats.available(TEACHER)
+        # A rollout without a token of its own has no perplexity, and would take weight from those that have one.
+        some, right = stats.mask.any(dim=1), stats.reward > self.right_above
+        right, wrong = right & some, ~right & some & stats.available(TEACHER)
         yield NegativeLogLikelihood(
             name="imitate",
             weight=self.weights(stats.sequence_mean(student), self.student_weight, stats, right),
@@ -144,7 +144,7 @@ class SCOPE(Recipe):
         if self.estimator == "full":
             yield Match(
                 name="distill",
-                target=FromTeacher(TEACHER),
+                target=FromRole(TEACHER),
                 divergence=ReverseKL(),
                 weight=weight,
                 where=wrong,
@@ -155,11 +155,12 @@ class SCOPE(Recipe):
         yield PolicyGradient(
             name="distill",
             advantage=teacher - student,
-            behavior=stats.old_log_prob,
+            behavior=stats.behavior_log_prob,
             clip=(1.0, math.inf) if self.clip is None else (self.clip, self.clip),
             weight=weight,
             where=wrong,
             mean_over=mean_over,
+            informed_by={TEACHER: "sampled"},
             temperature=self.temperature,
         )
 
@@ -167,5 +168,5 @@ class SCOPE(Recipe):
         """[N] weight of each rollout on ``path`` [N] from its mean log-prob [N] (nats a token)."""
         share = group_softmax(SIGN[favor] * likelihood / self.weight_temperature, stats.group, path)
         if self.mean_over == "prompts":
-            return share / len(stats.group.unique())
+            return share / max(1, len(stats.group[stats.rows].unique()))
         return share * group_sum(path.to(share.dtype), stats.group)

@@ -205,7 +205,7 @@ class LightningOPD(Recipe):
         yield PolicyGradient(
             name="distill",
             advantage=advantage,
-            where=stats.available(TEACHER),
+            informed_by={TEACHER: "sampled"},
             mean_over=self.mean_over,
             temperature=self.temperature,
         )

@@ -14,9 +14,10 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from selfteach.objective.batch import STUDENT
 from selfteach.objective.divergence import ForwardKL
 from selfteach.objective.engine import Outcome
-from selfteach.objective.positions import STUDENT, ColumnFunction, Positions
+from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.statistics import role_entropy
 from selfteach.train.scored import Scorer
 
@@ -41,18 +42,21 @@ class Likeliest:
         return self.found[role]
 
 
-def watched(teachers: Iterable[str], temperature: float) -> dict[str, ColumnFunction]:
+def watched(teachers: Iterable[str], temperature: float) -> dict[str, Quantity]:
     """Columns measured at every written token beside the loss, on the same logits (docs/metrics.md)."""
     top = Likeliest()
-    columns: dict[str, ColumnFunction] = {
-        "entropy/student": partial(role_entropy, role=STUDENT, temperature=temperature),
-        "mass/student": partial(mass, role=STUDENT, temperature=temperature, top=top),
+    columns = {
+        "entropy/student": Quantity(partial(role_entropy, role=STUDENT, temperature=temperature)),
+        "mass/student": Quantity(partial(mass, role=STUDENT, temperature=temperature, top=top)),
     }
     for name in teachers:
-        columns[f"divergence/{name}"] = partial(gap, teacher=name, temperature=temperature)
-        columns[f"entropy/{name}"] = partial(role_entropy, role=name, temperature=temperature)
-        columns[f"mass/{name}"] = partial(mass, role=name, temperature=temperature, top=top)
-        columns[f"overlap/{name}"] = partial(overlap, teacher=name, top=top)
+        for kind, function in (
+            ("divergence", partial(gap, teacher=name, temperature=temperature)),
+            ("entropy", partial(role_entropy, role=name, temperature=temperature)),
+            ("mass", partial(mass, role=name, temperature=temperature, top=top)),
+            ("overlap", partial(overlap, teacher=name, top=top)),
+        ):
+            columns[f"{kind}/{name}"] = Quantity(function, (STUDENT, name))
     return columns
 
 
@@ -96,15 +100,15 @@ def token_means(
         sums[name] = sums.get(name, 0.0) + float(values[mask].sum())
         counts[name] = counts.get(name, 0) + int(mask.sum())
 
-    for start, outcome in zip(scorer.starts, outcomes, strict=True):
-        batch = scorer.batch_columns(start)
+    for outcome in outcomes:
+        kinds = of_token[outcome.layout.at(scorer.columns.ids)]
         for name in columns:
             kind, role = name.split("/", 1)
-            mask = batch.mask & batch.available_rows((role,)).unsqueeze(1)
+            mask = outcome.layout.at(scorer.columns.seen((role,)))
             add(name, outcome.token[name], mask)
             if kind == "divergence":
                 for i, label in enumerate(names):
-                    add(f"{name}/{label}", outcome.token[name], mask & (of_token[batch.ids] == i))
+                    add(f"{name}/{label}", outcome.token[name], mask & (kinds == i))
     means = {name: total / counts[name] for name, total in sums.items() if counts[name]}
     return means | divergence_shares(sums, names)
 

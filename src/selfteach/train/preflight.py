@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from selfteach.errors import UserError
-from selfteach.objective.engine import CHUNK_BYTES
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.positions import Quantity
+from selfteach.objective.record import CHUNK_BYTES
 from selfteach.policy.head import check_head, output_head
 from selfteach.policy.loading import Policy
 from selfteach.policy.scoring import pack
@@ -268,13 +270,15 @@ def divergences(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context)
     """[N, T] KL(teacher‖student) in nats."""
     temperature = run.recipe.temperature
     scorer = probe_scorer(run, name, rollouts, seen)
-    return local(scorer, scorer.measure({"gap": lambda at: gap(at, name, temperature)})["gap"])
+    wanted = Quantity(lambda at: gap(at, name, temperature), (STUDENT, name))
+    return local(scorer, scorer.measure({"gap": wanted})["gap"])
 
 
 def opinion(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Tensor:
     """[N, T] the teacher's log-prob (nats) of each response token."""
     scorer = probe_scorer(run, name, rollouts, seen)
-    return local(scorer, scorer.measure({"log_prob": lambda at: at.sampled(name)})["log_prob"])
+    wanted = Quantity(lambda at: at.sampled(name), (name,))
+    return local(scorer, scorer.measure({"log_prob": wanted})["log_prob"])
 
 
 def local(scorer: Scorer, column: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from selfteach.errors import UserError
-from selfteach.objective.engine import Outcome, Weighted, evaluate_terms
-from selfteach.objective.plan import plan
-from selfteach.objective.positions import STUDENT, Positions
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.engine import Outcome, evaluate_terms
+from selfteach.objective.plan import Weighted, plan
+from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.statistics import Statistics
 from selfteach.policy.loading import LoraConfig, Policy, load_policy
 from selfteach.policy.sampling import NotFinite
@@ -315,7 +316,10 @@ class Run:
         scorer = self.scorer(rollouts, {name: contexts[name] for name in wanted})
         temperature = self.recipe.temperature
         opinions = scorer.measure(
-            {name: partial(Positions.sampled, role=name, temperature=temperature) for name in wanted}
+            {
+                name: Quantity(partial(Positions.sampled, role=name, temperature=temperature), (name,))
+                for name in wanted
+            }
         )
         return [
             replace(
@@ -343,10 +347,12 @@ class Run:
         scorer = self.scorer(rows, contexts)
         roles = (STUDENT, *contexts)
         opinions = scorer.measure(
-            {role: partial(Positions.sampled, role=role, temperature=1.0) for role in roles}
+            {
+                role: Quantity(partial(Positions.sampled, role=role, temperature=1.0), (role,))
+                for role in roles
+            }
         )
-        mask = scorer.columns.mask
-        means = {role: float(opinions[role][mask].mean()) for role in roles}
+        means = {role: float(opinions[role][scorer.columns.seen((role,))].mean()) for role in roles}
         return {f"reference/{role}": -mean if role == STUDENT else mean for role, mean in means.items()}
 
     def reference_rows(self, probe: ReferenceProbe, asked: Sequence[Asked]) -> list[Rollout]:
@@ -379,8 +385,9 @@ class Run:
             scorer.columns,
             step=self.stage_done,
             temperature=self.recipe.temperature,
-            teachers=list(active),
+            roles=list(active),
             measure=scorer.measure,
+            seed=self.config.seed,
         )
         try:
             weighted = plan(self.recipe.terms(stats), scorer.columns)

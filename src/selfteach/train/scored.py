@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from selfteach.objective.batch import Columns, Scored, ScoredBatch
-from selfteach.objective.engine import measure
+from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
+from selfteach.objective.columns import Columns
 from selfteach.objective.head import Head
-from selfteach.objective.positions import ColumnFunction
+from selfteach.objective.positions import Quantity
+from selfteach.objective.record import measure
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy
 from selfteach.policy.scoring import ResponseScorer, ScoringInputs, pack, score
@@ -65,37 +66,32 @@ class Scorer:
             yield self.batch(start, gradient=True)
         self._student_state = None
 
-    def measure(self, wanted: Mapping[str, ColumnFunction]) -> dict[str, Tensor]:
+    def measure(self, wanted: Mapping[str, Quantity]) -> dict[str, Tensor]:
         """[N, T] columns over the whole batch of all processes, without gradient (see ``Statistics``)."""
-        local = {name: torch.zeros(0) for name in wanted}
+        mine = slice(self.first_row, self.first_row + len(self.rollouts))
+        local: dict[str, Tensor] = {}
         for start in self.starts:
             # With a single micro-batch the gradient pass will want this very forward again: keep its graph.
             with torch.set_grad_enabled(len(self.starts) == 1):
                 batch = self.batch(start, gradient=len(self.starts) == 1)
-            for name, column in measure(batch, wanted).items():
-                if not len(local[name]):
-                    local[name] = column.new_zeros(len(self.rollouts), self.columns.ids.shape[1])
-                local[name][start : start + len(column), : column.shape[1]] = column
+            for name, values in measure(batch, wanted).items():
+                column = batch.spread(values)[mine]
+                local[name] = (
+                    column if name not in local else torch.where(column.isnan(), local[name], column)
+                )
         return {name: self.accelerator.gather(column) for name, column in local.items()}
 
     def batch(self, start: int, *, gradient: bool) -> ScoredBatch:
         part = slice(start, start + self.micro_batch)
         head = output_head(self.policy.model, self.policy.vocabulary)
-        return ScoredBatch(
-            columns=self.batch_columns(start),
-            student=Scored(self._student(self.rollouts[part], gradient), head),
-            teachers={name: self._teacher(name, start, part) for name in self.teachers},
-            rows=self.rows(start),
-        )
+        student = Scored(self._student(self.rollouts[part], gradient), head)
+        teachers = {name: self._teacher(name, start, part) for name in self.teachers}
+        return ScoredBatch.padded(self.columns, {STUDENT: student, **teachers}, self.rows(start))
 
     def rows(self, start: int) -> Tensor:
         """Where a micro-batch's rollouts stand in the whole batch of all processes."""
         stop = min(start + self.micro_batch, len(self.rollouts))
         return torch.arange(self.first_row + start, self.first_row + stop, device=self.accelerator.device)
-
-    def batch_columns(self, start: int) -> Columns:
-        width = max(len(one.ids) for one in self.rollouts[start : start + self.micro_batch])
-        return cut(self.columns, self.rows(start), width)
 
     def autocast(self) -> torch.autocast:
         """bfloat16 arithmetic in the transformer where the run is of mixed precision; the objective stays exact."""
@@ -188,13 +184,14 @@ def columns_of(
             column[i, : len(values)] = torch.tensor(values, dtype=kind)
         return column.to(device)
 
-    sampled = all(row["behavior"] is not None for row in rows)
+    # A row whose sampler left no log-probs has none: not those of the present policy, and no ratio of 1.
+    rows = [{**row, "behavior": row["behavior"] or [torch.nan] * len(row["ids"])} for row in rows]
     return Columns(
         ids=padded("ids", torch.long),
         mask=padded("mask", torch.bool),
         group=torch.tensor([row["group"] for row in rows], device=device),
         reward=torch.tensor([row["reward"] for row in rows], dtype=dtype, device=device),
-        behavior=padded("behavior", dtype) if sampled else None,
+        behavior=padded("behavior", dtype),
         turn=padded("turn", torch.long),
         available={
             name: torch.tensor([row["available"][name] for row in rows], device=device)
@@ -202,23 +199,5 @@ def columns_of(
         },
         marks={name: padded(name, torch.bool, of="marks") for name in rows[0]["marks"]},
         log_probs={name: padded(name, dtype, of="log_probs") for name in rows[0]["log_probs"]},
-    )
-
-
-def cut(columns: Columns, rows: Tensor, width: int) -> Columns:
-    """Some rows of the whole batch, without the padding they do not need."""
-
-    def pick(column: Tensor) -> Tensor:
-        return column[rows, :width]
-
-    return Columns(
-        ids=pick(columns.ids),
-        mask=pick(columns.mask),
-        group=columns.group[rows],
-        reward=columns.reward[rows],
-        behavior=None if columns.behavior is None else pick(columns.behavior),
-        turn=None if columns.turn is None else pick(columns.turn),
-        available={name: column[rows] for name, column in columns.available.items()},
-        marks={name: pick(column) for name, column in columns.marks.items()},
-        log_probs={name: pick(column) for name, column in columns.log_probs.items()},
+        precision=dtype,
     )

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfteach.objective.engine import positions_of
-from selfteach.objective.positions import STUDENT, Positions, chunks
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.positions import Positions, chunks, positions_of
 from selfteach.objective.statistics import role_entropy
 from selfteach.objective.terms import PolicyGradient
 from selfteach.policy.chat import Chat
@@ -113,27 +113,31 @@ def probe_contexts(run: Run, teachers: Iterable[str], rollouts: Sequence[Rollout
 def opinions(scorer: Scorer, temperature: float) -> dict[str, Tensor]:
     """[L] and [L, 5] columns of this process's rollouts; NaN where the policy did not write the token or the
     teacher had nothing to see."""
-    parts: dict[str, list[Tensor]] = {}
+    columns, teachers = scorer.columns, list(scorer.teachers)
+    first, shape = scorer.first_row, columns.ids.shape
+    spread: dict[str, Tensor] = {}
     for start in scorer.starts:
         batch = scorer.batch(start, gradient=False)
-        lengths = torch.tensor([len(one.ids) for one in scorer.rollouts[start : start + scorer.micro_batch]])
-        inside = torch.arange(batch.columns.ids.shape[1]) < lengths.unsqueeze(1)
-        for chunk in chunks(batch, inside.to(batch.columns.mask.device), AT_ONCE):
-            at = positions_of(batch, chunk, list(batch.teachers))
-            rows = chunk.place[0]
-            for name, column in seen_at(at, list(batch.teachers), temperature):
-                known = batch.columns.mask[chunk.place]
-                role = name.partition("/")[2]
-                known = known & batch.columns.available_rows((role,))[rows]
-                if column.is_floating_point():
-                    column = column.masked_fill(~known.view(-1, *[1] * (column.dim() - 1)), torch.nan)
-                parts.setdefault(name, []).append(column.cpu())
-    return {name: torch.cat(columns) for name, columns in parts.items()}
+        for chunk in chunks(batch, torch.ones_like(batch.layout.row, dtype=torch.bool), AT_ONCE):
+            at = positions_of(batch, chunk, [STUDENT, *teachers])
+            for name, column in seen_at(at, teachers, temperature):
+                known = columns.seen((name.partition("/")[2],))[chunk.row, chunk.step]
+                if name not in spread:
+                    nothing = torch.nan if column.is_floating_point() else 0
+                    spread[name] = column.new_full((*shape, *column.shape[1:]), nothing)
+                spread[name][chunk.row[known], chunk.step[known]] = column[known]
+    lengths = [len(one.ids) for one in scorer.rollouts]
+    return {
+        "ids": torch.cat([columns.ids[first + i, :n] for i, n in enumerate(lengths)]).int().cpu(),
+        **{
+            name: torch.cat([column[first + i, :n] for i, n in enumerate(lengths)]).cpu()
+            for name, column in spread.items()
+        },
+    }
 
 
 def seen_at(at: Positions, teachers: Sequence[str], temperature: float) -> Iterator[tuple[str, Tensor]]:
     """The columns of some positions, by name (kind/role)."""
-    yield "ids", at.ids.int()
     for role in (STUDENT, *teachers):
         top = at.log_probs(role, temperature).topk(min(TOP, at.logits[role].shape[1]))
         yield f"log_prob/{role}", at.sampled(role, temperature).float()
@@ -150,11 +154,6 @@ def term_columns(step: Step, count: int, others: int) -> dict[str, Tensor]:
     A weight of 1 is a token's share in a plain mean over all written tokens of the batch.
     """
     scorer = step.scorer
-    place = {
-        i: (outcome, i - start)
-        for start, outcome in zip(scorer.starts, step.outcomes, strict=True)
-        for i in range(start, start + scorer.micro_batch)
-    }
     lengths = [len(one.ids) for one in step.rollouts[:count]]
     first, shape = scorer.first_row, scorer.columns.ids.shape
     beside = torch.full((others,), torch.nan)
@@ -168,9 +167,10 @@ def term_columns(step: Step, count: int, others: int) -> dict[str, Tensor]:
         term = weighted.term
         coefficients = weighted.coefficients * scorer.columns.mask.sum()
         columns[f"weight/{term.name}"] = flat(coefficients[first + i] for i in range(count))
-        columns[f"loss/{term.name}"] = flat(
-            outcome.token[f"loss/{term.name}"][row] for outcome, row in map(place.__getitem__, range(count))
-        )
+        losses = coefficients.new_full(shape, torch.nan)
+        for outcome in step.outcomes:
+            losses[outcome.layout.row, outcome.layout.step] = outcome.token[f"loss/{term.name}"].to(losses)
+        columns[f"loss/{term.name}"] = flat(losses[first + i] for i in range(count))
         if isinstance(term, PolicyGradient):
             advantage = term.advantage if term.advantage.dim() == 2 else term.advantage.unsqueeze(1)
             advantage = advantage.expand(shape)

@@ -1,0 +1,48 @@
+"""Token columns brought together: sums and means over units, thresholds over the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sum_by(unit: Tensor, column: Tensor, over: Tensor) -> Tensor:
+    """[N, T] units (counted from 0; −1: none) and a column → [U] sums over the positions ``over`` [N, T] selects.
+
+    U is the largest number + 1; a unit that has no such position sums to 0.
+    """
+    number = int(unit.max()) + 1 if unit.numel() else 0
+    chosen = over & (unit >= 0)
+    return column.new_zeros(max(number, 0)).index_add(0, unit[chosen], column[chosen])
+
+
+def mean_by(unit: Tensor, column: Tensor, over: Tensor) -> Tensor:
+    """[N, T] → [N, T]: the mean over the unit each position belongs to; NaN outside ``over`` and where unit is −1."""
+    count = sum_by(unit, torch.ones_like(column), over)
+    mean = sum_by(unit, column, over) / count.clamp(min=1)
+    inside = over & (unit >= 0)
+    spread = torch.full_like(column, torch.nan)
+    spread[inside] = mean[unit[inside]]
+    return spread
+
+
+def quantile_over(column: Tensor, q: float, over: Tensor) -> Tensor:
+    """0-dim: the value below which a share ``q`` of the selected entries lies, between neighbors linear; NaN of none.
+
+    ValueError: q outside [0, 1], NaN among the entries.
+    """
+    if not 0 <= q <= 1:
+        raise ValueError(f"q must lie in [0, 1], got {q}")
+    values = column[over].sort().values
+    if not len(values):
+        return column.new_full((), torch.nan)
+    refuse_nan(values, "quantile")
+    place = q * (len(values) - 1)
+    low, high = values[int(place)], values[min(int(place) + 1, len(values) - 1)]
+    return torch.lerp(low, high, place - int(place))
+
+
+def refuse_nan(values: Tensor, what: str) -> None:
+    """ValueError where a comparison would quietly leave NaN out."""
+    if values.isnan().any():
+        raise ValueError(f"{what}: the column is NaN at entries that are compared; select others with among")
