@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from selfteach.objective.batch import Columns, Scored, ScoredBatch
 from selfteach.objective.engine import measure
-from selfteach.objective.head import Head
+from selfteach.objective.head import Head, LowRank
 from selfteach.objective.positions import ColumnFunction
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy
-from selfteach.policy.scoring import ResponseScorer, ScoringInputs, pack, score
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.weights import TeacherWeights
+from selfteach.policy.scorer import LocalScorer
+from selfteach.roles.store import WeightStore
+from selfteach.roles.weights import Weights
+from selfteach.task.trajectory import Trajectory
 from selfteach.train.context import Context
 
 
@@ -27,17 +28,17 @@ from selfteach.train.context import Context
 class Scorer:
     """Scores this process's rollouts of one step with the student and its teachers.
 
-    ``teachers`` hand over distributions; those in ``sampled`` gave their log-probs already (``Rollout.log_probs``).
+    ``teachers`` hand over distributions; those in ``sampled`` gave their log-probs already (``Trajectory.log_probs``).
     """
 
     accelerator: Accelerator
     policy: Policy
     module: nn.Module
-    teachers: Mapping[str, TeacherWeights]
-    rollouts: Sequence[Rollout]
+    weights: WeightStore
+    teachers: Mapping[str, Weights]
+    rollouts: Sequence[Trajectory]
     contexts: Mapping[str, Context]
     micro_batch: int
-    mixed: bool = False
     sampled: Sequence[str] = ()
     columns: Columns = field(init=False)
     first_row: int = field(init=False)
@@ -80,11 +81,13 @@ class Scorer:
 
     def batch(self, start: int, *, gradient: bool) -> ScoredBatch:
         part = slice(start, start + self.micro_batch)
+        # Teachers first: no weights may be exchanged once the student's graph lives.
+        teachers = {name: self._teacher(name, start, part) for name in self.teachers}
         head = output_head(self.policy.model, self.policy.vocabulary)
         return ScoredBatch(
             columns=self.batch_columns(start),
             student=Scored(self._student(self.rollouts[part], gradient), head),
-            teachers={name: self._teacher(name, start, part) for name in self.teachers},
+            teachers=teachers,
             rows=self.rows(start),
         )
 
@@ -97,17 +100,14 @@ class Scorer:
         width = max(len(one.ids) for one in self.rollouts[start : start + self.micro_batch])
         return cut(self.columns, self.rows(start), width)
 
-    def autocast(self) -> torch.autocast:
-        """bfloat16 arithmetic in the transformer where the run is of mixed precision; the objective stays exact."""
-        return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=self.mixed)
-
-    def _student(self, rollouts: Sequence[Rollout], gradient: bool) -> Tensor:
+    def _student(self, rollouts: Sequence[Trajectory], gradient: bool) -> Tensor:
         if self._student_state is not None:
             return self._student_state
-        inputs = packed(self.policy, [one.prompt_ids for one in rollouts], rollouts, self.accelerator.device)
         self.policy.model.train(gradient)
-        with torch.set_grad_enabled(gradient), self.autocast():
-            hidden = score(self.module, inputs)
+        with torch.set_grad_enabled(gradient):
+            hidden = states(
+                LocalScorer(self.module), self.policy, [one.prompt_ids for one in rollouts], rollouts
+            )
         if len(self.starts) == 1:
             self._student_state = hidden
         return hidden
@@ -115,57 +115,55 @@ class Scorer:
     @torch.no_grad()
     def _teacher(self, name: str, start: int, part: slice) -> Scored:
         if (name, start) not in self._teacher_states:
-            rollouts, prompts = self.rollouts[part], self.contexts[name].prompts[part]
-            seen = [i for i, ids in enumerate(prompts) if ids is not None]
-            width = max(len(one.ids) for one in rollouts)
-            with self.teachers[name].in_place() as policy:
-                policy.model.eval()
+            with self.weights.scoring(self.teachers[name]) as policy:
                 head = detached_head(policy)
-                hidden = self._seen_states(
-                    policy, [prompts[i] or [] for i in seen], [rollouts[i] for i in seen]
-                )
-            # Rows whose view is empty cost nothing and count nowhere (``Columns.available``).
-            whole = hidden.new_zeros(len(rollouts), width, hidden.shape[-1])
-            whole[seen, : hidden.shape[1]] = hidden
-            self._teacher_states[name, start] = Scored(whole, head)
+                hidden = states(LocalScorer(), policy, self.contexts[name].prompts[part], self.rollouts[part])
+            self._teacher_states[name, start] = Scored(hidden, head)
         return self._teacher_states[name, start]
 
-    def _seen_states(self, policy: Policy, prompts: list[list[int]], rollouts: Sequence[Rollout]) -> Tensor:
-        if not rollouts:
-            weight = output_head(policy.model, policy.vocabulary).weight
-            assert weight is not None
-            return weight.new_zeros(0, 0, weight.shape[-1])
-        inputs = packed(policy, prompts, rollouts, self.accelerator.device)
-        with self.autocast():
-            return score(ResponseScorer(policy.model), inputs)
+
+def states(
+    scorer: LocalScorer, policy: Policy, contexts: Sequence[list[int] | None], rollouts: Sequence[Trajectory]
+) -> Tensor:
+    """[N, T, d]. Rows without a context cost nothing and hold zeros: they count nowhere (``Columns.available``)."""
+    seen = [(ids, one) for ids, one in zip(contexts, rollouts, strict=True) if ids is not None]
+    flat = scorer.states(
+        policy, [ids for ids, _ in seen], [one.ids for _, one in seen], [one.mask for _, one in seen]
+    )
+    width = max(len(one.ids) for one in rollouts)
+    written = [
+        [own and ids is not None for own in one.mask] + [False] * (width - len(one.ids))
+        for ids, one in zip(contexts, rollouts, strict=True)
+    ]
+    padded = flat.new_zeros(len(rollouts), width, flat.shape[-1])
+    return padded.index_put(torch.tensor(written, device=flat.device).nonzero(as_tuple=True), flat)
 
 
 def detached_head(policy: Policy) -> Head:
-    """The head as it is now: tensors that keep pointing at these weights when the student's are swapped back."""
+    """The head as it is now. What an exchange of adapters may change in place is cloned."""
+
+    def kept(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        return tensor.detach().clone() if policy.adapted and tensor.requires_grad else tensor.detach()
+
     head = output_head(policy.model, policy.vocabulary)
-    lora = head.lora and replace(head.lora, down=head.lora.down.detach(), up=head.lora.up.detach())
-    return replace(
-        head,
-        weight=None if head.weight is None else head.weight.detach(),
-        bias=None if head.bias is None else head.bias.detach(),
-        lora=lora,
+    lora = head.lora and LowRank(
+        head.lora.down.detach().clone(), head.lora.up.detach().clone(), head.lora.scaling
     )
+    return replace(head, weight=kept(head.weight), bias=kept(head.bias), lora=lora)
 
 
-def packed(
-    policy: Policy, prompts: list[list[int]], rollouts: Sequence[Rollout], device: torch.device
-) -> ScoringInputs:
-    return pack(prompts, [one.ids for one in rollouts], policy.chat.pad_id, device)
-
-
-def row_of(one: Rollout, i: int, contexts: Mapping[str, Context], sampled: Sequence[str]) -> dict[str, Any]:
+def row_of(
+    one: Trajectory, i: int, contexts: Mapping[str, Context], sampled: Sequence[str]
+) -> dict[str, Any]:
     """A rollout's small facts, as they travel between processes."""
     seen = {name: context.prompts[i] is not None for name, context in contexts.items()}
     return {
         "ids": one.ids,
         "mask": one.mask,
-        "behavior": one.behavior,
-        "turn": one.turn or [0] * len(one.ids),
+        "behavior": one.behavior if one.ids and one.sampled else None,
+        "turn": one.turn,
         "group": one.group,
         "reward": 0.0 if one.grade is None else one.grade.reward,
         "available": {**seen, **{name: name in one.log_probs for name in sampled}},
