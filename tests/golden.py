@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from safetensors.numpy import load_file, save_file
 
 from arrays import arrays
 from selfteach.cli.progress import Silent
+from selfteach.policy.loading import Policy
 from selfteach.recipes import RECIPES, Recipe, knobs, recipe_named, with_knobs
+from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
 from selfteach.train.config import Bookkeeping, Evaluation, TrainConfig
 from selfteach.train.run import Run
-from selfteach.train.store import Store, rollout_of
+from selfteach.train.store import Store
 from selfteach.train.writing import Written
 
 HOME = Path(__file__).parent / "data" / "golden"
@@ -114,10 +116,9 @@ class Watched(Run):
         self.record: list[dict[str, Any]] = []
         self.enter(0)
 
-    def external_policy(self, weights: Any) -> Any:
-        policy = super().external_policy(weights)
-        if policy is not None:
-            policy.model.double()
+    def other_model(self, model: str) -> Policy:
+        policy = super().other_model(model)
+        policy.model.double()
         return policy
 
     def rollouts(self) -> Written:
@@ -130,9 +131,9 @@ class Watched(Run):
         else:
             rows = self.replayed[self.done]["rollouts"]
             if self.recipe.rollouts.stored:
-                self.store = self.store or Store([rollout_of(json.loads(json.dumps(rows[0])))], "")
-            written = Written([rollout_of(json.loads(json.dumps(row))) for row in rows], 0)
-        self.written = [asdict(one) for one in self.judged(written.rollouts)]
+                self.store = self.store or Store([trajectory_of(rows[0])], "")
+            written = Written([trajectory_of(row) for row in rows], 0)
+        self.written = [one.to_json() for one in self.judged(written.rollouts)]
         return written
 
     def turn_knobs(self) -> None:
@@ -159,6 +160,23 @@ class Watched(Run):
             "terms": step.row["terms"],
             "gradient": self.gradient,
         }
+
+
+def trajectory_of(row: dict[str, Any]) -> Trajectory:
+    """A recorded trajectory; the first ones were recorded before there were segments."""
+    if "segments" in row:
+        return Trajectory.from_json(row)
+    segment = {
+        "ids": row["ids"], "author": "student", "trains": True, "behavior": row["behavior"] or [],
+        "turn": 0, "media": [], "context": None,
+    }  # fmt: skip
+    flat = ("ids", "mask", "turn", "behavior")
+    since = {
+        "numbers": {}, "origin": "student", "pair": None, "parent": None, "fork": None,
+        "temperature": 1.0, "trajectory": None,
+    }  # fmt: skip
+    kept = {name: value for name, value in row.items() if name not in flat}
+    return Trajectory.from_json({**kept, **since, "segments": [segment]})
 
 
 def dealt(one: Any, nth: int) -> Any:

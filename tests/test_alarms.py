@@ -14,12 +14,13 @@ from selfteach.cli.progress import Lines, Silent
 from selfteach.cli.train import configured
 from selfteach.objective.support import Support, TopK
 from selfteach.recipes.r01_opsd import OPSD
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External
 from selfteach.task.arena import model_folder, open_world
 from selfteach.task.example import Example, Grade
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Plain
-from selfteach.teacher.weights import External
+from selfteach.task.segment import DATA, Segment
+from selfteach.task.trajectory import Trajectory
 from selfteach.train.alarms import RULES, START, WINDOW, Memory, after, judged, looked_at, remembered
 from selfteach.train.config import TrainConfig
 from selfteach.train.launch import launch
@@ -121,8 +122,8 @@ class Foreign(OPSD):
     model: str = ""
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {"teacher": Teacher(External(self.model), Plain())}
+    def teachers(self) -> Mapping[str, Role]:
+        return {"teacher": Role(External(self.model), Plain())}
 
 
 def imitated(path: Path, data: str, model: str, steps: int, lr: float, *words: str) -> str:
@@ -373,13 +374,13 @@ def test_no_alarms_means_none(tiny: str) -> None:
 # --- what the text metrics count ----------------------------------------------------------------------------------
 
 
-def rollout(text: str, *, ids: list[int] | None = None, reward: float = 0.0, **private: str) -> Rollout:
+def rollout(text: str, *, ids: list[int] | None = None, reward: float = 0.0, **private: str) -> Trajectory:
     asked = "Which river is the longest of these four rivers of the north?"
     example = Example("e", ({"role": "user", "content": asked},), private)
     ids = list(range(5)) if ids is None else ids
-    own = [True] * len(ids)
-    return Rollout(
-        example, [1], ids, own, text, group=0, finished=True, behavior=[0.0] * len(ids), grade=Grade(reward)
+    known = [0.0] * len(ids)
+    return Trajectory.written(
+        example, [1], ids, text, group=0, finished=True, behavior=known, grade=Grade(reward)
     )
 
 
@@ -406,7 +407,7 @@ LONG = "First compare the lengths of all four rivers, then see that the Ob wins 
         (rollout("compare the lengths of all four rivers then see", hidden=LONG), 0.0),
     ],
 )
-def test_a_copied_phrase_is_private_long_and_no_right_answer(one: Rollout, copied: float) -> None:
+def test_a_copied_phrase_is_private_long_and_no_right_answer(one: Trajectory, copied: float) -> None:
     assert text_metrics([one], {"solution"})["leakage/copied"] == copied
 
 
@@ -437,10 +438,10 @@ def test_repetition_and_diversity_are_shares_of_three_grams() -> None:
 
 
 def test_what_tools_wrote_is_not_repetition_and_short_answers_have_none() -> None:
-    tool = replace(rollout("", ids=[7] * 12), mask=[False] * 12)
+    tool = replace(rollout(""), segments=(Segment([7] * 12, "tool", trains=False),))
     found = text_metrics([tool, rollout("", ids=[1])], ())
     assert (found["repetition/mean"], found["distinct/3"]) == (0.0, 1.0)
 
 
 def test_a_data_sets_own_text_is_not_what_the_policy_wrote() -> None:
-    assert text_metrics([replace(rollout("The hint"), behavior=None)], ()) == {}
+    assert text_metrics([replace(rollout("The hint"), segments=(Segment([1, 2], DATA),))], ()) == {}

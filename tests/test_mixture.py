@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from selfteach.errors import UserError
-from selfteach.policy.chat import Chat
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
-from selfteach.policy.sampling import NotFinite, Sampling, sample
+from selfteach.policy.renderer import ChatRenderer
+from selfteach.policy.sampler import GenerateSampler, NotFinite, Sampling
 from tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
-CHAT = Chat(TOKENIZER)
+CHAT = ChatRenderer(TOKENIZER)
 PLAIN, EXPERT = 0, 1
 
 
@@ -38,7 +38,7 @@ CONTEXTS = [[asked(text), asked(f"{text} | it is {i}07")] for i, text in enumera
 
 
 def greedy(policy: Policy, prompts: list[list[int]], length: int = 24) -> list[list[int]]:
-    samples = sample(policy.model, CHAT, prompts, Sampling(max_tokens=length, temperature=0))
+    samples = GenerateSampler(policy).sample(prompts, Sampling(max_tokens=length, temperature=0))
     return [one.ids for one in samples]
 
 

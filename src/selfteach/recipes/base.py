@@ -18,7 +18,7 @@ from selfteach.objective.terms import Term
 from selfteach.recipes.checks import nearest, require
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.writer import Student, Writer
-from selfteach.teacher.teacher import Teacher
+from selfteach.roles.role import Role
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Recipe(ABC):
         return {"paper": cls()}
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
+    def teachers(self) -> Mapping[str, Role]:
         """Who scores the rollouts, by name. A single teacher is called ``teacher``."""
         return {}
 

@@ -15,9 +15,9 @@ from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.writer import Revised, Writer
-from selfteach.teacher.attempt import Revision
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.weights import Frozen, Lagged
+from selfteach.roles.attempt import Revision
+from selfteach.roles.role import Role
+from selfteach.roles.weights import Frozen, Lagged
 
 TEACHER = "teacher"
 BOTH = "sd-zero --srt-drafts 512 --srt-steps 40 --steps 60"
@@ -181,9 +181,9 @@ class SDZero(Recipe):
         return {"revise": revise, "distill": self}
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
+    def teachers(self) -> Mapping[str, Role]:
         weights = Lagged(self.sync_every) if self.sync_every else Frozen()
-        return {TEACHER: Teacher(weights, Revision(), self.student_thinking)}
+        return {TEACHER: Role(weights, Revision(), self.student_thinking)}
 
     @property
     def temperature(self) -> float:

@@ -12,9 +12,9 @@ from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.writer import Mixed, Writer
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Answer, Solution
-from selfteach.teacher.weights import Frozen
+from selfteach.roles.role import Role
+from selfteach.roles.view import Answer, Solution
+from selfteach.roles.weights import Frozen
 
 EXPERT = "expert"
 MIXED = "mixsd --eval-also sums"
@@ -120,9 +120,9 @@ class MixSD(Recipe):
         }
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
+    def teachers(self) -> Mapping[str, Role]:
         shown = Answer() if self.view == "answer" else Solution()
-        return {EXPERT: Teacher(Frozen(), shown, self.student_thinking)}
+        return {EXPERT: Role(Frozen(), shown, self.student_thinking)}
 
     def active(self, step: int) -> Collection[str]:
         return ()  # it only writes

@@ -12,9 +12,9 @@ from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.writer import ByTeacher, Writer
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Plain
-from selfteach.teacher.weights import External
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External
 
 TEACHER = "teacher"
 OFFLINE = "lightning-opd --sft-steps 40 --steps 60"
@@ -33,8 +33,8 @@ class TeacherText(Recipe):
     """The model that writes: a folder, a hub id or arena:NAME."""
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {TEACHER: Teacher(External(self.teacher), Plain(), self.student_thinking)}
+    def teachers(self) -> Mapping[str, Role]:
+        return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
 
     def active(self, step: int) -> Collection[str]:
         return ()  # it only writes
@@ -191,8 +191,8 @@ class LightningOPD(Recipe):
         return {"sft": imitate, "distill": self}
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {TEACHER: Teacher(External(self.teacher), Plain(), self.student_thinking, signal="sampled")}
+    def teachers(self) -> Mapping[str, Role]:
+        return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking, signal="sampled")}
 
     @property
     def temperature(self) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from selfteach.recipes.checks import require
-from selfteach.teacher.attempt import Revision
-from selfteach.teacher.view import View
+from selfteach.roles.attempt import Revision
+from selfteach.roles.view import View
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from selfteach.errors import UserError
-from selfteach.policy.chat import Chat
+from selfteach.policy.renderer import Renderer
 from selfteach.task.annotation import Annotation, Span
 from selfteach.task.example import Example, Task
-from selfteach.task.rollout import Rollout
+from selfteach.task.trajectory import Trajectory
 
 
 @runtime_checkable
@@ -20,7 +20,7 @@ class Annotator(Protocol):
     def annotate(self, example: Example, answer: str) -> Annotation | None: ...
 
 
-def annotated(task: Task, chat: Chat, rollouts: Sequence[Rollout]) -> list[Rollout]:
+def annotated(task: Task, chat: Renderer, rollouts: Sequence[Trajectory]) -> list[Trajectory]:
     """Each rollout with the marks "key" and "error" on its tokens. UserError if the task has no annotator."""
     if not isinstance(task, Annotator):
         raise UserError(
@@ -36,7 +36,7 @@ def annotated(task: Task, chat: Chat, rollouts: Sequence[Rollout]) -> list[Rollo
     return result
 
 
-def token_mask(chat: Chat, ids: list[int], spans: Sequence[Span]) -> list[bool]:
+def token_mask(chat: Renderer, ids: list[int], spans: Sequence[Span]) -> list[bool]:
     """[T] True where a token's text touches one of the character spans of the whole text."""
     mask = [False] * len(ids)
     for begin, end in spans:
@@ -46,7 +46,7 @@ def token_mask(chat: Chat, ids: list[int], spans: Sequence[Span]) -> list[bool]:
     return mask
 
 
-def token_at(chat: Chat, ids: list[int], character: int) -> int:
+def token_at(chat: Renderer, ids: list[int], character: int) -> int:
     """The token that brings the text past ``character``, by bisection: a text's tokens only ever add to it."""
     low, high = 0, len(ids)
     while low < high:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selfteach.errors import UserError
-from selfteach.policy.chat import Chat
+from selfteach.policy.renderer import Renderer
 
 OTHER = "other"
 CLASSES: Mapping[str, str] = {
@@ -21,7 +21,9 @@ CLASSES: Mapping[str, str] = {
 }
 
 
-def token_classes(chat: Chat, width: int, patterns: Mapping[str, str] = CLASSES) -> tuple[list[str], Tensor]:
+def token_classes(
+    chat: Renderer, width: int, patterns: Mapping[str, str] = CLASSES
+) -> tuple[list[str], Tensor]:
     """(class names, [width] long: each token id's class). The first pattern found in a token's text names it."""
     names = [*patterns, OTHER]
     compiled = [re.compile(pattern) for pattern in patterns.values()]

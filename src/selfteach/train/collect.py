@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
-from selfteach.policy.sampling import Sampling, sample
+from selfteach.policy.sampler import GenerateSampler, Sampling
 from selfteach.recipes.base import Rollouts
 from selfteach.task.example import Example, Task
-from selfteach.task.rollout import Rollout
+from selfteach.task.segment import DATA
+from selfteach.task.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Draw:
         while len(taken) < count:
             example = self.task.train(self.cursor)
             self.cursor += 1
-            ids = self.policy.chat.prompt_ids(example.prompt, self.thinking)
+            ids = self.policy.renderer.prompt_ids(example.prompt, self.thinking)
             if len(ids) + self.max_tokens <= self.policy.window:
                 taken.append(Asked(example, ids))
                 in_a_row = 0
@@ -56,23 +57,22 @@ class Draw:
 
 def sampled_rollouts(
     policy: Policy, asked: Sequence[Asked], rollouts: Rollouts, *, first_group: int, batch_size: int | None
-) -> list[Rollout]:
+) -> list[Trajectory]:
     """``per_prompt`` answers of the policy to each prompt, in order; groups are numbered from ``first_group``."""
     sampling = Sampling(rollouts.max_tokens, rollouts.temperature, rollouts.top_p, rollouts.top_k)
     wanted = [(first_group + i, one) for i, one in enumerate(asked) for _ in range(rollouts.per_prompt)]
-    samples = sample(
-        policy.model, policy.chat, [one.prompt_ids for _, one in wanted], sampling, batch_size=batch_size
-    )
+    prompts = [one.prompt_ids for _, one in wanted]
+    samples = GenerateSampler(policy).sample(prompts, sampling, batch_size=batch_size)
     return [
-        Rollout(
-            example=one.example,
-            prompt_ids=one.prompt_ids,
-            ids=written.ids,
-            mask=[True] * len(written.ids),
-            text=policy.chat.text(written.ids),
+        Trajectory.written(
+            one.example,
+            one.prompt_ids,
+            written.ids,
+            policy.renderer.text(written.ids),
             group=group,
             finished=written.finished,
             behavior=written.behavior,
+            temperature=rollouts.temperature,
         )
         for (group, one), written in zip(wanted, samples, strict=True)
     ]
@@ -86,7 +86,7 @@ def reference_rollouts(
     max_tokens: int,
     thinking: bool | None,
     first_group: int,
-) -> list[Rollout]:
+) -> list[Trajectory]:
     """The data's own text in ``field`` as if the policy had written it (no behavior log-probs)."""
     rollouts = []
     for i, one in enumerate(asked):
@@ -95,22 +95,22 @@ def reference_rollouts(
             raise UserError(
                 f"example {one.example.key} has no {field!r} to imitate; known: {known(one.example)}"
             )
-        ids = policy.chat.completion_ids(text, thinking)
+        ids = policy.renderer.completion_ids(text, thinking)
         rollouts.append(
-            Rollout(
-                example=one.example,
-                prompt_ids=one.prompt_ids,
-                ids=ids[:max_tokens],
-                mask=[True] * min(len(ids), max_tokens),
-                text=text,
+            Trajectory.written(
+                one.example,
+                one.prompt_ids,
+                ids[:max_tokens],
+                text,
                 group=first_group + i,
                 finished=len(ids) <= max_tokens,
+                origin=DATA,
             )
         )
     return rollouts
 
 
-def graded(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
+def graded(task: Task, rollouts: Sequence[Trajectory]) -> list[Trajectory]:
     """Each rollout with the task's grade of its text; one that has a grade keeps it."""
     return [one if one.grade else one.graded(task.grade(one.example, one.text)) for one in rollouts]
 

@@ -20,7 +20,7 @@ class Loading:
     model: str = ""
     """Folder of a Hugging Face causal language model, or its hub id (empty: the arena world's own)."""
     precision: Literal["float32", "bfloat16", "mixed"] = "float32"
-    """Weights and arithmetic in float32 or bfloat16, or float32 weights with bfloat16 arithmetic."""
+    """float32; bfloat16 arithmetic on float32 weights (mixed); or that, with weights that never move in bfloat16."""
     chat_template: str | None = None
     """A Jinja file used instead of the tokenizer's chat template, or "plain"."""
     model_revision: str | None = None

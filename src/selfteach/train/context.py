@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from selfteach.errors import UserError
-from selfteach.policy.chat import Chat
-from selfteach.policy.sampling import Sampling, sample
+from selfteach.policy.renderer import Renderer
+from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.roles.role import ReasonFirst, Role
+from selfteach.roles.span import Whole
+from selfteach.roles.store import WeightStore
 from selfteach.task.example import Message
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.teacher import ReasonFirst, Teacher
-from selfteach.teacher.weights import TeacherWeights
+from selfteach.task.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,21 @@ class Context:
 
 
 def context(
-    teacher: Teacher,
-    weights: TeacherWeights,
-    rollouts: Sequence[Rollout],
+    teacher: Role,
+    weights: WeightStore,
+    rollouts: Sequence[Trajectory],
     wording: Mapping[str, str],
     *,
     window: int,
     temperature: float = 1.0,
 ) -> Context:
-    """Render ``teacher``'s view of each rollout. A view that fits the window only when cut is unavailable."""
-    groups: dict[int, list[Rollout]] = {}
+    """Render ``teacher``'s view of each rollout. A view that fits the window only when cut is unavailable.
+
+    Raises UserError for a role whose span is not the whole: nothing here scores parts yet.
+    """
+    if teacher.span != Whole():
+        raise UserError(f"a role's span {teacher.span} cannot be trained on yet: leave it at the whole")
+    groups: dict[int, list[Trajectory]] = {}
     for one in rollouts:
         groups.setdefault(one.group, []).append(one)
     addressed = [teacher.tag in (None, one.example.tag) for one in rollouts]
@@ -56,7 +62,7 @@ def context(
     ]
     if teacher.reason_first is not None:
         shown = reasoned(teacher, teacher.reason_first, weights, rollouts, shown, temperature)
-    chat = weights.policy.chat
+    chat = weights.policy_of(teacher.weights).renderer
     rendered = [
         None if messages is None else rendered_ids(chat, messages, teacher.thinking) for messages in shown
     ]
@@ -68,7 +74,7 @@ def context(
     return Context(fits, none - elsewhere, fits.count(None) - none, elsewhere)
 
 
-def rendered_ids(chat: Chat, messages: Sequence[Message], thinking: bool | None) -> list[int]:
+def rendered_ids(chat: Renderer, messages: Sequence[Message], thinking: bool | None) -> list[int]:
     """Token ids of a conversation; a last assistant message is what the scored turn already begins with."""
     if messages[-1]["role"] == "assistant":
         return chat.prompt_ids(messages[:-1], thinking, prefill=messages[-1]["content"])
@@ -76,21 +82,19 @@ def rendered_ids(chat: Chat, messages: Sequence[Message], thinking: bool | None)
 
 
 def reasoned(
-    teacher: Teacher,
+    teacher: Role,
     reason: ReasonFirst,
-    weights: TeacherWeights,
-    rollouts: Sequence[Rollout],
+    weights: WeightStore,
+    rollouts: Sequence[Trajectory],
     shown: Sequence[tuple[Message, ...] | None],
     temperature: float,
 ) -> list[tuple[Message, ...] | None]:
     """Each view followed by the teacher's own written analysis of it and the transition (card 01)."""
     wanted = [i for i, messages in enumerate(shown) if messages is not None]
     asked = [asking_for_analysis(shown[i] or (), reason) for i in wanted]
-    chat = weights.policy.chat
-    with weights.in_place() as policy:
-        samples = sample(
-            policy.model,
-            chat,
+    chat = weights.policy_of(teacher.weights).renderer
+    with weights.scoring(teacher.weights) as policy:
+        samples = GenerateSampler(policy).sample(
             [chat.prompt_ids(messages, teacher.thinking) for messages in asked],
             Sampling(max_tokens=reason.max_tokens, temperature=temperature),
         )

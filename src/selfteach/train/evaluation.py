@@ -10,10 +10,10 @@ import torch
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
-from selfteach.policy.sampling import Sampling, sample
+from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.roles.view import Plain, View
 from selfteach.task.example import Example, Grade, Message, Task
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.view import Plain, View
+from selfteach.task.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -70,24 +70,24 @@ def evaluate(
     ``view``: answer under what a teacher would be shown (to measure what a privilege is worth).
     """
     examples = task.held_out(problems)
-    prompts = [policy.chat.prompt_ids(seen(one, view or Plain(), task.wording), thinking) for one in examples]
-    asked = [(one, ids) for one, ids in zip(examples, prompts, strict=True) for _ in range(samples)]
+    view = view or Plain()
+    shown = [policy.renderer.prompt_ids(seen(one, view, task.wording), thinking) for one in examples]
+    asked = [(one, ids) for one, ids in zip(examples, shown, strict=True) for _ in range(samples)]
     devices = [policy.model.device] if policy.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        written = sample(
-            policy.model, policy.chat, [ids for _, ids in asked], sampling, batch_size=batch_size
-        )
+        prompts = [ids for _, ids in asked]
+        written = GenerateSampler(policy).sample(prompts, sampling, batch_size=batch_size)
     answers = []
     for (example, ids), one in zip(asked, written, strict=True):
-        text = policy.chat.text(one.ids)
+        text = policy.renderer.text(one.ids)
         answers.append(Answered(example, ids, one.ids, text, one.finished, task.grade(example, text)))
     return result(answers, samples), answers
 
 
 def seen(example: Example, view: View, wording: Mapping[str, str]) -> Sequence[Message]:
     """What ``view`` shows of an example before anybody has answered it."""
-    blank = Rollout(example, [], [], [], "", group=0, finished=False)
+    blank = Trajectory.written(example, [], [], "", group=0, finished=False)
     messages = view(blank, [blank], wording)
     if messages is None:
         raise UserError(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from selfteach.policy.sampling import Sampling
+from selfteach.policy.sampler import Sampling
 from selfteach.task.example import Task
 from selfteach.train.evaluation import Answered, Result, evaluate
 from selfteach.train.preflight import preflight
@@ -70,7 +70,7 @@ def measure(run: Run, phase: str) -> Result | None:
         run.folder.metrics(row)
         if phase != "train":
             few = answers[:: settings.eval_samples][:16]
-            run.folder.samples(answer_row(one, run.done, phase, run.policy.chat) for one in few)
+            run.folder.samples(answer_row(one, run.done, phase, run.policy.renderer) for one in few)
     run.progress.evaluated(run.done, result)
     return result
 
@@ -107,7 +107,7 @@ def look_closer(run: Run, step: Step | None) -> None:
         return
     seen = look(run, step)
     if run.folder is not None and seen.rollouts:
-        run.folder.samples(rollout_rows(seen, run.done, run.policy.chat))
+        run.folder.samples(rollout_rows(seen, run.done, run.policy.renderer))
         run.folder.tokens(run.done, seen.columns)
 
 

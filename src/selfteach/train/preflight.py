@@ -19,12 +19,13 @@ from selfteach.objective.positions import Quantity
 from selfteach.objective.record import CHUNK_BYTES
 from selfteach.policy.head import check_head, output_head
 from selfteach.policy.loading import Policy
-from selfteach.policy.scoring import pack
+from selfteach.policy.scorer import pack
 from selfteach.recipes.writer import Reference
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External, Random, Snapshot, Weights
 from selfteach.task.example import Example
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Plain
+from selfteach.task.trajectory import Trajectory
 from selfteach.train.collect import reference_rollouts, sampled_rollouts
 from selfteach.train.context import Context, context
 from selfteach.train.metrics import gap
@@ -59,7 +60,7 @@ def preflight(run: Run) -> list[Check]:
 
 def examined(run: Run) -> Iterator[Check]:
     """The checks one by one. Neither the random state nor the data position of the run moves."""
-    chat = run.policy.chat
+    chat = run.policy.renderer
     template = (
         "plain 'User: … Assistant:' (the tokenizer has none)" if chat.is_plain else "the tokenizer's own"
     )
@@ -78,7 +79,7 @@ def examined(run: Run) -> Iterator[Check]:
         yield from teacher_checks(run, name, teacher, rollouts)
 
 
-def probe_rollouts(run: Run) -> list[Rollout]:
+def probe_rollouts(run: Run) -> list[Trajectory]:
     """A few rollouts made the way the recipe makes them, but short."""
     asked = run.draw.take(PROBES)
     recipe = run.recipe
@@ -106,7 +107,7 @@ def thinking_check(run: Run) -> Check:
     asked = ", ".join(f"{role} {flag}" for role, flag in flags.items() if flag is not None)
     if not asked:
         return Check("thinking", True, "no flag set")
-    knows = run.policy.chat.knows_thinking
+    knows = run.policy.renderer.knows_thinking
     return Check("thinking", True, asked if knows else f"{asked}, but the chat template has no such switch")
 
 
@@ -115,7 +116,7 @@ def head_check(run: Run) -> Check:
     check_head(
         run.policy.model,
         head,
-        run.policy.chat.tokenizer.encode(PROBE, add_special_tokens=False)[:32] or [0, 0],
+        run.policy.renderer.tokenizer.encode(PROBE, add_special_tokens=False)[:32] or [0, 0],
     )
     return Check("output head", True, "hidden states × head give the model's own logits")
 
@@ -123,38 +124,39 @@ def head_check(run: Run) -> Check:
 def memory_check(run: Run) -> Check:
     """Weights, gradients, Adam's two moments, copies of teachers and one chunk of logits against what is free."""
     trainable = sum(p.nbytes for p in run.policy.trainable().values())
-    copies = sum(t.tensors is not None or type(t.spec).__name__ == "EMA" for t in run.teachers.values())
+    held, copies = run.weights.copies, run.weights.copies_to_come
     to_come = trainable * (3 + copies) + 2 * CHUNK_BYTES
     device = run.policy.model.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     detail = (
-        f"{to_come / 2**30:.2f} GiB still to come for gradients, optimizer, {copies} teacher copies and a chunk of "
-        f"logits, {free / 2**30:.2f} GiB free (activations not counted)"
+        f"{to_come / 2**30:.2f} GiB still to come for gradients, optimizer, {copies} copies of weights besides "
+        f"{held} already held, and a chunk of logits, {free / 2**30:.2f} GiB free (activations not counted)"
     )
-    advice = "; use LoRA (--lora-rank 64), --precision bfloat16 or a smaller model"
+    halves = " (with --precision bfloat16 its base takes half as much)"
+    advice = f"; use LoRA (--lora-rank 64){halves} or a smaller model"
     return Check("memory", to_come < free, detail if to_come < free else detail + advice)
 
 
 # --- each teacher -----------------------------------------------------------------------------------------------
 
 
-def teacher_checks(run: Run, name: str, teacher: Teacher, rollouts: Sequence[Rollout]) -> Iterator[Check]:
-    weights = run.teachers[name]
+def teacher_checks(run: Run, name: str, teacher: Role, rollouts: Sequence[Trajectory]) -> Iterator[Check]:
+    policy = run.weights.policy_of(teacher.weights)
     short = replace(teacher, reason_first=None)
-    if weights.policy is not run.policy:
-        yield tokenizer_check(name, run.policy, weights.policy)
-    seen = context(short, weights, rollouts, run.task.wording, window=weights.policy.window)
+    if policy is not run.policy:
+        yield tokenizer_check(name, run.policy, policy)
+    seen = context(short, run.weights, rollouts, run.task.wording, window=policy.window)
     if not any(seen.available):
         yield unseen_check(name, teacher, seen)
         return
     shown = next(ids for ids in seen.prompts if ids is not None)
-    run.progress.say(f"{name} sees\n{indented(run.policy.chat.show(shown))}")
+    run.progress.say(f"{name} sees\n{indented(run.policy.renderer.show(shown))}")
     yield alignment_check(run, name, rollouts, seen)
-    yield equality_check(run, name, weights.policy is run.policy, rollouts)
+    yield equality_check(run, name, teacher.weights, rollouts)
     yield privilege_check(run, name, short, rollouts, seen)
 
 
-def unseen_check(name: str, teacher: Teacher, seen: Context) -> Check:
+def unseen_check(name: str, teacher: Role, seen: Context) -> Check:
     """A private field that nobody has is a mistake; a right sibling or a marked span may simply not have come yet."""
     view = teacher.view
     if not view.fields:
@@ -169,23 +171,23 @@ def unseen_check(name: str, teacher: Teacher, seen: Context) -> Check:
 
 def tokenizer_check(name: str, student: Policy, teacher: Policy) -> Check:
     """EOS, vocabulary width and a probe text must agree: ids of one vocabulary mean nothing in another."""
-    ours, theirs = (p.chat.tokenizer.encode(PROBE, add_special_tokens=False) for p in (student, teacher))
+    ours, theirs = (p.renderer.tokenizer.encode(PROBE, add_special_tokens=False) for p in (student, teacher))
     problems = []
     if ours != theirs:
         problems.append("a probe text is tokenized differently")
     if student.vocabulary != teacher.vocabulary:
         problems.append(f"vocabulary widths are {student.vocabulary} and {teacher.vocabulary}")
-    if student.chat.tokenizer.eos_token_id != teacher.chat.tokenizer.eos_token_id:
-        eos = (student.chat.tokenizer.eos_token_id, teacher.chat.tokenizer.eos_token_id)
+    if student.renderer.tokenizer.eos_token_id != teacher.renderer.tokenizer.eos_token_id:
+        eos = (student.renderer.tokenizer.eos_token_id, teacher.renderer.tokenizer.eos_token_id)
         problems.append(f"EOS ids are {eos[0]} and {eos[1]}")
     return Check(
         f"{name}: tokenizer", not problems, "; ".join(problems) or "EOS, width and a probe text agree"
     )
 
 
-def alignment_check(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Check:
+def alignment_check(run: Run, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Check:
     """Under both views the scored places must be followed by the very same response ids."""
-    pad, ids = run.policy.chat.pad_id, [one.ids for one in rollouts]
+    pad, ids = run.policy.renderer.pad_id, [one.ids for one in rollouts]
     prompts = [c if c is not None else one.prompt_ids for c, one in zip(seen.prompts, rollouts, strict=True)]
     for packed in (pack([one.prompt_ids for one in rollouts], ids, pad), pack(prompts, ids, pad)):
         followed = packed.input_ids.gather(1, (packed.index + 1).clamp(max=packed.input_ids.shape[1] - 1))
@@ -196,10 +198,10 @@ def alignment_check(run: Run, name: str, rollouts: Sequence[Rollout], seen: Cont
     return Check(f"{name}: alignment", True, "the same response ids stand behind both prompts")
 
 
-def equality_check(run: Run, name: str, same_model: bool, rollouts: Sequence[Rollout]) -> Check:
+def equality_check(run: Run, name: str, weights: Weights, rollouts: Sequence[Trajectory]) -> Check:
     """Equal weights under the student's own prompt must give divergence 0, or the two paths differ."""
-    if not same_model:
-        return Check(f"{name}: equality", True, "another model: not expected to agree")
+    if isinstance(weights, External | Random | Snapshot):
+        return Check(f"{name}: equality", True, "other weights from the start: not expected to agree")
     own = Context([one.prompt_ids for one in rollouts])
     worst = float(divergences(run, name, rollouts, own).max())
     bound = 1e-2 if run.config.loading.precision != "float32" else 1e-4
@@ -209,17 +211,17 @@ def equality_check(run: Run, name: str, same_model: bool, rollouts: Sequence[Rol
 
 
 def privilege_check(
-    run: Run, name: str, teacher: Teacher, rollouts: Sequence[Rollout], seen: Context
+    run: Run, name: str, teacher: Role, rollouts: Sequence[Trajectory], seen: Context
 ) -> Check:
     """Another privilege must change the teacher's opinion, or the privilege does not reach it."""
     if isinstance(teacher.view, Plain):
         return Check(f"{name}: privilege", True, "none: it sees what the student sees")
-    weights = run.teachers[name]
     if differ(rollouts, teacher.view.fields):
         swapped = [
             exchanged(one, rollouts[i - 1].example, teacher.view.fields) for i, one in enumerate(rollouts)
         ]
-        other = context(teacher, weights, swapped, run.task.wording, window=weights.policy.window)
+        window = run.weights.policy_of(teacher.weights).window
+        other = context(teacher, run.weights, swapped, run.task.wording, window=window)
     else:
         # Nothing to exchange: no field, or all examples share one privilege (a rule). Then none at all is the other.
         other = Context([one.prompt_ids for one in rollouts])
@@ -242,31 +244,31 @@ def privilege_check(
     )
 
 
-def differ(rollouts: Sequence[Rollout], fields: Sequence[str]) -> bool:
+def differ(rollouts: Sequence[Trajectory], fields: Sequence[str]) -> bool:
     """Whether the examples have different values in any of the private fields."""
     return any(len({one.example.private.get(name) for one in rollouts}) > 1 for name in fields)
 
 
-def exchanged(one: Rollout, other: Example, fields: Sequence[str]) -> Rollout:
+def exchanged(one: Trajectory, other: Example, fields: Sequence[str]) -> Trajectory:
     """The rollout with another example's privilege in the named fields."""
     private = {**one.example.private, **{f: other.private[f] for f in fields if f in other.private}}
     return replace(one, example=replace(one.example, private=private))
 
 
-def probe_scorer(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Scorer:
+def probe_scorer(run: Run, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Scorer:
     return Scorer(
         run.accelerator,
         run.policy,
         run.module,
-        {name: run.teachers[name]},
+        run.weights,
+        {name: run.specs[name]},
         rollouts,
         {name: seen},
         micro_batch=len(rollouts),
-        mixed=run.config.loading.precision == "mixed",
     )
 
 
-def divergences(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Tensor:
+def divergences(run: Run, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Tensor:
     """[N, T] KL(teacher‖student) in nats."""
     temperature = run.recipe.temperature
     scorer = probe_scorer(run, name, rollouts, seen)
@@ -274,7 +276,7 @@ def divergences(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context)
     return local(scorer, scorer.measure({"gap": wanted})["gap"])
 
 
-def opinion(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Tensor:
+def opinion(run: Run, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Tensor:
     """[N, T] the teacher's log-prob (nats) of each response token."""
     scorer = probe_scorer(run, name, rollouts, seen)
     wanted = Quantity(lambda at: at.sampled(name), (name,))

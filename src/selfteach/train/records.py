@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from selfteach.policy.chat import Chat
+from selfteach.policy.renderer import Renderer
 from selfteach.task.example import Example
 from selfteach.train.evaluation import Answered
 from selfteach.train.tokens import Look
 
 
-def answer_row(one: Answered, step: int, phase: str, chat: Chat) -> dict[str, Any]:
+def answer_row(one: Answered, step: int, phase: str, chat: Renderer) -> dict[str, Any]:
     """An answer to a held-out problem; ``phase`` is "before" or "after"."""
     return {
         **asked(one.example, step, phase),
@@ -20,7 +20,7 @@ def answer_row(one: Answered, step: int, phase: str, chat: Chat) -> dict[str, An
     }
 
 
-def rollout_rows(seen: Look, step: int, chat: Chat) -> Iterator[dict[str, Any]]:
+def rollout_rows(seen: Look, step: int, chat: Renderer) -> Iterator[dict[str, Any]]:
     """The rollouts of a look, each with every rendered prompt; ``row`` is its place in tokens/step-N.
 
     ``phase`` is "train" for the step's own, "probe" for greedy answers to held-out problems.

@@ -25,14 +25,15 @@ from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.statistics import Statistics
 from selfteach.policy.loading import LoraConfig, Policy, load_policy
-from selfteach.policy.sampling import NotFinite
-from selfteach.policy.scoring import ResponseScorer
+from selfteach.policy.sampler import NotFinite
+from selfteach.policy.scorer import ResponseScorer
 from selfteach.recipes.base import ReferenceProbe, with_knobs
+from selfteach.roles.store import WeightStore
+from selfteach.roles.weights import POLICY, Snapshot, Weights
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.task.example import Task
 from selfteach.task.opening import open_task
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.weights import External, TeacherWeights, Weights
+from selfteach.task.trajectory import Trajectory
 from selfteach.train import alarms, randomness
 from selfteach.train.annotate import annotated
 from selfteach.train.classes import read_classes, token_classes
@@ -67,7 +68,7 @@ class Step:
     their coefficients over the whole batch, each micro-batch's outcome, and the scorer that can look again."""
 
     row: dict[str, Any]
-    rollouts: list[Rollout]
+    rollouts: list[Trajectory]
     contexts: Mapping[str, Context]
     weighted: list[Weighted]
     outcomes: list[Outcome]
@@ -88,14 +89,17 @@ class Run:
         self.also = [open_task(name, seed=config.seed) for name in config.evaluation.eval_also]
         self.policy = load_student(config, self.accelerator.device)
         self.module = self.accelerator.prepare(ResponseScorer(self.policy.model))
-        self.external: dict[str, Policy] = {}
         self.draw = Draw(
             self.task, self.policy, config.recipe.student_thinking, config.recipe.rollouts.max_tokens
         )
         self.classes = token_classes(
-            self.policy.chat, self.policy.vocabulary, read_classes(config.bookkeeping.token_classes)
+            self.policy.renderer, self.policy.vocabulary, read_classes(config.bookkeeping.token_classes)
         )
         self.stages = list(config.recipe.stages.items())
+        every = [role.weights for _, stage in self.stages for role in stage.teachers.values()]
+        self.weights = WeightStore(
+            {POLICY: self.policy}, self.other_model, [spec for spec in every if isinstance(spec, Snapshot)]
+        )
         probes = [stage.reference_probe for _, stage in self.stages]
         self.probed = self.draw.take(max((probe.examples for probe in probes if probe), default=0))
         self.done = 0
@@ -108,16 +112,15 @@ class Run:
 
     def enter(self, stage: int) -> None:
         """Begin a stage: its teachers (frozen ones as the weights are now), a fresh optimizer, its controllers."""
+        if stage > 0:
+            self.weights.snapshot(self.stages[stage - 1][0], "end")
         self.stage = stage
         self.stage_name, self.recipe = self.stages[stage]
         o = self.recipe.optimization
         share(o.prompts, self.accelerator.num_processes)
-        self.teachers = {
-            name: TeacherWeights(
-                teacher.weights, self.policy, self.external_policy(teacher.weights), trained=stage > 0
-            )
-            for name, teacher in self.recipe.teachers.items()
-        }
+        self.specs: dict[str, Weights] = {name: role.weights for name, role in self.recipe.teachers.items()}
+        self.weights.enter(self.specs.values(), moved=stage > 0)
+        self.weights.snapshot(self.stage_name, "start")
         self.optimizer = torch.optim.AdamW(
             list(self.policy.trainable().values()), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay
         )
@@ -154,8 +157,8 @@ class Run:
             rollouts = self.with_sampled_signals(rollouts, contexts)
             scorer = self.scorer(rollouts, contexts, sampled=self.sampled_signals(active))
             weighted, outcomes, gradient_norm = self.update(scorer, active)
-        for teacher in self.teachers.values():
-            teacher.after_step()
+        self.weights.after_step()
+        self.weights.after_batch()
         self.done += 1
         self.stage_done += 1
         self.generated += sum(gather_object([written.tokens]))
@@ -166,6 +169,7 @@ class Run:
         row = self.row(scorer, outcomes, clock.seconds, gradient_norm, verdicts) | probed
         if self.config.bookkeeping.alarms:
             self.memory, row = alarms.judged(self.memory, row)
+        self.weights.observe(row)
         for controller in self.controllers.values():
             controller.observe(row)
         return Step(row, rollouts, contexts, weighted, outcomes, scorer)
@@ -205,7 +209,7 @@ class Run:
             "memory/peak_bytes": peak_memory(),
         }
 
-    def count_answers(self, rollouts: list[Rollout]) -> None:
+    def count_answers(self, rollouts: list[Trajectory]) -> None:
         """How many answers it took until the first right one, over all processes (test-time training, card 28)."""
         rewards = [one.grade.reward for one in rollouts if one.grade]
         for right in (reward >= 0.5 for reward in gather_object(rewards)):
@@ -249,7 +253,7 @@ class Run:
         each = share(len(asked), world)
         mine, first_group = asked[rank * each : (rank + 1) * each], rank * each
         batch = self.config.bookkeeping.sample_batch
-        return Desk(self.policy, self.teachers, self.task, self.recipe, batch).write(mine, first_group)
+        return Desk(self.policy, self.weights, self.task, self.recipe, batch).write(mine, first_group)
 
     @property
     def store_path(self) -> Path:
@@ -259,14 +263,16 @@ class Run:
     def store_seed(self) -> str:
         return f"{self.config.seed} {self.stage_name} {self.accelerator.process_index}"
 
-    def judged(self, rollouts: list[Rollout]) -> list[Rollout]:
+    def judged(self, rollouts: list[Trajectory]) -> list[Trajectory]:
         """Graded, and annotated where the recipe reads marks."""
         rollouts = graded(self.task, rollouts)
         if self.recipe.annotated and not all(one.marks for one in rollouts):
-            rollouts = annotated(self.task, self.policy.chat, rollouts)
+            rollouts = annotated(self.task, self.policy.renderer, rollouts)
         return rollouts
 
-    def contexts(self, rollouts: list[Rollout], names: Collection[str] | None = None) -> dict[str, Context]:
+    def contexts(
+        self, rollouts: list[Trajectory], names: Collection[str] | None = None
+    ) -> dict[str, Context]:
         """What the named teachers (None: all) read before each rollout. UserError if one of them is blind."""
         contexts = self.views(rollouts, self.recipe.teachers if names is None else names)
         for name, one in contexts.items():
@@ -274,33 +280,33 @@ class Run:
             refuse_blind_teacher(name, one, self.config.bookkeeping.max_unavailable, waits)
         return contexts
 
-    def views(self, rollouts: Sequence[Rollout], names: Iterable[str]) -> dict[str, Context]:
+    def views(self, rollouts: Sequence[Trajectory], names: Iterable[str]) -> dict[str, Context]:
         """The same, blind or not."""
         return {
             name: context(
                 self.recipe.teachers[name],
-                self.teachers[name],
+                self.weights,
                 rollouts,
                 self.task.wording,
-                window=self.teachers[name].policy.window,
+                window=self.weights.policy_of(self.specs[name]).window,
                 temperature=self.recipe.rollouts.temperature,
             )
             for name in names
         }
 
     def scorer(
-        self, rollouts: list[Rollout], contexts: Mapping[str, Context], *, sampled: Sequence[str] = ()
+        self, rollouts: list[Trajectory], contexts: Mapping[str, Context], *, sampled: Sequence[str] = ()
     ) -> Scorer:
         """Scores the rollouts with the student and the teachers of these contexts, but for those in ``sampled``."""
         return Scorer(
             self.accelerator,
             self.policy,
             self.module,
-            {name: self.teachers[name] for name in contexts if name not in sampled},
+            self.weights,
+            {name: self.specs[name] for name in contexts if name not in sampled},
             rollouts,
             contexts,
             micro_batch=self.config.bookkeeping.micro_batch or len(rollouts),
-            mixed=self.config.loading.precision == "mixed",
             sampled=sampled,
         )
 
@@ -308,7 +314,9 @@ class Run:
         """Those of the teachers that hand over the sampled tokens' log-probs alone."""
         return [name for name in names if self.recipe.teachers[name].signal == "sampled"]
 
-    def with_sampled_signals(self, rollouts: list[Rollout], contexts: Mapping[str, Context]) -> list[Rollout]:
+    def with_sampled_signals(
+        self, rollouts: list[Trajectory], contexts: Mapping[str, Context]
+    ) -> list[Trajectory]:
         """The rollouts with what teachers of signal "sampled" think of their tokens; stored ones have it already."""
         wanted = self.sampled_signals(contexts)
         if not wanted or self.store is not None:
@@ -355,7 +363,7 @@ class Run:
         means = {role: float(opinions[role][scorer.columns.seen((role,))].mean()) for role in roles}
         return {f"reference/{role}": -mean if role == STUDENT else mean for role, mean in means.items()}
 
-    def reference_rows(self, probe: ReferenceProbe, asked: Sequence[Asked]) -> list[Rollout]:
+    def reference_rows(self, probe: ReferenceProbe, asked: Sequence[Asked]) -> list[Trajectory]:
         return reference_rollouts(
             self.policy,
             asked,
@@ -365,19 +373,16 @@ class Run:
             first_group=0,
         )
 
-    def external_policy(self, weights: Weights) -> Policy | None:
-        """Another model, loaded once however many teachers and stages use it."""
-        if not isinstance(weights, External):
-            return None
-        if weights.model not in self.external:
-            loading = self.config.loading
-            self.external[weights.model] = load_policy(
-                resolve_model(weights.model),
-                dtype="bfloat16" if loading.precision == "bfloat16" else "float32",
-                trust_remote_code=loading.trust_remote_code,
-                device=self.policy.model.device,
-            )
-        return self.external[weights.model]
+    def other_model(self, model: str) -> Policy:
+        """A model that is not trained, for roles of ``External`` weights."""
+        loading = self.config.loading
+        return load_policy(
+            resolve_model(model),
+            precision=loading.precision,
+            trained=False,
+            trust_remote_code=loading.trust_remote_code,
+            device=self.policy.model.device,
+        )
 
     def update(self, scorer: Scorer, active: Collection[str]) -> tuple[list[Weighted], list[Outcome], float]:
         """Statistics, terms, gradient, optimizer step. Stops the run at a loss or gradient that is not finite."""
@@ -424,7 +429,7 @@ class Run:
         norm: Tensor = torch.nn.utils.clip_grad_norm_(parameters, bound or math.inf)
         return float(norm)
 
-    def refuse(self, what: str, rollouts: Sequence[Rollout]) -> NoReturn:
+    def refuse(self, what: str, rollouts: Sequence[Trajectory]) -> NoReturn:
         """Keep the batch that broke the run, then stop it."""
         where = ""
         if self.folder is not None:
@@ -443,7 +448,7 @@ def load_student(config: TrainConfig, device: torch.device) -> Policy:
     loading, adapter = config.loading, config.recipe.adapter
     return load_policy(
         resolve_model(loading.model) if loading.model else str(model_folder(config.task)),
-        dtype="bfloat16" if loading.precision == "bfloat16" else "float32",
+        precision=loading.precision,
         lora=LoraConfig(adapter.lora_rank, adapter.lora_alpha) if adapter.lora_rank else None,
         gradient_checkpointing=loading.gradient_checkpointing,
         chat_template=loading.chat_template,

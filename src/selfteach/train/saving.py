@@ -12,7 +12,7 @@ from selfteach.train.store import Store
 
 
 def save(run: Run) -> None:
-    """Checkpoint trainable weights, optimizer, scheduler, teachers, controllers, data position, random states."""
+    """Checkpoint trainable weights, optimizer, scheduler, roles, controllers, data position, random states."""
     random = gather_object([randomness.capture()])
     if run.folder is None:
         return
@@ -21,7 +21,7 @@ def save(run: Run) -> None:
         "weights": dict(named),
         "optimizer": checkpoint.optimizer_state(run.optimizer, named),
         "scheduler": run.scheduler.state_dict(),
-        "teachers": {name: teacher.state() for name, teacher in run.teachers.items()},
+        "roles": run.weights.state(),
         "controllers": {knob: controller.state() for knob, controller in run.controllers.items()},
         "random": random,
         "progress": {
@@ -64,8 +64,7 @@ def put_back(run: Run, state: checkpoint.State) -> None:
             parameter.copy_(state["weights"][name])
     checkpoint.load_optimizer_state(run.optimizer, named, state["optimizer"])
     run.scheduler.load_state_dict(state["scheduler"])
-    for name, teacher in run.teachers.items():
-        teacher.load_state(state["teachers"][name])
+    run.weights.load_state(state["roles"])
     for knob, controller in run.controllers.items():
         controller.load_state(state["controllers"][knob])
     randomness.restore(state["random"][run.accelerator.process_index])

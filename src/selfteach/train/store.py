@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
 
 from selfteach.errors import UserError
-from selfteach.task.annotation import Annotation
-from selfteach.task.example import Example, Grade, Message
-from selfteach.task.rollout import Rollout
+from selfteach.task.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
 class Store:
     """``rollouts`` of a stage, reshuffled each epoch; ``take`` is a pure function of the step."""
 
-    rollouts: Sequence[Rollout]
+    rollouts: Sequence[Trajectory]
     seed: str
 
     def __post_init__(self) -> None:
@@ -30,13 +28,13 @@ class Store:
             )
 
     @cached_property
-    def by_group(self) -> dict[int, list[Rollout]]:
-        groups: dict[int, list[Rollout]] = {}
+    def by_group(self) -> dict[int, list[Trajectory]]:
+        groups: dict[int, list[Trajectory]] = {}
         for one in self.rollouts:
             groups.setdefault(one.group, []).append(one)
         return groups
 
-    def take(self, step: int, groups: int) -> list[Rollout]:
+    def take(self, step: int, groups: int) -> list[Trajectory]:
         """The rollouts of the ``groups`` prompts whose turn it is at ``step`` = 0, 1, 2 …"""
         names = sorted(self.by_group)
         places = [divmod(nth, len(names)) for nth in range(step * groups, (step + 1) * groups)]
@@ -49,7 +47,7 @@ class Store:
     def save(self, path: Path) -> None:
         """Write the rollouts as JSON lines, whole or not at all. UserError if the disk refuses."""
         aside = path.with_name(f".{path.name}.partial")
-        lines = (json.dumps(asdict(one), allow_nan=False) + "\n" for one in self.rollouts)
+        lines = (json.dumps(one.to_json(), allow_nan=False) + "\n" for one in self.rollouts)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             aside.write_text("".join(lines), encoding="ascii")
@@ -62,21 +60,8 @@ class Store:
         """What ``save`` wrote, exactly. UserError if it is not there or was changed."""
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
-            return cls([rollout_of(row) for row in rows], seed)
+            return cls([Trajectory.from_json(row) for row in rows], seed)
         except (OSError, ValueError, KeyError, TypeError) as problem:
             raise UserError(
                 f"the stored answers in {path} cannot be read ({problem}); start anew"
             ) from problem
-
-
-def rollout_of(row: dict) -> Rollout:  # type: ignore[type-arg]
-    """A rollout from its JSON form."""
-    example, grade, note = row.pop("example"), row.pop("grade"), row.pop("annotation")
-    prompt = tuple(Message(role=m["role"], content=m["content"]) for m in example.pop("prompt"))
-    return Rollout(
-        **row,
-        example=Example(**example, prompt=prompt),
-        grade=grade and Grade(**grade),
-        annotation=note
-        and Annotation(note["kind"], tuple(map(tuple, note["key"])), tuple(map(tuple, note["error"]))),
-    )

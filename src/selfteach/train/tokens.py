@@ -18,9 +18,9 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.positions import Positions, chunks, positions_of
 from selfteach.objective.statistics import role_entropy
 from selfteach.objective.terms import PolicyGradient
-from selfteach.policy.chat import Chat
-from selfteach.policy.sampling import Sampling, sample
-from selfteach.task.rollout import Rollout
+from selfteach.policy.renderer import Renderer
+from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.task.trajectory import Trajectory
 from selfteach.train.context import Context
 from selfteach.train.metrics import gap
 from selfteach.train.run import Run, Step
@@ -40,7 +40,7 @@ class Look:
     (names and units: docs/report.md).
     """
 
-    rollouts: list[Rollout]
+    rollouts: list[Trajectory]
     contexts: dict[str, Context]
     trained: int
     columns: dict[str, Any]
@@ -68,30 +68,30 @@ def look(run: Run, step: Step | None) -> Look:
     columns = opinions(run.scorer(rollouts, read), run.recipe.temperature) if rollouts else {}
     if step is not None:
         columns |= term_columns(step, len(shown), sum(len(one.ids) for one in asked))
-    return Look(rollouts, read, len(shown), {**columns, **texts(run.policy.chat, rollouts, columns)})
+    return Look(rollouts, read, len(shown), {**columns, **texts(run.policy.renderer, rollouts, columns)})
 
 
 # --- the probes -------------------------------------------------------------------------------------------------
 
 
-def probes(run: Run) -> list[Rollout]:
+def probes(run: Run) -> list[Trajectory]:
     """The student's likeliest answers to the first few held-out problems, graded."""
     settings = run.config.evaluation
     count = min(run.config.bookkeeping.probes, settings.eval_problems)
     if not count:
         return []
-    chat, examples = run.policy.chat, run.task.held_out(count)
+    chat, examples = run.policy.renderer, run.task.held_out(count)
     prompts = [chat.prompt_ids(one.prompt, run.recipe.student_thinking) for one in examples]
     longest = settings.eval_max_tokens or run.recipe.rollouts.max_tokens
     greedy = Sampling(longest, temperature=0)
-    written = sample(run.policy.model, chat, prompts, greedy, batch_size=run.config.bookkeeping.sample_batch)
+    batch = run.config.bookkeeping.sample_batch
+    written = GenerateSampler(run.policy).sample(prompts, greedy, batch_size=batch)
     return [
-        Rollout(
-            example=example,
-            prompt_ids=ids,
-            ids=one.ids,
-            mask=[True] * len(one.ids),
-            text=chat.text(one.ids),
+        Trajectory.written(
+            example,
+            ids,
+            one.ids,
+            chat.text(one.ids),
             group=-1 - i,  # no group of the step has a negative number
             finished=one.finished,
             grade=run.task.grade(example, chat.text(one.ids)),
@@ -100,7 +100,7 @@ def probes(run: Run) -> list[Rollout]:
     ]
 
 
-def probe_contexts(run: Run, teachers: Iterable[str], rollouts: Sequence[Rollout]) -> dict[str, Context]:
+def probe_contexts(run: Run, teachers: Iterable[str], rollouts: Sequence[Trajectory]) -> dict[str, Context]:
     """What each teacher reads before the probes; a teacher may see nothing there without stopping the run."""
     devices = [run.policy.model.device] if run.policy.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # a teacher that reasons first samples
@@ -181,7 +181,7 @@ def term_columns(step: Step, count: int, others: int) -> dict[str, Tensor]:
 # --- texts ------------------------------------------------------------------------------------------------------
 
 
-def texts(chat: Chat, rollouts: Sequence[Rollout], columns: dict[str, Tensor]) -> dict[str, Any]:
+def texts(chat: Renderer, rollouts: Sequence[Trajectory], columns: dict[str, Tensor]) -> dict[str, Any]:
     """``lengths`` and ``pieces`` of each rollout; ``vocabulary``: [id, text] of every token in a top list."""
     tops = [column.flatten() for name, column in columns.items() if name.startswith("top_ids/")]
     known = torch.cat(tops).unique().tolist() if tops else []
@@ -192,7 +192,7 @@ def texts(chat: Chat, rollouts: Sequence[Rollout], columns: dict[str, Tensor]) -
     }
 
 
-def pieces(chat: Chat, ids: Sequence[int]) -> list[str]:
+def pieces(chat: Renderer, ids: Sequence[int]) -> list[str]:
     """Each token's text where it stands. A character spread over several tokens stands with its last ("" before)."""
     found, context_from, pending_from = [], 0, 0
     for end in range(1, len(ids) + 1):
@@ -205,7 +205,7 @@ def pieces(chat: Chat, ids: Sequence[int]) -> list[str]:
     return found
 
 
-def token_texts(chat: Chat, ids: Sequence[int]) -> list[str]:
+def token_texts(chat: Renderer, ids: Sequence[int]) -> list[str]:
     """Each token's text by itself, a leading space kept; one that is no whole character by its name in the
     vocabulary."""
     # Some tokenizers drop the space in front of a text's first token, so the second of a pair is read.

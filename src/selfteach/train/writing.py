@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
-from selfteach.policy.sampling import Sampling, sample
+from selfteach.policy.sampler import GenerateSampler, Sampling
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.writer import ByTeacher, Mixed, Reference, Revised, Student
+from selfteach.roles.store import WeightStore
+from selfteach.roles.weights import Frozen, Weights
 from selfteach.task.example import Task
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.weights import Frozen, TeacherWeights
+from selfteach.task.segment import STUDENT
+from selfteach.task.trajectory import Trajectory
 from selfteach.train.collect import Asked, graded, reference_rollouts, sampled_rollouts
 from selfteach.train.context import context, rendered_ids
 
@@ -22,16 +24,16 @@ from selfteach.train.context import context, rendered_ids
 class Written:
     """Rollouts, and how many tokens were generated for them, those that were thrown away included."""
 
-    rollouts: list[Rollout]
+    rollouts: list[Trajectory]
     tokens: int
 
 
 @dataclass(frozen=True)
 class Desk:
-    """All that writing needs of a run: the student, its teachers, the task, and how many answers at a time."""
+    """All that writing needs of a run: the student, its roles' weights, the task, and how many answers at a time."""
 
     policy: Policy
-    teachers: Mapping[str, TeacherWeights]
+    weights: WeightStore
     task: Task
     recipe: Recipe
     batch_size: int | None = None
@@ -69,10 +71,10 @@ class Desk:
         """The teacher's own answers under its view, as rows of the student's prompt (no behavior log-probs)."""
         blanks = self.blanks(asked, first_group)
         prompts = self.shown(writer.teacher, blanks)
-        with self.teachers[writer.teacher].in_place() as policy:
-            samples = sample(policy.model, policy.chat, prompts, self.sampling(), batch_size=self.batch_size)
+        with self.weights.scoring(self.spec(writer.teacher)) as policy:
+            samples = GenerateSampler(policy).sample(prompts, self.sampling(), batch_size=self.batch_size)
         rollouts = [
-            answered(blank, one.ids, self.policy.chat.text(one.ids), one.finished)
+            answered(blank, one.ids, self.policy.renderer.text(one.ids), one.finished, writer.teacher)
             for blank, one in zip(blanks, samples, strict=True)
         ]
         kept = [one for one in graded(self.task, rollouts) if right(one)] if writer.verified else rollouts
@@ -80,7 +82,8 @@ class Desk:
 
     def mixed(self, writer: Mixed, asked: Sequence[Asked], first_group: int) -> Written:
         """Mixture decoding by the teacher's weights under two contexts; wrong answers are written anew (card 11)."""
-        if not isinstance(self.teachers[writer.teacher].spec, Frozen):
+        spec = self.spec(writer.teacher)
+        if not isinstance(spec, Frozen):
             raise UserError(
                 "writer Mixed decodes with the initial policy: its teacher's weights must be Frozen"
             )
@@ -93,7 +96,7 @@ class Desk:
                 [blank.prompt_ids, told]
                 for blank, told in zip(left, self.shown(writer.teacher, left), strict=True)
             ]
-            with self.teachers[writer.teacher].in_place() as policy:
+            with self.weights.scoring(spec) as policy:
                 samples = decode_mixture(
                     policy,
                     contexts,
@@ -108,7 +111,9 @@ class Desk:
                 self.task,
                 [
                     replace(
-                        answered(blank, one.ids, self.policy.chat.text(one.ids), one.finished),
+                        answered(
+                            blank, one.ids, self.policy.renderer.text(one.ids), one.finished, writer.teacher
+                        ),
                         marks={"from_teacher": [pick == 1 for pick in one.picks]},
                     )
                     for blank, one in zip(left, samples, strict=True)
@@ -122,42 +127,39 @@ class Desk:
         """Drafts, each with the phrase that says whether it was right, and its verified revisions (card 10)."""
         drafts = self.by_student(asked, first_group)
         rows, tokens = [], drafts.tokens
-        told: list[tuple[Rollout, list[int]]] = []
+        told: list[tuple[Trajectory, list[int]]] = []
         for draft in graded(self.task, drafts.rollouts):
             messages = writer.view(draft, [draft], self.task.wording)
-            context_ids = rendered_ids(self.policy.chat, messages or (), self.recipe.student_thinking)
+            context_ids = rendered_ids(self.policy.renderer, messages or (), self.recipe.student_thinking)
             room = self.policy.window - len(context_ids)
             if context_ids[: len(draft.prompt_ids)] == draft.prompt_ids and room > self.sampling().max_tokens:
                 told += [(draft, context_ids)] * writer.revisions
-        samples = sample(
-            self.policy.model,
-            self.policy.chat,
-            [ids for _, ids in told],
-            self.sampling(),
-            batch_size=self.batch_size,
+        samples = GenerateSampler(self.policy).sample(
+            [ids for _, ids in told], self.sampling(), batch_size=self.batch_size
         )
         for (draft, context_ids), one in zip(told, samples, strict=True):
             tokens += len(one.ids)
             before = context_ids[len(draft.prompt_ids) :]
-            text = self.policy.chat.text(one.ids)
+            text = self.policy.renderer.text(one.ids)
             if self.task.grade(draft.example, text).correct:
-                row = answered(draft, before + one.ids, self.policy.chat.text(before + one.ids), one.finished)
+                row = answered(
+                    draft, before + one.ids, self.policy.renderer.text(before + one.ids), one.finished
+                )
                 rows.append(replace(row, marks={"revision": [False] * len(before) + [True] * len(one.ids)}))
         return Written(rows, tokens)
 
-    def blanks(self, asked: Sequence[Asked], first_group: int) -> list[Rollout]:
+    def blanks(self, asked: Sequence[Asked], first_group: int) -> list[Trajectory]:
         """One empty rollout for each answer wanted: what a view may read before anybody has written."""
         return [
-            Rollout(one.example, one.prompt_ids, [], [], "", group=first_group + i, finished=False)
+            Trajectory.written(one.example, one.prompt_ids, [], "", group=first_group + i, finished=False)
             for i, one in enumerate(asked)
             for _ in range(self.recipe.rollouts.per_prompt)
         ]
 
-    def shown(self, teacher: str, blanks: Sequence[Rollout]) -> list[list[int]]:
+    def shown(self, teacher: str, blanks: Sequence[Trajectory]) -> list[list[int]]:
         """What the teacher reads before it writes. UserError if it has nothing to read."""
-        weights = self.teachers[teacher]
-        window = weights.policy.window - self.recipe.rollouts.max_tokens
-        seen = context(self.recipe.teachers[teacher], weights, blanks, self.task.wording, window=window)
+        window = self.weights.policy_of(self.spec(teacher)).window - self.recipe.rollouts.max_tokens
+        seen = context(self.recipe.teachers[teacher], self.weights, blanks, self.task.wording, window=window)
         for ids, blank in zip(seen.prompts, blanks, strict=True):
             if ids is None:
                 raise UserError(
@@ -166,17 +168,22 @@ class Desk:
                 )
         return [ids or [] for ids in seen.prompts]
 
+    def spec(self, teacher: str) -> Weights:
+        return self.recipe.teachers[teacher].weights
+
     def sampling(self) -> Sampling:
         r = self.recipe.rollouts
         return Sampling(r.max_tokens, r.temperature, r.top_p, r.top_k)
 
 
-def answered(blank: Rollout, ids: list[int], text: str, finished: bool) -> Rollout:
-    """The rollout with these tokens, which somebody else than the present student wrote."""
-    return replace(
-        blank, ids=ids, mask=[True] * len(ids), text=text, finished=finished, behavior=None, grade=None
+def answered(
+    blank: Trajectory, ids: list[int], text: str, finished: bool, author: str = STUDENT
+) -> Trajectory:
+    """The rollout with these tokens, whose behavior log-probs under the present student nobody knows."""
+    return Trajectory.written(
+        blank.example, blank.prompt_ids, ids, text, group=blank.group, finished=finished, origin=author
     )
 
 
-def right(one: Rollout) -> bool:
+def right(one: Trajectory) -> bool:
     return one.grade is not None and one.grade.correct

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 from selfteach.task.example import Example
-from selfteach.task.rollout import Rollout
+from selfteach.task.trajectory import Trajectory
 
 GRAM = 3
 """Tokens in a sequence that counts as repeated (cards 05 and 31: the 3-gram repetition ratio)."""
@@ -24,12 +24,12 @@ MENTION = re.compile(
 """Words that name what only a teacher was shown (card 12: such tokens carry huge divergence)."""
 
 
-def text_metrics(rollouts: Sequence[Rollout], shown: Collection[str]) -> dict[str, float]:
+def text_metrics(rollouts: Sequence[Trajectory], shown: Collection[str]) -> dict[str, float]:
     """Metrics of the sampled rollouts' text (docs/metrics.md); ``shown``: the private fields that teachers see.
 
     {} if none was sampled: a data set's references are not what the policy wrote.
     """
-    sampled = [one for one in rollouts if one.behavior is not None]
+    sampled = [one for one in rollouts if one.ids and one.sampled]
     if not sampled:
         return {}
     counts = [grams(one) for one in sampled]
@@ -47,7 +47,7 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def grams(one: Rollout) -> Counter[tuple[int, ...]]:
+def grams(one: Trajectory) -> Counter[tuple[int, ...]]:
     """How often each sequence of ``GRAM`` tokens that the policy wrote occurs in a rollout."""
     ids = [token for token, own in zip(one.ids, one.mask, strict=True) if own]
     return Counter(zip(*(ids[i:] for i in range(GRAM)), strict=False))
@@ -58,7 +58,7 @@ def distinct(counts: Counter[tuple[int, ...]]) -> float:
     return len(counts) / counts.total() if counts else 1.0
 
 
-def copies(one: Rollout, shown: Collection[str]) -> bool:
+def copies(one: Trajectory, shown: Collection[str]) -> bool:
     """Whether an answer holds ``PHRASE`` consecutive words of a private text, or the whole of a shorter one.
 
     A right answer does not count: it may well say what the reference says. Nor does a phrase that the problem has too,

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from selfteach.roles.view import Answer, Messages, Solution, revealed
 from selfteach.task.answer import last_boxed
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.view import Answer, Messages, Solution, revealed
+from selfteach.task.trajectory import Trajectory
 
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 _LIST_ITEM = re.compile(r"\n(?=\s*(?:\d+[.)]|[-*•])\s)")
@@ -45,9 +45,9 @@ class Field:
         return (self.field,)
 
     def __call__(
-        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None:
-        return revealed(rollout.example, wording.get(self.field, self.template.format(field=self.field)))
+        return revealed(trajectory.example, wording.get(self.field, self.template.format(field=self.field)))
 
 
 @dataclass(frozen=True)
@@ -82,21 +82,21 @@ class Partial:
         return ("solution", "answer") if "{answer}" in self.template else ("solution",)
 
     def __call__(
-        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None:
-        solution = rollout.example.private.get("solution")
+        solution = trajectory.example.private.get("solution")
         if not solution:
             return None
         parts = segments(solution)
         kept = self.count(len(parts))
         if kept == len(parts):
-            return Solution()(rollout, group, wording)
+            return Solution()(trajectory, group, wording)
         template, shown = wording.get(self.name, self.template), "".join(parts[:kept]).rstrip()
         if "{answer}" not in template:
             shown = without_boxes(shown)
         elif not kept:
-            return Answer()(rollout, group, wording)
-        return revealed(rollout.example, template, partial=shown)
+            return Answer()(trajectory, group, wording)
+        return revealed(trajectory.example, template, partial=shown)
 
     def count(self, m: int) -> int:
         """How many of ``m`` segments are shown."""

@@ -11,7 +11,7 @@ import transformers
 
 from selfteach.errors import UserError
 from selfteach.policy.head import check_head, output_head
-from selfteach.policy.scoring import ResponseScorer, pack, score
+from selfteach.policy.scorer import ResponseScorer, pack, score
 from tiny import tiny_model
 
 VOCABULARY = 60

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.view import Messages, revealed
+from selfteach.roles.view import Messages, revealed
+from selfteach.task.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Diagnosis:
     fields: ClassVar[tuple[str, ...]] = ()
 
     def __call__(
-        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None:
-        if rollout.annotation is None:
+        if trajectory.annotation is None:
             return None
         template = wording.get(self.name, self.template)
-        return revealed(rollout.example, template, diagnosis=rollout.annotation.kind)
+        return revealed(trajectory.example, template, diagnosis=trajectory.annotation.kind)

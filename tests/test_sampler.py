@@ -7,19 +7,27 @@ import torch
 from transformers import GenerationConfig
 
 from selfteach.errors import UserError
-from selfteach.policy.chat import Chat
 from selfteach.policy.head import output_head
-from selfteach.policy.sampling import Sampling, sample
-from selfteach.policy.scoring import ResponseScorer, pack, score
+from selfteach.policy.loading import Policy
+from selfteach.policy.renderer import ChatRenderer
+from selfteach.policy.sampler import GenerateSampler, Sample, Sampling
+from selfteach.policy.scorer import ResponseScorer, pack, score
 from tiny import tiny_model, tiny_tokenizer
 
-CHAT = Chat(tiny_tokenizer())
+CHAT = ChatRenderer(tiny_tokenizer())
 PADDING = 10
 
 
 @pytest.fixture
 def model():
     return tiny_model(CHAT.vocabulary + PADDING)
+
+
+def sample(
+    model: torch.nn.Module, prompts: list[list[int]], sampling: Sampling, batch_size: int | None = None
+) -> list[Sample]:
+    policy = Policy("tiny", model, CHAT.tokenizer, CHAT, CHAT.vocabulary)
+    return GenerateSampler(policy).sample(prompts, sampling, batch_size=batch_size)
 
 
 def prompts_of(*texts: str) -> list[list[int]]:
@@ -48,7 +56,7 @@ def rescored(model, prompts, samples, temperature: float) -> list[list[float]]:
 def test_behavior_is_the_log_prob_of_the_uncut_scaled_distribution(model, sampling):
     torch.manual_seed(0)
     prompts = prompts_of("a", "a longer question", "mid size")
-    samples = sample(model, CHAT, prompts, sampling)
+    samples = sample(model, prompts, sampling)
     expected = rescored(model, prompts, samples, sampling.temperature or 1.0)
     for one, row in zip(samples, expected, strict=True):
         assert one.behavior == pytest.approx(row, abs=1e-5)
@@ -56,8 +64,8 @@ def test_behavior_is_the_log_prob_of_the_uncut_scaled_distribution(model, sampli
 
 def test_top_k_of_one_is_greedy(model):
     prompts = prompts_of("a", "bcd")
-    one_token = sample(model, CHAT, prompts, Sampling(max_tokens=20, top_k=1))
-    greedy = sample(model, CHAT, prompts, Sampling(max_tokens=20, temperature=0))
+    one_token = sample(model, prompts, Sampling(max_tokens=20, top_k=1))
+    greedy = sample(model, prompts, Sampling(max_tokens=20, temperature=0))
     assert [one.ids for one in one_token] == [one.ids for one in greedy]
 
 
@@ -65,7 +73,7 @@ def test_first_tokens_are_as_frequent_as_their_probabilities(model):
     torch.manual_seed(1)
     prompt = prompts_of("x")[0]
     count = 4000
-    drawn = sample(model, CHAT, [prompt] * count, Sampling(max_tokens=1, temperature=0.8))
+    drawn = sample(model, [prompt] * count, Sampling(max_tokens=1, temperature=0.8))
     frequency = torch.bincount(torch.tensor([one.ids[0] for one in drawn]), minlength=CHAT.vocabulary) / count
     with torch.no_grad():
         logits = model(torch.tensor([prompt])).logits[0, -1, : CHAT.vocabulary]
@@ -77,7 +85,7 @@ def test_first_tokens_are_as_frequent_as_their_probabilities(model):
 def test_top_k_draws_from_the_likeliest_tokens_only(model):
     torch.manual_seed(2)
     prompt = prompts_of("x")[0]
-    drawn = sample(model, CHAT, [prompt] * 500, Sampling(max_tokens=1, top_k=3))
+    drawn = sample(model, [prompt] * 500, Sampling(max_tokens=1, top_k=3))
     with torch.no_grad():
         likeliest = model(torch.tensor([prompt])).logits[0, -1, : CHAT.vocabulary].topk(3).indices
     assert {one.ids[0] for one in drawn} == set(likeliest.tolist())
@@ -87,7 +95,7 @@ def test_ids_that_only_pad_the_matrices_are_never_drawn(model):
     torch.manual_seed(3)
     with torch.no_grad():
         model.get_input_embeddings().weight[CHAT.vocabulary :] *= 50
-    drawn = sample(model, CHAT, prompts_of("x") * 100, Sampling(max_tokens=4))
+    drawn = sample(model, prompts_of("x") * 100, Sampling(max_tokens=4))
     assert max(token for one in drawn for token in one.ids) < CHAT.vocabulary
     expected = rescored(model, prompts_of("x") * 100, drawn, 1.0)
     assert drawn[0].behavior == pytest.approx(expected[0], abs=1e-5)
@@ -95,7 +103,7 @@ def test_ids_that_only_pad_the_matrices_are_never_drawn(model):
 
 def test_a_finished_sample_ends_with_its_only_stop_token(model):
     torch.manual_seed(4)
-    drawn = sample(model, CHAT, prompts_of("x") * 200, Sampling(max_tokens=30))
+    drawn = sample(model, prompts_of("x") * 200, Sampling(max_tokens=30))
     finished = [one for one in drawn if one.finished]
     assert finished
     assert len(finished) < len(drawn)
@@ -109,9 +117,9 @@ def test_a_finished_sample_ends_with_its_only_stop_token(model):
 def test_greedy_does_not_depend_on_the_batch(model):
     prompts = prompts_of("a", "a much longer question than the others", "b", "cc")
     greedy = Sampling(max_tokens=16, temperature=0)
-    together = sample(model, CHAT, prompts, greedy)
-    alone = [sample(model, CHAT, [prompt], greedy)[0] for prompt in prompts]
-    in_pairs = sample(model, CHAT, prompts, greedy, batch_size=2)
+    together = sample(model, prompts, greedy)
+    alone = [sample(model, [prompt], greedy)[0] for prompt in prompts]
+    in_pairs = sample(model, prompts, greedy, batch_size=2)
     assert [one.ids for one in together] == [one.ids for one in alone] == [one.ids for one in in_pairs]
 
 
@@ -119,17 +127,17 @@ def test_torch_rng_state_makes_sampling_repeatable(model):
     prompts = prompts_of("a", "b")
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    first = sample(model, CHAT, prompts, Sampling(max_tokens=12))
-    second = sample(model, CHAT, prompts, Sampling(max_tokens=12))
+    first = sample(model, prompts, Sampling(max_tokens=12))
+    second = sample(model, prompts, Sampling(max_tokens=12))
     torch.set_rng_state(state)
-    assert sample(model, CHAT, prompts, Sampling(max_tokens=12)) == first
+    assert sample(model, prompts, Sampling(max_tokens=12)) == first
     assert first != second
 
 
 def test_generation_defaults_of_the_folder_do_not_leak_in(model):
     prompts = prompts_of("a", "bcd")
     torch.manual_seed(6)
-    plain = sample(model, CHAT, prompts, Sampling(max_tokens=20))
+    plain = sample(model, prompts, Sampling(max_tokens=20))
     stored = GenerationConfig(
         do_sample=True,
         temperature=0.1,
@@ -141,14 +149,14 @@ def test_generation_defaults_of_the_folder_do_not_leak_in(model):
     )
     model.generation_config = stored
     torch.manual_seed(6)
-    assert sample(model, CHAT, prompts, Sampling(max_tokens=20)) == plain
+    assert sample(model, prompts, Sampling(max_tokens=20)) == plain
     assert model.generation_config is stored
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_stays_in_its_mode(model, training):
     model.train(training)
-    sample(model, CHAT, prompts_of("a"), Sampling(max_tokens=2))
+    sample(model, prompts_of("a"), Sampling(max_tokens=2))
     assert model.training is training
 
 
@@ -157,17 +165,17 @@ def test_sampling_runs_without_dropout_even_in_training(model):
         layer.self_attn.attention_dropout = 0.5
     prompts = prompts_of("a", "bcd")
     greedy = Sampling(max_tokens=12, temperature=0)
-    expected = sample(model, CHAT, prompts, greedy)
-    assert sample(model.train(), CHAT, prompts, greedy) == expected
+    expected = sample(model, prompts, greedy)
+    assert sample(model.train(), prompts, greedy) == expected
 
 
 def test_no_prompts_give_no_samples(model):
-    assert sample(model, CHAT, [], Sampling()) == []
+    assert sample(model, [], Sampling()) == []
 
 
 def test_a_prompt_beyond_the_context_window_is_refused(model):
     with pytest.raises(UserError, match="context window of 1024"):
-        sample(model, CHAT, prompts_of("a" * 100), Sampling(max_tokens=1000))
+        sample(model, prompts_of("a" * 100), Sampling(max_tokens=1000))
 
 
 @pytest.mark.parametrize(

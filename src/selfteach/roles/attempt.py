@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.view import Messages, begun, filled
+from selfteach.roles.view import Messages, begun, filled
+from selfteach.task.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Evidence:
         return () if self.wrong else ("answer",)
 
     def __call__(
-        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None:
-        answer = rollout.example.private.get("answer")
+        answer = trajectory.example.private.get("answer")
         if not answer:
             return None
         shown = (self.rejected(group) or answer) if self.wrong else answer
-        reply = filled(rollout.example, wording.get(self.name, self.template), answer=shown)
-        return None if reply is None else begun(rollout.example, reply)
+        reply = filled(trajectory.example, wording.get(self.name, self.template), answer=shown)
+        return None if reply is None else begun(trajectory.example, reply)
 
-    def rejected(self, group: Sequence[Rollout]) -> str | None:
+    def rejected(self, group: Sequence[Trajectory]) -> str | None:
         """What the wrong rollout of lowest reward claims."""
         wrong = [(one.grade.reward, one) for one in group if one.grade is not None and not one.grade.correct]
         if not wrong:
@@ -62,13 +62,13 @@ class Revision:
     fields: ClassVar[tuple[str, ...]] = ()
 
     def __call__(
-        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None:
-        if rollout.grade is None:
+        if trajectory.grade is None:
             return None
-        right = rollout.grade.correct
+        right = trajectory.grade.correct
         template = wording.get(
             "revise-right" if right else "revise-wrong", self.right if right else self.wrong
         )
-        reply = filled(rollout.example, template, attempt=rollout.text)
-        return None if reply is None else begun(rollout.example, reply)
+        reply = filled(trajectory.example, template, attempt=trajectory.text)
+        return None if reply is None else begun(trajectory.example, reply)

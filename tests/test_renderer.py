@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selfteach.errors import UserError
-from selfteach.policy.chat import Chat
+from selfteach.policy.renderer import ChatRenderer
 from selfteach.task.example import Message
 from tiny import CHATML, tiny_tokenizer
 
@@ -26,8 +26,8 @@ FORCED_THINK = (
 )
 
 
-def chat_with(template: str | None) -> Chat:
-    return Chat(tiny_tokenizer(template))
+def chat_with(template: str | None) -> ChatRenderer:
+    return ChatRenderer(tiny_tokenizer(template))
 
 
 def file_with(folder, text: str) -> str:
@@ -112,7 +112,7 @@ def test_completion_refuses_a_template_that_never_ends_a_turn():
 def test_the_templates_end_of_turn_stops_a_turn_even_if_it_is_not_eos():
     tokenizer = tiny_tokenizer(CHATML)
     tokenizer.eos_token = "<pad>"
-    chat = Chat(tokenizer, stop_ids=[9])
+    chat = ChatRenderer(tokenizer, stop_ids=[9])
     named = tokenizer.convert_tokens_to_ids(["<pad>", "<|im_end|>"])
     assert chat.stop_ids == {9, *named}
 
@@ -125,18 +125,18 @@ def test_a_tokenizer_without_template_gets_the_plain_one_and_says_so():
 
 
 def test_plain_can_be_asked_for():
-    assert Chat(tiny_tokenizer(CHATML), "plain").is_plain
+    assert ChatRenderer(tiny_tokenizer(CHATML), "plain").is_plain
     assert not chat_with(CHATML).is_plain
 
 
 def test_a_template_file_replaces_the_tokenizers_own(tmp_path):
-    chat = Chat(tiny_tokenizer(CHATML), file_with(tmp_path, FORCED_THINK))
+    chat = ChatRenderer(tiny_tokenizer(CHATML), file_with(tmp_path, FORCED_THINK))
     assert chat.show(chat.prompt_ids(QUESTION)).endswith("<think>\n")
 
 
 def test_a_missing_template_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no\.jinja"):
-        Chat(tiny_tokenizer(CHATML), str(tmp_path / "no.jinja"))
+        ChatRenderer(tiny_tokenizer(CHATML), str(tmp_path / "no.jinja"))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_missing_template_file_is_named(tmp_path):
 )
 def test_a_broken_or_hostile_template_is_a_user_error(tmp_path, template):
     with pytest.raises(UserError, match="chat template"):
-        Chat(tiny_tokenizer(CHATML), file_with(tmp_path, template))
+        ChatRenderer(tiny_tokenizer(CHATML), file_with(tmp_path, template))
 
 
 def test_a_control_token_spelled_out_in_a_message_stays_text():
@@ -170,8 +170,8 @@ def test_the_plain_prompt_begins_with_bos_where_the_tokenizer_would():
     tokenizer = tiny_tokenizer(None)
     tokenizer.bos_token = "<|im_start|>"
     start = tokenizer.convert_tokens_to_ids("<|im_start|>")
-    assert Chat(tokenizer).prompt_ids(QUESTION)[0] != start
+    assert ChatRenderer(tokenizer).prompt_ids(QUESTION)[0] != start
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", start)]
     )
-    assert Chat(tokenizer).prompt_ids(QUESTION)[:2] == [start, tokenizer.convert_tokens_to_ids("U")]
+    assert ChatRenderer(tokenizer).prompt_ids(QUESTION)[:2] == [start, tokenizer.convert_tokens_to_ids("U")]

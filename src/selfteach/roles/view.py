@@ -1,4 +1,4 @@
-"""What a teacher is shown: (rollout, its group) → a conversation that ends before the rollout's tokens, or nothing."""
+"""What a role is shown: (trajectory, its group) → a conversation that ends before the scored tokens, or nothing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import ClassVar, Protocol
 
 from selfteach.errors import UserError
 from selfteach.task.example import Example, Message
-from selfteach.task.rollout import Rollout
+from selfteach.task.trajectory import Trajectory
 
 Messages = tuple[Message, ...]
 
 
 class View(Protocol):
-    """A pure function from a rollout and its group (rollouts of the same prompt) to what the teacher reads.
+    """A pure function from a trajectory and its group (those of the same prompt) to what the role reads.
 
     ``name`` picks the task's own wording where it has one (``Task.wording``). ``fields`` are the private fields
     it reveals: the preflight alters them to see that the privilege reaches the teacher. None = nothing to show.
@@ -28,7 +28,7 @@ class View(Protocol):
     def fields(self) -> tuple[str, ...]: ...
 
     def __call__(
-        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None: ...
 
 
@@ -39,8 +39,10 @@ class Plain:
     name: ClassVar[str] = "plain"
     fields: ClassVar[tuple[str, ...]] = ()
 
-    def __call__(self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]) -> Messages:
-        return rollout.example.prompt
+    def __call__(
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
+    ) -> Messages:
+        return trajectory.example.prompt
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ class Solution:
         return ("solution",)
 
     def __call__(
-        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None:
-        return revealed(rollout.example, wording.get(self.name, self.template))
+        return revealed(trajectory.example, wording.get(self.name, self.template))
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ class Answer:
         return ("answer",)
 
     def __call__(
-        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None:
-        return revealed(rollout.example, wording.get(self.name, self.template))
+        return revealed(trajectory.example, wording.get(self.name, self.template))
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ class Prefix:
     name: ClassVar[str] = "prefix"
     fields: ClassVar[tuple[str, ...]] = ()
 
-    def __call__(self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]) -> Messages:
-        return (*self.turns, *rollout.example.prompt)
+    def __call__(
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
+    ) -> Messages:
+        return (*self.turns, *trajectory.example.prompt)
 
 
 def revealed(example: Example, template: str, **more: str) -> Messages | None:

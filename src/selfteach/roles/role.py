@@ -1,19 +1,20 @@
-"""A teacher: weights × view × thinking flag. A recipe declares it; the trainer makes it score."""
+"""A role: weights × view × thinking flag × span. A recipe declares it; the trainer makes it score."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from selfteach.teacher.view import Solution, View
-from selfteach.teacher.weights import Frozen, Weights
+from selfteach.roles.span import Span, Whole
+from selfteach.roles.view import Solution, View
+from selfteach.roles.weights import Frozen, Weights
 
 
 @dataclass(frozen=True)
 class ReasonFirst:
-    """Let the teacher write an analysis of what it was shown before it scores (card 01, option ``reason_first``).
+    """Let the role write an analysis of what it was shown before it scores (card 01, option ``reason_first``).
 
-    The teacher's weights answer ``instruction`` (at most ``max_tokens``); its context becomes view + analysis +
+    The role's weights answer ``instruction`` (at most ``max_tokens``); its context becomes view + analysis +
     ``transition``.
     """
 
@@ -26,11 +27,12 @@ class ReasonFirst:
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """``weights`` score the student's tokens under ``view``; ``thinking`` is its chat template's flag (None: unset).
+class Role:
+    """``weights`` score the written tokens under ``view``; ``thinking`` is the chat template's flag (None: unset).
 
     ``signal``: what it hands over, its full distribution or the sampled tokens' log-probs alone (of stored rollouts
-    these are computed once, card 41). ``tag``: it is asked about examples of this tag only (None: about all; card 33).
+    these are computed once, card 41). ``tag``: it scores examples of this tag only (None: all; card 33). ``span``: the
+    part of a trajectory that it scores, behind its view.
     """
 
     weights: Weights = field(default_factory=Frozen)
@@ -39,3 +41,4 @@ class Teacher:
     reason_first: ReasonFirst | None = None
     signal: Literal["full", "sampled"] = "full"
     tag: str | None = None
+    span: Span = field(default_factory=Whole)

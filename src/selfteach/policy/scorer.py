@@ -1,13 +1,58 @@
-"""Scoring given responses: the final hidden state that predicts each response token, and never a logit."""
+"""Scoring given responses: the final hidden states that predict the written tokens, and never a logit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from selfteach.policy.loading import bare
+from selfteach.policy.loading import Policy, bare
+
+
+class Scorer(Protocol):
+    """Whatever gives the final hidden states of responses: a module in this process, or a server."""
+
+    def states(
+        self,
+        policy: Policy,
+        contexts: list[list[int]],
+        responses: list[list[int]],
+        written: list[list[bool]] | None = None,
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class LocalScorer:
+    """Scores in this process, in the policy's precision; with gradient where the caller's mode has it on.
+
+    ``module``: the policy's ``ResponseScorer`` as a trainer wrapped it (DDP, FSDP); none: a bare one.
+    """
+
+    module: nn.Module | None = None
+
+    def states(
+        self,
+        policy: Policy,
+        contexts: list[list[int]],
+        responses: list[list[int]],
+        written: list[list[bool]] | None = None,
+    ) -> Tensor:
+        """[P, d] states that predict the ``written`` tokens (none: all) of the responses, row after row.
+
+        They are those after the final norm, which the output head turns into logits (``selfteach.policy.head``).
+        Raises ValueError for an empty context, since nothing would predict the first token.
+        """
+        if not responses:
+            return next(policy.model.parameters()).new_zeros(
+                0, bare(policy.model).config.get_text_config().hidden_size
+            )
+        inputs = pack(contexts, responses, policy.renderer.pad_id, policy.model.device)
+        wanted = inputs.mask if written is None else _padded(written, 0).bool().to(inputs.mask.device)
+        with policy.arithmetic():
+            hidden = score(self.module or ResponseScorer(policy.model), inputs)
+        return hidden[wanted]
 
 
 @dataclass(frozen=True)
@@ -52,17 +97,13 @@ def pack(
     )
 
 
-def _padded(rows: list[list[int]], value: int) -> Tensor:
+def _padded(rows: list[list[int]] | list[list[bool]], value: int) -> Tensor:
     width = max(map(len, rows))
-    return torch.tensor([row + [value] * (width - len(row)) for row in rows], dtype=torch.long)
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
 class ResponseScorer(nn.Module):
-    """A policy as a function from packed rows to hidden states [N, T, d]: the module a trainer wraps.
-
-    The states are those after the final norm, which the output head turns into the logits of the response
-    tokens (``selfteach.policy.head``).
-    """
+    """A policy as a function from packed rows to hidden states [N, T, d]: the module a trainer wraps."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.view import Messages, revealed
+from selfteach.roles.view import Messages, revealed
+from selfteach.task.trajectory import Trajectory
 
 _THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
@@ -35,34 +35,34 @@ class Reprompt:
     fields: ClassVar[tuple[str, ...]] = ()
 
     def __call__(
-        self, rollout: Rollout, group: Sequence[Rollout], wording: Mapping[str, str]
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None:
-        if not self.asked(rollout):
+        if not self.asked(trajectory):
             return None
-        shown = self.demonstration(rollout, group)
-        said = self.said(rollout, shown is not None)
+        shown = self.demonstration(trajectory, group)
+        said = self.said(trajectory, shown is not None)
         present = [name for name, text in (("sibling", shown), ("feedback", said)) if text]
         if not present:
             return None
         sections = {"sibling": self.solution_section, "feedback": self.feedback_section}
         default = "{problem}" + "".join(sections[name] for name in present) + self.closing
         template = wording.get("+".join(present), default)
-        return revealed(rollout.example, template, sibling=shown or "", feedback=said or "")
+        return revealed(trajectory.example, template, sibling=shown or "", feedback=said or "")
 
-    def asked(self, rollout: Rollout) -> bool:
+    def asked(self, trajectory: Trajectory) -> bool:
         kinds = {"all": (True, False), "wrong": (False,), "right": (True,)}
-        return rollout.grade is None or rollout.grade.correct in kinds[self.readers]
+        return trajectory.grade is None or trajectory.grade.correct in kinds[self.readers]
 
-    def demonstration(self, rollout: Rollout, group: Sequence[Rollout]) -> str | None:
+    def demonstration(self, trajectory: Trajectory, group: Sequence[Trajectory]) -> str | None:
         if not self.sibling:
             return None
         right = (
             one
             for one in group
-            if one.grade is not None and one.grade.correct and (self.own_success or one is not rollout)
+            if one.grade is not None and one.grade.correct and (self.own_success or one is not trajectory)
         )
         return next((_THOUGHT.sub("", one.text) for one in right), None)
 
-    def said(self, rollout: Rollout, demonstrated: bool) -> str | None:
+    def said(self, trajectory: Trajectory, demonstrated: bool) -> str | None:
         hidden = self.feedback == "never" or (self.feedback == "without-sibling" and demonstrated)
-        return None if hidden or rollout.grade is None else rollout.grade.feedback
+        return None if hidden or trajectory.grade is None else trajectory.grade.feedback

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -24,16 +25,53 @@ PLAIN = (
 
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*$")
 _PROBE: Message = {"role": "user", "content": "?"}
+_REMEMBERED = 8192
+"""Conversations whose token ids are kept: some batches' worth of prompts and views."""
+
+Conversation = tuple[tuple[str, str], ...]
 
 
-class Chat:
+class Renderer(Protocol):
+    """Messages ↔ token ids. What a model wrote stays the ids it wrote: they are never made from its text again."""
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: frozenset[int]
+    pad_id: int
+    vocabulary: int
+    is_plain: bool
+    knows_thinking: bool
+
+    def prompt_ids(
+        self, messages: Sequence[Message], thinking: bool | None = None, prefill: str | None = None
+    ) -> list[int]: ...
+
+    def completion_ids(self, text: str, thinking: bool | None = None) -> list[int]: ...
+
+    def following_ids(
+        self, messages: Sequence[Message], thinking: bool | None = None, *, finished: bool = True
+    ) -> list[int]: ...
+
+    def extends(
+        self,
+        before: Sequence[Message],
+        reply: str,
+        messages: Sequence[Message],
+        thinking: bool | None = None,
+    ) -> bool: ...
+
+    def text(self, ids: Sequence[int]) -> str: ...
+
+    def show(self, ids: Sequence[int]) -> str: ...
+
+
+class ChatRenderer:
     """A tokenizer with its chat template: prompts, replies to imitate, and where a turn ends.
 
     ``template`` replaces the tokenizer's own: the path of a Jinja file, or ``plain``. A tokenizer that has
     none gets the plain one, and ``is_plain`` tells the caller to say so. ``stop_ids`` adds the tokens that
     end a sequence by the model's generation settings alone. Templates run in transformers' sandbox, and a
     control token spelled out in a message (``<|im_end|>`` in a data file) is broken up by a space, so that no
-    text forges a turn.
+    text forges a turn. Each distinct conversation is rendered once (the last few thousand are remembered).
 
     Raises UserError if the template file cannot be read, does not parse, or if no token can end a turn.
     """
@@ -56,6 +94,8 @@ class Chat:
             )
         self.pad_id: int = min(self.stop_ids) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.vocabulary: int = max(tokenizer.get_vocab().values()) + 1
+        self._prompt_ids = lru_cache(_REMEMBERED)(self._fresh_prompt_ids)
+        self._following_ids = lru_cache(_REMEMBERED)(self._fresh_following_ids)
 
     def prompt_ids(
         self, messages: Sequence[Message], thinking: bool | None = None, prefill: str | None = None
@@ -65,7 +105,7 @@ class Chat:
         ``thinking`` is handed to the template as ``enable_thinking`` (None: its own default). A template that
         opens ``<think>`` regardless gets it closed when ``thinking`` is False (card 02).
         """
-        return self._encode(self._prompt(messages, thinking) + self._defused(prefill or ""))
+        return list(self._prompt_ids(_content(messages), thinking, prefill))
 
     def completion_ids(self, text: str, thinking: bool | None = None) -> list[int]:
         """The tokens of ``text`` as the assistant's whole reply, up to and with its end-of-turn token.
@@ -94,6 +134,40 @@ class Chat:
             )
         return ids[: end + 1]
 
+    def following_ids(
+        self, messages: Sequence[Message], thinking: bool | None = None, *, finished: bool = True
+    ) -> list[int]:
+        """What stands between a finished turn of the assistant and its next one when ``messages`` come in between.
+
+        ``prompt_ids(before) + ids the model wrote + following_ids(messages)`` is the conversation so far, up to where
+        the assistant speaks again, with the model's ids as they were. Their stop token counts as the end of the turn;
+        if they ran into a length limit (``finished`` False) the template's own end of turn comes first. Raises
+        UserError where the template does not render the reply at all, or ends a turn with no stop token.
+        """
+        return list(self._following_ids(_content(messages), thinking, finished))
+
+    def extends(
+        self,
+        before: Sequence[Message],
+        reply: str,
+        messages: Sequence[Message],
+        thinking: bool | None = None,
+    ) -> bool:
+        """Whether the template renders ``before``, the assistant's ``reply`` and ``messages`` as the prompt that the
+        reply was written after, the reply as it was written, and what follows it.
+
+        False where it strips thoughts or trims the reply: then the next turn is sampled after other ids than those
+        that were written, and is a row of its own.
+        """
+        after = self._after_reply(messages, thinking)
+        expected = self._prompt(before, thinking) + self._defused(reply) + after
+        # Some templates put the space themselves that a model writes first (``Assistant: 4``).
+        return any(
+            self._prompt([*before, {"role": "assistant", "content": content}, *messages], thinking)
+            == expected
+            for content in {reply, reply.strip()}
+        )
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` without special tokens: what a verifier or a reader is given."""
         return self._decode(ids, skip=True)
@@ -101,6 +175,34 @@ class Chat:
     def show(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` with special tokens: what the model really sees."""
         return self._decode(ids, skip=False)
+
+    def _fresh_prompt_ids(
+        self, content: Conversation, thinking: bool | None, prefill: str | None
+    ) -> list[int]:
+        return self._encode(self._prompt(_messages(content), thinking) + self._defused(prefill or ""))
+
+    def _fresh_following_ids(self, content: Conversation, thinking: bool | None, finished: bool) -> list[int]:
+        ids = self._encode(self._after_reply(_messages(content), thinking))
+        end = next((place for place, token in enumerate(ids) if token in self.stop_ids), None)
+        if end is None:
+            raise UserError(
+                "The chat template ends the assistant's turn with no stop token, so that nobody can tell where the "
+                "next turn begins: give another chat_template, or 'plain'."
+            )
+        return ids[end + 1 :] if finished else ids[end:]
+
+    def _after_reply(self, messages: Sequence[Message], thinking: bool | None) -> str:
+        """Everything behind the assistant's words, its end of turn included, up to where it speaks again."""
+        reply = "selfteach"
+        while any(reply in message["content"] for message in messages):
+            reply += "+"
+        text = self._prompt([_PROBE, {"role": "assistant", "content": reply}, *messages], thinking)
+        _, found, after = text.partition(reply)
+        if not found:
+            raise UserError(
+                "The chat template leaves out or rewrites what the assistant said before: give another chat_template."
+            )
+        return after
 
     def _prompt(self, messages: Sequence[Message], thinking: bool | None) -> str:
         text = self._render(messages, thinking, generation=True)
@@ -143,6 +245,14 @@ class Chat:
         return str(
             self.tokenizer.decode(list(ids), skip_special_tokens=skip, clean_up_tokenization_spaces=False)
         )
+
+
+def _content(messages: Sequence[Message]) -> Conversation:
+    return tuple((message["role"], message["content"]) for message in messages)
+
+
+def _messages(content: Conversation) -> list[Message]:
+    return [{"role": role, "content": text} for role, text in content]
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, wanted: str | None) -> str:
