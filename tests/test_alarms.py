@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from learners import Ridge
 from selfteach.cli.progress import Lines, Silent
 from selfteach.cli.train import configured
 from selfteach.objective.support import Support, TopK
@@ -23,9 +24,10 @@ from selfteach.task.segment import DATA, Segment
 from selfteach.task.trajectory import Trajectory
 from selfteach.train.alarms import RULES, START, WINDOW, Memory, after, judged, looked_at, remembered
 from selfteach.train.config import TrainConfig
-from selfteach.train.launch import launch
+from selfteach.train.launch import launch, run_learner
 from selfteach.train.run import Run
 from selfteach.train.rundir import read_rows
+from selfteach.train.trainer import Settings
 from selfteach.train.written import text_metrics
 from tiny import tiny_model_folder
 
@@ -233,10 +235,46 @@ def test_a_verifier_that_pays_for_length_is_noticed_although_the_reward_rises() 
     assert "length runs away" in found
 
 
-def test_every_kind_of_alarm_is_proved_here(
-    too_fast: Any, without_tail: Any, one_letter: Any, terse: Any, commas: Any, told: Any
+@pytest.fixture(scope="module")
+def without_truth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
+    """A kernel regression distilled into itself with no ground truth: the fit goes to 0 (card 35)."""
+    out = tmp_path_factory.mktemp("ridge") / "run"
+    run_learner(Ridge(0.0, 20), out, Settings(eval_every=1, device="cpu"))
+    return begun(read_rows(out / "metrics.jsonl"))
+
+
+def test_distilling_without_ground_truth_makes_the_headline_fall(without_truth: dict[str, Row]) -> None:
+    assert list(without_truth) == ["headline falls"]
+    assert 6 < without_truth["headline falls"]["since"] <= without_truth["headline falls"]["at"] < 20
+    assert "0.149 at best" in without_truth["headline falls"]["seen"]
+
+
+@pytest.mark.parametrize(
+    ("better", "values", "lost"),
+    [
+        ("higher", (0.5, 0.8, 0.4), 0.5),
+        ("lower", (0.5, 0.8, 0.4), 0.0),
+        ("lower", (0.4, 0.5), 0.25),
+        ("higher", (-2.0, -4.0), 1.0),
+        ("higher", (0.0, 0.0), 0.0),
+    ],
+)
+def test_what_is_lost_is_the_distance_from_the_best_over_the_best(
+    better: Any, values: Any, lost: float
 ) -> None:
-    proved = too_fast | without_tail | one_letter | terse | commas | told
+    memory = remembered(({"step": 0, "eval/headline": value} for value in values), Memory(better))
+    assert memory.headline["eval/lost"] == pytest.approx(lost)
+
+
+def test_a_fall_within_the_evaluations_noise_is_none() -> None:
+    rows = [{"step": 0, "eval/headline": value, "eval/headline_se": 0.2} for value in (0.8, 0.4)]
+    assert remembered(rows).headline["eval/lost"] == 0.0
+
+
+def test_every_kind_of_alarm_is_proved_here(
+    too_fast: Any, without_tail: Any, one_letter: Any, terse: Any, commas: Any, told: Any, without_truth: Any
+) -> None:
+    proved = too_fast | without_tail | one_letter | terse | commas | told | without_truth
     assert set(RULES) == set(proved) | {"no signal"}
 
 

@@ -32,9 +32,14 @@ class Context:
         return [ids is not None for ids in self.prompts]
 
     @property
-    def blind(self) -> float:
-        """Share of the rollouts it was asked about in which it could see nothing."""
-        return (self.no_privilege + self.too_long) / max(1, len(self.prompts) - self.elsewhere)
+    def blind(self) -> int:
+        """In how many rollouts it was asked and could see nothing."""
+        return self.no_privilege + self.too_long
+
+    @property
+    def asked(self) -> int:
+        """About how many rollouts it was asked."""
+        return len(self.prompts) - self.elsewhere
 
 
 def context(

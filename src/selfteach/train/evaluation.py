@@ -14,6 +14,15 @@ from selfteach.policy.sampler import GenerateSampler, Sampling
 from selfteach.roles.view import Plain, View
 from selfteach.task.example import Example, Grade, Message, Task
 from selfteach.task.trajectory import Trajectory
+from selfteach.train.reduce import gather_rows, processes
+
+HEADLINE = "held-out accuracy"
+"""What ``eval/headline`` is where text is trained."""
+PART = 128
+"""Answers that are sampled together, from a random state of their own: parts can be shared out over processes, and the
+result is what one process would get."""
+BETWEEN_SEEDS = 1_000_003
+"""From the seed of a part to the next one's: far, so that runs of neighboring seeds share no random state."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,10 @@ class Result:
     finished: float
     problems: int
 
+    def headline(self) -> dict[str, float]:
+        """The one number that comparisons, alarms and the report follow."""
+        return {"eval/headline": self.accuracy, "eval/headline_se": self.accuracy_se}
+
     def row(self, place: str = "eval") -> dict[str, float]:
         return {
             f"{place}/accuracy": self.accuracy,
@@ -66,23 +79,47 @@ def evaluate(
 ) -> tuple[Result, list[Answered]]:
     """Sample ``samples`` answers to each of ``problems`` held-out problems and grade them.
 
-    Draws from a generator state of its own and puts the caller's back, so that evaluating does not change a run.
-    ``view``: answer under what a teacher would be shown (to measure what a privilege is worth).
+    The problems are shared out over the processes; each returns the whole result. Draws from a generator state of its
+    own and puts the caller's back, so that evaluating does not change a run. ``view``: answer under what a teacher
+    would be shown (to measure what a privilege is worth).
     """
     examples = task.held_out(problems)
-    view = view or Plain()
-    shown = [policy.renderer.prompt_ids(seen(one, view, task.wording), thinking) for one in examples]
-    asked = [(one, ids) for one, ids in zip(examples, shown, strict=True) for _ in range(samples)]
+    shown = [(one, seen(one, view or Plain(), task.wording)) for one in examples]
+    asked = [
+        (one, ids)
+        for one, messages in shown
+        for ids in [policy.renderer.prompt_ids(messages, thinking)] * samples
+    ]
+    size = samples * max(1, PART // samples)
+    parts = [asked[start : start + size] for start in range(0, len(asked), size)]
+    rank, world = processes()
+    answered = [
+        (number, answers_to(parts[number], policy, task, sampling, batch_size, seed + number * BETWEEN_SEEDS))
+        for number in range(rank, len(parts), world)
+    ]
+    answers = [one for _, own in sorted(gather_rows(answered), key=lambda part: part[0]) for one in own]
+    return result(answers, samples), answers
+
+
+def answers_to(
+    asked: Sequence[tuple[Example, list[int]]],
+    policy: Policy,
+    task: Task,
+    sampling: Sampling,
+    batch_size: int | None,
+    seed: int,
+) -> list[Answered]:
+    """One graded answer to each prompt, sampled from a random state of its own."""
     devices = [policy.model.device] if policy.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         prompts = [ids for _, ids in asked]
         written = GenerateSampler(policy).sample(prompts, sampling, batch_size=batch_size)
-    answers = []
-    for (example, ids), one in zip(asked, written, strict=True):
-        text = policy.renderer.text(one.ids)
-        answers.append(Answered(example, ids, one.ids, text, one.finished, task.grade(example, text)))
-    return result(answers, samples), answers
+    texts = [policy.renderer.text(one.ids) for one in written]
+    return [
+        Answered(example, ids, one.ids, text, one.finished, task.grade(example, text))
+        for (example, ids), one, text in zip(asked, written, texts, strict=True)
+    ]
 
 
 def seen(example: Example, view: View, wording: Mapping[str, str]) -> Sequence[Message]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,27 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from selfteach.train.config import TrainConfig
+from selfteach.train.config import FORMAT, TrainConfig
+from selfteach.train.evaluation import HEADLINE
+from selfteach.train.learner import Learner
 from selfteach.train.loop import train
 from selfteach.train.preflight import preflight
-from selfteach.train.progress import Progress
+from selfteach.train.progress import Progress, Silent
+from selfteach.train.resuming import restore as restore_learner
 from selfteach.train.run import Run
 from selfteach.train.rundir import RunFolder
 from selfteach.train.saving import restore
 from selfteach.train.tracking import tracked
+from selfteach.train.trainer import Settings, Trainer
 
-FREE = ("versions", "loading.device", "bookkeeping.keep", "bookkeeping.track")
+FREE = (
+    "versions",
+    "loading.device",
+    "bookkeeping.keep",
+    "bookkeeping.track",
+    "settings.device",
+    "settings.keep",
+)
 """What may differ between a run and its resumption."""
 
 
@@ -38,7 +49,7 @@ def launch(
     config = replace(config, out=Path(config.out))
     track = config.bookkeeping.track
     shown = tracked(progress(), track, table_of(config), config.out) if first else silent()
-    folder = opened(config, resume) if first else None
+    folder = opened(config.out, table_of(config), resume) if first else None
     try:
         run = Run(config, folder, shown)
         if not (resume and restore(run)) and check:
@@ -54,15 +65,64 @@ def launch(
     return (folder.path if folder is not None else None), summary
 
 
-def opened(config: TrainConfig, resume: bool) -> RunFolder:
-    if resume:
-        return RunFolder.resume(config.out, table_of(config), free=FREE)
-    return RunFolder.create(config.out)
+def run_learner(
+    learner: Learner,
+    out: Path | str,
+    settings: Settings | None = None,
+    *,
+    resume: bool = False,
+    check: bool = True,
+    progress: Callable[[], Progress] = Silent,
+) -> tuple[Path | None, dict[str, Any]]:
+    """Train any learner to its end in the folder ``out``, or go on with the run that is there.
+
+    Returns the run folder (None on processes that do not write) and what summary.json holds. Raises ``UserError`` where
+    the folder holds another run, settings differ from those it was begun with, or the run cannot go on;
+    ``Interrupted`` after Ctrl-C, when the run is saved.
+    """
+    out, settings = Path(out), settings or Settings()
+    first = PartialState(cpu=settings.device == "cpu").is_main_process
+    config = learner_table(learner, settings)
+    folder = opened(out, config, resume) if first else None
+    shown = progress() if first else Silent()
+    try:
+        trainer = Trainer(learner, folder, shown, settings)
+        if not (resume and restore_learner(trainer, out)) and check:
+            learner.preflight()
+        if folder is not None and not resume:
+            folder.write_config(config)
+        summary = trainer.train()
+    finally:
+        shown.stop()
+        if folder is not None:
+            folder.close()
+    return (folder.path if folder is not None else None), summary
+
+
+def learner_table(learner: Learner, settings: Settings) -> dict[str, Any]:
+    """What config.toml holds of a run without a recipe's command line."""
+    return {
+        "about": {"format": FORMAT},
+        "recipe": {"name": type(learner).__name__, **learner.config()},
+        "run": {"seed": settings.seed, **followed(learner.unit, learner.headline, learner.better)},
+        "settings": asdict(settings),
+        "versions": versions(),
+    }
+
+
+def opened(out: Path, config: Mapping[str, Any], resume: bool) -> RunFolder:
+    return RunFolder.resume(out, config, free=FREE) if resume else RunFolder.create(out)
 
 
 def table_of(config: TrainConfig) -> dict[str, Any]:
     """What config.toml holds."""
-    return {**config.table(), "versions": versions()}
+    table = config.table()
+    return {**table, "run": {**table["run"], **followed("tokens", HEADLINE)}, "versions": versions()}
+
+
+def followed(unit: str, headline: str, better: str = "higher") -> dict[str, str]:
+    """What ``spent`` counts, what ``eval/headline`` is, and which way it should go: the report's labels."""
+    return {"unit": unit, "headline": headline, "better": better}
 
 
 def versions() -> dict[str, str]:

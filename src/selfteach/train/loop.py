@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
-from selfteach.policy.sampler import Sampling
+from selfteach.policy.sampling import Sampling
 from selfteach.task.example import Task
-from selfteach.train.evaluation import Answered, Result, evaluate
+from selfteach.train import alarms
+from selfteach.train.evaluation import HEADLINE, Answered, Result, evaluate
+from selfteach.train.interruption import Interrupted, interruption
 from selfteach.train.preflight import preflight
 from selfteach.train.records import answer_row, rollout_rows
 from selfteach.train.run import Run, Step
@@ -18,14 +16,10 @@ from selfteach.train.saving import save
 from selfteach.train.tokens import look
 
 
-class Interrupted(Exception):
-    """The user pressed Ctrl-C; the run in the folder this names can be resumed where it stopped."""
-
-
 def train(run: Run) -> dict[str, Any]:
     """Train to the end (or the token budget), write the final model, and return the summary."""
     book = run.config.bookkeeping
-    run.progress.start(run.steps, run.done)
+    run.progress.start(run.steps, run.done, HEADLINE)
     with interruption() as pressed:
         if run.done == 0:
             measure(run, "before")
@@ -64,14 +58,15 @@ def measure(run: Run, phase: str) -> Result | None:
         return None
     result, answers = examined(run, run.task)
     also = {f"eval/{task.name}": examined(run, task)[0] for task in run.also}
+    further = {name: value for place, one in also.items() for name, value in one.row(place).items()}
+    row = {"step": run.done, "spent/tokens": run.generated, **result.headline(), **result.row(), **further}
+    run.memory = alarms.after(run.memory, row)
     if run.folder is not None:
-        further = {name: value for place, one in also.items() for name, value in one.row(place).items()}
-        row = {"step": run.done, "tokens/generated": run.generated, **result.row(), **further}
         run.folder.metrics(row)
         if phase != "train":
             few = answers[:: settings.eval_samples][:16]
-            run.folder.samples(answer_row(one, run.done, phase, run.policy.renderer) for one in few)
-    run.progress.evaluated(run.done, result)
+            run.folder.samples(answer_row(one, run.done, phase, run.policy.chat) for one in few)
+    run.progress.evaluated(run.done, row)
     return result
 
 
@@ -107,7 +102,7 @@ def look_closer(run: Run, step: Step | None) -> None:
         return
     seen = look(run, step)
     if run.folder is not None and seen.rollouts:
-        run.folder.samples(rollout_rows(seen, run.done, run.policy.renderer))
+        run.folder.samples(rollout_rows(seen, run.done, run.policy.chat))
         run.folder.tokens(run.done, seen.columns)
 
 
@@ -115,7 +110,9 @@ def summary(run: Run, final: Result | None) -> dict[str, Any]:
     """Write the trained model and summary.json; return what the latter holds."""
     values: dict[str, Any] = {
         "steps": run.done,
-        "generated_tokens": run.generated,
+        "spent": run.generated,
+        "unit": "tokens",
+        "headline": None if final is None else final.accuracy,
         "training_seconds": run.training_seconds,
         "too_long_prompts": run.draw.too_long,
         "answers_until_solved": run.answers_until_solved,
@@ -136,19 +133,3 @@ def finished(run: Run) -> bool:
     book = run.config.bookkeeping
     spent = book.token_budget is not None and run.generated >= book.token_budget
     return run.done >= run.steps or spent or (book.until_solved and run.answers_until_solved is not None)
-
-
-@contextmanager
-def interruption() -> Iterator[list[int]]:
-    """A list that is empty until the first Ctrl-C; a second one ends the process at once."""
-    pressed: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        pressed.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

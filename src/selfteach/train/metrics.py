@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from selfteach.objective.batch import STUDENT
@@ -19,6 +15,7 @@ from selfteach.objective.divergence import ForwardKL
 from selfteach.objective.engine import Outcome
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.statistics import role_entropy
+from selfteach.train.reduce import gather_rows, sum_over_processes
 from selfteach.train.scored import Scorer
 
 TOP_K = 5
@@ -78,9 +75,7 @@ def overlap(at: Positions, teacher: str, top: Likeliest) -> Tensor:
 
 def loss_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The step's ``loss`` and ``terms``, summed over micro-batches and processes (their denominators span all)."""
-    parts = gather_object(
-        [(float(o.loss.detach()), {k: float(v) for k, v in o.terms.items()}) for o in outcomes]
-    )
+    parts = gather_rows((float(o.loss.detach()), {k: float(v) for k, v in o.terms.items()}) for o in outcomes)
     return {
         "loss": sum(loss for loss, _ in parts),
         "terms": {name: sum(terms[name] for _, terms in parts) for name in parts[0][1]},
@@ -90,8 +85,8 @@ def loss_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def token_means(
     scorer: Scorer, outcomes: Sequence[Outcome], columns: Iterable[str], classes: tuple[list[str], Tensor]
 ) -> dict[str, float]:
-    """Means of watched columns over this process's written tokens; of divergences also each token class's mean and
-    its share of the sum (its mean × its count over all)."""
+    """Means of watched columns over the written tokens of all processes; of divergences also each token class's mean
+    and its share of the sum (its mean × its count over all)."""
     names, of_token = classes[0], classes[1].to(scorer.accelerator.device)
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -109,7 +104,8 @@ def token_means(
             if kind == "divergence":
                 for i, label in enumerate(names):
                     add(f"{name}/{label}", outcome.token[name], mask & (kinds == i))
-    means = {name: total / counts[name] for name, total in sums.items() if counts[name]}
+    sums, every = sum_over_processes(sums), sum_over_processes(counts)
+    means = {name: total / every[name] for name, total in sums.items() if every[name]}
     return means | divergence_shares(sums, names)
 
 
@@ -121,11 +117,3 @@ def divergence_shares(sums: Mapping[str, float], classes: Sequence[str]) -> dict
         if name.startswith("divergence/") and f"{name}/{classes[0]}" in sums and total > 0
         for label in classes
     }
-
-
-def peak_memory() -> int:
-    """Bytes: the accelerator's peak allocation, or the process's peak resident set on a CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

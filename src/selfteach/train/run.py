@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from transformers import get_scheduler
 
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
@@ -37,29 +35,20 @@ from selfteach.task.trajectory import Trajectory
 from selfteach.train import alarms, randomness
 from selfteach.train.annotate import annotated
 from selfteach.train.classes import read_classes, token_classes
+from selfteach.train.clock import Clock
 from selfteach.train.collect import Asked, Draw, graded, reference_rollouts
 from selfteach.train.config import TrainConfig
 from selfteach.train.context import Context, context
-from selfteach.train.metrics import loss_of, peak_memory, token_means, watched
+from selfteach.train.memory import peak_memory
+from selfteach.train.metrics import loss_of, token_means, watched
 from selfteach.train.progress import Progress
+from selfteach.train.reduce import gather_rows, mean_over_processes, sum_over_processes
 from selfteach.train.rundir import RunFolder
+from selfteach.train.schedule import scheduled
 from selfteach.train.scored import Scorer
 from selfteach.train.store import Store
 from selfteach.train.writing import Desk, Written
 from selfteach.train.written import text_metrics
-
-
-@dataclass
-class Clock:
-    """Seconds spent by phase within a step."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
 
 
 @dataclass(frozen=True)
@@ -124,7 +113,7 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             list(self.policy.trainable().values()), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay
         )
-        self.scheduler = get_scheduler(o.schedule, self.optimizer, o.warmup, o.steps)
+        self.scheduler = scheduled(self.optimizer, o.schedule, o.warmup, o.steps)
         self.controllers = {
             knob: spec.start(self.config.seed) for knob, spec in self.recipe.controllers.items()
         }
@@ -161,7 +150,7 @@ class Run:
         self.weights.after_batch()
         self.done += 1
         self.stage_done += 1
-        self.generated += sum(gather_object([written.tokens]))
+        self.generated += sum(gather_rows([written.tokens]))
         self.count_answers(rollouts)
         probed = self.reference_metrics(clock)
         self.training_seconds += sum(clock.seconds.values())
@@ -184,8 +173,14 @@ class Run:
     ) -> dict[str, Any]:
         """What the step writes into metrics.jsonl (names, units and formulas: docs/metrics.md)."""
         rollouts = scorer.rollouts
-        rewards = [one.grade.reward for one in rollouts if one.grade is not None]
-        lengths = [len(one.ids) for one in rollouts]
+        lengths = gather_rows([len(one.ids) for one in rollouts])
+        means = mean_over_processes(
+            {
+                "length/mean": [len(one.ids) for one in rollouts],
+                "truncated": [not one.finished for one in rollouts],
+                "reward/mean": [one.grade.reward for one in rollouts if one.grade is not None],
+            }
+        )
         stage = {"stage": self.stage} if len(self.stages) > 1 else {}
         private = {field for teacher in self.recipe.teachers.values() for field in teacher.view.fields}
         return {
@@ -194,25 +189,23 @@ class Run:
             **loss_of(outcomes),
             **token_means(scorer, outcomes, watched(scorer.teachers, self.recipe.temperature), self.classes),
             **text_metrics(rollouts, private),
-            "length/mean": sum(lengths) / len(lengths),
-            "truncated": sum(not one.finished for one in rollouts) / len(rollouts),
-            "reward/mean": sum(rewards) / max(1, len(rewards)),
-            "tokens/generated": self.generated,
+            **{"reward/mean": 0.0, **means},
+            "spent/tokens": self.generated,
             "tokens_per_second": sum(lengths) / sum(seconds.values()),
             **{f"seconds/{phase}": spent for phase, spent in seconds.items()},
             "lr": self.scheduler.get_last_lr()[0],
             "grad_norm": gradient_norm,
             "prompts/too_long": self.draw.too_long,
-            **{f"unavailable/{name}": c.blind for name, c in scorer.contexts.items()},
+            **unavailable(scorer.contexts),
             **{f"control/{knob}": getattr(self.recipe, knob) for knob in self.controllers},
-            **{f"verdicts/{name!s}": count for name, count in verdicts.items()},
+            **sum_over_processes({f"verdicts/{name!s}": count for name, count in verdicts.items()}),
             "memory/peak_bytes": peak_memory(),
         }
 
     def count_answers(self, rollouts: list[Trajectory]) -> None:
         """How many answers it took until the first right one, over all processes (test-time training, card 28)."""
         rewards = [one.grade.reward for one in rollouts if one.grade]
-        for right in (reward >= 0.5 for reward in gather_object(rewards)):
+        for right in (reward >= 0.5 for reward in gather_rows(rewards)):
             self.answers += 1
             if right and self.answers_until_solved is None:
                 self.answers_until_solved = self.answers
@@ -456,6 +449,13 @@ def load_student(config: TrainConfig, device: torch.device) -> Policy:
         trust_remote_code=loading.trust_remote_code,
         device=device,
     )
+
+
+def unavailable(contexts: Mapping[str, Context]) -> dict[str, float]:
+    """``unavailable/NAME``: share of all processes' rollouts that the teacher was asked about and could not see."""
+    blind = sum_over_processes({name: c.blind for name, c in contexts.items()})
+    asked = sum_over_processes({name: c.asked for name, c in contexts.items()})
+    return {f"unavailable/{name}": count / max(1, asked[name]) for name, count in blind.items()}
 
 
 def share(prompts: int, processes: int) -> int:

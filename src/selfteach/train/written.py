@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 
 from selfteach.task.example import Example
 from selfteach.task.trajectory import Trajectory
+from selfteach.train.reduce import gather_rows
 
 GRAM = 3
 """Tokens in a sequence that counts as repeated (cards 05 and 31: the 3-gram repetition ratio)."""
@@ -27,19 +28,21 @@ MENTION = re.compile(
 def text_metrics(rollouts: Sequence[Trajectory], shown: Collection[str]) -> dict[str, float]:
     """Metrics of the sampled rollouts' text (docs/metrics.md); ``shown``: the private fields that teachers see.
 
-    {} if none was sampled: a data set's references are not what the policy wrote.
+    Of the rollouts of all processes. {} if none was sampled: a data set's references are not what the policy wrote.
     """
     sampled = [one for one in rollouts if one.ids and one.sampled]
-    if not sampled:
+    # A row holds the tokens and not the n-grams: those would be three times as much to send.
+    rows = gather_rows((own_ids(one), copies(one, shown), mentions(one.text, one.example)) for one in sampled)
+    if not rows:
         return {}
-    counts = [grams(one) for one in sampled]
-    repeated = [1 - distinct(one) for one in counts]
+    written = [grams(ids) for ids, _, _ in rows]
+    repeated = [1 - distinct([own]) for own in written]
     return {
-        f"distinct/{GRAM}": distinct(sum(counts, Counter())),
+        f"distinct/{GRAM}": distinct(written),
         "repetition/mean": mean(repeated),
         "repetition/looping": mean([ratio > LOOPING for ratio in repeated]),
-        "leakage/copied": mean([copies(one, shown) for one in sampled]),
-        "leakage/mentioned": mean([mentions(one.text, one.example) for one in sampled]),
+        "leakage/copied": mean([copied for _, copied, _ in rows]),
+        "leakage/mentioned": mean([mentioned for _, _, mentioned in rows]),
     }
 
 
@@ -47,15 +50,20 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def grams(one: Trajectory) -> Counter[tuple[int, ...]]:
-    """How often each sequence of ``GRAM`` tokens that the policy wrote occurs in a rollout."""
-    ids = [token for token, own in zip(one.ids, one.mask, strict=True) if own]
-    return Counter(zip(*(ids[i:] for i in range(GRAM)), strict=False))
+def own_ids(one: Trajectory) -> list[int]:
+    """The tokens that the policy wrote."""
+    return [token for token, own in zip(one.ids, one.mask, strict=True) if own]
 
 
-def distinct(counts: Counter[tuple[int, ...]]) -> float:
-    """Different n-grams over all n-grams (distinct-n, arXiv 1510.03055); 1 where there is none."""
-    return len(counts) / counts.total() if counts else 1.0
+def grams(ids: Sequence[int]) -> list[tuple[int, ...]]:
+    """Each sequence of ``GRAM`` tokens."""
+    return list(zip(*(ids[i:] for i in range(GRAM)), strict=False))
+
+
+def distinct(written: Sequence[Sequence[tuple[int, ...]]]) -> float:
+    """Different n-grams over all n-grams of all texts (distinct-n, arXiv 1510.03055); 1 where there is none."""
+    total = sum(map(len, written))
+    return len(set(chain.from_iterable(written))) / total if total else 1.0
 
 
 def copies(one: Trajectory, shown: Collection[str]) -> bool:
