@@ -69,7 +69,7 @@ class Ridge(Learner):
         grid = torch.linspace(0, 1, 101, dtype=torch.float64)
         return {"eval/headline": float(((self.predict(grid) - torch.sin(2 * math.pi * grid)) ** 2).mean())}
 
-    def config(self) -> Mapping[str, Any]:
+    def table(self) -> Mapping[str, Any]:
         return {"alpha": self.alpha}
 
 

@@ -28,7 +28,6 @@ from selfteach.cli.suite import Suite, run_suite
 from selfteach.cli.train import chosen_preset, require_model, safe
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, recipe_named
-from selfteach.recipes.writer import Student
 from selfteach.report import comparison_page
 from selfteach.train.launch import versions
 
@@ -119,7 +118,7 @@ def planned(given: Arguments, out: Path, label: str, seed: int, budget: int | No
     """The command of one run. With a token budget the steps only bound it; the budget ends it."""
     name, preset = split(label)
     recipe = recipe_of(given, label)
-    samples = isinstance(recipe.writer, Student) and not recipe.rollouts.stored
+    samples = recipe.generates and not recipe.rollouts.stored
     budget = budget if samples and given.equal == "tokens" else given.tokens if samples else None
     steps = given.steps if budget is None else given.steps * 100
     folder = out / f"{label.replace(':', '-')}-{seed}"

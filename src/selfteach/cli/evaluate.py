@@ -19,7 +19,7 @@ from selfteach.roles.view import Answer, Messages, Plain, Prefix, Solution, View
 from selfteach.task.arena import model_folder
 from selfteach.task.opening import TaskOptions, open_task
 from selfteach.train.config import Loading
-from selfteach.train.evaluation import evaluate
+from selfteach.train.text.evaluation import evaluate
 
 
 @dataclass(frozen=True)

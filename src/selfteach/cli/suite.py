@@ -32,7 +32,6 @@ from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
 from selfteach.recipes.checks import nearest
 from selfteach.recipes.claim import Claim
-from selfteach.recipes.writer import Student
 from selfteach.report import comparison_page
 from selfteach.train.launch import FREE, table_of, versions
 from selfteach.train.rundir import changes
@@ -227,7 +226,7 @@ def planned_on_world(suite: Suite, name: str) -> list[Planned]:
     One that does not sample as it trains is given its preset's steps: a budget would not end it.
     """
     recipe, _ = chosen_preset(name, None, suite.world)
-    fresh = isinstance(recipe.writer, Student) and not recipe.rollouts.stored
+    fresh = recipe.generates and not recipe.rollouts.stored
     steps = recipe.optimization.steps
     words = ["train", name, "--task", suite.world, "--eval-every", str(max(1, steps // 6))]
     if fresh:

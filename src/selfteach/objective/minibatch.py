@@ -12,8 +12,8 @@ from selfteach.objective.batch import Columns
 
 @dataclass(frozen=True)
 class Update:
-    """One optimizer step on a batch: minibatch ``part`` (from 0) of ``parts`` in ``epoch`` (from 0); ``trains`` names the
-    trained weights that move. Every epoch is split anew."""
+    """One optimizer step on a batch: minibatch ``part`` (from 0) of ``parts`` in ``epoch`` (from 0). ``trains`` names
+    the trained weights that move. Every epoch is split anew."""
 
     part: int = 0
     parts: int = 1
@@ -25,7 +25,9 @@ class Update:
             raise ValueError(f"part must lie in [0, {self.parts}), got {self.part}")
 
 
-def passes(epochs: int = 1, minibatches: int = 1, trains: tuple[str, ...] = ("policy",)) -> tuple[Update, ...]:
+def passes(
+    epochs: int = 1, minibatches: int = 1, trains: tuple[str, ...] = ("policy",)
+) -> tuple[Update, ...]:
     """``epochs`` passes over a batch in ``minibatches`` updates each, as in PPO."""
     return tuple(
         Update(part, minibatches, epoch, trains) for epoch in range(epochs) for part in range(minibatches)
@@ -36,7 +38,7 @@ def rows_of(update: Update, columns: Columns, seed: int = 0) -> Tensor:
     """[N] bool: the rows of an update. Groups, pairs and trajectories stay whole; the parts of an epoch are disjoint,
     cover the batch, and differ in size by at most one such unit. A pure function of the seed and the epoch."""
     if update.parts == 1:
-        return torch.ones_like(columns.group, dtype=torch.bool)
+        return torch.ones(len(columns.ids), dtype=torch.bool, device=columns.ids.device)
     unit = units(columns)
     count = int(unit.max()) + 1 if len(unit) else 0
     # Drawn on the CPU, so that every process and device sees the same split.
@@ -47,10 +49,8 @@ def rows_of(update: Update, columns: Columns, seed: int = 0) -> Tensor:
 
 def units(columns: Columns) -> Tensor:
     """[N] long: rows that share a group, a trajectory or a preference share a number, counted from 0."""
-    unit = columns.group.unique(return_inverse=True)[1]
-    links = [columns.group]
-    if columns.trajectory is not None:
-        links.append(columns.trajectory)
+    unit = torch.arange(len(columns.ids), device=columns.ids.device)
+    links = [one for one in (columns.group, columns.trajectory) if one is not None]
     while True:
         before = unit
         for link in links:

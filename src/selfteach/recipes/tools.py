@@ -1,7 +1,7 @@
 """What a recipe may use to write its rollouts: a protocol, implemented where the models are (``train/text/tools.py``).
 
-``Recipe.rollout(tools, prompts, step)`` returns trajectories. Selection, critique, debate, replay, drafts and revisions are
-such functions; all that they generate is counted, whatever they keep of it.
+``Recipe.rollout(tools, prompts, step)`` returns trajectories. Selection, critique, debate, replay, drafts and
+revisions are such functions; all that they generate is counted, whatever they keep of it.
 """
 
 from __future__ import annotations
@@ -43,13 +43,18 @@ class Tools(Protocol):
         """``n`` continuations of each by the weights of ``role`` under its view (or under ``view``), at the recipe's
         sampling settings.
 
-        A prompt begins a trajectory of one turn; a trajectory is written on after its last token. The tokens stand behind
-        the student's own prompt whoever wrote them: ``origin`` names the role, ``behavior`` holds its log-probs (nats).
+        A prompt begins a trajectory of one turn; a trajectory is written on after its last token. The tokens stand
+        behind the student's own prompt whoever wrote them: ``origin`` names the role, ``behavior`` holds its log-probs (nats).
         UserError if the view has nothing to show, or leaves no room.
         """
 
     def mix(
-        self, prompts: Sequence[Prompt], shares: Mapping[str, float], *, temperature: float = 0.0, top_k: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        shares: Mapping[str, float],
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
     ) -> list[Trajectory]:
         """One text for each prompt, each token by a role drawn anew with probability ``shares[role]`` (card 11).
 
@@ -57,7 +62,7 @@ class Tools(Protocol):
         """
 
     def quote(self, prompts: Sequence[Prompt], field: str) -> list[Trajectory]:
-        """The data's own text in the private field ``field``, without behavior log-probs. UserError if it is missing."""
+        """The data's own text in the private field ``field``, without behavior log-probs. UserError where it lacks."""
 
     def begin(self, trajectory: Trajectory, view: View) -> Trajectory | None:
         """A trajectory of the same example whose first tokens are what ``view`` puts into the assistant's mouth.
@@ -65,15 +70,17 @@ class Tools(Protocol):
         None if the view has nothing to show, does not go on from the student's prompt, or leaves no room for an answer.
         """
 
-    def act(self, trajectories: Sequence[Trajectory], replies: Sequence[Sequence[Message]]) -> list[Trajectory]:
+    def act(
+        self, trajectories: Sequence[Trajectory], replies: Sequence[Sequence[Message]]
+    ) -> list[Trajectory]:
         """Each trajectory with an environment's messages after its last turn; these tokens are not trained on.
 
-        What the model wrote is never re-tokenized. Where the template does not render the earlier turn as it was written
-        (thoughts are stripped), the next turn begins a context of its own.
+        What the model wrote is never re-tokenized. Where the template does not render the earlier turn as it was
+        written (thoughts are stripped), the next turn begins a context of its own.
         """
 
-    def grade(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-        """Each with the verifier's grade of its text; one that has a grade keeps it."""
+    def grade(self, trajectories: Sequence[Trajectory], *, last: bool = False) -> list[Trajectory]:
+        """Each with the verifier's grade of its text (``last``: of its last segment's), unless it has one."""
 
     def log_probs(self, trajectories: Sequence[Trajectory], role: str = "student") -> list[list[float]]:
         """Log-prob (nats) of each token the policy wrote, under the role's weights and view (its temperature)."""
@@ -90,7 +97,7 @@ class Tools(Protocol):
 
 
 class Store(Protocol):
-    """Trajectories kept under a name; part of a checkpoint. ``notes`` holds plain values beside them (a memory bank)."""
+    """Trajectories kept under a name, and plain values beside them (``notes``, a memory bank). Part of a checkpoint."""
 
     trajectories: list[Trajectory]
     notes: dict[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -171,10 +171,11 @@ class WeightStore:
 
     # --- following training ---------------------------------------------------------------------------------------
 
-    def after_step(self) -> None:
-        """Tell every role that the optimizer took a step."""
-        for one in self.followed.values():
-            one.after_step()
+    def after_step(self, moved: Collection[str] | None = None) -> None:
+        """Tell every role that the weights it follows took an optimizer step; ``moved``: which ones did (None: all)."""
+        for spec, one in self.followed.items():
+            if moved is None or getattr(spec, "of", None) in moved:
+                one.after_step()
 
     def after_batch(self) -> None:
         """Tell every role that the updates of a batch are over."""

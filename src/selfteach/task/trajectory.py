@@ -23,7 +23,7 @@ class Trajectory:
     tokens (nats, [T]), by role. ``origin``: who wrote the row: "student", "data", a role, or "edit". ``pair``: the
     ``trajectory`` of the row that this one is preferred to. ``parent`` names the trajectory it was forked from, behind
     the first ``fork`` tokens. ``temperature`` is that of sampling. ``trajectory`` is shared by rows that were one
-    (``rows``).
+    (``rows``). ``conversation``: the turns that are over, as messages.
 
     Raises ValueError where a column is not as long as the ids.
     """
@@ -45,6 +45,7 @@ class Trajectory:
     fork: int | None = None
     temperature: float = 1.0
     trajectory: int | None = None
+    conversation: tuple[Message, ...] = ()
 
     def __post_init__(self) -> None:
         length = len(self.ids)
@@ -106,13 +107,47 @@ class Trajectory:
         """Whether the behavior log-prob of every trained token is known."""
         return not any(own and math.isnan(b) for own, b in zip(self.mask, self.behavior, strict=True))
 
+    @property
+    def right(self) -> bool:
+        """Whether it was graded, and as correct."""
+        return self.grade is not None and self.grade.correct
+
+    @property
+    def is_later_turn(self) -> bool:
+        """Whether it is a row that begins after the first turn (``rows``)."""
+        return bool(self.segments) and self.segments[0].turn > 0
+
+    @property
+    def next_turn(self) -> int:
+        """The turn that what is written next belongs to: a new one after an environment has answered."""
+        if not self.segments:
+            return 0
+        last = self.segments[-1]
+        return last.turn if last.trains or last.context is not None else last.turn + 1
+
+    @property
+    def next_context(self) -> list[int]:
+        """All that is read before the next token: what was last sampled after, and all that stands behind it."""
+        context = self.prompt_ids
+        since: list[int] = []
+        for one in self.segments:
+            if one.context is not None:
+                context, since = one.context, []
+            since += one.ids
+        return [*context, *since]
+
     # --- changed copies -------------------------------------------------------------------------------------------
 
     def graded(self, grade: Grade) -> Trajectory:
         return replace(self, grade=grade)
 
-    def withnumbers_of(self, **numbers: float | list[float]) -> Trajectory:
+    def with_numbers(self, **numbers: float | list[float]) -> Trajectory:
         return replace(self, numbers={**self.numbers, **numbers})
+
+    def marked_last(self, name: str) -> Trajectory:
+        """With the mark ``name`` on the tokens of the last segment."""
+        last = len(self.segments[-1].ids)
+        return replace(self, marks={**self.marks, name: [False] * (len(self.ids) - last) + [True] * last})
 
     def extended(self, segment: Segment, text: str, *, finished: bool | None = None) -> Trajectory:
         """With a further segment; ``text`` is the whole one's. The grade and annotation of the shorter one are dropped.
@@ -222,6 +257,7 @@ class Trajectory:
         prompt = tuple(Message(role=m["role"], content=m["content"]) for m in example["prompt"])
         plain: dict[str, Any] = {
             "example": Example(**{**example, "prompt": prompt}),
+            "conversation": tuple(Message(role=m["role"], content=m["content"]) for m in row["conversation"]),
             "segments": tuple(Segment.from_json(one) for one in row["segments"]),
             "grade": row["grade"] and Grade(**row["grade"]),
             "annotation": note and Annotation(note["kind"], _spans(note["key"]), _spans(note["error"])),

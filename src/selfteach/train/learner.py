@@ -167,7 +167,7 @@ class Learner(Protocol):
         """Whether nothing is left to learn (the one question is solved). The same on all processes."""
         return False
 
-    def config(self) -> Mapping[str, Any]:
+    def table(self) -> Mapping[str, Any]:
         """Every resolved setting, for config.toml."""
         return {}
 
@@ -177,6 +177,10 @@ class Learner(Protocol):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state()``; weights, optimizers and roles are in place already."""
+
+    def summary(self) -> Mapping[str, Any]:
+        """What else summary.json says at the end."""
+        return {}
 
     def export(self, folder: Path) -> None:
         """Write the trained model for others to use. Called in the first process only."""

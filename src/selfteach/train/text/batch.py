@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,7 +21,6 @@ from selfteach.roles.role import Role
 from selfteach.roles.store import WeightStore
 from selfteach.roles.weights import Live, Weights
 from selfteach.task.trajectory import Trajectory
-from selfteach.train.text.columns import columns_of
 from selfteach.train.text.contexts import Context
 
 
@@ -41,6 +40,8 @@ class Scoring:
     first_row: int
     micro_batch: int
     device: torch.device
+    alone: bool = False
+    """These rows are a batch of their own: other processes have none of it."""
     frozen: dict[str, Scored] = field(default_factory=dict)
     """Scores without gradient of all rows: role → states [P, d] in the rows' order."""
     kept: tuple[tuple[int, ...], Scored] | None = None
@@ -71,13 +72,12 @@ class Scoring:
 
     def batch(self, part: tuple[int, ...], trained: Collection[str] = ()) -> ScoredBatch:
         """The rows of ``part`` as every role scores them, the ``trained`` ones with gradient."""
-        self.score_frozen()
-        roles = {name: self.scored(name, part, gradient=name in trained) for name in (STUDENT, *self.contexts)}
+        self.score_frozen(trained)
+        names = dict.fromkeys((STUDENT, *self.contexts))
+        roles = {name: self.scored(name, part, gradient=name in trained) for name in names}
         return ScoredBatch(self.columns, roles, self.layout(part))
 
-    def measure(
-        self, wanted: Mapping[str, Quantity], rows: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def measure(self, wanted: Mapping[str, Quantity], rows: Tensor | None = None) -> dict[str, Tensor]:
         """[N, T] columns over the whole batch of all processes, without gradient, NaN where nothing was measured."""
         parts = self.parts(rows)
         columns = {
@@ -90,7 +90,11 @@ class Scoring:
             batch = self.batch(part, (STUDENT,) if single else ())
             for name, values in measure(batch, wanted).items():
                 columns[name][batch.layout.row, batch.layout.step] = values.to(self.columns.dtype)
-        return {name: over_processes(column, self.first_row, len(self.rows)) for name, column in columns.items()}
+        if self.alone:
+            return columns
+        return {
+            name: over_processes(column, self.first_row, len(self.rows)) for name, column in columns.items()
+        }
 
     # --- scores -------------------------------------------------------------------------------------------------
 
@@ -110,16 +114,21 @@ class Scoring:
         return scored
 
     def trained(self, role: str) -> Policy:
-        """The policy whose live weights a trained role scores with. ValueError for weights that training cannot move."""
+        """The policy whose live weights a trained role scores with. ValueError for weights that cannot be trained."""
         spec = self.roles[role].weights
         if not isinstance(spec, Live):
-            raise ValueError(f"a term trains role {role!r}, whose weights are {spec}: only live weights can be trained")
+            raise ValueError(
+                f"a term trains role {role!r}, whose weights are {spec}: only live weights can be trained"
+            )
         return self.weights.policy_of(spec)
 
     @torch.no_grad()
-    def score_frozen(self) -> None:
-        """Every role beside the student, those of equal weights in one pass; before any graph of the student exists."""
-        left = [name for name in self.contexts if name not in self.frozen]
+    def score_frozen(self, trained: Collection[str] = ()) -> None:
+        """Every role beside the student and those ``trained``, those of equal weights in one pass.
+
+        Before any graph of the student exists: adapters may be exchanged for it.
+        """
+        left = [name for name in self.contexts if name not in self.frozen and name not in (STUDENT, *trained)]
         by_weights: dict[Weights, list[str]] = {}
         for name in left:
             by_weights.setdefault(self.roles[name].weights, []).append(name)
@@ -131,7 +140,12 @@ class Scoring:
 
     def all_states(self, policy: Policy, names: Sequence[str]) -> dict[str, Tensor]:
         """[P, d] of each role; rows that it cannot see hold zeros and are read by nobody (``Columns.available``)."""
-        wanted = [(name, i) for name in names for i, ids in enumerate(self.contexts[name].prompts) if ids is not None]
+        wanted = [
+            (name, i)
+            for name in names
+            for i, ids in enumerate(self.contexts[name].prompts)
+            if ids is not None
+        ]
         found: dict[str, Tensor] = {}
         for begin in range(0, max(1, len(wanted)), self.micro_batch):
             some = wanted[begin : begin + self.micro_batch]
@@ -152,7 +166,8 @@ class Scoring:
     def context(self, role: str, i: int) -> list[int]:
         if role == STUDENT and role not in self.contexts:
             return self.rows[i].prompt_ids
-        # A trained role has a graph for every row: one that sees nothing reads what the student read, and counts nowhere.
+        # A trained role has a graph for every row: where it sees nothing it reads what the student read, and counts
+        # nowhere.
         return self.contexts[role].prompts[i] or self.rows[i].prompt_ids
 
     def cut(self, states: Tensor, part: Sequence[int]) -> Tensor:

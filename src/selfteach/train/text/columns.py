@@ -27,13 +27,17 @@ def gathered(
     special: Mapping[str, int],
     dtype: torch.dtype,
     device: torch.device,
+    alone: bool = False,
 ) -> tuple[Columns, int]:
-    """(columns of all processes' rows, where this process's own rows begin).
+    """(columns of all processes' rows, where this process's own rows begin); ``alone``: of this process's rows only.
 
     ``sampled``: roles that gave the rows log-probs (``Trajectory.log_probs``) and no distributions.
     """
     process = PartialState().process_index
-    facts = gather_rows(facts_of(one, i, process, contexts, sampled) for i, one in enumerate(rows))
+    own = [facts_of(one, i, process, contexts, sampled) for i, one in enumerate(rows)]
+    if alone:
+        return columns_of(own, special, dtype, device), 0
+    facts = gather_rows(own)
     first_row = sum(gather_rows([len(rows)])[:process])
     return columns_of(facts, special, dtype, device), first_row
 
@@ -104,7 +108,9 @@ def columns_of(
         pair=torch.tensor([row_of.get(row["pair"], -1) for row in facts], dtype=torch.long, device=device),
         origin=tuple(row["origin"] for row in facts),
         available={
-            name: torch.tensor([row["available"].get(name, False) for row in facts], dtype=torch.bool, device=device)
+            name: torch.tensor(
+                [row["available"].get(name, False) for row in facts], dtype=torch.bool, device=device
+            )
             for name in names("available")
         },
         marks={

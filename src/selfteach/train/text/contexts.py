@@ -49,7 +49,7 @@ class Reading:
     temperature: float = 1.0
 
     def context(self, role: Role, rows: Sequence[Trajectory], *, room: int = 0) -> Context:
-        """Render the role's view of each row. A view that would have to be cut to leave ``room`` tokens is unavailable."""
+        """Render the role's view of each row. One that would have to be cut to leave ``room`` tokens is unavailable."""
         policy = self.weights.policy_of(role.weights)
         addressed = [role.tag in (None, one.example.tag) for one in rows]
         shown = self.shown(role, rows, addressed)

@@ -3,61 +3,75 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from selfteach.control.controller import Controller
+from selfteach.control.hook import Hook
 from selfteach.errors import UserError
+from selfteach.objective.batch import STUDENT
 from selfteach.objective.minibatch import Update as Planned
+from selfteach.objective.positions import Positions, Quantity
 from selfteach.policy.loading import LoraConfig, Policy, load_policy
-from selfteach.policy.sampler import GenerateSampler, NotFinite as NotSampled, Sampling
-from selfteach.recipes.base import Recipe, with_knobs
-from selfteach.recipes.tools import Prompt
+from selfteach.policy.sampler import GenerateSampler
+from selfteach.policy.sampler import NotFinite as NotSampled
+from selfteach.recipes.base import BASE, Adapter, Optimization, PerRecord, Recipe, with_knobs
 from selfteach.roles.store import WeightStore
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import POLICY, Snapshot
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.task.example import Task
 from selfteach.task.opening import open_task
 from selfteach.task.trajectory import Trajectory
+from selfteach.train.clock import Clock
 from selfteach.train.config import TrainConfig
 from selfteach.train.learner import Learner, NotFinite, Numbers, Role, Sample, Stage, Trained, Update
 from selfteach.train.progress import Progress
-from selfteach.train.reduce import gather_rows, sum_over_processes
+from selfteach.train.reduce import gather_rows
 from selfteach.train.schedule import scheduled
 from selfteach.train.text import metrics, preflight, tokens
 from selfteach.train.text.annotate import annotated
-from selfteach.train.text.batch import Scoring, TextBatch
+from selfteach.train.text.batch import Scoring
 from selfteach.train.text.classes import read_classes, token_classes
+from selfteach.train.text.columns import gathered
 from selfteach.train.text.contexts import Context, Reading, refuse_blind
-from selfteach.train.text.evaluation import examined
+from selfteach.train.text.evaluation import HEADLINE, Answered, examined
+from selfteach.train.text.private import private_gradient
 from selfteach.train.text.probe import reference_likelihoods
 from selfteach.train.text.prompts import PromptStream
+from selfteach.train.text.starts import Starts
 from selfteach.train.text.store import NamedStore, require_answers
 from selfteach.train.text.tools import TextTools
-from selfteach.train.text.update import backward
+from selfteach.train.text.update import TextBatch, backward, losses_of
 
 
 class TextLearner(Learner):
     """``recipe`` is the present stage's, with the knobs as its controllers have set them for the step."""
 
     unit = "tokens"
-    headline = "accuracy"
+    headline = HEADLINE
     advice = "lower --lr, or look at the batch's longest rollouts"
 
     def __init__(self, config: TrainConfig, progress: Progress) -> None:
-        self.config, self.progress = config, progress
+        self.config, self.progress, self.clock = config, progress, Clock()
         here = PartialState(cpu=config.loading.device == "cpu")
         self.rank, self.processes, self.device = here.process_index, here.num_processes, here.device
         self.task: Task = open_task(config.task, seed=config.seed, options=config.task_options)
         self.also = [open_task(name, seed=config.seed) for name in config.evaluation.eval_also]
         self.recipes = list(config.recipe.stages.items())
         self.stages = [Stage(name, recipe.optimization.steps) for name, recipe in self.recipes]
-        self.policies = {name: load_trained(config, self.device) for name in trained_names(self.recipes)}
+        self.policies = {
+            name: load_trained(config, adapter, self.device)
+            for name, adapter in adapters(self.recipes).items()
+        }
         snapshots = [
             role.weights
             for _, recipe in self.recipes
@@ -65,10 +79,12 @@ class TextLearner(Learner):
             if isinstance(role.weights, Snapshot)
         ]
         self.weights = WeightStore(self.policies, partial(load_external, config, self.device), snapshots)
-        self.reading = Reading(self.weights, GenerateSampler, self.task.wording, config.recipe.rollouts.temperature)
+        self.reading = Reading(
+            self.weights, GenerateSampler, self.task.wording, config.recipe.rollouts.temperature
+        )
         self.starts = Starts(self.policies, [recipe for _, recipe in self.recipes])
         self.classes = token_classes(
-            self.policy.chat, self.policy.vocabulary, read_classes(config.bookkeeping.token_classes)
+            self.policy.renderer, self.policy.vocabulary, read_classes(config.bookkeeping.token_classes)
         )
         self.prompts = PromptStream(
             self.task, self.policy, config.recipe.student_thinking, config.recipe.rollouts.max_tokens
@@ -76,14 +92,18 @@ class TextLearner(Learner):
         probes = [recipe.reference_probe for _, recipe in self.recipes]
         self.probed = self.prompts.take(max((probe.examples for probe in probes if probe), default=0))
         self.stores: dict[str, NamedStore] = {}
+        self.answers_shown: list[Answered] = []
         self.stage: int | None = None
+        self.stage_name, self.recipe = self.recipes[0]
+        self.controllers: dict[str, Controller] = {}
+        self.hook: Hook | None = None
         self.step = self.hooked = self.answers = 0
         self.answers_until_solved: int | None = None
 
     @property
     def policy(self) -> Policy:
         """The weights that a recipe trains unless it says otherwise."""
-        return self.policies["policy"]
+        return self.policies[POLICY]
 
     # --- what the Trainer asks for -------------------------------------------------------------------------------
 
@@ -91,32 +111,42 @@ class TextLearner(Learner):
         return {name: policy.model for name, policy in self.policies.items()}
 
     def enter(self, stage: int) -> None:
-        """Begin a stage: its weights from where it says, its roles (frozen ones as the weights are now), its controllers."""
-        if self.stage is not None and stage > self.stage:
-            self.starts.keep(self.stage_name)
-            self.weights.snapshot(self.stage_name, "end")
-        moved = stage > 0
-        self.stage = stage
-        self.stage_name, self.recipe = self.recipes[stage]
-        share(self.recipe.optimization.prompts, self.processes)
-        for name, trained in self.recipe.trained.items():
-            self.starts.put(name, trained.start)
-        self.weights.snapshot(self.stage_name, "start")
-        self.weights.enter([role.weights for role in self.recipe.roles.values()], moved=moved)
+        """Begin a stage: its weights from where it says, its roles, its controllers."""
+        self.begin_weights(stage)
         self.controllers = {
             knob: spec.start(self.config.seed) for knob, spec in self.recipe.controllers.items()
         }
         self.hook = None if self.recipe.hook is None else self.recipe.hook.start(self.config.seed)
+        self.hooked = self.step = 0
         self.reading = replace(self.reading, temperature=self.recipe.rollouts.temperature)
         self.prompts.thinking = self.recipe.student_thinking
         self.prompts.max_tokens = self.recipe.rollouts.max_tokens
-        self.hooked = 0
+        share(self.recipe.optimization.prompts, self.processes)
+
+    def begin_weights(self, stage: int) -> None:
+        first, follows = self.stage is None, self.stage is not None and stage == self.stage + 1
+        if first:
+            self.starts.keep(BASE)
+        elif follows:
+            self.starts.keep(self.stage_name)
+            self.weights.snapshot(self.stage_name, "end")
+        self.stage = stage
+        self.stage_name, self.recipe = self.recipes[stage]
+        if first or follows:  # else the run is resumed, and its weights are put back next
+            for name, trained in self.recipe.trained.items():
+                self.starts.put(name, trained.start)
+        self.weights.snapshot(self.stage_name, "start")
+        self.weights.enter([role.weights for role in self.recipe.roles.values()], moved=stage > 0)
 
     def optimizers(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Trained]:
         return {
-            name: trained_of(self.policies[name], trained.optimization, self.recipe)
+            name: trained_of(self.policies[name], trained.optimization, self.updates_each(name))
             for name, trained in self.recipe.trained.items()
         }
+
+    def updates_each(self, name: str) -> int:
+        """Optimizer steps that the weights ``name`` make on a batch, as the stage's first one has them."""
+        return max(1, sum(name in one.trains for one in self.recipe.updates(0)))
 
     def roles(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Role]:
         return {"weights": self.weights}
@@ -148,19 +178,34 @@ class TextLearner(Learner):
             yield Update(one.trains, partial(self.backward, batch, one, several))
 
     def backward(self, batch: TextBatch, update: Planned, several: bool) -> Numbers:
-        watch = metrics.watched(batch.scoring.contexts, self.recipe.temperature) if update.epoch == 0 else {}
+        if self.recipe.per_record is not None:
+            return self.private_backward(batch, self.recipe.per_record)
+        others = [name for name in batch.scoring.contexts if name != STUDENT]
+        watch = metrics.watched(others, self.recipe.temperature) if update.epoch == 0 else {}
         compiler = "inductor" if self.config.bookkeeping.compile else None
         return backward(batch, update, watch, several=several, compiler=compiler)
+
+    def private_backward(self, batch: TextBatch, spec: PerRecord) -> Numbers:
+        """Each record's gradient by itself, clipped; noise is drawn in the first process alone."""
+        by_record: dict[int, list[Trajectory]] = {}
+        for one in batch.rows:
+            by_record.setdefault(one.group, []).append(one)
+        records = [self.record_of(rows, batch) for rows in by_record.values()]
+        generator = torch.Generator().manual_seed(hash((self.config.seed, self.stage, batch.step)) % 2**63)
+        parameters = {f"{n}.{k}": p for n, one in self.policies.items() for k, p in one.trainable().items()}
+        return private_gradient(records, parameters, spec, generator if self.rank == 0 else None)
+
+    def record_of(self, rows: Sequence[Trajectory], batch: TextBatch) -> Callable[[], Iterator[Tensor]]:
+        return partial(losses_of, self.batch_of(rows, batch.contexts, batch.step, alone=True))
 
     def spent(self, batch: TextBatch) -> int:
         return batch.spent
 
     def metrics(self, batch: TextBatch, done: Sequence[Numbers]) -> Mapping[str, Any]:
         row = metrics.row_of(batch, self.classes, self.clock.total)
-        stage = {"stage": self.stage} if len(self.stages) > 1 else {}
         control = {f"control/{knob}": getattr(self.recipe, knob) for knob in self.controllers}
         too_long = {"prompts/too_long": self.prompts.too_long}
-        return {**stage, **row, **too_long, **control, **reference_likelihoods(self, batch.step)}
+        return {**row, **too_long, **control, **reference_likelihoods(self, batch.step)}
 
     def observe(self, row: Mapping[str, Any]) -> None:
         for controller in self.controllers.values():
@@ -175,14 +220,25 @@ class TextLearner(Learner):
         return True
 
     def evaluate(self, phase: Literal["before", "train", "after", "hook"]) -> Mapping[str, float] | None:
-        return examined(self, phase)
+        if self.config.evaluation.eval_problems == 0:
+            return None
+        numbers, answers = examined(self)
+        if phase != "hook":
+            self.answers_shown = answers
+        return numbers
 
-    def samples(self, batch: TextBatch | None, phase: Literal["before", "train", "after"]) -> Iterable[Sample]:
+    def samples(
+        self, batch: TextBatch | None, phase: Literal["before", "train", "after"]
+    ) -> Iterable[Sample]:
         return tokens.samples(self, batch, phase)
 
     def failed(self, batch: TextBatch | None) -> Mapping[str, Any]:
         rows = [] if batch is None else batch.rows
-        return {"rollouts": [{"key": one.example.key, "ids": one.ids, "prompt_ids": one.prompt_ids} for one in rows]}
+        return {
+            "rollouts": [
+                {"key": one.example.key, "ids": one.ids, "prompt_ids": one.prompt_ids} for one in rows
+            ]
+        }
 
     def finished(self) -> bool:
         return self.config.bookkeeping.until_solved and self.answers_until_solved is not None
@@ -212,9 +268,15 @@ class TextLearner(Learner):
         self.answers, self.answers_until_solved = state["answers"], state["answers_until_solved"]
         self.starts.load_state(state["starts"])
 
+    def table(self) -> Mapping[str, Any]:
+        return self.config.table()
+
+    def summary(self) -> Mapping[str, Any]:
+        return {"too_long_prompts": self.prompts.too_long, "answers_until_solved": self.answers_until_solved}
+
     def export(self, folder: Path) -> None:
         for name, policy in self.policies.items():
-            policy.save(folder if name == "policy" else folder.with_name(f"{folder.name}-{name}"))
+            policy.save(folder if name == POLICY else folder.with_name(f"{folder.name}-{name}"))
 
     # --- the parts of a step --------------------------------------------------------------------------------------
 
@@ -228,7 +290,7 @@ class TextLearner(Learner):
         self.recipe = with_knobs(self.recipe, chosen[0])
 
     def rollouts(self, step: int) -> tuple[list[Trajectory], int]:
-        """(this process's trajectories of the step, tokens generated for them): written now, or from the stage's store."""
+        """(this process's trajectories, tokens generated for them): written now, or from the stage's store."""
         prompts = self.recipe.optimization.prompts
         if not self.recipe.rollouts.stored:
             return self.write(prompts, step)
@@ -248,7 +310,7 @@ class TextLearner(Learner):
         return self.with_sampled_signals(trajectories, contexts), spent
 
     def write(self, prompts: int, step: int) -> tuple[list[Trajectory], int]:
-        """Answers to the next prompts as the recipe writes them. Every process draws all of them and keeps its share."""
+        """Answers to the next prompts as the recipe writes them. Every process draws all and keeps its share."""
         drawn = self.prompts.take(prompts)
         each = share(len(drawn), self.processes)
         mine = drawn[self.rank * each : (self.rank + 1) * each]
@@ -277,20 +339,36 @@ class TextLearner(Learner):
         return graded
 
     def batch_of(
-        self, trajectories: Sequence[Trajectory], roles: Collection[str], step: int, spent: int = 0
+        self,
+        trajectories: Sequence[Trajectory],
+        roles: Collection[str],
+        step: int,
+        spent: int = 0,
+        *,
+        alone: bool = False,
     ) -> TextBatch:
-        """The trajectories' rows with what the named roles read of them. UserError if one of these is blind."""
+        """The trajectories' rows with what the named roles read of them. UserError if one of these is blind.
+
+        ``alone``: they are a batch of their own, and other processes are not asked for theirs.
+        """
         rows = [row for one in trajectories for row in one.rows()]
+        privileged = () if isinstance(self.recipe.student.view, Plain) else (STUDENT,)
+        roles = list(dict.fromkeys([*privileged, *roles]))
         with self.clock("view"):
             contexts = self.contexts(rows, roles)
             rows = self.with_sampled_signals(rows, contexts)
         sampled = self.sampled_roles(roles)
         full = {name: context for name, context in contexts.items() if name not in sampled}
-        scoring = self.scoring(rows, full, sampled)
+        scoring = self.scoring(rows, full, sampled, alone=alone)
         return TextBatch(step, self.recipe, rows, contexts, sampled, scoring, spent, self.config.seed)
 
     def scoring(
-        self, rows: Sequence[Trajectory], contexts: Mapping[str, Context], sampled: Sequence[str] = ()
+        self,
+        rows: Sequence[Trajectory],
+        contexts: Mapping[str, Context],
+        sampled: Sequence[str] = (),
+        *,
+        alone: bool = False,
     ) -> Scoring:
         """Scores the rows by the student and the roles of these contexts; ``sampled`` roles gave log-probs already."""
         policy = self.policy
@@ -301,11 +379,13 @@ class TextLearner(Learner):
             sampled,
             special={} if eos is None else {"eos": int(eos)},
             dtype=torch.promote_types(torch.float32, policy.model.dtype),
-            device=self.device,
+            device=policy.model.device,
+            alone=alone,
         )
         size = self.config.bookkeeping.micro_batch or max(1, len(rows))
+        roles = self.recipe.roles
         return Scoring(
-            self.recipe.roles, self.weights, rows, contexts, columns, first_row, size, policy.model.device
+            roles, self.weights, rows, contexts, columns, first_row, size, policy.model.device, alone
         )
 
     # --- what the roles read --------------------------------------------------------------------------------------
@@ -330,7 +410,9 @@ class TextLearner(Learner):
         self, rows: Sequence[Trajectory], contexts: Mapping[str, Context]
     ) -> list[Trajectory]:
         """The rows with the log-probs of roles of signal "sampled"; stored ones have them already."""
-        wanted = [name for name in self.sampled_roles(contexts) if not all(name in one.log_probs for one in rows)]
+        wanted = [
+            name for name in self.sampled_roles(contexts) if not all(name in one.log_probs for one in rows)
+        ]
         if not wanted:
             return list(rows)
         scores = {name: self.log_probs(rows, name, contexts[name]) for name in wanted}
@@ -353,7 +435,9 @@ class TextLearner(Learner):
             context = self.views(rows, [role])[role]
         contexts = {} if context is None else {role: context}
         scoring = self.scoring(rows, contexts)
-        quantity = Quantity(partial(Positions.sampled, role=role, temperature=self.recipe.temperature), (role,))
+        quantity = Quantity(
+            partial(Positions.sampled, role=role, temperature=self.recipe.temperature), (role,)
+        )
         with torch.no_grad():
             column = scoring.measure({"log_prob": quantity})["log_prob"]
         first = scoring.first_row
@@ -379,8 +463,13 @@ class TextLearner(Learner):
                 self.answers_until_solved = self.answers
 
 
-def trained_names(recipes: Sequence[tuple[str, Recipe]]) -> list[str]:
-    return list(dict.fromkeys(["policy", *(name for _, recipe in recipes for name in recipe.trained)]))
+def adapters(recipes: Sequence[tuple[str, Recipe]]) -> dict[str, Adapter]:
+    """Each set of trained weights with the adapter of the first stage that trains it."""
+    found: dict[str, Adapter] = {}
+    for _, recipe in recipes:
+        for name, trained in recipe.trained.items():
+            found.setdefault(name, trained.adapter)
+    return found
 
 
 def trained_of(policy: Policy, o: Optimization, updates: int) -> Trained:

@@ -9,38 +9,46 @@ import torch
 from torch import Tensor, nn
 
 from selfteach.recipes.base import PerRecord
+from selfteach.train.learner import Numbers
+from selfteach.train.reduce import sum_over_processes
+
+Record = Callable[[], Iterable[Tensor]]
+"""Gives the summands of one record's loss, each to be differentiated before the next is made."""
 
 
 def private_gradient(
-    losses: Iterable[Callable[[], Tensor | None]],
+    records: Iterable[Record],
     parameters: Mapping[str, nn.Parameter],
     spec: PerRecord,
     generator: torch.Generator | None,
-) -> list[float]:
-    """Fill ``.grad`` with (Σ_i g_i min(1, C / ‖g_i‖) + N(0, σ²C²)) / B and return the norms ‖g_i‖ (nats).
+) -> Numbers:
+    """Fill ``.grad`` with (Σ_i g_i min(1, C / ‖g_i‖) + N(0, σ²C²)) / B over this process's records i.
 
-    ``losses``: one function a record, whose value is differentiated alone (None: nothing to learn from it); there may be
-    none at all, and then the step is pure noise. ``generator``: draws the noise; None in every process but one, for
-    gradients are summed over processes and noise must be added once. C = ``clip``, σ = ``noise``, B = ``expected``.
+    C = ``clip``, σ = ``noise``, B = ``expected``. There may be no record at all; then the step is pure noise.
+    ``generator`` draws it, on the CPU; None in every process but one, for gradients are summed over processes and
+    noise is added once. Returns, over all processes, ``loss`` = Σ_i ℓ_i / B, and ``clipped``, the share of the records
+    whose gradient was longer than C.
     """
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    norms = []
-    for loss_of in losses:
+    losses, clipped = [], []
+    for record in records:
         for parameter in parameters.values():
             parameter.grad = None
-        loss = loss_of()
-        if loss is None or not loss.requires_grad:
-            continue
-        loss.backward()
+        loss = 0.0
+        for part in record():
+            loss += float(part.detach())
+            if part.requires_grad:
+                part.backward()
         own = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
-        norm = float(torch.stack([gradient.norm() for gradient in own.values()]).norm()) if own else 0.0
-        norms.append(norm)
-        scale = 1.0 if math.isinf(spec.clip) else min(1.0, spec.clip / max(norm, torch.finfo(torch.float64).tiny))
+        norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in own.values()))
         for name, gradient in own.items():
-            total[name] += scale * gradient
+            total[name].add_(gradient, alpha=min(1.0, spec.clip / norm) if norm else 1.0)
+        losses.append(loss)
+        clipped.append(norm > spec.clip)
     for name, parameter in parameters.items():
         if generator is not None and spec.noise:
-            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             total[name] += (spec.noise * spec.clip * drawn).to(parameter)
         parameter.grad = total[name] / spec.expected
-    return norms
+    seen = sum_over_processes({"loss": sum(losses), "clipped": sum(clipped), "records": len(losses)})
+    return {"loss": seen["loss"] / spec.expected, "clipped": seen["clipped"] / max(1, seen["records"])}

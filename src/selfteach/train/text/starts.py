@@ -45,6 +45,9 @@ class Starts:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.copies = {
-            name: {place: {k: t.to(self.policies[name].model.device) for k, t in own.items()} for place, own in kept.items()}
+            name: {
+                place: {k: t.to(self.policies[name].model.device) for k, t in own.items()}
+                for place, own in kept.items()
+            }
             for name, kept in state.items()
         }

@@ -40,7 +40,9 @@ class NamedStore:
         rows = [self.notes, *(one.to_json() for one in self.trajectories)]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="ascii")
+            aside.write_text(
+                "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="ascii"
+            )
             aside.replace(path)
         except OSError as problem:
             raise UserError(f"{path} could not be written ({problem.strerror}); make room") from problem
@@ -52,7 +54,9 @@ class NamedStore:
             notes, *rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
             return cls([Trajectory.from_json(row) for row in rows], dict(notes))
         except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise UserError(f"the stored answers in {path} cannot be read ({problem}); start anew") from problem
+            raise UserError(
+                f"the stored answers in {path} cannot be read ({problem}); start anew"
+            ) from problem
 
 
 def require_answers(trajectories: Sequence[Trajectory]) -> None:

@@ -66,7 +66,12 @@ class TextTools:
         ]
 
     def mix(
-        self, prompts: Sequence[Prompt], shares: Mapping[str, float], *, temperature: float = 0.0, top_k: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        shares: Mapping[str, float],
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
     ) -> list[Trajectory]:
         blanks = [self.started(one) for one in prompts]
         length = self.recipe.rollouts.max_tokens
@@ -131,22 +136,24 @@ class TextTools:
 
     def answered(self, one: Trajectory, reply: Sequence[Message]) -> Trajectory:
         renderer, thinking = self.policy.renderer, self.recipe.student_thinking
-        if renderer.extends(one.example.prompt, one.text, reply, thinking):
+        before = (*one.example.prompt, *one.conversation)
+        conversation = (*one.conversation, Message(role="assistant", content=one.text), *reply)
+        if renderer.extends(before, one.text, reply, thinking):
             between = renderer.following_ids(reply, thinking, finished=one.finished)
-            return one.extended(
-                Segment(between, ENVIRONMENT, trains=False, turn=last_turn(one)), one.text, finished=False
-            )
-        said = Message(role="assistant", content=one.text)
-        context = renderer.prompt_ids((*one.example.prompt, *one.conversation, said, *reply), thinking)
-        return one.extended(
-            Segment([], ENVIRONMENT, trains=False, turn=last_turn(one) + 1, context=context), one.text, finished=False
-        )
+            answered = Segment(between, ENVIRONMENT, trains=False, turn=last_turn(one))
+            return replace(one.extended(answered, one.text, finished=False), conversation=conversation)
+        context = renderer.prompt_ids((*one.example.prompt, *conversation), thinking)
+        pending = Segment([], ENVIRONMENT, trains=False, turn=last_turn(one) + 1, context=context)
+        return replace(one.extended(pending, one.text, finished=False), conversation=conversation)
 
     # --- judging ------------------------------------------------------------------------------------------------
 
-    def grade(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    def grade(self, trajectories: Sequence[Trajectory], *, last: bool = False) -> list[Trajectory]:
+        def text(one: Trajectory) -> str:
+            return self.policy.renderer.text(one.segments[-1].ids) if last else one.text
+
         return [
-            one if one.grade else one.graded(self.task.grade(one.example, one.text)) for one in trajectories
+            one if one.grade else one.graded(self.task.grade(one.example, text(one))) for one in trajectories
         ]
 
     def log_probs(self, trajectories: Sequence[Trajectory], role: str = STUDENT) -> list[list[float]]:
@@ -204,6 +211,9 @@ class TextTools:
         """The trajectory with a further piece of the assistant's words; its text is that of the present turn."""
         turn = one.next_turn
         segment = Segment(ids, author, behavior=list(behavior), turn=turn)
+        if one.segments and one.segments[-1].context is not None and not one.segments[-1].ids:
+            segment = replace(segment, context=one.segments[-1].context)
+            one = replace(one, segments=one.segments[:-1])
         said = [token for part in one.segments if part.trains and part.turn == turn for token in part.ids]
         grown = one.extended(segment, self.policy.renderer.text([*said, *ids]), finished=finished)
         return replace(grown, origin=author if not one.segments else grown.origin)

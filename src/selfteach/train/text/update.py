@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,11 +16,11 @@ from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Quantity
 from selfteach.objective.statistics import Statistics
 from selfteach.recipes.base import Recipe
+from selfteach.task.trajectory import Trajectory
 from selfteach.train.learner import NotFinite, Numbers
 from selfteach.train.reduce import sum_over_processes
 from selfteach.train.text.batch import Scoring
 from selfteach.train.text.contexts import Context
-from selfteach.task.trajectory import Trajectory
 
 
 @dataclass
@@ -28,7 +28,8 @@ class TextBatch:
     """A step's rows on this process with what every role reads, and what its updates leave behind.
 
     ``spent``: tokens generated for it. ``old``: role → [N, T] log-probs before the first update. ``weighted`` and
-    ``outcomes``: the last update's terms with their coefficients, and what each micro-batch gave.
+    ``outcomes``: the last update's terms with their coefficients, and what each micro-batch gave; ``looked``: those outcomes
+    that hold watched columns.
     """
 
     step: int
@@ -43,6 +44,7 @@ class TextBatch:
     old: Mapping[str, Tensor] | None = None
     weighted: Sequence[Weighted] = ()
     outcomes: list[Outcome] = field(default_factory=list)
+    looked: list[Outcome] = field(default_factory=list)
     reported: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -52,7 +54,7 @@ class TextBatch:
     @property
     def roles(self) -> list[str]:
         """Those that are scored at this step beside the student."""
-        return [*self.contexts]
+        return [name for name in self.contexts if name != STUDENT]
 
     def statistics(self, rows: Tensor | None = None) -> Statistics:
         return Statistics(
@@ -68,7 +70,12 @@ class TextBatch:
 
 
 def backward(
-    batch: TextBatch, update: Update, watch: Mapping[str, Quantity], *, several: bool, compiler: str | None = None
+    batch: TextBatch,
+    update: Update,
+    watch: Mapping[str, Quantity],
+    *,
+    several: bool,
+    compiler: str | None = None,
 ) -> Numbers:
     """Add the update's gradient to ``.grad``; its loss and terms over all processes.
 
@@ -84,13 +91,15 @@ def backward(
             batch.old = {role: whole.log_prob(role) for role in (STUDENT, *batch.roles)}
         trained = {one.term.role for one in weighted}
         outcomes = [
-            differentiated(batch, part, weighted, trained, watch, compiler) for part in batch.scoring.parts(rows)
+            differentiated(batch, part, weighted, trained, watch, compiler)
+            for part in batch.scoring.parts(rows)
         ]
     except ValueError as problem:  # the objective's own checks: NaN log-probs, shapes that do not fit
         raise NotFinite(str(problem)) from problem
     finally:
         batch.scoring.kept = None
     batch.weighted, batch.outcomes = weighted, outcomes
+    batch.looked += outcomes if watch else []
     batch.reported |= stats.metrics
     return numbers_of(weighted, outcomes)
 
@@ -108,6 +117,18 @@ def differentiated(
     if outcome.loss.requires_grad:
         outcome.loss.backward()
     return outcome
+
+
+def losses_of(batch: TextBatch) -> Iterator[Tensor]:
+    """The loss of a batch that is one record, a micro-batch at a time. Raises ``NotFinite`` where a term reads NaN."""
+    stats = batch.statistics()
+    try:
+        weighted = plan(batch.recipe.terms(stats), batch.columns)
+        trained = {one.term.role for one in weighted}
+        for part in batch.scoring.parts():
+            yield evaluate_terms(batch.scoring.batch(part, trained), weighted).loss
+    except ValueError as problem:
+        raise NotFinite(str(problem)) from problem
 
 
 def numbers_of(weighted: Sequence[Weighted], outcomes: Sequence[Outcome]) -> Numbers:

@@ -11,13 +11,18 @@ from typing import Any
 from torch import Tensor
 
 from selfteach.objective.batch import STUDENT
+from selfteach.objective.columns import Columns
 from selfteach.objective.divergence import ForwardKL
 from selfteach.objective.engine import Outcome
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.statistics import role_entropy
-from selfteach.train.reduce import gather_rows, sum_over_processes
-from selfteach.train.scored import Scorer
+from selfteach.train.reduce import mean_over_processes, sum_over_processes
+from selfteach.train.text.contexts import Context
+from selfteach.train.text.update import TextBatch
+from selfteach.train.text.written import text_metrics
 
+WATCHED = ("divergence", "entropy", "mass", "overlap")
+"""Kinds of columns whose means are metrics."""
 TOP_K = 5
 """How many of the likeliest tokens are compared (card 05 reports k from 1 to 50; a character has few rivals)."""
 
@@ -73,39 +78,66 @@ def overlap(at: Positions, teacher: str, top: Likeliest) -> Tensor:
     return (mine.unsqueeze(-1) == theirs.unsqueeze(-2)).any(-1).float().mean(-1)
 
 
-def loss_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The step's ``loss`` and ``terms``, summed over micro-batches and processes (their denominators span all)."""
-    parts = gather_rows((float(o.loss.detach()), {k: float(v) for k, v in o.terms.items()}) for o in outcomes)
+def row_of(batch: TextBatch, classes: tuple[list[str], Tensor], seconds: float) -> dict[str, Any]:
+    """What a step measured beside its losses, of all processes' rows (names, units and formulas: docs/metrics.md).
+
+    ``classes``: names of token classes, and each token id's. ``seconds``: what the step took so far.
+    """
+    rows = batch.rows
+    private = {field for role in batch.recipe.teachers.values() for field in role.view.fields}
+    lengths = [len(one.ids) for one in rows]
+    means = mean_over_processes(
+        {
+            "length/mean": lengths,
+            "truncated": [not one.finished for one in rows],
+            "reward/mean": [one.grade.reward for one in rows if one.grade is not None],
+            **{f"unavailable/{name}": blind(context) for name, context in batch.contexts.items()},
+        }
+    )
+    tokens = sum_over_processes({"tokens": sum(lengths)})["tokens"]
     return {
-        "loss": sum(loss for loss, _ in parts),
-        "terms": {name: sum(terms[name] for _, terms in parts) for name in parts[0][1]},
+        **token_means(batch.columns, batch.looked, classes),
+        **text_metrics(rows, private),
+        **{"reward/mean": 0.0, **means},
+        **batch.reported,
+        "tokens_per_second": tokens / max(seconds, 1e-9),
+        **{f"verdicts/{name!s}": count for name, count in sum_over_processes(batch.verdicts).items()},
     }
 
 
+def blind(context: Context) -> list[bool]:
+    """Of the rows that a role is asked about: in which of them it could see nothing."""
+    asked = len(context.prompts) - context.elsewhere
+    nothing = context.no_privilege + context.too_long
+    return [True] * nothing + [False] * (asked - nothing)
+
+
 def token_means(
-    scorer: Scorer, outcomes: Sequence[Outcome], columns: Iterable[str], classes: tuple[list[str], Tensor]
+    columns: Columns, outcomes: Sequence[Outcome], classes: tuple[list[str], Tensor]
 ) -> dict[str, float]:
     """Means of watched columns over the written tokens of all processes; of divergences also each token class's mean
     and its share of the sum (its mean × its count over all)."""
-    names, of_token = classes[0], classes[1].to(scorer.accelerator.device)
+    names, of_token = classes[0], classes[1].to(columns.ids.device)
     sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    counts: dict[str, float] = {}
 
     def add(name: str, values: Tensor, mask: Tensor) -> None:
         sums[name] = sums.get(name, 0.0) + float(values[mask].sum())
         counts[name] = counts.get(name, 0) + int(mask.sum())
 
     for outcome in outcomes:
-        kinds = of_token[outcome.layout.at(scorer.columns.ids)]
-        for name in columns:
+        kinds = of_token[outcome.layout.at(columns.ids)]
+        for name, values in outcome.token.items():
             kind, role = name.split("/", 1)
-            mask = outcome.layout.at(scorer.columns.seen((role,)))
-            add(name, outcome.token[name], mask)
+            if kind not in WATCHED:
+                continue
+            mask = outcome.layout.at(columns.seen((role,)))
+            add(name, values, mask)
             if kind == "divergence":
                 for i, label in enumerate(names):
-                    add(f"{name}/{label}", outcome.token[name], mask & (kinds == i))
-    sums, every = sum_over_processes(sums), sum_over_processes(counts)
-    means = {name: total / every[name] for name, total in sums.items() if every[name]}
+                    add(f"{name}/{label}", values, mask & (kinds == i))
+    sums, counts = sum_over_processes(sums), sum_over_processes(counts)
+    means = {name: total / counts[name] for name, total in sums.items() if counts[name]}
     return means | divergence_shares(sums, names)
 
 

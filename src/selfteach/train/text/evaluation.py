@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +16,9 @@ from selfteach.roles.view import Plain, View
 from selfteach.task.example import Example, Grade, Message, Task
 from selfteach.task.trajectory import Trajectory
 from selfteach.train.reduce import gather_rows, processes
+
+if TYPE_CHECKING:
+    from selfteach.train.text.learner import TextLearner
 
 HEADLINE = "held-out accuracy"
 """What ``eval/headline`` is where text is trained."""
@@ -99,6 +103,30 @@ def evaluate(
     ]
     answers = [one for _, own in sorted(gather_rows(answered), key=lambda part: part[0]) for one in own]
     return result(answers, samples), answers
+
+
+def examined(learner: TextLearner) -> tuple[dict[str, float], list[Answered]]:
+    """(held-out numbers of the run's task and of those beside it, the answers to its task)."""
+    settings, recipe = learner.config.evaluation, learner.recipe
+    longest = settings.eval_max_tokens or recipe.rollouts.max_tokens
+
+    def of(task: Task) -> tuple[Result, list[Answered]]:
+        return evaluate(
+            learner.policy,
+            task,
+            problems=settings.eval_problems,
+            samples=settings.eval_samples,
+            sampling=Sampling(longest, settings.eval_temperature),
+            thinking=recipe.student_thinking,
+            batch_size=learner.config.bookkeeping.sample_batch,
+            seed=learner.config.seed,
+        )
+
+    result, answers = of(learner.task)
+    numbers = {**result.headline(), **result.row()}
+    for task in learner.also:
+        numbers |= of(task)[0].row(f"eval/{task.name}")
+    return numbers, answers
 
 
 def answers_to(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -20,17 +21,17 @@ from selfteach.objective.record import CHUNK_BYTES
 from selfteach.policy.head import check_head, output_head
 from selfteach.policy.loading import Policy
 from selfteach.policy.scorer import pack
-from selfteach.recipes.writer import Reference
+from selfteach.recipes.base import Recipe, knobs, with_knobs
 from selfteach.roles.role import Role
 from selfteach.roles.view import Plain
 from selfteach.roles.weights import External, Random, Snapshot, Weights
 from selfteach.task.example import Example
 from selfteach.task.trajectory import Trajectory
-from selfteach.train.collect import reference_rollouts, sampled_rollouts
-from selfteach.train.context import Context, context
-from selfteach.train.metrics import gap
-from selfteach.train.run import Run
-from selfteach.train.scored import Scorer
+from selfteach.train.text.contexts import Context
+from selfteach.train.text.metrics import gap
+
+if TYPE_CHECKING:
+    from selfteach.train.text.learner import TextLearner
 
 PROBE = "Question 7: what is (3 + 4) × 2? Answer: 14.\nNaïve café, ∑ → 東京."
 PROBES = 4
@@ -46,7 +47,7 @@ class Check:
     detail: str
 
 
-def preflight(run: Run) -> list[Check]:
+def preflight(run: TextLearner) -> list[Check]:
     """Run every check, show what they found, and refuse to train if one failed (UserError names it)."""
     checks = []
     for check in examined(run):
@@ -58,7 +59,7 @@ def preflight(run: Run) -> list[Check]:
     return checks
 
 
-def examined(run: Run) -> Iterator[Check]:
+def examined(run: TextLearner) -> Iterator[Check]:
     """The checks one by one. Neither the random state nor the data position of the run moves."""
     chat = run.policy.renderer
     template = (
@@ -68,39 +69,42 @@ def examined(run: Run) -> Iterator[Check]:
     yield thinking_check(run)
     yield head_check(run)
     yield memory_check(run)
-    cursor, too_long = run.draw.cursor, run.draw.too_long
+    cursor, too_long = run.prompts.cursor, run.prompts.too_long
     devices = [run.policy.model.device] if run.policy.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         rollouts = probe_rollouts(run)
-    run.draw.cursor, run.draw.too_long = cursor, too_long
+    run.prompts.cursor, run.prompts.too_long = cursor, too_long
     run.progress.say(f"the student sees\n{indented(chat.show(rollouts[0].prompt_ids))}")
     for name, teacher in run.recipe.teachers.items():
         yield from teacher_checks(run, name, teacher, rollouts)
+    yield objective_check(run, rollouts)
 
 
-def probe_rollouts(run: Run) -> list[Trajectory]:
-    """A few rollouts made the way the recipe makes them, but short."""
-    asked = run.draw.take(PROBES)
-    recipe = run.recipe
-    length = min(PROBE_TOKENS, recipe.rollouts.max_tokens)
-    if not isinstance(recipe.writer, Reference):
-        short = replace(recipe.rollouts, max_tokens=length, per_prompt=1)
-        return run.judged(sampled_rollouts(run.policy, asked, short, first_group=0, batch_size=None))
-    return reference_rollouts(
-        run.policy,
-        asked,
-        recipe.writer.field,
-        max_tokens=length,
-        thinking=recipe.student_thinking,
-        first_group=0,
-    )
+def probe_rollouts(run: TextLearner) -> list[Trajectory]:
+    """A few rollouts written as the recipe writes them, but short; the student's own if it kept none of those."""
+    short = shortened(run.recipe)
+    prompts = run.prompts.take(PROBES)
+    written = short.rollout(run.tools(0, short), prompts, 0)
+    if not written:
+        run.progress.say(
+            f"the recipe kept none of its {len(prompts)} short rollouts; the student's are looked at"
+        )
+        written = run.tools(0, short).sample(prompts)
+    return run.judged(written)
+
+
+def shortened(recipe: Recipe) -> Recipe:
+    """The recipe with short answers, few of each prompt, tried once."""
+    r = recipe.rollouts
+    small = {"max_tokens": min(PROBE_TOKENS, r.max_tokens), "per_prompt": min(2, r.per_prompt), "attempts": 1}
+    return with_knobs(recipe, {name: value for name, value in small.items() if name in knobs(recipe)})
 
 
 # --- the model and the machine ----------------------------------------------------------------------------------
 
 
-def thinking_check(run: Run) -> Check:
+def thinking_check(run: TextLearner) -> Check:
     """Say which thinking flags are asked for, and that a template without the switch ignores them."""
     flags = {"student": run.recipe.student_thinking}
     flags |= {name: teacher.thinking for name, teacher in run.recipe.teachers.items()}
@@ -111,7 +115,7 @@ def thinking_check(run: Run) -> Check:
     return Check("thinking", True, asked if knows else f"{asked}, but the chat template has no such switch")
 
 
-def head_check(run: Run) -> Check:
+def head_check(run: TextLearner) -> Check:
     head = output_head(run.policy.model, run.policy.vocabulary)
     check_head(
         run.policy.model,
@@ -121,7 +125,7 @@ def head_check(run: Run) -> Check:
     return Check("output head", True, "hidden states × head give the model's own logits")
 
 
-def memory_check(run: Run) -> Check:
+def memory_check(run: TextLearner) -> Check:
     """Weights, gradients, Adam's two moments, copies of teachers and one chunk of logits against what is free."""
     trainable = sum(p.nbytes for p in run.policy.trainable().values())
     held, copies = run.weights.copies, run.weights.copies_to_come
@@ -137,15 +141,40 @@ def memory_check(run: Run) -> Check:
     return Check("memory", to_come < free, detail if to_come < free else detail + advice)
 
 
+def objective_check(run: TextLearner, rollouts: Sequence[Trajectory]) -> Check:
+    """The recipe's terms on these rollouts: each must be given by the roles what it reads of them."""
+    batch = run.batch_of(rollouts, run.recipe.active(0), 0)
+    try:
+        with torch.no_grad():
+            terms = list(run.recipe.terms(batch.statistics()))
+    except ValueError as problem:
+        return Check("objective", False, str(problem))
+    for term in terms:
+        for role, signal in term.reads.items():
+            given = run.recipe.roles[role].signal
+            if (signal, given) == ("full", "sampled"):
+                return Check(
+                    "objective",
+                    False,
+                    f"term {term.name} reads the whole distribution of {role!r}, {SAMPLED}",
+                )
+    return Check("objective", True, f"terms {', '.join(term.name for term in terms) or 'none'}")
+
+
+SAMPLED = "which hands over the sampled tokens' log-probs alone"
+
+
 # --- each teacher -----------------------------------------------------------------------------------------------
 
 
-def teacher_checks(run: Run, name: str, teacher: Role, rollouts: Sequence[Trajectory]) -> Iterator[Check]:
+def teacher_checks(
+    run: TextLearner, name: str, teacher: Role, rollouts: Sequence[Trajectory]
+) -> Iterator[Check]:
     policy = run.weights.policy_of(teacher.weights)
     short = replace(teacher, reason_first=None)
     if policy is not run.policy:
         yield tokenizer_check(name, run.policy, policy)
-    seen = context(short, run.weights, rollouts, run.task.wording, window=policy.window)
+    seen = run.reading.context(short, rollouts)
     if not any(seen.available):
         yield unseen_check(name, teacher, seen)
         return
@@ -185,7 +214,7 @@ def tokenizer_check(name: str, student: Policy, teacher: Policy) -> Check:
     )
 
 
-def alignment_check(run: Run, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Check:
+def alignment_check(run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Check:
     """Under both views the scored places must be followed by the very same response ids."""
     pad, ids = run.policy.renderer.pad_id, [one.ids for one in rollouts]
     prompts = [c if c is not None else one.prompt_ids for c, one in zip(seen.prompts, rollouts, strict=True)]
@@ -198,12 +227,12 @@ def alignment_check(run: Run, name: str, rollouts: Sequence[Trajectory], seen: C
     return Check(f"{name}: alignment", True, "the same response ids stand behind both prompts")
 
 
-def equality_check(run: Run, name: str, weights: Weights, rollouts: Sequence[Trajectory]) -> Check:
+def equality_check(run: TextLearner, name: str, weights: Weights, rollouts: Sequence[Trajectory]) -> Check:
     """Equal weights under the student's own prompt must give divergence 0, or the two paths differ."""
     if isinstance(weights, External | Random | Snapshot):
         return Check(f"{name}: equality", True, "other weights from the start: not expected to agree")
     own = Context([one.prompt_ids for one in rollouts])
-    worst = float(divergences(run, name, rollouts, own).max())
+    worst = float(divergences(run, name, rollouts, own).nan_to_num(0.0).max())
     bound = 1e-2 if run.config.loading.precision != "float32" else 1e-4
     return Check(
         f"{name}: equality", worst <= bound, f"divergence {worst:.1e} nats when it sees what the student sees"
@@ -211,17 +240,16 @@ def equality_check(run: Run, name: str, weights: Weights, rollouts: Sequence[Tra
 
 
 def privilege_check(
-    run: Run, name: str, teacher: Role, rollouts: Sequence[Trajectory], seen: Context
+    run: TextLearner, name: str, teacher: Role, rollouts: Sequence[Trajectory], seen: Context
 ) -> Check:
-    """Another privilege must change the teacher's opinion, or the privilege does not reach it."""
+    """Another privilege must change the role's log-probs, or the privilege does not reach it."""
     if isinstance(teacher.view, Plain):
         return Check(f"{name}: privilege", True, "none: it sees what the student sees")
     if differ(rollouts, teacher.view.fields):
         swapped = [
             exchanged(one, rollouts[i - 1].example, teacher.view.fields) for i, one in enumerate(rollouts)
         ]
-        window = run.weights.policy_of(teacher.weights).window
-        other = context(teacher, run.weights, swapped, run.task.wording, window=window)
+        other = run.reading.context(teacher, swapped)
     else:
         # Nothing to exchange: no field, or all examples share one privilege (a rule). Then none at all is the other.
         other = Context([one.prompt_ids for one in rollouts])
@@ -234,8 +262,8 @@ def privilege_check(
             False,
             "the rendered prompt does not change with it: check the view's template",
         )
-    before, after = (opinion(run, name, rollouts, c) for c in (seen, other))
-    moved = float((before - after)[changed].abs().max())
+    before, after = (log_probs(run, name, rollouts, c) for c in (seen, other))
+    moved = float((before - after)[changed].abs().nan_to_num(0.0).max())
     return Check(
         f"{name}: privilege",
         moved > 1e-4,
@@ -255,37 +283,26 @@ def exchanged(one: Trajectory, other: Example, fields: Sequence[str]) -> Traject
     return replace(one, example=replace(one.example, private=private))
 
 
-def probe_scorer(run: Run, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Scorer:
-    return Scorer(
-        run.accelerator,
-        run.policy,
-        run.module,
-        run.weights,
-        {name: run.specs[name]},
-        rollouts,
-        {name: seen},
-        micro_batch=len(rollouts),
+def divergences(run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Tensor:
+    """[n, T] KL(role‖student) in nats of this process's rows, NaN where nothing is known."""
+    temperature = run.recipe.temperature
+    return measured(
+        run, name, rollouts, seen, Quantity(lambda at: gap(at, name, temperature), (STUDENT, name))
     )
 
 
-def divergences(run: Run, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Tensor:
-    """[N, T] KL(teacher‖student) in nats."""
-    temperature = run.recipe.temperature
-    scorer = probe_scorer(run, name, rollouts, seen)
-    wanted = Quantity(lambda at: gap(at, name, temperature), (STUDENT, name))
-    return local(scorer, scorer.measure({"gap": wanted})["gap"])
+def log_probs(run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Tensor:
+    """[n, T] the role's log-prob (nats) of each response token of this process's rows."""
+    return measured(run, name, rollouts, seen, Quantity(lambda at: at.sampled(name), (name,)))
 
 
-def opinion(run: Run, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Tensor:
-    """[N, T] the teacher's log-prob (nats) of each response token."""
-    scorer = probe_scorer(run, name, rollouts, seen)
-    wanted = Quantity(lambda at: at.sampled(name), (name,))
-    return local(scorer, scorer.measure({"log_prob": wanted})["log_prob"])
-
-
-def local(scorer: Scorer, column: Tensor) -> Tensor:
-    """This process's rows of a gathered column."""
-    return column[scorer.first_row : scorer.first_row + len(scorer.rollouts)]
+@torch.no_grad()
+def measured(
+    run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context, wanted: Quantity
+) -> Tensor:
+    scoring = run.scoring(rollouts, {name: seen})
+    column = scoring.measure({"wanted": wanted})["wanted"]
+    return column[scoring.first_row : scoring.first_row + len(rollouts)]
 
 
 def indented(text: str, most: int = 1200) -> str:
