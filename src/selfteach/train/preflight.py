@@ -267,22 +267,23 @@ def probe_scorer(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context
 
 
 def divergences(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Tensor:
-    """[N, T] KL(teacher‖student) in nats."""
+    """[N, T] KL(teacher‖student) in nats; 0 where nothing was scored."""
     temperature = run.recipe.temperature
     scorer = probe_scorer(run, name, rollouts, seen)
     wanted = Quantity(lambda at: gap(at, name, temperature), (STUDENT, name))
-    return local(scorer, scorer.measure({"gap": wanted})["gap"])
+    return local(scorer, name, scorer.measure({"gap": wanted})["gap"])
 
 
 def opinion(run: Run, name: str, rollouts: Sequence[Rollout], seen: Context) -> Tensor:
-    """[N, T] the teacher's log-prob (nats) of each response token."""
+    """[N, T] the teacher's log-prob (nats) of each response token; 0 where nothing was scored."""
     scorer = probe_scorer(run, name, rollouts, seen)
     wanted = Quantity(lambda at: at.sampled(name), (name,))
-    return local(scorer, scorer.measure({"log_prob": wanted})["log_prob"])
+    return local(scorer, name, scorer.measure({"log_prob": wanted})["log_prob"])
 
 
-def local(scorer: Scorer, column: Tensor) -> Tensor:
-    """This process's rows of a gathered column."""
+def local(scorer: Scorer, name: str, column: Tensor) -> Tensor:
+    """This process's rows of a gathered column, 0 where the teacher scored nothing; a NaN that it gave stays one."""
+    column = torch.where(scorer.columns.seen((name,)), column, 0.0)
     return column[scorer.first_row : scorer.first_row + len(scorer.rollouts)]
 
 
