@@ -96,7 +96,7 @@ def test_recipes_are_listed_and_described(capsys: pytest.CaptureFixture[str]) ->
         described = json.loads(capsys.readouterr().out)
         assert described["name"] == name
         assert all(knob["meaning"] for knob in described["knobs"].values())
-        assert {"teachers", "needs", "presets", "formula", "source"} <= described.keys()
+        assert {"teachers", "presets", "formula", "source"} <= described.keys()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

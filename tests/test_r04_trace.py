@@ -230,8 +230,8 @@ def test_changing_the_teacher_changes_the_gradient_on_the_spans_alone() -> None:
 
 def test_a_rollout_whose_teacher_saw_no_diagnosis_keeps_all_of_grpo() -> None:
     given = batch()
-    given["available"] = {"teacher": np.array([False] * 6)}
-    ours, theirs = evaluate("trace", given, overrides=BOTH), evaluate(DAPO, given)
+    blind = {**given, "available": {"teacher": np.array([False] * 6)}}
+    ours, theirs = evaluate("trace", blind, overrides=BOTH), evaluate(DAPO, given)
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-14)
 
 

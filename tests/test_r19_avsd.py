@@ -30,8 +30,8 @@ def log_probs(given: dict[str, Any], views: tuple[str, ...] = VIEWS) -> tuple[np
 
 
 def gated(p: np.ndarray, q: np.ndarray, log_g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(λ J, A_G) by the card's formulas."""
-    a_g, log_a = log_g - p, np.log(np.exp(q).mean(0))
+    """(λ J, A_G) by the card's formulas: A_G is the mean of the Δ_m, whether or not q_G was renormalized."""
+    a_g, log_a = (q - p).mean(0), np.log(np.exp(q).mean(0))
     j = np.maximum(0, log_a - log_g)
     c = np.abs(a_g) / (np.abs(q - p).mean(0) + EPS)
     return c * np.abs(a_g) / (np.abs(a_g) + j + EPS) * j, a_g

@@ -13,6 +13,7 @@ import torch
 from selfteach.cli.progress import Silent
 from selfteach.errors import UserError
 from selfteach.objective.divergence import ReverseKL
+from selfteach.objective.positions import Quantity
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Term
@@ -353,7 +354,8 @@ def test_stored_sampled_signals_are_scored_once_and_equal_live_ones(model: str, 
     run.rollouts()
     assert run.store is not None
     stored = list(run.store.rollouts)
-    live = run.scorer(stored, run.contexts(stored)).measure({"teacher": lambda at: at.sampled("teacher")})
+    column = Quantity(lambda at: at.sampled("teacher"), ("teacher",))
+    live = run.scorer(stored, run.contexts(stored)).measure({"teacher": column})
     run.step()
     assert list(run.store.rollouts) == stored
     for one, row in zip(stored, live["teacher"], strict=True):
@@ -376,7 +378,7 @@ def test_rows_a_teacher_does_not_see_change_nothing_in_those_it_sees(model: str,
     run = run_of(Sampled(signal="full"), model, tmp_path)
     rollouts = run.judged(run.rollouts().rollouts)
     contexts = run.contexts(rollouts)
-    column = {"q": lambda at: at.sampled("teacher")}
+    column = {"q": Quantity(lambda at: at.sampled("teacher"), ("teacher",))}
     whole = run.scorer(rollouts, contexts).measure(column)["q"]
     seen = contexts["teacher"]
     some = replace(seen, prompts=[None, *seen.prompts[1:]])

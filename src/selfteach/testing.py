@@ -13,7 +13,6 @@ from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import Outcome, evaluate_terms
 from selfteach.objective.plan import plan
-from selfteach.objective.record import measure
 from selfteach.objective.statistics import Statistics
 from selfteach.recipes import Recipe, recipe_named, with_knobs
 
@@ -56,14 +55,8 @@ def evaluate(
     given = roles_of(arrays, active)
     columns = columns_of(arrays, given[STUDENT].states.dtype)
     batch = ScoredBatch.padded(columns, given)
-    stats = Statistics(
-        columns,
-        step=step,
-        temperature=chosen.temperature,
-        roles=active,
-        measure=lambda wanted: {name: batch.spread(x) for name, x in measure(batch, wanted).items()},
-        old=by_name(arrays, "old_log_probs", columns.dtype) if arrays.get("old_log_probs") else None,
-    )
+    old = by_name(arrays, "old_log_probs", columns.dtype) if arrays.get("old_log_probs") else None
+    stats = Statistics.of(batch, step=step, temperature=chosen.temperature, roles=active, old=old)
     outcome = evaluate_terms(batch, plan(chosen.terms(stats), columns))
     outcome.loss.backward()
     return result(batch, given, outcome)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from selfteach.objective import advantage
 from selfteach.objective.aggregate import mean_by, quantile_over, sum_by
-from selfteach.objective.batch import STUDENT
+from selfteach.objective.batch import STUDENT, ScoredBatch
 from selfteach.objective.columns import Columns, by_position
 from selfteach.objective.divergence import Divergence
 from selfteach.objective.divisor import required, units
 from selfteach.objective.gate import ImportanceRatio
 from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.record import measure
 from selfteach.objective.spans import row_top
 from selfteach.objective.support import Full, Support
 from selfteach.objective.uniform import uniform
@@ -57,6 +59,19 @@ class Statistics:
         self.metrics: dict[str, float] = {}
         self._measure, self._old = measure, old
         self._cache: dict[str, Tensor] = {}
+
+    @classmethod
+    def of(cls, batch: ScoredBatch, *, step: int = 0, temperature: float = 1.0, **options: Any) -> Statistics:
+        """The statistics of a batch that is whole, measured on its own states. ``options``: ``rows``, ``old``, ``seed``
+        and ``roles`` (by default all that gave states or log-probs)."""
+
+        def measured(wanted: Mapping[str, Quantity]) -> dict[str, Tensor]:
+            return {name: batch.spread(values) for name, values in measure(batch, wanted).items()}
+
+        roles = options.pop("roles", [*batch.roles, *batch.columns.log_probs])
+        return cls(
+            batch.columns, step=step, temperature=temperature, roles=roles, measure=measured, **options
+        )
 
     # --- what the batch says -------------------------------------------------------------------------------------
 

@@ -44,8 +44,8 @@ class Tools(Protocol):
         sampling settings.
 
         A prompt begins a trajectory of one turn; a trajectory is written on after its last token. The tokens stand
-        behind the student's own prompt whoever wrote them: ``origin`` names the role, ``behavior`` holds its log-probs (nats).
-        UserError if the view has nothing to show, or leaves no room.
+        behind the student's own prompt whoever wrote them: ``origin`` names the role, ``behavior`` its log-probs in
+        nats. UserError if the view has nothing to show, or leaves no room.
         """
 
     def mix(

@@ -232,7 +232,7 @@ def equality_check(run: TextLearner, name: str, weights: Weights, rollouts: Sequ
     if isinstance(weights, External | Random | Snapshot):
         return Check(f"{name}: equality", True, "other weights from the start: not expected to agree")
     own = Context([one.prompt_ids for one in rollouts])
-    worst = float(divergences(run, name, rollouts, own).nan_to_num(0.0).max())
+    worst = float(divergences(run, name, rollouts, own).max())
     bound = 1e-2 if run.config.loading.precision != "float32" else 1e-4
     return Check(
         f"{name}: equality", worst <= bound, f"divergence {worst:.1e} nats when it sees what the student sees"
@@ -263,7 +263,7 @@ def privilege_check(
             "the rendered prompt does not change with it: check the view's template",
         )
     before, after = (log_probs(run, name, rollouts, c) for c in (seen, other))
-    moved = float((before - after)[changed].abs().nan_to_num(0.0).max())
+    moved = float((before - after)[changed].abs().max())
     return Check(
         f"{name}: privilege",
         moved > 1e-4,
@@ -284,7 +284,7 @@ def exchanged(one: Trajectory, other: Example, fields: Sequence[str]) -> Traject
 
 
 def divergences(run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Tensor:
-    """[n, T] KL(role‖student) in nats of this process's rows, NaN where nothing is known."""
+    """[n, T] KL(role‖student) in nats of this process's rows, 0 where nothing was scored."""
     temperature = run.recipe.temperature
     return measured(
         run, name, rollouts, seen, Quantity(lambda at: gap(at, name, temperature), (STUDENT, name))
@@ -302,6 +302,8 @@ def measured(
 ) -> Tensor:
     scoring = run.scoring(rollouts, {name: seen})
     column = scoring.measure({"wanted": wanted})["wanted"]
+    # 0 where the role scored nothing; a NaN that it gave stays one, and fails the check.
+    column = torch.where(scoring.columns.seen((name,)), column, 0.0)
     return column[scoring.first_row : scoring.first_row + len(rollouts)]
 
 

@@ -16,7 +16,7 @@ Named = dict[str, Tensor]
 
 
 class Starts:
-    """Copies of the trained weights that a later stage begins from (cards 26, 42, 64); none where no stage asks for one."""
+    """Copies of the trained weights that a later stage begins from (cards 26, 42, 64), and no others."""
 
     def __init__(self, policies: Mapping[str, Policy], recipes: Sequence[Recipe]) -> None:
         self.policies = policies
@@ -24,7 +24,7 @@ class Starts:
         self.copies: dict[str, dict[str, Named]] = {name: {} for name in policies}
 
     def keep(self, moment: str) -> None:
-        """Keep the weights as they are now, if a stage begins at this moment: ``BASE``, or a stage's end by its name."""
+        """Keep the weights as they are now, if a stage starts from them: ``BASE``, or a stage's end by its name."""
         place = moment if moment == BASE else END + moment
         for name, policy in self.policies.items():
             if (name, place) in self.wanted:
@@ -44,10 +44,8 @@ class Starts:
         return {name: dict(kept) for name, kept in self.copies.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.copies = {
-            name: {
-                place: {k: t.to(self.policies[name].model.device) for k, t in own.items()}
-                for place, own in kept.items()
+        for name, kept in state.items():
+            device = self.policies[name].model.device
+            self.copies[name] = {
+                place: {k: t.to(device) for k, t in own.items()} for place, own in kept.items()
             }
-            for name, kept in state.items()
-        }

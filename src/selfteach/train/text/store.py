@@ -1,4 +1,4 @@
-"""Trajectories that outlive a step: written once and trained on ever after, replayed, or remembered (cards 10, 11, 41)."""
+"""Trajectories that outlive a step: trained on again and again, replayed, or remembered (cards 10, 11, 41)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class NamedStore:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def take(self, step: int, groups: int, seed: str) -> list[Trajectory]:
-        """Those of the ``groups`` prompts whose turn it is at ``step`` = 0, 1, 2 …: every epoch in another order, a pure
-        function of ``seed`` and the step."""
+        """Those of the ``groups`` prompts whose turn it is at ``step`` = 0, 1, 2 …: every epoch in another order, a
+        pure function of ``seed`` and the step."""
         by_group: dict[int, list[Trajectory]] = {}
         for one in self.trajectories:
             by_group.setdefault(one.group, []).append(one)

@@ -200,8 +200,8 @@ class TextTools:
         for ids, one in zip(seen.prompts, started, strict=True):
             if ids is None:
                 raise UserError(
-                    f"role {role!r} cannot write an answer to example {one.example.key}: its view {asked.view.name} has "
-                    "nothing to show, or no room for an answer"
+                    f"role {role!r} cannot write an answer to example {one.example.key}: its view {asked.view.name} "
+                    "has nothing to show, or no room for an answer"
                 )
         return [[*(ids or []), *one.ids] for ids, one in zip(seen.prompts, started, strict=True)]
 

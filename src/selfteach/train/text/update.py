@@ -28,8 +28,8 @@ class TextBatch:
     """A step's rows on this process with what every role reads, and what its updates leave behind.
 
     ``spent``: tokens generated for it. ``old``: role → [N, T] log-probs before the first update. ``weighted`` and
-    ``outcomes``: the last update's terms with their coefficients, and what each micro-batch gave; ``looked``: those outcomes
-    that hold watched columns.
+    ``outcomes``: the last update's terms with their coefficients, and what each micro-batch gave; ``looked``: those
+    outcomes that hold watched columns.
     """
 
     step: int
