@@ -107,10 +107,8 @@ def test_each_update_steps_its_own_optimizer_and_the_next_one_sees_it() -> None:
     run = trainer(learner)
     run.step()
     assert learner.net["a"].tolist() == [-2, -2]
-    assert learner.net["b"].tolist() == [
-        -2,
-        -2,
-    ]  # one step of twice the slope: a's backward left nothing behind
+    # One step of twice the slope: the backward of a's update left nothing behind.
+    assert learner.net["b"].tolist() == [-2, -2]
     assert learner.told == [
         "enter 0", "collect 0", "a sees 0", "averaged after a", "b sees 0", "averaged after b", "a sees -1",
         "averaged after a", "batch over",

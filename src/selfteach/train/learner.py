@@ -44,7 +44,7 @@ class Update(NamedTuple):
     """One optimizer step. Updates are made one by one: the next one sees the weights that this one left.
 
     ``steps``: names of the optimizers to step; () where ``backward`` moves the weights itself (closed forms).
-    ``backward`` fills the ``.grad`` of their parameters; those of other optimizers are forgotten before their own step.
+    ``backward`` fills the ``.grad`` of their parameters; what it leaves at other parameters is forgotten.
     """
 
     steps: tuple[str, ...]
