@@ -2,7 +2,8 @@
 
 A learner is a class that names ``Learner`` as its base, says its ``unit`` and ``stages``, and writes the methods that
 have no body here; the others have defaults. Of several processes each has a learner of its own and calls the same
-methods in the same order. The Trainer hands the modules back on the run's device, equal on all processes.
+methods in the same order. The Trainer hands the modules back on the run's device, equal on all processes, and seeds the
+global random generators, differently on each process; random initial weights are the learner's own to seed.
 
 *Gradients of several processes are added, never averaged*, and it is the Trainer that adds them, once an update, after
 ``backward``: a learner fills ``.grad`` with its own process's part of a loss whose divisors span the whole batch of all
@@ -166,6 +167,10 @@ class Learner(Protocol):
     def finished(self) -> bool:
         """Whether nothing is left to learn (the one question is solved). The same on all processes."""
         return False
+
+    def summary(self) -> Mapping[str, Any]:
+        """What else summary.json says at the end."""
+        return {}
 
     def config(self) -> Mapping[str, Any]:
         """Every resolved setting, for config.toml."""

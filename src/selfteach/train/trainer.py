@@ -247,6 +247,7 @@ class Trainer:
             "unit": self.learner.unit,
             "headline": None if self.last is None else self.last["eval/headline"],
             "training_seconds": self.training_seconds,
+            **self.learner.summary(),
             **(self.last or {}),
         }
         if self.folder is not None:
