@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from random import Random
 from typing import Any, TypeVar
 
 import pytest
@@ -365,6 +367,17 @@ def test_a_run_of_a_recipe_without_teacher_and_reward_can_be_watched() -> None:
 def test_text_that_the_policy_did_not_write_is_not_judged() -> None:
     row = {"loss": 1.0, "length/mean": 5.0, "truncated": 1.0, "grad_norm": 1.0}
     assert fed([{"step": i + 1, **row} for i in range(20)])[0] == Memory()
+
+
+def test_diversity_of_a_large_batch_takes_linear_time() -> None:
+    """256 rollouts of 2,048 tokens took 43 s when their counts were added one to the other."""
+    draw = Random(0)
+    rows = [rollout("", ids=[draw.randrange(50_000) for _ in range(2048)]) for _ in range(256)]
+    began = time.process_time()
+    found = text_metrics(rows, ())
+    assert time.process_time() - began < 12
+    assert found["distinct/3"] > 0.999
+    assert found["repetition/mean"] < 1e-3
 
 
 def test_another_stage_is_judged_by_its_own_beginning() -> None:

@@ -63,6 +63,12 @@ def test_micro_batches_do_not_change_the_update(model: str, words: tuple[str, ..
         torch.testing.assert_close(weights(cut)[name], tensor, rtol=1e-4, atol=2e-5)
 
 
+def test_the_rate_warms_up_under_a_constant_schedule_too(model: str) -> None:
+    run = run_of(model, "--warmup", "4", "--lr", "0.001", "--steps", "6")
+    rates = [run.step().row["lr"] for _ in range(6)]  # after the step, so of the one to come
+    assert rates == pytest.approx([0.00025, 0.0005, 0.00075, 0.001, 0.001, 0.001])
+
+
 def test_a_step_moves_the_student_and_not_its_frozen_teacher(model: str) -> None:
     run = run_of(model)
     before = weights(run)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
@@ -107,10 +112,8 @@ def test_each_update_steps_its_own_optimizer_and_the_next_one_sees_it() -> None:
     run = trainer(learner)
     run.step()
     assert learner.net["a"].tolist() == [-2, -2]
-    assert learner.net["b"].tolist() == [
-        -2,
-        -2,
-    ]  # one step of twice the slope: a's backward left nothing behind
+    # One step of twice the slope: the backward of a's update left nothing behind.
+    assert learner.net["b"].tolist() == [-2, -2]
     assert learner.told == [
         "enter 0", "collect 0", "a sees 0", "averaged after a", "b sees 0", "averaged after b", "a sees -1",
         "averaged after a", "batch over",
@@ -174,7 +177,13 @@ def test_samples_are_due_before_after_step_1_and_every_so_often(tmp_path: Path) 
 
 
 def test_the_summary_has_what_was_spent_its_unit_and_the_headline(tmp_path: Path) -> None:
-    _, summary = run_learner(Slope(), tmp_path / "run", CPU)
+    class Counting(Slope):
+        def summary(self) -> Mapping[str, Any]:
+            return {"batches": self.told.count("batch over")}
+
+    _, summary = run_learner(Counting(), tmp_path / "run", CPU)
+    assert summary["batches"] == 6
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     assert (summary["steps"], summary["spent"], summary["unit"], summary["headline"]) == (
         6,
         18,
@@ -451,3 +460,41 @@ def test_a_phase_within_a_phase_is_counted_once() -> None:
     assert clock.seconds["inner"] >= 0.05 > clock.seconds["outer"] >= 0.02
     clock.restart()
     assert clock.total == 0
+
+
+# --- several processes ------------------------------------------------------------------------------------------
+
+
+def shared(out: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    script = str(Path(__file__).with_name("shared_learner.py"))
+    return subprocess.run(
+        [sys.executable, *(launcher if processes > 1 else []), script, str(out), *more],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_two_processes_with_unequal_shares_compute_what_one_does(tmp_path: Path) -> None:
+    for number, name in ((1, "one"), (2, "two")):
+        done = shared(tmp_path / name, number)
+        assert done.returncode == 0, done.stderr[-3000:]
+    rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
+    for one, two in zip(*rows, strict=True):
+        same = {k: v for k, v in one.items() if not k.startswith(("seconds/", "memory/"))}
+        assert {k: two[k] for k in same} == pytest.approx(same, rel=1e-5)
+    states = [checkpoint.load(checkpoint.latest(tmp_path / name)) for name in ("one", "two")]  # type: ignore[arg-type]
+    for name, tensor in states[0]["weights"]["net"].items():
+        torch.testing.assert_close(states[1]["weights"]["net"][name], tensor)
+    assert states[0]["weights"]["net"].keys() >= {"first.weight", "none.weight"}
+    assert [len(state["random"]) for state in states] == [1, 2]
+    assert rows[0][-1]["spent/rows"] == 35
+    shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-5")
+    (tmp_path / "two" / "summary.json").unlink()
+    refused = shared(tmp_path / "two", 1, "--resume")
+    assert "begun with 2 processes" in refused.stderr
+    assert shared(tmp_path / "two", 2, "--resume").returncode == 0
+    last = checkpoint.load(checkpoint.latest(tmp_path / "two"))  # type: ignore[arg-type]
+    for name, tensor in states[1]["weights"]["net"].items():
+        assert torch.equal(last["weights"]["net"][name], tensor)

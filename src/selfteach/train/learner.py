@@ -2,7 +2,8 @@
 
 A learner is a class that names ``Learner`` as its base, says its ``unit`` and ``stages``, and writes the methods that
 have no body here; the others have defaults. Of several processes each has a learner of its own and calls the same
-methods in the same order. The Trainer hands the modules back on the run's device, equal on all processes.
+methods in the same order. The Trainer hands the modules back on the run's device, equal on all processes, and seeds the
+global random generators, differently on each process; random initial weights are the learner's own to seed.
 
 *Gradients of several processes are added, never averaged*, and it is the Trainer that adds them, once an update, after
 ``backward``: a learner fills ``.grad`` with its own process's part of a loss whose divisors span the whole batch of all
@@ -44,7 +45,7 @@ class Update(NamedTuple):
     """One optimizer step. Updates are made one by one: the next one sees the weights that this one left.
 
     ``steps``: names of the optimizers to step; () where ``backward`` moves the weights itself (closed forms).
-    ``backward`` fills the ``.grad`` of their parameters; those of other optimizers are forgotten before their own step.
+    ``backward`` fills the ``.grad`` of their parameters; what it leaves at other parameters is forgotten.
     """
 
     steps: tuple[str, ...]

@@ -135,10 +135,7 @@ class Trainer:
     def update(self, update: Update, batch: Batch) -> tuple[Numbers, Numbers]:
         """One optimizer step; gives the update's numbers and the gradients' norms."""
         stepping = {name: self.trained[name] for name in update.steps}
-        for one in stepping.values():
-            one.optimizer.zero_grad(
-                set_to_none=True
-            )  # another optimizer's backward may have left something here
+        self.forget_gradients()
         try:
             numbers = update.backward()
         except NotFinite as problem:
@@ -154,9 +151,13 @@ class Trainer:
             one.optimizer.step()
             if one.scheduler is not None:
                 one.scheduler.step()
-            one.optimizer.zero_grad(set_to_none=True)
+        self.forget_gradients()  # here too: while the next batch is collected they would only take room
         self.after_step(update, batch)
         return numbers, norms
+
+    def forget_gradients(self) -> None:
+        for one in self.trained.values():
+            one.optimizer.zero_grad(set_to_none=True)
 
     def after_step(self, update: Update, batch: Batch) -> None:
         """The weights have moved: are they finite, who follows them, and does a hook move them again?"""
