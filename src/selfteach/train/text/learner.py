@@ -317,10 +317,10 @@ class TextLearner(Learner):
         tools = self.tools(step)
         return list(self.recipe.rollout(tools, mine, step)), tools.generated
 
-    def tools(self, step: int, recipe: Recipe | None = None) -> TextTools:
+    def tools(self, step: int) -> TextTools:
         return TextTools(
             policy=self.policy,
-            recipe=recipe or self.recipe,
+            recipe=self.recipe,
             reading=self.reading,
             task=self.task,
             stores=self.store,
