@@ -352,8 +352,7 @@ class TextLearner(Learner):
         ``alone``: they are a batch of their own, and other processes are not asked for theirs.
         """
         rows = [row for one in trajectories for row in one.rows()]
-        privileged = () if isinstance(self.recipe.student.view, Plain) else (STUDENT,)
-        roles = list(dict.fromkeys([*privileged, *roles]))
+        roles = self.readers(roles)
         with self.clock("view"):
             contexts = self.contexts(rows, roles)
             rows = self.with_sampled_signals(rows, contexts)
@@ -389,6 +388,11 @@ class TextLearner(Learner):
         )
 
     # --- what the roles read --------------------------------------------------------------------------------------
+
+    def readers(self, roles: Iterable[str]) -> list[str]:
+        """The roles whose view must be rendered: those named, and the student if it is shown more than the prompt."""
+        privileged = () if isinstance(self.recipe.student.view, Plain) else (STUDENT,)
+        return list(dict.fromkeys([*privileged, *roles]))
 
     def contexts(self, rows: Sequence[Trajectory], names: Collection[str]) -> dict[str, Context]:
         """What the named roles read before each row. UserError if one of them is blind."""
