@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
@@ -26,12 +27,13 @@ class OffPolicy(OPSD):
         return tools.quote(prompts, "worked")
 
 
-def off_policy(words: Sequence[str]) -> TrainConfig:
-    """What the words say of OPSD, on references."""
+def of_kind(kind: type[OPSD], words: Sequence[str], **more: Any) -> TrainConfig:
+    """What the words say of OPSD, said of another kind of it."""
     config, _ = configured(["opsd", *words])
-    recipe = OffPolicy(**{f.name: getattr(config.recipe, f.name) for f in fields(OPSD)})
-    return replace(config, recipe=recipe)
+    return replace(
+        config, recipe=kind(**{f.name: getattr(config.recipe, f.name) for f in fields(OPSD)}, **more)
+    )
 
 
 if __name__ == "__main__":
-    launch(off_policy(sys.argv[1:]), Silent, Silent)
+    launch(of_kind(OffPolicy, sys.argv[1:]), Silent, Silent)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from off_policy import off_policy
+from off_policy import OffPolicy, of_kind
 from runs import TextRun, run_of
 from selfteach.objective.batch import Scored, ScoredBatch
 from selfteach.objective.columns import Columns
@@ -80,7 +80,7 @@ def test_a_run_passes_its_preflight_and_takes_steps(tmp_path: Path, words: tuple
 def test_a_step_on_the_device_is_the_step_of_the_cpu(tmp_path: Path) -> None:
     words = ["--task", "table", "--model", str(tiny_model_folder(tmp_path / "model")), "--prompts", "8"]
     words += ["--max-tokens", "40", "--lr", "1e-4", "--eval-problems", "0", "--samples-every", "0"]
-    runs = [TextRun(off_policy([*words, "--device", device])) for device in ("auto", "cpu")]
+    runs = [TextRun(of_kind(OffPolicy, [*words, "--device", device])) for device in ("auto", "cpu")]
     rows = [run.stepped() for run in runs]
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-4)
     weights = [run.learner.policy.trainable() for run in runs]
