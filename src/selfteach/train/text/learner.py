@@ -413,12 +413,15 @@ class TextLearner(Learner):
     def with_sampled_signals(
         self, rows: Sequence[Trajectory], contexts: Mapping[str, Context]
     ) -> list[Trajectory]:
-        """The rows with the log-probs of roles of signal "sampled"; stored ones have them already."""
+        """The rows with the log-probs of roles of signal "sampled" where these see something; stored ones have them."""
         wanted = [
-            name for name in self.sampled_roles(contexts) if not all(name in one.log_probs for one in rows)
+            name
+            for name in self.sampled_roles(contexts)
+            if any(
+                seen and name not in one.log_probs
+                for one, seen in zip(rows, contexts[name].available, strict=True)
+            )
         ]
-        if not wanted:
-            return list(rows)
         scores = {name: self.log_probs(rows, name, contexts[name]) for name in wanted}
         return [
             replace(
@@ -434,18 +437,20 @@ class TextLearner(Learner):
     def log_probs(
         self, rows: Sequence[Trajectory], role: str, context: Context | None = None
     ) -> list[list[float]]:
-        """Log-probs (nats) of every row's written tokens under a role, NaN elsewhere; at the recipe's temperature."""
+        """Log-probs (nats) of every row's written tokens under a role, NaN elsewhere; at the recipe's temperature.
+
+        Other processes are not asked for theirs, so that each may ask as often as its own rows need.
+        """
         if context is None and role != STUDENT:
             context = self.views(rows, [role])[role]
         contexts = {} if context is None else {role: context}
-        scoring = self.scoring(rows, contexts)
+        scoring = self.scoring(rows, contexts, alone=True)
         quantity = Quantity(
             partial(Positions.sampled, role=role, temperature=self.recipe.temperature), (role,)
         )
         with torch.no_grad():
             column = scoring.measure({"log_prob": quantity})["log_prob"]
-        first = scoring.first_row
-        return [column[first + i, : len(one.ids)].tolist() for i, one in enumerate(rows)]
+        return [column[i, : len(one.ids)].tolist() for i, one in enumerate(rows)]
 
     # --- what outlives a step -------------------------------------------------------------------------------------
 
