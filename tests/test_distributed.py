@@ -89,5 +89,5 @@ def assert_same(folder: Path) -> None:
         assert {name: double[name] for name in terms} == pytest.approx(terms, rel=1e-4)
         assert single.keys() == double.keys()
         same = {name: value for name, value in single.items() if not name.startswith(COSTS)}
-        assert {name: double[name] for name in same} == pytest.approx(same, rel=1e-3)
+        assert {name: double[name] for name in same} == pytest.approx(same, rel=1e-3, abs=1e-7)
     assert json.loads((folder / "two" / "summary.json").read_text())["steps"] == 3
