@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
+from selfteach.objective.engine import CHUNK_BYTES
 from selfteach.policy.loading import load_policy
 from selfteach.task.arena import open_world
 from selfteach.train.collect import Draw
 from selfteach.train.launch import launch
 from selfteach.train.loop import measure, train
-from selfteach.train.preflight import examined, preflight
+from selfteach.train.preflight import examined, memory_check, preflight
 from selfteach.train.run import Run
 from selfteach.train.rundir import read_rows
 from tiny import tiny_model_folder
@@ -61,6 +64,66 @@ def test_micro_batches_do_not_change_the_update(model: str, words: tuple[str, ..
         assert row["grad_norm"] >= 0
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(weights(cut)[name], tensor, rtol=1e-4, atol=2e-5)
+
+
+def test_exchanged_adapters_leave_the_students_gradient_alone(model: str) -> None:
+    """The average's adapters stand in the student's place while it scores; from the second step on they differ."""
+    words = ("--lora-rank", "4", "--lr", "1e-2", "--weights", "ema")
+    whole, cut = (run_of(model, *words, *more) for more in ((), ("--micro-batch", "3")))
+    for run in (whole, cut):
+        torch.manual_seed(1)
+        for _ in range(3):
+            run.step()
+        assert run.weights.copies == 1
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(weights(cut)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed", "bfloat16"])
+def test_a_run_samples_and_scores_in_its_precision(model: str, precision: str) -> None:
+    run = run_of(model, "--precision", precision)
+    seen: list[torch.dtype] = []
+    layer = run.policy.model.get_submodule("model.layers.0.mlp.up_proj")
+    hook = layer.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    rollouts = run.rollouts().rollouts
+    sampled = len(seen)
+    hook.remove()
+    with run.weights.scoring(run.specs["teacher"]) as teacher:
+        for one in (run.policy, teacher):
+            one.model.get_submodule("model.layers.0.mlp.up_proj").register_forward_hook(
+                lambda _, __, out: seen.append(out.dtype)
+            )
+    run.scorer(rollouts, run.contexts(rollouts)).batch(0, gradient=True)
+    assert 0 < sampled < len(seen)
+    assert set(seen) == {torch.float32 if precision == "float32" else torch.bfloat16}
+
+
+@pytest.mark.parametrize("words", [(), ("--lora-rank", "4")])
+def test_a_bfloat16_run_passes_preflight_and_moves_at_the_papers_learning_rate(
+    model: str, words: tuple[str, ...]
+) -> None:
+    run = run_of(model, "--precision", "bfloat16", "--lr", "1e-6", *words)
+    before = weights(run)
+    preflight(run)
+    for _ in range(2):
+        assert run.step().row["grad_norm"] > 0
+    moved = [(tensor != before[name]).float().mean() for name, tensor in weights(run).items()]
+    assert sum(share > 0.5 for share in moved) > len(moved) / 2
+
+
+def test_the_memory_check_counts_copies_and_advises_only_what_helps(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(model, "--weights", "ema")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+    check = memory_check(run)
+    trained = sum(p.nbytes for p in run.policy.trainable().values())
+    assert not check.ok
+    assert f"{(4 * trained + 2 * CHUNK_BYTES) / 2**30:.2f} GiB" in check.detail
+    assert "1 copies of weights" in check.detail
+    assert check.detail.endswith(
+        "; use LoRA (--lora-rank 64; --precision bfloat16 halves its base) or a smaller model"
+    )
 
 
 def test_a_step_moves_the_student_and_not_its_frozen_teacher(model: str) -> None:

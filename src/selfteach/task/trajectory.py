@@ -111,7 +111,7 @@ class Trajectory:
     def graded(self, grade: Grade) -> Trajectory:
         return replace(self, grade=grade)
 
-    def withnumbers_of(self, **numbers: float | list[float]) -> Trajectory:
+    def with_numbers(self, **numbers: float | list[float]) -> Trajectory:
         return replace(self, numbers={**self.numbers, **numbers})
 
     def extended(self, segment: Segment, text: str, *, finished: bool | None = None) -> Trajectory:
