@@ -23,6 +23,7 @@ from selfteach.recipes.writer import ByTeacher, Mixed, Revised, Writer
 from selfteach.roles.attempt import Revision
 from selfteach.roles.private import Partial
 from selfteach.roles.role import Role
+from selfteach.roles.span import FromTurn
 from selfteach.roles.store import WeightStore
 from selfteach.roles.view import Plain, Solution
 from selfteach.roles.weights import Frozen, Live
@@ -372,6 +373,14 @@ def test_a_teacher_of_a_tag_is_asked_about_its_own_rows_and_not_blind_for_others
     assert seen.available == [True, True, False]
     assert seen.elsewhere == 1
     assert seen.blind == 0
+
+
+def test_a_role_of_a_part_is_refused_as_long_as_nothing_scores_parts(model: str) -> None:
+    from selfteach.policy.loading import load_policy
+
+    store = WeightStore({"policy": load_policy(model)})
+    with pytest.raises(UserError, match="span"):
+        context(Role(Live(), span=FromTurn(1)), store, [blank(0)], {}, window=100)
 
 
 def test_rows_a_teacher_does_not_see_change_nothing_in_those_it_sees(model: str, tmp_path: Path) -> None:

@@ -136,8 +136,7 @@ def memory_check(run: TextLearner) -> Check:
         f"{to_come / 2**30:.2f} GiB still to come for gradients, optimizer, {copies} copies of weights besides "
         f"{held} already held, and a chunk of logits, {free / 2**30:.2f} GiB free (activations not counted)"
     )
-    halves = " (with --precision bfloat16 its base takes half as much)"
-    advice = f"; use LoRA (--lora-rank 64){halves} or a smaller model"
+    advice = "; use LoRA (--lora-rank 64; --precision bfloat16 halves its base) or a smaller model"
     return Check("memory", to_come < free, detail if to_come < free else detail + advice)
 
 
