@@ -360,6 +360,7 @@ class TextLearner(Learner):
         sampled = self.sampled_roles(roles)
         full = {name: context for name, context in contexts.items() if name not in sampled}
         scoring = self.scoring(rows, full, sampled, alone=alone)
+        scoring.several = len(self.recipe.updates(step)) > 1
         return TextBatch(step, self.recipe, rows, contexts, sampled, scoring, spent, self.config.seed)
 
     def scoring(
