@@ -17,6 +17,8 @@ from selfteach.objective.positions import Quantity
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Term
+from selfteach.policy.head import output_head
+from selfteach.policy.loading import LoraConfig, load_policy
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.recipes.base import Adapter, Optimization, Recipe, ReferenceProbe, Rollouts
 from selfteach.recipes.writer import ByTeacher, Mixed, Revised, Writer
@@ -26,7 +28,7 @@ from selfteach.roles.role import Role
 from selfteach.roles.span import FromTurn
 from selfteach.roles.store import WeightStore
 from selfteach.roles.view import Plain, Solution
-from selfteach.roles.weights import Frozen, Live
+from selfteach.roles.weights import Frozen, Lagged, Live
 from selfteach.task.annotation import Annotation
 from selfteach.task.arena import open_world
 from selfteach.task.example import Grade
@@ -40,6 +42,7 @@ from selfteach.train.loop import train
 from selfteach.train.run import Run, refuse_blind_teacher
 from selfteach.train.rundir import RunFolder, read_rows
 from selfteach.train.saving import put_back, save
+from selfteach.train.scored import detached_head
 from selfteach.train.store import Store
 from tiny import tiny_model_folder, tiny_tokenizer
 
@@ -364,8 +367,6 @@ def test_stored_sampled_signals_are_scored_once_and_equal_live_ones(model: str, 
 
 
 def test_a_teacher_of_a_tag_is_asked_about_its_own_rows_and_not_blind_for_others(model: str) -> None:
-    from selfteach.policy.loading import load_policy
-
     policy = load_policy(model)
     rows = [replace(blank(i), example=replace(blank(i).example, tag=tag)) for i, tag in enumerate("aab")]
     teacher = Role(Live(), Plain(), tag="a")
@@ -375,9 +376,22 @@ def test_a_teacher_of_a_tag_is_asked_about_its_own_rows_and_not_blind_for_others
     assert seen.blind == 0
 
 
-def test_a_role_of_a_part_is_refused_as_long_as_nothing_scores_parts(model: str) -> None:
-    from selfteach.policy.loading import load_policy
+def test_a_roles_head_stays_its_own_when_the_adapters_are_exchanged_back(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path, tied=False)
+    policy = load_policy(str(folder), lora=LoraConfig(rank=2, targets=("q_proj", "lm_head")))
+    store, hidden = WeightStore({"policy": policy}), torch.randn(3, 64)
+    store.enter([Lagged(2)])
+    expected = output_head(policy.model).logits(hidden)
+    with torch.no_grad():
+        for parameter in policy.trainable().values():
+            parameter.add_(0.1)
+    with store.scoring(Lagged(2)) as role:
+        head = detached_head(role)
+    torch.testing.assert_close(head.logits(hidden), expected)
+    assert (output_head(policy.model).logits(hidden) - expected).abs().max() > 0.1
 
+
+def test_a_role_of_a_part_is_refused_as_long_as_nothing_scores_parts(model: str) -> None:
     store = WeightStore({"policy": load_policy(model)})
     with pytest.raises(UserError, match="span"):
         context(Role(Live(), span=FromTurn(1)), store, [blank(0)], {}, window=100)
