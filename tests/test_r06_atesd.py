@@ -94,9 +94,9 @@ def test_its_probe_measures_what_the_policy_reads() -> None:
     recipe = ATESD(probe_field="worked", probe_examples=8)
     assert recipe.reference_probe is not None
     assert (recipe.reference_probe.field, recipe.reference_probe.examples) == ("worked", 8)
-    told = {f"reference/{name}": -1.0 for name in ("student", *recipe.teachers)}
-    told |= {"loss": 0.1, "entropy/student": 0.2, "divergence/teacher": 0.3}
-    recipe.controllers["exposure"].start(seed=0).told(told)
+    observed = {f"reference/{name}": -1.0 for name in ("student", *recipe.teachers)}
+    observed |= {"loss": 0.1, "entropy/student": 0.2, "divergence/teacher": 0.3}
+    recipe.controllers["exposure"].start(seed=0).observe(observed)
 
 
 def test_a_fixed_exposure_has_neither_policy_nor_probe() -> None:
