@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arrays import VOCABULARY, log_softmax, slopes
+from arrays import VOCABULARY, arrays, log_softmax, slopes
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.grpo import GRPO
@@ -294,8 +294,8 @@ def test_an_impossible_combination_refuses_to_construct(knobs: dict, said: str) 
 
 
 def test_the_divergence_term_is_exact_in_float64() -> None:
-    """1/|y| of 7 tokens in float32 is off by 6e-8."""
-    given = batch()
+    """1/|y| of 9 tokens in float32 is off by 3e-9."""
+    given = arrays()
     knobs = {**BOTH, "spans": "all", "coverage": 1.0}
     value = evaluate("trace", given, overrides=knobs)["terms"]["key"]
     p, q = (log_softmax(x) for x in (given["student_logits"], given["teacher_logits"]["teacher"]))
