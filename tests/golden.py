@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from arrays import arrays
-from selfteach.cli.progress import Silent
+from selfteach.policy.loading import Policy
 from selfteach.recipes import RECIPES, Recipe, knobs, recipe_named, with_knobs
+from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
 from selfteach.train.config import Bookkeeping, Evaluation, TrainConfig
-from selfteach.train.run import Run
-from selfteach.train.store import Store, rollout_of
-from selfteach.train.writing import Written
+from selfteach.train.launch import settings_of
+from selfteach.train.progress import Silent
+from selfteach.train.text.learner import TextLearner
+from selfteach.train.trainer import Trainer
 
 HOME = Path(__file__).parent / "data" / "golden"
 EVALUATED = HOME / "evaluated.safetensors"
@@ -89,76 +91,88 @@ def recipe_of(name: str) -> Recipe:
     return with_knobs(recipe_named(name, "arena"), changes)
 
 
-def fingerprint(run: Run) -> dict[str, Any]:
+def fingerprint(learner: TextLearner) -> dict[str, Any]:
     """Norm of the gradient, and its products with fixed random directions."""
-    flat = torch.cat([p.grad.flatten() for p in run.policy.trainable().values()])
+    flat = torch.cat([p.grad.flatten() for p in learner.policy.trainable().values()])
     directions = torch.randn(
         DIRECTIONS, len(flat), generator=torch.Generator().manual_seed(7), dtype=flat.dtype
     )
     return {"norm": float(flat.norm()), "along": (directions @ flat).tolist()}
 
 
-class Watched(Run):
-    """A run in float64 that writes down its rollouts, or takes recorded ones, and what each step gave."""
+class Watched(TextLearner):
+    """A learner in float64 that writes down its rollouts, or takes recorded ones, and what each step gave."""
 
-    replayed: list[dict[str, Any]] | None = None
-
-    def __init__(self, name: str, recipe: Recipe, folder: Path) -> None:
+    def __init__(
+        self, name: str, recipe: Recipe, folder: Path, replayed: list[dict[str, Any]] | None
+    ) -> None:
+        self.replayed, self.done = replayed, 0
         config = TrainConfig(
             recipe, name, "arena", recipe.world, folder,
             evaluation=Evaluation(eval_problems=0),
             bookkeeping=Bookkeeping(samples_every=0, alarms=False),
         )  # fmt: skip
-        super().__init__(config, None, Silent())
+        super().__init__(config, Silent())
         self.policy.model.double()
-        self.record: list[dict[str, Any]] = []
-        self.enter(0)
+        load = self.weights.load
+        self.weights.load = lambda model: doubled(load(model))
 
-    def external_policy(self, weights: Any) -> Any:
-        policy = super().external_policy(weights)
-        if policy is not None:
-            policy.model.double()
-        return policy
-
-    def rollouts(self) -> Written:
+    def rollouts(self, step: int) -> tuple[list[Trajectory], int]:
         if self.replayed is None:
-            written = super().rollouts()
+            written, spent = super().rollouts(step)
             if not self.recipe.rollouts.stored:
-                written = Written(
-                    [dealt(one, i + self.done) for i, one in enumerate(self.judged(written.rollouts))], 0
-                )
+                written = [dealt(one, i + self.done) for i, one in enumerate(self.judged(written))]
         else:
-            rows = self.replayed[self.done]["rollouts"]
-            if self.recipe.rollouts.stored:
-                self.store = self.store or Store([rollout_of(json.loads(json.dumps(rows[0])))], "")
-            written = Written([rollout_of(json.loads(json.dumps(row))) for row in rows], 0)
-        self.written = [asdict(one) for one in self.judged(written.rollouts)]
-        return written
+            written, spent = [trajectory_of(row) for row in self.replayed[self.done]["rollouts"]], 0
+        self.written = [one.to_json() for one in self.judged(written)]
+        return written, spent
 
-    def turn_knobs(self) -> None:
+    def set_knobs(self, step: int) -> None:
         """A replay sets the knobs as they were: what a controller draws is tested elsewhere."""
         if self.replayed is None:
-            super().turn_knobs()
+            super().set_knobs(step)
         else:
             self.recipe = with_knobs(self.recipe, self.replayed[self.done]["knobs"])
 
-    def clip(self) -> float:
+    def backward(self, batch: Any, update: Any, several: bool) -> Any:
+        self.numbers = super().backward(batch, update, several)
         self.gradient = fingerprint(self)
-        return super().clip()
+        return self.numbers
 
-    def watched_step(self) -> dict[str, Any]:
-        before = self.done
-        knobs_now = lambda: {knob: getattr(self.recipe, knob) for knob in self.controllers}  # noqa: E731
-        step = self.step()
-        assert self.done == before + 1
+    def stepped(self) -> dict[str, Any]:
+        """What the step that is just over gave."""
+        self.done += 1
+        terms = {name.removeprefix("terms/"): v for name, v in self.numbers.items() if name != "loss"}
         return {
             "stage": self.stage_name,
-            "knobs": knobs_now(),
+            "knobs": {knob: getattr(self.recipe, knob) for knob in self.controllers},
             "rollouts": self.written,
-            "loss": step.row["loss"],
-            "terms": step.row["terms"],
+            "loss": self.numbers["loss"],
+            "terms": terms,
             "gradient": self.gradient,
         }
+
+
+def doubled(policy: Policy) -> Policy:
+    policy.model.double()
+    return policy
+
+
+def trajectory_of(row: dict[str, Any]) -> Trajectory:
+    """A recorded trajectory; the first ones were recorded before there were segments."""
+    if "segments" in row:
+        return Trajectory.from_json(row)
+    segment = {
+        "ids": row["ids"], "author": "student", "trains": True, "behavior": row["behavior"] or [],
+        "turn": 0, "media": [], "context": None,
+    }  # fmt: skip
+    flat = ("ids", "mask", "turn", "behavior")
+    since = {
+        "numbers": {}, "origin": "student", "pair": None, "parent": None, "fork": None,
+        "temperature": 1.0, "trajectory": None, "conversation": [],
+    }  # fmt: skip
+    kept = {name: value for name, value in row.items() if name not in flat}
+    return Trajectory.from_json({**kept, **since, "segments": [segment]})
 
 
 def dealt(one: Any, nth: int) -> Any:
@@ -170,12 +184,13 @@ def steps_of(
     name: str, folder: Path, replayed: list[dict[str, Any]] | None, recipe: Recipe
 ) -> Iterator[dict[str, Any]]:
     torch.manual_seed(0)
-    run = Watched(name, recipe, folder)
-    run.replayed = replayed
+    learner = Watched(name, recipe, folder, replayed)
+    run = Trainer(learner, None, Silent(), settings_of(learner.config))
     while run.done < run.steps:
-        if run.stage_done == run.recipe.optimization.steps:
+        if run.stage_done == run.stages[run.stage].steps:
             run.enter(run.stage + 1)
-        yield run.watched_step()
+        run.step()
+        yield learner.stepped()
 
 
 NAMES = {"behaviour": "behavior", "distil": "distill"}

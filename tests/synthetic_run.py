@@ -55,7 +55,7 @@ def write_run(
 METRICS = (
     "loss", "entropy/student", "entropy/teacher", "divergence/teacher", "divergence/teacher/content",
     "divergence/teacher/style", "divergence/teacher/other", "overlap/teacher", "length/mean", "truncated",
-    "reward/mean", "tokens/generated", "tokens_per_second", "seconds/sample", "seconds/update", "lr", "grad_norm",
+    "reward/mean", "spent/tokens", "tokens_per_second", "seconds/sample", "seconds/update", "lr", "grad_norm",
     "memory/peak_bytes", "distinct/3", "repetition/mean", "leakage/copied",
 )  # fmt: skip
 

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from random import Random
 from typing import Any, TypeVar
 
 import pytest
 
+from learners import Ridge
 from selfteach.cli.progress import Lines, Silent
 from selfteach.cli.train import configured
 from selfteach.objective.support import Support, TopK
 from selfteach.recipes.r01_opsd import OPSD
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External
 from selfteach.task.arena import model_folder, open_world
 from selfteach.task.example import Example, Grade
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Plain
-from selfteach.teacher.weights import External
+from selfteach.task.segment import DATA, Segment
+from selfteach.task.trajectory import Trajectory
 from selfteach.train.alarms import RULES, START, WINDOW, Memory, after, judged, looked_at, remembered
 from selfteach.train.config import TrainConfig
-from selfteach.train.launch import launch
+from selfteach.train.launch import launch, run_learner
 from selfteach.train.run import Run
 from selfteach.train.rundir import read_rows
+from selfteach.train.trainer import Settings
 from selfteach.train.written import text_metrics
 from tiny import tiny_model_folder
 
@@ -121,8 +126,8 @@ class Foreign(OPSD):
     model: str = ""
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {"teacher": Teacher(External(self.model), Plain())}
+    def teachers(self) -> Mapping[str, Role]:
+        return {"teacher": Role(External(self.model), Plain())}
 
 
 def imitated(path: Path, data: str, model: str, steps: int, lr: float, *words: str) -> str:
@@ -232,10 +237,46 @@ def test_a_verifier_that_pays_for_length_is_noticed_although_the_reward_rises() 
     assert "length runs away" in found
 
 
-def test_every_kind_of_alarm_is_proved_here(
-    too_fast: Any, without_tail: Any, one_letter: Any, terse: Any, commas: Any, told: Any
+@pytest.fixture(scope="module")
+def without_truth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
+    """A kernel regression distilled into itself with no ground truth: the fit goes to 0 (card 35)."""
+    out = tmp_path_factory.mktemp("ridge") / "run"
+    run_learner(Ridge(0.0, 20), out, Settings(eval_every=1, device="cpu"))
+    return begun(read_rows(out / "metrics.jsonl"))
+
+
+def test_distilling_without_ground_truth_makes_the_headline_fall(without_truth: dict[str, Row]) -> None:
+    assert list(without_truth) == ["headline falls"]
+    assert 6 < without_truth["headline falls"]["since"] <= without_truth["headline falls"]["at"] < 20
+    assert "0.149 at best" in without_truth["headline falls"]["seen"]
+
+
+@pytest.mark.parametrize(
+    ("better", "values", "lost"),
+    [
+        ("higher", (0.5, 0.8, 0.4), 0.5),
+        ("lower", (0.5, 0.8, 0.4), 0.0),
+        ("lower", (0.4, 0.5), 0.25),
+        ("higher", (-2.0, -4.0), 1.0),
+        ("higher", (0.0, 0.0), 0.0),
+    ],
+)
+def test_what_is_lost_is_the_distance_from_the_best_over_the_best(
+    better: Any, values: Any, lost: float
 ) -> None:
-    proved = too_fast | without_tail | one_letter | terse | commas | told
+    memory = remembered(({"step": 0, "eval/headline": value} for value in values), Memory(better))
+    assert memory.headline["eval/lost"] == pytest.approx(lost)
+
+
+def test_a_fall_within_the_evaluations_noise_is_none() -> None:
+    rows = [{"step": 0, "eval/headline": value, "eval/headline_se": 0.2} for value in (0.8, 0.4)]
+    assert remembered(rows).headline["eval/lost"] == 0.0
+
+
+def test_every_kind_of_alarm_is_proved_here(
+    too_fast: Any, without_tail: Any, one_letter: Any, terse: Any, commas: Any, told: Any, without_truth: Any
+) -> None:
+    proved = too_fast | without_tail | one_letter | terse | commas | told | without_truth
     assert set(RULES) == set(proved) | {"no signal"}
 
 
@@ -328,6 +369,17 @@ def test_text_that_the_policy_did_not_write_is_not_judged() -> None:
     assert fed([{"step": i + 1, **row} for i in range(20)])[0] == Memory()
 
 
+def test_diversity_of_a_large_batch_takes_linear_time() -> None:
+    """256 rollouts of 2,048 tokens took 43 s when their counts were added one to the other."""
+    draw = Random(0)
+    rows = [rollout("", ids=[draw.randrange(50_000) for _ in range(2048)]) for _ in range(256)]
+    began = time.process_time()
+    found = text_metrics(rows, ())
+    assert time.process_time() - began < 12
+    assert found["distinct/3"] > 0.999
+    assert found["repetition/mean"] < 1e-3
+
+
 def test_another_stage_is_judged_by_its_own_beginning() -> None:
     rows = [calm(i + 1, stage=int(i >= 20), **{"length/mean": 30.0 if i < 20 else 100.0}) for i in range(40)]
     assert begun(fed(rows)[1]) == {}
@@ -373,13 +425,13 @@ def test_no_alarms_means_none(tiny: str) -> None:
 # --- what the text metrics count ----------------------------------------------------------------------------------
 
 
-def rollout(text: str, *, ids: list[int] | None = None, reward: float = 0.0, **private: str) -> Rollout:
+def rollout(text: str, *, ids: list[int] | None = None, reward: float = 0.0, **private: str) -> Trajectory:
     asked = "Which river is the longest of these four rivers of the north?"
     example = Example("e", ({"role": "user", "content": asked},), private)
     ids = list(range(5)) if ids is None else ids
-    own = [True] * len(ids)
-    return Rollout(
-        example, [1], ids, own, text, group=0, finished=True, behavior=[0.0] * len(ids), grade=Grade(reward)
+    known = [0.0] * len(ids)
+    return Trajectory.written(
+        example, [1], ids, text, group=0, finished=True, behavior=known, grade=Grade(reward)
     )
 
 
@@ -406,7 +458,7 @@ LONG = "First compare the lengths of all four rivers, then see that the Ob wins 
         (rollout("compare the lengths of all four rivers then see", hidden=LONG), 0.0),
     ],
 )
-def test_a_copied_phrase_is_private_long_and_no_right_answer(one: Rollout, copied: float) -> None:
+def test_a_copied_phrase_is_private_long_and_no_right_answer(one: Trajectory, copied: float) -> None:
     assert text_metrics([one], {"solution"})["leakage/copied"] == copied
 
 
@@ -437,10 +489,10 @@ def test_repetition_and_diversity_are_shares_of_three_grams() -> None:
 
 
 def test_what_tools_wrote_is_not_repetition_and_short_answers_have_none() -> None:
-    tool = replace(rollout("", ids=[7] * 12), mask=[False] * 12)
+    tool = replace(rollout(""), segments=(Segment([7] * 12, "tool", trains=False),))
     found = text_metrics([tool, rollout("", ids=[1])], ())
     assert (found["repetition/mean"], found["distinct/3"]) == (0.0, 1.0)
 
 
 def test_a_data_sets_own_text_is_not_what_the_policy_wrote() -> None:
-    assert text_metrics([replace(rollout("The hint"), behavior=None)], ()) == {}
+    assert text_metrics([replace(rollout("The hint"), segments=(Segment([1, 2], DATA),))], ()) == {}

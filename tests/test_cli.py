@@ -205,8 +205,8 @@ def test_a_comparison_tables_every_recipe_and_is_not_repeated(
     assert main([*words, *rest]) == 0
     results = json.loads(Path("both/results.json").read_text())
     assert set(results["recipes"]) == {"opsd", "sft"}
-    assert results["recipes"]["sft"]["generated_tokens"] == 0
-    assert results["recipes"]["opsd"]["generated_tokens"] > 0
+    assert results["recipes"]["sft"]["spent"] == 0
+    assert results["recipes"]["opsd"]["spent"] > 0
     assert Path("both/compare.html").exists()
     before = Path("both/opsd-0/metrics.jsonl").read_bytes()
     capsys.readouterr()

@@ -43,10 +43,11 @@ def live() -> Live:
 
 
 def test_the_dashboard_shows_the_last_numbers_and_their_course(live: Live) -> None:
-    live.start(40, 0)
+    live.start(40, 0, "held-out accuracy")
     for step in range(1, 11):
         live.step(row(step))
-    live.evaluated(10, Result(0.5, 0.02, 0.75, 4, 30.0, 1.0, 128))
+    result = Result(0.5, 0.02, 0.75, 4, 30.0, 1.0, 128)
+    live.evaluated(10, {**result.headline(), **result.row()})
     text = seen(live)
     live.stop()
     for part in ("10/40", "loss", "0.1000", "30 tokens", "0.125 nats", "divergence teacher", "2.0000 nats"):
@@ -58,7 +59,7 @@ def test_the_dashboard_shows_the_last_numbers_and_their_course(live: Live) -> No
 
 
 def test_the_dashboard_keeps_the_latest_alarms_as_plain_text(live: Live) -> None:
-    live.start(40, 0)
+    live.start(40, 0, "held-out accuracy")
     live.step(row(1, alarms=[ALARM]))
     live.step(row(2))
     text = " ".join(seen(live).split())
@@ -67,7 +68,7 @@ def test_the_dashboard_keeps_the_latest_alarms_as_plain_text(live: Live) -> None
 
 
 def test_a_run_that_has_not_stepped_yet_has_a_dashboard(live: Live) -> None:
-    live.start(40, 20)
+    live.start(40, 20, "held-out accuracy")
     assert "20/40" in seen(live)
     live.stop()
 
@@ -76,12 +77,22 @@ def test_a_log_gets_an_alarm_at_its_step_and_other_steps_now_and_then(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines = Lines()
-    lines.start(100, 0)
+    lines.start(100, 0, "distance")
     for step in range(1, 14):
         lines.step(row(step, **({"alarms": [ALARM]} if step == 7 else {})))
     said = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[0] for line in said if line.startswith("step")] == ["step 1/100", "step 10/100"]
     assert [line for line in said if line.startswith("alarm: length dies (since step 3)")] == [said[1]]
+
+
+def test_a_log_shows_what_a_run_without_tokens_has_and_names_its_headline(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = Lines(every=1)
+    lines.start(2, 0, "distance")
+    lines.step({"step": 1, "loss": 0.25})
+    lines.evaluated(1, {"step": 1, "eval/headline": 0.5})
+    assert capsys.readouterr().err.splitlines() == ["step 1/2  loss 0.2500", "step 1  distance 0.500"]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +111,7 @@ def test_a_sparkline_spans_from_least_to_greatest(values: list[float], line: str
 
 
 def test_a_long_run_keeps_only_its_recent_rows(live: Live) -> None:
-    live.start(1000, 0)
+    live.start(1000, 0, "held-out accuracy")
     for step in range(1, 3 * RECENT):
         live.step(row(step))
     live.stop()

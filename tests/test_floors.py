@@ -14,7 +14,7 @@ FLOOR = {
     "objective": 0,
     "task": 0,
     "policy": 1,
-    "teacher": 2,
+    "roles": 2,
     "control": 2,
     "recipes": 3,
     "train": 4,

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import LoraConfig, bare, load_policy
-from selfteach.policy.scoring import ResponseScorer
+from selfteach.policy.scorer import LocalScorer, ResponseScorer
 from tiny import tiny_model_folder, tiny_tokenizer
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -53,14 +53,46 @@ def test_vocabulary_is_the_tokenizers_width_not_the_matrixs(folder):
     assert policy.model.get_output_embeddings().weight.shape[0] == policy.vocabulary + 10
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_dtype_is_that_of_the_weights(folder, name, dtype):
-    assert {p.dtype for p in load_policy(str(folder), dtype=name).model.parameters()} == {dtype}
+def dtypes(policy, *, trained: bool) -> set[torch.dtype]:
+    return {p.dtype for p in policy.model.parameters() if p.requires_grad is trained}
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed", "bfloat16"])
+def test_weights_that_are_trained_are_float32_in_every_precision(folder, precision):
+    whole = load_policy(str(folder), precision=precision)
+    adapted = load_policy(str(folder), precision=precision, lora=LoraConfig(rank=2))
+    assert dtypes(whole, trained=True) == dtypes(adapted, trained=True) == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("float32", torch.float32), ("mixed", torch.float32), ("bfloat16", torch.bfloat16)],
+)
+def test_weights_that_never_move_are_bfloat16_where_the_precision_is(folder, precision, dtype):
+    adapted = load_policy(str(folder), precision=precision, lora=LoraConfig(rank=2))
+    other = load_policy(str(folder), precision=precision, trained=False)
+    assert dtypes(adapted, trained=False) == {dtype}
+    assert {p.dtype for p in other.model.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
+def test_at_a_learning_rate_of_a_millionth_weights_move_in_bfloat16_too(folder, lora):
+    """Of bfloat16 weights of order 0.1 the next number is 5e-4 away: such steps would be lost on all of them."""
+    policy = load_policy(str(folder), precision="bfloat16", lora=lora)
+    before = {name: p.detach().clone() for name, p in policy.trainable().items()}
+    optimizer = torch.optim.AdamW(policy.trainable().values(), lr=1e-6, weight_decay=0.0)
+    for _ in range(2):  # the first one moves LoRA's up-projections alone, which begin at 0
+        LocalScorer().states(policy, [[5, 6]], [[7, 8, 9]]).float().square().sum().backward()
+        optimizer.step()
+    for name, parameter in policy.trainable().items():
+        if parameter.grad is not None and (asked := parameter.grad != 0).any():
+            moved = parameter.detach() != before[name]
+            assert moved[asked].float().mean() > 0.99, name
 
 
 def test_the_generation_settings_of_the_folder_add_stop_tokens(broken):
     (broken / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
-    assert load_policy(str(broken)).chat.stop_ids >= {7, 9}
+    assert load_policy(str(broken)).renderer.stop_ids >= {7, 9}
 
 
 def test_a_saved_policy_is_an_ordinary_folder(folder, tmp_path):
@@ -80,7 +112,7 @@ def test_a_policy_with_odd_generation_settings_can_still_be_saved(broken, tmp_pa
         '{"do_sample": false, "temperature": 0.3, "eos_token_id": 7}'
     )
     load_policy(str(broken)).save(tmp_path / "saved")
-    assert 7 in load_policy(str(tmp_path / "saved")).chat.stop_ids
+    assert 7 in load_policy(str(tmp_path / "saved")).renderer.stop_ids
 
 
 def lora_policy(folder, **options):

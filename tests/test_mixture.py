@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise, product
 
 import pytest
 import torch
 
 from selfteach.errors import UserError
-from selfteach.policy.chat import Chat
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
-from selfteach.policy.sampling import NotFinite, Sampling, sample
+from selfteach.policy.renderer import ChatRenderer
+from selfteach.policy.sampler import GenerateSampler, NotFinite, Sampling
 from tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
-CHAT = Chat(TOKENIZER)
+CHAT = ChatRenderer(TOKENIZER)
 PLAIN, EXPERT = 0, 1
 
 
@@ -38,7 +39,7 @@ CONTEXTS = [[asked(text), asked(f"{text} | it is {i}07")] for i, text in enumera
 
 
 def greedy(policy: Policy, prompts: list[list[int]], length: int = 24) -> list[list[int]]:
-    samples = sample(policy.model, CHAT, prompts, Sampling(max_tokens=length, temperature=0))
+    samples = GenerateSampler(policy).sample(prompts, Sampling(max_tokens=length, temperature=0))
     return [one.ids for one in samples]
 
 
@@ -217,3 +218,13 @@ def test_a_model_that_has_diverged_says_so(policy) -> None:
         policy.model.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(NotFinite):
         decode_mixture(policy, CONTEXTS, (0.5, 0.5), max_tokens=2)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+def test_it_reads_in_the_policys_precision(precision) -> None:
+    policy = replace(policy_of(), precision=precision)
+    seen: set[torch.dtype] = set()
+    layer = policy.model.get_submodule("model.layers.0.mlp.up_proj")
+    layer.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+    decode_mixture(policy, CONTEXTS, (0.5, 0.5), max_tokens=3)
+    assert seen == {torch.float32 if precision == "float32" else torch.bfloat16}

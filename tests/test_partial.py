@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from selfteach.roles.private import BEGINNING_ONLY, Field, Partial, segments, without_boxes
+from selfteach.roles.view import Answer, Solution
 from selfteach.task.example import Example, Message
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.private import BEGINNING_ONLY, Field, Partial, segments, without_boxes
-from selfteach.teacher.view import Answer, Solution
+from selfteach.task.trajectory import Trajectory
 
 SOLUTION = "First, 2+2.\n\nThat is \\boxed{4}, I think.\n\nCheck: 4-2=2.\n\nSo \\boxed{4}."
 ARENA = {"partial": "{problem}|{partial}>{answer}", "answer": "{problem}|>{answer}"}
 
 
-def rollout(solution: str = SOLUTION, **private: str) -> Rollout:
+def rollout(solution: str = SOLUTION, **private: str) -> Trajectory:
     told = {"solution": solution, "answer": "4", **private}
     example = Example("k", (Message(role="user", content="2+2?"),), {k: v for k, v in told.items() if v})
-    return Rollout(example, [1], [2], [True], "4", group=0, finished=True)
+    return Trajectory.written(example, [1], [2], "4", group=0, finished=True)
 
 
-def shown(view: Partial | Field, one: Rollout, wording: dict[str, str] | None = None) -> str:
+def shown(view: Partial | Field, one: Trajectory, wording: dict[str, str] | None = None) -> str:
     messages = view(one, [one], wording or {})
     assert messages is not None
     return messages[-1]["content"]

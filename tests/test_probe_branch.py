@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfteach.policy.loading import Policy, load_policy
-from selfteach.policy.sampling import Sampling, sample
+from selfteach.policy.sampler import GenerateSampler, Sampling
 from selfteach.probe.branch import Branch, Continuation, batches, successes
 from selfteach.task.arena import model_folder, open_world
 from selfteach.task.example import Example
-from selfteach.task.rollout import Rollout
+from selfteach.task.trajectory import Trajectory
 
 LONGEST = 64
 WORLD = open_world("table")
@@ -22,24 +22,17 @@ WORLD = open_world("table")
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return load_policy(str(model_folder("table")), dtype="float32", device="cpu")
+    return load_policy(str(model_folder("table")), device="cpu")
 
 
-def rollout(policy: Policy, example: Example, ids: list[int]) -> Rollout:
-    return Rollout(
-        example=example,
-        prompt_ids=policy.chat.prompt_ids(example.prompt),
-        ids=ids,
-        mask=[True] * len(ids),
-        text=policy.chat.text(ids),
-        group=0,
-        finished=True,
-    )
+def rollout(policy: Policy, example: Example, ids: list[int]) -> Trajectory:
+    prompt_ids = policy.renderer.prompt_ids(example.prompt)
+    return Trajectory.written(example, prompt_ids, ids, policy.renderer.text(ids), group=0, finished=True)
 
 
-def worked(policy: Policy, example: Example) -> Rollout:
+def worked(policy: Policy, example: Example) -> Trajectory:
     """The right answer in the model's own style."""
-    return rollout(policy, example, policy.chat.completion_ids(example.private["worked"]))
+    return rollout(policy, example, policy.renderer.completion_ids(example.private["worked"]))
 
 
 def forced(
@@ -50,7 +43,7 @@ def forced(
 
 
 def digit(policy: Policy, value: int) -> int:
-    ids = policy.chat.completion_ids(str(value))
+    ids = policy.renderer.completion_ids(str(value))
     return ids[0]
 
 
@@ -66,8 +59,8 @@ def test_only_the_right_last_digit_leads_to_success(policy: Policy) -> None:
 
 def test_greedy_completions_of_a_greedy_answers_own_tokens_end_as_it_did(policy: Policy) -> None:
     examples = [WORLD.train(i) for i in range(12)]
-    prompts = [policy.chat.prompt_ids(one.prompt) for one in examples]
-    written = sample(policy.model, policy.chat, prompts, Sampling(LONGEST, 0.0))
+    prompts = [policy.renderer.prompt_ids(one.prompt) for one in examples]
+    written = GenerateSampler(policy).sample(prompts, Sampling(LONGEST, 0.0))
     rollouts = [rollout(policy, e, w.ids) for e, w in zip(examples, written, strict=True)]
     branches = [Branch(one, step, one.ids[step]) for one in rollouts for step in (0, 5, len(one.ids) - 1)]
     expected = [WORLD.grade(one.rollout.example, one.rollout.text).reward for one in branches]

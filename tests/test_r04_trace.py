@@ -12,8 +12,8 @@ from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.grpo import GRPO
 from selfteach.recipes.r04_trace import TRACE
-from selfteach.teacher.diagnosis import Diagnosis
-from selfteach.teacher.weights import Lagged
+from selfteach.roles.diagnosis import Diagnosis
+from selfteach.roles.weights import Lagged
 from selfteach.testing import evaluate
 
 BOTH = {"key_weight": 1.0, "error_weight": 1.0}

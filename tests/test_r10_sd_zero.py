@@ -10,15 +10,16 @@ import torch
 
 from arrays import LENGTHS, STEPS, arrays, log_softmax, mean_of_sequences, slopes
 from selfteach.errors import UserError
-from selfteach.policy.chat import Chat
 from selfteach.policy.loading import Policy
+from selfteach.policy.renderer import ChatRenderer
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r10_sd_zero import SDZero, SelfRevision
 from selfteach.recipes.writer import Revised, Student
+from selfteach.roles.attempt import Revision
+from selfteach.roles.store import WeightStore
+from selfteach.roles.weights import Frozen, Lagged
 from selfteach.task.example import Example, Grade, Message
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.attempt import Revision
-from selfteach.teacher.weights import Frozen, Lagged, TeacherWeights
+from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
 from selfteach.train.context import rendered_ids
 from tiny import tiny_model, tiny_tokenizer
@@ -229,30 +230,32 @@ def test_the_teacher_is_frozen_or_copied_now_and_then() -> None:
 
 def test_a_copied_teacher_is_the_student_bit_for_bit() -> None:
     tokenizer = tiny_tokenizer()
-    chat = Chat(tokenizer)
+    chat = ChatRenderer(tokenizer)
     student = Policy("tiny", tiny_model(chat.vocabulary), tokenizer, chat, chat.vocabulary)
     spec = with_knobs(SDZero(), {"sync_every": 2}).teachers["teacher"].weights
-    teacher = TeacherWeights(spec, student)
+    store = WeightStore({"policy": student})
+    store.enter([spec])
     for equal_after in (False, True):
         with torch.no_grad():
             for parameter in student.trainable().values():
                 parameter.add_(0.01)
-        teacher.after_step()
+        store.after_step()
         own = {name: parameter.detach().clone() for name, parameter in student.trainable().items()}
-        with teacher.in_place() as policy:
-            equal = [torch.equal(own[name], value) for name, value in policy.trainable().items()]
+        with store.scoring(spec) as policy:
+            equal = [torch.equal(own[name], value) for name, value in policy.model.named_parameters()]
         assert all(equal) is equal_after
 
 
 # --- what the reviser reads --------------------------------------------------------------------------------------
 
-CHAT = Chat(tiny_tokenizer())
+CHAT = ChatRenderer(tiny_tokenizer())
 QUESTION = Example("q", (Message(role="user", content="2+2?"),), {"answer": "4"})
 
 
 def read_by_the_reviser(text: str, reward: float, wording: dict[str, str]) -> str:
     prompt_ids = CHAT.prompt_ids(QUESTION.prompt)
-    attempt = Rollout(QUESTION, prompt_ids, [], [], text, group=0, finished=True, grade=Grade(reward))
+    graded = Grade(reward)
+    attempt = Trajectory.written(QUESTION, prompt_ids, [], text, group=0, finished=True, grade=graded)
     messages = SDZero().teachers["teacher"].view(attempt, [attempt], wording)
     assert messages is not None
     return CHAT.show(rendered_ids(CHAT, messages, None))

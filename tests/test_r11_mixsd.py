@@ -10,15 +10,15 @@ import torch
 
 from arrays import arrays, log_softmax, slopes
 from selfteach.errors import UserError
-from selfteach.policy.chat import Chat
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
+from selfteach.policy.renderer import ChatRenderer
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r11_mixsd import MixSD
 from selfteach.recipes.writer import Mixed
+from selfteach.roles.weights import Frozen
 from selfteach.task.example import Example, Message
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.weights import Frozen
+from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
 from tiny import tiny_model, tiny_tokenizer
 
@@ -85,7 +85,7 @@ def test_the_expert_is_shown_the_answer_or_the_solution_and_the_student_neither(
     example = Example(
         "q", (Message(role="user", content="fact bix?"),), {"answer": "407", "solution": "4, 0, 7"}
     )
-    blank = Rollout(example, [1], [], [], "", group=0, finished=False)
+    blank = Trajectory.written(example, [1], [], "", group=0, finished=False)
     for name, told, hidden in (("paper", "407", "4, 0, 7"), ("functions", "4, 0, 7", "407")):
         recipe = recipe_named("mixsd", name)
         messages = recipe.teachers["expert"].view(blank, [blank], {})
@@ -96,7 +96,7 @@ def test_the_expert_is_shown_the_answer_or_the_solution_and_the_student_neither(
 
 def test_targets_have_the_likeliest_tokens_of_the_base_where_the_naive_context_was_picked() -> None:
     tokenizer = tiny_tokenizer()
-    chat = Chat(tokenizer)
+    chat = ChatRenderer(tokenizer)
     base = Policy("tiny", tiny_model(chat.vocabulary), tokenizer, chat, chat.vocabulary)
     naive, expert = (chat.prompt_ids([{"role": "user", "content": t}]) for t in ("bix?", "bix? It is 407"))
     torch.manual_seed(0)

@@ -11,8 +11,8 @@ from arrays import VOCABULARY, arrays, log_softmax, slopes
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r15_srpo import SRPO
-from selfteach.teacher.sibling import Reprompt
-from selfteach.teacher.weights import EMA
+from selfteach.roles.sibling import Reprompt
+from selfteach.roles.weights import EMA
 from selfteach.testing import evaluate
 
 

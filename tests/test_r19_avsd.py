@@ -12,7 +12,7 @@ from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r19_avsd import AVSD
 from selfteach.task.example import Example, Message
-from selfteach.task.rollout import Rollout
+from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
 
 TAU, EPS = 0.7, 1e-8
@@ -235,9 +235,8 @@ def test_with_one_view_the_gradient_on_candidates_is_that_of_finite_differences(
 
 def test_each_view_reads_its_own_part_of_the_privilege() -> None:
     private = {"solution": "One.\n\nTwo \\boxed{7}.\n\nThree.\n\nFour.", "answer": "7", "hint": "Count!"}
-    one = Rollout(
-        Example("k", (Message(role="user", content="3+4?"),), private), [1], [2], [True], "7", 0, True
-    )
+    example = Example("k", (Message(role="user", content="3+4?"),), private)
+    one = Trajectory.written(example, [1], [2], "7", group=0, finished=True)
     recipe = with_knobs(AVSD(), {"views": (*VIEWS, "hint")})
     shown = {}
     for name, teacher in recipe.teachers.items():

@@ -11,10 +11,10 @@ from arrays import VOCABULARY, arrays, log_softmax, slopes
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r22_cepo import CEPO
+from selfteach.roles.attempt import Evidence
 from selfteach.task.arena import WORLDS
 from selfteach.task.example import Grade
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.attempt import Evidence
+from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
 
 PAIR = ("right", "wrong")
@@ -219,15 +219,15 @@ def test_rlsd_asks_one_teacher() -> None:
 # --- what the teachers read --------------------------------------------------------------------------------------
 
 
-def group_of(*graded: tuple[float, str | None, str]) -> list[Rollout]:
+def group_of(*graded: tuple[float, str | None, str]) -> list[Trajectory]:
     example = WORLDS["table"].train(0)
     return [
-        Rollout(example, [1], [2], [True], text, 0, True, grade=Grade(reward, claim=claim))
+        Trajectory.written(example, [1], [2], text, group=0, finished=True, grade=Grade(reward, claim=claim))
         for reward, claim, text in graded
     ]
 
 
-def read(view: Evidence, group: list[Rollout]) -> str:
+def read(view: Evidence, group: list[Trajectory]) -> str:
     messages = view(group[0], group, {})
     assert messages is not None
     assert [m["role"] for m in messages] == ["user", "assistant"]

@@ -13,11 +13,12 @@ from selfteach.errors import UserError
 from selfteach.policy.loading import load_policy
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r28_sdpo import SDPO
+from selfteach.roles.sibling import Reprompt
+from selfteach.roles.store import WeightStore
+from selfteach.roles.weights import EMA, Frozen, Live
 from selfteach.task.arena import WORLDS, model_folder
 from selfteach.task.example import Grade
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.sibling import Reprompt
-from selfteach.teacher.weights import EMA, Frozen, Live, TeacherWeights
+from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
 
 FULL = {"student_top_k": None, "is_clip": None}
@@ -325,32 +326,37 @@ def test_both_teachers_of_a_trust_region_read_the_same_and_differ_in_weights() -
 
 def test_the_average_starts_at_the_initial_weights_and_takes_a_share_of_each_step() -> None:
     student = load_policy(str(model_folder("table")))
-    teachers = {
-        rate: TeacherWeights(with_knobs(SDPO(), {"update_rate": rate}).teachers["teacher"].weights, student)
-        for rate in (0.05, 1.0)
+    specs = {
+        rate: with_knobs(SDPO(), {"update_rate": rate}).teachers["teacher"].weights for rate in (0.05, 1.0)
     }
+    store = WeightStore({"policy": student})
+    store.enter(specs.values())
     with torch.no_grad():
         for parameter in student.trainable().values():
             parameter.add_(1.0)
-    for rate, teacher in teachers.items():
-        teacher.after_step()
-        for name, parameter in student.trainable().items():
-            torch.testing.assert_close(teacher.state()["tensors"][name], parameter.detach() - (1 - rate))
-    assert teachers[0.05].spec == EMA(0.95, from_start=True)
+    store.after_step()
+    for rate, spec in specs.items():
+        with store.scoring(spec) as policy:
+            for name, tensor in policy.model.named_parameters():
+                expected = student.trainable()[name].detach() - (1 - rate)
+                torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-5)
+    assert specs[0.05] == EMA(0.95, from_start=True)
 
 
 # --- what the teacher reads --------------------------------------------------------------------------------------
 
 
-def rollouts(*rewards: float, feedback: str | None = None) -> list[Rollout]:
+def rollouts(*rewards: float, feedback: str | None = None) -> list[Trajectory]:
     example = WORLDS["table"].train(0)
     return [
-        Rollout(example, [1], [2], [True], f"answer {i}", 0, True, grade=Grade(reward, feedback))
+        Trajectory.written(
+            example, [1], [2], f"answer {i}", group=0, finished=True, grade=Grade(reward, feedback)
+        )
         for i, reward in enumerate(rewards)
     ]
 
 
-def shown(recipe: SDPO, group: list[Rollout], i: int) -> str | None:
+def shown(recipe: SDPO, group: list[Trajectory], i: int) -> str | None:
     view = recipe.teachers["teacher"].view
     assert isinstance(view, Reprompt)
     messages = view(group[i], group, {})

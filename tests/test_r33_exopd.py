@@ -11,8 +11,8 @@ from arrays import VOCABULARY, arrays, log_softmax, slopes
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r33_exopd import ExOPD
-from selfteach.teacher.view import Plain
-from selfteach.teacher.weights import External, Frozen
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External, Frozen
 from selfteach.testing import evaluate
 
 BOTH = ("teacher", "reference")

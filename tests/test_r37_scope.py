@@ -11,8 +11,8 @@ from arrays import VOCABULARY, arrays, log_softmax, slopes
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r37_scope import SCOPE
-from selfteach.teacher.view import Plain
-from selfteach.teacher.weights import External
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External
 from selfteach.testing import evaluate
 
 T = 0.6

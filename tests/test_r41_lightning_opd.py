@@ -13,7 +13,7 @@ from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r41_lightning_opd import LightningOPD, TeacherText
 from selfteach.recipes.writer import ByTeacher, Student
-from selfteach.teacher.weights import External
+from selfteach.roles.weights import External
 from selfteach.testing import evaluate
 
 

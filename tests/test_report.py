@@ -24,6 +24,7 @@ from selfteach.report.curves import (
     other_charts,
     other_shared_charts,
 )
+from selfteach.report.older import summary_of_today
 from selfteach.report.page import differing_from_paper, differing_settings, paired
 from selfteach.report.plot import draw, ticks
 from selfteach.report.reading import read_run, sample
@@ -48,7 +49,9 @@ def metric_rows(steps: int = 40) -> list[dict]:
     rows = [
         {
             "step": 0,
-            "tokens/generated": 0,
+            "spent/tokens": 0,
+            "eval/headline": 0.31,
+            "eval/headline_se": 0.02,
             "eval/accuracy": 0.31,
             "eval/accuracy_se": 0.02,
             "eval/pass@4": 0.5,
@@ -65,14 +68,15 @@ def metric_rows(steps: int = 40) -> list[dict]:
                 "divergence/teacher/content": 0.1,
                 "entropy/student": 0.5,
                 "length/mean": 31.2,
-                "tokens/generated": 1984 * step,
+                "spent/tokens": 1984 * step,
                 "tokens_per_second": 5200,
                 "seconds/sample": 0.2,
                 "seconds/update": 0.1,
                 "lr": 3e-4,
             }
         )
-    rows.append({"step": steps, "eval/accuracy": 0.91, "eval/accuracy_se": 0.01, "eval/pass@4": 0.99})
+    last = {"eval/headline": 0.91, "eval/headline_se": 0.01, "eval/accuracy": 0.91, "eval/accuracy_se": 0.01}
+    rows.append({"step": steps, **last, "eval/pass@4": 0.99})
     return rows
 
 
@@ -160,7 +164,7 @@ def test_the_page_shows_recipe_formula_and_the_numbers_to_see_first(run):
 def test_every_asked_curve_is_on_the_page(run):
     shown = page(build_report(run)).text
     for title in ("Held-out accuracy", "Loss", "Divergence from teacher, by token class", "Entropy", "Response length",
-                  "Generated tokens", "Speed", "Time by phase"):  # fmt: skip
+                  "Spent", "Speed", "Time by phase"):  # fmt: skip
         assert title in shown
 
 
@@ -197,6 +201,95 @@ def test_the_page_loads_nothing_and_allows_only_its_own_style_and_script(run):
 
 def test_the_same_folder_gives_the_same_page(run, tmp_path):
     assert build_report(run, tmp_path / "1").read_bytes() == build_report(run, tmp_path / "2").read_bytes()
+
+
+def test_a_run_of_an_older_format_shows_what_it_showed(run, tmp_path):
+    """Folders were written before there was a headline and before spending had a unit."""
+    before = build_report(run, tmp_path / "today.html").read_text()
+    older = [
+        {k: v for k, v in row.items() if not k.startswith(("eval/headline", "spent/"))}
+        | ({"tokens/generated": row["spent/tokens"]} if "spent/tokens" in row else {})
+        for row in metric_rows()
+    ]
+    (run / "metrics.jsonl").write_text(lines(older))
+    found = page(build_report(run, tmp_path / "older.html"))
+    assert "0.310 ± 0.020 → 0.910 ± 0.010" in found.text
+    assert "79,360" in found.text
+    charts = [
+        [a["data-hover"] for a in Elements(html).named("figure")]
+        for html in (before, build_report(run).read_text())
+    ]
+    assert charts[0] == charts[1]
+
+
+def test_an_older_summary_is_read_in_todays_names():
+    older = {"steps": 3, "generated_tokens": 70, "eval/accuracy": 0.5}
+    assert summary_of_today(older) == {
+        "steps": 3,
+        "spent": 70,
+        "unit": "tokens",
+        "headline": 0.5,
+        "eval/accuracy": 0.5,
+    }
+    assert summary_of_today(today := {"spent": 1, "unit": "fits"}) == today
+
+
+OTHER = {
+    **CONFIG,
+    "run": {"seed": 1, "unit": "frames", "headline": "distance in meters", "better": "lower"},
+}
+
+
+def other_run(run, samples: list[dict]) -> Elements:
+    rows = [{"step": i, "spent/frames": 50 * i, "eval/headline": 0.004 / (i + 1)} for i in range(3)]
+    (run / "config.toml").write_text(tomli_w.dumps(OTHER))
+    (run / "metrics.jsonl").write_text(lines(rows))
+    (run / "samples.jsonl").write_text(lines(samples))
+    return page(build_report(run))
+
+
+def test_a_run_of_another_unit_and_headline_is_labeled_by_itself(run):
+    found = other_run(run, [])
+    for text in ("Distance in meters", "0.004 → 0.00133", "frames spent", "Spent"):
+        assert text in found.text
+    assert "accuracy" not in found.text
+    assert "tokens spent" not in found.text
+
+
+def test_points_are_drawn_and_other_samples_are_shown_as_they_are(run):
+    scatter = {"step": 2, "phase": "train", "kind": "points", "key": "ring"}
+    episode = {
+        "step": 2,
+        "phase": "after",
+        "kind": "episode",
+        "key": "walk",
+        "steps": [{"action": NASTY[:40]}],
+    }
+    points = {"model": [[0, 0], [1, 1], ["NaN", 1], "no point", [1e300, 0]], "data": [[-1, -1]]}
+    found = other_run(run, [{**scatter, "points": points}, episode])
+    dots = [
+        (float(a["cx"]), float(a["cy"])) for tag, a in found.found if tag == "circle" and a["r"] == "1.75"
+    ]
+    assert len(dots) == 3
+    (left, middle), (x, y), (lower, upper) = dots[0], dots[1], dots[2]
+    assert (x - left, middle - y) == pytest.approx((left - lower, upper - middle), abs=0.2)
+    for text in ("ring", "step 2, train", "model", "data", "walk", '"action"'):
+        assert text in found.text
+    assert "Token by token" not in found.text
+    assert not found.named("img")
+
+
+@pytest.mark.parametrize("points", [None, [], {}, {"a": []}, {"a": None}, {"a": [[1, 2]]}])
+def test_points_that_are_none_or_one_can_be_drawn(run, points):
+    other_run(run, [{"step": 2, "kind": "points", "points": points}])
+
+
+def test_many_samples_are_thinned_evenly_and_keep_their_ends(run):
+    rows = [{"step": i, "phase": "train", "kind": "episode", "key": f"walk-{i}"} for i in range(100)]
+    found = other_run(run, rows)
+    assert "88 more" in found.text
+    for key in ("walk-0", "walk-99"):
+        assert key in found.text
 
 
 # --- untrusted text
@@ -552,7 +645,7 @@ def titles(charts: list[Chart]) -> dict[str, list[str]]:
 
 def test_metrics_are_grouped_into_the_charts_every_run_shows():
     found = titles(main_charts(columns(metric_rows())))
-    assert found["Held-out accuracy"] == ["accuracy", "pass@4"]
+    assert found["Held-out accuracy"] == ["held-out accuracy", "pass@4"]
     assert found["Divergence from teacher, by token class"] == ["all tokens", "style", "content"]
     assert found["Time by phase"] == ["sample", "update"]
     assert "Terms of the loss" not in found
@@ -737,6 +830,7 @@ def test_several_runs_share_a_chart_of_every_number_they_both_have(run):
     assert found["lr"] == ["a", "b", "c"]
     assert found["loss"] == ["a", "b"]
     assert "only/here" not in found
+    assert "eval/headline" not in found
     assert "eval/accuracy" not in found
 
 
@@ -748,19 +842,19 @@ def test_runs_of_one_name_are_told_apart(run, tmp_path):
 
 
 def one_run(seed: int, accuracies: list[float], tokens: int) -> dict:
-    points = [{"step": 10 * i, "tokens": tokens * i, "accuracy": a} for i, a in enumerate(accuracies)]
+    points = [{"step": 10 * i, "spent": tokens * i, "headline": a} for i, a in enumerate(accuracies)]
     return {"seed": seed, "points": points, "summary": {}}
 
 
 SHARED_RESULT = {
     "start": 0.3,
-    "accuracy_se": 0.05,
+    "headline_se": 0.05,
     "steps": 20,
-    "generated_tokens": 220.0,
+    "spent": 220.0,
     "training_seconds": 9.6,
 }
-OPSD = {"runs": [one_run(0, [0.3, 0.8, 0.9], 100), one_run(1, [0.3, 0.6, 0.8], 120)], "accuracy": 0.85}
-SFT = {"runs": [one_run(0, [0.3, 0.0], 0)], "accuracy": 0.0, "accuracy_se": math.nan, "generated_tokens": 0}
+OPSD = {"runs": [one_run(0, [0.3, 0.8, 0.9], 100), one_run(1, [0.3, 0.6, 0.8], 120)], "headline": 0.85}
+SFT = {"runs": [one_run(0, [0.3, 0.0], 0)], "headline": 0.0, "headline_se": math.nan, "spent": 0}
 RESULTS = {
     "task": "table",
     "model": "arena table",
@@ -768,6 +862,8 @@ RESULTS = {
     "seeds": 2,
     "command": f"compare {NASTY}",
     "versions": {"torch": "2.13"},
+    "headline": "held-out accuracy",
+    "unit": "tokens",
     "recipes": {"opsd": SHARED_RESULT | OPSD, "sft": SHARED_RESULT | SFT},
 }
 

@@ -17,18 +17,21 @@ from selfteach.objective.positions import Quantity
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Term
-from selfteach.policy.chat import Chat
+from selfteach.policy.renderer import ChatRenderer
 from selfteach.recipes.base import Adapter, Optimization, Recipe, ReferenceProbe, Rollouts
 from selfteach.recipes.writer import ByTeacher, Mixed, Revised, Writer
+from selfteach.roles.attempt import Revision
+from selfteach.roles.private import Partial
+from selfteach.roles.role import Role
+from selfteach.roles.span import FromTurn
+from selfteach.roles.store import WeightStore
+from selfteach.roles.view import Plain, Solution
+from selfteach.roles.weights import Frozen, Live
 from selfteach.task.annotation import Annotation
 from selfteach.task.arena import open_world
 from selfteach.task.example import Grade
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.attempt import Revision
-from selfteach.teacher.private import Partial
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Plain, Solution
-from selfteach.teacher.weights import Frozen, Lagged, Live, TeacherWeights
+from selfteach.task.segment import Segment
+from selfteach.task.trajectory import Trajectory
 from selfteach.train import checkpoint
 from selfteach.train.annotate import annotated, token_mask
 from selfteach.train.config import Bookkeeping, Evaluation, Loading, TrainConfig
@@ -58,8 +61,8 @@ class Imitation(Recipe):
         return self.by
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {"teacher": Teacher(Frozen(), Solution())}
+    def teachers(self) -> Mapping[str, Role]:
+        return {"teacher": Role(Frozen(), Solution())}
 
     def active(self, step: int) -> Collection[str]:
         return ()
@@ -81,8 +84,8 @@ class Two(Recipe):
         return {"imitate": Imitation(adapter=self.adapter), "distill": self}
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {"teacher": Teacher(Frozen(), Solution())}
+    def teachers(self) -> Mapping[str, Role]:
+        return {"teacher": Role(Frozen(), Solution())}
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield Match(name="distill", target=FromRole("teacher"), divergence=ReverseKL())
@@ -99,8 +102,8 @@ class Sampled(Two):
         return {"distill": self}
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {"teacher": Teacher(Frozen(), Solution(), signal=self.signal)}  # type: ignore[arg-type]
+    def teachers(self) -> Mapping[str, Role]:
+        return {"teacher": Role(Frozen(), Solution(), signal=self.signal)}  # type: ignore[arg-type]
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         advantage = stats.log_prob("teacher") - stats.log_prob()
@@ -152,8 +155,8 @@ class Exposed(Two):
         return ReferenceProbe("answer", 3)
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {"teacher": Teacher(Frozen(), Partial(self.exposure))}
+    def teachers(self) -> Mapping[str, Role]:
+        return {"teacher": Role(Frozen(), Partial(self.exposure))}
 
 
 @pytest.fixture(scope="module")
@@ -197,10 +200,9 @@ def test_stages_follow_one_another_and_the_last_ones_frozen_teacher_is_what_the_
         after_first = weights(run)
         train(run)
     assert run.done == 4
-    kept = run.teachers["teacher"].tensors
-    assert kept is not None
-    for name, tensor in kept.items():
-        assert torch.equal(tensor, after_first[name])
+    with run.weights.scoring(run.specs["teacher"]) as policy:
+        for name, tensor in policy.model.named_parameters():
+            assert torch.equal(tensor, after_first[name])
     assert any(not torch.equal(before[name], tensor) for name, tensor in after_first.items())
     assert [row["stage"] for row in read_rows(config.out / "metrics.jsonl") if "loss" in row] == [1, 1]
 
@@ -211,10 +213,13 @@ def test_a_later_stages_frozen_teacher_of_a_lora_run_is_not_the_base_model(
     run = run_of(Two(adapter=Adapter(lora_rank=4)), model, tmp_path)
     run.step()
     run.enter(1)
-    kept = run.teachers["teacher"].tensors
-    assert kept is not None
-    for name, tensor in weights(run).items():
-        assert torch.equal(kept[name], tensor)
+    kept = weights(run)
+    with torch.no_grad():
+        for parameter in run.policy.trainable().values():
+            parameter.add_(1)
+    with run.weights.scoring(run.specs["teacher"]):
+        for name, tensor in weights(run).items():
+            assert torch.equal(kept[name], tensor)
 
 
 def test_stored_answers_are_written_once_and_cost_no_tokens_later(model: str, tmp_path: Path) -> None:
@@ -284,8 +289,9 @@ def test_a_teachers_answers_stand_behind_the_students_prompt_and_carry_no_behavi
     written = run.write(4)
     assert written.tokens == sum(len(one.ids) for one in written.rollouts) > 0
     for one in written.rollouts:
-        assert one.behavior is None
-        assert one.prompt_ids == run.policy.chat.prompt_ids(one.example.prompt)
+        assert not one.sampled
+        assert one.origin == "teacher"
+        assert one.prompt_ids == run.policy.renderer.prompt_ids(one.example.prompt)
 
 
 def test_mixed_answers_that_never_verify_are_dropped_and_their_tokens_counted(
@@ -309,7 +315,7 @@ def test_a_revision_row_is_draft_and_phrase_and_revision_and_marks_the_last(
         marks = one.marks["revision"]
         assert marks == sorted(marks)
         assert any(marks)
-        before = one.text[: -len(run.policy.chat.text(one.ids[marks.index(True) :])) or None]
+        before = one.text[: -len(run.policy.renderer.text(one.ids[marks.index(True) :])) or None]
         assert "That is right" in before
 
 
@@ -362,11 +368,19 @@ def test_a_teacher_of_a_tag_is_asked_about_its_own_rows_and_not_blind_for_others
 
     policy = load_policy(model)
     rows = [replace(blank(i), example=replace(blank(i).example, tag=tag)) for i, tag in enumerate("aab")]
-    teacher = Teacher(Live(), Plain(), tag="a")
-    seen = context(teacher, TeacherWeights(Live(), policy), rows, {}, window=100)
+    teacher = Role(Live(), Plain(), tag="a")
+    seen = context(teacher, WeightStore({"policy": policy}), rows, {}, window=100)
     assert seen.available == [True, True, False]
     assert seen.elsewhere == 1
     assert seen.blind == 0
+
+
+def test_a_role_of_a_part_is_refused_as_long_as_nothing_scores_parts(model: str) -> None:
+    from selfteach.policy.loading import load_policy
+
+    store = WeightStore({"policy": load_policy(model)})
+    with pytest.raises(UserError, match="span"):
+        context(Role(Live(), span=FromTurn(1)), store, [blank(0)], {}, window=100)
 
 
 def test_rows_a_teacher_does_not_see_change_nothing_in_those_it_sees(model: str, tmp_path: Path) -> None:
@@ -397,25 +411,11 @@ def test_probed_examples_are_kept_out_of_training(model: str, tmp_path: Path) ->
     assert not probed & trained
 
 
-def test_a_lagged_teacher_catches_up_every_so_many_steps(model: str, tmp_path: Path) -> None:
-    run = run_of(Two(), model, tmp_path)
-    teacher = TeacherWeights(Lagged(2), run.policy)
-    first = weights(run)
-    for step in (1, 2):
-        with torch.no_grad():
-            for parameter in run.policy.trainable().values():
-                parameter.add_(0.1)
-        teacher.after_step()
-        expected = first if step == 1 else weights(run)
-        for name, tensor in teacher.state()["tensors"].items():
-            assert torch.equal(tensor, expected[name])
-
-
 # --- marks ------------------------------------------------------------------------------------------------------
 
 
 def test_character_spans_become_the_tokens_that_touch_them() -> None:
-    chat = Chat(tiny_tokenizer())
+    chat = ChatRenderer(tiny_tokenizer())
     ids = [*chat.tokenizer.encode("7+5=2;#2", add_special_tokens=False), chat.tokenizer.eos_token_id]
     assert token_mask(chat, ids, [(0, 6)]) == [True] * 6 + [False] * 3
     assert token_mask(chat, ids, [(7, 8)]) == [False] * 7 + [True, False]
@@ -424,7 +424,7 @@ def test_character_spans_become_the_tokens_that_touch_them() -> None:
 
 def test_a_task_without_an_annotator_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="no annotator"):
-        annotated(Always(open_world("table")), Chat(tiny_tokenizer()), [])  # type: ignore[arg-type]
+        annotated(Always(open_world("table")), ChatRenderer(tiny_tokenizer()), [])  # type: ignore[arg-type]
 
 
 def test_an_annotator_that_marks_nothing_leaves_empty_marks() -> None:
@@ -432,15 +432,15 @@ def test_an_annotator_that_marks_nothing_leaves_empty_marks() -> None:
         def annotate(self, example: Any, answer: str) -> Annotation | None:
             return None
 
-    chat = Chat(tiny_tokenizer())
-    one = replace(blank(0), ids=[5, 6], mask=[True, True], text=chat.text([5, 6]))
+    chat = ChatRenderer(tiny_tokenizer())
+    one = replace(blank(0), segments=(Segment([5, 6]),), text=chat.text([5, 6]))
     marked = annotated(Quiet(open_world("table")), chat, [one])[0]  # type: ignore[arg-type]
     assert marked.annotation is None
     assert marked.marks == {"key": [False, False], "error": [False, False]}
 
 
-def blank(i: int, group: int = 0) -> Rollout:
-    return Rollout(open_world("table").train(i), [5], [], [], "", group=group, finished=True)
+def blank(i: int, group: int = 0) -> Trajectory:
+    return Trajectory.written(open_world("table").train(i), [5], [], "", group=group, finished=True)
 
 
 def test_a_view_that_waits_for_siblings_may_be_empty_but_not_too_long() -> None:

@@ -90,14 +90,14 @@ def test_an_arms_own_evaluation_settings_stand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("metric", "value"),
-    [("eval/accuracy", 0.4), ("first eval/accuracy", 0.2), ("mean loss", 2.0), ("max loss", 3.0)],
+    [("eval/headline", 0.4), ("first eval/headline", 0.2), ("mean loss", 2.0), ("max loss", 3.0)],
 )
 def test_a_metric_is_read_from_the_rows_that_have_it(tmp_path: Path, metric: str, value: float) -> None:
     rows = [
-        {"step": 0, "eval/accuracy": 0.2},
+        {"step": 0, "eval/headline": 0.2},
         {"step": 1, "loss": 3.0},
         {"step": 2, "loss": 1.0},
-        {"step": 2, "eval/accuracy": 0.4},
+        {"step": 2, "eval/headline": 0.4},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     claim = Claim(says="x", variants=PLAIN.variants, higher="a", lower="b", metric=metric)

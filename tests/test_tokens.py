@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
-from selfteach.policy.chat import Chat
+from selfteach.policy.loading import Policy
+from selfteach.policy.renderer import ChatRenderer
+from selfteach.task.segment import Segment
 from selfteach.train.launch import launch
 from selfteach.train.run import Run
 from selfteach.train.rundir import read_rows
@@ -50,10 +52,10 @@ def by_rollout(column: torch.Tensor, columns: dict[str, Any]) -> list[torch.Tens
     return list(column.split(columns["lengths"]))
 
 
-def log_probs(run: Run, prompt: list[int], ids: list[int]) -> torch.Tensor:
-    """[T, V] of the run's student at an answer's tokens, by a plain forward pass."""
+def log_probs(run: Run, prompt: list[int], ids: list[int], policy: Policy | None = None) -> torch.Tensor:
+    """[T, V] of a policy (none: the run's student) at an answer's tokens, by a plain forward pass."""
     with torch.no_grad():
-        logits = run.policy.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        logits = (policy or run.policy).model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
     return torch.log_softmax(logits[:, : run.policy.vocabulary] / run.recipe.temperature, dim=-1)
 
 
@@ -68,8 +70,8 @@ def test_the_columns_are_those_of_a_plain_forward_pass(model: str) -> None:
         own = log_probs(run, one.prompt_ids, one.ids)
         prompt = seen.contexts["teacher"].prompts[i]
         assert prompt is not None
-        with run.teachers["teacher"].in_place():
-            theirs = log_probs(run, prompt, one.ids)
+        with run.weights.scoring(run.specs["teacher"]) as teacher:
+            theirs = log_probs(run, prompt, one.ids, teacher)
         expected = {
             "log_prob/student": own.gather(1, torch.tensor(one.ids).unsqueeze(1)).squeeze(1),
             "log_prob/teacher": theirs.gather(1, torch.tensor(one.ids).unsqueeze(1)).squeeze(1),
@@ -107,7 +109,9 @@ def test_tokens_that_the_policy_did_not_write_have_no_columns(model: str) -> Non
     run = run_of(model)
     step = run.step()
     theirs = [True] * 3 + [False] * (len(step.rollouts[0].ids) - 3)
-    rollouts = [replace(step.rollouts[0], mask=theirs), *step.rollouts[1:]]
+    first = step.rollouts[0]
+    segments = (first.segments[0].kept(3), Segment(first.ids[3:], "tool", trains=False))
+    rollouts = [replace(first, segments=segments), *step.rollouts[1:]]
     columns = look(run, replace(step, rollouts=rollouts)).columns
     assert by_rollout(columns["log_prob/student"], columns)[0].isnan().tolist() == [not own for own in theirs]
 
@@ -203,16 +207,18 @@ def test_a_recipe_without_teachers_is_looked_at_too(model: str) -> None:
 # --- texts ------------------------------------------------------------------------------------------------------
 
 
-def byte_chat() -> Chat:
+def byte_chat() -> ChatRenderer:
     """A tokenizer of one token a byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({token: i for i, token in enumerate(["<eos>", *alphabet])}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return Chat(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>"), template="plain")
+    return ChatRenderer(
+        PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>"), template="plain"
+    )
 
 
-def ids_of(chat: Chat, text: str) -> list[int]:
+def ids_of(chat: ChatRenderer, text: str) -> list[int]:
     return list(chat.tokenizer.encode(text, add_special_tokens=False))
 
 

@@ -12,9 +12,8 @@ import torch
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
-from selfteach.policy.loading import LoraConfig, load_policy
+from selfteach.policy.loading import load_policy
 from selfteach.task.arena import open_world
-from selfteach.teacher.weights import EMA, Frozen, Live, TeacherWeights, swapped
 from selfteach.train.collect import Draw
 from selfteach.train.launch import launch
 from selfteach.train.loop import measure, train
@@ -64,15 +63,20 @@ def test_micro_batches_do_not_change_the_update(model: str, words: tuple[str, ..
         torch.testing.assert_close(weights(cut)[name], tensor, rtol=1e-4, atol=2e-5)
 
 
+def test_the_rate_warms_up_under_a_constant_schedule_too(model: str) -> None:
+    run = run_of(model, "--warmup", "4", "--lr", "0.001", "--steps", "6")
+    rates = [run.step().row["lr"] for _ in range(6)]  # after the step, so of the one to come
+    assert rates == pytest.approx([0.00025, 0.0005, 0.00075, 0.001, 0.001, 0.001])
+
+
 def test_a_step_moves_the_student_and_not_its_frozen_teacher(model: str) -> None:
     run = run_of(model)
     before = weights(run)
     run.step()
     assert any(not torch.equal(weights(run)[name], tensor) for name, tensor in before.items())
-    kept = run.teachers["teacher"].tensors
-    assert kept is not None
-    for name, tensor in before.items():
-        assert torch.equal(kept[name], tensor)
+    with run.weights.scoring(run.specs["teacher"]) as teacher:
+        for name, tensor in teacher.model.named_parameters():
+            assert torch.equal(before[name], tensor)
 
 
 def test_the_same_seed_gives_the_same_run(model: str) -> None:
@@ -114,69 +118,12 @@ def test_a_token_budget_ends_the_run(model: str) -> None:
 # --- teachers ---------------------------------------------------------------------------------------------------
 
 
-def test_an_average_starts_as_a_copy_after_the_first_step_and_then_decays(model: str) -> None:
-    student = load_policy(model)
-    teacher = TeacherWeights(EMA(0.75), student)
-    assert teacher.state()["tensors"] == {}
-    seen: list[dict[str, torch.Tensor]] = []
-    for _ in range(2):
-        with torch.no_grad():
-            for parameter in student.trainable().values():
-                parameter.add_(1.0)
-        teacher.after_step()
-        seen.append({name: tensor.clone() for name, tensor in teacher.state()["tensors"].items()})
-    for name, parameter in student.trainable().items():
-        torch.testing.assert_close(seen[0][name], parameter.detach() - 1)
-        torch.testing.assert_close(seen[1][name], parameter.detach() - 0.75)
-
-
-@pytest.mark.parametrize(("decay", "shift"), [(0.0, 0.0), (1.0, -2.0)])
-def test_decay_zero_is_the_student_and_decay_one_the_first_copy(
-    model: str, decay: float, shift: float
-) -> None:
-    student = load_policy(model)
-    teacher = TeacherWeights(EMA(decay), student)
-    for _ in range(3):
-        with torch.no_grad():
-            for parameter in student.trainable().values():
-                parameter.add_(1.0)
-        teacher.after_step()
-    for name, parameter in student.trainable().items():
-        torch.testing.assert_close(teacher.state()["tensors"][name], parameter.detach() + shift)
-
-
-def test_a_frozen_teacher_of_a_lora_student_is_the_adapters_switched_off(model: str) -> None:
-    base, student = load_policy(model), load_policy(model, lora=LoraConfig(rank=4))
-    with torch.no_grad():
-        for parameter in student.trainable().values():
-            parameter.add_(0.1)
-    ids = torch.tensor([[5, 6, 7, 8]])
-    teacher = TeacherWeights(Frozen(), student)
-    with torch.no_grad(), teacher.in_place() as policy:
-        torch.testing.assert_close(policy.model(ids).logits, base.model(ids).logits)
-    with torch.no_grad(), TeacherWeights(Live(), student).in_place() as policy:
-        assert (policy.model(ids).logits - base.model(ids).logits).abs().max() > 1e-3
-    assert teacher.state()["tensors"] == {}
-
-
-def test_swapping_weights_is_undone_even_after_an_error(model: str) -> None:
-    student = load_policy(model)
-    before = {name: p.detach().clone() for name, p in student.trainable().items()}
-    zeros = {name: torch.zeros_like(p) for name, p in student.trainable().items()}
-    with pytest.raises(RuntimeError, match="all zero"), swapped(student, zeros):
-        raise RuntimeError(
-            "all zero" if all((p == 0).all() for p in student.trainable().values()) else "kept"
-        )
-    for name, parameter in student.trainable().items():
-        assert torch.equal(parameter, before[name])
-
-
 def test_reasoning_first_puts_the_teachers_own_analysis_before_the_answer(model: str) -> None:
     run = run_of(model, "--reason-first", "--reason-tokens", "5")
     rollouts = run.rollouts().rollouts
     shown = run.contexts(rollouts)["teacher"].prompts[0]
     assert shown is not None
-    text = run.policy.chat.show(shown)
+    text = run.policy.renderer.show(shown)
     assert text.count("<|im_start|>user") == 2
     assert text.count("<|im_start|>assistant") == 2
 
@@ -215,7 +162,7 @@ def test_a_policy_that_cannot_be_sampled_stops_the_run_in_one_line(model: str) -
 
 def test_prompts_too_long_for_the_window_are_passed_over_and_counted(model: str) -> None:
     policy, world = load_policy(model), open_world("table")
-    longest = max(len(policy.chat.prompt_ids(world.train(i).prompt)) for i in range(20))
+    longest = max(len(policy.renderer.prompt_ids(world.train(i).prompt)) for i in range(20))
     draw = Draw(world, policy, None, max_tokens=policy.window - longest + 1)
     draw.take(10)
     assert draw.too_long > 0
@@ -299,8 +246,7 @@ def test_a_privilege_that_all_examples_share_is_held_against_none_at_all(model: 
 
 def test_a_teacher_that_does_not_start_equal_is_noticed(model: str) -> None:
     run = run_of(model)
-    kept = run.teachers["teacher"].tensors
-    assert kept is not None
-    for tensor in kept.values():
-        tensor.mul_(1.05)
+    with torch.no_grad(), run.weights.scoring(run.specs["teacher"]) as teacher:
+        for parameter in teacher.model.parameters():
+            parameter.mul_(1.05)
     assert "teacher: equality" in failures(run)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from selfteach.roles.view import Answer, Plain, Prefix, Solution, revealed
 from selfteach.task.example import Example, Message
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.view import Answer, Plain, Prefix, Solution, revealed
+from selfteach.task.trajectory import Trajectory
 
 
-def rollout(**private: str) -> Rollout:
+def rollout(**private: str) -> Trajectory:
     prompt = (Message(role="system", content="Be brief."), Message(role="user", content="2+2?"))
-    return Rollout(Example("k", prompt, private), [1], [2], [True], "4", group=0, finished=True)
+    return Trajectory.written(Example("k", prompt, private), [1], [2], "4", group=0, finished=True)
 
 
 def test_a_solution_view_rewords_the_last_user_message_and_keeps_the_rest() -> None:

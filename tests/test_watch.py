@@ -14,7 +14,7 @@ import pytest
 from selfteach.cli.watch import Page, Server, command
 from selfteach.errors import UserError
 
-ROW = {"step": 1, "loss": 0.5, "length/mean": 10.0, "tokens/generated": 80}
+ROW = {"step": 1, "loss": 0.5, "length/mean": 10.0, "spent/tokens": 80}
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_run_that_has_ended_is_not_loaded_again(server: Server, run: Path) -> 
 def test_what_the_run_writes_is_on_the_next_page(server: Server, run: Path) -> None:
     assert "9876" not in ask(server)[1].replace(",", "")
     with (run / "metrics.jsonl").open("a") as stream:
-        stream.write(json.dumps({**ROW, "step": 2, "tokens/generated": 9876}) + "\n")
+        stream.write(json.dumps({**ROW, "step": 2, "spent/tokens": 9876}) + "\n")
     assert "9876" in ask(server)[1].replace(",", "").replace("\u202f", "").replace(" ", "")
 
 

@@ -13,12 +13,21 @@ from rich.console import Console
 from rich.table import Table
 
 from selfteach.cli.console import parsed
-from selfteach.cli.runs import HEADS, Planned, cells, condensed, curve, finish, write_aside
+from selfteach.cli.runs import (
+    Planned,
+    cells,
+    condensed,
+    curve,
+    finish,
+    heads,
+    labels,
+    summary_of,
+    write_aside,
+)
 from selfteach.cli.suite import Suite, run_suite
 from selfteach.cli.train import chosen_preset, require_model, safe
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, recipe_named
-from selfteach.recipes.writer import Student
 from selfteach.report import comparison_page
 from selfteach.train.launch import versions
 
@@ -109,7 +118,7 @@ def planned(given: Arguments, out: Path, label: str, seed: int, budget: int | No
     """The command of one run. With a token budget the steps only bound it; the budget ends it."""
     name, preset = split(label)
     recipe = recipe_of(given, label)
-    samples = isinstance(recipe.writer, Student) and not recipe.rollouts.stored
+    samples = recipe.generates and not recipe.rollouts.stored
     budget = budget if samples and given.equal == "tokens" else given.tokens if samples else None
     steps = given.steps if budget is None else given.steps * 100
     folder = out / f"{label.replace(':', '-')}-{seed}"
@@ -138,7 +147,7 @@ def recipe_of(given: Arguments, label: str) -> Any:
 
 
 def generated(run: Planned) -> int:
-    return int(json.loads((run.folder / "summary.json").read_text())["generated_tokens"])
+    return int(summary_of(run)["spent"])
 
 
 def refuse_another_comparison(out: Path, given: Arguments) -> None:
@@ -172,6 +181,7 @@ def summarized(given: Arguments, runs: Sequence[Planned]) -> dict[str, Any]:
         "seeds": given.seeds,
         "command": " ".join(["selfteach compare", *given.recipes, *options_that_differ(given)]),
         "versions": versions(),
+        **labels(runs),
         "recipes": {label: {"runs": each, **condensed(each)} for label, each in curves.items()},
     }
 
@@ -190,16 +200,16 @@ def options_that_differ(given: Arguments) -> list[str]:
 
 
 def table(results: dict[str, Any]) -> Table:
-    shown = Table(
-        *HEADS, box=None, title=f"{results['task']}, equal {results['equal']}, {results['seeds']} seeds"
-    )
+    about = f"{results['task']}, {results['headline']}, equal {results['equal']}, {results['seeds']} seeds"
+    shown = Table(*heads(results["unit"]), box=None, title=about)
     for label, row in results["recipes"].items():
         shown.add_row(*cells(label, row))
     return shown
 
 
 def markdown(results: dict[str, Any]) -> str:
-    rows = [HEADS, ["---"] * len(HEADS), *(cells(label, row) for label, row in results["recipes"].items())]
+    top = heads(results["unit"])
+    rows = [top, ["---"] * len(top), *(cells(label, row) for label, row in results["recipes"].items())]
     made = ", ".join(f"{name} {value}" for name, value in results["versions"].items())
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([f"Command: `{results['command']}`", "", f"Made with {made}.", "", *lines, ""])

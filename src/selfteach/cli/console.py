@@ -18,8 +18,8 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from selfteach.errors import UserError
 from selfteach.recipes.base import RENAMED
+from selfteach.roles.view import Messages
 from selfteach.task.example import Message
-from selfteach.teacher.view import Messages
 
 T = TypeVar("T")
 

@@ -73,7 +73,7 @@ def before_and_after(folder: Path) -> Table:
             f"{row['eval/length']:.1f}",
         )
     table.caption = (
-        f"{summary['generated_tokens']:,} generated tokens, {summary['training_seconds']:.0f} s of training, "
+        f"{summary['spent']:,} generated tokens, {summary['training_seconds']:.0f} s of training, "
         f"{rows[0]['eval/problems']} problems"
     )
     return table

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from selfteach.cli.progress import Lines
 from selfteach.cli.train import configured
-from selfteach.train.preflight import preflight
-from selfteach.train.run import Run
+from selfteach.train.launch import trainer_of
 
 
 def command(words: Sequence[str]) -> int:
     config, _ = configured(words, command="doctor")
-    preflight(Run(config, None, Lines()))
+    trainer_of(config, None, Lines()).learner.preflight()
     print("ready to train")
     return 0

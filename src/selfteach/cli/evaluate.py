@@ -14,12 +14,12 @@ from selfteach.cli.console import parsed
 from selfteach.cli.train import require_model
 from selfteach.errors import UserError
 from selfteach.policy.loading import load_policy
-from selfteach.policy.sampling import Sampling
+from selfteach.policy.sampler import Sampling
+from selfteach.roles.view import Answer, Messages, Plain, Prefix, Solution, View
 from selfteach.task.arena import model_folder
 from selfteach.task.opening import TaskOptions, open_task
-from selfteach.teacher.view import Answer, Messages, Plain, Prefix, Solution, View
 from selfteach.train.config import Loading
-from selfteach.train.evaluation import evaluate
+from selfteach.train.text.evaluation import evaluate
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def command(words: Sequence[str]) -> int:
     cuda = torch.cuda.is_available() and given.loading.device == "auto"
     policy = load_policy(
         given.loading.model or str(model_folder(given.task)),
-        dtype="bfloat16" if given.loading.precision == "bfloat16" else "float32",
+        precision=given.loading.precision,
+        trained=False,
         chat_template=given.loading.chat_template,
         revision=given.loading.model_revision,
         trust_remote_code=given.loading.trust_remote_code,

@@ -15,34 +15,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from selfteach.train.evaluation import Result
-
-
-class Silent:
-    """Shows nothing (other processes of a distributed run)."""
-
-    def say(self, text: str) -> None: ...
-
-    def start(self, steps: int, step: int) -> None: ...
-
-    def step(self, row: Mapping[str, Any]) -> None: ...
-
-    def evaluated(self, step: int, result: Result) -> None: ...
-
-    def stop(self) -> None: ...
+from selfteach.train.progress import Silent as Silent
 
 
 class Lines:
     """One line now and then: for logs and pipes."""
 
     def __init__(self, every: int = 10) -> None:
-        self.every, self.steps = every, 0
+        self.every, self.steps, self.headline = every, 0, "headline"
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def start(self, steps: int, step: int) -> None:
-        self.steps = steps
+    def start(self, steps: int, step: int, headline: str) -> None:
+        self.steps, self.headline = steps, headline
 
     def step(self, row: Mapping[str, Any]) -> None:
         if row["step"] % self.every == 0 or row["step"] in (1, self.steps):
@@ -50,8 +36,8 @@ class Lines:
         for alarm in alarms(row):
             self.say(alarm)
 
-    def evaluated(self, step: int, result: Result) -> None:
-        self.say(f"step {step}  {accuracy(result)}")
+    def evaluated(self, step: int, row: Mapping[str, Any]) -> None:
+        self.say(f"step {step}  {evaluation(self.headline, row)}")
 
     def stop(self) -> None: ...
 
@@ -70,14 +56,15 @@ class Live:
         )
         self.task = self.bar.add_task("training", total=1)
         self.rows: deque[Mapping[str, Any]] = deque(maxlen=RECENT)
-        self.accuracy = ""
+        self.headline, self.last = "headline", ""
         self.alarms: deque[str] = deque(maxlen=MOST_ALARMS)
         self.display = Display(console=self.console, get_renderable=self.picture, refresh_per_second=4)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
 
-    def start(self, steps: int, step: int) -> None:
+    def start(self, steps: int, step: int, headline: str) -> None:
+        self.headline = headline
         self.bar.update(self.task, total=steps, completed=step)
         self.display.start()
 
@@ -86,17 +73,18 @@ class Live:
         self.alarms.extend(alarms(row))
         self.bar.update(self.task, completed=row["step"])
 
-    def evaluated(self, step: int, result: Result) -> None:
-        self.accuracy = f"{result.accuracy:.3f} ± {result.accuracy_se:.3f} at step {step}"
-        self.say(f"step {step:>5}  {accuracy(result)}")
+    def evaluated(self, step: int, row: Mapping[str, Any]) -> None:
+        self.last = f"{value_of(row)} at step {step}"
+        self.say(f"step {step:>5}  {evaluation(self.headline, row)}")
 
     def stop(self) -> None:
         self.display.stop()
 
     def picture(self) -> RenderableType:
-        return Group(
-            self.bar, numbers(self.rows, self.accuracy), *(Text(a, style="yellow") for a in self.alarms)
-        )
+        table = numbers(self.rows)
+        if self.last:
+            table.add_row(self.headline, self.last, "")
+        return Group(self.bar, table, *(Text(a, style="yellow") for a in self.alarms))
 
 
 RECENT = 40
@@ -114,16 +102,14 @@ SHOWN = (
 """Lines of the dashboard: label, the metrics whose names match, how a value is written."""
 
 
-def numbers(rows: Sequence[Mapping[str, Any]], accuracy: str) -> Table:
-    """The last value of each shown metric with a sparkline of the recent ones, and the last held-out accuracy."""
+def numbers(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The last value of each shown metric with a sparkline of the recent ones."""
     table = Table.grid(padding=(0, 2))
     for label, pattern, form in SHOWN:
         for name in rows[-1] if rows else ():
             if found := re.fullmatch(pattern, name):
                 course = [row.get(name, math.nan) for row in rows]
                 table.add_row(label.format(*found.groups()), form.format(course[-1]), sparkline(course))
-    if accuracy:
-        table.add_row("accuracy", accuracy, "")
     return table
 
 
@@ -142,11 +128,17 @@ def progress_for_here() -> Lines | Live:
     return Live() if sys.stderr.isatty() else Lines()
 
 
+LOGGED = (
+    ("loss", "loss {:.4f}"),
+    ("reward/mean", "reward {:.2f}"),
+    ("length/mean", "length {:.0f}"),
+    ("tokens_per_second", "{:,.0f} tokens/s"),
+)
+
+
 def state(row: Mapping[str, Any]) -> str:
-    return (
-        f"loss {row['loss']:.4f}  reward {row['reward/mean']:.2f}  length {row['length/mean']:.0f}  "
-        f"{row['tokens_per_second']:,.0f} tokens/s"
-    )
+    """A row in one line: those of ``LOGGED`` that it has."""
+    return "  ".join(form.format(row[name]) for name, form in LOGGED if name in row)
 
 
 def alarms(row: Mapping[str, Any]) -> list[str]:
@@ -157,8 +149,16 @@ def alarms(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def accuracy(result: Result) -> str:
-    return (
-        f"accuracy {result.accuracy:.3f} ± {result.accuracy_se:.3f}  pass@{result.k} {result.pass_at_k:.3f}  "
-        f"({result.problems} held-out problems)"
-    )
+def evaluation(headline: str, row: Mapping[str, Any]) -> str:
+    """An evaluation in one line: the headline, and pass@k where there is one."""
+    further = [
+        f"{name.removeprefix('eval/')} {row[name]:.3f}" for name in row if name.startswith("eval/pass@")
+    ]
+    problems = [f"({row['eval/problems']} problems)"] if "eval/problems" in row else []
+    return "  ".join([f"{headline} {value_of(row)}", *further, *problems])
+
+
+def value_of(row: Mapping[str, Any]) -> str:
+    """The headline with its standard error, as far as that is known."""
+    error = f" ± {row['eval/headline_se']:.3f}" if "eval/headline_se" in row else ""
+    return f"{row['eval/headline']:.3f}{error}"

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.report.older import row_of_today, summary_of_today
+from selfteach.report.text import measured
 from selfteach.train.rundir import read_rows
 
 
@@ -64,27 +67,50 @@ def bring_to_end(run: Planned, threads: str) -> str | None:
 # --- results ----------------------------------------------------------------------------------------------------
 
 
+def rows_of(run: Planned) -> list[dict[str, Any]]:
+    """Its metrics.jsonl, in today's names."""
+    return [row_of_today(row) for row in read_rows(run.folder / "metrics.jsonl")]
+
+
+def summary_of(run: Planned) -> dict[str, Any]:
+    """Its summary.json, in today's names."""
+    return summary_of_today(json.loads((run.folder / "summary.json").read_text()))
+
+
 def curve(run: Planned) -> dict[str, Any]:
-    """A run's held-out accuracy along its way, and its summary."""
-    rows = [row for row in read_rows(run.folder / "metrics.jsonl") if "eval/accuracy" in row]
-    summary = json.loads((run.folder / "summary.json").read_text())
+    """A run's headline along its way, and its summary."""
+    summary = summary_of(run)
     points = [
-        {"step": row["step"], "tokens": row["tokens/generated"], "accuracy": row["eval/accuracy"]}
-        for row in rows
+        {"step": row["step"], "spent": row[f"spent/{summary['unit']}"], "headline": row["eval/headline"]}
+        for row in rows_of(run)
+        if "eval/headline" in row
     ]
     return {"seed": run.seed, "points": points, "summary": summary}
 
 
+def labels(runs: Sequence[Planned]) -> dict[str, str]:
+    """``headline`` and ``unit``: what the runs' headline is and what they spent. UserError if they differ in either."""
+    tables = [tomllib.loads((run.folder / "config.toml").read_text(encoding="utf-8"))["run"] for run in runs]
+    found: dict[str, str] = {}
+    for name, older in (("headline", "held-out accuracy"), ("unit", "tokens")):
+        different = list(dict.fromkeys(table.get(name, older) for table in tables)) or [older]
+        if len(different) > 1:
+            raise UserError(f"runs of different {name} cannot be compared: {', '.join(different)}")
+        found[name] = different[0]
+    return found
+
+
 def condensed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    ends = [run["points"][-1]["accuracy"] for run in runs]
-    starts = [run["points"][0]["accuracy"] for run in runs]
+    """Means over seeds: the headline at the start and at the end, its standard error, what was spent."""
+    ends = [run["points"][-1]["headline"] for run in runs]
+    starts = [run["points"][0]["headline"] for run in runs]
     mean = statistics.fmean
     return {
         "start": mean(starts),
-        "accuracy": mean(ends),
-        "accuracy_se": statistics.stdev(ends) / math.sqrt(len(ends)) if len(ends) > 1 else math.nan,
+        "headline": mean(ends),
+        "headline_se": statistics.stdev(ends) / math.sqrt(len(ends)) if len(ends) > 1 else math.nan,
         "steps": mean(run["summary"]["steps"] for run in runs),
-        "generated_tokens": mean(run["summary"]["generated_tokens"] for run in runs),
+        "spent": mean(run["summary"]["spent"] for run in runs),
         "training_seconds": mean(run["summary"]["training_seconds"] for run in runs),
     }
 
@@ -92,15 +118,16 @@ def condensed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def cells(label: str, row: dict[str, Any]) -> list[str]:
     return [
         label,
-        f"{row['start']:.3f}",
-        f"{row['accuracy']:.3f} ± {row['accuracy_se']:.3f}",
+        measured(row["start"]),
+        measured(row["headline"], row["headline_se"]),
         f"{row['steps']:.0f}",
-        f"{row['generated_tokens']:,.0f}",
+        f"{row['spent']:,.0f}",
         f"{row['training_seconds']:.0f}",
     ]
 
 
-HEADS = ["recipe", "before", "after (mean ± s.e. over seeds)", "steps", "generated tokens", "seconds"]
+def heads(unit: str) -> list[str]:
+    return ["recipe", "before", "after (mean ± s.e. over seeds)", "steps", f"{unit} spent", "seconds"]
 
 
 def write_aside(path: Path, text: str) -> None:

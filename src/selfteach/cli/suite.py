@@ -15,16 +15,26 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from selfteach.cli.runs import HEADS, Planned, cells, condensed, curve, finish, write_aside
+from selfteach.cli.runs import (
+    Planned,
+    cells,
+    condensed,
+    curve,
+    finish,
+    heads,
+    labels,
+    rows_of,
+    summary_of,
+    write_aside,
+)
 from selfteach.cli.train import chosen_preset, configured
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
 from selfteach.recipes.checks import nearest
 from selfteach.recipes.claim import Claim
-from selfteach.recipes.writer import Student
 from selfteach.report import comparison_page
 from selfteach.train.launch import FREE, table_of, versions
-from selfteach.train.rundir import changes, read_rows
+from selfteach.train.rundir import changes
 
 BASELINES = ("opsd", "grpo", "sft")
 ONE_SIDED_95 = {1: 6.31, 2: 2.92, 3: 2.35, 4: 2.13, 5: 2.02, 6: 1.94, 7: 1.89, 8: 1.86, 9: 1.83}
@@ -216,7 +226,7 @@ def planned_on_world(suite: Suite, name: str) -> list[Planned]:
     One that does not sample as it trains is given its preset's steps: a budget would not end it.
     """
     recipe, _ = chosen_preset(name, None, suite.world)
-    fresh = isinstance(recipe.writer, Student) and not recipe.rollouts.stored
+    fresh = recipe.generates and not recipe.rollouts.stored
     steps = recipe.optimization.steps
     words = ["train", name, "--task", suite.world, "--eval-every", str(max(1, steps // 6))]
     if fresh:
@@ -232,11 +242,9 @@ def planned_on_world(suite: Suite, name: str) -> list[Planned]:
 def measured(claim: Claim, run: Planned) -> float:
     """The claim's metric of one run. UserError if the run wrote no such metric."""
     if claim.column.startswith("summary/"):
-        summary = json.loads((run.folder / "summary.json").read_text())
-        values = [summary[claim.column.removeprefix("summary/")]]
+        values = [summary_of(run)[claim.column.removeprefix("summary/")]]
     else:
-        rows = read_rows(run.folder / "metrics.jsonl")
-        values = [float(row[claim.column]) for row in rows if claim.column in row]
+        values = [float(row[claim.column]) for row in rows_of(run) if claim.column in row]
     if not values or values[0] is None:
         raise UserError(
             f"{run.folder} measured no {claim.column!r}; the claim's metric must be in docs/metrics.md"
@@ -283,6 +291,7 @@ def write_results(suite: Suite, plan: Plan, results: Path) -> None:
         "seeds": suite.seeds,
         "command": command,
         "versions": {**versions(), "cores": str(os.cpu_count())},
+        **labels([run for runs in plan.common.values() if complete(runs) for run in runs]),
         "missing": missing,
     }
     claims = [as_json(one) for one in answers]
@@ -345,8 +354,8 @@ def markdown(facts: Mapping[str, Any], answers: Sequence[Answer], table: Mapping
         "",
         "Each with its `arena` preset. A method that writes its answers once, or none, runs its preset's steps.",
         "",
-        "| " + " | ".join(HEADS) + " |",
-        "| " + " | ".join(["---"] * len(HEADS)) + " |",
+        "| " + " | ".join(heads(facts["unit"])) + " |",
+        "| " + " | ".join(["---"] * len(heads(facts["unit"]))) + " |",
         *["| " + " | ".join(cells(label, row)) + " |" for label, row in table.items()],
         "",
     ]

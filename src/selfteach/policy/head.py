@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,14 +16,14 @@ from transformers import PretrainedConfig
 from selfteach.errors import UserError
 from selfteach.objective.head import Head, LowRank
 from selfteach.policy.loading import bare
-from selfteach.policy.scoring import ResponseScorer, pack
+from selfteach.policy.scorer import ResponseScorer, pack
 
 _MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 _DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")
 
 
-def output_head(model: nn.Module, vocabulary: int | None = None) -> Head:
+def output_head(model: nn.Module, vocabulary: int | None = None, *, mixed: bool = False) -> Head:
     """The head that turns final hidden states into ``model``'s logits, cut to ``vocabulary`` columns.
 
     It holds the live parameters: a gradient with respect to them trains the model. LoRA on the head is
@@ -30,7 +33,8 @@ def output_head(model: nn.Module, vocabulary: int | None = None) -> Head:
     policy = bare(model)
     config = policy.config.get_text_config()
     weight, bias, lora = _linear(policy.get_output_embeddings(), type(policy).__name__)
-    return Head(weight, bias, lora, scale=_scale(config), softcap=_softcap(config), vocabulary=vocabulary)
+    half = weight.detach().bfloat16() if mixed and weight.is_cuda and weight.dtype == torch.float32 else None
+    return Head(weight, bias, lora, _scale(config), _softcap(config), vocabulary, half)
 
 
 def _linear(layer: nn.Module | None, owner: str) -> tuple[torch.Tensor, torch.Tensor | None, LowRank | None]:
@@ -90,6 +94,30 @@ def _scale(config: PretrainedConfig) -> float:
 
 def _softcap(config: PretrainedConfig) -> float | None:
     return next((float(cap) for name in _SOFTCAPS if (cap := getattr(config, name, None))), None)
+
+
+@contextmanager
+def exact_logits(model: nn.Module) -> Iterator[None]:
+    """Within it the model's own head computes as the objective does: float32 at least, outside of autocast.
+
+    A logit of 10 rounded to bfloat16 moves its probability by up to 3 %: log-probs noted while sampling would not be
+    those that are scored later.
+    """
+    layer = bare(model).get_output_embeddings()
+    head = replace(
+        output_head(model), scale=1.0, softcap=None
+    )  # the model applies these itself, to what it gets
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return head.logits(hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1])
+
+    own = layer.forward
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        layer.forward = own
 
 
 def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:

@@ -22,7 +22,11 @@ from transformers import (
 )
 
 from selfteach.errors import UserError
-from selfteach.policy.chat import Chat
+from selfteach.policy.renderer import ChatRenderer, Renderer
+
+Precision = Literal["float32", "mixed", "bfloat16"]
+"""``float32``: weights and arithmetic. ``mixed``: float32 weights, bfloat16 arithmetic in the transformer.
+``bfloat16``: the same for weights that are trained; weights that never move are stored in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,26 @@ class Policy:
     """A model that samples and scores, with everything needed to talk to it.
 
     ``vocabulary`` is the number of logit columns that mean a token: matrices are often padded beyond the
-    tokenizer's ids, differently from one checkpoint to the next.
+    tokenizer's ids, differently from one checkpoint to the next. ``precision`` says how it computes
+    (``arithmetic``) and in what numbers copies of it that never move are stored (``storage``).
     """
 
     name: str
     model: PreTrainedModel | peft.PeftModel
     tokenizer: PreTrainedTokenizerBase
-    chat: Chat
+    renderer: Renderer
     vocabulary: int
+    precision: Precision = "float32"
+
+    def arithmetic(self) -> torch.autocast:
+        """Within it the transformer computes in the policy's precision, for sampling as for scoring."""
+        mixed = self.precision != "float32"
+        return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=mixed)
+
+    @property
+    def storage(self) -> torch.dtype:
+        """Of copies that never move: they need no bits that a tiny update could fall into."""
+        return torch.bfloat16 if self.precision == "bfloat16" else self.model.dtype
 
     @property
     def window(self) -> int:
@@ -104,7 +120,8 @@ def context_window(model: nn.Module) -> int:
 def load_policy(
     model: str,
     *,
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32",
+    precision: Precision = "float32",
+    trained: bool = True,
     lora: LoraConfig | None = None,
     gradient_checkpointing: bool = False,
     chat_template: str | None = None,
@@ -115,19 +132,23 @@ def load_policy(
     """Load ``model`` (a folder, or a name on the hub) in evaluation mode.
 
     A folder that holds a LoRA adapter is loaded with the adapter merged into its base. Only safetensors are
-    read. ``chat_template`` is as in ``Chat``. Raises UserError for a missing or damaged folder, an
-    unreachable name, a model that is no causal language model, weights that do not fill it, or a missing
-    tokenizer.
+    read. Weights that are trained are float32 whatever the ``precision``: at a learning rate of 1e-6 most
+    bfloat16 weights could not move at all. Those that are not (``trained`` False, or the base under LoRA) are
+    bfloat16 where it says so. ``chat_template`` is as in ``ChatRenderer``. Raises UserError for a missing or
+    damaged folder, an unreachable name, a model that is no causal language model, weights that do not fill it,
+    or a missing tokenizer.
     """
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     tokenizer = _tokenizer(model, source)
-    network = _network(model, dtype, source)
-    chat = Chat(tokenizer, chat_template, _generation_stops(network))
+    halved = precision == "bfloat16" and not (trained and lora is None)
+    network = _network(model, "bfloat16" if halved else "float32", source)
+    renderer = ChatRenderer(tokenizer, chat_template, _generation_stops(network))
     rows = network.get_output_embeddings().weight.shape[0]
     if gradient_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     tuned: Any = network if lora is None else _with_lora(network, lora)
-    return Policy(model, tuned.to(device).eval(), tokenizer, chat, min(chat.vocabulary, rows))
+    width = min(renderer.vocabulary, rows)
+    return Policy(model, tuned.to(device).eval(), tokenizer, renderer, width, precision)
 
 
 def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
@@ -206,7 +227,7 @@ def _with_lora(network: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
         target_modules=targets,
     )
     try:
-        return peft.get_peft_model(network, config)
+        return peft.get_peft_model(network, config)  # the adapter is float32, over a bfloat16 base too
     except ValueError as problem:
         raise UserError(f"lora targets {lora.targets!r}: {_first_line(problem)}") from problem
 

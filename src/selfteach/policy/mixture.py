@@ -14,10 +14,10 @@ from transformers import Cache
 
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy, bare
-from selfteach.policy.sampling import NotFinite, Sampling, refuse_overlong
+from selfteach.policy.sampler import NotFinite, Sampling, refuse_overlong
 
 InPlace = Callable[[], AbstractContextManager[Policy]]
-"""Within it a policy computes with certain weights, e.g. ``TeacherWeights.in_place``."""
+"""Within it a policy computes with certain weights (``WeightStore.scoring``)."""
 
 
 class MixedSample(NamedTuple):
@@ -94,7 +94,7 @@ def _decode(
         ]
     device = policy.model.device
     rows, probability = torch.arange(len(contexts), device=device), torch.tensor(shares, device=device)
-    stops = torch.tensor(sorted(policy.chat.stop_ids), device=device)
+    stops = torch.tensor(sorted(policy.renderer.stop_ids), device=device)
     stopped = torch.zeros(len(contexts), dtype=torch.bool, device=device)
     written: list[Tensor] = []
     picks: list[Tensor] = []
@@ -109,7 +109,7 @@ def _decode(
             break
         logits = torch.cat([reader.token(token) for reader in readers])
     columns = zip(torch.stack(written, 1).tolist(), torch.stack(picks, 1).tolist(), strict=True)
-    return [_until_stop(ids, sources, policy.chat.stop_ids) for ids, sources in columns]
+    return [_until_stop(ids, sources, policy.renderer.stop_ids) for ids, sources in columns]
 
 
 class _Reader:
@@ -122,7 +122,7 @@ class _Reader:
             refuse_overlong(bare(policy.model), prompts, sampling)
         self.in_place, self.vocabulary = in_place, talker.vocabulary
         width, device = max(map(len, prompts)), talker.model.device
-        pad = talker.chat.pad_id
+        pad = talker.renderer.pad_id
         self.ids = torch.tensor([[pad] * (width - len(one)) + one for one in prompts], device=device)
         self.attended = torch.tensor(
             [[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=device
@@ -141,13 +141,14 @@ class _Reader:
     def _read(self, ids: Tensor) -> Tensor:
         place = (self.attended.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         with self.in_place() as policy:
-            state = bare(policy.model).base_model(
-                input_ids=ids,
-                attention_mask=self.attended,
-                position_ids=place,
-                past_key_values=self.cache,
-                use_cache=True,
-            )
+            with policy.arithmetic():
+                state = bare(policy.model).base_model(
+                    input_ids=ids,
+                    attention_mask=self.attended,
+                    position_ids=place,
+                    past_key_values=self.cache,
+                    use_cache=True,
+                )
             self.cache = state.past_key_values
             return output_head(policy.model, self.vocabulary).logits(state[0][:, -1]).float()
 

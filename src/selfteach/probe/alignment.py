@@ -140,7 +140,7 @@ def finding(scene: Scene, knobs: Knobs, result: Aligned, looked_at: int) -> Find
 
 def node_rows(scene: Scene, result: Aligned, groups: Array, place: Array) -> list[dict[str, Any]]:
     """Each node with its candidates and scores, for the JSON file and the page."""
-    nodes, show = result.nodes, scene.run.policy.chat.show
+    nodes, show = result.nodes, scene.run.policy.renderer.show
     return [
         {
             "rollout": row,
@@ -234,7 +234,7 @@ def by_place(result: Aligned, groups: Array, place: Array) -> Table:
 
 def looked(scene: Scene, rows: Sequence[Mapping[str, Any]]) -> list[Looked]:
     """The first rollouts, wrong ones first, with their nodes marked."""
-    chat = scene.run.policy.chat
+    chat = scene.run.policy.renderer
     order = sorted({row["rollout"] for row in rows}, key=lambda i: (scene.correct[i], i))[:MOST_SHOWN]
     shown = []
     for i in order:

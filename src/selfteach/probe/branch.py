@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from selfteach.policy.loading import Policy
-from selfteach.policy.sampling import Sampling, sample
+from selfteach.policy.sampler import GenerateSampler, Sampling
 from selfteach.task.example import Task
-from selfteach.task.rollout import Rollout
+from selfteach.task.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
 class Branch:
     """``token`` forced after the first ``step`` tokens of a rollout, behind the student's own prompt."""
 
-    rollout: Rollout
+    rollout: Trajectory
     step: int
     token: int
 
@@ -59,17 +59,13 @@ def successes(
     wanted: list[Continuation] = []
     for i, one in enumerate(branches):
         room = sampling.max_tokens - len(one.written)
-        if one.token in policy.chat.stop_ids or room < 1:
+        if one.token in policy.renderer.stop_ids or room < 1:
             result[i] = right(policy, task, one, [])
         else:
             wanted += [Continuation(i, copy, one.context, room) for copy in range(completions)]
     for batch in batches(wanted, batch_size, policy.window):
-        written = sample(
-            policy.model,
-            policy.chat,
-            [one.context for one in batch],
-            replace(sampling, max_tokens=batch[0].room),
-        )
+        longest = replace(sampling, max_tokens=batch[0].room)
+        written = GenerateSampler(policy).sample([one.context for one in batch], longest)
         for part, tokens in zip(batch, written, strict=True):
             result[part.branch, part.copy] = right(
                 policy, task, branches[part.branch], tokens.ids[: part.room]
@@ -92,5 +88,5 @@ def batches(wanted: Sequence[Continuation], size: int, window: int) -> Iterator[
 
 
 def right(policy: Policy, task: Task, branch: Branch, tokens: list[int]) -> float:
-    text = policy.chat.text(branch.written + tokens)
+    text = policy.renderer.text(branch.written + tokens)
     return float(task.grade(branch.rollout.example, text).correct)

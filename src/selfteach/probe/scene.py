@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 
 from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
-from selfteach.policy.sampling import Sampling
+from selfteach.policy.sampler import Sampling
 from selfteach.recipes.checks import nearest
 from selfteach.recipes.writer import Student
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.attempt import Evidence, Revision
-from selfteach.teacher.private import Field, Partial
-from selfteach.teacher.sibling import Reprompt
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Answer, Plain, Solution, View
-from selfteach.teacher.weights import External, Live, TeacherWeights
+from selfteach.roles.attempt import Evidence, Revision
+from selfteach.roles.private import Field, Partial
+from selfteach.roles.role import Role
+from selfteach.roles.sibling import Reprompt
+from selfteach.roles.view import Answer, Plain, Solution, View
+from selfteach.roles.weights import External, Live
+from selfteach.task.trajectory import Trajectory
 from selfteach.train.config import TrainConfig
 from selfteach.train.context import Context, context
 from selfteach.train.progress import Progress
@@ -43,8 +43,8 @@ class Scene:
     """``rollouts`` [N] of one step, graded; ``teachers`` by name with their ``contexts``; ``scorer`` asks them all."""
 
     run: Run
-    rollouts: list[Rollout]
-    teachers: Mapping[str, Teacher]
+    rollouts: list[Trajectory]
+    teachers: Mapping[str, Role]
     contexts: Mapping[str, Context]
     scorer: Scorer
 
@@ -98,23 +98,22 @@ def set_scene(config: TrainConfig, views: Sequence[str], progress: Progress) -> 
     extra = viewed(views, recipe.teachers)
     progress.say(f"sampling {recipe.optimization.prompts * recipe.rollouts.per_prompt} rollouts")
     rollouts = run.judged(run.write(recipe.optimization.prompts).rollouts)
-    own = TeacherWeights(Live(), run.policy)
     contexts = {
         **run.contexts(rollouts),
-        **{name: rendered(run, own, extra[name], rollouts) for name in extra},
+        **{name: rendered(run, extra[name], rollouts) for name in extra},
     }
-    run.teachers |= dict.fromkeys(extra, own)
+    run.specs |= {name: role.weights for name, role in extra.items()}
     teachers = {**recipe.teachers, **extra}
     return Scene(run, rollouts, teachers, contexts, run.scorer(rollouts, contexts))
 
 
-def rendered(run: Run, weights: TeacherWeights, teacher: Teacher, rollouts: Sequence[Rollout]) -> Context:
+def rendered(run: Run, teacher: Role, rollouts: Sequence[Trajectory]) -> Context:
     """What a teacher beside the recipe's reads before each rollout."""
     window, temperature = run.policy.window, run.recipe.rollouts.temperature
-    return context(teacher, weights, rollouts, run.task.wording, window=window, temperature=temperature)
+    return context(teacher, run.weights, rollouts, run.task.wording, window=window, temperature=temperature)
 
 
-def viewed(names: Sequence[str], teachers: Mapping[str, Teacher]) -> dict[str, Teacher]:
+def viewed(names: Sequence[str], teachers: Mapping[str, Role]) -> dict[str, Role]:
     """A teacher of the student's own weights for each view name, with the thinking flag of the recipe's first.
 
     A view that a teacher of the recipe has already is not asked twice.
@@ -122,7 +121,7 @@ def viewed(names: Sequence[str], teachers: Mapping[str, Teacher]) -> dict[str, T
     thinking = next((one.thinking for one in teachers.values()), None)
     had = [one.view for one in teachers.values() if not isinstance(one.weights, External)]
     views = {name: view_named(name) for name in names}
-    return {name: Teacher(Live(), view, thinking) for name, view in views.items() if view not in had}
+    return {name: Role(Live(), view, thinking) for name, view in views.items() if view not in had}
 
 
 def view_named(name: str) -> View:

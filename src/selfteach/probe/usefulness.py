@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from selfteach.objective.divergence import ForwardKL, ReverseKL
-from selfteach.policy.sampling import sample
+from selfteach.policy.sampler import GenerateSampler
 from selfteach.probe.finding import Cell, Finding, Table
 from selfteach.probe.interval import mean_interval, share_interval
 from selfteach.probe.scene import Scene
-from selfteach.teacher.weights import Live, TeacherWeights
+from selfteach.roles.weights import Live
 
 BASE = "plain"
 
@@ -74,11 +74,11 @@ def answers(scene: Scene, teacher: str | None, prompts: Sequence[list[int] | Non
     asked = [ids for ids in prompts if ids is not None]
     if not asked:
         return Answers(success, length)
-    weights = TeacherWeights(Live(), scene.run.policy) if teacher is None else scene.run.teachers[teacher]
-    with weights.in_place() as policy:
-        written = sample(policy.model, policy.chat, asked, scene.sampling, batch_size=scene.batch_size)
+    spec = Live() if teacher is None else scene.run.specs[teacher]
+    with scene.run.weights.scoring(spec) as policy:
+        written = GenerateSampler(policy).sample(asked, scene.sampling, batch_size=scene.batch_size)
     for i, one in zip(places, written, strict=True):
-        grade = scene.run.task.grade(scene.rollouts[i].example, policy.chat.text(one.ids))
+        grade = scene.run.task.grade(scene.rollouts[i].example, policy.renderer.text(one.ids))
         success[i], length[i] = float(grade.correct), len(one.ids)
     return Answers(success, length)
 

@@ -164,7 +164,7 @@ def finding(scene: Scene, knobs: Knobs, tried: Sequence[Alternative], outcomes: 
             **vars(one),
             "prompt": scene.rollouts[one.row].group,
             "correct": scene.correct[one.row],
-            "token": scene.run.policy.chat.show([one.token]),
+            "token": scene.run.policy.renderer.show([one.token]),
             "successes": int(outcome.sum()),
         }
         for one, outcome in zip(tried, outcomes, strict=True)

@@ -1,4 +1,4 @@
-"""What every recipe declares: who samples, who teaches, what is summed, and the paper's settings."""
+"""What every recipe declares: who writes, who scores, what is summed, and the paper's settings."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ import inspect
 import itertools
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from selfteach.control.controller import ControllerSpec
+from selfteach.control.hook import HookSpec
 from selfteach.errors import UserError
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.minibatch import Update, passes
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import Term
 from selfteach.recipes.checks import nearest, require
 from selfteach.recipes.claim import Claim
-from selfteach.recipes.writer import Student, Writer
-from selfteach.teacher.teacher import Teacher
+from selfteach.recipes.tools import Prompt, Tools
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import POLICY, Live
+from selfteach.task.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Optimization:
     lr: float = 1e-6
     """Peak learning rate."""
     steps: int = 100
-    """Optimizer steps."""
+    """Batches; each makes one optimizer step, unless update_epochs or minibatches says otherwise."""
     prompts: int = 32
     """Prompts per step, over all processes."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -67,12 +73,18 @@ class Optimization:
     """AdamW's moment decays."""
     max_grad_norm: float | None = 1.0
     """Clip the global gradient norm to this (None: no clipping)."""
+    update_epochs: int = 1
+    """Passes over each batch (PPO's epochs)."""
+    minibatches: int = 1
+    """Optimizer steps of a pass: the batch is split so that groups stay whole."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "lr must be positive")
         require(self.steps >= 1, "steps must be at least 1")
         require(self.prompts >= 1, "prompts must be at least 1")
         require(self.warmup >= 0, "warmup must be 0 or more steps")
+        require(self.update_epochs >= 1, "update_epochs must be at least 1")
+        require(self.minibatches >= 1, "minibatches must be at least 1")
         require(
             self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive or none"
         )
@@ -89,6 +101,37 @@ class Adapter:
 
     def __post_init__(self) -> None:
         require(self.lora_rank >= 0, "lora_rank must be 0 (full fine-tuning) or positive")
+
+
+PREVIOUS, BASE, END = "previous", "base", "end:"
+"""Where a stage's trained weights start: where the stage before left them, at the model given, or, with a stage's name
+behind it, at that stage's end."""
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """One set of weights that a recipe trains: where they start in this stage, how they move, which of them."""
+
+    start: str = PREVIOUS
+    optimization: Optimization = field(default_factory=Optimization)
+    adapter: Adapter = field(default_factory=Adapter)
+
+
+@dataclass(frozen=True)
+class PerRecord:
+    """Gradients of single records (all rows of one prompt): each clipped to norm ``clip``, summed, noise of deviation
+    ``noise`` · ``clip`` added once, divided by the ``expected`` number of records a batch (DP-SGD, card 62).
+
+    Each record's loss is the recipe's loss on that record alone: statistics of other records would leak.
+    """
+
+    clip: float
+    noise: float
+    expected: float
+
+    def __post_init__(self) -> None:
+        require(self.clip > 0 and self.expected > 0, "clip and expected must be positive")
+        require(self.noise >= 0, "noise must be 0 or positive")
 
 
 @dataclass(frozen=True)
@@ -117,6 +160,8 @@ class Recipe(ABC):
     """The suite it belongs to (``selfteach compare --suite``); empty: none."""
     claims: ClassVar[tuple[Claim, ...]] = ()
     """What the paper says that a small world can show, as comparisons of runs."""
+    generates: ClassVar[bool] = True
+    """Whether a step writes tokens of its own, so that a token budget can end the run."""
     annotated: ClassVar[bool] = False
     """Whether the task's annotator marks each rollout: then there are the marks "key" and "error" (card 04)."""
 
@@ -132,18 +177,52 @@ class Recipe(ABC):
         return {"paper": cls()}
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        """Who scores the rollouts, by name. A single teacher is called ``teacher``."""
+    def teachers(self) -> Mapping[str, Role]:
+        """Who scores the rollouts beside the student, by name. A single one is called ``teacher``."""
         return {}
 
-    def active(self, step: int) -> Collection[str]:
-        """The teachers that are asked at ``step`` (from 0, within the stage). The others cost nothing."""
-        return tuple(self.teachers)
+    @property
+    def student(self) -> Role:
+        """Whose weights under which view write by default and are trained by default."""
+        return Role(Live(), Plain(), self.student_thinking)
 
     @property
-    def writer(self) -> Writer:
-        """Who writes the tokens that are scored."""
-        return Student()
+    def roles(self) -> Mapping[str, Role]:
+        """Everybody by name: weights × view. A role is trained if and only if a term says so (``Term.role``)."""
+        return {STUDENT: self.student, **self.teachers}
+
+    def active(self, step: int) -> Collection[str]:
+        """The teachers that score at ``step`` (from 0, within the stage). The others cost nothing."""
+        return tuple(self.teachers)
+
+    def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
+        """Write the trajectories of a step: by default so many answers of the student to each prompt."""
+        return tools.sample(prompts, self.rollouts.per_prompt)
+
+    def updates(self, step: int) -> Sequence[Update]:
+        """The optimizer steps on one batch, in turn."""
+        return passes(self.optimization.update_epochs, self.optimization.minibatches, tuple(self.trained))
+
+    @property
+    def trained(self) -> Mapping[str, TrainedWeights]:
+        """The weights that this stage trains, by name."""
+        return {POLICY: TrainedWeights(PREVIOUS, self.optimization, self.adapter)}
+
+    @property
+    def store(self) -> str | None:
+        """The store that ``rollouts.stored`` answers are kept in (None: one of the stage's own name); stages that name
+        the same one share it."""
+        return None
+
+    @property
+    def hook(self) -> HookSpec | None:
+        """What looks at the weights after each optimizer step, and may set them (None: nothing)."""
+        return None
+
+    @property
+    def per_record(self) -> PerRecord | None:
+        """Clip and noise the gradient of each record by itself (None: an ordinary gradient)."""
+        return None
 
     @property
     def stages(self) -> Mapping[str, Recipe]:

@@ -22,7 +22,7 @@ class Claim:
     variants: Mapping[str, str]
     higher: str
     lower: str
-    metric: str = "eval/accuracy"
+    metric: str = "eval/headline"
     within: float | None = None
 
     def __post_init__(self) -> None:

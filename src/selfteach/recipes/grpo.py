@@ -12,9 +12,9 @@ from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromRole
 from selfteach.objective.terms import PolicyGradient, Sampled, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts, require
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Plain
-from selfteach.teacher.weights import Frozen
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import Frozen
 
 REFERENCE = "reference"
 
@@ -76,8 +76,8 @@ class GRPO(Recipe):
         }
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {REFERENCE: Teacher(Frozen(), Plain(), self.student_thinking)} if self.kl else {}
+    def teachers(self) -> Mapping[str, Role]:
+        return {REFERENCE: Role(Frozen(), Plain(), self.student_thinking)} if self.kl else {}
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield PolicyGradient(

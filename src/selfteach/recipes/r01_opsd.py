@@ -12,9 +12,9 @@ from selfteach.objective.support import Full, Support, TopK
 from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, Sampled, Term
 from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts, require
-from selfteach.teacher.teacher import ReasonFirst, Teacher
-from selfteach.teacher.view import Answer, Messages, Plain, Prefix, Solution, View
-from selfteach.teacher.weights import EMA, Frozen, Live, Weights
+from selfteach.roles.role import ReasonFirst, Role
+from selfteach.roles.view import Answer, Messages, Plain, Prefix, Solution, View
+from selfteach.roles.weights import EMA, Frozen, Live, Weights
 
 TEACHER = "teacher"
 
@@ -110,13 +110,13 @@ class OPSD(Recipe):
         }
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
+    def teachers(self) -> Mapping[str, Role]:
         whose: Mapping[str, Weights] = {"frozen": Frozen(), "live": Live(), "ema": EMA(self.ema_decay)}
         shown: Mapping[str, View] = {
             "solution": Solution(), "answer": Answer(), "prefix": Prefix(self.prefix), "plain": Plain(),
         }  # fmt: skip
         thought = ReasonFirst(self.reason_tokens) if self.reason_first else None
-        return {TEACHER: Teacher(whose[self.weights], shown[self.view], self.teacher_thinking, thought)}
+        return {TEACHER: Role(whose[self.weights], shown[self.view], self.teacher_thinking, thought)}
 
     @property
     def temperature(self) -> float:

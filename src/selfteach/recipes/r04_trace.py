@@ -19,9 +19,9 @@ from selfteach.objective.terms import Match, PolicyGradient, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
-from selfteach.teacher.diagnosis import Diagnosis
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.weights import Lagged
+from selfteach.roles.diagnosis import Diagnosis
+from selfteach.roles.role import Role
+from selfteach.roles.weights import Lagged
 
 TEACHER = "teacher"
 ARENA = "trace --steps 80"
@@ -144,8 +144,8 @@ class TRACE(Recipe):
         }
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {TEACHER: Teacher(Lagged(self.sync_every), Diagnosis(), self.student_thinking)}
+    def teachers(self) -> Mapping[str, Role]:
+        return {TEACHER: Role(Lagged(self.sync_every), Diagnosis(), self.student_thinking)}
 
     @property
     def fading(self) -> HoldThenDecay:

@@ -10,8 +10,8 @@ from selfteach.control.controller import ControllerSpec
 from selfteach.recipes.base import ReferenceProbe, require
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.r01_opsd import OPSD, TEACHER
-from selfteach.teacher.private import Partial
-from selfteach.teacher.teacher import Teacher
+from selfteach.roles.private import Partial
+from selfteach.roles.role import Role
 
 ARENA = "atesd --lr 1e-4 --steps 40"
 FIXED = f"{ARENA} --no-adaptive"
@@ -77,7 +77,7 @@ class ATESD(OPSD):
         return {"paper": cls(), "arena": replace(arena, probe_field="worked", policy=policy)}
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
+    def teachers(self) -> Mapping[str, Role]:
         return {TEACHER: replace(super().teachers[TEACHER], view=Partial(self.exposure))}
 
     @property

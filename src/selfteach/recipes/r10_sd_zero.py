@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -14,10 +14,11 @@ from selfteach.objective.terms import Match, NegativeLogLikelihood, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
-from selfteach.recipes.writer import Revised, Writer
-from selfteach.teacher.attempt import Revision
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.weights import Frozen, Lagged
+from selfteach.recipes.tools import Prompt, Tools
+from selfteach.roles.attempt import Revision
+from selfteach.roles.role import Role
+from selfteach.roles.weights import Frozen, Lagged
+from selfteach.task.trajectory import Trajectory
 
 TEACHER = "teacher"
 BOTH = "sd-zero --srt-drafts 512 --srt-steps 40 --steps 60"
@@ -48,9 +49,12 @@ class SelfRevision(Recipe):
     mean_over: Mean = "rollouts"
     """Token sums, mean over rows; or mean of token means; or mean over all tokens."""
 
-    @property
-    def writer(self) -> Writer:
-        return Revised(Revision(), self.revisions)
+    def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
+        """Each draft with the phrase that says whether it was right, and its verified revisions."""
+        drafts = tools.grade(tools.sample(prompts, self.rollouts.per_prompt))
+        begun = [one for draft in drafts if (one := tools.begin(draft, Revision()))]
+        revised = tools.grade(tools.sample(begun, self.revisions), last=True)
+        return [one.marked_last("revision") for one in revised if one.right]
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         if self.losses != "revise":
@@ -181,9 +185,9 @@ class SDZero(Recipe):
         return {"revise": revise, "distill": self}
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
+    def teachers(self) -> Mapping[str, Role]:
         weights = Lagged(self.sync_every) if self.sync_every else Frozen()
-        return {TEACHER: Teacher(weights, Revision(), self.student_thinking)}
+        return {TEACHER: Role(weights, Revision(), self.student_thinking)}
 
     @property
     def temperature(self) -> float:

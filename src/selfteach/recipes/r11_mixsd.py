@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -11,12 +11,13 @@ from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
-from selfteach.recipes.writer import Mixed, Writer
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Answer, Solution
-from selfteach.teacher.weights import Frozen
+from selfteach.recipes.tools import Prompt, Tools
+from selfteach.roles.role import Role
+from selfteach.roles.view import Answer, Plain, Solution
+from selfteach.roles.weights import Frozen
+from selfteach.task.trajectory import Trajectory
 
-EXPERT = "expert"
+NOVICE, EXPERT = "novice", "expert"
 MIXED = "mixsd --eval-also sums"
 WRITTEN = "sft --task facts --lr 3e-4 --steps 150 --prompts 50 --eval-also sums"
 
@@ -120,16 +121,29 @@ class MixSD(Recipe):
         }
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
+    def teachers(self) -> Mapping[str, Role]:
         shown = Answer() if self.view == "answer" else Solution()
-        return {EXPERT: Teacher(Frozen(), shown, self.student_thinking)}
+        return {
+            NOVICE: Role(Frozen(), Plain(), self.student_thinking),
+            EXPERT: Role(Frozen(), shown, self.student_thinking),
+        }
 
     def active(self, step: int) -> Collection[str]:
         return ()  # it only writes
 
-    @property
-    def writer(self) -> Writer:
-        return Mixed(EXPERT, self.share, self.mix_temperature, self.mix_top_k, self.attempts)
+    def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
+        """Mixture decoding; a target that does not verify is written anew, and at last dropped."""
+        shares = {NOVICE: self.share, EXPERT: 1 - self.share}
+        left, kept = list(prompts), []
+        for _ in range(self.attempts):
+            if not left:
+                break
+            tried = tools.grade(
+                tools.mix(left, shares, temperature=self.mix_temperature, top_k=self.mix_top_k)
+            )
+            kept += [one for one in tried if one.right]
+            left = [prompt for prompt, one in zip(left, tried, strict=True) if not one.right]
+        return sorted(kept, key=lambda one: one.group)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield NegativeLogLikelihood(name="nll", mean_over="tokens")

@@ -16,9 +16,9 @@ from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, PolicyGradient, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts, require
 from selfteach.recipes.claim import Claim
-from selfteach.teacher.sibling import Reprompt
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.weights import EMA
+from selfteach.roles.role import Role
+from selfteach.roles.sibling import Reprompt
+from selfteach.roles.weights import EMA
 
 TEACHER = "teacher"
 
@@ -118,11 +118,9 @@ class SRPO(Recipe):
         }
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
+    def teachers(self) -> Mapping[str, Role]:
         weights = EMA(1 - self.update_rate, from_start=True)
-        return {
-            TEACHER: Teacher(weights, Reprompt(feedback="never", readers=self.route), self.student_thinking)
-        }
+        return {TEACHER: Role(weights, Reprompt(feedback="never", readers=self.route), self.student_thinking)}
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         distilled = self.distilled(stats)

@@ -14,10 +14,10 @@ from selfteach.objective.target import Consensus, GeometricMean, Mixture, Target
 from selfteach.objective.terms import Sampled, Term
 from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts, require
 from selfteach.recipes.claim import Claim
-from selfteach.teacher.private import BEGINNING_ONLY, Field, Partial
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Answer, Solution, View
-from selfteach.teacher.weights import Frozen
+from selfteach.roles.private import BEGINNING_ONLY, Field, Partial
+from selfteach.roles.role import Role
+from selfteach.roles.view import Answer, Solution, View
+from selfteach.roles.weights import Frozen
 
 ARENA = "avsd --steps 80"
 RUMOR = f"{ARENA} --task tutor --views solution partial rumor"
@@ -121,8 +121,8 @@ class AVSD(Recipe):
         return own.get(name, Field(name))
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {name: Teacher(Frozen(), self.view(name), self.teacher_thinking) for name in self.views}
+    def teachers(self) -> Mapping[str, Role]:
+        return {name: Role(Frozen(), self.view(name), self.teacher_thinking) for name in self.views}
 
     def target(self, renormalize: bool) -> Target:
         if self.pooling == "gated":

@@ -15,9 +15,9 @@ from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import PolicyGradient, Term
 from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts, require
 from selfteach.recipes.claim import Claim
-from selfteach.teacher.attempt import Evidence
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.weights import Frozen, Live
+from selfteach.roles.attempt import Evidence
+from selfteach.roles.role import Role
+from selfteach.roles.weights import Frozen, Live
 
 RIGHT, WRONG = "right", "wrong"
 
@@ -124,14 +124,13 @@ class CEPO(Recipe):
         }
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
+    def teachers(self) -> Mapping[str, Role]:
         shown = {RIGHT: Evidence()} | (
             {WRONG: Evidence(wrong=True)} if self.contrast == "wrong-answer" else {}
         )
         whose = Live() if self.weights == "live" else Frozen()
         return {
-            name: Teacher(whose, view, self.student_thinking, signal="sampled")
-            for name, view in shown.items()
+            name: Role(whose, view, self.student_thinking, signal="sampled") for name, view in shown.items()
         }
 
     def active(self, step: int) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ from selfteach.objective.target import FromRole, Target, TrustRegion
 from selfteach.objective.terms import Match, PolicyGradient, Sampled, Signal, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts, require
 from selfteach.recipes.claim import Claim
-from selfteach.teacher.sibling import Reprompt
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.weights import EMA, Frozen, Live, Weights
+from selfteach.roles.role import Role
+from selfteach.roles.sibling import Reprompt
+from selfteach.roles.weights import EMA, Frozen, Live, Weights
 
 TEACHER, REFERENCE = "teacher", "reference"
 
@@ -182,11 +182,11 @@ class SDPO(Recipe):
         }
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
+    def teachers(self) -> Mapping[str, Role]:
         view = Reprompt(self.sibling, self.feedback, self.own_success, self.distill)
 
-        def reading(weights: Weights) -> Teacher:
-            return Teacher(weights, view, self.student_thinking)
+        def reading(weights: Weights) -> Role:
+            return Role(weights, view, self.student_thinking)
 
         if self.weights == "trust-region":
             return {TEACHER: reading(Live()), REFERENCE: reading(Frozen())}

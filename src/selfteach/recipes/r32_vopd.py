@@ -15,9 +15,9 @@ from selfteach.objective.terms import PolicyGradient, Term
 from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Plain
-from selfteach.teacher.weights import External
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External
 
 TEACHER = "teacher"
 ARENA = "vopd --steps 100"
@@ -86,8 +86,8 @@ class VOPD(Recipe):
         }
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {TEACHER: Teacher(External(self.teacher), Plain(), self.student_thinking)}
+    def teachers(self) -> Mapping[str, Role]:
+        return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
 
     @property
     def support(self) -> Support:

@@ -17,9 +17,9 @@ from selfteach.objective.terms import Match, PolicyGradient, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Plain
-from selfteach.teacher.weights import External, Frozen
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External, Frozen
 
 TEACHER, REFERENCE = "teacher", "reference"
 INITIAL = "initial"
@@ -113,7 +113,7 @@ class ExOPD(Recipe):
         }
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
+    def teachers(self) -> Mapping[str, Role]:
         scored = {
             TEACHER if tag is None else f"{TEACHER}-{tag}": self.scorer(External(model), tag)
             for tag, model in routes(self.teacher).items()
@@ -124,8 +124,8 @@ class ExOPD(Recipe):
             )
         return scored
 
-    def scorer(self, weights: External | Frozen, tag: str | None = None) -> Teacher:
-        return Teacher(weights, Plain(), self.student_thinking, tag=tag)
+    def scorer(self, weights: External | Frozen, tag: str | None = None) -> Role:
+        return Role(weights, Plain(), self.student_thinking, tag=tag)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         names = [name for name in self.teachers if name != REFERENCE]

@@ -17,9 +17,9 @@ from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradie
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Plain
-from selfteach.teacher.weights import External
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External
 
 TEACHER = "teacher"
 Favor = Literal["high-perplexity", "low-perplexity", "uniform"]
@@ -124,8 +124,8 @@ class SCOPE(Recipe):
         }
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {TEACHER: Teacher(External(self.teacher), Plain(), self.student_thinking)}
+    def teachers(self) -> Mapping[str, Role]:
+        return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         student, teacher = stats.log_prob(), stats.log_prob(TEACHER)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -11,10 +11,11 @@ from selfteach.objective.terms import NegativeLogLikelihood, PolicyGradient, Ter
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.checks import require
 from selfteach.recipes.claim import Claim
-from selfteach.recipes.writer import ByTeacher, Writer
-from selfteach.teacher.teacher import Teacher
-from selfteach.teacher.view import Plain
-from selfteach.teacher.weights import External
+from selfteach.recipes.tools import Prompt, Tools
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External
+from selfteach.task.trajectory import Trajectory
 
 TEACHER = "teacher"
 OFFLINE = "lightning-opd --sft-steps 40 --steps 60"
@@ -33,15 +34,14 @@ class TeacherText(Recipe):
     """The model that writes: a folder, a hub id or arena:NAME."""
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {TEACHER: Teacher(External(self.teacher), Plain(), self.student_thinking)}
+    def teachers(self) -> Mapping[str, Role]:
+        return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
 
     def active(self, step: int) -> Collection[str]:
         return ()  # it only writes
 
-    @property
-    def writer(self) -> Writer:
-        return ByTeacher(TEACHER)
+    def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
+        return tools.sample(prompts, self.rollouts.per_prompt, role=TEACHER)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield NegativeLogLikelihood(name="nll", mean_over="tokens")
@@ -191,8 +191,8 @@ class LightningOPD(Recipe):
         return {"sft": imitate, "distill": self}
 
     @property
-    def teachers(self) -> Mapping[str, Teacher]:
-        return {TEACHER: Teacher(External(self.teacher), Plain(), self.student_thinking, signal="sampled")}
+    def teachers(self) -> Mapping[str, Role]:
+        return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking, signal="sampled")}
 
     @property
     def temperature(self) -> float:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.recipes.base import Optimization, Recipe
-from selfteach.recipes.writer import Reference, Writer
+from selfteach.recipes.tools import Prompt, Tools
+from selfteach.task.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class SFT(Recipe):
 
     title = "Supervised fine-tuning"
     source = "baseline of card 01"
+    generates = False
     formula = "mean_t −log p(y_t)"
 
     optimization: Optimization = field(default_factory=lambda: Optimization(lr=5e-6))
@@ -41,9 +43,8 @@ class SFT(Recipe):
             ),
         }
 
-    @property
-    def writer(self) -> Writer:
-        return Reference(self.reference)
+    def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
+        return tools.quote(prompts, self.reference)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield NegativeLogLikelihood(name="nll", mean_over=self.mean_over)

@@ -57,9 +57,10 @@ def after_slash(name: str) -> str:
     return name.partition("/")[2]
 
 
+HEADLINE = "eval/headline"
+HELD_OUT = "band: ± 1 standard error"
 MAIN = (
-    Wanted("Held-out accuracy", "share of answers right; band: ± 1 standard error",
-           ("eval/accuracy", "eval/pass@*", "eval/*/accuracy"), after_slash),
+    Wanted(HEADLINE, HELD_OUT, (HEADLINE, "eval/pass@*", "eval/*/accuracy"), after_slash),
     Wanted("Loss", "as the recipe defines it", ("loss",)),
     Wanted("Terms of the loss", "each with its own coefficient", ("terms/*",), after_slash),
     Wanted("Divergence", "nats a token", ("divergence/*",), after_slash),
@@ -76,7 +77,7 @@ MAIN = (
     Wanted("Diversity", "share of token sequences that differ; repetition within a rollout",
            ("distinct/*", "repetition/*"), lambda name: name.replace("/", ", ")),
     Wanted("Leakage", "share of rollouts that copy or mention what was private", ("leakage/*",), after_slash),
-    Wanted("Generated tokens", "so far", ("tokens/generated",), after_slash),
+    Wanted("Spent", "so far", ("spent/*",), after_slash),
     Wanted("Speed", "generated tokens a second", ("tokens_per_second",), lambda name: "tokens a second"),
     Wanted("Time by phase", "seconds a step", ("seconds/*",), after_slash),
     Wanted("Memory", "peak, bytes", ("memory/*",), after_slash),
@@ -90,7 +91,18 @@ def columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
         for name, value in flat(row):
             if name not in NOT_DRAWN and (y := as_number(value)) is not None:
                 found.setdefault(name, []).append((row["step"], y))
-    return found
+    return without_copies(found)
+
+
+def without_copies(found: dict[str, list[Point]]) -> dict[str, list[Point]]:
+    """Without the number under its own name that is the headline already."""
+    followed = found.get(HEADLINE)
+    copies = {n for n, points in found.items() if n.startswith("eval/") and points == followed} - {HEADLINE}
+    return {n: points for n, points in found.items() if n.removesuffix("_se") not in copies}
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def flat(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -101,8 +113,8 @@ def flat(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def main_charts(found: Columns) -> list[Chart]:
-    """The charts every run should show, as far as it has their numbers."""
+def main_charts(found: Columns, headline: str = "held-out accuracy") -> list[Chart]:
+    """The charts every run should show, as far as it has their numbers; ``headline``: what ``eval/headline`` is."""
     charts = []
     for wanted in MAIN:
         names = [n for p in wanted.patterns for n in found if fnmatchcase(n, p) and not n.endswith("_se")]
@@ -110,6 +122,11 @@ def main_charts(found: Columns) -> list[Chart]:
             continue
         if wanted.title == "Divergence":
             charts += divergence_charts(found, names, wanted)
+        elif wanted.title == HEADLINE and names:
+            labels = [(headline if n == HEADLINE else wanted.label(n), n) for n in names]
+            charts.append(
+                chart(capital(headline), wanted.unit if f"{HEADLINE}_se" in found else "", labels, found)
+            )
         elif names:
             charts.append(chart(wanted.title, wanted.unit, [(wanted.label(n), n) for n in names], found))
     return charts
@@ -184,7 +201,7 @@ def other_shared_charts(runs: Sequence[tuple[str, Columns]]) -> list[Chart]:
     """Every other number that two or more of the runs have, one chart each."""
     steps = span_of(runs)
     counted = Counter(name for _, own in runs for name in own if not name.endswith("_se"))
-    known = {name for _, _, name in SHARED}
+    known = {HEADLINE, *(name for _, _, name in SHARED)}
     return [
         replace(together(name, "", name, runs), x_range=steps)
         for name, count in counted.items()
@@ -193,19 +210,18 @@ def other_shared_charts(runs: Sequence[tuple[str, Columns]]) -> list[Chart]:
 
 
 SHARED = (
-    ("Held-out accuracy", "share of answers right; band: ± 1 standard error", "eval/accuracy"),
     ("Training reward", "mean over the step's rollouts", "reward/mean"),
     ("Response length in training", "tokens", "length/mean"),
     ("Student's entropy", "nats a token", "entropy/student"),
 )
 
 
-def shared_charts(runs: Sequence[tuple[str, Columns]]) -> list[Chart]:
-    """Several runs over the same axes, for the numbers that mean the same in each."""
+def shared_charts(runs: Sequence[tuple[str, Columns]], headline: str = "held-out accuracy") -> list[Chart]:
+    """Several runs over the same axes, for the numbers that mean the same in each; ``headline`` as above."""
     steps = span_of(runs)
     return [
         replace(together(title, unit, name, runs), x_range=steps)
-        for title, unit, name in SHARED
+        for title, unit, name in ((capital(headline), HELD_OUT, HEADLINE), *SHARED)
         if any(name in own for _, own in runs)
     ]
 
@@ -221,23 +237,24 @@ def span_of(runs: Sequence[tuple[str, Columns]]) -> tuple[float, ...]:
     return span({f"{i}/{name}": points for i, (_, own) in enumerate(runs) for name, points in own.items()})
 
 
-def comparison_charts(recipes: Mapping[str, Mapping[str, Any]]) -> list[Chart]:
-    """Accuracy against generated tokens and against steps: each seed thin, their mean thick."""
-    by_tokens = {name: one for name, one in recipes.items() if any(p["tokens"] for p in all_points(one))}
-    silent = [name for name in recipes if name not in by_tokens]
-    note = f"Without generated tokens, so in the other plot only: {', '.join(silent)}." if silent else ""
-    unit = "held-out accuracy; thin: one seed, thick: mean over seeds"
+def comparison_charts(
+    recipes: Mapping[str, Mapping[str, Any]], headline: str = "held-out accuracy", unit: str = "tokens"
+) -> list[Chart]:
+    """The headline against what was spent and against steps: each seed thin, their mean thick."""
+    spending = {name: one for name, one in recipes.items() if any(p["spent"] for p in all_points(one))}
+    silent = [name for name in recipes if name not in spending]
+    note = f"They spent no {unit}, so they are in the other plot only: {', '.join(silent)}." if silent else ""
+    about = f"{headline}; thin: one seed, thick: mean over seeds"
     colors = {name: color for color, name in enumerate(recipes)}
     charts = []
-    if by_tokens:
+    if spending:
         lines = [
-            s for name, one in by_tokens.items() for s in seeds_and_mean(name, one, "tokens", colors[name])
+            s for name, one in spending.items() for s in seeds_and_mean(name, one, "spent", colors[name])
         ]
-        charts.append(
-            Chart("Accuracy by generated tokens", unit, tuple(lines), "generated tokens", note=note)
-        )
+        title = f"{capital(headline)} by {unit} spent"
+        charts.append(Chart(title, about, tuple(lines), f"{unit} spent", note=note))
     lines = [s for name, one in recipes.items() for s in seeds_and_mean(name, one, "step", colors[name])]
-    return [*charts, Chart("Accuracy by step", unit, tuple(lines))]
+    return [*charts, Chart(f"{capital(headline)} by step", about, tuple(lines))]
 
 
 def all_points(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -246,7 +263,7 @@ def all_points(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def seeds_and_mean(name: str, recipe: Mapping[str, Any], x: str, color: int) -> list[Series]:
     """One line a seed, and their mean over the evaluations that every seed has."""
-    lines = [[(float(p[x]), float(p["accuracy"])) for p in run["points"]] for run in recipe["runs"]]
+    lines = [[(float(p[x]), float(p["headline"])) for p in run["points"]] for run in recipe["runs"]]
     seeds = [
         Series(f"{name}, seed {run['seed']}", tuple(line), color=color, faint=True)
         for run, line in zip(recipe["runs"], lines, strict=True)

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from selfteach.errors import UserError
 from selfteach.report import curves, reading, text
 from selfteach.report.explorer import explorer
+from selfteach.report.others import Other, Scatter, few, scatters
 from selfteach.report.plot import Drawing, draw
 from selfteach.report.reading import Row, RunData, Sample, dotted, table
 
@@ -52,6 +53,8 @@ class RunView:
     facts: dict[str, str]
     charts: list[Drawing]
     more_charts: list[Drawing]
+    others: list[tuple[Other, list[Scatter]]]
+    others_left_out: int
     pairs: list[Pair]
     pairs_left_out: int
     alarms: list[dict[str, Any]]
@@ -73,12 +76,14 @@ def build_report(run: Path | Sequence[Path], out: Path | None = None) -> Path:
     labels = distinct([one.name for one in runs])
     named = list(zip(labels, runs, strict=True))
     together = [(label, curves.columns(one.metrics)) for label, one in named] if len(runs) > 1 else []
+    headline = " · ".join(dict.fromkeys(one.headline for one in runs))
+    views = [view(one) for one in runs]
     html = render(
         "report.html",
-        columns=("task", "seed", "held-out accuracy", "generated tokens", "training time"),
+        columns=[name for name in dict.fromkeys(n for one in views for n in one.facts) if name != "model"],
         title=f"{runs[0].recipe}: {labels[0]}" if len(runs) == 1 else f"{len(runs)} runs",
-        runs=list(zip(labels, map(view, runs), strict=True)),
-        shared=[draw(chart) for chart in curves.shared_charts(together)],
+        runs=list(zip(labels, views, strict=True)),
+        shared=[draw(chart) for chart in curves.shared_charts(together, headline)],
         shared_more=[draw(chart) for chart in curves.other_shared_charts(together)],
         differing=differing_settings(runs),
         explorer=explorer(named),
@@ -88,9 +93,12 @@ def build_report(run: Path | Sequence[Path], out: Path | None = None) -> Path:
 
 def comparison_page(results: Mapping[str, Any], out: Path) -> Path:
     """Write a comparison's results (as in ``results.json``) as one HTML page and return its path."""
-    charts = [draw(chart) for chart in curves.comparison_charts(results["recipes"])]
+    charts = curves.comparison_charts(results["recipes"], results["headline"], results["unit"])
     title = f"Comparison on {results['task']}"
-    return written(render("comparison.html", title=title, results=results, charts=charts), Path(out))
+    return written(
+        render("comparison.html", title=title, results=results, charts=[draw(one) for one in charts]),
+        Path(out),
+    )
 
 
 # --- what a run's page shows
@@ -99,7 +107,7 @@ def comparison_page(results: Mapping[str, Any], out: Path) -> Path:
 def view(run: RunData) -> RunView:
     found = curves.columns(run.metrics)
     about = table(run.config, "about")
-    pairs = paired(run.samples)
+    pairs, shown = paired(run.samples), few(run.others)
     return RunView(
         data=run,
         title=str(about.get("title", "")),
@@ -107,8 +115,10 @@ def view(run: RunData) -> RunView:
         formula=str(about.get("formula", "")),
         state=state(run),
         facts=facts(run, found),
-        charts=[draw(chart) for chart in curves.main_charts(found)],
+        charts=[draw(chart) for chart in curves.main_charts(found, run.headline)],
         more_charts=[draw(chart) for chart in curves.other_charts(found)],
+        others=[(one, scatters(one)) for one in shown],
+        others_left_out=len(run.others) - len(shown),
         pairs=pairs[:MOST_PAIRS],
         pairs_left_out=len(pairs[MOST_PAIRS:]),
         alarms=sounded(run.metrics),
@@ -141,19 +151,15 @@ def facts(run: RunData, found: curves.Columns) -> dict[str, str]:
     shown = [("task", str(table(run.config, "run").get("task", "")))]
     shown += [("model", str(table(run.config, "loading").get("model", "")))]
     shown += [("seed", text.number(table(run.config, "run").get("seed", "")))]
-    if accuracy := found.get("eval/accuracy"):
-        errors = dict(found.get("eval/accuracy_se", ()))
-        first, last = (with_error(y, errors.get(x)) for x, y in (accuracy[0], accuracy[-1]))
-        shown += [("held-out accuracy", first if len(accuracy) == 1 else f"{first} → {last}")]
-    if tokens := found.get("tokens/generated"):
-        shown += [("generated tokens", text.number(tokens[-1][1]))]
+    if headline := found.get(curves.HEADLINE):
+        errors = dict(found.get(f"{curves.HEADLINE}_se", ()))
+        first, last = (text.measured(y, errors.get(x)) for x, y in (headline[0], headline[-1]))
+        shown += [(run.headline, first if len(headline) == 1 else f"{first} → {last}")]
+    if spent := found.get(f"spent/{run.unit}"):
+        shown += [(f"{run.unit} spent", text.number(spent[-1][1]))]
     if seconds := text.as_number(run.summary.get("training_seconds")):
         shown += [("training time", f"{text.number(seconds)} s")]
     return {label: value for label, value in shown if value}
-
-
-def with_error(value: float, error: float | None) -> str:
-    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
 
 
 def paired(samples: Sequence[Sample]) -> list[Pair]:
@@ -205,7 +211,12 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=shown,
     )
-    made.filters |= {"block": text.block, "number": text.number, "exact": text.exact}
+    made.filters |= {
+        "block": text.block,
+        "number": text.number,
+        "exact": text.exact,
+        "measured": text.measured,
+    }
     return made
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.report.older import row_of_today, summary_of_today
+from selfteach.report.others import Other, other
 from selfteach.report.rows import Row, read_object, read_rows
 from selfteach.report.text import as_number
 from selfteach.report.tokens import Look, read_looks
@@ -16,7 +18,7 @@ from selfteach.report.tokens import Look, read_looks
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer of samples.jsonl; what a row lacks is "" or None. ``row``: its place in the look of its step."""
+    """One answer of samples.jsonl (kind text); what a row lacks is "" or None. ``row``: its place in the look."""
 
     step: float
     phase: str
@@ -48,10 +50,21 @@ class RunData:
     failure: Row
     notes: list[str]
     looks: dict[int, Look] = field(default_factory=dict)
+    others: list[Other] = field(default_factory=list)
 
     @property
     def recipe(self) -> str:
         return str(table(self.config, "recipe").get("name", "unknown recipe"))
+
+    @property
+    def headline(self) -> str:
+        """What ``eval/headline`` is."""
+        return str(table(self.config, "run").get("headline", "held-out accuracy"))
+
+    @property
+    def unit(self) -> str:
+        """What ``spent`` counts."""
+        return str(table(self.config, "run").get("unit", "tokens"))
 
     @property
     def last_step(self) -> int:
@@ -65,15 +78,17 @@ def read_run(folder: Path) -> RunData:
     if not any((folder / name).exists() for name in ("config.toml", "metrics.jsonl", "summary.json")):
         raise UserError(f"{folder} holds no run (no config.toml, metrics.jsonl or summary.json)")
     notes: list[str] = []
+    samples = read_rows(folder / "samples.jsonl", notes)
     return RunData(
         name=folder.resolve().name,
         config=read_config(folder / "config.toml", notes),
-        metrics=read_rows(folder / "metrics.jsonl", notes),
-        samples=[sample(row) for row in read_rows(folder / "samples.jsonl", notes)],
-        summary=read_object(folder / "summary.json", notes),
+        metrics=[row_of_today(row) for row in read_rows(folder / "metrics.jsonl", notes)],
+        samples=[sample(row) for row in samples if row.get("kind", "text") == "text"],
+        summary=summary_of_today(read_object(folder / "summary.json", notes)),
         failure=read_failure(folder / "failed", notes),
         notes=notes,
         looks=read_looks(folder / "tokens", notes),
+        others=[other(row) for row in samples if row.get("kind", "text") != "text"],
     )
 
 

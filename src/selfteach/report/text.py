@@ -78,6 +78,14 @@ def number(value: Any) -> str:
     return text if "e" in text else text.replace("-", "−")
 
 
+def measured(value: float, error: float | None = None) -> str:
+    """A headline, with its standard error if there is one: three digits behind the point, or three digits in all where
+    those would say little."""
+    plain = value == 0 or 0.1 <= abs(value) < 1000 or not math.isfinite(value)
+    shown = [f"{one:.3f}" if plain else f"{one:.3g}" for one in (value, error) if one is not None]
+    return " ± ".join(shown)
+
+
 def exact(value: Any) -> str:
     """A setting's value, no digit lost."""
     if isinstance(value, bool):

@@ -6,11 +6,12 @@ run finds the same memory again by reading its rows (``remembered``). Each kind 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 START = 5
 """Rows whose mean is "at the start" where one row is too noisy: rewards."""
@@ -41,6 +42,8 @@ LEAKS = 0.05
 """Share of wrong rollouts with a private phrase, or of rollouts that speak of the privilege (card 12)."""
 STYLE = 0.5
 """Share of all divergence on style tokens (card 01: they carry 0.79–0.92 nats, content 0.06–0.14)."""
+LOST, NOISE = 0.3, 3.0
+"""Share of its best that the headline has lost, and the standard errors that the loss must exceed (chosen here)."""
 
 Means = Mapping[str, float]
 
@@ -57,8 +60,13 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Memory:
-    """What the watch keeps of a run: a few rows of the metrics it looks at, and which alarms sound since when."""
+    """What the watch keeps of a run: a few rows of the metrics it looks at, and which alarms sound since when.
 
+    ``better``: which way ``eval/headline`` should go; ``headline``: the last one, the best, and the share of it lost.
+    """
+
+    better: Literal["higher", "lower"] = "higher"
+    headline: Means = field(default_factory=dict)
     first: Means = field(default_factory=dict)
     start: tuple[Means, ...] = ()
     recent: tuple[Means, ...] = ()
@@ -184,6 +192,12 @@ def styled(seen: Seen) -> str | None:
     return None
 
 
+def falling(seen: Seen) -> str | None:
+    if seen.now.get("eval/lost", 0.0) < LOST:
+        return None
+    return f"eval/headline was {seen.now['eval/best']:.3g} at best, now it is {seen.now['eval/headline']:.3g}"
+
+
 RULES: Mapping[str, tuple[Rule, str]] = {
     "length runs away": (
         longer,
@@ -238,20 +252,27 @@ RULES: Mapping[str, tuple[Rule, str]] = {
         "most of the loss is on words like 'so' and 'wait': cap each vocabulary entry with --clip-entry (card 01), or "
         "train on the spans that decide (card 04)",
     ),
+    "headline falls": (
+        falling,
+        "the best was earlier: keep checkpoints of evaluated steps and take that one, stop earlier, or lower --lr; a "
+        "model that is distilled into itself again and again needs some ground truth in every round (card 35)",
+    ),
 }
 
 
 def after(memory: Memory, row: Mapping[str, Any]) -> Memory:
     """The memory with one more row of metrics.jsonl.
 
-    Nothing changes by rows of evaluations, and of steps on text that the policy did not write: entropy and length on
-    a data set's own tokens say nothing about what the policy does.
+    Of an evaluation only the headline is kept, and nothing of a step on text that the policy did not write: entropy
+    and length on a data set's own tokens say nothing about what the policy does.
     """
-    if "loss" not in row or "repetition/looping" not in row:
+    if "eval/headline" in row:
+        return replace(memory, headline=headline(memory, row))
+    if "loss" not in row or ("length/mean" in row and "repetition/looping" not in row):
         return memory
-    kept = looked_at(row)
-    if memory.first.get("stage") != kept.get("stage"):
-        memory = Memory()  # another stage, another loss: what was normal is not any more
+    kept = {**looked_at(row), **memory.headline}
+    if memory.first.get("stage") != kept.get("stage"):  # another loss: what was normal is not any more
+        memory = Memory(memory.better, memory.headline)
     memory = replace(
         memory,
         first=memory.first or kept,
@@ -261,9 +282,21 @@ def after(memory: Memory, row: Mapping[str, Any]) -> Memory:
     return replace(memory, alarms=sounding(memory) if len(memory.recent) == WINDOW else ())
 
 
-def remembered(rows: Iterable[Mapping[str, Any]]) -> Memory:
-    """The memory of a whole metrics.jsonl."""
-    return reduce(after, rows, Memory())
+def headline(memory: Memory, row: Mapping[str, Any]) -> Means:
+    """The headline of an evaluation, the best so far, and the share of the best that it has lost beyond its noise."""
+    last, error = row["eval/headline"], row.get("eval/headline_se", 0.0)
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in (last, error)):
+        return memory.headline
+    choose = max if memory.better == "higher" else min
+    best = choose(memory.headline.get("eval/best", last), last)
+    gap = abs(best - last)
+    lost = gap / abs(best) if best and gap > NOISE * error else 0.0
+    return {"eval/headline": float(last), "eval/best": float(best), "eval/lost": lost}
+
+
+def remembered(rows: Iterable[Mapping[str, Any]], start: Memory | None = None) -> Memory:
+    """The memory of a whole metrics.jsonl; ``start``: that of a run that has not begun."""
+    return reduce(after, rows, start or Memory())
 
 
 def judged(memory: Memory, row: Mapping[str, Any]) -> tuple[Memory, dict[str, Any]]:

@@ -20,7 +20,7 @@ class Loading:
     model: str = ""
     """Folder of a Hugging Face causal language model, or its hub id (empty: the arena world's own)."""
     precision: Literal["float32", "bfloat16", "mixed"] = "float32"
-    """Weights and arithmetic in float32 or bfloat16, or float32 weights with bfloat16 arithmetic."""
+    """float32; bfloat16 arithmetic on float32 weights (mixed); or that, with weights that never move in bfloat16."""
     chat_template: str | None = None
     """A Jinja file used instead of the tokenizer's chat template, or "plain"."""
     model_revision: str | None = None
@@ -83,6 +83,8 @@ class Bookkeeping:
     """Largest share of rollouts in a step whose teacher has nothing to see; beyond it the run stops."""
     token_classes: str | None = None
     """JSON file of class name → regular expression on a token's text, for divergence by token class."""
+    compile: bool = False
+    """Compile the closed-form gradients of the loss with torch.compile: seconds at first, faster on a GPU."""
     alarms: bool = True
     """Watch the metrics for signs of collapse, and say what was seen (docs/alarms.md)."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None

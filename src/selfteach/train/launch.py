@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,41 +12,101 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from selfteach.train.config import TrainConfig
-from selfteach.train.loop import train
-from selfteach.train.preflight import preflight
-from selfteach.train.progress import Progress
-from selfteach.train.run import Run
+from selfteach.train import randomness, resuming
+from selfteach.train.config import FORMAT, TrainConfig
+from selfteach.train.learner import Learner
+from selfteach.train.progress import Progress, Silent
 from selfteach.train.rundir import RunFolder
-from selfteach.train.saving import restore
+from selfteach.train.text.evaluation import HEADLINE
+from selfteach.train.text.learner import TextLearner
 from selfteach.train.tracking import tracked
+from selfteach.train.trainer import Settings, Trainer
 
-FREE = ("versions", "loading.device", "bookkeeping.keep", "bookkeeping.track")
+FREE = (
+    "versions",
+    "loading.device",
+    "bookkeeping.keep",
+    "bookkeeping.track",
+    "settings.device",
+    "settings.keep",
+)
 """What may differ between a run and its resumption."""
 
 
 def launch(
     config: TrainConfig,
     progress: Callable[[], Progress],
-    silent: Callable[[], Progress],
+    silent: Callable[[], Progress] = Silent,
     *,
     resume: bool = False,
     check: bool = True,
 ) -> tuple[Path | None, dict[str, Any]]:
     """Train ``config`` to its end. Returns the run folder (None on processes that do not write) and the summary."""
-    first = PartialState(cpu=config.loading.device == "cpu").is_main_process
     config = replace(config, out=Path(config.out))
-    track = config.bookkeeping.track
-    shown = tracked(progress(), track, table_of(config), config.out) if first else silent()
-    folder = opened(config, resume) if first else None
+    first = PartialState(cpu=config.loading.device == "cpu").is_main_process
+    shown = tracked(progress(), config.bookkeeping.track, table_of(config), config.out) if first else silent()
+    settings = settings_of(config)
+    # Adapters are drawn at random as they are made: before there is a Trainer.
+    randomness.seed_all(settings.seed)
+    return run_learner(
+        lambda: TextLearner(config, shown), config.out, settings,
+        table=table_of(config), resume=resume, check=check, progress=lambda: shown,
+    )  # fmt: skip
+
+
+def trainer_of(config: TrainConfig, folder: RunFolder | None, progress: Progress) -> Trainer:
+    """A run of text that is ready to train, and has not been checked (``learner.preflight``)."""
+    # Adapters are drawn at random as they are made: before there is a Trainer.
+    randomness.seed_all(config.seed)
+    return Trainer(TextLearner(config, progress), folder, progress, settings_of(config))
+
+
+def settings_of(config: TrainConfig) -> Settings:
+    """What the Trainer must know of a run of text."""
+    book = config.bookkeeping
+    return Settings(
+        seed=config.seed,
+        eval_every=config.evaluation.eval_every,
+        samples_every=book.samples_every,
+        checkpoint_every=book.checkpoint_every,
+        keep=book.keep,
+        budget=book.token_budget,
+        alarms=book.alarms,
+        device=config.loading.device,
+    )
+
+
+def run_learner(
+    learner: Learner | Callable[[], Learner],
+    out: Path | str,
+    settings: Settings | None = None,
+    *,
+    table: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    check: bool = True,
+    progress: Callable[[], Progress] = Silent,
+) -> tuple[Path | None, dict[str, Any]]:
+    """Train any learner to its end in the folder ``out``, or go on with the run that is there.
+
+    ``learner``: one, or a function that makes it once the folder is known to be free. ``table``: what config.toml holds
+    beside the versions (none: the learner's own, and the settings). Returns the run folder (None on processes that do
+    not write) and what summary.json holds. Raises ``UserError`` where the folder holds another run, settings differ
+    from those it was begun with, or the run cannot go on; ``Interrupted`` after Ctrl-C, when the run is saved.
+    """
+    out, settings = Path(out), settings or Settings()
+    first = PartialState(cpu=settings.device == "cpu").is_main_process
+    make = learner if callable(learner) else lambda: learner
+    config = {**(table or learner_table(make(), settings)), "versions": versions()}
+    folder = opened(out, config, resume) if first else None
+    shown = progress() if first else Silent()
     try:
-        run = Run(config, folder, shown)
-        if not (resume and restore(run)) and check:
-            preflight(run)
+        trainer = Trainer(make(), folder, shown, settings)
+        if not (resume and resuming.restore(trainer, out)) and check:
+            trainer.learner.preflight()
         if folder is not None and not resume:
             # Only now: a start that fails leaves a folder that the corrected command may use.
-            folder.write_config(table_of(config))
-        summary = train(run)
+            folder.write_config(config)
+        summary = trainer.train()
     finally:
         shown.stop()
         if folder is not None:
@@ -54,15 +114,29 @@ def launch(
     return (folder.path if folder is not None else None), summary
 
 
-def opened(config: TrainConfig, resume: bool) -> RunFolder:
-    if resume:
-        return RunFolder.resume(config.out, table_of(config), free=FREE)
-    return RunFolder.create(config.out)
+def learner_table(learner: Learner, settings: Settings) -> dict[str, Any]:
+    """What config.toml holds of a run without a recipe's command line."""
+    return {
+        "about": {"format": FORMAT},
+        "recipe": {"name": type(learner).__name__, **learner.table()},
+        "run": {"seed": settings.seed, **followed(learner.unit, learner.headline, learner.better)},
+        "settings": asdict(settings),
+    }
+
+
+def opened(out: Path, config: Mapping[str, Any], resume: bool) -> RunFolder:
+    return RunFolder.resume(out, config, free=FREE) if resume else RunFolder.create(out)
 
 
 def table_of(config: TrainConfig) -> dict[str, Any]:
     """What config.toml holds."""
-    return {**config.table(), "versions": versions()}
+    table = config.table()
+    return {**table, "run": {**table["run"], **followed("tokens", HEADLINE)}, "versions": versions()}
+
+
+def followed(unit: str, headline: str, better: str = "higher") -> dict[str, str]:
+    """What ``spent`` counts, what ``eval/headline`` is, and which way it should go: the report's labels."""
+    return {"unit": unit, "headline": headline, "better": better}
 
 
 def versions() -> dict[str, str]:

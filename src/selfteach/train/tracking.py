@@ -12,7 +12,6 @@ from typing import Any, Literal
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 
 from selfteach.errors import UserError
-from selfteach.train.evaluation import Result
 from selfteach.train.progress import Progress
 
 Tracking = Literal["tensorboard", "trackio", "wandb"]
@@ -31,19 +30,19 @@ class Tracked:
     def say(self, text: str) -> None:
         self.shown.say(text)
 
-    def start(self, steps: int, step: int) -> None:
+    def start(self, steps: int, step: int, headline: str) -> None:
         self.tracker.start()
         self.started = True
         self.tracker.store_init_configuration(dict(plain(self.config)))
-        self.shown.start(steps, step)
+        self.shown.start(steps, step, headline)
 
     def step(self, row: Mapping[str, Any]) -> None:
         self.log(row, row["step"])
         self.shown.step(row)
 
-    def evaluated(self, step: int, result: Result) -> None:
-        self.log(result.row(), step)
-        self.shown.evaluated(step, result)
+    def evaluated(self, step: int, row: Mapping[str, Any]) -> None:
+        self.log(row, step)
+        self.shown.evaluated(step, row)
 
     def stop(self) -> None:
         self.shown.stop()

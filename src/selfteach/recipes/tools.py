@@ -1,0 +1,103 @@
+"""What a recipe may use to write its rollouts: a protocol, implemented where the models are (``train/text/tools.py``).
+
+``Recipe.rollout(tools, prompts, step)`` returns trajectories. Selection, critique, debate, replay, drafts and
+revisions are such functions; all that they generate is counted, whatever they keep of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol
+
+from selfteach.roles.view import View
+from selfteach.task.example import Example, Message
+from selfteach.task.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An example with the student's context for it (token ids), which leaves room for an answer in the model's window.
+
+    ``group``: the number that its answers share within a step.
+    """
+
+    example: Example
+    prompt_ids: list[int]
+    group: int
+
+
+class Tools(Protocol):
+    """Everything is a pure request: what comes back is new trajectories, in the order of what was given."""
+
+    def sample(
+        self,
+        begun: Sequence[Prompt | Trajectory],
+        n: int = 1,
+        *,
+        role: str = "student",
+        max_tokens: int | None = None,
+        view: View | None = None,
+    ) -> list[Trajectory]:
+        """``n`` continuations of each by the weights of ``role`` under its view (or under ``view``), at the recipe's
+        sampling settings.
+
+        A prompt begins a trajectory of one turn; a trajectory is written on after its last token. The tokens stand
+        behind the student's own prompt whoever wrote them: ``origin`` names the role, ``behavior`` its log-probs in
+        nats. UserError if the view has nothing to show, or leaves no room.
+        """
+
+    def mix(
+        self,
+        prompts: Sequence[Prompt],
+        shares: Mapping[str, float],
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+    ) -> list[Trajectory]:
+        """One text for each prompt, each token by a role drawn anew with probability ``shares[role]`` (card 11).
+
+        The mark ``from/ROLE`` says whose token it is. Temperature 0 takes the likeliest token.
+        """
+
+    def quote(self, prompts: Sequence[Prompt], field: str) -> list[Trajectory]:
+        """The data's own text in the private field ``field``, without behavior log-probs. UserError where it lacks."""
+
+    def begin(self, trajectory: Trajectory, view: View) -> Trajectory | None:
+        """A trajectory of the same example whose first tokens are what ``view`` puts into the assistant's mouth.
+
+        None if the view has nothing to show, does not go on from the student's prompt, or leaves no room for an answer.
+        """
+
+    def act(
+        self, trajectories: Sequence[Trajectory], replies: Sequence[Sequence[Message]]
+    ) -> list[Trajectory]:
+        """Each trajectory with an environment's messages after its last turn; these tokens are not trained on.
+
+        What the model wrote is never re-tokenized. Where the template does not render the earlier turn as it was
+        written (thoughts are stripped), the next turn begins a context of its own.
+        """
+
+    def grade(self, trajectories: Sequence[Trajectory], *, last: bool = False) -> list[Trajectory]:
+        """Each with the verifier's grade of its text (``last``: of its last segment's), unless it has one."""
+
+    def log_probs(self, trajectories: Sequence[Trajectory], role: str = "student") -> list[list[float]]:
+        """Log-prob (nats) of each token the policy wrote, under the role's weights and view (its temperature)."""
+
+    def edit(self, trajectory: Trajectory, begin: int, text: str) -> Trajectory:
+        """The trajectory with ``text`` in the place of everything from token ``begin`` on, ended as the template ends a
+        turn. Its new tokens have no behavior log-probs (card 17)."""
+
+    def store(self, name: str) -> Store:
+        """The run's store of this name: trajectories that outlive the step and the stage."""
+
+    def random(self, name: str) -> Random:
+        """A generator that depends on the run's seed, the step, this process and ``name`` alone."""
+
+
+class Store(Protocol):
+    """Trajectories kept under a name, and plain values beside them (``notes``, a memory bank). Part of a checkpoint."""
+
+    trajectories: list[Trajectory]
+    notes: dict[str, Any]

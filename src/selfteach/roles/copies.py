@@ -1,0 +1,181 @@
+"""Copies of trained weights: a module of their own, adapter tensors to exchange, or the adapters switched off."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from selfteach.policy.loading import Policy, bare
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Copy(Protocol):
+    """Weights held apart from the trained ones. ``size`` counts it among the copies in memory, 0 or 1."""
+
+    size: int
+
+    def scoring(self) -> AbstractContextManager[Policy]:
+        """Within it the given policy computes with these weights."""
+
+    def take(self, share: float = 1.0) -> None:
+        """Move by ``share`` of the way to the trained weights as they are now; buffers follow all the way."""
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None: ...
+
+
+class ModuleCopy:
+    """All weights and buffers in a module of its own, for policies whose weights are all trained.
+
+    ``dtype``: of its parameters (none: as they are trained). Buffers keep theirs: a rotary embedding's frequencies in
+    bfloat16 would place tokens wrongly.
+    """
+
+    size = 1
+
+    def __init__(self, trained: Policy, dtype: torch.dtype | None = None) -> None:
+        self.trained = trained
+        self.policy = replace(trained, model=at_rest(copy.deepcopy(trained.model), dtype))
+
+    @contextmanager
+    def scoring(self) -> Iterator[Policy]:
+        yield self.policy
+
+    def take(self, share: float = 1.0) -> None:
+        move(self.tensors(), dict(named(self.trained.model)), share)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(named(self.policy.model))
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        move(self.tensors(), tensors)
+
+
+class Exchange:
+    """Puts adapter tensors and buffers into a LoRA policy for a while, by copying in place.
+
+    No graph of the policy may be alive within it: backward would find weights that have changed since forward.
+    Exchanging them twice at a time raises RuntimeError, since the inner one would keep the outer one's weights as the
+    trained ones.
+    """
+
+    def __init__(self, trained: Policy) -> None:
+        self.trained, self.entered = trained, False
+
+    def own(self) -> dict[str, Tensor]:
+        """What is exchanged: what is trained, and the buffers."""
+        return {
+            name: tensor
+            for name, tensor in named(self.trained.model)
+            if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+        }
+
+    def refuse_entered(self) -> None:
+        if self.entered:
+            raise RuntimeError("another role's weights are in the policy: leave that scoring first")
+
+    @contextmanager
+    def __call__(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        self.refuse_entered()
+        kept = {name: tensor.detach().clone() for name, tensor in self.own().items()}
+        self.entered = True
+        try:
+            move(self.own(), tensors)
+            yield
+        finally:
+            move(self.own(), kept)
+            self.entered = False
+
+
+class AdapterCopy:
+    """Adapter tensors and buffers of a LoRA policy, exchanged with its own while they are scored with."""
+
+    size = 1
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.held = {name: tensor.detach().clone() for name, tensor in exchange.own().items()}
+
+    @contextmanager
+    def scoring(self) -> Iterator[Policy]:
+        with self.exchange(self.held):
+            yield self.exchange.trained
+
+    def take(self, share: float = 1.0) -> None:
+        move(self.held, self.exchange.own(), share)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self.held)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        move(self.held, tensors)
+
+
+class AdaptersOff:
+    """A LoRA policy before any training: its base, at no cost. It cannot follow."""
+
+    size = 0
+
+    def __init__(self, trained: Policy) -> None:
+        self.trained = trained
+
+    @contextmanager
+    def scoring(self) -> Iterator[Policy]:
+        with self.trained.adapters_off():
+            yield self.trained
+
+    def take(self, share: float = 1.0) -> None:
+        raise TypeError("a policy with its adapters switched off stays what it was before training")
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        if tensors:
+            raise ValueError(
+                "there are weights to load, but this role is the policy with its adapters switched off"
+            )
+
+
+def named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by name."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+@torch.no_grad()
+def move(tensors: Mapping[str, Tensor], towards: Mapping[str, Tensor], share: float = 1.0) -> None:
+    """Move parameters in place by ``share`` of the way; buffers (counters, statistics, frequencies) all the way."""
+    for name, tensor in tensors.items():
+        if share == 1 or not isinstance(towards[name], nn.Parameter):
+            tensor.copy_(towards[name])
+        else:
+            tensor.lerp_(towards[name].detach().to(tensor.dtype), share)
+
+
+def at_rest(model: Network, dtype: torch.dtype | None = None) -> Network:
+    """The model in evaluation mode, without gradients, its parameters of ``dtype``."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        if dtype is not None:
+            parameter.data = parameter.data.to(dtype)
+    model.eval()
+    return model
+
+
+def untrained(trained: Policy, seed: int) -> Policy:
+    """The same architecture, freshly initialized; torch's own random state stays where it is."""
+    network = bare(trained.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh: nn.Module = type(network)(copy.deepcopy(network.config))
+    return replace(trained, model=cast(PreTrainedModel, at_rest(fresh, trained.storage).to(network.device)))

@@ -1,0 +1,290 @@
+"""A trajectory: what stands after a prompt, who wrote which part of it, and what is known about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
+
+from selfteach.task.annotation import Annotation
+from selfteach.task.example import Example, Grade, Message
+from selfteach.task.segment import EDIT, STUDENT, UNKNOWN, Segment, first, numbers_of
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Segments after a prompt; the lists ``ids``, ``mask``, ``behavior``, ``turn``, ``authors`` [T] run over them all.
+
+    ``text``: what a verifier reads. ``group`` is shared by the trajectories of one prompt in a step; ``finished`` says
+    that it ended by itself, not by the length limit. ``marks`` names further bool columns [T]; ``numbers`` a number of
+    the row or one a token (turn rewards, success rates); ``log_probs`` holds what a role of signal "sampled" gave the
+    tokens (nats, [T]), by role. ``origin``: who wrote the row: "student", "data", a role, or "edit". ``pair``: the
+    ``trajectory`` of the row that this one is preferred to. ``parent`` names the trajectory it was forked from, behind
+    the first ``fork`` tokens. ``temperature`` is that of sampling. ``trajectory`` is shared by rows that were one
+    (``rows``). ``conversation``: the turns that are over, as messages.
+
+    Raises ValueError where a column is not as long as the ids.
+    """
+
+    example: Example
+    prompt_ids: list[int]
+    segments: tuple[Segment, ...]
+    text: str
+    group: int
+    finished: bool
+    grade: Grade | None = None
+    annotation: Annotation | None = None
+    marks: Mapping[str, list[bool]] = field(default_factory=dict)
+    numbers: Mapping[str, float | list[float]] = field(default_factory=dict)
+    log_probs: Mapping[str, list[float]] = field(default_factory=dict)
+    origin: str = STUDENT
+    pair: int | None = None
+    parent: str | None = None
+    fork: int | None = None
+    temperature: float = 1.0
+    trajectory: int | None = None
+    conversation: tuple[Message, ...] = ()
+
+    def __post_init__(self) -> None:
+        length = len(self.ids)
+        numbers = {name: value for name, value in self.numbers.items() if isinstance(value, list)}
+        for kind, columns in (("marks", self.marks), ("numbers", numbers), ("log_probs", self.log_probs)):
+            for name, column in columns.items():
+                if len(column) != length:
+                    raise ValueError(f"{kind} {name!r} holds {len(column)} values for {length} ids")
+        if self.fork is not None and not 0 <= self.fork <= length:
+            raise ValueError(f"fork is {self.fork}: it must lie within the {length} ids")
+        if any(
+            after.turn < before.turn for before, after in zip(self.segments, self.segments[1:], strict=False)
+        ):
+            raise ValueError(f"turns must not go back, got {[one.turn for one in self.segments]}")
+
+    @classmethod
+    def written(
+        cls,
+        example: Example,
+        prompt_ids: list[int],
+        ids: list[int],
+        text: str,
+        *,
+        group: int,
+        finished: bool,
+        behavior: list[float] | None = None,
+        origin: str = STUDENT,
+        **more: Any,
+    ) -> Trajectory:
+        """The common case: one turn by one author, ``origin``, all of it trained on."""
+        segment = Segment(ids, origin, behavior=behavior or [])
+        return cls(example, prompt_ids, (segment,), text, group, finished, origin=origin, **more)
+
+    # --- flat columns ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def ids(self) -> list[int]:
+        return [token for one in self.segments for token in one.ids]
+
+    @cached_property
+    def mask(self) -> list[bool]:
+        """Where the policy itself is trained on the token."""
+        return [one.trains for one in self.segments for _ in one.ids]
+
+    @cached_property
+    def behavior(self) -> list[float]:
+        return [log_prob for one in self.segments for log_prob in one.behavior]
+
+    @cached_property
+    def turn(self) -> list[int]:
+        return [one.turn for one in self.segments for _ in one.ids]
+
+    @cached_property
+    def authors(self) -> list[str]:
+        return [one.author for one in self.segments for _ in one.ids]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the behavior log-prob of every trained token is known."""
+        return not any(own and math.isnan(b) for own, b in zip(self.mask, self.behavior, strict=True))
+
+    @property
+    def right(self) -> bool:
+        """Whether it was graded, and as correct."""
+        return self.grade is not None and self.grade.correct
+
+    @property
+    def is_later_turn(self) -> bool:
+        """Whether it is a row that begins after the first turn (``rows``)."""
+        return bool(self.segments) and self.segments[0].turn > 0
+
+    @property
+    def next_turn(self) -> int:
+        """The turn that what is written next belongs to: a new one after an environment has answered."""
+        if not self.segments:
+            return 0
+        last = self.segments[-1]
+        return last.turn if last.trains or last.context is not None else last.turn + 1
+
+    @property
+    def next_context(self) -> list[int]:
+        """All that is read before the next token: what was last sampled after, and all that stands behind it."""
+        context = self.prompt_ids
+        since: list[int] = []
+        for one in self.segments:
+            if one.context is not None:
+                context, since = one.context, []
+            since += one.ids
+        return [*context, *since]
+
+    # --- changed copies -------------------------------------------------------------------------------------------
+
+    def graded(self, grade: Grade) -> Trajectory:
+        return replace(self, grade=grade)
+
+    def with_numbers(self, **numbers: float | list[float]) -> Trajectory:
+        return replace(self, numbers={**self.numbers, **numbers})
+
+    def marked_last(self, name: str) -> Trajectory:
+        """With the mark ``name`` on the tokens of the last segment."""
+        last = len(self.segments[-1].ids)
+        return replace(self, marks={**self.marks, name: [False] * (len(self.ids) - last) + [True] * last})
+
+    def extended(self, segment: Segment, text: str, *, finished: bool | None = None) -> Trajectory:
+        """With a further segment; ``text`` is the whole one's. The grade and annotation of the shorter one are dropped.
+
+        Marks of the new tokens are False, their numbers and log-probs unknown.
+        """
+        more = len(segment.ids)
+        return self._of(
+            (*self.segments, segment),
+            text,
+            finished=self.finished if finished is None else finished,
+            marks={name: [*column, *[False] * more] for name, column in self.marks.items()},
+            numbers=_each(self.numbers, lambda column: [*column, *[UNKNOWN] * more]),
+            log_probs={name: [*column, *[UNKNOWN] * more] for name, column in self.log_probs.items()},
+        )
+
+    def edited(self, begin: int, ids: list[int], author: str = EDIT, *, text: str) -> Trajectory:
+        """With ``ids`` of ``author`` in place of all tokens from ``begin`` on; ``text`` is the whole one's (card 17).
+
+        Nobody sampled the new tokens, so their behavior log-probs are void (NaN). What was said of the old tokens
+        (grade, annotation, marks, numbers by token, log-probs) is dropped. Raises ValueError where ``begin`` lies
+        outside the ids.
+        """
+        if not 0 <= begin <= len(self.ids):
+            raise ValueError(f"begin is {begin}: it must lie within the {len(self.ids)} ids")
+        kept = first(self.segments, begin)
+        turn = self.turn[min(begin, len(self.ids) - 1)] if self.ids else 0
+        rows = {name: value for name, value in self.numbers.items() if not isinstance(value, list)}
+        fork = None if self.fork is None else min(self.fork, begin)
+        return self._of((*kept, Segment(ids, author, turn=turn)), text, numbers=rows, origin=EDIT, fork=fork)
+
+    def cut(self, turns: int, *, text: str, parent: str | None = None) -> Trajectory:
+        """Its first ``turns`` turns, to go on from: a fork of ``parent`` (not given: of the example's key) behind them.
+
+        ``text`` is what is left of it. Raises ValueError where it has fewer turns.
+        """
+        have = len(set(self.turn))
+        if not 0 <= turns <= have:
+            raise ValueError(f"turns is {turns}: the trajectory has {have}")
+        last = sorted(set(self.turn))[:turns]
+        kept = tuple(one for one in self.segments if one.turn in last)
+        length = sum(len(one.ids) for one in kept)
+        return self._of(
+            kept,
+            text,
+            finished=False,
+            marks={name: column[:length] for name, column in self.marks.items()},
+            numbers=_each(self.numbers, lambda column: column[:length]),
+            log_probs={name: column[:length] for name, column in self.log_probs.items()},
+            parent=self.example.key if parent is None else parent,
+            fork=length,
+        )
+
+    def rows(self) -> list[Trajectory]:
+        """Itself; or, where a segment has a context of its own, each turn as a row after the ids it was sampled after.
+
+        A turn without such a context follows all that stands before it. All rows share ``trajectory``: ValueError if
+        it has no number yet.
+        """
+        if all(one.context is None for one in self.segments):
+            return [self]
+        if self.trajectory is None:
+            raise ValueError("rows of one trajectory must share its number: set trajectory first")
+        turns = self.turn
+        return [
+            self._row(turns.index(turn), turns.index(turn) + turns.count(turn)) for turn in sorted(set(turns))
+        ]
+
+    def _row(self, begin: int, end: int) -> Trajectory:
+        segments = tuple(one for one in self.segments if one.ids and one.turn == self.turn[begin])
+        context = next((one.context for one in segments if one.context is not None), None)
+        return replace(
+            self,
+            prompt_ids=[*self.prompt_ids, *self.ids[:begin]] if context is None else context,
+            segments=tuple(replace(one, context=None) for one in segments),
+            marks={name: column[begin:end] for name, column in self.marks.items()},
+            numbers=_each(self.numbers, lambda column: column[begin:end]),
+            log_probs={name: column[begin:end] for name, column in self.log_probs.items()},
+            fork=None,
+        )
+
+    def _of(self, segments: Sequence[Segment], text: str, **columns: Any) -> Trajectory:
+        """A copy of other tokens; what is not in ``columns`` and was said of the old ones is dropped."""
+        about: dict[str, Any] = {
+            "marks": {},
+            "numbers": {},
+            "log_probs": {},
+            "grade": None,
+            "annotation": None,
+        }
+        return replace(self, segments=tuple(segments), text=text, **{**about, **columns})
+
+    # --- as JSON --------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that JSON holds exactly, NaN as null."""
+        row: dict[str, Any] = _null(asdict(self))
+        return row
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Trajectory:
+        """What ``to_json`` gave, from JSON. Raises KeyError, TypeError or ValueError for anything else."""
+        known = {one.name for one in fields(cls)}
+        if set(row) != known:
+            raise KeyError(f"a stored trajectory has the fields {sorted(known)}")
+        example, note = row["example"], row["annotation"]
+        prompt = tuple(Message(role=m["role"], content=m["content"]) for m in example["prompt"])
+        plain: dict[str, Any] = {
+            "example": Example(**{**example, "prompt": prompt}),
+            "conversation": tuple(Message(role=m["role"], content=m["content"]) for m in row["conversation"]),
+            "segments": tuple(Segment.from_json(one) for one in row["segments"]),
+            "grade": row["grade"] and Grade(**row["grade"]),
+            "annotation": note and Annotation(note["kind"], _spans(note["key"]), _spans(note["error"])),
+            "numbers": {name: _number(value) for name, value in row["numbers"].items()},
+            "log_probs": {name: numbers_of(value) for name, value in row["log_probs"].items()},
+        }
+        return cls(**{**row, **plain})
+
+
+def _each(
+    numbers: Mapping[str, float | list[float]], change: Callable[[list[float]], list[float]]
+) -> dict[str, float | list[float]]:
+    """Numbers by token changed, those of the row as they are."""
+    return {name: change(value) if isinstance(value, list) else value for name, value in numbers.items()}
+
+
+def _null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _null(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _number(value: Any) -> float | list[float]:
+    return numbers_of(value) if isinstance(value, list) else UNKNOWN if value is None else float(value)
+
+
+def _spans(spans: Iterable[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((begin, end) for begin, end in spans)

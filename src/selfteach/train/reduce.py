@@ -1,0 +1,41 @@
+"""Facts of one process made facts of all: every process must call these, in one order, and gets the same answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from accelerate.utils import gather_object
+from torch import distributed
+
+Row = TypeVar("Row")
+
+
+def processes() -> tuple[int, int]:
+    """This process's number, from 0, and how many there are; (0, 1) where none were launched together."""
+    # Not by accelerate's PartialState: merely asking it would choose the device for the whole process.
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def gather_rows(rows: Iterable[Row]) -> list[Row]:
+    """The rows of all processes, in the processes' order. A process may have none."""
+    own = list(rows)
+    gathered: list[Row] = own if processes()[1] == 1 else gather_object(own)
+    return gathered
+
+
+def sum_over_processes(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Each number summed over the processes that have it."""
+    total: dict[str, float] = {}
+    for own in gather_rows([dict(numbers)]):
+        for name, value in own.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def mean_over_processes(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Mean of each list of values over all processes' values together, however unevenly they are spread; a list that
+    is empty everywhere has no mean and is left out."""
+    sums = sum_over_processes({name: sum(own) for name, own in values.items()})
+    counts = sum_over_processes({name: len(own) for name, own in values.items()})
+    return {name: sums[name] / count for name, count in counts.items() if count}

@@ -1,0 +1,67 @@
+"""Trajectories that outlive a step: trained on again and again, replayed, or remembered (cards 10, 11, 41)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from selfteach.errors import UserError
+from selfteach.task.trajectory import Trajectory
+
+
+@dataclass
+class NamedStore:
+    """``trajectories`` and ``notes`` (plain values) under a name of the run."""
+
+    trajectories: list[Trajectory] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, step: int, groups: int, seed: str) -> list[Trajectory]:
+        """Those of the ``groups`` prompts whose turn it is at ``step`` = 0, 1, 2 …: every epoch in another order, a
+        pure function of ``seed`` and the step."""
+        by_group: dict[int, list[Trajectory]] = {}
+        for one in self.trajectories:
+            by_group.setdefault(one.group, []).append(one)
+        names = sorted(by_group)
+        places = [divmod(nth, len(names)) for nth in range(step * groups, (step + 1) * groups)]
+        orders = {
+            epoch: Random(f"{seed} epoch {epoch}").sample(names, len(names))
+            for epoch in {epoch for epoch, _ in places}
+        }
+        return [one for epoch, place in places for one in by_group[orders[epoch][place]]]
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON lines, whole or not at all. UserError if the disk refuses."""
+        aside = path.with_name(f".{path.name}.partial")
+        rows = [self.notes, *(one.to_json() for one in self.trajectories)]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(
+                "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="ascii"
+            )
+            aside.replace(path)
+        except OSError as problem:
+            raise UserError(f"{path} could not be written ({problem.strerror}); make room") from problem
+
+    @classmethod
+    def load(cls, path: Path) -> NamedStore:
+        """What ``save`` wrote, exactly. UserError if it is not there or was changed."""
+        try:
+            notes, *rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+            return cls([Trajectory.from_json(row) for row in rows], dict(notes))
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise UserError(
+                f"the stored answers in {path} cannot be read ({problem}); start anew"
+            ) from problem
+
+
+def require_answers(trajectories: Sequence[Trajectory]) -> None:
+    if not trajectories:
+        raise UserError(
+            "no stored answer is left to train on: none passed the verifier; raise --stored or the attempts, "
+            "or look at the task's grading"
+        )
