@@ -9,6 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from selfteach.recipes.writer import ByTeacher, Mixed, Revised, Writer
+from selfteach.train.annotate import annotated, token_mask
+from selfteach.train.context import Context, context
+from selfteach.train.loop import train
+from selfteach.train.run import Run, refuse_blind_teacher
+from selfteach.train.saving import put_back, save
+from selfteach.train.store import Store
 
 from selfteach.cli.progress import Silent
 from selfteach.errors import UserError
@@ -19,7 +26,6 @@ from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Term
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.recipes.base import Adapter, Optimization, Recipe, ReferenceProbe, Rollouts
-from selfteach.recipes.writer import ByTeacher, Mixed, Revised, Writer
 from selfteach.roles.attempt import Revision
 from selfteach.roles.private import Partial
 from selfteach.roles.role import Role
@@ -33,14 +39,8 @@ from selfteach.task.example import Grade
 from selfteach.task.segment import Segment
 from selfteach.task.trajectory import Trajectory
 from selfteach.train import checkpoint
-from selfteach.train.annotate import annotated, token_mask
 from selfteach.train.config import Bookkeeping, Evaluation, Loading, TrainConfig
-from selfteach.train.context import Context, context
-from selfteach.train.loop import train
-from selfteach.train.run import Run, refuse_blind_teacher
 from selfteach.train.rundir import RunFolder, read_rows
-from selfteach.train.saving import put_back, save
-from selfteach.train.store import Store
 from tiny import tiny_model_folder, tiny_tokenizer
 
 SHORT = Rollouts(max_tokens=8)

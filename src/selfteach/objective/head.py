@@ -45,7 +45,7 @@ class Head:
 
     @property
     def factor(self) -> Tensor | None:
-        """What hidden states are multiplied with: ``half`` where bfloat16 units sum in float32 (CUDA), else ``weight``."""
+        """What states are multiplied with: ``half`` where bfloat16 units sum in float32 (CUDA), else ``weight``."""
         return self.half if self.half is not None and _tensor_cores_sum_in_float32(self.half) else self.weight
 
     @property
