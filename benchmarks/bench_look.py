@@ -13,10 +13,11 @@ from tempfile import TemporaryDirectory
 from time import process_time
 from typing import Any
 
-from selfteach.cli.progress import Silent
-from selfteach.cli.train import configured
 from selfteach.train.loop import look_closer
 from selfteach.train.run import Run
+
+from selfteach.cli.progress import Silent
+from selfteach.cli.train import configured
 from selfteach.train.rundir import RunFolder
 
 STEPS, LOOKS = 20, 5

@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, fields, replace
 
+from selfteach.recipes.writer import Reference, Writer
+
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.recipes.r01_opsd import OPSD
-from selfteach.recipes.writer import Reference, Writer
 from selfteach.train.launch import launch
 
 

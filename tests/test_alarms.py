@@ -11,6 +11,8 @@ from random import Random
 from typing import Any, TypeVar
 
 import pytest
+from selfteach.train.run import Run
+from selfteach.train.written import text_metrics
 
 from learners import Ridge
 from selfteach.cli.progress import Lines, Silent
@@ -27,10 +29,8 @@ from selfteach.task.trajectory import Trajectory
 from selfteach.train.alarms import RULES, START, WINDOW, Memory, after, judged, looked_at, remembered
 from selfteach.train.config import TrainConfig
 from selfteach.train.launch import launch, run_learner
-from selfteach.train.run import Run
 from selfteach.train.rundir import read_rows
 from selfteach.train.trainer import Settings
-from selfteach.train.written import text_metrics
 from tiny import tiny_model_folder
 
 HEALTHY = Path(__file__).parent / "data" / "healthy"

@@ -1,4 +1,4 @@
-"""Door: a completion edited after sampling (card 17) has no behavior log-probs, and a term that reads them is refused."""
+"""Door: a completion edited after sampling (card 17) has void behavior log-probs; a term that reads them is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Door: a hook that snapshots, extrapolates, validates and restores (card 39); stages that repeat and reset (card 42)."""
+"""Door: a hook that snapshots, extrapolates, validates, restores (card 39); stages that repeat and reset (card 42)."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from selfteach.train.preflight import examined
+from selfteach.train.run import Run
 from torch import Tensor
 
 from selfteach.cli.progress import Silent
@@ -16,8 +18,6 @@ from selfteach.objective.engine import evaluate_terms
 from selfteach.objective.head import Head
 from selfteach.objective.layout import Layout
 from selfteach.objective.plan import plan
-from selfteach.train.preflight import examined
-from selfteach.train.run import Run
 from test_engine import TERMS, batch, gradients
 from tiny import tiny_model_folder
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from selfteach.task.rollout import Rollout
+from selfteach.teacher.view import Answer, Messages
 
 from arrays import arrays
 from selfteach.control.beta_policy import BetaController
@@ -14,8 +16,6 @@ from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r01_opsd import OPSD
 from selfteach.recipes.r06_atesd import ATESD
 from selfteach.task.example import Example, Message
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.view import Answer, Messages
 from selfteach.testing import evaluate
 
 TRAIL = {

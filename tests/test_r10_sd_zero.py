@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from selfteach.recipes.writer import Revised, Student
+from selfteach.train.context import rendered_ids
 
 from arrays import LENGTHS, STEPS, arrays, log_softmax, mean_of_sequences, slopes
 from selfteach.errors import UserError
@@ -14,14 +16,12 @@ from selfteach.policy.loading import Policy
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r10_sd_zero import SDZero, SelfRevision
-from selfteach.recipes.writer import Revised, Student
 from selfteach.roles.attempt import Revision
 from selfteach.roles.store import WeightStore
 from selfteach.roles.weights import Frozen, Lagged
 from selfteach.task.example import Example, Grade, Message
 from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
-from selfteach.train.context import rendered_ids
 from tiny import tiny_model, tiny_tokenizer
 
 FULL = {"loss_top_k": None}

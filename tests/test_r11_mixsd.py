@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from selfteach.recipes.writer import Mixed
 
 from arrays import arrays, log_softmax, slopes
 from selfteach.errors import UserError
@@ -15,7 +16,6 @@ from selfteach.policy.mixture import decode_mixture
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r11_mixsd import MixSD
-from selfteach.recipes.writer import Mixed
 from selfteach.roles.weights import Frozen
 from selfteach.task.example import Example, Message
 from selfteach.task.trajectory import Trajectory

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from selfteach.recipes.writer import ByTeacher, Student
 
 from arrays import arrays, log_softmax, mean_of_sequences, slopes
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r41_lightning_opd import LightningOPD, TeacherText
-from selfteach.recipes.writer import ByTeacher, Student
 from selfteach.roles.weights import External
 from selfteach.testing import evaluate
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from selfteach.train.run import Run
+from selfteach.train.tokens import TOP, look, pieces, token_texts
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -19,9 +21,7 @@ from selfteach.policy.loading import Policy
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.task.segment import Segment
 from selfteach.train.launch import launch
-from selfteach.train.run import Run
 from selfteach.train.rundir import read_rows
-from selfteach.train.tokens import TOP, look, pieces, token_texts
 from tiny import tiny_model_folder
 
 WORDS = ["--task", "table", "--device", "cpu", "--steps", "2", "--max-tokens", "8", "--eval-problems", "3"]

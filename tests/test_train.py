@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from selfteach.train.collect import Draw
+from selfteach.train.loop import measure, train
+from selfteach.train.preflight import examined, preflight
+from selfteach.train.run import Run
 
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
 from selfteach.policy.loading import load_policy
 from selfteach.task.arena import open_world
-from selfteach.train.collect import Draw
 from selfteach.train.launch import launch
-from selfteach.train.loop import measure, train
-from selfteach.train.preflight import examined, preflight
-from selfteach.train.run import Run
 from selfteach.train.rundir import read_rows
 from tiny import tiny_model_folder
 
