@@ -204,8 +204,8 @@ def detached(head: Head, *, copy: bool) -> Head:
         return None if tensor is None else tensor.detach().clone() if copy else tensor.detach()
 
     lora = head.lora
-    if lora is not None:
-        lora = LowRank(still(lora.down), still(lora.up), lora.scaling)  # type: ignore[arg-type]
+    if lora is not None:  # always a copy: adapters are exchanged in place, and back
+        lora = LowRank(lora.down.detach().clone(), lora.up.detach().clone(), lora.scaling)
     return replace(head, weight=still(head.weight), bias=still(head.bias), lora=lora)
 
 
