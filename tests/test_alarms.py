@@ -11,8 +11,6 @@ from random import Random
 from typing import Any, TypeVar
 
 import pytest
-from selfteach.train.run import Run
-from selfteach.train.written import text_metrics
 
 from learners import Ridge
 from runs import Row, TextRun, with_task

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from selfteach.recipes.writer import ByTeacher, Student
 
 from arrays import arrays, log_softmax, mean_of_sequences, slopes
 from runs import TextRun, config_of

@@ -32,7 +32,9 @@ class Later(Agent):
         yield Match(name="later", target=FromRole("teacher"), divergence=ForwardKL())
 
 
-def test_the_view_stands_before_the_span_and_what_is_before_it_counts_nowhere(tiny: str, tmp_path: Path) -> None:
+def test_the_view_stands_before_the_span_and_what_is_before_it_counts_nowhere(
+    tiny: str, tmp_path: Path
+) -> None:
     _, learner = run_of_recipe(Later(), tiny, tmp_path)
     batch = learner.collect(0)
     scores = batch.statistics().log_prob("teacher")
@@ -45,10 +47,16 @@ def test_the_view_stands_before_the_span_and_what_is_before_it_counts_nowhere(ti
         own = torch.tensor([[*one.prompt_ids, *one.ids]])
         with torch.no_grad():
             q = learner.policy.model(rest).logits[0, len(context) - 1 : -1, :102].log_softmax(-1)
-            p = learner.policy.model(own).logits[0, len(one.prompt_ids) + begin - 1 : -1, :102].log_softmax(-1)
+            p = (
+                learner.policy.model(own)
+                .logits[0, len(one.prompt_ids) + begin - 1 : -1, :102]
+                .log_softmax(-1)
+            )
         mask = torch.tensor(one.mask[begin:])
         expected = q[range(len(q)), one.ids[begin:]][mask]
         torch.testing.assert_close(scores[i, begin : len(one.ids)][mask], expected, rtol=1e-9, atol=1e-9)
         assert scores[i, :begin].isnan().all()
         total, count = total + (q.exp() * (q - p)).sum(-1)[mask].sum(), count + int(mask.sum())
-    torch.testing.assert_close(torch.tensor(numbers["loss"], dtype=torch.float64), total / count, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        torch.tensor(numbers["loss"], dtype=torch.float64), total / count, rtol=1e-9, atol=1e-9
+    )

@@ -8,10 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from selfteach.train.collect import Draw
-from selfteach.train.loop import measure, train
-from selfteach.train.preflight import examined, preflight
-from selfteach.train.run import Run
 
 from runs import TextRun, run_of, scoring, weights, with_task
 from selfteach.cli.progress import Silent
