@@ -18,7 +18,7 @@ def run_of_recipe(
     """(the run, its learner) on the arena world table, evaluated on so many ``problems``."""
     config = config_of(recipe, model, out, **book)
     run = TextRun(replace(config, evaluation=Evaluation(eval_problems=problems, eval_samples=1)))
-    for policy in run.learner.policies.values():
+    for policy in run.learner.models.policies.values():
         policy.model.double()
     run.enter(0)
     return run, run.learner

@@ -126,8 +126,8 @@ def test_stages_repeat_share_a_store_and_start_at_the_base_or_at_an_earlier_end(
         starts.append(weights(learner))
         run.step()
         ends.append(weights(learner))
-    assert len(learner.store("shared").trajectories) == 2
-    assert run.spent == sum(len(one.ids) for one in learner.store("shared").trajectories)
+    assert len(learner.writing.store("shared").trajectories) == 2
+    assert run.spent == sum(len(one.ids) for one in learner.writing.store("shared").trajectories)
     for name, w in base.items():
         assert torch.equal(starts[1][name], w)
         assert torch.equal(starts[2][name], ends[0][name])

@@ -41,9 +41,9 @@ def test_three_minibatch_updates_an_epoch_equal_a_reference_loop(tiny: str, tmp_
     run, learner = run_of_recipe(PPO(), tiny, tmp_path, micro_batch=2)
     batch = learner.collect(0)
     rows = [one.with_numbers(score=float(i * i % 5)) for i, one in enumerate(batch.rows)]
-    learner.collect = lambda step: learner.batch_of(rows, (), 0)  # type: ignore[method-assign]
+    learner.collect = lambda step: learner.batching.of(rows, (), 0)  # type: ignore[method-assign]
     _, other = run_of_recipe(PPO(), tiny, tmp_path)
-    model, columns = other.policy.model, learner.batch_of(rows, (), 0).columns
+    model, columns = other.policy.model, learner.batching.of(rows, (), 0).columns
     old = [log_probs(model, one).detach() for one in rows]
     advantage = group_advantage(torch.tensor([one.numbers["score"] for one in rows]).double(), columns.group)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0)
