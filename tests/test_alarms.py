@@ -11,10 +11,9 @@ from random import Random
 from typing import Any, TypeVar
 
 import pytest
-from selfteach.train.run import Run
-from selfteach.train.written import text_metrics
 
 from learners import Ridge
+from runs import Row, TextRun, with_task
 from selfteach.cli.progress import Lines, Silent
 from selfteach.cli.train import configured
 from selfteach.objective.support import Support, TopK
@@ -30,20 +29,20 @@ from selfteach.train.alarms import RULES, START, WINDOW, Memory, after, judged, 
 from selfteach.train.config import TrainConfig
 from selfteach.train.launch import launch, run_learner
 from selfteach.train.rundir import read_rows
+from selfteach.train.text.written import text_metrics
 from selfteach.train.trainer import Settings
 from tiny import tiny_model_folder
 
 HEALTHY = Path(__file__).parent / "data" / "healthy"
-Row = dict[str, Any]
 R = TypeVar("R", bound=OPSD)
 
 
 def config_of(*words: str) -> TrainConfig:
-    return configured([*words, "--device", "cpu", "--eval-problems", "0"])[0]
+    return configured([*words, "--device", "cpu", "--eval-problems", "0", "--samples-every", "0"])[0]
 
 
-def rows_of(run: Run, steps: int) -> list[Row]:
-    return [run.step().row for _ in range(steps)]
+def rows_of(run: TextRun, steps: int) -> list[Row]:
+    return [run.stepped() for _ in range(steps)]
 
 
 def begun(rows: list[Row]) -> dict[str, Row]:
@@ -69,10 +68,9 @@ class Paid:
         return Grade(self.pay(answer))
 
 
-def paid(config: TrainConfig, pay: Callable[[str], float]) -> Run:
-    run = Run(config, None, Silent())
-    run.task = run.draw.task = Paid(run.task, pay)
-    return run
+def paid(config: TrainConfig, pay: Callable[[str], float]) -> TextRun:
+    run = TextRun(config)
+    return with_task(run, Paid(run.learner.task, pay))
 
 
 def with_recipe(config: TrainConfig, kind: type[R], **more: Any) -> TrainConfig:
@@ -88,7 +86,7 @@ def with_recipe(config: TrainConfig, kind: type[R], **more: Any) -> TrainConfig:
 def too_fast() -> dict[str, Row]:
     """The arena's OPSD at twenty times its learning rate."""
     config = config_of("opsd", "--task", "table", "--prompts", "16", "--lr", "0.02")
-    return begun(rows_of(Run(config, None, Silent()), 13))
+    return begun(rows_of(TextRun(config), 13))
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Dropped(OPSD):
 @pytest.fixture(scope="module")
 def without_tail() -> dict[str, Row]:
     config = config_of("opsd", "--task", "table", "--prompts", "8", "--lr", "0.006")
-    return begun(rows_of(Run(with_recipe(config, Dropped), None, Silent()), 16))
+    return begun(rows_of(TextRun(with_recipe(config, Dropped)), 16))
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +131,9 @@ class Foreign(OPSD):
 def imitated(path: Path, data: str, model: str, steps: int, lr: float, *words: str) -> str:
     """A model folder: ``model`` after some steps on the solutions of ``data``."""
     few = ["--prompts", "8", "--lr", str(lr), *words]
-    run = Run(config_of("sft", "--task", data, "--model", model, *few), None, Silent())
+    run = TextRun(config_of("sft", "--task", data, "--model", model, *few))
     rows_of(run, steps)
-    run.policy.save(path)
+    run.learner.policy.save(path)
     return str(path)
 
 
@@ -151,7 +149,7 @@ def terse(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
     folder = tmp_path_factory.mktemp("terse")
     teacher = imitated(folder / "model", "chain", str(model_folder("chain")), 30, 2e-3)
     config = config_of("opsd", "--task", "chain", "--prompts", "8", "--beta", "0", "--lr", "0.003")
-    return begun(rows_of(Run(with_recipe(config, Foreign, model=teacher), None, Silent()), 15))
+    return begun(rows_of(TextRun(with_recipe(config, Foreign, model=teacher)), 15))
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +165,7 @@ def commas(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
     (folder / "classes.json").write_text(json.dumps({"style": "^[;,]$"}))
     classes = ["--token-classes", str(folder / "classes.json")]
     config = config_of("opsd", "--task", "table", "--prompts", "8", "--lr", "1e-5", *classes)
-    return begun(rows_of(Run(with_recipe(config, Foreign, model=teacher), None, Silent()), WINDOW))
+    return begun(rows_of(TextRun(with_recipe(config, Foreign, model=teacher)), WINDOW))
 
 
 QUOTE = "As the hint says, add both numbers right now."
@@ -182,7 +180,7 @@ def told(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
     student = imitated(folder / "model", data, tiny, 60, 0.01, *few)
     few += ["--prompts", "4", "--lr", "1e-5", "--student-thinking", "none"]
     config = config_of("opsd", "--task", data, "--model", student, *few)
-    return begun(rows_of(Run(config, None, Silent()), WINDOW))
+    return begun(rows_of(TextRun(config), WINDOW))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +223,7 @@ def test_answers_that_repeat_the_reference_are_leakage(told: dict[str, Row]) -> 
 def test_a_teacher_that_sees_what_the_student_sees_gives_no_signal(tiny: str) -> None:
     few = ["--prompts", "4", "--max-tokens", "8", "--lr", "1e-6"]
     config = config_of("opsd", "--task", "table", "--model", tiny, "--view", "plain", *few)
-    found = begun(rows_of(Run(config, None, Silent()), WINDOW))
+    found = begun(rows_of(TextRun(config), WINDOW))
     assert found["no signal"]["at"] == WINDOW
     assert found["no signal"]["since"] == 1
 
@@ -302,7 +300,7 @@ def test_no_alarm_sounds_in_a_run_that_goes_well(name: str) -> None:
 
 @pytest.mark.slow
 def test_no_alarm_sounds_while_the_arenas_student_learns() -> None:
-    run = Run(config_of("opsd", "--task", "table"), None, Silent())
+    run = TextRun(config_of("opsd", "--task", "table"))
     rows = rows_of(run, 200)
     assert begun(rows) == {}
     assert rows[-1]["reward/mean"] > 0.6
@@ -418,7 +416,7 @@ def test_an_alarm_names_its_card_and_reaches_whoever_watches(
 
 def test_no_alarms_means_none(tiny: str) -> None:
     few = ["--prompts", "4", "--max-tokens", "8", "--lr", "1e-6", "--no-alarms"]
-    run = Run(config_of("opsd", "--task", "table", "--model", tiny, "--view", "plain", *few), None, Silent())
+    run = TextRun(config_of("opsd", "--task", "table", "--model", tiny, "--view", "plain", *few))
     assert begun(rows_of(run, WINDOW + 1)) == {}
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from selfteach.train.evaluation import Result
 
 from selfteach.cli.progress import BARS, RECENT, Lines, Live, sparkline
+from selfteach.train.text.evaluation import Result
 
 ALARM = {"name": "length dies", "since": 3, "seen": "30 → 10 tokens [red]", "advice": "look (card 04)"}
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,15 @@ from selfteach.train.rundir import read_rows
 COSTS = ("seconds/", "memory/", "tokens_per_second")
 
 
-def train(out: Path, processes: int, *more: str) -> None:
+def train(out: Path, processes: int, *more: str, script: Sequence[str] = ("off_policy.py",)) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     words = [
         *(
             sys.executable,
             *(launcher if processes > 1 else []),
-            str(Path(__file__).with_name("off_policy.py")),
+            str(Path(__file__).with_name(script[0])),
         ),
+        *script[1:],
         *("--task", "table", "--mean-over", "tokens"),
         *("--steps", "3", "--prompts", "6", "--max-tokens", "40", "--eval-problems", "0", "--device", "cpu"),
         *("--out", str(out), *more),
@@ -59,13 +61,33 @@ def test_two_processes_share_an_evaluation_and_get_what_one_gets(tmp_path: Path)
 def test_two_processes_compute_what_one_does(tmp_path: Path, weights: str) -> None:
     train(tmp_path / "one", 1, "--weights", weights)
     train(tmp_path / "two", 2, "--weights", weights, "--micro-batch", "2")
-    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
+    assert_same(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("turns", "blind"), [("101323", 5 / 10), ("123000", 3 / 6)])
+def test_processes_with_unequal_numbers_of_rows_compute_what_one_does(
+    tmp_path: Path, turns: str, blind: float
+) -> None:
+    """Turns that are rows of their own; of a prompt, a minibatch or the whole batch a process may have nothing."""
+    more = ("--minibatches", "3", "--max-unavailable", "1")
+    train(tmp_path / "one", 1, *more, script=("uneven.py", turns))
+    train(tmp_path / "two", 2, *more, "--micro-batch", "3", script=("uneven.py", turns))
+    assert_same(tmp_path)
+    assert read_rows(tmp_path / "one" / "metrics.jsonl")[0]["unavailable/teacher"] == pytest.approx(blind)
+
+
+def assert_same(folder: Path) -> None:
+    """The runs "one" and "two" in the folder ended with the same weights, and wrote the same numbers on the way."""
+    one, two = (load_file(folder / name / "model" / "model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=2e-5)
-    rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
+    rows = [read_rows(folder / name / "metrics.jsonl") for name in ("one", "two")]
     for single, double in zip(*rows, strict=True):
-        assert double.pop("terms", {}) == pytest.approx(single.pop("terms", {}), rel=1e-4)
+        terms = {name: value for name, value in single.items() if name.startswith("terms/")}
+        assert {name: double[name] for name in terms} == pytest.approx(terms, rel=1e-4)
+        assert single.keys() == double.keys()
         same = {name: value for name, value in single.items() if not name.startswith(COSTS)}
         assert {name: double[name] for name in same} == pytest.approx(same, rel=1e-3)
-    assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == 3
+    assert json.loads((folder / "two" / "summary.json").read_text())["steps"] == 3

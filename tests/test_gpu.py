@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from selfteach.train.preflight import examined
-from selfteach.train.run import Run
 from torch import Tensor
 
-from selfteach.cli.progress import Silent
-from selfteach.cli.train import configured
+from off_policy import OffPolicy, of_kind
+from runs import TextRun, run_of
 from selfteach.objective.batch import Scored, ScoredBatch
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import evaluate_terms
 from selfteach.objective.head import Head
 from selfteach.objective.layout import Layout
 from selfteach.objective.plan import plan
+from selfteach.train.text.preflight import examined
 from test_engine import TERMS, batch, gradients
 from tiny import tiny_model_folder
 
@@ -53,11 +52,9 @@ def test_the_engine_gives_on_the_device_what_it_gives_on_the_cpu(name: str) -> N
         torch.testing.assert_close(b.cpu(), a)
 
 
-def run_of(folder: Path, *words: str) -> Run:
-    model = tiny_model_folder(folder)
-    common = ["--task", "table", "--model", str(model), "--steps", "2", "--prompts", "8", "--max-tokens", "8"]
-    config, _ = configured(["opsd", *common, "--eval-problems", "0", *words])
-    return Run(config, None, Silent())
+def run_in(folder: Path, *words: str) -> TextRun:
+    """A run on the accelerator, unless the words say otherwise."""
+    return run_of(str(tiny_model_folder(folder)), "--prompts", "8", *words, device="auto")
 
 
 @pytest.mark.parametrize(
@@ -73,18 +70,19 @@ def run_of(folder: Path, *words: str) -> Run:
     ids=" ".join,
 )
 def test_a_run_passes_its_preflight_and_takes_steps(tmp_path: Path, words: tuple[str, ...]) -> None:
-    run = run_of(tmp_path / "model", *words)
-    assert run.policy.model.device.type == "cuda"
-    assert [check.name for check in examined(run) if not check.ok] == []
+    run = run_in(tmp_path / "model", *words)
+    assert run.learner.policy.model.device.type == "cuda"
+    assert [check.name for check in examined(run.learner) if not check.ok] == []
     for _ in range(2):
-        assert run.step().row["grad_norm"] > 0
+        assert run.stepped()["grad_norm"] > 0
 
 
 def test_a_step_on_the_device_is_the_step_of_the_cpu(tmp_path: Path) -> None:
-    words = ("--source", "reference", "--reference", "worked", "--max-tokens", "40", "--lr", "1e-4")
-    runs = [run_of(tmp_path / name, *words, *more) for name, more in (("a", ()), ("b", ("--device", "cpu")))]
-    rows = [run.step().row for run in runs]
+    words = ["--task", "table", "--model", str(tiny_model_folder(tmp_path / "model")), "--prompts", "8"]
+    words += ["--max-tokens", "40", "--lr", "1e-4", "--eval-problems", "0", "--samples-every", "0"]
+    runs = [TextRun(of_kind(OffPolicy, [*words, "--device", device])) for device in ("auto", "cpu")]
+    rows = [run.stepped() for run in runs]
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-4)
-    weights = [run.policy.trainable() for run in runs]
+    weights = [run.learner.policy.trainable() for run in runs]
     for name, parameter in weights[1].items():
         torch.testing.assert_close(weights[0][name].cpu(), parameter, rtol=1e-3, atol=2e-5)

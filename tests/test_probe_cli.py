@@ -60,8 +60,8 @@ def test_the_solutions_reader_is_aligned_with_success_on_wrong_rollouts(tmp_path
 def test_the_recipes_own_loss_is_the_divergence_it_declares(scene: Scene) -> None:
     nodes = find_nodes(scene, count=3, candidates=5, min_prob=0.01)
     own, declared = nodes.descent["recipe", "its own loss"], nodes.descent["teacher (solution)", "reverse KL"]
-    written = scene.scorer.columns.mask.sum(1)[nodes.row]
-    weight = scene.scorer.columns.mask.sum() / (len(scene.rollouts) * written)  # a mean of rollouts' means
+    written = scene.scoring.columns.mask.sum(1)[nodes.row]
+    weight = scene.scoring.columns.mask.sum() / (len(scene.rollouts) * written)  # a mean of rollouts' means
     assert declared.norm() > 0
     torch.testing.assert_close(own, declared * weight.unsqueeze(1), atol=1e-5, rtol=1e-4)
 
@@ -70,8 +70,8 @@ def test_closed_forms_at_real_nodes_are_what_autograd_finds(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of the vocabulary as a top-k support is the full divergence, but has no closed form of its own."""
-    everything = replace(scene.run.recipe, teacher_top_k=scene.run.policy.vocabulary)
-    monkeypatch.setattr(scene.run, "recipe", everything)
+    everything = replace(scene.recipe, teacher_top_k=scene.learner.policy.vocabulary)
+    monkeypatch.setattr(scene.learner, "recipe", everything)
     nodes = find_nodes(scene, count=3, candidates=10, min_prob=0.01)
     own, closed = nodes.descent["recipe", "its own loss"], nodes.descent["teacher (solution)", "reverse KL"]
     moved = closed.norm(dim=1) > 1e-3

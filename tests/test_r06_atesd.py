@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from selfteach.task.rollout import Rollout
-from selfteach.teacher.view import Answer, Messages
 
 from arrays import arrays
 from selfteach.control.beta_policy import BetaController
@@ -15,7 +13,9 @@ from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r01_opsd import OPSD
 from selfteach.recipes.r06_atesd import ATESD
+from selfteach.roles.view import Answer, Messages
 from selfteach.task.example import Example, Message
+from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
 
 TRAIL = {
@@ -25,14 +25,13 @@ TRAIL = {
 }
 
 
-def rollout() -> Rollout:
+def rollout() -> Trajectory:
     private = {"solution": "One.\n\nTwo.\n\nThree.\n\nFour: \\boxed{4}.", "answer": "4"}
-    return Rollout(
-        Example("k", (Message(role="user", content="2+2?"),), private), [1], [2], [True], "4", 0, True
-    )
+    example = Example("k", (Message(role="user", content="2+2?"),), private)
+    return Trajectory.written(example, [1], [2], "4", group=0, finished=True)
 
 
-def read(recipe: OPSD, one: Rollout, wording: dict[str, str] | None = None) -> Messages:
+def read(recipe: OPSD, one: Trajectory, wording: dict[str, str] | None = None) -> Messages:
     messages = recipe.teachers["teacher"].view(one, [one], wording or {})
     assert messages is not None
     return messages

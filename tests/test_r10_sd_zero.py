@@ -7,21 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from selfteach.recipes.writer import Revised, Student
-from selfteach.train.context import rendered_ids
 
 from arrays import LENGTHS, STEPS, arrays, log_softmax, mean_of_sequences, slopes
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.recipes import recipe_named, with_knobs
+from selfteach.recipes.base import Recipe
 from selfteach.recipes.r10_sd_zero import SDZero, SelfRevision
-from selfteach.roles.attempt import Revision
 from selfteach.roles.store import WeightStore
 from selfteach.roles.weights import Frozen, Lagged
 from selfteach.task.example import Example, Grade, Message
 from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
+from selfteach.train.text.contexts import rendered_ids
 from tiny import tiny_model, tiny_tokenizer
 
 FULL = {"loss_top_k": None}
@@ -197,14 +196,15 @@ def test_revision_training_comes_first_and_distillation_last() -> None:
     assert list(stages) == ["revise", "distill"]
     assert stages["distill"] is recipe
     first = stages["revise"]
-    assert first.writer == Revised(Revision(), revisions=3)
+    assert isinstance(first, SelfRevision)
+    assert first.revisions == 3
     assert first.rollouts.stored == 10000
     assert (first.optimization.lr, first.optimization.schedule, first.optimization.steps) == (
         5e-6,
         "cosine",
         375,
     )
-    assert isinstance(recipe.writer, Student)
+    assert type(recipe).rollout is Recipe.rollout
     assert recipe.rollouts.stored == 0
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from selfteach.recipes.writer import ByTeacher, Student
 
 from arrays import arrays, log_softmax, mean_of_sequences, slopes
+from runs import TextRun, config_of
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
+from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.r41_lightning_opd import LightningOPD, TeacherText
 from selfteach.roles.weights import External
 from selfteach.testing import evaluate
+from tiny import tiny_model_folder
 
 
 def sampled(given: dict[str, Any], temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -201,12 +204,26 @@ def test_the_teachers_text_is_imitated_first() -> None:
     assert list(stages) == ["sft", "distill"]
     assert stages["distill"] is recipe
     first = stages["sft"]
-    assert first.writer == ByTeacher("teacher")
+    assert isinstance(first, TeacherText)
     assert first.teachers["teacher"].weights == External("Qwen/Qwen3-8B")
     assert first.active(0) == ()
     assert first.rollouts.stored == 300000
     o = first.optimization
     assert (o.lr, o.schedule, o.steps, o.warmup, o.prompts) == (8e-5, "cosine", 3000, 300, 100)
+
+
+def test_the_teacher_writes_what_the_first_stage_imitates(tmp_path: Path) -> None:
+    student, teacher = (str(tiny_model_folder(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
+    recipe = TeacherText(
+        teacher=teacher,
+        rollouts=Rollouts(max_tokens=8, stored=4),
+        optimization=Optimization(lr=1e-3, steps=1, prompts=4),
+    )
+    run = TextRun(config_of(recipe, student, tmp_path / "run"))
+    run.step()
+    assert {one.origin for one in run.batch.rows} == {"teacher"}
+    for one, theirs in zip(run.batch.rows, run.learner.log_probs(run.batch.rows, "teacher"), strict=True):
+        assert one.behavior == pytest.approx(theirs, abs=1e-5)
 
 
 def test_the_first_stage_is_the_mean_negative_log_likelihood() -> None:
@@ -218,7 +235,7 @@ def test_the_first_stage_is_the_mean_negative_log_likelihood() -> None:
 def test_answers_are_stored_and_the_teacher_gives_sampled_tokens_only() -> None:
     recipe = LightningOPD()
     assert recipe.rollouts.stored == 17000
-    assert isinstance(recipe.writer, Student)
+    assert type(recipe).rollout is Recipe.rollout
     assert recipe.teachers["teacher"].signal == "sampled"
     assert recipe.teachers["teacher"].weights == External("Qwen/Qwen3-8B")
 

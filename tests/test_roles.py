@@ -184,6 +184,12 @@ def test_a_gate_scales_the_average_by_what_was_last_observed(folder: str) -> Non
             torch.testing.assert_close(tensor, first[name] + 0.25)
 
 
+def test_a_gate_that_gives_no_number_is_refused(folder: str) -> None:
+    store = store_of(student_of(folder), EMA(0.5, gate=lambda row: row["loss"]))
+    with pytest.raises(ValueError, match="gate"):
+        store.observe({"loss": float("nan")})
+
+
 @BOTH
 def test_a_ring_scores_with_the_copy_of_k_times_every_steps_ago(folder: str, lora: LoraConfig | None) -> None:
     student = student_of(folder, lora)

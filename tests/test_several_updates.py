@@ -14,10 +14,15 @@ from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, Term
+from selfteach.policy.head import output_head
+from selfteach.policy.loading import LoraConfig, load_policy
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.roles.role import Role
+from selfteach.roles.store import WeightStore
 from selfteach.roles.view import Solution
-from selfteach.roles.weights import EMA, Frozen, Live, Weights
+from selfteach.roles.weights import EMA, Frozen, Lagged, Live, Weights
+from selfteach.train.text.batch import detached, head_of
+from tiny import tiny_model_folder
 
 
 @dataclass(frozen=True)
@@ -47,3 +52,18 @@ def test_what_a_teacher_said_stays_what_it_was_before_the_first_update(
     after = batch.statistics().log_prob("teacher")
     torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
     assert len(batch.looked) == 2  # the first epoch's two minibatches
+
+
+def test_a_roles_head_stays_its_own_when_the_adapters_are_exchanged_back(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path, tied=False)
+    policy = load_policy(str(folder), lora=LoraConfig(rank=2, targets=("q_proj", "lm_head")))
+    store, hidden = WeightStore({"policy": policy}), torch.randn(3, 64)
+    store.enter([Lagged(2)])
+    expected = output_head(policy.model).logits(hidden)
+    with torch.no_grad():
+        for parameter in policy.trainable().values():
+            parameter.add_(0.1)
+    with store.scoring(Lagged(2)) as role:
+        head = detached(head_of(role), copy=False)
+    torch.testing.assert_close(head.logits(hidden), expected[:, : head.vocabulary])
+    assert (output_head(policy.model).logits(hidden) - expected).abs().max() > 0.1

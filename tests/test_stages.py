@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from selfteach.recipes.writer import ByTeacher, Mixed, Revised, Writer
-from selfteach.train.annotate import annotated, token_mask
-from selfteach.train.context import Context, context
-from selfteach.train.loop import train
-from selfteach.train.run import Run, refuse_blind_teacher
-from selfteach.train.saving import put_back, save
-from selfteach.train.store import Store
 
-from selfteach.cli.progress import Silent
+from runs import TextRun, config_of, scoring, weights, with_task
 from selfteach.errors import UserError
 from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.positions import Quantity
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Term
+from selfteach.policy.loading import load_policy
 from selfteach.policy.renderer import ChatRenderer
+from selfteach.policy.sampler import GenerateSampler
 from selfteach.recipes.base import Adapter, Optimization, Recipe, ReferenceProbe, Rollouts
-from selfteach.roles.attempt import Revision
+from selfteach.recipes.r10_sd_zero import SelfRevision
+from selfteach.recipes.r11_mixsd import MixSD
+from selfteach.recipes.tools import Prompt, Tools
 from selfteach.roles.private import Partial
 from selfteach.roles.role import Role
-from selfteach.roles.span import FromTurn
 from selfteach.roles.store import WeightStore
 from selfteach.roles.view import Plain, Solution
 from selfteach.roles.weights import Frozen, Live
@@ -38,9 +34,12 @@ from selfteach.task.arena import open_world
 from selfteach.task.example import Grade
 from selfteach.task.segment import Segment
 from selfteach.task.trajectory import Trajectory
-from selfteach.train import checkpoint
-from selfteach.train.config import Bookkeeping, Evaluation, Loading, TrainConfig
+from selfteach.train import resuming
 from selfteach.train.rundir import RunFolder, read_rows
+from selfteach.train.text.annotate import annotated, token_mask
+from selfteach.train.text.contexts import Context, Reading, refuse_blind
+from selfteach.train.text.store import NamedStore, require_answers
+from selfteach.train.text.written import text_metrics
 from tiny import tiny_model_folder, tiny_tokenizer
 
 SHORT = Rollouts(max_tokens=8)
@@ -54,11 +53,9 @@ class Imitation(Recipe):
     title, source, formula = "imitation", "a test", "−log p"
     rollouts: Rollouts = field(default_factory=lambda: replace(SHORT, stored=8))
     optimization: Optimization = FEW
-    by: Writer = field(default_factory=lambda: ByTeacher("teacher"))
 
-    @property
-    def writer(self) -> Writer:
-        return self.by
+    def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
+        return tools.sample(prompts, role="teacher")
 
     @property
     def teachers(self) -> Mapping[str, Role]:
@@ -164,25 +161,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_model_folder(tmp_path_factory.mktemp("model")))
 
 
-def config_of(recipe: Recipe, model: str, out: Path, **book: Any) -> TrainConfig:
-    return TrainConfig(
-        recipe=recipe,
-        recipe_name="test",
-        preset="test",
-        task="table",
-        out=out,
-        loading=Loading(model=model, device="cpu"),
-        evaluation=Evaluation(eval_problems=0),
-        bookkeeping=Bookkeeping(**{"samples_every": 0, "checkpoint_every": 0, **book}),
-    )
-
-
-def run_of(recipe: Recipe, model: str, out: Path, **book: Any) -> Run:
-    return Run(config_of(recipe, model, out, **book), None, Silent())
-
-
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in run.policy.trainable().items()}
+def run_with(recipe: Recipe, model: str, out: Path, **book: Any) -> TextRun:
+    return TextRun(config_of(recipe, model, out, **book))
 
 
 # --- stages -----------------------------------------------------------------------------------------------------
@@ -193,130 +173,178 @@ def test_stages_follow_one_another_and_the_last_ones_frozen_teacher_is_what_the_
 ) -> None:
     config = config_of(Two(), model, tmp_path / "run")
     with RunFolder.create(config.out) as folder:
-        run = Run(config, folder, Silent())
+        run = TextRun(config, folder)
         before = weights(run)
         for _ in range(2):
             run.step()
         after_first = weights(run)
-        train(run)
+        run.train()
     assert run.done == 4
-    with run.weights.scoring(run.specs["teacher"]) as policy:
+    with scoring(run) as policy:
         for name, tensor in policy.model.named_parameters():
             assert torch.equal(tensor, after_first[name])
     assert any(not torch.equal(before[name], tensor) for name, tensor in after_first.items())
-    assert [row["stage"] for row in read_rows(config.out / "metrics.jsonl") if "loss" in row] == [1, 1]
+    assert [row["stage"] for row in read_rows(config.out / "metrics.jsonl") if "loss" in row] == [0, 0, 1, 1]
 
 
 def test_a_later_stages_frozen_teacher_of_a_lora_run_is_not_the_base_model(
     model: str, tmp_path: Path
 ) -> None:
-    run = run_of(Two(adapter=Adapter(lora_rank=4)), model, tmp_path)
+    run = run_with(Two(adapter=Adapter(lora_rank=4)), model, tmp_path)
     run.step()
     run.enter(1)
     kept = weights(run)
     with torch.no_grad():
-        for parameter in run.policy.trainable().values():
+        for parameter in run.learner.policy.trainable().values():
             parameter.add_(1)
-    with run.weights.scoring(run.specs["teacher"]):
+    with scoring(run):
         for name, tensor in weights(run).items():
             assert torch.equal(kept[name], tensor)
 
 
 def test_stored_answers_are_written_once_and_cost_no_tokens_later(model: str, tmp_path: Path) -> None:
-    run = run_of(Imitation(), model, tmp_path)
+    run = run_with(Imitation(), model, tmp_path)
     run.step()
-    generated, stored = run.generated, run.store
+    generated, stored = run.spent, list(stored_in(run))
     run.step()
     assert generated > 0
-    assert run.generated == generated
-    assert run.store is stored
+    assert run.spent == generated
+    assert stored_in(run) == stored != []
 
 
 def test_an_epoch_takes_every_stored_prompt_once_and_the_next_one_in_another_order() -> None:
-    rollouts = [blank(i, group=i) for i in range(6)]
-    store = Store(rollouts, "seed")
-    epochs = [[one.group for step in (0, 1, 2) for one in store.take(step + 3 * e, 2)] for e in (0, 1)]
+    store = NamedStore([blank(i, group=i) for i in range(6)])
+    epochs = [
+        [one.group for step in (0, 1, 2) for one in store.take(step + 3 * e, 2, "seed")] for e in (0, 1)
+    ]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(6))
     assert epochs[0] != epochs[1]
 
 
 def test_a_store_read_back_is_the_one_written(model: str, tmp_path: Path) -> None:
-    run = run_of(Imitation(), model, tmp_path)
+    run = run_with(Imitation(), model, tmp_path)
     run.step()
-    assert run.store is not None
-    assert Store.load(run.store_path, run.store_seed).rollouts == run.store.rollouts
+    run.learner.store("train").notes["seen"] = 8
+    run.learner.save_stores()
+    assert NamedStore.load(run.learner.store_path("train")) == run.learner.store("train")
 
 
-def test_a_store_without_an_answer_says_so() -> None:
+def test_a_store_without_an_answer_says_so(model: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no stored answer"):
-        Store([], "seed")
+        require_answers([])
+    with pytest.raises(UserError, match="no stored answer"):
+        run_with(MIXED, model, tmp_path).step()
 
 
-def test_a_damaged_store_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text('{"ids": [1]}\n')
+@pytest.mark.parametrize("text", ["", '{}\n{"ids": [1]}\n', '{}\n{"ids"', "[1]\n"])
+def test_a_damaged_store_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(text)
     with pytest.raises(UserError, match=r"x\.jsonl"):
-        Store.load(tmp_path / "x.jsonl", "seed")
+        NamedStore.load(tmp_path / "x.jsonl")
 
 
-@pytest.mark.parametrize("recipe", [Two(), Exposed()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    ("recipe", "steps"), [(Two(), 1), (Two(), 3), (Exposed(), 1)], ids=["first", "second", "Exposed"]
+)
 def test_a_run_resumed_within_any_stage_goes_on_bit_for_bit(
-    recipe: Recipe, model: str, tmp_path: Path
+    recipe: Recipe, steps: int, model: str, tmp_path: Path
 ) -> None:
     config = config_of(recipe, model, tmp_path / "run")
     with RunFolder.create(config.out) as folder:
-        run = Run(config, folder, Silent())
-        run.step()
-        save(run)
-        run.step()
+        run = TextRun(config, folder)
+        for _ in range(steps):
+            run.stepped()
+        resuming.save(run)
+        run.stepped()
         there = weights(run)
-    again = Run(config, None, Silent())
-    again.folder = None
-    path = checkpoint.latest(config.out)
-    assert path is not None
-    put_back(again, checkpoint.load(path))
-    again.step()
+    again = TextRun(config)
+    assert resuming.restore(again, config.out)
+    again.stepped()
     for name, tensor in weights(again).items():
         assert torch.equal(tensor, there[name]), name
 
 
-# --- writers ----------------------------------------------------------------------------------------------------
+# --- who writes -------------------------------------------------------------------------------------------------
+
+MIXED = MixSD(
+    share=0.5, attempts=2, student_thinking=None, rollouts=replace(SHORT, stored=4), optimization=FEW
+)
 
 
-def test_a_teachers_answers_stand_behind_the_students_prompt_and_carry_no_behavior(
+def test_a_roles_answers_stand_behind_the_students_prompt_with_its_own_log_probs(
     model: str, tmp_path: Path
 ) -> None:
-    run = run_of(Imitation(), model, tmp_path)
-    written = run.write(4)
-    assert written.tokens == sum(len(one.ids) for one in written.rollouts) > 0
-    for one in written.rollouts:
-        assert not one.sampled
+    learner = run_with(Imitation(), model, tmp_path).learner
+    written, generated = learner.write(4, 0)
+    assert generated == sum(len(one.ids) for one in written) > 0
+    known = learner.tools(0).log_probs(written, "teacher")
+    for one, log_probs in zip(written, known, strict=True):
         assert one.origin == "teacher"
-        assert one.prompt_ids == run.policy.renderer.prompt_ids(one.example.prompt)
+        assert one.prompt_ids == learner.policy.renderer.prompt_ids(one.example.prompt)
+        assert one.behavior == pytest.approx(log_probs, abs=1e-5)
+    student = learner.tools(0).log_probs(written)
+    assert student[0] != pytest.approx(known[0], abs=1e-2)
+
+
+def test_what_a_role_wrote_is_not_measured_as_the_policys_own_text(model: str, tmp_path: Path) -> None:
+    run = run_with(Imitation(), model, tmp_path)
+    assert not any(name.startswith(("distinct", "repetition", "leakage")) for name in run.stepped())
+    own = [replace(one, segments=(replace(one.segments[0], author="student"),)) for one in run.batch.rows]
+    assert "distinct/3" in text_metrics(own, ())
 
 
 def test_mixed_answers_that_never_verify_are_dropped_and_their_tokens_counted(
     model: str, tmp_path: Path
 ) -> None:
-    recipe = Imitation(by=Mixed("teacher", share=0.5, attempts=2))
-    written = run_of(recipe, model, tmp_path).write(4)
-    assert written.rollouts == []
-    assert written.tokens > 0
+    written, generated = run_with(MIXED, model, tmp_path).learner.write(4, 0)
+    assert written == []
+    assert generated > 0
+
+
+def test_a_mixture_is_tried_again_where_it_was_wrong_with_the_recipes_shares(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(MIXED, share=0.3, attempts=2, mix_temperature=1.0, mix_top_k=9)
+    run = with_task(run_with(recipe, model, tmp_path), EveryOther(open_world("table")))
+    tools, asked = run.learner.tools(0), []
+    mix = tools.mix
+
+    def listened(prompts: Sequence[Prompt], shares: Mapping[str, float], **how: Any) -> list[Trajectory]:
+        asked.append(([one.group for one in prompts], dict(shares), how))
+        return mix(prompts, shares, **how)
+
+    monkeypatch.setattr(tools, "mix", listened)
+    written = recipe.rollout(tools, run.learner.prompts.take(4), 0)
+    assert [groups for groups, _, _ in asked] == [[0, 1, 2, 3], [1, 3]]
+    assert all(shares == {"novice": 0.3, "expert": 0.7} for _, shares, _ in asked)
+    assert all(how == {"temperature": 1.0, "top_k": 9} for _, _, how in asked)
+    assert [one.group for one in written] == [0, 1, 2]
+    for one in written:
+        naive, knowing = one.marks["from/novice"], one.marks["from/expert"]
+        assert [a != b for a, b in zip(naive, knowing, strict=True)] == [True] * len(one.ids)
 
 
 def test_a_revision_row_is_draft_and_phrase_and_revision_and_marks_the_last(
     model: str, tmp_path: Path
 ) -> None:
-    run = run_of(Imitation(by=Revised(Revision(), revisions=2)), model, tmp_path)
-    always = open_world("table")
-    run.task = run.draw.task = Always(always)  # type: ignore[assignment]
-    written = run.write(3)
-    assert len(written.rollouts) == 6
-    for one in written.rollouts:
+    recipe = SelfRevision(revisions=2, rollouts=replace(SHORT, stored=8), optimization=FEW)
+    run = with_task(run_with(recipe, model, tmp_path), Always(open_world("table")))
+    written, _ = run.learner.write(3, 0)
+    assert len(written) == 6
+    for one in written:
         marks = one.marks["revision"]
         assert marks == sorted(marks)
         assert any(marks)
-        before = one.text[: -len(run.policy.renderer.text(one.ids[marks.index(True) :])) or None]
+        last = run.learner.policy.renderer.text(one.ids[marks.index(True) :])
+        before = one.text[: -len(last) or None]
         assert "That is right" in before
+
+
+def test_only_revisions_that_verify_are_kept(model: str, tmp_path: Path) -> None:
+    recipe = SelfRevision(revisions=2, rollouts=replace(SHORT, stored=8), optimization=FEW)
+    written, generated = run_with(recipe, model, tmp_path).learner.write(3, 0)
+    assert written == []
+    assert generated > 0
 
 
 class Always:
@@ -335,13 +363,25 @@ class Always:
         return Grade(1.0)
 
 
+class EveryOther(Always):
+    """A world whose verifier says yes to every second answer, beginning with the first."""
+
+    def grade(self, example: Any, answer: str) -> Grade:
+        self.verdicts["asked"] = self.verdicts.get("asked", 0) + 1
+        return Grade(float(self.verdicts["asked"] % 2))
+
+
+def stored_in(run: TextRun) -> list[Trajectory]:
+    return run.learner.store("train").trajectories
+
+
 # --- signals, tags, controllers ---------------------------------------------------------------------------------
 
 
 def test_sampled_log_probs_give_the_step_of_the_full_distribution(model: str, tmp_path: Path) -> None:
     ends = []
     for signal in ("sampled", "full"):
-        run = run_of(Sampled(signal=signal), model, tmp_path)
+        run = run_with(Sampled(signal=signal), model, tmp_path)
         torch.manual_seed(1)
         run.step()
         ends.append(weights(run))
@@ -351,62 +391,55 @@ def test_sampled_log_probs_give_the_step_of_the_full_distribution(model: str, tm
 
 def test_stored_sampled_signals_are_scored_once_and_equal_live_ones(model: str, tmp_path: Path) -> None:
     recipe = Sampled(rollouts=replace(SHORT, stored=4))
-    run = run_of(recipe, model, tmp_path)
-    run.rollouts()
-    assert run.store is not None
-    stored = list(run.store.rollouts)
+    run = run_with(recipe, model, tmp_path)
+    run.learner.rollouts(0)
+    stored = list(stored_in(run))
     column = Quantity(lambda at: at.sampled("teacher"), ("teacher",))
-    live = run.scorer(stored, run.contexts(stored)).measure({"teacher": column})
+    scored = run.learner.scoring(stored, run.learner.contexts(stored, ["teacher"]))
+    with torch.no_grad():
+        live = scored.measure({"teacher": column})
     run.step()
-    assert list(run.store.rollouts) == stored
+    assert stored_in(run) == stored
     for one, row in zip(stored, live["teacher"], strict=True):
         torch.testing.assert_close(torch.tensor(one.log_probs["teacher"]), row[: len(one.ids)])
 
 
 def test_a_teacher_of_a_tag_is_asked_about_its_own_rows_and_not_blind_for_others(model: str) -> None:
-    from selfteach.policy.loading import load_policy
-
     policy = load_policy(model)
     rows = [replace(blank(i), example=replace(blank(i).example, tag=tag)) for i, tag in enumerate("aab")]
     teacher = Role(Live(), Plain(), tag="a")
-    seen = context(teacher, WeightStore({"policy": policy}), rows, {}, window=100)
+    seen = Reading(WeightStore({"policy": policy}), GenerateSampler, {}).context(teacher, rows)
     assert seen.available == [True, True, False]
     assert seen.elsewhere == 1
     assert seen.blind == 0
 
 
-def test_a_role_of_a_part_is_refused_as_long_as_nothing_scores_parts(model: str) -> None:
-    from selfteach.policy.loading import load_policy
-
-    store = WeightStore({"policy": load_policy(model)})
-    with pytest.raises(UserError, match="span"):
-        context(Role(Live(), span=FromTurn(1)), store, [blank(0)], {}, window=100)
-
-
 def test_rows_a_teacher_does_not_see_change_nothing_in_those_it_sees(model: str, tmp_path: Path) -> None:
-    run = run_of(Sampled(signal="full"), model, tmp_path)
-    rollouts = run.judged(run.rollouts().rollouts)
-    contexts = run.contexts(rollouts)
+    learner = run_with(Sampled(signal="full"), model, tmp_path).learner
+    rollouts = learner.judged(learner.rollouts(0)[0])
+    contexts = learner.contexts(rollouts, ["teacher"])
     column = {"q": Quantity(lambda at: at.sampled("teacher"), ("teacher",))}
-    whole = run.scorer(rollouts, contexts).measure(column)["q"]
     seen = contexts["teacher"]
     some = replace(seen, prompts=[None, *seen.prompts[1:]])
-    part = run.scorer(rollouts, {"teacher": some}).measure(column)["q"]
+    with torch.no_grad():
+        whole = learner.scoring(rollouts, contexts).measure(column)["q"]
+        part = learner.scoring(rollouts, {"teacher": some}).measure(column)["q"]
     torch.testing.assert_close(part[1:], whole[1:])
 
 
 def test_a_controller_moves_its_knob_and_observes_what_came_of_it(model: str, tmp_path: Path) -> None:
-    run = run_of(Exposed(), model, tmp_path)
-    rows = [run.step().row for _ in range(2)]
+    run = run_with(Exposed(), model, tmp_path)
+    rows = [run.stepped() for _ in range(2)]
     assert [row["control/exposure"] for row in rows] == [0.25, 0.5]
-    assert run.controllers["exposure"].state()["losses"] == [0.0, *[row["loss"] for row in rows]]
+    assert run.learner.controllers["exposure"].state()["losses"] == [0.0, *[row["loss"] for row in rows]]
     assert rows[0]["reference/student"] > 0 > rows[0]["reference/teacher"]
 
 
 def test_probed_examples_are_kept_out_of_training(model: str, tmp_path: Path) -> None:
-    run = run_of(Exposed(), model, tmp_path)
-    probed = {asked.example.key for asked in run.probed}
-    trained = {one.example.key for one in run.step().rollouts}
+    run = run_with(Exposed(), model, tmp_path)
+    probed = {prompt.example.key for prompt in run.learner.probed}
+    run.step()
+    trained = {one.example.key for one in run.batch.rows}
     assert len(probed) == 3
     assert not probed & trained
 
@@ -445,7 +478,7 @@ def blank(i: int, group: int = 0) -> Trajectory:
 
 def test_a_view_that_waits_for_siblings_may_be_empty_but_not_too_long() -> None:
     none_yet = Context([None, None], no_privilege=2)
-    refuse_blind_teacher("teacher", none_yet, 0.5, waits=True)
+    refuse_blind("teacher", none_yet, 0.5, waits=True)
     for seen, waits in ((none_yet, False), (Context([None, None], too_long=2), True)):
         with pytest.raises(UserError, match="nothing to see"):
-            refuse_blind_teacher("teacher", seen, 0.5, waits)
+            refuse_blind("teacher", seen, 0.5, waits)

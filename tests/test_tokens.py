@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from selfteach.train.run import Run
-from selfteach.train.tokens import TOP, look, pieces, token_texts
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from runs import TextRun, scoring
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.policy.loading import Policy
@@ -22,6 +21,7 @@ from selfteach.policy.renderer import ChatRenderer
 from selfteach.task.segment import Segment
 from selfteach.train.launch import launch
 from selfteach.train.rundir import read_rows
+from selfteach.train.text.tokens import TOP, Look, look, pieces, token_texts
 from tiny import tiny_model_folder
 
 WORDS = ["--task", "table", "--device", "cpu", "--steps", "2", "--max-tokens", "8", "--eval-problems", "3"]
@@ -37,9 +37,14 @@ def words_of(model: str, recipe: str, *more: str) -> list[str]:
     return [recipe, "--model", model, *WORDS, *few, *more]
 
 
-def run_of(model: str, *more: str, recipe: str = "opsd") -> Run:
-    config, _ = configured(words_of(model, recipe, *more))
-    return Run(config, None, Silent())
+def run_of(model: str, *more: str, recipe: str = "opsd") -> TextRun:
+    return TextRun(configured(words_of(model, recipe, *more))[0])
+
+
+def looked(run: TextRun) -> Look:
+    """A look at the run's next batch, once it was trained on."""
+    run.step()
+    return look(run.learner, run.batch)
 
 
 def trained(model: str, out: Path, *more: str) -> Path:
@@ -52,11 +57,15 @@ def by_rollout(column: torch.Tensor, columns: dict[str, Any]) -> list[torch.Tens
     return list(column.split(columns["lengths"]))
 
 
-def log_probs(run: Run, prompt: list[int], ids: list[int], policy: Policy | None = None) -> torch.Tensor:
+def log_probs(run: TextRun, prompt: list[int], ids: list[int], policy: Policy | None = None) -> torch.Tensor:
     """[T, V] of a policy (none: the run's student) at an answer's tokens, by a plain forward pass."""
     with torch.no_grad():
-        logits = (policy or run.policy).model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits[:, : run.policy.vocabulary] / run.recipe.temperature, dim=-1)
+        logits = (
+            (policy or run.learner.policy).model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        )
+    return torch.log_softmax(
+        logits[:, : run.learner.policy.vocabulary] / run.learner.recipe.temperature, dim=-1
+    )
 
 
 # --- what both sides thought ------------------------------------------------------------------------------------
@@ -64,13 +73,13 @@ def log_probs(run: Run, prompt: list[int], ids: list[int], policy: Policy | None
 
 def test_the_columns_are_those_of_a_plain_forward_pass(model: str) -> None:
     run = run_of(model, "--temperature", "0.7")
-    seen = look(run, run.step())
-    assert len(seen.rollouts) == 7
-    for i, one in enumerate(seen.rollouts):
+    seen = looked(run)
+    assert len(seen.rows) == 7
+    for i, one in enumerate(seen.rows):
         own = log_probs(run, one.prompt_ids, one.ids)
         prompt = seen.contexts["teacher"].prompts[i]
         assert prompt is not None
-        with run.weights.scoring(run.specs["teacher"]) as teacher:
+        with scoring(run) as teacher:
             theirs = log_probs(run, prompt, one.ids, teacher)
         expected = {
             "log_prob/student": own.gather(1, torch.tensor(one.ids).unsqueeze(1)).squeeze(1),
@@ -87,8 +96,8 @@ def test_the_columns_are_those_of_a_plain_forward_pass(model: str) -> None:
 
 def test_the_listed_tokens_are_the_likeliest_ones(model: str) -> None:
     run = run_of(model)
-    seen = look(run, None)
-    one = seen.rollouts[0]
+    seen = look(run.learner, None)
+    one = seen.rows[0]
     found = by_rollout(seen.columns["top_ids/student"], seen.columns)[0]
     assert found.tolist() == log_probs(run, one.prompt_ids, one.ids).topk(TOP).indices.tolist()
     assert set(found.flatten().tolist()) <= {number for number, _ in seen.columns["vocabulary"]}
@@ -96,9 +105,10 @@ def test_the_listed_tokens_are_the_likeliest_ones(model: str) -> None:
 
 def test_a_teacher_that_saw_nothing_has_no_opinion(model: str) -> None:
     run = run_of(model)
-    step = run.step()
-    blind = replace(step.contexts["teacher"], prompts=[None, *step.contexts["teacher"].prompts[1:]])
-    columns = look(run, replace(step, contexts={"teacher": blind})).columns
+    run.step()
+    seen = run.batch.contexts["teacher"]
+    blind = replace(seen, prompts=[None, *seen.prompts[1:]])
+    columns = look(run.learner, replace(run.batch, contexts={"teacher": blind})).columns
     first, second, *_ = by_rollout(columns["divergence/teacher"], columns)
     assert first.isnan().all()
     assert not second.isnan().any()
@@ -107,12 +117,12 @@ def test_a_teacher_that_saw_nothing_has_no_opinion(model: str) -> None:
 
 def test_tokens_that_the_policy_did_not_write_have_no_columns(model: str) -> None:
     run = run_of(model)
-    step = run.step()
-    theirs = [True] * 3 + [False] * (len(step.rollouts[0].ids) - 3)
-    first = step.rollouts[0]
+    run.step()
+    first = run.batch.rows[0]
+    theirs = [True] * 3 + [False] * (len(first.ids) - 3)
     segments = (first.segments[0].kept(3), Segment(first.ids[3:], "tool", trains=False))
-    rollouts = [replace(first, segments=segments), *step.rollouts[1:]]
-    columns = look(run, replace(step, rollouts=rollouts)).columns
+    rows = [replace(first, segments=segments), *run.batch.rows[1:]]
+    columns = look(run.learner, replace(run.batch, rows=rows)).columns
     assert by_rollout(columns["log_prob/student"], columns)[0].isnan().tolist() == [not own for own in theirs]
 
 
@@ -122,10 +132,10 @@ def test_tokens_that_the_policy_did_not_write_have_no_columns(model: str) -> Non
 @pytest.mark.parametrize("mean_over", ["sequences", "tokens"])
 def test_weights_times_losses_over_the_written_tokens_are_the_loss(model: str, mean_over: str) -> None:
     run = run_of(model, "--mean-over", mean_over, "--token-rollouts", "4", "--probes", "0")
-    step = run.step()
-    columns = look(run, step).columns
+    row = run.stepped()
+    columns = look(run.learner, run.batch).columns
     summed = (columns["weight/distill"] * columns["loss/distill"]).sum() / sum(columns["lengths"])
-    assert float(summed) == pytest.approx(step.row["loss"], rel=1e-5)
+    assert float(summed) == pytest.approx(row["loss"], rel=1e-5)
     if mean_over == "tokens":
         torch.testing.assert_close(columns["weight/distill"], torch.ones(sum(columns["lengths"])))
 
@@ -134,7 +144,7 @@ def test_micro_batches_do_not_change_the_columns(model: str) -> None:
     found = []
     for words in ((), ("--micro-batch", "3")):
         run = run_of(model, *words)
-        found.append(look(run, run.step()).columns)
+        found.append(looked(run).columns)
     one, other = found
     assert one.keys() == other.keys()
     for name in one:
@@ -144,11 +154,11 @@ def test_micro_batches_do_not_change_the_columns(model: str) -> None:
 
 def test_advantages_stand_at_their_rollouts_tokens(model: str) -> None:
     run = run_of(model, recipe="grpo")
-    step = run.step()
-    (policy,) = [one.term for one in step.weighted if one.term.name == "policy"]
+    run.step()
+    (policy,) = [one.term for one in run.batch.weighted if one.term.name == "policy"]
     advantage = torch.tensor([3.0, -1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
-    step = replace(step, weighted=[replace(step.weighted[0], term=replace(policy, advantage=advantage))])
-    columns = look(run, step).columns
+    weighted = [replace(run.batch.weighted[0], term=replace(policy, advantage=advantage))]
+    columns = look(run.learner, replace(run.batch, weighted=weighted)).columns
     parts = by_rollout(columns["advantage/policy"], columns)
     assert [part.unique().tolist() for part in parts[:4]] == [[3.0], [-1.0], [0.5], [0.0]]
     assert all(part.isnan().all() for part in parts[4:])
@@ -193,13 +203,13 @@ def test_looking_changes_nothing(model: str, tmp_path: Path) -> None:
 
 def test_a_run_without_held_out_problems_has_no_probes(model: str) -> None:
     run = run_of(model, "--eval-problems", "0")
-    assert look(run, None).rollouts == []
-    assert len(look(run, run.step()).rollouts) == 4
+    assert look(run.learner, None).rows == []
+    assert len(looked(run).rows) == 4
 
 
 def test_a_recipe_without_teachers_is_looked_at_too(model: str) -> None:
     run = run_of(model, recipe="sft")
-    columns = look(run, run.step()).columns
+    columns = looked(run).columns
     assert any(name.startswith("loss/") for name in columns)
     assert not any(name.endswith("/teacher") for name in columns)
 

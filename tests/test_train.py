@@ -8,11 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from selfteach.train.collect import Draw
-from selfteach.train.loop import measure, train
-from selfteach.train.preflight import examined, preflight
-from selfteach.train.run import Run
 
+from runs import TextRun, run_of, scoring, weights, with_task
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
@@ -20,24 +17,15 @@ from selfteach.policy.loading import load_policy
 from selfteach.task.arena import open_world
 from selfteach.train.launch import launch
 from selfteach.train.rundir import read_rows
+from selfteach.train.text.learner import share
+from selfteach.train.text.preflight import examined, preflight
+from selfteach.train.text.prompts import PromptStream
 from tiny import tiny_model_folder
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_model_folder(tmp_path_factory.mktemp("model")))
-
-
-def run_of(model: str, *words: str, recipe: str = "opsd") -> Run:
-    """A run without a folder: two steps of four short rollouts."""
-    common = ["--task", "table", "--model", model, "--device", "cpu", "--steps", "2", "--max-tokens", "8"]
-    few = ["--prompts", "4"] if recipe != "grpo" else ["--prompts", "2", "--per-prompt", "4"]
-    config, _ = configured([recipe, *common, *few, "--eval-problems", "0", *words])
-    return Run(config, None, Silent())
-
-
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in run.policy.trainable().items()}
 
 
 # --- one loss, however it is cut --------------------------------------------------------------------------------
@@ -57,7 +45,7 @@ def test_micro_batches_do_not_change_the_update(model: str, words: tuple[str, ..
     whole, cut = (run_of(model, *words[1:], *more, recipe=words[0]) for more in ((), ("--micro-batch", "3")))
     for run in (whole, cut):
         torch.manual_seed(1)
-        row = run.step().row
+        row = run.stepped()
         assert row["grad_norm"] >= 0
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(weights(cut)[name], tensor, rtol=1e-4, atol=2e-5)
@@ -65,7 +53,7 @@ def test_micro_batches_do_not_change_the_update(model: str, words: tuple[str, ..
 
 def test_the_rate_warms_up_under_a_constant_schedule_too(model: str) -> None:
     run = run_of(model, "--warmup", "4", "--lr", "0.001", "--steps", "6")
-    rates = [run.step().row["lr"] for _ in range(6)]  # after the step, so of the one to come
+    rates = [run.stepped()["lr"] for _ in range(6)]  # after the step, so of the one to come
     assert rates == pytest.approx([0.00025, 0.0005, 0.00075, 0.001, 0.001, 0.001])
 
 
@@ -74,16 +62,16 @@ def test_a_step_moves_the_student_and_not_its_frozen_teacher(model: str) -> None
     before = weights(run)
     run.step()
     assert any(not torch.equal(weights(run)[name], tensor) for name, tensor in before.items())
-    with run.weights.scoring(run.specs["teacher"]) as teacher:
+    with scoring(run) as teacher:
         for name, tensor in teacher.model.named_parameters():
             assert torch.equal(before[name], tensor)
 
 
 def test_the_same_seed_gives_the_same_run(model: str) -> None:
     first = run_of(model)
-    losses = [first.step().row["loss"] for _ in range(2)]
+    losses = [first.stepped()["loss"] for _ in range(2)]
     second = run_of(model)  # seeds anew
-    assert [second.step().row["loss"] for _ in range(2)] == losses
+    assert [second.stepped()["loss"] for _ in range(2)] == losses
     for name, tensor in weights(first).items():
         assert torch.equal(weights(second)[name], tensor)
 
@@ -93,18 +81,19 @@ def test_evaluating_does_not_disturb_the_run(model: str) -> None:
     torch.manual_seed(1)
     plain.step()
     torch.manual_seed(1)
-    measure(watched, "before")
+    watched.evaluate("before")
     watched.step()
     for name, tensor in weights(plain).items():
         assert torch.equal(weights(watched)[name], tensor)
 
 
-def test_preflight_leaves_the_run_as_it_was(model: str) -> None:
-    plain, checked = run_of(model), run_of(model)
+@pytest.mark.parametrize("words", [(), ("--reason-first", "--reason-tokens", "4")], ids=" ".join)
+def test_preflight_leaves_the_run_as_it_was(model: str, words: tuple[str, ...]) -> None:
+    plain, checked = run_of(model, *words), run_of(model, *words)
     torch.manual_seed(1)
     plain.step()
     torch.manual_seed(1)
-    preflight(checked)
+    preflight(checked.learner)
     checked.step()
     for name, tensor in weights(plain).items():
         assert torch.equal(weights(checked)[name], tensor)
@@ -112,7 +101,7 @@ def test_preflight_leaves_the_run_as_it_was(model: str) -> None:
 
 def test_a_token_budget_ends_the_run(model: str) -> None:
     run = run_of(model, "--token-budget", "1", "--steps", "50")
-    assert train(run)["steps"] == 1
+    assert run.train()["steps"] == 1
 
 
 # --- teachers ---------------------------------------------------------------------------------------------------
@@ -120,10 +109,10 @@ def test_a_token_budget_ends_the_run(model: str) -> None:
 
 def test_reasoning_first_puts_the_teachers_own_analysis_before_the_answer(model: str) -> None:
     run = run_of(model, "--reason-first", "--reason-tokens", "5")
-    rollouts = run.rollouts().rollouts
-    shown = run.contexts(rollouts)["teacher"].prompts[0]
+    rollouts, _ = run.learner.rollouts(0)
+    shown = run.learner.contexts(rollouts, ["teacher"])["teacher"].prompts[0]
     assert shown is not None
-    text = run.policy.renderer.show(shown)
+    text = run.learner.policy.renderer.show(shown)
     assert text.count("<|im_start|>user") == 2
     assert text.count("<|im_start|>assistant") == 2
 
@@ -155,7 +144,7 @@ def test_weights_that_are_not_finite_stop_the_run_and_keep_the_batch(model: str,
 def test_a_policy_that_cannot_be_sampled_stops_the_run_in_one_line(model: str) -> None:
     run = run_of(model)
     with torch.no_grad():
-        next(iter(run.policy.trainable().values())).fill_(torch.nan)
+        next(iter(run.learner.policy.trainable().values())).fill_(torch.nan)
     with pytest.raises(UserError, match="not finite"):
         run.step()
 
@@ -163,28 +152,26 @@ def test_a_policy_that_cannot_be_sampled_stops_the_run_in_one_line(model: str) -
 def test_prompts_too_long_for_the_window_are_passed_over_and_counted(model: str) -> None:
     policy, world = load_policy(model), open_world("table")
     longest = max(len(policy.renderer.prompt_ids(world.train(i).prompt)) for i in range(20))
-    draw = Draw(world, policy, None, max_tokens=policy.window - longest + 1)
-    draw.take(10)
-    assert draw.too_long > 0
-    assert draw.cursor == 10 + draw.too_long
+    stream = PromptStream(world, policy, None, max_tokens=policy.window - longest + 1)
+    stream.take(10)
+    assert stream.too_long > 0
+    assert stream.cursor == 10 + stream.too_long
 
 
 def test_prompts_that_are_all_too_long_are_an_error(model: str) -> None:
     policy = load_policy(model)
     with pytest.raises(UserError, match="--max-tokens"):
-        Draw(open_world("table"), policy, None, max_tokens=policy.window).take(1)
+        PromptStream(open_world("table"), policy, None, max_tokens=policy.window).take(1)
 
 
 def test_a_blind_teacher_stops_the_run(model: str) -> None:
     run = run_of(model)
-    rollouts = [replace(one, example=replace(one.example, private={})) for one in run.rollouts().rollouts]
+    rollouts = [replace(one, example=replace(one.example, private={})) for one in run.learner.rollouts(0)[0]]
     with pytest.raises(UserError, match="nothing to see"):
-        run.contexts(rollouts)
+        run.learner.contexts(rollouts, ["teacher"])
 
 
 def test_prompts_must_divide_over_the_processes() -> None:
-    from selfteach.train.run import share
-
     with pytest.raises(UserError, match="multiple of 4"):
         share(6, 4)
 
@@ -192,8 +179,8 @@ def test_prompts_must_divide_over_the_processes() -> None:
 # --- preflight --------------------------------------------------------------------------------------------------
 
 
-def failures(run: Run) -> list[str]:
-    return [check.name for check in examined(run) if not check.ok]
+def failures(run: TextRun) -> list[str]:
+    return [check.name for check in examined(run.learner) if not check.ok]
 
 
 @pytest.mark.parametrize(
@@ -205,11 +192,10 @@ def test_a_sound_run_passes_every_check(model: str, words: tuple[str, ...]) -> N
 
 
 def test_a_template_that_forgets_the_privilege_is_refused(model: str) -> None:
-    run = run_of(model)
-    run.task = replace(open_world("table"), wording={"solution": "{problem}!"})
+    run = with_task(run_of(model), replace(open_world("table"), wording={"solution": "{problem}!"}))
     assert failures(run) == ["teacher: privilege"]
     with pytest.raises(UserError, match="does not change"):
-        preflight(run)
+        preflight(run.learner)
 
 
 def test_a_view_with_nothing_to_show_is_refused(model: str) -> None:
@@ -222,13 +208,11 @@ def test_a_view_with_nothing_to_show_is_refused(model: str) -> None:
         def grade(self, example: Any, answer: str) -> Any:
             return open_world("table").grade(example, answer)
 
-    run = run_of(model)
-    run.task = run.draw.task = Bare()  # type: ignore[assignment]
+    run = with_task(run_of(model), Bare())
     assert failures(run) == ["teacher: view"]
 
 
 def test_a_privilege_that_all_examples_share_is_held_against_none_at_all(model: str) -> None:
-    run = run_of(model)
     world = open_world("table")
 
     class Ruled:
@@ -240,13 +224,12 @@ def test_a_privilege_that_all_examples_share_is_held_against_none_at_all(model: 
         def grade(self, example: Any, answer: str) -> Any:
             return world.grade(example, answer)
 
-    run.task = run.draw.task = Ruled()  # type: ignore[assignment]
-    assert failures(run) == []
+    assert failures(with_task(run_of(model), Ruled())) == []
 
 
 def test_a_teacher_that_does_not_start_equal_is_noticed(model: str) -> None:
     run = run_of(model)
-    with torch.no_grad(), run.weights.scoring(run.specs["teacher"]) as teacher:
+    with torch.no_grad(), scoring(run) as teacher:
         for parameter in teacher.model.parameters():
             parameter.mul_(1.05)
     assert "teacher: equality" in failures(run)

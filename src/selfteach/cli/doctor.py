@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from selfteach.cli.progress import Lines
 from selfteach.cli.train import configured
-from selfteach.train.launch import trainer_of
+from selfteach.train.launch import learner_of
 
 
 def command(words: Sequence[str]) -> int:
     config, _ = configured(words, command="doctor")
-    trainer_of(config, None, Lines()).learner.preflight()
+    learner_of(config, Lines()).preflight()
     print("ready to train")
     return 0

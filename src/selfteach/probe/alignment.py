@@ -86,10 +86,10 @@ def probe(scene: Scene, knobs: Knobs) -> Finding:
         for token, real in zip(tokens, kept, strict=True)
         if real
     ]
-    scene.run.progress.say(f"completing {len(branches)} forced tokens {knobs.completions} times each")
+    scene.learner.progress.say(f"completing {len(branches)} forced tokens {knobs.completions} times each")
     outcomes = successes(
-        scene.run.policy,
-        scene.run.task,
+        scene.learner.policy,
+        scene.learner.task,
         branches,
         scene.sampling,
         completions=knobs.completions,
@@ -115,7 +115,7 @@ def aligned(nodes: Nodes, outcomes: Tensor) -> Aligned:
 
 def finding(scene: Scene, knobs: Knobs, result: Aligned, looked_at: int) -> Finding:
     nodes = result.nodes
-    lengths = scene.scorer.columns.mask.sum(1).cpu()
+    lengths = scene.scoring.columns.mask.sum(1).cpu()
     place = ((nodes.step + 0.5) / lengths[nodes.row]).numpy()
     groups = np.asarray(scene.groups)[nodes.row.numpy()]
     correct = np.asarray(scene.correct)[nodes.row.numpy()]
@@ -140,7 +140,7 @@ def finding(scene: Scene, knobs: Knobs, result: Aligned, looked_at: int) -> Find
 
 def node_rows(scene: Scene, result: Aligned, groups: Array, place: Array) -> list[dict[str, Any]]:
     """Each node with its candidates and scores, for the JSON file and the page."""
-    nodes, show = result.nodes, scene.run.policy.renderer.show
+    nodes, show = result.nodes, scene.learner.policy.renderer.show
     return [
         {
             "rollout": row,
@@ -234,7 +234,7 @@ def by_place(result: Aligned, groups: Array, place: Array) -> Table:
 
 def looked(scene: Scene, rows: Sequence[Mapping[str, Any]]) -> list[Looked]:
     """The first rollouts, wrong ones first, with their nodes marked."""
-    chat = scene.run.policy.renderer
+    chat = scene.learner.policy.renderer
     order = sorted({row["rollout"] for row in rows}, key=lambda i: (scene.correct[i], i))[:MOST_SHOWN]
     shown = []
     for i in order:

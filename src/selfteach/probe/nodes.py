@@ -50,15 +50,15 @@ class Nodes:
 
 def find_nodes(scene: Scene, *, count: int, candidates: int, min_prob: float) -> Nodes:
     """The ``count`` positions of highest student entropy in each rollout, with everybody's gradients there."""
-    drawn, recipe = scene.run.recipe.rollouts.temperature, scene.run.recipe
-    stats = scene.statistics(drawn, scene.teachers)
+    recipe = scene.recipe
+    stats = scene.statistics(recipe.rollouts.temperature, scene.teachers)
     select = highest(stats.entropy(), stats.mask, count)
     weighted = plan(
-        recipe.terms(scene.statistics(recipe.temperature, recipe.active(0))), scene.scorer.columns
+        recipe.terms(scene.statistics(recipe.temperature, recipe.active(0))), scene.scoring.columns
     )
     parts = []
-    for start in scene.scorer.starts:
-        batch = scene.scorer.batch(start, gradient=False)
+    for part in scene.scoring.parts():
+        batch = scene.scoring.batch(part)
         for chunk in chunks(batch, batch.layout.at(select), CHUNK):
             at = positions_of(batch, chunk, [STUDENT, *scene.teachers])
             parts.append(gradients_at(scene, chunk, at, weighted, candidates, min_prob))
@@ -81,9 +81,9 @@ def gradients_at(
     min_prob: float,
 ) -> Nodes:
     """At most ``candidates`` next tokens, those that somebody gives ``min_prob`` or more, and the gradients on them."""
-    columns = scene.scorer.columns
+    columns = scene.scoring.columns
     available = {name: columns.seen((name,))[chunk.row, chunk.step] for name in scene.teachers}
-    temperature = scene.run.recipe.rollouts.temperature
+    temperature = scene.recipe.rollouts.temperature
     student = at.log_probs(STUDENT, temperature)
     likely = student.exp()
     for name, seen in available.items():
@@ -98,13 +98,13 @@ def gradients_at(
 
     descent: dict[Way, Tensor] = {}
     for name, seen in available.items():
-        theirs = at.log_probs(name, scene.run.recipe.temperature)
-        own = at.log_probs(STUDENT, scene.run.recipe.temperature)
+        theirs = at.log_probs(name, scene.recipe.temperature)
+        own = at.log_probs(STUDENT, scene.recipe.temperature)
         for loss, divergence in LOSSES.items():
             gradient = divergence.logit_gradient(own, theirs) * seen.unsqueeze(1)
             descent[scene.shown(name), loss] = at_candidates(gradient)
     # A loss's denominators make its gradient small: undone, so that only a true zero looks like one.
-    descent[OWN] = at_candidates(own_gradient(at, weighted) * scene.scorer.columns.mask.sum())
+    descent[OWN] = at_candidates(own_gradient(at, weighted) * scene.scoring.columns.mask.sum())
     row, step = chunk.row.cpu(), chunk.step.cpu()
     return Nodes(row, step, tokens.cpu(), chance, kept, mass.sum(1), descent)
 

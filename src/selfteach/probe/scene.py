@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.policy.sampler import Sampling
+from selfteach.recipes.base import Recipe
 from selfteach.recipes.checks import nearest
-from selfteach.recipes.writer import Student
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.private import Field, Partial
 from selfteach.roles.role import Role
@@ -18,10 +20,11 @@ from selfteach.roles.view import Answer, Plain, Solution, View
 from selfteach.roles.weights import External, Live
 from selfteach.task.trajectory import Trajectory
 from selfteach.train.config import TrainConfig
-from selfteach.train.context import Context, context
+from selfteach.train.launch import learner_of
 from selfteach.train.progress import Progress
-from selfteach.train.run import Run
-from selfteach.train.scored import Scorer
+from selfteach.train.text.batch import Scoring
+from selfteach.train.text.contexts import Context
+from selfteach.train.text.learner import TextLearner
 
 VIEWS: Mapping[str, View] = {
     "plain": Plain(),
@@ -40,13 +43,17 @@ MICRO_BATCH = 16
 
 @dataclass(frozen=True)
 class Scene:
-    """``rollouts`` [N] of one step, graded; ``teachers`` by name with their ``contexts``; ``scorer`` asks them all."""
+    """``rollouts`` [N] of one step, graded; ``teachers`` by name with their ``contexts``; ``scoring`` scores by all."""
 
-    run: Run
+    learner: TextLearner
     rollouts: list[Trajectory]
     teachers: Mapping[str, Role]
     contexts: Mapping[str, Context]
-    scorer: Scorer
+    scoring: Scoring
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.learner.recipe
 
     @property
     def groups(self) -> list[int]:
@@ -58,27 +65,27 @@ class Scene:
 
     @property
     def sampling(self) -> Sampling:
-        drawn = self.run.recipe.rollouts
+        drawn = self.recipe.rollouts
         return Sampling(drawn.max_tokens, drawn.temperature, drawn.top_p, drawn.top_k)
 
     @property
     def batch_size(self) -> int:
         """Answers sampled at once."""
-        return self.run.config.bookkeeping.sample_batch or 512
+        return self.learner.config.bookkeeping.sample_batch or 512
 
     def statistics(self, temperature: float, teachers: Collection[str]) -> Statistics:
         """The rollouts' columns with these teachers, as a recipe reads them at step 0."""
         return Statistics(
-            self.scorer.columns,
+            self.scoring.columns,
             step=0,
             temperature=temperature,
             roles=list(teachers),
-            measure=self.scorer.measure,
+            measure=torch.no_grad()(self.scoring.measure),
         )
 
     def shown(self, name: str) -> str:
         """A teacher's name and what it sees: ``teacher (solution)``; a view asked for by name is its own name."""
-        return f"{name} ({self.teachers[name].view.name})" if name in self.run.recipe.teachers else name
+        return f"{name} ({self.teachers[name].view.name})" if name in self.recipe.teachers else name
 
 
 def set_scene(config: TrainConfig, views: Sequence[str], progress: Progress) -> Scene:
@@ -89,28 +96,24 @@ def set_scene(config: TrainConfig, views: Sequence[str], progress: Progress) -> 
     teacher sees too little (as in training).
     """
     small = config.bookkeeping.micro_batch or MICRO_BATCH
-    run = Run(replace(config, bookkeeping=replace(config.bookkeeping, micro_batch=small)), None, progress)
-    recipe = run.recipe
-    if not isinstance(recipe.writer, Student):
+    learner = learner_of(
+        replace(config, bookkeeping=replace(config.bookkeeping, micro_batch=small)), progress
+    )
+    recipe = learner.recipe
+    if type(recipe).rollout is not Recipe.rollout:
         raise UserError(
             f"recipe {config.recipe_name} begins on text the student did not write: a probe looks at its own rollouts"
         )
     extra = viewed(views, recipe.teachers)
     progress.say(f"sampling {recipe.optimization.prompts * recipe.rollouts.per_prompt} rollouts")
-    rollouts = run.judged(run.write(recipe.optimization.prompts).rollouts)
+    written, _ = learner.write(recipe.optimization.prompts, 0)
+    rollouts = learner.judged(written)
     contexts = {
-        **run.contexts(rollouts),
-        **{name: rendered(run, extra[name], rollouts) for name in extra},
+        **learner.contexts(rollouts, learner.readers(recipe.teachers)),
+        **{name: learner.reading.context(role, rollouts) for name, role in extra.items()},
     }
-    run.specs |= {name: role.weights for name, role in extra.items()}
-    teachers = {**recipe.teachers, **extra}
-    return Scene(run, rollouts, teachers, contexts, run.scorer(rollouts, contexts))
-
-
-def rendered(run: Run, teacher: Role, rollouts: Sequence[Trajectory]) -> Context:
-    """What a teacher beside the recipe's reads before each rollout."""
-    window, temperature = run.policy.window, run.recipe.rollouts.temperature
-    return context(teacher, run.weights, rollouts, run.task.wording, window=window, temperature=temperature)
+    scoring = replace(learner.scoring(rollouts, contexts), roles={**recipe.roles, **extra})
+    return Scene(learner, rollouts, {**recipe.teachers, **extra}, contexts, scoring)
 
 
 def viewed(names: Sequence[str], teachers: Mapping[str, Role]) -> dict[str, Role]:

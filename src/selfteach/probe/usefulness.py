@@ -42,7 +42,7 @@ def probe(scene: Scene, knobs: Knobs) -> Finding:
     with an answer chosen for being wrong.
     """
     prompts: list[list[int] | None] = [one.prompt_ids for one in scene.rollouts]
-    scene.run.progress.say(f"answering {len(prompts)} prompts under {len(scene.teachers) + 1} views")
+    scene.learner.progress.say(f"answering {len(prompts)} prompts under {len(scene.teachers) + 1} views")
     bare = answers(scene, None, prompts)
     under = {name: answers(scene, name, scene.contexts[name].prompts) for name in scene.teachers}
     groups = np.array(scene.groups)
@@ -74,11 +74,11 @@ def answers(scene: Scene, teacher: str | None, prompts: Sequence[list[int] | Non
     asked = [ids for ids in prompts if ids is not None]
     if not asked:
         return Answers(success, length)
-    spec = Live() if teacher is None else scene.run.specs[teacher]
-    with scene.run.weights.scoring(spec) as policy:
+    spec = Live() if teacher is None else scene.teachers[teacher].weights
+    with scene.learner.weights.scoring(spec) as policy:
         written = GenerateSampler(policy).sample(asked, scene.sampling, batch_size=scene.batch_size)
     for i, one in zip(places, written, strict=True):
-        grade = scene.run.task.grade(scene.rollouts[i].example, policy.renderer.text(one.ids))
+        grade = scene.learner.task.grade(scene.rollouts[i].example, policy.renderer.text(one.ids))
         success[i], length[i] = float(grade.correct), len(one.ids)
     return Answers(success, length)
 
@@ -96,7 +96,7 @@ def worth_of(own: Answers, bare: Answers, groups: np.ndarray) -> dict[str, Cell]
 
 def distance_of(scene: Scene, name: str, groups: np.ndarray) -> dict[str, Cell]:
     """Nats a token between student and teacher on the student's own rollouts: each rollout's mean over its tokens."""
-    stats = scene.statistics(scene.run.recipe.temperature, scene.teachers)
+    stats = scene.statistics(scene.recipe.temperature, scene.teachers)
     seen = stats.available(name).cpu().numpy()
     correct = np.array(scene.correct)
 

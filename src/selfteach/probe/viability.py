@@ -87,10 +87,10 @@ def probe(scene: Scene, knobs: Knobs) -> Finding:
             "recipe has no teacher whose tokens could be tried: name a view, as in --views solution"
         )
     tried = chosen(scene, alternatives(scene, knobs), knobs)
-    scene.run.progress.say(f"completing {len(tried)} alternatives {knobs.completions} times each")
+    scene.learner.progress.say(f"completing {len(tried)} alternatives {knobs.completions} times each")
     outcomes = successes(
-        scene.run.policy,
-        scene.run.task,
+        scene.learner.policy,
+        scene.learner.task,
         [Branch(scene.rollouts[one.row], one.step, one.token) for one in tried],
         scene.sampling,
         completions=knobs.completions,
@@ -102,11 +102,11 @@ def probe(scene: Scene, knobs: Knobs) -> Finding:
 @torch.no_grad()
 def alternatives(scene: Scene, knobs: Knobs) -> list[Alternative]:
     """Every teacher's likely tokens that the student did not take, at every position of every rollout."""
-    temperature = scene.run.recipe.rollouts.temperature
-    columns, found = scene.scorer.columns, []
+    temperature = scene.recipe.rollouts.temperature
+    columns, found = scene.scoring.columns, []
     lengths = columns.mask.sum(1)
-    for start in scene.scorer.starts:
-        batch = scene.scorer.batch(start, gradient=False)
+    for part in scene.scoring.parts():
+        batch = scene.scoring.batch(part)
         for chunk in chunks(batch, torch.ones_like(batch.layout.row, dtype=torch.bool), CHUNK):
             at = positions_of(batch, chunk, [STUDENT, *scene.teachers])
             student = at.log_probs(STUDENT, temperature)
@@ -138,7 +138,7 @@ def alternatives(scene: Scene, knobs: Knobs) -> list[Alternative]:
 
 def chosen(scene: Scene, found: Sequence[Alternative], knobs: Knobs) -> list[Alternative]:
     """Those at ``knobs.nodes`` positions of each rollout and teacher, drawn at random."""
-    rng = np.random.default_rng(scene.run.config.seed)
+    rng = np.random.default_rng(scene.learner.config.seed)
     sites: dict[tuple[str, int], dict[int, None]] = {}
     for one in found:
         sites.setdefault((one.teacher, one.row), {})[one.step] = None
@@ -164,7 +164,7 @@ def finding(scene: Scene, knobs: Knobs, tried: Sequence[Alternative], outcomes: 
             **vars(one),
             "prompt": scene.rollouts[one.row].group,
             "correct": scene.correct[one.row],
-            "token": scene.run.policy.renderer.show([one.token]),
+            "token": scene.learner.policy.renderer.show([one.token]),
             "successes": int(outcome.sum()),
         }
         for one, outcome in zip(tried, outcomes, strict=True)

@@ -54,11 +54,13 @@ def launch(
     )  # fmt: skip
 
 
-def trainer_of(config: TrainConfig, folder: RunFolder | None, progress: Progress) -> Trainer:
-    """A run of text that is ready to train, and has not been checked (``learner.preflight``)."""
+def learner_of(config: TrainConfig, progress: Progress) -> TextLearner:
+    """The learner of a run of text at its beginning, seeded and on its device; nothing is checked or written."""
     # Adapters are drawn at random as they are made: before there is a Trainer.
     randomness.seed_all(config.seed)
-    return Trainer(TextLearner(config, progress), folder, progress, settings_of(config))
+    learner = TextLearner(config, progress)
+    Trainer(learner, None, progress, settings_of(config))
+    return learner
 
 
 def settings_of(config: TrainConfig) -> Settings:

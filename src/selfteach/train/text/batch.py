@@ -164,9 +164,20 @@ class Scoring:
         return found
 
     def forward(self, policy: Policy, wanted: Sequence[tuple[str, int]]) -> Tensor:
-        contexts = [self.context(name, i) for name, i in wanted]
-        rows = [self.rows[i] for _, i in wanted]
-        return LocalScorer().states(policy, contexts, [one.ids for one in rows], [one.mask for one in rows])
+        """[P, d] states of the wanted (role, row)s' written positions; zeros in front of where a role's span begins."""
+        begins = [self.contexts[name].begin(i) if name in self.contexts else 0 for name, i in wanted]
+        rows = [(self.rows[i], begin) for (_, i), begin in zip(wanted, begins, strict=True)]
+        states = LocalScorer().states(
+            policy,
+            [self.context(name, i) for name, i in wanted],
+            [one.ids[begin:] for one, begin in rows],
+            [one.mask[begin:] for one, begin in rows],
+        )
+        if not any(begins):
+            return states
+        scored = states.split([sum(one.mask[begin:]) for one, begin in rows])
+        skipped = [states.new_zeros(sum(one.mask[:begin]), states.shape[-1]) for one, begin in rows]
+        return torch.cat([part for pair in zip(skipped, scored, strict=True) for part in pair])
 
     def context(self, role: str, i: int) -> list[int]:
         if role == STUDENT and role not in self.contexts:
@@ -193,8 +204,8 @@ def detached(head: Head, *, copy: bool) -> Head:
         return None if tensor is None else tensor.detach().clone() if copy else tensor.detach()
 
     lora = head.lora
-    if lora is not None:
-        lora = LowRank(still(lora.down), still(lora.up), lora.scaling)  # type: ignore[arg-type]
+    if lora is not None:  # always a copy: adapters are exchanged in place, and back
+        lora = LowRank(lora.down.detach().clone(), lora.up.detach().clone(), lora.scaling)
     return replace(head, weight=still(head.weight), bias=still(head.bias), lora=lora)
 
 

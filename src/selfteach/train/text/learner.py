@@ -317,10 +317,10 @@ class TextLearner(Learner):
         tools = self.tools(step)
         return list(self.recipe.rollout(tools, mine, step)), tools.generated
 
-    def tools(self, step: int, recipe: Recipe | None = None) -> TextTools:
+    def tools(self, step: int) -> TextTools:
         return TextTools(
             policy=self.policy,
-            recipe=recipe or self.recipe,
+            recipe=self.recipe,
             reading=self.reading,
             task=self.task,
             stores=self.store,
@@ -352,8 +352,7 @@ class TextLearner(Learner):
         ``alone``: they are a batch of their own, and other processes are not asked for theirs.
         """
         rows = [row for one in trajectories for row in one.rows()]
-        privileged = () if isinstance(self.recipe.student.view, Plain) else (STUDENT,)
-        roles = list(dict.fromkeys([*privileged, *roles]))
+        roles = self.readers(roles)
         with self.clock("view"):
             contexts = self.contexts(rows, roles)
             rows = self.with_sampled_signals(rows, contexts)
@@ -390,6 +389,11 @@ class TextLearner(Learner):
         )
 
     # --- what the roles read --------------------------------------------------------------------------------------
+
+    def readers(self, roles: Iterable[str]) -> list[str]:
+        """The roles whose view must be rendered: those named, and the student if it is shown more than the prompt."""
+        privileged = () if isinstance(self.recipe.student.view, Plain) else (STUDENT,)
+        return list(dict.fromkeys([*privileged, *roles]))
 
     def contexts(self, rows: Sequence[Trajectory], names: Collection[str]) -> dict[str, Context]:
         """What the named roles read before each row. UserError if one of them is blind."""

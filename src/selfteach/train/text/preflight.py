@@ -7,6 +7,8 @@ So a few examples go through the real path first, and a check that fails stops t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ from selfteach.objective.record import CHUNK_BYTES
 from selfteach.policy.head import check_head, output_head
 from selfteach.policy.loading import Policy
 from selfteach.policy.scorer import pack
-from selfteach.recipes.base import Recipe, knobs, with_knobs
+from selfteach.recipes.base import knobs, with_knobs
 from selfteach.roles.role import Role
 from selfteach.roles.view import Plain
 from selfteach.roles.weights import External, Random, Snapshot, Weights
@@ -29,6 +31,7 @@ from selfteach.task.example import Example
 from selfteach.task.trajectory import Trajectory
 from selfteach.train.text.contexts import Context
 from selfteach.train.text.metrics import gap
+from selfteach.train.text.store import NamedStore
 
 if TYPE_CHECKING:
     from selfteach.train.text.learner import TextLearner
@@ -69,36 +72,55 @@ def examined(run: TextLearner) -> Iterator[Check]:
     yield thinking_check(run)
     yield head_check(run)
     yield memory_check(run)
-    cursor, too_long = run.prompts.cursor, run.prompts.too_long
+    short = shortened(run)
+    with aside(run):
+        rollouts = probe_rollouts(short)
+    run.progress.say(f"the student sees\n{indented(chat.show(rollouts[0].prompt_ids))}")
+    sound = True
+    for name, teacher in run.recipe.teachers.items():
+        for check in teacher_checks(run, name, teacher, rollouts):
+            sound = sound and check.ok
+            yield check
+    if sound:
+        with aside(run):
+            check = objective_check(short, rollouts)
+        yield check
+
+
+@contextmanager
+def aside(run: TextLearner) -> Iterator[None]:
+    """What is sampled inside leaves the run's random state as it was."""
     devices = [run.policy.model.device] if run.policy.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
-        rollouts = probe_rollouts(run)
-    run.prompts.cursor, run.prompts.too_long = cursor, too_long
-    run.progress.say(f"the student sees\n{indented(chat.show(rollouts[0].prompt_ids))}")
-    for name, teacher in run.recipe.teachers.items():
-        yield from teacher_checks(run, name, teacher, rollouts)
-    yield objective_check(run, rollouts)
+        yield
 
 
-def probe_rollouts(run: TextLearner) -> list[Trajectory]:
-    """A few rollouts written as the recipe writes them, but short; the student's own if it kept none of those."""
-    short = shortened(run.recipe)
-    prompts = run.prompts.take(PROBES)
-    written = short.rollout(run.tools(0, short), prompts, 0)
+def shortened(run: TextLearner) -> TextLearner:
+    """The same learner with short answers, few of each prompt, tried once, that leaves data and stores alone."""
+    short, r, small = copy(run), run.recipe.rollouts, {"attempts": 1}
+    small |= {"max_tokens": min(PROBE_TOKENS, r.max_tokens), "per_prompt": min(2, r.per_prompt)}
+    own = knobs(run.recipe)
+    if "reason_tokens" in own:
+        small["reason_tokens"] = min(PROBE_TOKENS, own["reason_tokens"])
+    short.recipe = with_knobs(run.recipe, {name: value for name, value in small.items() if name in own})
+    short.prompts = copy(run.prompts)
+    short.stores = {
+        name: NamedStore(list(one.trajectories), deepcopy(one.notes)) for name, one in run.stores.items()
+    }
+    return short
+
+
+def probe_rollouts(short: TextLearner) -> list[Trajectory]:
+    """A few rollouts written as the recipe writes them; the student's own if it kept none of those."""
+    prompts = short.prompts.take(PROBES)
+    written = short.recipe.rollout(short.tools(0), prompts, 0)
     if not written:
-        run.progress.say(
+        short.progress.say(
             f"the recipe kept none of its {len(prompts)} short rollouts; the student's are looked at"
         )
-        written = run.tools(0, short).sample(prompts)
-    return run.judged(written)
-
-
-def shortened(recipe: Recipe) -> Recipe:
-    """The recipe with short answers, few of each prompt, tried once."""
-    r = recipe.rollouts
-    small = {"max_tokens": min(PROBE_TOKENS, r.max_tokens), "per_prompt": min(2, r.per_prompt), "attempts": 1}
-    return with_knobs(recipe, {name: value for name, value in small.items() if name in knobs(recipe)})
+        written = short.tools(0).sample(prompts)
+    return short.judged(written)
 
 
 # --- the model and the machine ----------------------------------------------------------------------------------

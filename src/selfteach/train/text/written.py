@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 
 from selfteach.task.example import Example
+from selfteach.task.segment import STUDENT
 from selfteach.task.trajectory import Trajectory
 from selfteach.train.reduce import gather_rows
 
@@ -28,9 +29,9 @@ MENTION = re.compile(
 def text_metrics(rollouts: Sequence[Trajectory], shown: Collection[str]) -> dict[str, float]:
     """Metrics of the sampled rollouts' text (docs/metrics.md); ``shown``: the private fields that teachers see.
 
-    Of the rollouts of all processes. {} if none was sampled: a data set's references are not what the policy wrote.
+    Of the rollouts of all processes. {} if it sampled none: references and a teacher's answers are not the policy's.
     """
-    sampled = [one for one in rollouts if one.ids and one.sampled]
+    sampled = [one for one in rollouts if one.ids and sampled_by_policy(one)]
     # A row holds the tokens and not the n-grams: those would be three times as much to send.
     rows = gather_rows((own_ids(one), copies(one, shown), mentions(one.text, one.example)) for one in sampled)
     if not rows:
@@ -48,6 +49,12 @@ def text_metrics(rollouts: Sequence[Trajectory], shown: Collection[str]) -> dict
 
 def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def sampled_by_policy(one: Trajectory) -> bool:
+    """Whether the policy sampled all that it is trained on."""
+    trained = {author for author, own in zip(one.authors, one.mask, strict=True) if own}
+    return one.sampled and trained <= {STUDENT}
 
 
 def own_ids(one: Trajectory) -> list[int]:
