@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,11 @@ class Watched(TextLearner):
         self.models.weights.load = lambda model: doubled(load(model))
         self.writing.rollouts = self.replayed_rollouts  # type: ignore[method-assign]
 
+    def cut(self, micro_batch: int | None) -> None:
+        """Score so many rows at once from now on."""
+        book = replace(self.config.bookkeeping, micro_batch=micro_batch)
+        self.now.config = replace(self.config, bookkeeping=book)
+
     def replayed_rollouts(self, step: int, progress: Any) -> tuple[list[Trajectory], int]:
         if self.replayed is None:
             written, spent = Writing.rollouts(self.writing, step, progress)
@@ -183,14 +188,20 @@ def dealt(one: Any, nth: int) -> Any:
 
 
 def steps_of(
-    name: str, folder: Path, replayed: list[dict[str, Any]] | None, recipe: Recipe
+    name: str,
+    folder: Path,
+    replayed: list[dict[str, Any]] | None,
+    recipe: Recipe,
+    micro_batches: Sequence[int | None] = (None,),
 ) -> Iterator[dict[str, Any]]:
+    """What each step gives; the steps take the sizes of ``micro_batches`` in turn."""
     torch.manual_seed(0)
     learner = Watched(name, recipe, folder, replayed)
     run = Trainer(learner, None, Silent(), settings_of(learner.config))
     while run.done < run.steps:
         if run.stage_done == run.stages[run.stage].steps:
             run.enter(run.stage + 1)
+        learner.cut(micro_batches[run.done % len(micro_batches)])
         run.step()
         yield learner.stepped()
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
 import torch
 
-from runs import TextRun, run_of, scoring, weights, with_task
+from runs import TextRun, config_of, run_of, scoring, weights, with_task
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
 from selfteach.policy.loading import load_policy
+from selfteach.recipes.base import Rollouts
+from selfteach.recipes.r01_opsd import OPSD
+from selfteach.recipes.tools import Prompt, Tools
+from selfteach.roles.role import Role
+from selfteach.roles.view import Solution
+from selfteach.roles.weights import Frozen
 from selfteach.task.arena import open_world
+from selfteach.task.trajectory import Trajectory
 from selfteach.train.launch import launch
 from selfteach.train.rundir import read_rows
 from selfteach.train.text.preflight import examined, preflight
 from selfteach.train.text.present import share
 from selfteach.train.text.prompts import PromptStream
+from selfteach.train.text.store import NamedStore
 from tiny import tiny_model_folder
 
 
@@ -228,6 +238,61 @@ def test_a_privilege_that_all_examples_share_is_held_against_none_at_all(model: 
             return world.grade(example, answer)
 
     assert failures(with_task(run_of(model), Ruled())) == []
+
+
+SHORT = Rollouts(max_tokens=8)
+
+
+@dataclass(frozen=True)
+class Remembering(OPSD):
+    """OPSD that quotes a private field, and notes in a store that it did."""
+
+    quoted: str = "worked"
+
+    def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
+        tools.store("bank").notes.setdefault("asked", []).append(len(prompts))
+        return tools.quote(prompts, self.quoted)
+
+
+def test_preflight_looks_at_the_recipes_own_rollouts_and_leaves_its_stores_alone(
+    model: str, tmp_path: Path
+) -> None:
+    run = TextRun(config_of(Remembering(rollouts=SHORT), model, tmp_path))
+    run.learner.writing.store("bank").notes["asked"] = [7]
+    assert failures(run) == []
+    assert run.learner.writing.stores == {"bank": NamedStore(notes={"asked": [7]})}
+    assert run.learner.writing.prompts.cursor == 0
+    with pytest.raises(UserError, match="no 'nowhere' to imitate"):
+        preflight(TextRun(config_of(Remembering(rollouts=SHORT, quoted="nowhere"), model, tmp_path)).learner)
+
+
+@dataclass(frozen=True)
+class HalfHeard(OPSD):
+    """A loss on whole distributions, of a teacher that hands over sampled log-probs alone."""
+
+    @property
+    def teachers(self) -> Mapping[str, Role]:
+        return {"teacher": Role(Frozen(), Solution(), signal="sampled")}
+
+
+def test_a_loss_that_reads_more_of_a_role_than_it_hands_over_is_refused(model: str, tmp_path: Path) -> None:
+    run = TextRun(config_of(HalfHeard(rollouts=SHORT), model, tmp_path))
+    assert failures(run) == ["objective"]
+    with pytest.raises(UserError, match="distill reads the whole distribution of 'teacher'"):
+        preflight(run.learner)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (which("cc") or which("gcc")), reason="torch.compile needs a C compiler")
+def test_a_compiled_step_is_the_plain_one(model: str) -> None:
+    plain, compiled = run_of(model), run_of(model, "--compile")
+    rows = []
+    for run in (plain, compiled):
+        torch.manual_seed(1)
+        rows.append(run.stepped())
+    assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-5)
+    for name, tensor in weights(plain).items():
+        torch.testing.assert_close(weights(compiled)[name], tensor, rtol=1e-4, atol=2e-5)
 
 
 def test_a_teacher_that_does_not_start_equal_is_noticed(model: str) -> None:

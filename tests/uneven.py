@@ -6,7 +6,7 @@ python uneven.py 101323 --out FOLDER --steps 3 …, or by torchrun; the digits: 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -18,9 +18,12 @@ from selfteach.objective.divergence import ForwardKL
 from selfteach.objective.divisor import Divisor
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromRole
-from selfteach.objective.terms import Match, NegativeLogLikelihood, Term
+from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Term
 from selfteach.recipes.r01_opsd import OPSD
 from selfteach.recipes.tools import Prompt, Tools
+from selfteach.roles.role import Role
+from selfteach.roles.view import Solution
+from selfteach.roles.weights import Frozen
 from selfteach.task.segment import DATA, Segment
 from selfteach.task.trajectory import Trajectory
 from selfteach.train.launch import launch
@@ -28,9 +31,14 @@ from selfteach.train.launch import launch
 
 @dataclass(frozen=True)
 class Uneven(OPSD):
-    """A loss by trajectory, with weights made of all processes' log-probs, beside OPSD's where its teacher sees."""
+    """A loss by trajectory, with weights made of all processes' log-probs; OPSD's, and a policy gradient that sampled
+    log-probs inform, where the teachers see."""
 
     turns: str = "1"
+
+    @property
+    def teachers(self) -> Mapping[str, Role]:
+        return {**super().teachers, "critic": Role(Frozen(), Solution(), signal="sampled")}
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         quoted = tools.quote(prompts, "worked")
@@ -42,6 +50,11 @@ class Uneven(OPSD):
         odd = (log_prob - log_prob.sum() / stats.mask.sum()).clamp(-1, 1)
         yield NegativeLogLikelihood(name="nll", weight=2 + odd, mean_over=Divisor("written", "trajectory"))
         yield Match(name="distill", target=FromRole("teacher"), divergence=ForwardKL(), mean_over="sequences")
+        yield PolicyGradient(
+            name="policy",
+            advantage=stats.log_prob("critic") - stats.log_prob(),
+            informed_by={"critic": "sampled"},
+        )
 
 
 def in_turns(one: Trajectory, count: int) -> Trajectory:

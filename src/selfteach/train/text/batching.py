@@ -110,13 +110,11 @@ class Batching:
     def with_sampled_signals(
         self, rows: Sequence[Trajectory], contexts: Mapping[str, Context] | None = None
     ) -> list[Trajectory]:
-        """The rows with the log-probs of roles of signal "sampled" (``contexts`` None: of all the recipe's); stored
-        ones have them already."""
+        """The rows with the log-probs of roles of signal "sampled" where these see something (``contexts`` None: of all
+        the recipe's roles); stored rows have them already."""
         names = self.sampled_roles(self.now.recipe.teachers if contexts is None else contexts)
-        wanted = [name for name in names if not all(name in one.log_probs for one in rows)]
-        if not wanted:
-            return list(rows)
-        read = self.contexts(rows, wanted) if contexts is None else contexts
+        read = self.contexts(rows, names) if contexts is None else contexts
+        wanted = [name for name in names if lacking(rows, name, read[name])]
         scores = {name: self.log_probs(rows, name, read[name]) for name in wanted}
         return [
             replace(
@@ -144,3 +142,8 @@ class Batching:
         with torch.no_grad():
             column = scoring.measure({"log_prob": sampled})["log_prob"]
         return [column[i, : len(one.ids)].tolist() for i, one in enumerate(rows)]
+
+
+def lacking(rows: Sequence[Trajectory], role: str, read: Context) -> bool:
+    """Whether some row that the role sees has no log-probs of it yet."""
+    return any(seen and role not in one.log_probs for one, seen in zip(rows, read.available, strict=True))

@@ -164,7 +164,7 @@ def memory_check(run: TextLearner) -> Check:
 
 def objective_check(run: TextLearner, rollouts: Sequence[Trajectory]) -> Check:
     """The recipe's terms on these rollouts: each must be given by the roles what it reads of them."""
-    batch = run.batching.of(rollouts, run.recipe.active(0), 0)
+    batch = run.batching.of(rollouts, run.recipe.active(0), 0, alone=True)
     try:
         with torch.no_grad():
             terms = list(run.recipe.terms(batch.statistics()))
@@ -321,11 +321,12 @@ def log_probs(run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen:
 def measured(
     run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context, wanted: Quantity
 ) -> Tensor:
-    scoring = run.batching.scoring(rollouts, {name: seen})
+    # Every process checks its own rollouts: one may have less to check than another.
+    scoring = run.batching.scoring(rollouts, {name: seen}, alone=True)
     column = scoring.measure({"wanted": wanted})["wanted"]
     # 0 where the role scored nothing; a NaN that it gave stays one, and fails the check.
     column = torch.where(scoring.columns.seen((name,)), column, 0.0)
-    return column[scoring.first_row : scoring.first_row + len(rollouts)]
+    return column
 
 
 def indented(text: str, most: int = 1200) -> str:
