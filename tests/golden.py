@@ -29,6 +29,7 @@ from selfteach.train.config import Bookkeeping, Evaluation, TrainConfig
 from selfteach.train.launch import settings_of
 from selfteach.train.progress import Silent
 from selfteach.train.text.learner import TextLearner
+from selfteach.train.text.writing import Writing
 from selfteach.train.trainer import Trainer
 
 HOME = Path(__file__).parent / "data" / "golden"
@@ -114,23 +115,23 @@ class Watched(TextLearner):
         )  # fmt: skip
         super().__init__(config, Silent())
         self.policy.model.double()
-        load = self.weights.load
-        self.weights.load = lambda model: doubled(load(model))
+        load = self.models.weights.load
+        self.models.weights.load = lambda model: doubled(load(model))
+        self.writing.rollouts = self.replayed_rollouts  # type: ignore[method-assign]
 
     def cut(self, micro_batch: int | None) -> None:
         """Score so many rows at once from now on."""
-        self.config = replace(
-            self.config, bookkeeping=replace(self.config.bookkeeping, micro_batch=micro_batch)
-        )
+        book = replace(self.config.bookkeeping, micro_batch=micro_batch)
+        self.now.config = replace(self.config, bookkeeping=book)
 
-    def rollouts(self, step: int) -> tuple[list[Trajectory], int]:
+    def replayed_rollouts(self, step: int, progress: Any) -> tuple[list[Trajectory], int]:
         if self.replayed is None:
-            written, spent = super().rollouts(step)
+            written, spent = Writing.rollouts(self.writing, step, progress)
             if not self.recipe.rollouts.stored:
-                written = [dealt(one, i + self.done) for i, one in enumerate(self.judged(written))]
+                written = [dealt(one, i + self.done) for i, one in enumerate(self.writing.judged(written))]
         else:
             written, spent = [trajectory_of(row) for row in self.replayed[self.done]["rollouts"]], 0
-        self.written = [one.to_json() for one in self.judged(written)]
+        self.written = [one.to_json() for one in self.writing.judged(written)]
         return written, spent
 
     def set_knobs(self, step: int) -> None:
@@ -138,7 +139,7 @@ class Watched(TextLearner):
         if self.replayed is None:
             super().set_knobs(step)
         else:
-            self.recipe = with_knobs(self.recipe, self.replayed[self.done]["knobs"])
+            self.now.recipe = with_knobs(self.recipe, self.replayed[self.done]["knobs"])
 
     def backward(self, batch: Any, update: Any, several: bool) -> Any:
         self.numbers = super().backward(batch, update, several)
@@ -150,7 +151,7 @@ class Watched(TextLearner):
         self.done += 1
         terms = {name.removeprefix("terms/"): v for name, v in self.numbers.items() if name != "loss"}
         return {
-            "stage": self.stage_name,
+            "stage": self.now.stage,
             "knobs": {knob: getattr(self.recipe, knob) for knob in self.controllers},
             "rollouts": self.written,
             "loss": self.numbers["loss"],

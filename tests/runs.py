@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +89,7 @@ def config_of(recipe: Recipe, model: str, out: Path, **book: Any) -> TrainConfig
 def with_task(run: TextRun, task: Any) -> TextRun:
     """The same run on another task."""
     learner, other = run.learner, as_task(task)
-    learner.task = learner.prompts.task = other
-    learner.reading = replace(learner.reading, wording=other.wording)
+    learner.now.task = learner.writing.prompts.task = other
     return run
 
 
@@ -107,4 +105,4 @@ def weights(run: TextRun) -> dict[str, torch.Tensor]:
 
 def scoring(run: TextRun, role: str = "teacher") -> AbstractContextManager[Policy]:
     """The policy that scores as ``role``, for as long as the context lasts."""
-    return run.learner.weights.scoring(run.learner.recipe.roles[role].weights)
+    return run.learner.models.weights.scoring(run.learner.recipe.roles[role].weights)

@@ -234,3 +234,28 @@ def test_the_epsilon_of_group_advantages_is_a_knob_that_must_be_positive(name: s
         given = batch_for(recipe)
         moved = evaluate(recipe, given, overrides={"advantage_eps": 0.5})
         assert moved["loss"] != evaluate(recipe, given)["loss"]
+
+
+NOWHERE: list[tuple[str, dict[str, Any]]] = [
+    ("opsd", {"mean_over": "tokens"}), ("opsd", {"mean_over": "sequences"}),
+    ("opsd", {"mean_over": "tokens", "loss": "policy-gradient", "clip_entry": None}),
+    ("pw-opsd", {"mean_over": "tokens"}), ("sd-zero", {"mean_over": "tokens"}), ("sd-zero", {}),
+    ("avsd", {}), ("avsd", {"view_top_k": 3}), ("sdpo", {}), ("vopd", {}), ("vopd", {"baseline": "none"}),
+    ("exopd", {}), ("exopd", {"estimator": "full"}), ("lightning-opd", {}),
+    ("lightning-opd", {"mean_over": "tokens"}), ("lightning-opd", {"mean_over": "sequences"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "words"), NOWHERE, ids=str)
+def test_rows_whose_teacher_saw_nothing_count_nowhere(name: str, words: dict[str, Any]) -> None:
+    """The loss is that of the batch without them, whatever it is divided by."""
+    recipe = with_knobs(recipe_named(name), words)
+    given, seen = batch_for(recipe), np.array([True, False, True, True, False, True])
+    role = next(iter(recipe.active(0)))
+
+    def kept(value: Any) -> Any:
+        return {k: kept(v) for k, v in value.items()} if isinstance(value, dict) else value[seen]
+
+    whole, part = evaluate(recipe, {**given, "available": {role: seen}}), evaluate(recipe, kept(given))
+    assert whole["loss"] == pytest.approx(part["loss"], rel=1e-12)
+    np.testing.assert_allclose(whole["grad"][seen], part["grad"], rtol=1e-12, atol=1e-15)

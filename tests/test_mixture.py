@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise, product
 
 import pytest
@@ -217,3 +218,13 @@ def test_a_model_that_has_diverged_says_so(policy) -> None:
         policy.model.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(NotFinite):
         decode_mixture(policy, CONTEXTS, (0.5, 0.5), max_tokens=2)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+def test_it_reads_in_the_policys_precision(precision) -> None:
+    policy = replace(policy_of(), precision=precision)
+    seen: set[torch.dtype] = set()
+    layer = policy.model.get_submodule("model.layers.0.mlp.up_proj")
+    layer.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+    decode_mixture(policy, CONTEXTS, (0.5, 0.5), max_tokens=3)
+    assert seen == {torch.float32 if precision == "float32" else torch.bfloat16}

@@ -278,3 +278,20 @@ def test_the_presets_hold_the_papers_values() -> None:
 def test_an_impossible_combination_refuses_to_construct(knobs: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         with_knobs(ExOPD(), knobs)
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "full"])
+def test_rollouts_without_a_reference_are_left_out_of_sum_and_divisor(estimator: str) -> None:
+    given, knobs = arrays(teachers=BOTH), {"estimator": estimator}
+    seen = np.array([True, True, False, True, False, True])
+    reference = np.where(seen[:, None, None], given["teacher_logits"]["reference"], np.nan)
+    blind = {**given, "available": {"reference": seen}}
+    blind["teacher_logits"] = {**given["teacher_logits"], "reference": reference}
+
+    def kept(value: Any) -> Any:
+        return {k: kept(v) for k, v in value.items()} if isinstance(value, dict) else value[seen]
+
+    whole, part = (evaluate("exopd", x, overrides=knobs) for x in (blind, kept(given)))
+    assert whole["loss"] == pytest.approx(part["loss"], rel=1e-13)
+    np.testing.assert_allclose(whole["grad"][seen], part["grad"], atol=1e-14)
+    assert (whole["grad"][~seen] == 0).all()

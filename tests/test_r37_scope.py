@@ -279,3 +279,26 @@ def test_the_presets_hold_the_papers_values_and_the_released_signs() -> None:
 def test_an_impossible_combination_refuses_to_construct(knobs: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         with_knobs(SCOPE(), knobs)
+
+
+@pytest.mark.parametrize("mean_over", ["prompts", "tokens"])
+def test_a_rollout_without_a_token_takes_no_weight_from_the_others(mean_over: str) -> None:
+    given = arrays()
+    empty, without = given["mask"].copy(), np.array([True, True, True, True, False, True])
+    empty[4] = False  # a right rollout of two
+    whole = evaluate("scope", {**given, "mask": empty}, overrides={"mean_over": mean_over})
+
+    def kept(value: Any) -> Any:
+        return {k: kept(v) for k, v in value.items()} if isinstance(value, dict) else value[without]
+
+    part = evaluate("scope", kept(given), overrides={"mean_over": mean_over})
+    assert whole["loss"] == pytest.approx(part["loss"], rel=1e-13)
+    np.testing.assert_allclose(whole["grad"][without], part["grad"], atol=1e-14)
+
+
+def test_a_rollout_is_right_above_a_reward_of_zero_as_in_the_released_code() -> None:
+    given = arrays()
+    partly = {**given, "reward": given["reward"] * 0.3}
+    assert evaluate("scope", partly)["loss"] == evaluate("scope", given)["loss"]
+    out = evaluate("scope", partly, overrides={"right_above": 0.5})
+    assert out["terms"]["imitate"] == 0

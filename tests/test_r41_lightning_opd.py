@@ -222,7 +222,9 @@ def test_the_teacher_writes_what_the_first_stage_imitates(tmp_path: Path) -> Non
     run = TextRun(config_of(recipe, student, tmp_path / "run"))
     run.step()
     assert {one.origin for one in run.batch.rows} == {"teacher"}
-    for one, theirs in zip(run.batch.rows, run.learner.log_probs(run.batch.rows, "teacher"), strict=True):
+    for one, theirs in zip(
+        run.batch.rows, run.learner.batching.log_probs(run.batch.rows, "teacher"), strict=True
+    ):
         assert one.behavior == pytest.approx(theirs, abs=1e-5)
 
 

@@ -164,6 +164,108 @@ def test_text_leaves_special_tokens_out_and_show_keeps_them():
     assert chat.show(ids) == "  a b .<|im_end|>"
 
 
+# --- several turns ----------------------------------------------------------------------------------------------
+
+STRIPS = (  # shows thoughts of the last turn only, as reasoning models' templates do
+    "{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\\n' }}"
+    "{{ m.content.split('</think>')[-1].lstrip() if m.role == 'assistant' and not loop.last else m.content }}"
+    "{{ '<|im_end|>\\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+)
+TRIMS = CHATML.replace("message.content +", "(message.content | trim) +")
+NO_TOOLS = CHATML.replace(
+    "{{ '<|im_start|>' + message.role",
+    "{%- if message.role == 'tool' -%}{{ raise_exception('no tools') }}{%- endif -%}{{ '<|im_start|>' + message.role",
+)
+TOOL: list[Message] = [{"role": "tool", "content": "It is 4."}]
+
+
+def written(chat: ChatRenderer, text: str) -> list[int]:
+    """What a model might write: its own tokens, and the stop token."""
+    return [*chat.tokenizer.encode(text, add_special_tokens=False), chat.tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("thinking", [None, False])
+@pytest.mark.parametrize("template", [CHATML, None, FORCED_THINK, STRIPS])
+@pytest.mark.parametrize("reply", ["calc(2+2)", "a  b ", "<think>so</think>4"])
+def test_a_conversation_goes_on_around_the_very_ids_that_were_written(template, thinking, reply):
+    chat = chat_with(template)
+    ids = written(chat, reply)
+    following = chat.following_ids(TOOL, thinking)
+    whole = chat.prompt_ids(QUESTION, thinking) + ids + following
+    assert chat.show(following).count("It is 4.") == 1
+    if chat.extends(QUESTION, reply, TOOL, thinking):
+        said = [
+            *QUESTION,
+            {"role": "assistant", "content": reply.strip() if template is None else reply},
+            *TOOL,
+        ]
+        assert whole == chat.prompt_ids(said, thinking)
+
+
+def test_a_turn_cut_by_its_length_is_ended_by_the_template():
+    chat = chat_with(CHATML)
+    (end,) = chat.stop_ids
+    assert chat.following_ids(TOOL, finished=False) == [end, *chat.following_ids(TOOL)]
+    assert (
+        chat.show(chat.following_ids(TOOL))
+        == "\n<|im_start|>tool\nIt is 4.<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_several_messages_may_come_in_between_also_ones_that_quote_anything():
+    chat = chat_with(CHATML)
+    user: Message = {"role": "user", "content": "selfteach? selfteach+!"}
+    assert chat.show(chat.following_ids([*TOOL, user])).endswith(
+        "tool\nIt is 4.<|im_end|>\n<|im_start|>user\nselfteach? selfteach+!<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "reply", "thinking", "extends"),
+    [
+        (CHATML, "<think>so</think>4", None, True),
+        (CHATML, "4 ", None, True),
+        (CHATML, "4", False, False),  # the empty thought of the prompt is forgotten in the history
+        (TRIMS, "4 ", None, False),
+        (TRIMS, "4", None, True),
+        (STRIPS, "<think>so</think>4", None, False),
+        (STRIPS, "4", None, True),
+        (FORCED_THINK, "so</think>4", None, False),
+        (None, " 4", None, True),
+    ],
+)
+def test_whether_turns_extend_one_another_is_read_off_the_template(template, reply, thinking, extends):
+    assert chat_with(template).extends(QUESTION, reply, TOOL, thinking) is extends
+
+
+def test_a_template_that_refuses_tools_is_named_with_the_roles():
+    with pytest.raises(UserError, match=r"\[user, assistant, tool\]: no tools"):
+        chat_with(NO_TOOLS).following_ids(TOOL)
+
+
+def test_a_template_without_an_end_of_turn_cannot_go_on():
+    chat = chat_with("{%- for m in messages -%}{{ m.role + m.content }}{%- endfor -%}")
+    with pytest.raises(UserError, match="stop token"):
+        chat.following_ids(TOOL)
+
+
+def test_each_conversation_is_rendered_once_and_what_is_given_is_the_callers_own(monkeypatch):
+    chat = chat_with(CHATML)
+    calls = []
+    render = type(chat.tokenizer).apply_chat_template
+    monkeypatch.setattr(
+        type(chat.tokenizer), "apply_chat_template", lambda *a, **k: calls.append(a) or render(*a, **k)
+    )
+    first = chat.prompt_ids(QUESTION)
+    first.append(0)
+    assert chat.prompt_ids([dict(QUESTION[0])]) == first[:-1]
+    assert len(calls) == 1
+    chat.prompt_ids(QUESTION, thinking=False)
+    chat.prompt_ids(QUESTION, prefill="So")
+    assert len(calls) == 3
+
+
 def test_the_plain_prompt_begins_with_bos_where_the_tokenizer_would():
     from tokenizers.processors import TemplateProcessing
 

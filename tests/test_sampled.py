@@ -20,6 +20,7 @@ from selfteach.objective.sampled import (
     k3,
     policy_gradient,
 )
+from selfteach.objective.support import TopK
 
 
 def log_probs(*shape: int, seed: int = 0, spread: float = 1.0) -> Tensor:
@@ -42,7 +43,7 @@ def with_baseline(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def with_top_2_baseline(student: Tensor, teacher: Tensor) -> Tensor:
-    baseline = control_variate(student, teacher, top_k=2).unsqueeze(-1)
+    baseline = control_variate(student, teacher, TopK(2, "student", "renormalize")).unsqueeze(-1)
     return policy_gradient(student, distillation_advantage(student, teacher) + baseline)
 
 
@@ -192,13 +193,15 @@ def test_control_variate_is_the_reverse_kl_without_gradient() -> None:
     baseline = control_variate(STUDENT.clone().requires_grad_(), TEACHER)
     assert not baseline.requires_grad
     torch.testing.assert_close(baseline, ReverseKL()(STUDENT, TEACHER))
-    torch.testing.assert_close(control_variate(STUDENT, TEACHER, top_k=7), baseline)
+    torch.testing.assert_close(control_variate(STUDENT, TEACHER, TopK(7, "student", "renormalize")), baseline)
 
 
 def test_top_k_control_variate_renormalizes_both_sides_on_the_students_set() -> None:
     student, teacher = torch.tensor([[[0.5, 0.3, 0.2]], [[0.1, 0.3, 0.6]]], dtype=torch.float64).log()
     expected = 0.625 * math.log(0.625 / 0.25) + 0.375 * math.log(0.375 / 0.75)
-    assert float(control_variate(student, teacher, top_k=2)) == pytest.approx(expected, rel=1e-12)
+    assert float(control_variate(student, teacher, TopK(2, "student", "renormalize"))) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_control_variate_lowers_the_variance_summed_over_positions() -> None:
@@ -218,7 +221,10 @@ def test_control_variate_lowers_the_variance_summed_over_positions() -> None:
 
 
 def test_a_control_variate_of_more_entries_than_there_are_is_the_exact_one() -> None:
-    torch.testing.assert_close(control_variate(STUDENT, TEACHER, top_k=8), control_variate(STUDENT, TEACHER))
+    torch.testing.assert_close(
+        control_variate(STUDENT, TEACHER, TopK(8, "student", "renormalize")),
+        control_variate(STUDENT, TEACHER),
+    )
 
 
 # ---- ratios ----------------------------------------------------------------------------------------------

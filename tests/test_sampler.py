@@ -8,11 +8,11 @@ from transformers import GenerationConfig
 
 from selfteach.errors import UserError
 from selfteach.policy.head import output_head
-from selfteach.policy.loading import Policy
+from selfteach.policy.loading import LoraConfig, Policy, bare, load_policy
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.sampler import GenerateSampler, Sample, Sampling
-from selfteach.policy.scorer import ResponseScorer, pack, score
-from tiny import tiny_model, tiny_tokenizer
+from selfteach.policy.scorer import LocalScorer, ResponseScorer, pack, score
+from tiny import tiny_model, tiny_model_folder, tiny_tokenizer
 
 CHAT = ChatRenderer(tiny_tokenizer())
 PADDING = 10
@@ -60,6 +60,38 @@ def test_behavior_is_the_log_prob_of_the_uncut_scaled_distribution(model, sampli
     expected = rescored(model, prompts, samples, sampling.temperature or 1.0)
     for one, row in zip(samples, expected, strict=True):
         assert one.behavior == pytest.approx(row, abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed", "bfloat16"])
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)], ids=["full", "lora"])
+def test_it_samples_in_the_runs_precision_with_exact_logits(tmp_path, precision, lora):
+    policy = load_policy(str(tiny_model_folder(tmp_path)), precision=precision, lora=lora)
+    seen: dict[str, set[torch.dtype]] = {}
+    for name, layer in policy.model.named_modules():
+        if name.endswith(("up_proj", "lm_head")):
+            kind = name.rpartition(".")[2]
+            layer.register_forward_hook(
+                lambda _, __, out, kind=kind: seen.setdefault(kind, set()).add(out.dtype)
+            )
+    GenerateSampler(policy).sample(prompts_of("a", "bcd"), Sampling(max_tokens=3))
+    inner = torch.float32 if precision == "float32" else torch.bfloat16
+    assert seen == {"up_proj": {inner}, "lm_head": {torch.float32}}
+
+
+@pytest.mark.parametrize("precision", ["mixed", "bfloat16"])
+def test_in_half_precision_too_the_noted_log_probs_are_those_that_are_scored(tmp_path, precision):
+    folder = tiny_model_folder(tmp_path, tied=False)
+    policy = load_policy(str(folder), precision=precision, lora=LoraConfig(rank=2))
+    with torch.no_grad():
+        bare(policy.model).get_output_embeddings().weight.mul_(8)  # logits of some tens, as large models have
+    torch.manual_seed(0)
+    prompts = prompts_of("a") * 50
+    samples = GenerateSampler(policy).sample(prompts, Sampling(max_tokens=1))
+    states = LocalScorer().states(policy, prompts, [one.ids for one in samples])
+    log_probs = output_head(policy.model, policy.vocabulary).logits(states.detach()).log_softmax(-1)
+    scored = log_probs.gather(1, torch.tensor([one.ids for one in samples])).squeeze(1)
+    assert log_probs.abs().max() > 20
+    torch.testing.assert_close(torch.tensor([one.behavior[0] for one in samples]), scored, rtol=0, atol=1e-5)
 
 
 def test_top_k_of_one_is_greedy(model):

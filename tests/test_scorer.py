@@ -10,9 +10,11 @@ import torch
 import transformers
 
 from selfteach.errors import UserError
-from selfteach.policy.head import check_head, output_head
-from selfteach.policy.scorer import ResponseScorer, pack, score
-from tiny import tiny_model
+from selfteach.policy.head import check_head, exact_logits, output_head
+from selfteach.policy.loading import Policy
+from selfteach.policy.renderer import ChatRenderer
+from selfteach.policy.scorer import LocalScorer, ResponseScorer, pack, score
+from tiny import tiny_model, tiny_tokenizer
 
 VOCABULARY = 60
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [10]]
@@ -123,6 +125,44 @@ def test_pack_refuses_an_empty_prompt():
         pack([[]], [[1]], pad_id=0)
 
 
+def policy_of(model: transformers.PreTrainedModel) -> Policy:
+    tokenizer = tiny_tokenizer()
+    return Policy("tiny", model, tokenizer, ChatRenderer(tokenizer), VOCABULARY)
+
+
+def test_local_states_lie_flat_over_the_written_positions_row_after_row():
+    policy = policy_of(llama())
+    written = [[True, False, True, True], [True], [False, True]]
+    states = LocalScorer().states(policy, PROMPTS, RESPONSES, written)
+    inputs = pack(PROMPTS, RESPONSES, pad_id=0)
+    rows = rows_of(score(ResponseScorer(policy.model), inputs), inputs)
+    expected = torch.cat([row[torch.tensor(own)] for row, own in zip(rows, written, strict=True)])
+    torch.testing.assert_close(states, expected, rtol=0, atol=1e-12)
+    everything = LocalScorer().states(policy, PROMPTS, RESPONSES)
+    torch.testing.assert_close(everything, torch.cat(rows), rtol=0, atol=1e-12)
+    assert LocalScorer().states(policy, [], []).shape == (0, 64)
+
+
+def test_local_states_carry_gradient_through_the_wrapped_module_where_it_is_on():
+    policy = policy_of(llama())
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module, self.calls = ResponseScorer(policy.model), 0
+
+        def forward(self, *inputs):
+            self.calls += 1
+            return self.module(*inputs)
+
+    wrapped = Wrapped()
+    LocalScorer(wrapped).states(policy, PROMPTS, RESPONSES).square().sum().backward()
+    assert wrapped.calls == 1
+    assert policy.model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        assert not LocalScorer(wrapped).states(policy, PROMPTS, RESPONSES).requires_grad
+
+
 def test_gradient_reaches_the_model_and_its_head():
     model = llama()
     inputs = pack(PROMPTS, RESPONSES, pad_id=0)
@@ -210,3 +250,15 @@ def test_scoring_uses_the_adapter_only_while_it_is_on():
     base = score(ResponseScorer(tiny_model(VOCABULARY, tied=False)), inputs)
     assert torch.equal(without, base)
     assert (with_adapter - base).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_exact_logits_are_the_models_own_in_float32_and_leave_the_head_as_it_was():
+    model = random_model("Gemma2")
+    ids = torch.tensor([[3, 4, 5]])
+    expected, forward = model(ids).logits, model.lm_head.forward
+    with exact_logits(model):
+        torch.testing.assert_close(model(ids).logits, expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model(ids).logits.dtype == torch.float32
+    assert model.lm_head.forward == forward

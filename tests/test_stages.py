@@ -224,9 +224,9 @@ def test_an_epoch_takes_every_stored_prompt_once_and_the_next_one_in_another_ord
 def test_a_store_read_back_is_the_one_written(model: str, tmp_path: Path) -> None:
     run = run_with(Imitation(), model, tmp_path)
     run.step()
-    run.learner.store("train").notes["seen"] = 8
-    run.learner.save_stores()
-    assert NamedStore.load(run.learner.store_path("train")) == run.learner.store("train")
+    run.learner.writing.store("train").notes["seen"] = 8
+    run.learner.writing.state()
+    assert NamedStore.load(run.learner.writing.path("train")) == run.learner.writing.store("train")
 
 
 def test_a_store_without_an_answer_says_so(model: str, tmp_path: Path) -> None:
@@ -275,14 +275,14 @@ def test_a_roles_answers_stand_behind_the_students_prompt_with_its_own_log_probs
     model: str, tmp_path: Path
 ) -> None:
     learner = run_with(Imitation(), model, tmp_path).learner
-    written, generated = learner.write(4, 0)
+    written, generated = learner.writing.write(4, 0)
     assert generated == sum(len(one.ids) for one in written) > 0
-    known = learner.tools(0).log_probs(written, "teacher")
+    known = learner.writing.tools(0).log_probs(written, "teacher")
     for one, log_probs in zip(written, known, strict=True):
         assert one.origin == "teacher"
         assert one.prompt_ids == learner.policy.renderer.prompt_ids(one.example.prompt)
         assert one.behavior == pytest.approx(log_probs, abs=1e-5)
-    student = learner.tools(0).log_probs(written)
+    student = learner.writing.tools(0).log_probs(written)
     assert student[0] != pytest.approx(known[0], abs=1e-2)
 
 
@@ -296,7 +296,7 @@ def test_what_a_role_wrote_is_not_measured_as_the_policys_own_text(model: str, t
 def test_mixed_answers_that_never_verify_are_dropped_and_their_tokens_counted(
     model: str, tmp_path: Path
 ) -> None:
-    written, generated = run_with(MIXED, model, tmp_path).learner.write(4, 0)
+    written, generated = run_with(MIXED, model, tmp_path).learner.writing.write(4, 0)
     assert written == []
     assert generated > 0
 
@@ -306,7 +306,7 @@ def test_a_mixture_is_tried_again_where_it_was_wrong_with_the_recipes_shares(
 ) -> None:
     recipe = replace(MIXED, share=0.3, attempts=2, mix_temperature=1.0, mix_top_k=9)
     run = with_task(run_with(recipe, model, tmp_path), EveryOther(open_world("table")))
-    tools, asked = run.learner.tools(0), []
+    tools, asked = run.learner.writing.tools(0), []
     mix = tools.mix
 
     def listened(prompts: Sequence[Prompt], shares: Mapping[str, float], **how: Any) -> list[Trajectory]:
@@ -314,7 +314,7 @@ def test_a_mixture_is_tried_again_where_it_was_wrong_with_the_recipes_shares(
         return mix(prompts, shares, **how)
 
     monkeypatch.setattr(tools, "mix", listened)
-    written = recipe.rollout(tools, run.learner.prompts.take(4), 0)
+    written = recipe.rollout(tools, run.learner.writing.prompts.take(4), 0)
     assert [groups for groups, _, _ in asked] == [[0, 1, 2, 3], [1, 3]]
     assert all(shares == {"novice": 0.3, "expert": 0.7} for _, shares, _ in asked)
     assert all(how == {"temperature": 1.0, "top_k": 9} for _, _, how in asked)
@@ -329,7 +329,7 @@ def test_a_revision_row_is_draft_and_phrase_and_revision_and_marks_the_last(
 ) -> None:
     recipe = SelfRevision(revisions=2, rollouts=replace(SHORT, stored=8), optimization=FEW)
     run = with_task(run_with(recipe, model, tmp_path), Always(open_world("table")))
-    written, _ = run.learner.write(3, 0)
+    written, _ = run.learner.writing.write(3, 0)
     assert len(written) == 6
     for one in written:
         marks = one.marks["revision"]
@@ -342,7 +342,7 @@ def test_a_revision_row_is_draft_and_phrase_and_revision_and_marks_the_last(
 
 def test_only_revisions_that_verify_are_kept(model: str, tmp_path: Path) -> None:
     recipe = SelfRevision(revisions=2, rollouts=replace(SHORT, stored=8), optimization=FEW)
-    written, generated = run_with(recipe, model, tmp_path).learner.write(3, 0)
+    written, generated = run_with(recipe, model, tmp_path).learner.writing.write(3, 0)
     assert written == []
     assert generated > 0
 
@@ -372,7 +372,7 @@ class EveryOther(Always):
 
 
 def stored_in(run: TextRun) -> list[Trajectory]:
-    return run.learner.store("train").trajectories
+    return run.learner.writing.store("train").trajectories
 
 
 # --- signals, tags, controllers ---------------------------------------------------------------------------------
@@ -392,10 +392,10 @@ def test_sampled_log_probs_give_the_step_of_the_full_distribution(model: str, tm
 def test_stored_sampled_signals_are_scored_once_and_equal_live_ones(model: str, tmp_path: Path) -> None:
     recipe = Sampled(rollouts=replace(SHORT, stored=4))
     run = run_with(recipe, model, tmp_path)
-    run.learner.rollouts(0)
+    run.learner.writing.rollouts(0, run.progress)
     stored = list(stored_in(run))
     column = Quantity(lambda at: at.sampled("teacher"), ("teacher",))
-    scored = run.learner.scoring(stored, run.learner.contexts(stored, ["teacher"]))
+    scored = run.learner.batching.scoring(stored, run.learner.batching.contexts(stored, ["teacher"]))
     with torch.no_grad():
         live = scored.measure({"teacher": column})
     run.step()
@@ -416,14 +416,14 @@ def test_a_teacher_of_a_tag_is_asked_about_its_own_rows_and_not_blind_for_others
 
 def test_rows_a_teacher_does_not_see_change_nothing_in_those_it_sees(model: str, tmp_path: Path) -> None:
     learner = run_with(Sampled(signal="full"), model, tmp_path).learner
-    rollouts = learner.judged(learner.rollouts(0)[0])
-    contexts = learner.contexts(rollouts, ["teacher"])
+    rollouts = learner.writing.judged(learner.writing.rollouts(0, learner.progress)[0])
+    contexts = learner.batching.contexts(rollouts, ["teacher"])
     column = {"q": Quantity(lambda at: at.sampled("teacher"), ("teacher",))}
     seen = contexts["teacher"]
     some = replace(seen, prompts=[None, *seen.prompts[1:]])
     with torch.no_grad():
-        whole = learner.scoring(rollouts, contexts).measure(column)["q"]
-        part = learner.scoring(rollouts, {"teacher": some}).measure(column)["q"]
+        whole = learner.batching.scoring(rollouts, contexts).measure(column)["q"]
+        part = learner.batching.scoring(rollouts, {"teacher": some}).measure(column)["q"]
     torch.testing.assert_close(part[1:], whole[1:])
 
 
@@ -437,7 +437,7 @@ def test_a_controller_moves_its_knob_and_observes_what_came_of_it(model: str, tm
 
 def test_probed_examples_are_kept_out_of_training(model: str, tmp_path: Path) -> None:
     run = run_with(Exposed(), model, tmp_path)
-    probed = {prompt.example.key for prompt in run.learner.probed}
+    probed = {prompt.example.key for prompt in run.learner.writing.probed}
     run.step()
     trained = {one.example.key for one in run.batch.rows}
     assert len(probed) == 3

@@ -394,3 +394,16 @@ def test_consensus_refuses_no_view_a_repeated_view_and_a_zero_eps() -> None:
             Consensus(names)
     with pytest.raises(ValueError, match="eps"):
         Consensus(("a",), eps=0.0)
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_the_gate_of_a_consensus_is_a_share_and_never_turns_the_mean_of_the_deltas(renormalize: bool) -> None:
+    """On candidate sets too, where q_G is renormalized (card 19): A_G stays the mean of the Δ."""
+    for seed in range(20):
+        own, *views = (log_probs(50, 5, seed=10 * seed + i, spread=2.0) for i in range(4))
+        roles = dict(zip("abc", views, strict=True))
+        _, residual, gate = Consensus(VIEWS, renormalize=renormalize).parts(own, roles)
+        shared = torch.stack([view - own for view in views]).mean(0).abs()
+        assert (gate >= 0).all()
+        assert (gate <= 1).all()
+        assert (gate * residual <= shared + 1e-12).all()

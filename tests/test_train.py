@@ -26,8 +26,8 @@ from selfteach.task.arena import open_world
 from selfteach.task.trajectory import Trajectory
 from selfteach.train.launch import launch
 from selfteach.train.rundir import read_rows
-from selfteach.train.text.learner import share
 from selfteach.train.text.preflight import examined, preflight
+from selfteach.train.text.present import share
 from selfteach.train.text.prompts import PromptStream
 from selfteach.train.text.store import NamedStore
 from tiny import tiny_model_folder
@@ -119,8 +119,8 @@ def test_a_token_budget_ends_the_run(model: str) -> None:
 
 def test_reasoning_first_puts_the_teachers_own_analysis_before_the_answer(model: str) -> None:
     run = run_of(model, "--reason-first", "--reason-tokens", "5")
-    rollouts, _ = run.learner.rollouts(0)
-    shown = run.learner.contexts(rollouts, ["teacher"])["teacher"].prompts[0]
+    rollouts, _ = run.learner.writing.rollouts(0, run.progress)
+    shown = run.learner.batching.contexts(rollouts, ["teacher"])["teacher"].prompts[0]
     assert shown is not None
     text = run.learner.policy.renderer.show(shown)
     assert text.count("<|im_start|>user") == 2
@@ -176,9 +176,12 @@ def test_prompts_that_are_all_too_long_are_an_error(model: str) -> None:
 
 def test_a_blind_teacher_stops_the_run(model: str) -> None:
     run = run_of(model)
-    rollouts = [replace(one, example=replace(one.example, private={})) for one in run.learner.rollouts(0)[0]]
+    rollouts = [
+        replace(one, example=replace(one.example, private={}))
+        for one in run.learner.writing.rollouts(0, run.progress)[0]
+    ]
     with pytest.raises(UserError, match="nothing to see"):
-        run.learner.contexts(rollouts, ["teacher"])
+        run.learner.batching.contexts(rollouts, ["teacher"])
 
 
 def test_prompts_must_divide_over_the_processes() -> None:
@@ -255,10 +258,10 @@ def test_preflight_looks_at_the_recipes_own_rollouts_and_leaves_its_stores_alone
     model: str, tmp_path: Path
 ) -> None:
     run = TextRun(config_of(Remembering(rollouts=SHORT), model, tmp_path))
-    run.learner.store("bank").notes["asked"] = [7]
+    run.learner.writing.store("bank").notes["asked"] = [7]
     assert failures(run) == []
-    assert run.learner.stores == {"bank": NamedStore(notes={"asked": [7]})}
-    assert run.learner.prompts.cursor == 0
+    assert run.learner.writing.stores == {"bank": NamedStore(notes={"asked": [7]})}
+    assert run.learner.writing.prompts.cursor == 0
     with pytest.raises(UserError, match="no 'nowhere' to imitate"):
         preflight(TextRun(config_of(Remembering(rollouts=SHORT, quoted="nowhere"), model, tmp_path)).learner)
 

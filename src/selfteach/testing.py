@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import Outcome, evaluate_terms
+from selfteach.objective.minibatch import rows_of
 from selfteach.objective.plan import plan
 from selfteach.objective.statistics import Statistics
 from selfteach.recipes import Recipe, recipe_named, with_knobs
@@ -32,8 +33,9 @@ def evaluate(
     ``behavior`` [N, T] (nats, NaN where unknown), ``old_log_probs`` (role → [N, T], nats, before the batch's first
     update), ``group`` [N], ``reward`` [N], ``turn`` [N, T], ``trajectory`` [N], ``pair`` [N], ``origin`` (N strings),
     ``numbers`` (name → [N] or [N, T]), ``marks`` (name → [N, T] bool), ``special`` (name → token id). float64 in,
-    float64 computed. ``overrides``: knob → value. ``update``: which of the batch's updates (None or 0: the first). Of a
-    method of several stages this is the last; the others are ``recipe.stages[name]``, recipes like any other.
+    float64 computed. ``overrides``: knob → value. ``update``: which of the batch's updates (None or 0: the first); the
+    rows of its minibatch are drawn with seed 0. Of a method of several stages this is the last; the others are
+    ``recipe.stages[name]``, recipes like any other.
 
     Returns ``loss``, ``grad`` = ∂loss/∂student_logits [N, T, V], ``grads`` and ``grad_hidden``: trained role → its
     gradient in logits [N, T, V] and in hidden states [N, T, f], ``terms`` name → value, ``token`` name → [N, T] (NaN
@@ -42,9 +44,10 @@ def evaluate(
     """
     chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
     chosen = with_knobs(chosen, overrides or {})
-    if update not in (None, 0):
+    updates = chosen.updates(step)
+    if not 0 <= (update or 0) < len(updates):
         raise ValueError(
-            f"recipe {type(chosen).__name__} makes one update a batch; there is no update {update}"
+            f"recipe {type(chosen).__name__} makes {len(updates)} updates a batch; there is no update {update}"
         )
     for name in ("ids", "mask", "student_logits"):
         if name not in arrays:
@@ -56,10 +59,47 @@ def evaluate(
     columns = columns_of(arrays, given[STUDENT].states.dtype)
     batch = ScoredBatch.padded(columns, given)
     old = by_name(arrays, "old_log_probs", columns.dtype) if arrays.get("old_log_probs") else None
-    stats = Statistics.of(batch, step=step, temperature=chosen.temperature, roles=active, old=old)
-    outcome = evaluate_terms(batch, plan(chosen.terms(stats), columns))
+    rows = rows_of(updates[update or 0], columns)
+    stats = Statistics.of(batch, step=step, temperature=chosen.temperature, roles=active, old=old, rows=rows)
+    outcome = evaluate_terms(batch, plan(chosen.terms(stats), columns, rows))
     outcome.loss.backward()
     return result(batch, given, outcome)
+
+
+class OfOutputs(Protocol):
+    """A recipe without tokens: its losses are pure functions of named network outputs, in its card's symbols."""
+
+    def losses(self, outputs: Mapping[str, Tensor], step: int) -> Mapping[str, Tensor]:
+        """Optimizer → 0-dim loss, differentiable in the outputs that it trains."""
+
+
+def evaluate_outputs(
+    recipe: OfOutputs, arrays: Mapping[str, Any], step: int = 0, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The losses of a recipe without tokens and their gradients, on given network outputs.
+
+    ``arrays``: name → array, float64 computed. Returns ``losses`` optimizer → value, ``grads`` optimizer → array →
+    gradient (arrays that a loss does not depend on, or holds constant, are left out). ValueError where a loss or a
+    gradient is not finite.
+    """
+    chosen = with_knobs(recipe, overrides or {})
+    outputs = {
+        name: torch.tensor(np.asarray(value, dtype=np.float64)).requires_grad_()
+        for name, value in arrays.items()
+    }
+    losses = dict(chosen.losses(outputs, step))
+    grads: dict[str, dict[str, np.ndarray]] = {}
+    for optimizer, loss in losses.items():
+        found = (
+            torch.autograd.grad(loss, list(outputs.values()), retain_graph=True, allow_unused=True)
+            if loss.requires_grad
+            else [None] * len(outputs)
+        )
+        grads[optimizer] = {name: g.numpy() for name, g in zip(outputs, found, strict=True) if g is not None}
+        numbers = [loss.detach().numpy(), *grads[optimizer].values()]
+        if not all(np.isfinite(one).all() for one in numbers):
+            raise ValueError(f"loss or gradient of optimizer {optimizer!r} is not finite")
+    return {"losses": {name: float(loss.detach()) for name, loss in losses.items()}, "grads": grads}
 
 
 def result(batch: ScoredBatch, given: Mapping[str, Scored], outcome: Outcome) -> dict[str, Any]:

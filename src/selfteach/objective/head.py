@@ -27,7 +27,9 @@ class Head:
 
     ``weight`` [V, d] (None: ``hidden`` already holds logits), ``bias`` [V], ``softcap`` c gives
     c · tanh(z / c) (Gemma 2), ``scale`` multiplies (Cohere, Granite). ``vocabulary`` cuts padded columns off,
-    so that two checkpoints of one tokenizer whose matrices were padded differently give equal widths.
+    so that two checkpoints of one tokenizer whose matrices were padded differently give equal widths. ``half``: a
+    bfloat16 copy of a float32 ``weight`` for runs of mixed precision; a GPU multiplies with it and sums in float32,
+    a CPU, whose bfloat16 products are rounded, does not use it. The gradient is ``weight``'s either way.
 
     Logits are float32 at least, and of half-precision weights too they are *computed* so: rounding a logit of
     10 to bfloat16 moves its probability by up to 3 %, and the gradient with it.
@@ -39,6 +41,12 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     vocabulary: int | None = None
+    half: Tensor | None = None
+
+    @property
+    def factor(self) -> Tensor | None:
+        """What states are multiplied with: ``half`` where bfloat16 units sum in float32 (CUDA), else ``weight``."""
+        return self.half if self.half is not None and _tensor_cores_sum_in_float32(self.half) else self.weight
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -48,7 +56,8 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[P, d] hidden states → [P, V] logits, float32 or float64."""
-        logits = _wide(hidden) if self.weight is None else _product(hidden, self.weight[: self.vocabulary])
+        factor = self.factor
+        logits = _wide(hidden) if factor is None else _product(hidden, factor[: self.vocabulary])
         if self.bias is not None:
             logits = logits + self.bias[: self.vocabulary]
         if self.lora is not None:
@@ -73,11 +82,12 @@ class Head:
         The gradients of ``tensors`` are added to ``sums``, in that order; None: not wanted.
         """
         wanted = iter(sums)
-        if self.weight is None:
+        factor = self.factor
+        if factor is None:
             states = torch.nn.functional.pad(gradient, (0, hidden.shape[1] - gradient.shape[1]))
         else:
             _add_outer(next(wanted), gradient, hidden)
-            states = _product_back(gradient, self.weight[: self.vocabulary])
+            states = _product_back(gradient, factor[: self.vocabulary])
         if self.bias is not None and (bias := next(wanted)) is not None:
             bias[: self.vocabulary] += gradient.sum(0)
         if self.lora is not None:

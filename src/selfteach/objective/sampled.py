@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from selfteach.objective.divergence import ReverseKL
-from selfteach.objective.support import Full, TopK
+from selfteach.objective.support import Full, Support
 
 LOG_RATIO_BOUND = 20.0
+FULL = Full()
 
 
 def k1(student: Tensor, teacher: Tensor) -> Tensor:
@@ -63,15 +64,14 @@ def distillation(student: Tensor, teacher: Tensor) -> Tensor:
     return policy_gradient(student, distillation_advantage(student, teacher))
 
 
-def control_variate(student_full: Tensor, teacher_full: Tensor, top_k: int | None = None) -> Tensor:
+def control_variate(student_full: Tensor, teacher_full: Tensor, support: Support = FULL) -> Tensor:
     """KL(p ‖ q) from full log-probs [P, V] → [P], no gradient: minus the mean of ``distillation_advantage``.
 
-    Add it to that advantage (card 32): the sum has mean zero and the same expected gradient. ``top_k``: the
-    KL over the student's ``top_k`` entries, both sides renormalized; still independent of y, so the gradient
-    stays unbiased, but the mean is no longer exactly 0. It lowers the variance summed over positions, not
-    that of each. ValueError: shapes or types differ, NaN.
+    Add it to that advantage (card 32): the sum has mean zero and the same expected gradient. A ``support`` such as
+    ``TopK(100, of="student", tail="renormalize")`` keeps it independent of y, so the gradient stays unbiased, but the
+    mean is no longer exactly 0. It lowers the variance summed over positions, not that of each. ValueError: shapes or
+    types differ, NaN.
     """
-    support = Full() if top_k is None else TopK(top_k, of="student", tail="renormalize")
     return ReverseKL()(*support.restrict(student_full.detach(), teacher_full))
 
 

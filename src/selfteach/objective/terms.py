@@ -17,7 +17,7 @@ from torch import Tensor
 
 from selfteach.objective import sampled
 from selfteach.objective.batch import STUDENT
-from selfteach.objective.divergence import Divergence, ReverseKL
+from selfteach.objective.divergence import Divergence
 from selfteach.objective.divisor import Divisor, Reduction
 from selfteach.objective.gate import Gate
 from selfteach.objective.positions import Positions, Temperature
@@ -175,9 +175,9 @@ class Sampled(OfSampledToken):
     def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
         if self.control_variate is None:
             return self.function(log_prob, self.sampled_target(log_prob, at))
-        own, target = (side.detach() for side in own_and_target(self, at))
+        own, target = own_and_target(self, at)
         theirs = target.gather(-1, at.ids.unsqueeze(-1)).squeeze(-1)
-        baseline = ReverseKL()(*self.control_variate.restrict(own, target))
+        baseline = sampled.control_variate(own, target, self.control_variate)
         return self.function(log_prob, theirs) + sampled.policy_gradient(log_prob, baseline)
 
     def sampled_target(self, log_prob: Tensor, at: Positions) -> Tensor:

@@ -23,7 +23,7 @@ _DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")
 
 
-def output_head(model: nn.Module, vocabulary: int | None = None) -> Head:
+def output_head(model: nn.Module, vocabulary: int | None = None, *, mixed: bool = False) -> Head:
     """The head that turns final hidden states into ``model``'s logits, cut to ``vocabulary`` columns.
 
     It holds the live parameters: a gradient with respect to them trains the model. LoRA on the head is
@@ -33,7 +33,8 @@ def output_head(model: nn.Module, vocabulary: int | None = None) -> Head:
     policy = bare(model)
     config = policy.config.get_text_config()
     weight, bias, lora = _linear(policy.get_output_embeddings(), type(policy).__name__)
-    return Head(weight, bias, lora, scale=_scale(config), softcap=_softcap(config), vocabulary=vocabulary)
+    half = weight.detach().bfloat16() if mixed and weight.is_cuda and weight.dtype == torch.float32 else None
+    return Head(weight, bias, lora, _scale(config), _softcap(config), vocabulary, half)
 
 
 def _linear(layer: nn.Module | None, owner: str) -> tuple[torch.Tensor, torch.Tensor | None, LowRank | None]:

@@ -160,6 +160,8 @@ class ChatRenderer:
         that were written, and is a row of its own.
         """
         after = self._after_reply(messages, thinking)
+        if after is None:
+            return False
         expected = self._prompt(before, thinking) + self._defused(reply) + after
         # Some templates put the space themselves that a model writes first (``Assistant: 4``).
         return any(
@@ -182,7 +184,12 @@ class ChatRenderer:
         return self._encode(self._prompt(_messages(content), thinking) + self._defused(prefill or ""))
 
     def _fresh_following_ids(self, content: Conversation, thinking: bool | None, finished: bool) -> list[int]:
-        ids = self._encode(self._after_reply(_messages(content), thinking))
+        after = self._after_reply(_messages(content), thinking)
+        if after is None:
+            raise UserError(
+                "The chat template leaves out or rewrites what the assistant said before: give another chat_template."
+            )
+        ids = self._encode(after)
         end = next((place for place, token in enumerate(ids) if token in self.stop_ids), None)
         if end is None:
             raise UserError(
@@ -191,18 +198,15 @@ class ChatRenderer:
             )
         return ids[end + 1 :] if finished else ids[end:]
 
-    def _after_reply(self, messages: Sequence[Message], thinking: bool | None) -> str:
-        """Everything behind the assistant's words, its end of turn included, up to where it speaks again."""
+    def _after_reply(self, messages: Sequence[Message], thinking: bool | None) -> str | None:
+        """Everything behind the assistant's words, its end of turn included, up to where it speaks again; None where
+        the template does not render what it said before."""
         reply = "selfteach"
         while any(reply in message["content"] for message in messages):
             reply += "+"
         text = self._prompt([_PROBE, {"role": "assistant", "content": reply}, *messages], thinking)
         _, found, after = text.partition(reply)
-        if not found:
-            raise UserError(
-                "The chat template leaves out or rewrites what the assistant said before: give another chat_template."
-            )
-        return after
+        return after if found else None
 
     def _prompt(self, messages: Sequence[Message], thinking: bool | None) -> str:
         text = self._render(messages, thinking, generation=True)

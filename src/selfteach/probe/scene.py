@@ -106,13 +106,13 @@ def set_scene(config: TrainConfig, views: Sequence[str], progress: Progress) -> 
         )
     extra = viewed(views, recipe.teachers)
     progress.say(f"sampling {recipe.optimization.prompts * recipe.rollouts.per_prompt} rollouts")
-    written, _ = learner.write(recipe.optimization.prompts, 0)
-    rollouts = learner.judged(written)
+    written, _ = learner.writing.write(recipe.optimization.prompts, 0)
+    rollouts = learner.writing.judged(written)
     contexts = {
-        **learner.contexts(rollouts, learner.readers(recipe.teachers)),
-        **{name: learner.reading.context(role, rollouts) for name, role in extra.items()},
+        **learner.batching.contexts(rollouts, learner.batching.readers(recipe.teachers)),
+        **{name: learner.batching.reading.context(role, rollouts) for name, role in extra.items()},
     }
-    scoring = replace(learner.scoring(rollouts, contexts), roles={**recipe.roles, **extra})
+    scoring = replace(learner.batching.scoring(rollouts, contexts), roles={**recipe.roles, **extra})
     return Scene(learner, rollouts, {**recipe.teachers, **extra}, contexts, scoring)
 
 

@@ -75,7 +75,7 @@ def answers(scene: Scene, teacher: str | None, prompts: Sequence[list[int] | Non
     if not asked:
         return Answers(success, length)
     spec = Live() if teacher is None else scene.teachers[teacher].weights
-    with scene.learner.weights.scoring(spec) as policy:
+    with scene.learner.models.weights.scoring(spec) as policy:
         written = GenerateSampler(policy).sample(asked, scene.sampling, batch_size=scene.batch_size)
     for i, one in zip(places, written, strict=True):
         grade = scene.learner.task.grade(scene.rollouts[i].example, policy.renderer.text(one.ids))

@@ -1,4 +1,4 @@
-"""What is held for the weights of roles: one state for each distinct specification, and how it follows training."""
+"""What is held for the weights of roles: one state for each distinct specification."""
 
 from __future__ import annotations
 
@@ -10,75 +10,8 @@ from typing import Any, Literal
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
 from selfteach.roles.copies import AdapterCopy, AdaptersOff, Copy, Exchange, ModuleCopy, untrained
+from selfteach.roles.followed import Followed
 from selfteach.roles.weights import EMA, External, Frozen, Lagged, Live, Random, Ring, Snapshot, Weights
-
-
-class Followed:
-    """The copies held for one specification, the one that is scored with first (none: the weights as they are)."""
-
-    def __init__(self, spec: Weights, take: Callable[[], Copy], fixed: Callable[[], Copy]) -> None:
-        self.spec, self.take = spec, take
-        self.steps = self.batches = 0
-        self.gate = 1.0
-        self.copies: list[Copy] = []
-        match spec:
-            case Frozen():
-                self.copies = [fixed()]
-            case Lagged() | Ring() | EMA(from_start=True):
-                self.copies = [take()]
-
-    @property
-    def to_come(self) -> int:
-        """Copies that training will still add."""
-        wanted = {EMA: 1, Ring: self.spec.k + 1 if isinstance(self.spec, Ring) else 0}.get(type(self.spec), 0)
-        return max(0, wanted - len(self.copies))
-
-    def after_step(self) -> None:
-        self.steps += 1
-        match self.spec:
-            case Lagged(unit="step") if self.steps % self.spec.every == 0:
-                self.copies[0].take()
-            case EMA():
-                self._average(self.spec)
-            case Ring() if self.steps % self.spec.every == 0:
-                if self.to_come:
-                    self.copies.append(self.take())
-                else:
-                    self.copies.append(self.copies.pop(0))
-                    self.copies[-1].take()
-
-    def after_batch(self) -> None:
-        self.batches += 1
-        if (
-            isinstance(self.spec, Lagged)
-            and self.spec.unit == "batch"
-            and self.batches % self.spec.every == 0
-        ):
-            self.copies[0].take()
-
-    def observe(self, row: Mapping[str, Any]) -> None:
-        if isinstance(self.spec, EMA) and self.spec.gate is not None:
-            self.gate = float(self.spec.gate(row))
-
-    def _average(self, spec: EMA) -> None:
-        renewed = bool(spec.copy_every) and self.steps % spec.copy_every == 0
-        if not renewed and self.steps % spec.every:
-            return
-        if not self.copies:
-            self.copies = [self.take()]
-        else:
-            self.copies[0].take(1.0 if renewed else self.gate * (1 - spec.decay))
-
-    def state(self) -> dict[str, Any]:
-        copies = [one.tensors() for one in self.copies]
-        return {"steps": self.steps, "batches": self.batches, "gate": self.gate, "copies": copies}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self.steps, self.batches, self.gate = state["steps"], state["batches"], state["gate"]
-        missing = len(state["copies"]) - len(self.copies)
-        self.copies += [self.take() for _ in range(missing)]
-        for one, tensors in zip(self.copies, state["copies"], strict=True):
-            one.load(tensors)
 
 
 class WeightStore:
@@ -183,7 +116,7 @@ class WeightStore:
             one.after_batch()
 
     def observe(self, row: Mapping[str, Any]) -> None:
-        """Hand the last metrics row to the gates of averages (``EMA.gate``)."""
+        """Hand the last metrics row to the gates of averages (``EMA.gate``). ValueError for a factor not finite."""
         for one in self.followed.values():
             one.observe(row)
 

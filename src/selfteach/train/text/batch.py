@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 
 from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
 from selfteach.objective.columns import Columns
-from selfteach.objective.head import Head
+from selfteach.objective.head import Head, LowRank
 from selfteach.objective.layout import Layout
 from selfteach.objective.positions import Quantity
 from selfteach.objective.record import measure
@@ -19,9 +19,12 @@ from selfteach.policy.loading import Policy
 from selfteach.policy.scorer import LocalScorer
 from selfteach.roles.role import Role
 from selfteach.roles.store import WeightStore
-from selfteach.roles.weights import Live, Weights
+from selfteach.roles.weights import External, Frozen, Live, Random, Snapshot, Weights
 from selfteach.task.trajectory import Trajectory
 from selfteach.train.text.contexts import Context
+
+STILL = (Frozen, External, Random, Snapshot)
+"""Weights that no update of a stage moves."""
 
 
 @dataclass
@@ -42,6 +45,8 @@ class Scoring:
     device: torch.device
     alone: bool = False
     """These rows are a batch of their own: other processes have none of it."""
+    several: bool = False
+    """Weights move while these scores are in use: the batch makes several updates."""
     frozen: dict[str, Scored] = field(default_factory=dict)
     """Scores without gradient of all rows: role → states [P, d] in the rows' order."""
     kept: tuple[tuple[int, ...], Scored] | None = None
@@ -108,7 +113,7 @@ class Scoring:
         policy.model.train(gradient)
         with torch.set_grad_enabled(gradient):
             states = self.forward(policy, [(role, i) for i in part])
-        scored = Scored(states, output_head(policy.model, policy.vocabulary))
+        scored = Scored(states, head_of(policy))
         if role == STUDENT and gradient:
             self.kept = (part, scored)
         return scored
@@ -135,7 +140,7 @@ class Scoring:
         for spec, names in by_weights.items():
             with self.weights.scoring(spec) as policy:
                 states = self.all_states(policy, names)
-                head = detached(output_head(policy.model, policy.vocabulary))
+                head = detached(head_of(policy), copy=self.several and not isinstance(spec, STILL))
             self.frozen |= {name: Scored(states[name], head) for name in names}
 
     def all_states(self, policy: Policy, names: Sequence[str]) -> dict[str, Tensor]:
@@ -159,9 +164,20 @@ class Scoring:
         return found
 
     def forward(self, policy: Policy, wanted: Sequence[tuple[str, int]]) -> Tensor:
-        contexts = [self.context(name, i) for name, i in wanted]
-        rows = [self.rows[i] for _, i in wanted]
-        return LocalScorer().states(policy, contexts, [one.ids for one in rows], [one.mask for one in rows])
+        """[P, d] states of the wanted (role, row)s' written positions; zeros in front of where a role's span begins."""
+        begins = [self.contexts[name].begin(i) if name in self.contexts else 0 for name, i in wanted]
+        rows = [(self.rows[i], begin) for (_, i), begin in zip(wanted, begins, strict=True)]
+        states = LocalScorer().states(
+            policy,
+            [self.context(name, i) for name, i in wanted],
+            [one.ids[begin:] for one, begin in rows],
+            [one.mask[begin:] for one, begin in rows],
+        )
+        if not any(begins):
+            return states
+        scored = states.split([sum(one.mask[begin:]) for one, begin in rows])
+        skipped = [states.new_zeros(sum(one.mask[:begin]), states.shape[-1]) for one, begin in rows]
+        return torch.cat([part for pair in zip(skipped, scored, strict=True) for part in pair])
 
     def context(self, role: str, i: int) -> list[int]:
         if role == STUDENT and role not in self.contexts:
@@ -177,15 +193,20 @@ class Scoring:
         return torch.cat([states[self.begins[i] : self.begins[i + 1]] for i in part])
 
 
-def detached(head: Head) -> Head:
-    """The head as it is now, without a way for gradients."""
-    lora = head.lora and replace(head.lora, down=head.lora.down.detach(), up=head.lora.up.detach())
-    return replace(
-        head,
-        weight=None if head.weight is None else head.weight.detach(),
-        bias=None if head.bias is None else head.bias.detach(),
-        lora=lora,
-    )
+def head_of(policy: Policy) -> Head:
+    return output_head(policy.model, policy.vocabulary, mixed=policy.precision != "float32")
+
+
+def detached(head: Head, *, copy: bool) -> Head:
+    """The head without a way for gradients; ``copy``: as it is now, whatever becomes of its weights."""
+
+    def still(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.detach().clone() if copy else tensor.detach()
+
+    lora = head.lora
+    if lora is not None:  # always a copy: adapters are exchanged in place, and back
+        lora = LowRank(lora.down.detach().clone(), lora.up.detach().clone(), lora.scaling)
+    return replace(head, weight=still(head.weight), bias=still(head.bias), lora=lora)
 
 
 def over_processes(column: Tensor, first_row: int, count: int) -> Tensor:

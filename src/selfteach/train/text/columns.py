@@ -57,12 +57,20 @@ def facts_of(
         "origin": one.origin,
         "trajectory": (process, "row", i) if one.trajectory is None else (process, one.trajectory),
         "pair": None if one.pair is None else (process, one.pair),
-        "available": {name: read.prompts[i] is not None for name, read in contexts.items()}
+        "available": {name: available(one, read, i) for name, read in contexts.items()}
         | {name: name in one.log_probs for name in sampled},
         "marks": one.marks,
         "numbers": one.numbers,
         "log_probs": {name: one.log_probs.get(name, unknown) for name in sampled},
     }
+
+
+def available(one: Trajectory, read: Context, row: int) -> bool | list[bool]:
+    """Whether a role scores a row; token by token where its span is a part of it."""
+    begin = read.begin(row)
+    if read.prompts[row] is None or not begin:
+        return read.prompts[row] is not None
+    return [t >= begin for t in range(len(one.ids))]
 
 
 def columns_of(
@@ -94,6 +102,14 @@ def columns_of(
             return padded(by_token, dtype, math.nan)
         return torch.tensor(values, dtype=dtype, device=device)
 
+    def seen(name: str) -> Tensor:
+        values = [row["available"].get(name, False) for row in facts]
+        if not any(isinstance(value, list) for value in values):
+            return torch.tensor(values, dtype=torch.bool, device=device)
+        lengths = [len(row["ids"]) for row in facts]
+        by_token = [v if isinstance(v, list) else [v] * n for v, n in zip(values, lengths, strict=True)]
+        return padded(by_token, torch.bool, False)
+
     number_of: dict[Hashable, int] = {}
     trajectory = [number_of.setdefault(row["trajectory"], len(number_of)) for row in facts]
     row_of = {row["trajectory"]: i for i, row in enumerate(facts)}
@@ -107,12 +123,7 @@ def columns_of(
         trajectory=torch.tensor(trajectory, dtype=torch.long, device=device),
         pair=torch.tensor([row_of.get(row["pair"], -1) for row in facts], dtype=torch.long, device=device),
         origin=tuple(row["origin"] for row in facts),
-        available={
-            name: torch.tensor(
-                [row["available"].get(name, False) for row in facts], dtype=torch.bool, device=device
-            )
-            for name in names("available")
-        },
+        available={name: seen(name) for name in names("available")},
         marks={
             name: padded([row["marks"].get(name, []) for row in facts], torch.bool, False)
             for name in names("marks")

@@ -20,13 +20,18 @@ from selfteach.task.trajectory import Trajectory
 class Context:
     """One role's prompts for a list of rows: ids, or None where it is not asked or could see nothing; and why.
 
-    ``elsewhere`` counts rows of another tag than the role's: those are not its own to be blind for.
+    ``elsewhere`` counts rows of another tag than the role's, or without its span: it is not to blame for these.
+    ``begins``: the first token of each row that it scores, behind its prompt (none given: all of them from the first).
     """
 
     prompts: list[list[int] | None]
     no_privilege: int = 0
     too_long: int = 0
     elsewhere: int = 0
+    begins: Sequence[int] = ()
+
+    def begin(self, row: int) -> int:
+        return self.begins[row] if self.begins else 0
 
     @property
     def available(self) -> list[bool]:
@@ -51,7 +56,11 @@ class Reading:
     def context(self, role: Role, rows: Sequence[Trajectory], *, room: int = 0) -> Context:
         """Render the role's view of each row. One that would have to be cut to leave ``room`` tokens is unavailable."""
         policy = self.weights.policy_of(role.weights)
-        addressed = [role.tag in (None, one.example.tag) for one in rows]
+        begins = [role.span.begin(one) for one in rows]
+        addressed = [
+            role.tag in (None, one.example.tag) and begin is not None
+            for one, begin in zip(rows, begins, strict=True)
+        ]
         shown = self.shown(role, rows, addressed)
         rendered = [
             None
@@ -61,12 +70,15 @@ class Reading:
             else rendered_ids(policy.renderer, messages, role.thinking)
             for one, messages in zip(rows, shown, strict=True)
         ]
+        scored = [len(one.ids) - (begin or 0) for one, begin in zip(rows, begins, strict=True)]
         fits = [
-            None if ids is None or len(ids) + len(one.ids) + room > policy.window else ids
-            for ids, one in zip(rendered, rows, strict=True)
+            None if ids is None or len(ids) + length + room > policy.window else ids
+            for ids, length in zip(rendered, scored, strict=True)
         ]
         none, elsewhere = rendered.count(None), addressed.count(False)
-        return Context(fits, none - elsewhere, fits.count(None) - none, elsewhere)
+        return Context(
+            fits, none - elsewhere, fits.count(None) - none, elsewhere, [begin or 0 for begin in begins]
+        )
 
     def shown(
         self, role: Role, rows: Sequence[Trajectory], addressed: Sequence[bool]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,9 +29,9 @@ from selfteach.roles.view import Plain
 from selfteach.roles.weights import External, Random, Snapshot, Weights
 from selfteach.task.example import Example
 from selfteach.task.trajectory import Trajectory
+from selfteach.train.text.batching import Batching
 from selfteach.train.text.contexts import Context
 from selfteach.train.text.metrics import gap
-from selfteach.train.text.store import NamedStore
 
 if TYPE_CHECKING:
     from selfteach.train.text.learner import TextLearner
@@ -98,29 +98,29 @@ def aside(run: TextLearner) -> Iterator[None]:
 
 def shortened(run: TextLearner) -> TextLearner:
     """The same learner with short answers, few of each prompt, tried once, that leaves data and stores alone."""
-    short, r, small = copy(run), run.recipe.rollouts, {"attempts": 1}
+    r, small = run.recipe.rollouts, {"attempts": 1}
     small |= {"max_tokens": min(PROBE_TOKENS, r.max_tokens), "per_prompt": min(2, r.per_prompt)}
     own = knobs(run.recipe)
     if "reason_tokens" in own:
         small["reason_tokens"] = min(PROBE_TOKENS, own["reason_tokens"])
-    short.recipe = with_knobs(run.recipe, {name: value for name, value in small.items() if name in own})
-    short.prompts = copy(run.prompts)
-    short.stores = {
-        name: NamedStore(list(one.trajectories), deepcopy(one.notes)) for name, one in run.stores.items()
-    }
+    recipe = with_knobs(run.recipe, {name: value for name, value in small.items() if name in own})
+    short = copy(run)
+    short.now = replace(run.now, recipe=recipe)
+    short.batching = Batching(short.now, run.models)
+    short.writing = run.writing.aside(short.now, short.batching)
     return short
 
 
 def probe_rollouts(short: TextLearner) -> list[Trajectory]:
     """A few rollouts written as the recipe writes them; the student's own if it kept none of those."""
-    prompts = short.prompts.take(PROBES)
-    written = short.recipe.rollout(short.tools(0), prompts, 0)
+    prompts = short.writing.prompts.take(PROBES)
+    written = short.recipe.rollout(short.writing.tools(0), prompts, 0)
     if not written:
         short.progress.say(
             f"the recipe kept none of its {len(prompts)} short rollouts; the student's are looked at"
         )
-        written = short.tools(0).sample(prompts)
-    return short.judged(written)
+        written = short.writing.tools(0).sample(prompts)
+    return short.writing.judged(written)
 
 
 # --- the model and the machine ----------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def head_check(run: TextLearner) -> Check:
 def memory_check(run: TextLearner) -> Check:
     """Weights, gradients, Adam's two moments, copies of teachers and one chunk of logits against what is free."""
     trainable = sum(p.nbytes for p in run.policy.trainable().values())
-    held, copies = run.weights.copies, run.weights.copies_to_come
+    held, copies = run.models.weights.copies, run.models.weights.copies_to_come
     to_come = trainable * (3 + copies) + 2 * CHUNK_BYTES
     device = run.policy.model.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
@@ -158,14 +158,13 @@ def memory_check(run: TextLearner) -> Check:
         f"{to_come / 2**30:.2f} GiB still to come for gradients, optimizer, {copies} copies of weights besides "
         f"{held} already held, and a chunk of logits, {free / 2**30:.2f} GiB free (activations not counted)"
     )
-    halves = " (with --precision bfloat16 its base takes half as much)"
-    advice = f"; use LoRA (--lora-rank 64){halves} or a smaller model"
+    advice = "; use LoRA (--lora-rank 64; --precision bfloat16 halves its base) or a smaller model"
     return Check("memory", to_come < free, detail if to_come < free else detail + advice)
 
 
 def objective_check(run: TextLearner, rollouts: Sequence[Trajectory]) -> Check:
     """The recipe's terms on these rollouts: each must be given by the roles what it reads of them."""
-    batch = run.batch_of(rollouts, run.recipe.active(0), 0, alone=True)
+    batch = run.batching.of(rollouts, run.recipe.active(0), 0, alone=True)
     try:
         with torch.no_grad():
             terms = list(run.recipe.terms(batch.statistics()))
@@ -192,11 +191,11 @@ SAMPLED = "which hands over the sampled tokens' log-probs alone"
 def teacher_checks(
     run: TextLearner, name: str, teacher: Role, rollouts: Sequence[Trajectory]
 ) -> Iterator[Check]:
-    policy = run.weights.policy_of(teacher.weights)
+    policy = run.models.weights.policy_of(teacher.weights)
     short = replace(teacher, reason_first=None)
     if policy is not run.policy:
         yield tokenizer_check(name, run.policy, policy)
-    seen = run.reading.context(short, rollouts)
+    seen = run.batching.reading.context(short, rollouts)
     if not any(seen.available):
         yield unseen_check(name, teacher, seen)
         return
@@ -271,7 +270,7 @@ def privilege_check(
         swapped = [
             exchanged(one, rollouts[i - 1].example, teacher.view.fields) for i, one in enumerate(rollouts)
         ]
-        other = run.reading.context(teacher, swapped)
+        other = run.batching.reading.context(teacher, swapped)
     else:
         # Nothing to exchange: no field, or all examples share one privilege (a rule). Then none at all is the other.
         other = Context([one.prompt_ids for one in rollouts])
@@ -323,7 +322,7 @@ def measured(
     run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context, wanted: Quantity
 ) -> Tensor:
     # Every process checks its own rollouts: one may have less to check than another.
-    scoring = run.scoring(rollouts, {name: seen}, alone=True)
+    scoring = run.batching.scoring(rollouts, {name: seen}, alone=True)
     column = scoring.measure({"wanted": wanted})["wanted"]
     # 0 where the role scored nothing; a NaN that it gave stays one, and fails the check.
     column = torch.where(scoring.columns.seen((name,)), column, 0.0)

@@ -20,13 +20,13 @@ def reference_likelihoods(learner: TextLearner, step: int) -> dict[str, float]:
     if probe is None:
         return {}
     with learner.clock("probe"), torch.no_grad():
-        tools = learner.tools(step)
+        tools = learner.writing.tools(step)
         rows = [
             tools.quoted(one, probe.field, learner.recipe.rollouts.max_tokens)
-            for one in learner.probed[: probe.examples]
+            for one in learner.writing.probed[: probe.examples]
         ]
-        contexts = learner.contexts(rows, learner.recipe.active(step))
-        scoring = learner.scoring(rows, contexts)
+        contexts = learner.batching.contexts(rows, learner.recipe.active(step))
+        scoring = learner.batching.scoring(rows, contexts)
         roles = (STUDENT, *contexts)
         columns = scoring.measure(
             {

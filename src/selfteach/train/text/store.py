@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +20,7 @@ class NamedStore:
 
     trajectories: list[Trajectory] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    saved: tuple[list[Trajectory], str] | None = field(default=None, compare=False)
 
     def take(self, step: int, groups: int, seed: str) -> list[Trajectory]:
         """Those of the ``groups`` prompts whose turn it is at ``step`` = 0, 1, 2 …: every epoch in another order, a
@@ -35,7 +37,9 @@ class NamedStore:
         return [one for epoch, place in places for one in by_group[orders[epoch][place]]]
 
     def save(self, path: Path) -> None:
-        """Write it as JSON lines, whole or not at all. UserError if the disk refuses."""
+        """Write it as JSON lines, whole or not at all, if it has changed. UserError if the disk refuses."""
+        if self.unchanged and path.exists():
+            return
         aside = path.with_name(f".{path.name}.partial")
         rows = [self.notes, *(one.to_json() for one in self.trajectories)]
         try:
@@ -44,8 +48,18 @@ class NamedStore:
                 "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="ascii"
             )
             aside.replace(path)
+            self.saved = (list(self.trajectories), json.dumps(self.notes))
         except OSError as problem:
             raise UserError(f"{path} could not be written ({problem.strerror}); make room") from problem
+
+    @property
+    def unchanged(self) -> bool:
+        """Since it was last written. Trajectories never change: it is enough that they are the same ones."""
+        if self.saved is None:
+            return False
+        before, notes = self.saved
+        same = len(before) == len(self.trajectories) and all(map(is_, before, self.trajectories))
+        return same and notes == json.dumps(self.notes)
 
     @classmethod
     def load(cls, path: Path) -> NamedStore:

@@ -88,7 +88,7 @@ def look(learner: TextLearner, batch: TextBatch | None) -> Look:
             for name, probed in read.items()
         }
     rows = [*shown, *asked]
-    scoring = learner.scoring(rows, read)
+    scoring = learner.batching.scoring(rows, read)
     columns = scores(scoring, learner.recipe.temperature) if rows else {}
     if batch is not None:
         columns |= term_columns(batch, len(shown), sum(len(one.ids) for one in asked))
@@ -130,7 +130,7 @@ def probe_contexts(
     """What each role reads before the probes; one may see nothing there without stopping the run."""
     devices = [learner.policy.model.device] if learner.policy.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # a role that reasons first samples
-        return learner.views(rows, roles)
+        return learner.batching.views(rows, roles)
 
 
 # --- columns ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,149 @@
+"""From trajectories to a batch: what each role reads of every row, the columns of all processes, and who scores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.positions import Positions, Quantity
+from selfteach.policy.sampler import GenerateSampler
+from selfteach.roles.view import Plain
+from selfteach.task.trajectory import Trajectory
+from selfteach.train.text.batch import Scoring
+from selfteach.train.text.columns import gathered
+from selfteach.train.text.contexts import Context, Reading, refuse_blind
+from selfteach.train.text.models import Models
+from selfteach.train.text.present import Present
+from selfteach.train.text.update import TextBatch
+
+
+class Batching:
+    def __init__(self, now: Present, models: Models) -> None:
+        self.now, self.models = now, models
+
+    @property
+    def reading(self) -> Reading:
+        """How views become token ids at present."""
+        now = self.now
+        return Reading(
+            self.models.weights, GenerateSampler, now.task.wording, now.recipe.rollouts.temperature
+        )
+
+    def of(
+        self,
+        trajectories: Sequence[Trajectory],
+        roles: Collection[str],
+        step: int,
+        spent: int = 0,
+        *,
+        alone: bool = False,
+    ) -> TextBatch:
+        """The trajectories' rows with what the named roles read of them. UserError if one of these is blind.
+
+        ``alone``: they are a batch of their own, and other processes are not asked for theirs.
+        """
+        now = self.now
+        rows = [row for one in trajectories for row in one.rows()]
+        roles = self.readers(roles)
+        with now.clock("view"):
+            contexts = self.contexts(rows, roles)
+            rows = self.with_sampled_signals(rows, contexts)
+        sampled = self.sampled_roles(roles)
+        full = {name: context for name, context in contexts.items() if name not in sampled}
+        scoring = self.scoring(rows, full, sampled, alone=alone)
+        scoring.several = len(now.recipe.updates(step)) > 1
+        return TextBatch(step, now.recipe, rows, contexts, sampled, scoring, spent, now.config.seed)
+
+    def scoring(
+        self,
+        rows: Sequence[Trajectory],
+        contexts: Mapping[str, Context],
+        sampled: Sequence[str] = (),
+        *,
+        alone: bool = False,
+    ) -> Scoring:
+        """Scores the rows by the student and the roles of these contexts; ``sampled`` roles gave log-probs already."""
+        policy = self.models.policy
+        eos = policy.tokenizer.eos_token_id
+        columns, first_row = gathered(
+            rows,
+            contexts,
+            sampled,
+            special={} if eos is None else {"eos": int(eos)},
+            dtype=torch.promote_types(torch.float32, policy.model.dtype),
+            device=policy.model.device,
+            alone=alone,
+        )
+        size = self.now.config.bookkeeping.micro_batch or max(1, len(rows))
+        roles, weights = self.now.recipe.roles, self.models.weights
+        return Scoring(roles, weights, rows, contexts, columns, first_row, size, policy.model.device, alone)
+
+    # --- what the roles read --------------------------------------------------------------------------------------
+
+    def readers(self, roles: Iterable[str]) -> list[str]:
+        """The roles whose view must be rendered: those named, and the student if it is shown more than the prompt."""
+        privileged = () if isinstance(self.now.recipe.student.view, Plain) else (STUDENT,)
+        return list(dict.fromkeys([*privileged, *roles]))
+
+    def contexts(self, rows: Sequence[Trajectory], names: Collection[str]) -> dict[str, Context]:
+        """What the named roles read before each row. UserError if one of them is blind."""
+        found = self.views(rows, names)
+        for name, one in found.items():
+            waits = not self.now.recipe.roles[name].view.fields
+            refuse_blind(name, one, self.now.config.bookkeeping.max_unavailable, waits)
+        return found
+
+    def views(self, rows: Sequence[Trajectory], names: Iterable[str]) -> dict[str, Context]:
+        """The same, blind or not."""
+        reading = self.reading
+        return {name: reading.context(self.now.recipe.roles[name], rows) for name in names}
+
+    # --- roles that hand over log-probs alone ---------------------------------------------------------------------
+
+    def sampled_roles(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if self.now.recipe.roles[name].signal == "sampled"]
+
+    def with_sampled_signals(
+        self, rows: Sequence[Trajectory], contexts: Mapping[str, Context] | None = None
+    ) -> list[Trajectory]:
+        """The rows with the log-probs of roles of signal "sampled" where these see something (``contexts`` None: of all
+        the recipe's roles); stored rows have them already."""
+        names = self.sampled_roles(self.now.recipe.teachers if contexts is None else contexts)
+        read = self.contexts(rows, names) if contexts is None else contexts
+        wanted = [name for name in names if lacking(rows, name, read[name])]
+        scores = {name: self.log_probs(rows, name, read[name]) for name in wanted}
+        return [
+            replace(
+                one,
+                log_probs={
+                    **one.log_probs,
+                    **{name: scores[name][i] for name in wanted if read[name].prompts[i] is not None},
+                },
+            )
+            for i, one in enumerate(rows)
+        ]
+
+    def log_probs(
+        self, rows: Sequence[Trajectory], role: str, context: Context | None = None
+    ) -> list[list[float]]:
+        """Log-probs (nats) of every row's written tokens under a role, NaN elsewhere; at the recipe's temperature.
+
+        Of this process's rows alone: no other process is asked for anything.
+        """
+        if context is None and role != STUDENT:
+            context = self.views(rows, [role])[role]
+        scoring = self.scoring(rows, {} if context is None else {role: context}, alone=True)
+        temperature = self.now.recipe.temperature
+        sampled = Quantity(partial(Positions.sampled, role=role, temperature=temperature), (role,))
+        with torch.no_grad():
+            column = scoring.measure({"log_prob": sampled})["log_prob"]
+        return [column[i, : len(one.ids)].tolist() for i, one in enumerate(rows)]
+
+
+def lacking(rows: Sequence[Trajectory], role: str, read: Context) -> bool:
+    """Whether some row that the role sees has no log-probs of it yet."""
+    return any(seen and role not in one.log_probs for one, seen in zip(rows, read.available, strict=True))

@@ -1,0 +1,24 @@
+"""A tiny float64 run of a recipe that a test wrote, for the tests of what the house can carry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runs import TextRun, config_of
+from selfteach.recipes.base import Recipe
+from selfteach.train.config import Evaluation
+from selfteach.train.text.learner import TextLearner
+
+
+def run_of_recipe(
+    recipe: Recipe, model: str, out: Path, *, problems: int = 0, **book: Any
+) -> tuple[TextRun, TextLearner]:
+    """(the run, its learner) on the arena world table, evaluated on so many ``problems``."""
+    config = config_of(recipe, model, out, **book)
+    run = TextRun(replace(config, evaluation=Evaluation(eval_problems=problems, eval_samples=1)))
+    for policy in run.learner.models.policies.values():
+        policy.model.double()
+    run.enter(0)
+    return run, run.learner

@@ -1,0 +1,69 @@
+"""Teachers are scored once a batch: several updates of it do not change what they said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from doors import run_of_recipe
+from selfteach.objective.divergence import ReverseKL
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.target import FromRole
+from selfteach.objective.terms import Match, Term
+from selfteach.policy.head import output_head
+from selfteach.policy.loading import LoraConfig, load_policy
+from selfteach.recipes.base import Optimization, Recipe, Rollouts
+from selfteach.roles.role import Role
+from selfteach.roles.store import WeightStore
+from selfteach.roles.view import Solution
+from selfteach.roles.weights import EMA, Frozen, Lagged, Live, Weights
+from selfteach.train.text.batch import detached, head_of
+from tiny import tiny_model_folder
+
+
+@dataclass(frozen=True)
+class Distilled(Recipe):
+    title, source, formula = "distilled", "a test", "KL(p‖q)"
+    rollouts: Rollouts = Rollouts(max_tokens=6)  # noqa: RUF009
+    optimization: Optimization = Optimization(prompts=4, lr=1e-2, update_epochs=2, minibatches=2)  # noqa: RUF009
+    whose: Weights = Live()  # noqa: RUF009
+
+    @property
+    def teachers(self) -> Mapping[str, Role]:
+        return {"teacher": Role(self.whose, Solution())}
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        yield Match(name="distill", target=FromRole("teacher"), divergence=ReverseKL())
+
+
+@pytest.mark.parametrize("whose", [Live(), Frozen(), EMA(0.5, from_start=True)], ids=str)
+def test_what_a_teacher_said_stays_what_it_was_before_the_first_update(
+    whose: Weights, tiny: str, tmp_path: Path
+) -> None:
+    run, learner = run_of_recipe(Distilled(whose=whose), tiny, tmp_path)
+    batch = learner.collect(0)
+    before = batch.statistics().log_prob("teacher").clone()
+    learner.collect = lambda step: batch  # type: ignore[method-assign]
+    run.step()
+    after = batch.statistics().log_prob("teacher")
+    torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
+    assert len(batch.looked) == 2  # the first epoch's two minibatches
+
+
+def test_a_roles_head_stays_its_own_when_the_adapters_are_exchanged_back(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path, tied=False)
+    policy = load_policy(str(folder), lora=LoraConfig(rank=2, targets=("q_proj", "lm_head")))
+    store, hidden = WeightStore({"policy": policy}), torch.randn(3, 64)
+    store.enter([Lagged(2)])
+    expected = output_head(policy.model).logits(hidden)
+    with torch.no_grad():
+        for parameter in policy.trainable().values():
+            parameter.add_(0.1)
+    with store.scoring(Lagged(2)) as role:
+        head = detached(head_of(role), copy=False)
+    torch.testing.assert_close(head.logits(hidden), expected[:, : head.vocabulary])
+    assert (output_head(policy.model).logits(hidden) - expected).abs().max() > 0.1
