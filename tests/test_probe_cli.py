@@ -71,7 +71,7 @@ def test_closed_forms_at_real_nodes_are_what_autograd_finds(
 ) -> None:
     """All of the vocabulary as a top-k support is the full divergence, but has no closed form of its own."""
     everything = replace(scene.recipe, teacher_top_k=scene.learner.policy.vocabulary)
-    monkeypatch.setattr(scene.learner, "recipe", everything)
+    monkeypatch.setattr(scene.learner.now, "recipe", everything)
     nodes = find_nodes(scene, count=3, candidates=10, min_prob=0.01)
     own, closed = nodes.descent["recipe", "its own loss"], nodes.descent["teacher (solution)", "reverse KL"]
     moved = closed.norm(dim=1) > 1e-3
