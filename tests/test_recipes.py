@@ -66,7 +66,7 @@ def test_no_recipe_imports_the_trainer_or_another_recipe() -> None:
         inner = {m for m in imported if m and m.startswith("selfteach.")}
         shared = {f"selfteach.recipes.{name}" for name in ("base", "checks", "writer", "claim")}
         shared.add(f"selfteach.recipes.{BUILT_ON.get(file.name)}")
-        floors = ("selfteach.objective", "selfteach.control", "selfteach.teacher", "selfteach.task")
+        floors = ("selfteach.objective", "selfteach.control", "selfteach.roles", "selfteach.task")
         assert all(m in shared or m.startswith(floors) for m in inner), file.name
 
 
