@@ -379,14 +379,14 @@ def test_a_roles_head_stays_its_own_when_the_adapters_are_exchanged_back(tmp_pat
     policy = load_policy(str(folder), lora=LoraConfig(rank=2, targets=("q_proj", "lm_head")))
     store, hidden = WeightStore({"policy": policy}), torch.randn(3, 64)
     store.enter([Lagged(2)])
-    expected = output_head(policy.model).logits(hidden)
+    expected = output_head(policy.model, policy.vocabulary).logits(hidden)
     with torch.no_grad():
         for parameter in policy.trainable().values():
             parameter.add_(0.1)
     with store.scoring(Lagged(2)) as role:
         head = detached_head(role)
     torch.testing.assert_close(head.logits(hidden), expected)
-    assert (output_head(policy.model).logits(hidden) - expected).abs().max() > 0.1
+    assert (output_head(policy.model, policy.vocabulary).logits(hidden) - expected).abs().max() > 0.1
 
 
 def test_a_role_of_a_part_is_refused_as_long_as_nothing_scores_parts(model: str) -> None:
