@@ -231,7 +231,7 @@ def test_a_store_read_back_is_the_one_written(model: str, tmp_path: Path) -> Non
 
 def test_a_store_without_an_answer_says_so(model: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no stored answer"):
-        require_answers([])
+        require_answers(0)
     with pytest.raises(UserError, match="no stored answer"):
         run_with(MIXED, model, tmp_path).step()
 

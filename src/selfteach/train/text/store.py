@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import is_
 from pathlib import Path
@@ -28,6 +27,8 @@ class NamedStore:
         by_group: dict[int, list[Trajectory]] = {}
         for one in self.trajectories:
             by_group.setdefault(one.group, []).append(one)
+        if not by_group:
+            return []
         names = sorted(by_group)
         places = [divmod(nth, len(names)) for nth in range(step * groups, (step + 1) * groups)]
         orders = {
@@ -73,8 +74,9 @@ class NamedStore:
             ) from problem
 
 
-def require_answers(trajectories: Sequence[Trajectory]) -> None:
-    if not trajectories:
+def require_answers(count: int) -> None:
+    """UserError if nothing was stored."""
+    if not count:
         raise UserError(
             "no stored answer is left to train on: none passed the verifier; raise --stored or the attempts, "
             "or look at the task's grading"

@@ -11,7 +11,7 @@ from selfteach.policy.loading import Policy
 from selfteach.recipes.tools import Prompt
 from selfteach.task.trajectory import Trajectory
 from selfteach.train.progress import Progress
-from selfteach.train.reduce import gather_rows
+from selfteach.train.reduce import gather_rows, sum_over_processes
 from selfteach.train.text.annotate import annotated
 from selfteach.train.text.batching import Batching
 from selfteach.train.text.present import Present
@@ -30,6 +30,7 @@ class Writing:
         )
         self.probed: list[Prompt] = self.prompts.take(probed)
         self.stores: dict[str, NamedStore] = {}
+        self.filled: set[str] = set()
         self.answers = 0
         self.answers_until_solved: int | None = None
 
@@ -43,6 +44,7 @@ class Writing:
         """One that writes the same way and leaves this one's data and stores alone."""
         other = copy(self)
         other.now, other.batching, other.prompts = now, batching, copy(self.prompts)
+        other.filled = set(self.filled)
         other.stores = {
             name: NamedStore(list(one.trajectories), deepcopy(one.notes)) for name, one in self.stores.items()
         }
@@ -53,11 +55,16 @@ class Writing:
         now, recipe = self.now, self.now.recipe
         if not recipe.rollouts.stored:
             return self.write(recipe.optimization.prompts, step)
-        store, spent = self.store(recipe.store or now.stage), 0
-        if not store.trajectories:
+        name, spent = recipe.store or now.stage, 0
+        store = self.store(name)
+        if name not in self.filled:
             store.trajectories, spent = self.write_once(recipe.rollouts.stored, step)
-            progress.say(f"stage {now.stage}: {len(store.trajectories)} answers stored")
-        require_answers(store.trajectories)
+            kept = int(sum_over_processes({"answers": len(store.trajectories)})["answers"])
+            progress.say(f"stage {now.stage}: {kept} answers stored")
+            require_answers(
+                kept
+            )  # of all processes: one of them may have none, and then learns from the others'
+            self.filled.add(name)
         seed = f"{now.config.seed} {now.stage} {now.rank}"
         return store.take(step, now.share(recipe.optimization.prompts), seed), spent
 
@@ -116,6 +123,7 @@ class Writing:
             one.save(self.path(name))
         return {
             "stores": sorted(self.stores),
+            "filled": sorted(self.filled),
             "cursor": self.prompts.cursor,
             "too_long": self.prompts.too_long,
             "answers": self.answers,
@@ -124,5 +132,6 @@ class Writing:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.stores = {name: NamedStore.load(self.path(name)) for name in state["stores"]}
+        self.filled = set(state["filled"])
         self.prompts.cursor, self.prompts.too_long = state["cursor"], state["too_long"]
         self.answers, self.answers_until_solved = state["answers"], state["answers_until_solved"]
