@@ -171,12 +171,12 @@ def trajectory_of(row: dict[str, Any]) -> Trajectory:
         return Trajectory.from_json(row)
     segment = {
         "ids": row["ids"], "author": "student", "trains": True, "behavior": row["behavior"] or [],
-        "turn": 0, "media": [], "context": None,
+        "turn": 0, "media": [], "context": None, "messages": [],
     }  # fmt: skip
     flat = ("ids", "mask", "turn", "behavior")
     since = {
         "numbers": {}, "origin": "student", "pair": None, "parent": None, "fork": None,
-        "temperature": 1.0, "trajectory": None, "conversation": [],
+        "temperature": 1.0, "trajectory": None,
     }  # fmt: skip
     kept = {name: value for name, value in row.items() if name not in flat}
     return Trajectory.from_json({**kept, **since, "segments": [segment]})

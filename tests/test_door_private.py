@@ -11,6 +11,7 @@ import torch
 from torch.func import functional_call, grad
 
 from doors import run_of_recipe
+from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.recipes.base import Optimization, PerRecord, Recipe, Rollouts
@@ -66,3 +67,9 @@ def test_an_empty_draw_is_pure_noise_of_the_stated_deviation(drawn: int, tiny: s
     noise = torch.cat([p.grad.flatten() for p in learner.policy.trainable().values()])
     assert float(noise.std()) == pytest.approx(3.0 * 0.5 / 4.0, rel=0.02)
     run.step()
+
+
+def test_several_updates_of_private_gradients_are_refused(tiny: str, tmp_path: Path) -> None:
+    twice = Optimization(prompts=3, update_epochs=2)
+    with pytest.raises(UserError, match="one update a batch"):
+        run_of_recipe(Private(optimization=twice), tiny, tmp_path)

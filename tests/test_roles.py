@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from doors import run_of_recipe
 from selfteach.errors import UserError
 from selfteach.policy.loading import LoraConfig, Policy, load_policy
+from selfteach.recipes.base import Adapter
 from selfteach.roles.copies import Exchange
 from selfteach.roles.role import Role
 from selfteach.roles.span import FromMark, FromTurn, Span, Whole
@@ -20,6 +23,7 @@ from selfteach.roles.weights import EMA, External, Frozen, Lagged, Live, Random,
 from selfteach.task.example import Example
 from selfteach.task.segment import Segment
 from selfteach.task.trajectory import Trajectory
+from test_door_hook import Rounds
 from tiny import tiny_model_folder
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -444,3 +448,32 @@ def test_a_span_begins_at_a_turn_or_a_mark(span: Span, begin: int | None) -> Non
     marks = {"revision": [False, False, True, True], "nothing": [False] * 4}
     one = Trajectory(Example("k", ()), [9], segments, "", 0, True, marks=marks)
     assert span.begin(one) == begin
+
+
+def test_a_snapshot_at_a_later_stages_start_is_the_adapters_as_they_are_then(tmp_path: Path) -> None:
+    class Held(Rounds):
+        @property
+        def teachers(self):
+            return {"then": Role(Snapshot("round-1", "start"), Plain())} if self.rounds == 1 else {}
+
+        @property
+        def stages(self):
+            return (
+                {f"round-{i}": replace(self, rounds=1) for i in range(2)}
+                if self.rounds > 1
+                else {"train": self}
+            )
+
+        def active(self, step: int):
+            return ()
+
+    model = str(tiny_model_folder(tmp_path / "model"))
+    run, learner = run_of_recipe(Held(rounds=2, adapter=Adapter(lora_rank=4)), model, tmp_path)
+    with torch.no_grad():
+        for parameter in learner.policy.trainable().values():
+            parameter.add_(0.1)
+    run.enter(1)
+    ids = torch.tensor([[5, 6, 7]])
+    now = learner.policy.model(ids).logits
+    with torch.no_grad(), learner.models.weights.scoring(Snapshot("round-1", "start")) as policy:
+        torch.testing.assert_close(policy.model(ids).logits, now)

@@ -67,3 +67,43 @@ def test_a_roles_head_stays_its_own_when_the_adapters_are_exchanged_back(tmp_pat
         head = detached(head_of(role), copy=False)
     torch.testing.assert_close(head.logits(hidden), expected[:, : head.vocabulary])
     assert (output_head(policy.model).logits(hidden) - expected).abs().max() > 0.1
+
+
+@dataclass(frozen=True)
+class Both(Distilled):
+    """The teacher is trained too."""
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        stats.report("seen", float(stats.log_prob("teacher")[stats.mask].sum()))
+        yield Match(name="distill", target=FromRole("teacher"), divergence=ReverseKL())
+        yield Match(name="back", role="teacher", target=FromRole("student"), divergence=ReverseKL())
+
+
+def test_what_a_trained_role_says_is_measured_before_each_update(tiny: str, tmp_path: Path) -> None:
+    whole = Optimization(prompts=4, lr=1e-2, update_epochs=2)
+    run, learner = run_of_recipe(Both(optimization=whole), tiny, tmp_path)
+    batch, seen = learner.collect(0), []
+    for update in learner.updates(batch):
+        run.update(update, batch)
+        seen.append(batch.reported["seen"])
+    assert abs(seen[0] - seen[1]) > 1e-2
+
+
+def test_a_trained_second_role_gets_autograds_gradient(tiny: str, tmp_path: Path) -> None:
+    run, learner = run_of_recipe(Both(optimization=Optimization(prompts=3)), tiny, tmp_path, micro_batch=2)
+    batch = learner.collect(0)
+    learner.backward(batch, learner.recipe.updates(0)[0], False)
+    found = {name: p.grad.clone() for name, p in learner.policy.trainable().items()}
+    run.learner.policy.model.zero_grad()
+    loss, count = torch.zeros((), dtype=torch.float64), sum(len(one.ids) for one in batch.rows)
+    for i, one in enumerate(batch.rows):
+        p, q = (
+            learner.policy.model(torch.tensor([[*context, *one.ids]]))
+            .logits[0, len(context) - 1 : -1, :102]
+            .log_softmax(-1)
+            for context in (one.prompt_ids, batch.contexts["teacher"].prompts[i] or [])
+        )
+        loss = loss + (p.exp() * (p - q.detach())).sum() / count + (q.exp() * (q - p.detach())).sum() / count
+    loss.backward()
+    for name, parameter in learner.policy.trainable().items():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-8, atol=1e-12, msg=name)

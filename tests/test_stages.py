@@ -226,7 +226,7 @@ def test_a_store_read_back_is_the_one_written(model: str, tmp_path: Path) -> Non
     run.step()
     run.learner.writing.store("train").notes["seen"] = 8
     run.learner.writing.state()
-    assert NamedStore.load(run.learner.writing.path("train")) == run.learner.writing.store("train")
+    assert NamedStore.load(run.learner.writing.path("train", 1), 1) == run.learner.writing.store("train")
 
 
 def test_a_store_without_an_answer_says_so(model: str, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_store_without_an_answer_says_so(model: str, tmp_path: Path) -> None:
 def test_a_damaged_store_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(text)
     with pytest.raises(UserError, match=r"x\.jsonl"):
-        NamedStore.load(tmp_path / "x.jsonl")
+        NamedStore.load(tmp_path / "x.jsonl", 1)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_a_teacher_of_a_tag_is_asked_about_its_own_rows_and_not_blind_for_others
     seen = Reading(WeightStore({"policy": policy}), GenerateSampler, {}).context(teacher, rows)
     assert seen.available == [True, True, False]
     assert seen.elsewhere == 1
-    assert seen.blind == 0
+    refuse_blind({"teacher": seen}, {"teacher": False}, 0.0)
 
 
 def test_rows_a_teacher_does_not_see_change_nothing_in_those_it_sees(model: str, tmp_path: Path) -> None:
@@ -478,7 +478,7 @@ def blank(i: int, group: int = 0) -> Trajectory:
 
 def test_a_view_that_waits_for_siblings_may_be_empty_but_not_too_long() -> None:
     none_yet = Context([None, None], no_privilege=2)
-    refuse_blind("teacher", none_yet, 0.5, waits=True)
+    refuse_blind({"teacher": none_yet}, {"teacher": True}, 0.5)
     for seen, waits in ((none_yet, False), (Context([None, None], too_long=2), True)):
         with pytest.raises(UserError, match="nothing to see"):
-            refuse_blind("teacher", seen, 0.5, waits)
+            refuse_blind({"teacher": seen}, {"teacher": waits}, 0.5)

@@ -153,11 +153,13 @@ def test_turns_that_do_not_are_rows_of_their_own_after_the_ids_they_were_sampled
     assert first.rows() == [first]
 
 
-def test_a_turn_without_a_context_of_its_own_follows_all_before_it() -> None:
+def test_a_turn_without_a_context_of_its_own_follows_what_the_last_one_was_sampled_after() -> None:
     one = two_turns()
     first = replace(one.segments[0], context=[70])
-    rows = replace(one, segments=(first, *one.segments[1:])).rows()
-    assert [row.prompt_ids for row in rows] == [[70], [90, 91, 1, 2, 3, 4, 5]]
+    whole = replace(one, segments=(first, *one.segments[1:]))
+    (row,) = whole.rows()
+    assert (row.prompt_ids, row.ids) == ([70], one.ids)
+    assert whole.next_context == [70, *one.ids]
 
 
 def test_several_rows_need_the_trajectorys_number() -> None:

@@ -15,7 +15,7 @@ class Hook(Protocol):
     """
 
     def after_step(self, step: int, weights: Mapping[str, Tensor], evaluate: Callable[[], float]) -> None:
-        """``step`` = 1, 2 … within the stage; ``weights``: the live trained tensors by name (``NAME/parameter``);
+        """``step`` = 1, 2 … within the stage; ``weights``: the live trained tensors by name (``NAME.parameter``);
         ``evaluate()``: held-out accuracy with the weights as they are now."""
 
     def state(self) -> dict[str, Any]: ...

@@ -109,8 +109,8 @@ class Statistics:
 
     @property
     def pair(self) -> Tensor:
-        """[N] long: the row that this one is preferred to, −1 where there is none."""
-        return required(self.columns.pair, "pair")
+        """[N] long: the row that this one is preferred to, −1 where there is none; of the update's rows."""
+        return required(self.columns.pair, "pair").masked_fill(~self.rows, -1)
 
     @property
     def length(self) -> Tensor:

@@ -105,7 +105,7 @@ def exact_logits(model: nn.Module) -> Iterator[None]:
     """
     layer = bare(model).get_output_embeddings()
     head = replace(
-        output_head(model), scale=1.0, softcap=None
+        output_head(model, mixed=True), scale=1.0, softcap=None
     )  # the model applies these itself, to what it gets
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:

@@ -150,7 +150,8 @@ class _Reader:
                     use_cache=True,
                 )
             self.cache = state.past_key_values
-            return output_head(policy.model, self.vocabulary).logits(state[0][:, -1]).float()
+            head = output_head(policy.model, self.vocabulary, mixed=policy.precision != "float32")
+            return head.logits(state[0][:, -1]).float()
 
 
 def _drawn(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:

@@ -79,7 +79,7 @@ class MixSD(Recipe):
     """λ, how often a token comes from the context that does not know (paper: 0.3 to 0.5 are good, 0.7 learns too
     little; 0: always from the one that knows, 1: plain self-imitation)."""
     view: Literal["answer", "solution"] = "answer"
-    """What the knowing context is told: the answer (facts), or a worked reference solution (new functions)."""
+    """What the knowing context reads: the answer (facts), or a worked reference solution (new functions)."""
     mix_temperature: float = 0.0
     """Temperature at which targets are decoded (0: the likeliest token)."""
     mix_top_k: int = 64

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from selfteach.task.example import Message
+
 UNKNOWN = math.nan
 """The behavior log-prob of a token that nobody is known to have sampled."""
 STUDENT, DATA, EDIT = "student", "data", "edit"
@@ -21,8 +23,9 @@ class Segment:
     token's log-prob in nats under the distribution it was drawn from, NaN where unknown (not given: all unknown).
     ``turn`` counts from 0; what an environment answers belongs to the turn that it answers. ``media`` names what
     the ids stand for besides text. ``context``: the ids that the segment was sampled after, where these are not
-    simply all that stands before it (a template that strips thoughts, a history window). Raises ValueError where
-    ``behavior`` is not one number a token.
+    simply all that stands before it (a template that strips thoughts, a history window). ``messages``: the turn that an
+    environment's segment ends and what it answered, as a chat has them. Raises ValueError where ``behavior`` is not one
+    number a token.
     """
 
     ids: list[int]
@@ -32,6 +35,7 @@ class Segment:
     turn: int = 0
     media: tuple[str, ...] = ()
     context: list[int] | None = None
+    messages: tuple[Message, ...] = ()
 
     def __post_init__(self) -> None:
         # One and the same NaN: two trajectories that know equally little compare equal.
@@ -46,7 +50,19 @@ class Segment:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Segment:
-        return cls(**{**row, "behavior": numbers_of(row["behavior"]), "media": tuple(row["media"])})
+        return cls(
+            **{
+                **row,
+                "behavior": numbers_of(row["behavior"]),
+                "media": tuple(row["media"]),
+                "messages": messages_of(row["messages"]),
+            }
+        )
+
+
+def messages_of(rows: Iterable[Mapping[str, str]]) -> tuple[Message, ...]:
+    """Messages from their JSON form."""
+    return tuple(Message(role=one["role"], content=one["content"]) for one in rows)
 
 
 def first(segments: Iterable[Segment], count: int) -> list[Segment]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 from selfteach.task.annotation import Annotation
@@ -23,7 +24,7 @@ class Trajectory:
     tokens (nats, [T]), by role. ``origin``: who wrote the row: "student", "data", a role, or "edit". ``pair``: the
     ``trajectory`` of the row that this one is preferred to. ``parent`` names the trajectory it was forked from, behind
     the first ``fork`` tokens. ``temperature`` is that of sampling. ``trajectory`` is shared by rows that were one
-    (``rows``). ``conversation``: the turns that are over, as messages.
+    (``rows``).
 
     Raises ValueError where a column is not as long as the ids.
     """
@@ -45,7 +46,6 @@ class Trajectory:
     fork: int | None = None
     temperature: float = 1.0
     trajectory: int | None = None
-    conversation: tuple[Message, ...] = ()
 
     def __post_init__(self) -> None:
         length = len(self.ids)
@@ -108,6 +108,11 @@ class Trajectory:
         return not any(own and math.isnan(b) for own, b in zip(self.mask, self.behavior, strict=True))
 
     @property
+    def conversation(self) -> tuple[Message, ...]:
+        """The turns that are over, as messages."""
+        return tuple(message for one in self.segments for message in one.messages)
+
+    @property
     def right(self) -> bool:
         """Whether it was graded, and as correct."""
         return self.grade is not None and self.grade.correct
@@ -128,13 +133,16 @@ class Trajectory:
     @property
     def next_context(self) -> list[int]:
         """All that is read before the next token: what was last sampled after, and all that stands behind it."""
-        context = self.prompt_ids
+        contexts = [one.context for one in self.segments if one.context is not None]
+        return [*(contexts[-1] if contexts else self.prompt_ids), *self.since_context]
+
+    @property
+    def since_context(self) -> list[int]:
+        """What stands behind the last context of a segment's own (without one: all the ids)."""
         since: list[int] = []
         for one in self.segments:
-            if one.context is not None:
-                context, since = one.context, []
-            since += one.ids
-        return [*context, *since]
+            since = [*([] if one.context is not None else since), *one.ids]
+        return since
 
     # --- changed copies -------------------------------------------------------------------------------------------
 
@@ -174,10 +182,17 @@ class Trajectory:
         if not 0 <= begin <= len(self.ids):
             raise ValueError(f"begin is {begin}: it must lie within the {len(self.ids)} ids")
         kept = first(self.segments, begin)
-        turn = self.turn[min(begin, len(self.ids) - 1)] if self.ids else 0
+        at = max(
+            0, len(kept) - 1 if begin < sum(len(one.ids) for one in self.segments[: len(kept)]) else len(kept)
+        )
+        new = Segment(ids, author)
+        if self.segments:
+            replaced = self.segments[min(at, len(self.segments) - 1)]
+            # What begins where a segment began was to stand behind that segment's own context.
+            new = replace(new, turn=replaced.turn, context=replaced.context if at >= len(kept) else None)
         rows = {name: value for name, value in self.numbers.items() if not isinstance(value, list)}
         fork = None if self.fork is None else min(self.fork, begin)
-        return self._of((*kept, Segment(ids, author, turn=turn)), text, numbers=rows, origin=EDIT, fork=fork)
+        return self._of((*kept, new), text, numbers=rows, origin=EDIT, fork=fork)
 
     def cut(self, turns: int, *, text: str, parent: str | None = None) -> Trajectory:
         """Its first ``turns`` turns, to go on from: a fork of ``parent`` (not given: of the example's key) behind them.
@@ -202,27 +217,32 @@ class Trajectory:
         )
 
     def rows(self) -> list[Trajectory]:
-        """Itself; or, where a segment has a context of its own, each turn as a row after the ids it was sampled after.
+        """Itself; or, where segments have contexts of their own, a row from each of these to the next one.
 
-        A turn without such a context follows all that stands before it. All rows share ``trajectory``: ValueError if
-        it has no number yet.
+        So every token stands behind the ids it was sampled after. All rows share ``trajectory``: ValueError if it has
+        no number yet.
         """
         if all(one.context is None for one in self.segments):
             return [self]
         if self.trajectory is None:
             raise ValueError("rows of one trajectory must share its number: set trajectory first")
-        turns = self.turn
+        parts: list[list[Segment]] = [[]]
+        for one in self.segments:
+            if one.context is not None and any(part.ids for part in parts[-1]):
+                parts.append([])
+            parts[-1].append(one)
+        parts = [part for part in parts if any(one.ids for one in part)]
+        begins = [0, *accumulate(sum(len(one.ids) for one in part) for part in parts)]
         return [
-            self._row(turns.index(turn), turns.index(turn) + turns.count(turn)) for turn in sorted(set(turns))
+            self._row(part, begin, end) for part, (begin, end) in zip(parts, pairwise(begins), strict=True)
         ]
 
-    def _row(self, begin: int, end: int) -> Trajectory:
-        segments = tuple(one for one in self.segments if one.ids and one.turn == self.turn[begin])
-        context = next((one.context for one in segments if one.context is not None), None)
+    def _row(self, part: Sequence[Segment], begin: int, end: int) -> Trajectory:
+        context = next((one.context for one in part if one.context is not None), None)
         return replace(
             self,
-            prompt_ids=[*self.prompt_ids, *self.ids[:begin]] if context is None else context,
-            segments=tuple(replace(one, context=None) for one in segments),
+            prompt_ids=self.prompt_ids if context is None else context,
+            segments=tuple(replace(one, context=None) for one in part),
             marks={name: column[begin:end] for name, column in self.marks.items()},
             numbers=_each(self.numbers, lambda column: column[begin:end]),
             log_probs={name: column[begin:end] for name, column in self.log_probs.items()},
@@ -257,7 +277,6 @@ class Trajectory:
         prompt = tuple(Message(role=m["role"], content=m["content"]) for m in example["prompt"])
         plain: dict[str, Any] = {
             "example": Example(**{**example, "prompt": prompt}),
-            "conversation": tuple(Message(role=m["role"], content=m["content"]) for m in row["conversation"]),
             "segments": tuple(Segment.from_json(one) for one in row["segments"]),
             "grade": row["grade"] and Grade(**row["grade"]),
             "annotation": note and Annotation(note["kind"], _spans(note["key"]), _spans(note["error"])),

@@ -97,12 +97,15 @@ def run_learner(
     """
     out, settings = Path(out), settings or Settings()
     first = PartialState(cpu=settings.device == "cpu").is_main_process
-    make = learner if callable(learner) else lambda: learner
-    config = {**(table or learner_table(make(), settings)), "versions": versions()}
+    made = learner() if callable(learner) and table is None else learner
+    if table is None:
+        assert not callable(made)
+        table = learner_table(made, settings)
+    config = {**table, "versions": versions()}
     folder = opened(out, config, resume) if first else None
     shown = progress() if first else Silent()
     try:
-        trainer = Trainer(make(), folder, shown, settings)
+        trainer = Trainer(made() if callable(made) else made, folder, shown, settings)
         if not (resume and resuming.restore(trainer, out)) and check:
             trainer.learner.preflight()
         if folder is not None and not resume:

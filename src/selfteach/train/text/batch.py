@@ -75,12 +75,24 @@ class Scoring:
             torch.tensor(step, dtype=torch.long, device=self.device),
         )
 
-    def batch(self, part: tuple[int, ...], trained: Collection[str] = ()) -> ScoredBatch:
-        """The rows of ``part`` as every role scores them, the ``trained`` ones with gradient."""
+    def batch(
+        self, part: tuple[int, ...], trained: Collection[str] = (), *, features: bool = False
+    ) -> ScoredBatch:
+        """The rows of ``part`` as every role scores them, the ``trained`` ones with gradient.
+
+        ``features``: what ``Hidden`` terms compare is wanted too: the states themselves.
+        """
         self.score_frozen(trained)
         names = dict.fromkeys((STUDENT, *self.contexts))
         roles = {name: self.scored(name, part, gradient=name in trained) for name in names}
+        if features:
+            roles = {name: replace(one, features=one.states) for name, one in roles.items()}
         return ScoredBatch(self.columns, roles, self.layout(part))
+
+    def forget(self, trained: Collection[str]) -> None:
+        """An update moved the weights of these roles: what they said before is out of date."""
+        for name in trained:
+            self.frozen.pop(name, None)
 
     def measure(self, wanted: Mapping[str, Quantity], rows: Tensor | None = None) -> dict[str, Tensor]:
         """[N, T] columns over the whole batch of all processes, without gradient, NaN where nothing was measured."""

@@ -47,14 +47,14 @@ class Batching:
         ``alone``: they are a batch of their own, and other processes are not asked for theirs.
         """
         now = self.now
-        rows = [row for one in trajectories for row in one.rows()]
+        rows = rows_of(trajectories)
         roles = self.readers(roles)
         with now.clock("view"):
-            contexts = self.contexts(rows, roles)
+            # A record by itself is no share: that a role is blind for it says nothing.
+            contexts = self.views(rows, roles) if alone else self.contexts(rows, roles)
             rows = self.with_sampled_signals(rows, contexts)
         sampled = self.sampled_roles(roles)
-        full = {name: context for name, context in contexts.items() if name not in sampled}
-        scoring = self.scoring(rows, full, sampled, alone=alone)
+        scoring = self.scoring(rows, contexts, sampled, alone=alone)
         scoring.several = len(now.recipe.updates(step)) > 1
         return TextBatch(step, now.recipe, rows, contexts, sampled, scoring, spent, now.config.seed)
 
@@ -66,7 +66,8 @@ class Batching:
         *,
         alone: bool = False,
     ) -> Scoring:
-        """Scores the rows by the student and the roles of these contexts; ``sampled`` roles gave log-probs already."""
+        """Scores the rows by the student and the roles of these contexts but for the ``sampled`` ones: these gave their
+        log-probs already."""
         policy = self.models.policy
         eos = policy.tokenizer.eos_token_id
         columns, first_row = gathered(
@@ -80,7 +81,8 @@ class Batching:
         )
         size = self.now.config.bookkeeping.micro_batch or max(1, len(rows))
         roles, weights = self.now.recipe.roles, self.models.weights
-        return Scoring(roles, weights, rows, contexts, columns, first_row, size, policy.model.device, alone)
+        full = {name: context for name, context in contexts.items() if name not in sampled}
+        return Scoring(roles, weights, rows, full, columns, first_row, size, policy.model.device, alone)
 
     # --- what the roles read --------------------------------------------------------------------------------------
 
@@ -90,11 +92,10 @@ class Batching:
         return list(dict.fromkeys([*privileged, *roles]))
 
     def contexts(self, rows: Sequence[Trajectory], names: Collection[str]) -> dict[str, Context]:
-        """What the named roles read before each row. UserError if one of them is blind."""
+        """What the named roles read before each row. UserError if one is blind in too many of all processes' rows."""
         found = self.views(rows, names)
-        for name, one in found.items():
-            waits = not self.now.recipe.roles[name].view.fields
-            refuse_blind(name, one, self.now.config.bookkeeping.max_unavailable, waits)
+        waits = {name: not self.now.recipe.roles[name].view.fields for name in found}
+        refuse_blind(found, waits, self.now.config.bookkeeping.max_unavailable)
         return found
 
     def views(self, rows: Sequence[Trajectory], names: Iterable[str]) -> dict[str, Context]:
@@ -134,14 +135,33 @@ class Batching:
 
         Of this process's rows alone: no other process is asked for anything.
         """
-        if context is None and role != STUDENT:
-            context = self.views(rows, [role])[role]
-        scoring = self.scoring(rows, {} if context is None else {role: context}, alone=True)
+        if context is None:
+            parts = [rows_of([one]) for one in rows]
+            flat = [part for each in parts for part in each]
+            if len(flat) > len(rows) or role != STUDENT:
+                views = self.views(flat, self.readers([role] if role != STUDENT else []))
+                scores = iter(self._log_probs(flat, role, views))
+                return [[score for _ in each for score in next(scores)] for each in parts]
+        return self._log_probs(rows, role, {} if context is None else {role: context})
+
+    def _log_probs(
+        self, rows: Sequence[Trajectory], role: str, contexts: Mapping[str, Context]
+    ) -> list[list[float]]:
+        scoring = self.scoring(rows, contexts, alone=True)
         temperature = self.now.recipe.temperature
         sampled = Quantity(partial(Positions.sampled, role=role, temperature=temperature), (role,))
         with torch.no_grad():
             column = scoring.measure({"log_prob": sampled})["log_prob"]
         return [column[i, : len(one.ids)].tolist() for i, one in enumerate(rows)]
+
+
+def rows_of(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """What is scored: each trajectory, or its parts where turns do not extend one another; all of them numbered."""
+    numbered = [
+        one if one.trajectory is not None else replace(one, trajectory=-1 - i)
+        for i, one in enumerate(trajectories)
+    ]
+    return [row for one in numbered for row in one.rows()]
 
 
 def lacking(rows: Sequence[Trajectory], role: str, read: Context) -> bool:

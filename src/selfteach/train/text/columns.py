@@ -58,7 +58,7 @@ def facts_of(
         "trajectory": (process, "row", i) if one.trajectory is None else (process, one.trajectory),
         "pair": None if one.pair is None else (process, one.pair),
         "available": {name: available(one, read, i) for name, read in contexts.items()}
-        | {name: name in one.log_probs for name in sampled},
+        | {name: sampled_available(one, contexts.get(name), i, name) for name in sampled},
         "marks": one.marks,
         "numbers": one.numbers,
         "log_probs": {name: one.log_probs.get(name, unknown) for name in sampled},
@@ -71,6 +71,13 @@ def available(one: Trajectory, read: Context, row: int) -> bool | list[bool]:
     if read.prompts[row] is None or not begin:
         return read.prompts[row] is not None
     return [t >= begin for t in range(len(one.ids))]
+
+
+def sampled_available(one: Trajectory, read: Context | None, row: int, role: str) -> bool | list[bool]:
+    """The same of a role that hands over log-probs: where the row has some."""
+    if role not in one.log_probs or read is None or read.prompts[row] is None:
+        return role in one.log_probs
+    return available(one, read, row)
 
 
 def columns_of(

@@ -14,6 +14,7 @@ from selfteach.roles.store import WeightStore
 from selfteach.roles.view import Messages, Plain, View
 from selfteach.task.example import Message
 from selfteach.task.trajectory import Trajectory
+from selfteach.train.reduce import sum_over_processes
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,6 @@ class Context:
     @property
     def available(self) -> list[bool]:
         return [ids is not None for ids in self.prompts]
-
-    @property
-    def blind(self) -> float:
-        """Share of the rows it was asked about in which it could see nothing."""
-        return (self.no_privilege + self.too_long) / max(1, len(self.prompts) - self.elsewhere)
 
 
 @dataclass(frozen=True)
@@ -146,11 +142,23 @@ def asking_for_analysis(messages: Messages, reason: ReasonFirst) -> Messages:
     return (*messages[:-1], Message(role="user", content=question))
 
 
-def refuse_blind(name: str, one: Context, bound: float, waits: bool) -> None:
-    """``waits``: its view reads no private field, but how answers turn out; a right sibling may yet come."""
-    blind = one.too_long + (0 if waits else one.no_privilege)
-    if blind > bound * (len(one.prompts) - one.elsewhere):
-        raise UserError(
-            f"role {name!r} has nothing to see in {blind} of {len(one.prompts)} rollouts ({one.no_privilege} "
-            f"without its privilege, {one.too_long} too long for the window): more than --max-unavailable {bound}"
+def refuse_blind(found: Mapping[str, Context], waits: Mapping[str, bool], bound: float) -> None:
+    """UserError if a role is blind in more than this share of the rows of all processes; every process must call it.
+
+    ``waits``: its view reads no private field, but how answers turn out; a right sibling may yet come.
+    """
+    own = {
+        f"{name} {kind}": count
+        for name, one in found.items()
+        for kind, count in (
+            ("unprivileged", one.no_privilege), ("long", one.too_long), ("rows", len(one.prompts) - one.elsewhere),
         )
+    }  # fmt: skip
+    counts = sum_over_processes(own) if own else {}
+    for name in found:
+        none, long, rows = (int(counts[f"{name} {kind}"]) for kind in ("unprivileged", "long", "rows"))
+        if long + (0 if waits[name] else none) > bound * rows:
+            raise UserError(
+                f"role {name!r} has nothing to see in {none + long} of {rows} rollouts ({none} without its privilege, "
+                f"{long} too long for the window): more than --max-unavailable {bound}"
+            )

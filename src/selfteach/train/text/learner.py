@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from selfteach.control.controller import Controller
 from selfteach.control.hook import Hook
+from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.minibatch import Update as Planned
 from selfteach.policy.loading import Policy
@@ -105,6 +106,11 @@ class TextLearner(Learner):
     def enter(self, stage: int) -> None:
         """Begin a stage: its weights from where it says, its roles, its controllers, its hook."""
         self.now.stage, self.now.recipe = self.recipes[stage]
+        if self.recipe.per_record is not None and len(self.recipe.updates(0)) > 1:
+            raise UserError(
+                "gradients of single records allow one update a batch (their noise is accounted for once): set "
+                "update_epochs and minibatches to 1"
+            )
         self.models.enter(stage, self.now.stage, self.recipe)
         self.writing.enter()
         seed = self.config.seed

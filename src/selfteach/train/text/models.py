@@ -45,11 +45,13 @@ class Models:
             self.starts.keep(self.stage[1])
             self.weights.snapshot(self.stage[1], "end")
         self.stage = (stage, name)
-        if first or follows:  # else the run is resumed, and its weights are put back next
+        if (
+            first or follows
+        ):  # a run that is resumed has its weights and copies put back next, whatever this did
             for trained, spec in recipe.trained.items():
                 self.starts.put(trained, spec.start)
-        self.weights.snapshot(name, "start")
         self.weights.enter([role.weights for role in recipe.roles.values()], moved=stage > 0)
+        self.weights.snapshot(name, "start")  # now that it knows whether the weights have moved
 
     def optimizers(self, recipe: Recipe) -> Mapping[str, Trained]:
         updates = recipe.updates(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import is_
 from pathlib import Path
@@ -19,6 +20,7 @@ class NamedStore:
 
     trajectories: list[Trajectory] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    version: int = field(default=0, compare=False)
     saved: tuple[list[Trajectory], str] | None = field(default=None, compare=False)
 
     def take(self, step: int, groups: int, seed: str) -> list[Trajectory]:
@@ -37,21 +39,28 @@ class NamedStore:
         }
         return [one for epoch, place in places for one in by_group[orders[epoch][place]]]
 
-    def save(self, path: Path) -> None:
-        """Write it as JSON lines, whole or not at all, if it has changed. UserError if the disk refuses."""
-        if self.unchanged and path.exists():
-            return
+    def save(self, path_of: Callable[[int], Path], keep: int) -> int:
+        """Write it as JSON lines, whole or not at all, if it has changed; the version that is on the disk now.
+
+        Each change is a file of its own, so that an older checkpoint finds what it knew; the last ``keep`` stay.
+        UserError if the disk refuses.
+        """
+        if self.unchanged and path_of(self.version).exists():
+            return self.version
+        self.version += 1
+        path = path_of(self.version)
         aside = path.with_name(f".{path.name}.partial")
         rows = [self.notes, *(one.to_json() for one in self.trajectories)]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(
-                "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="ascii"
-            )
+            text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+            aside.write_text(text, encoding="ascii")
             aside.replace(path)
-            self.saved = (list(self.trajectories), json.dumps(self.notes))
+            path_of(self.version - keep - 1).unlink(missing_ok=True)
         except OSError as problem:
             raise UserError(f"{path} could not be written ({problem.strerror}); make room") from problem
+        self.saved = (list(self.trajectories), json.dumps(self.notes))
+        return self.version
 
     @property
     def unchanged(self) -> bool:
@@ -63,11 +72,11 @@ class NamedStore:
         return same and notes == json.dumps(self.notes)
 
     @classmethod
-    def load(cls, path: Path) -> NamedStore:
-        """What ``save`` wrote, exactly. UserError if it is not there or was changed."""
+    def load(cls, path: Path, version: int) -> NamedStore:
+        """What ``save`` wrote as this version, exactly. UserError if it is not there or was changed."""
         try:
             notes, *rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
-            return cls([Trajectory.from_json(row) for row in rows], dict(notes))
+            return cls([Trajectory.from_json(row) for row in rows], dict(notes), version)
         except (OSError, ValueError, KeyError, TypeError) as problem:
             raise UserError(
                 f"the stored answers in {path} cannot be read ({problem}); start anew"

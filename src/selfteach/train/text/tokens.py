@@ -83,16 +83,21 @@ def look(learner: TextLearner, batch: TextBatch | None) -> Look:
     roles = learner.recipe.active(learner.step) if batch is None else list(batch.contexts)
     read = probe_contexts(learner, roles, asked)
     if batch is not None:
-        read = {
-            name: Context([*batch.contexts[name].prompts[: len(shown)], *probed.prompts])
-            for name, probed in read.items()
-        }
+        read = {name: joined(batch.contexts[name], probed, len(shown)) for name, probed in read.items()}
     rows = [*shown, *asked]
     scoring = learner.batching.scoring(rows, read)
     columns = scores(scoring, learner.recipe.temperature) if rows else {}
     if batch is not None:
         columns |= term_columns(batch, len(shown), sum(len(one.ids) for one in asked))
     return Look(rows, read, len(shown), {**columns, **texts(learner.policy.renderer, rows, columns)})
+
+
+def joined(step: Context, probed: Context, count: int) -> Context:
+    """What a role reads before the step's first ``count`` rows and before the probes."""
+    begins = [
+        *(step.begin(i) for i in range(count)), *(probed.begin(i) for i in range(len(probed.prompts))),
+    ]  # fmt: skip
+    return Context([*step.prompts[:count], *probed.prompts], begins=begins)
 
 
 # --- the probes -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from selfteach.policy.sampler import Sampling
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.tools import Prompt
 from selfteach.roles.role import Role
-from selfteach.roles.view import View
+from selfteach.roles.view import Plain, View
 from selfteach.task.example import Example, Message, Task
 from selfteach.task.segment import DATA, EDIT, STUDENT, Segment
 from selfteach.task.trajectory import Trajectory
@@ -137,14 +137,16 @@ class TextTools:
     def answered(self, one: Trajectory, reply: Sequence[Message]) -> Trajectory:
         renderer, thinking = self.policy.renderer, self.recipe.student_thinking
         before = (*one.example.prompt, *one.conversation)
-        conversation = (*one.conversation, Message(role="assistant", content=one.text), *reply)
+        said = (Message(role="assistant", content=one.text), *reply)
         if renderer.extends(before, one.text, reply, thinking):
             between = renderer.following_ids(reply, thinking, finished=one.finished)
-            answered = Segment(between, ENVIRONMENT, trains=False, turn=last_turn(one))
-            return replace(one.extended(answered, one.text, finished=False), conversation=conversation)
-        context = renderer.prompt_ids((*one.example.prompt, *conversation), thinking)
-        pending = Segment([], ENVIRONMENT, trains=False, turn=last_turn(one) + 1, context=context)
-        return replace(one.extended(pending, one.text, finished=False), conversation=conversation)
+            answered = Segment(between, ENVIRONMENT, trains=False, turn=last_turn(one), messages=said)
+            return one.extended(answered, one.text, finished=False)
+        context = renderer.prompt_ids((*before, *said), thinking)
+        pending = Segment(
+            [], ENVIRONMENT, trains=False, turn=last_turn(one) + 1, context=context, messages=said
+        )
+        return one.extended(pending, one.text, finished=False)
 
     # --- judging ------------------------------------------------------------------------------------------------
 
@@ -162,7 +164,9 @@ class TextTools:
     def edit(self, trajectory: Trajectory, begin: int, text: str) -> Trajectory:
         renderer = self.policy.renderer
         ids = renderer.completion_ids(text, self.recipe.student_thinking)
-        kept = [token for token, own in zip(trajectory.ids[:begin], trajectory.mask, strict=False) if own]
+        turn = trajectory.turn[min(begin, len(trajectory.ids) - 1)] if trajectory.ids else 0
+        facts = zip(trajectory.ids, trajectory.mask, trajectory.turn, strict=True)
+        kept = [token for t, (token, own, at) in enumerate(facts) if t < begin and own and at == turn]
         return trajectory.edited(begin, ids, EDIT, text=renderer.text([*kept, *ids]))
 
     # --- keeping ------------------------------------------------------------------------------------------------
@@ -192,18 +196,18 @@ class TextTools:
         self, role: str, started: Sequence[Trajectory], room: int, view: View | None
     ) -> list[list[int]]:
         """What the role has read before the next token. UserError if it has nothing to read."""
-        if role == STUDENT and view is None:
-            return [one.next_context for one in started]
         own = self.recipe.roles[role]
-        asked: Role = own if view is None else replace(own, view=view)
-        seen = self.reading.context(asked, started, room=room)
+        reader: Role = own if view is None else replace(own, view=view)
+        if isinstance(reader.view, Plain) and reader.thinking == self.recipe.student_thinking:
+            return [one.next_context for one in started]
+        seen = self.reading.context(reader, started, room=room)
         for ids, one in zip(seen.prompts, started, strict=True):
             if ids is None:
                 raise UserError(
-                    f"role {role!r} cannot write an answer to example {one.example.key}: its view {asked.view.name} "
+                    f"role {role!r} cannot write an answer to example {one.example.key}: its view {reader.view.name} "
                     "has nothing to show, or no room for an answer"
                 )
-        return [[*(ids or []), *one.ids] for ids, one in zip(seen.prompts, started, strict=True)]
+        return [[*(ids or []), *one.since_context] for ids, one in zip(seen.prompts, started, strict=True)]
 
     def written_on(
         self, one: Trajectory, ids: list[int], author: str, finished: bool, behavior: Sequence[float] = ()
@@ -212,7 +216,8 @@ class TextTools:
         turn = one.next_turn
         segment = Segment(ids, author, behavior=list(behavior), turn=turn)
         if one.segments and one.segments[-1].context is not None and not one.segments[-1].ids:
-            segment = replace(segment, context=one.segments[-1].context)
+            pending = one.segments[-1]
+            segment = replace(segment, context=pending.context, messages=pending.messages)
             one = replace(one, segments=one.segments[:-1])
         said = [token for part in one.segments if part.trains and part.turn == turn for token in part.ids]
         grown = one.extended(segment, self.policy.renderer.text([*said, *ids]), finished=finished)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from selfteach.objective.batch import STUDENT
@@ -87,8 +88,9 @@ def backward(
     try:
         weighted = plan(batch.recipe.terms(stats), batch.columns, rows)
         if several and batch.old is None:
-            whole = batch.statistics() if rows is not None else stats
-            batch.old = {role: whole.log_prob(role) for role in (STUDENT, *batch.roles)}
+            with torch.no_grad():
+                whole = batch.statistics() if rows is not None else stats
+                batch.old = {role: whole.log_prob(role) for role in (STUDENT, *batch.roles)}
         trained = {one.term.role for one in weighted}
         outcomes = [
             differentiated(batch, part, weighted, trained, watch, compiler)
@@ -98,6 +100,7 @@ def backward(
         raise NotFinite(str(problem)) from problem
     finally:
         batch.scoring.kept = None
+    batch.scoring.forget(trained)
     batch.weighted, batch.outcomes = weighted, outcomes
     batch.looked += outcomes if watch else []
     batch.reported |= stats.metrics
@@ -113,10 +116,15 @@ def differentiated(
     compiler: str | None,
 ) -> Outcome:
     """One micro-batch: its loss, whose gradient is added to ``.grad``."""
-    outcome = evaluate_terms(batch.scoring.batch(part, trained), weighted, watch=watch, compiler=compiler)
+    scored = batch.scoring.batch(part, trained, features=reads_features(weighted))
+    outcome = evaluate_terms(scored, weighted, watch=watch, compiler=compiler)
     if outcome.loss.requires_grad:
         outcome.loss.backward()
     return outcome
+
+
+def reads_features(weighted: Sequence[Weighted]) -> bool:
+    return any("features" in one.term.reads.values() for one in weighted)
 
 
 def losses_of(batch: TextBatch) -> Iterator[Tensor]:
@@ -126,7 +134,8 @@ def losses_of(batch: TextBatch) -> Iterator[Tensor]:
         weighted = plan(batch.recipe.terms(stats), batch.columns)
         trained = {one.term.role for one in weighted}
         for part in batch.scoring.parts():
-            yield evaluate_terms(batch.scoring.batch(part, trained), weighted).loss
+            scored = batch.scoring.batch(part, trained, features=reads_features(weighted))
+            yield evaluate_terms(scored, weighted).loss
     except ValueError as problem:
         raise NotFinite(str(problem)) from problem
 

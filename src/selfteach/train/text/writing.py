@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy, deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from selfteach.task.trajectory import Trajectory
 from selfteach.train.progress import Progress
 from selfteach.train.reduce import gather_rows, sum_over_processes
 from selfteach.train.text.annotate import annotated
-from selfteach.train.text.batching import Batching
+from selfteach.train.text.batching import Batching, rows_of
 from selfteach.train.text.present import Present
 from selfteach.train.text.prompts import PromptStream
 from selfteach.train.text.store import NamedStore, require_answers
@@ -71,7 +72,7 @@ class Writing:
     def write_once(self, prompts: int, step: int) -> tuple[list[Trajectory], int]:
         """Trajectories to be stored, with what the roles of signal "sampled" think of them."""
         written, spent = self.write(prompts, step)
-        return self.batching.with_sampled_signals(self.judged(written)), spent
+        return self.batching.with_sampled_signals(rows_of(self.judged(written))), spent
 
     def write(self, prompts: int, step: int) -> tuple[list[Trajectory], int]:
         """Answers to the next prompts as the recipe writes them. Every process draws all and keeps its share."""
@@ -114,15 +115,15 @@ class Writing:
     def store(self, name: str) -> NamedStore:
         return self.stores.setdefault(name, NamedStore())
 
-    def path(self, name: str) -> Path:
-        return self.now.config.out / "stored" / f"{name}-{self.now.rank}.jsonl"
+    def path(self, name: str, version: int) -> Path:
+        return self.now.config.out / "stored" / f"{name}-{self.now.rank}-{version}.jsonl"
 
     def state(self) -> dict[str, Any]:
         """Where the data stands; the stores are written beside, those that changed."""
-        for name, one in self.stores.items():
-            one.save(self.path(name))
+        keep = self.now.config.bookkeeping.keep
+        versions = {name: one.save(partial(self.path, name), keep) for name, one in self.stores.items()}
         return {
-            "stores": sorted(self.stores),
+            "stores": gather_rows([versions]),
             "filled": sorted(self.filled),
             "cursor": self.prompts.cursor,
             "too_long": self.prompts.too_long,
@@ -131,7 +132,8 @@ class Writing:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.stores = {name: NamedStore.load(self.path(name)) for name in state["stores"]}
+        versions = state["stores"][self.now.rank]
+        self.stores = {name: NamedStore.load(self.path(name, v), v) for name, v in versions.items()}
         self.filled = set(state["filled"])
         self.prompts.cursor, self.prompts.too_long = state["cursor"], state["too_long"]
         self.answers, self.answers_until_solved = state["answers"], state["answers_until_solved"]
