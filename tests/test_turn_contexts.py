@@ -26,11 +26,11 @@ from tiny import CHATML, tiny_model_folder
 USER, TOOL = Message(role="user", content="go on"), Message(role="tool", content="42")
 # What the assistant said is forgotten as soon as a user speaks again, as where thoughts are stripped.
 FORGETFUL = (
-    "{%- set ns = namespace(last=-1) -%}{%- for m in messages -%}{%- if m.role == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
-    + CHATML.replace(
-        "message.content +",
-        "(message.content if message.role != 'assistant' or loop.index0 > ns.last else '…') +",
-    )
+    "{%- set ns = namespace(last=-1) -%}{%- for m in messages -%}{%- if m.role == 'user' -%}"
+    "{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
+) + CHATML.replace(
+    "message.content +",
+    "(message.content if message.role != 'assistant' or loop.index0 > ns.last else '…') +",
 )
 
 
@@ -102,6 +102,9 @@ def test_a_student_writes_and_is_scored_under_its_own_view(tiny: str, tmp_path: 
 
 
 class Span(Three):
+    def check(self, tools: Tools, written: Sequence[Trajectory]) -> None:
+        """What is in front of the span is nobody's."""
+
     @property
     def teachers(self) -> Mapping[str, Role]:
         return {"teacher": Role(Live(), Solution(), span=FromTurn(1), signal=self.signal)}  # type: ignore[arg-type]
