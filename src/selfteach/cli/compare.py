@@ -153,17 +153,17 @@ def generated(run: Planned) -> int:
 def refuse_another_comparison(out: Path, given: Arguments) -> None:
     """A folder holds one comparison: other settings would silently reuse its runs."""
     path = out / "comparison.json"
-    asked = {
+    settings = {
         k: v
         for k, v in vars(given).items()
         if k not in ("out", "jobs", "seeds", "recipes", "results", "suite")
     }
-    asked = json.loads(json.dumps({**asked, "first": given.recipes[0]}))
-    if path.exists() and json.loads(path.read_text()) != asked:
+    settings = json.loads(json.dumps({**settings, "first": given.recipes[0]}))
+    if path.exists() and json.loads(path.read_text()) != settings:
         raise UserError(
             f"{out} holds a comparison with other settings; choose another --out, or repeat the same ones"
         )
-    write_aside(path, json.dumps(asked, indent=1))
+    write_aside(path, json.dumps(settings, indent=1))
 
 
 # --- results ----------------------------------------------------------------------------------------------------

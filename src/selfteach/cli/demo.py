@@ -38,7 +38,7 @@ def command(words: Sequence[str]) -> int:
         "it learns from (OPSD, reverse KL, frozen teacher). No reward reaches the student.\n",
         flush=True,
     )
-    asked = [
+    words = [
         "opsd",
         "--task",
         "table",
@@ -49,7 +49,7 @@ def command(words: Sequence[str]) -> int:
         "--eval-every",
         "40",
     ]
-    config, _ = configured([*asked, "--out", str(out)])
+    config, _ = configured([*words, "--out", str(out)])
     folder, _ = launch(config, progress_for_here, Silent)
     assert folder is not None
     Console().print(before_and_after(folder))

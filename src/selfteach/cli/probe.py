@@ -57,9 +57,9 @@ def command(words: Sequence[str]) -> int:
     config, _ = configured(theirs, command=f"probe {name}")
     progress = Lines()
     found = probe.look(set_scene(config, knobs.views, progress), knobs)
-    asked = shlex.join(["selfteach", "probe", *words])
+    command_line = shlex.join(["selfteach", "probe", *words])
     model = config.loading.model or f"arena {config.task}"
-    run = {"command": asked, "recipe": f"{config.recipe_name}, preset {config.preset}", "model": model}
+    run = {"command": command_line, "recipe": f"{config.recipe_name}, preset {config.preset}", "model": model}
     found = replace(found, about={**run, "task": config.task, "seed": config.seed, **found.about})
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     for table in found.tables:

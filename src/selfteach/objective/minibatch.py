@@ -11,7 +11,7 @@ from selfteach.objective.batch import Columns
 
 
 @dataclass(frozen=True)
-class Update:
+class Minibatch:
     """One optimizer step on a batch: minibatch ``part`` (from 0) of ``parts`` in ``epoch`` (from 0). ``trains`` names
     the trained weights that move. Every epoch is split anew."""
 
@@ -27,14 +27,14 @@ class Update:
 
 def passes(
     epochs: int = 1, minibatches: int = 1, trains: tuple[str, ...] = ("policy",)
-) -> tuple[Update, ...]:
+) -> tuple[Minibatch, ...]:
     """``epochs`` passes over a batch in ``minibatches`` updates each, as in PPO."""
     return tuple(
-        Update(part, minibatches, epoch, trains) for epoch in range(epochs) for part in range(minibatches)
+        Minibatch(part, minibatches, epoch, trains) for epoch in range(epochs) for part in range(minibatches)
     )
 
 
-def rows_of(update: Update, columns: Columns, seed: int = 0) -> Tensor:
+def rows_of(update: Minibatch, columns: Columns, seed: int = 0) -> Tensor:
     """[N] bool: the rows of an update. Groups, pairs and trajectories stay whole; the parts of an epoch are disjoint,
     cover the batch, and differ in size by at most one such unit. A pure function of the seed and the epoch."""
     if update.parts == 1:

@@ -15,7 +15,7 @@ from selfteach.control.controller import ControllerSpec
 from selfteach.control.hook import HookSpec
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
-from selfteach.objective.minibatch import Update, passes
+from selfteach.objective.minibatch import Minibatch, passes
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import Term
 from selfteach.recipes.checks import nearest, require
@@ -200,7 +200,7 @@ class Recipe(ABC):
         """Write the trajectories of a step: by default so many answers of the student to each prompt."""
         return tools.sample(prompts, self.rollouts.per_prompt)
 
-    def updates(self, step: int) -> Sequence[Update]:
+    def updates(self, step: int) -> Sequence[Minibatch]:
         """The optimizer steps on one batch, in turn."""
         return passes(self.optimization.update_epochs, self.optimization.minibatches, tuple(self.trained))
 

@@ -37,7 +37,7 @@ class Reprompt:
     def __call__(
         self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None:
-        if not self.asked(trajectory):
+        if not self.reads(trajectory):
             return None
         shown = self.demonstration(trajectory, group)
         said = self.said(trajectory, shown is not None)
@@ -49,7 +49,7 @@ class Reprompt:
         template = wording.get("+".join(present), default)
         return revealed(trajectory.example, template, sibling=shown or "", feedback=said or "")
 
-    def asked(self, trajectory: Trajectory) -> bool:
+    def reads(self, trajectory: Trajectory) -> bool:
         kinds = {"all": (True, False), "wrong": (False,), "right": (True,)}
         return trajectory.grade is None or trajectory.grade.correct in kinds[self.readers]
 

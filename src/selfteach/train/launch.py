@@ -106,6 +106,7 @@ def run_learner(
     shown = progress() if first else Silent()
     try:
         trainer = Trainer(made() if callable(made) else made, folder, shown, settings)
+        trainer.check = check
         if not (resume and resuming.restore(trainer, out)) and check:
             trainer.learner.preflight()
         if folder is not None and not resume:

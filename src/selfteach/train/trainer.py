@@ -55,6 +55,7 @@ class Trainer:
         }
         for module in self.wrapped.values():
             gradients.broadcast([*module.parameters(), *module.buffers()])
+        self.check = True
         self.done = self.spent = 0
         self.training_seconds = 0.0
         self.memory = alarms.Memory(better=learner.better)
@@ -260,7 +261,8 @@ class Trainer:
     def begin_next_stage(self) -> None:
         self.enter(self.stage + 1)
         self.progress.say(f"stage {self.stage + 1} of {len(self.stages)}: {self.stages[self.stage].name}")
-        self.learner.preflight()
+        if self.check:
+            self.learner.preflight()
 
     def due(self, every: int) -> bool:
         return every > 0 and self.done % every == 0

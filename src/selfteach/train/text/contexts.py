@@ -19,7 +19,7 @@ from selfteach.train.reduce import sum_over_processes
 
 @dataclass(frozen=True)
 class Context:
-    """One role's prompts for a list of rows: ids, or None where it is not asked or could see nothing; and why.
+    """One role's prompts for a list of rows: ids, or None where it does not score or could see nothing; and why.
 
     ``elsewhere`` counts rows of another tag than the role's, or without its span: it is not to blame for these.
     ``begins``: the first token of each row that it scores, behind its prompt (none given: all of them from the first).
@@ -83,8 +83,8 @@ class Reading:
         for one in rows:
             groups.setdefault(one.group, []).append(one)
         shown = [
-            role.view(one, groups[one.group], self.wording) if asked and knows_turn(role.view, one) else None
-            for one, asked in zip(rows, addressed, strict=True)
+            role.view(one, groups[one.group], self.wording) if mine and knows_turn(role.view, one) else None
+            for one, mine in zip(rows, addressed, strict=True)
         ]
         if role.reason_first is not None:
             shown = self.reasoned(role, role.reason_first, rows, shown)

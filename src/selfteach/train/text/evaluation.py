@@ -89,13 +89,13 @@ def evaluate(
     """
     examples = task.held_out(problems)
     shown = [(one, seen(one, view or Plain(), task.wording)) for one in examples]
-    asked = [
+    prompts = [
         (one, ids)
         for one, messages in shown
         for ids in [policy.renderer.prompt_ids(messages, thinking)] * samples
     ]
     size = samples * max(1, PART // samples)
-    parts = [asked[start : start + size] for start in range(0, len(asked), size)]
+    parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
     rank, world = processes()
     answered = [
         (number, answers_to(parts[number], policy, task, sampling, batch_size, seed + number * BETWEEN_SEEDS))
@@ -130,7 +130,7 @@ def examined(learner: TextLearner) -> tuple[dict[str, float], list[Answered]]:
 
 
 def answers_to(
-    asked: Sequence[tuple[Example, list[int]]],
+    prompts: Sequence[tuple[Example, list[int]]],
     policy: Policy,
     task: Task,
     sampling: Sampling,
@@ -141,12 +141,12 @@ def answers_to(
     devices = [policy.model.device] if policy.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        prompts = [ids for _, ids in asked]
-        written = GenerateSampler(policy).sample(prompts, sampling, batch_size=batch_size)
+        contexts = [ids for _, ids in prompts]
+        written = GenerateSampler(policy).sample(contexts, sampling, batch_size=batch_size)
     texts = [policy.renderer.text(one.ids) for one in written]
     return [
         Answered(example, ids, one.ids, text, one.finished, task.grade(example, text))
-        for (example, ids), one, text in zip(asked, written, texts, strict=True)
+        for (example, ids), one, text in zip(prompts, written, texts, strict=True)
     ]
 
 

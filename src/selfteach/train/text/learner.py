@@ -18,7 +18,7 @@ from selfteach.control.controller import Controller
 from selfteach.control.hook import Hook
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
-from selfteach.objective.minibatch import Update as Planned
+from selfteach.objective.minibatch import Minibatch
 from selfteach.policy.loading import Policy
 from selfteach.policy.sampler import NotFinite as NotSampled
 from selfteach.recipes.base import PerRecord, Recipe, with_knobs
@@ -159,7 +159,7 @@ class TextLearner(Learner):
             several = number < len(planned) - 1
             yield Update(one.trains, partial(self.backward, batch, one, several))
 
-    def backward(self, batch: TextBatch, update: Planned, several: bool) -> Numbers:
+    def backward(self, batch: TextBatch, update: Minibatch, several: bool) -> Numbers:
         if self.recipe.per_record is not None:
             return self.private_backward(batch, self.recipe.per_record)
         others = [name for name in batch.scoring.contexts if name != STUDENT]

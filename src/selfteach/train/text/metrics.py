@@ -106,10 +106,10 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Tensor], seconds: float) 
 
 
 def blind(context: Context) -> list[bool]:
-    """Of the rows that a role is asked about: in which of them it could see nothing."""
-    asked = len(context.prompts) - context.elsewhere
+    """Of the rows that a role is to score: in which of them it could see nothing."""
+    own = len(context.prompts) - context.elsewhere
     nothing = context.no_privilege + context.too_long
-    return [True] * nothing + [False] * (asked - nothing)
+    return [True] * nothing + [False] * (own - nothing)
 
 
 def token_means(

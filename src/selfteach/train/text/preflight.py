@@ -127,14 +127,14 @@ def probe_rollouts(short: TextLearner) -> list[Trajectory]:
 
 
 def thinking_check(run: TextLearner) -> Check:
-    """Say which thinking flags are asked for, and that a template without the switch ignores them."""
+    """Say which thinking flags are set, and that a template without the switch ignores them."""
     flags = {"student": run.recipe.student_thinking}
     flags |= {name: teacher.thinking for name, teacher in run.recipe.teachers.items()}
-    asked = ", ".join(f"{role} {flag}" for role, flag in flags.items() if flag is not None)
-    if not asked:
+    wanted = ", ".join(f"{role} {flag}" for role, flag in flags.items() if flag is not None)
+    if not wanted:
         return Check("thinking", True, "no flag set")
     knows = run.policy.renderer.knows_thinking
-    return Check("thinking", True, asked if knows else f"{asked}, but the chat template has no such switch")
+    return Check("thinking", True, wanted if knows else f"{wanted}, but the chat template has no such switch")
 
 
 def head_check(run: TextLearner) -> Check:
@@ -149,7 +149,7 @@ def head_check(run: TextLearner) -> Check:
 
 def memory_check(run: TextLearner) -> Check:
     """Weights, gradients, Adam's two moments, copies of teachers and one chunk of logits against what is free."""
-    trainable = sum(p.nbytes for p in run.policy.trainable().values())
+    trainable = sum(p.nbytes for one in run.models.policies.values() for p in one.trainable().values())
     held, copies = run.models.weights.copies, run.models.weights.copies_to_come
     to_come = trainable * (3 + copies) + 2 * CHUNK_BYTES
     device = run.policy.model.device

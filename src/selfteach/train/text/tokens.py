@@ -79,16 +79,16 @@ def look(learner: TextLearner, batch: TextBatch | None) -> Look:
     # Marks and numbers are the step's business.
     shown = [] if batch is None else [replace(one, marks={}, numbers={}) for one in batch.rows]
     shown = shown[: learner.config.bookkeeping.token_rollouts]
-    asked = probes(learner)
+    probed = probes(learner)
     roles = learner.recipe.active(learner.step) if batch is None else list(batch.contexts)
-    read = probe_contexts(learner, roles, asked)
+    read = probe_contexts(learner, roles, probed)
     if batch is not None:
-        read = {name: joined(batch.contexts[name], probed, len(shown)) for name, probed in read.items()}
-    rows = [*shown, *asked]
+        read = {name: joined(batch.contexts[name], one, len(shown)) for name, one in read.items()}
+    rows = [*shown, *probed]
     scoring = learner.batching.scoring(rows, read)
     columns = scores(scoring, learner.recipe.temperature) if rows else {}
     if batch is not None:
-        columns |= term_columns(batch, len(shown), sum(len(one.ids) for one in asked))
+        columns |= term_columns(batch, len(shown), sum(len(one.ids) for one in probed))
     return Look(rows, read, len(shown), {**columns, **texts(learner.policy.renderer, rows, columns)})
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import Outcome, evaluate_terms
-from selfteach.objective.minibatch import Update, rows_of
+from selfteach.objective.minibatch import Minibatch, rows_of
 from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Quantity
 from selfteach.objective.statistics import Statistics
@@ -72,7 +72,7 @@ class TextBatch:
 
 def backward(
     batch: TextBatch,
-    update: Update,
+    update: Minibatch,
     watch: Mapping[str, Quantity],
     *,
     several: bool,

@@ -82,10 +82,10 @@ def copies(one: Trajectory, shown: Collection[str]) -> bool:
     if one.grade is not None and one.grade.correct:
         return False
     private = one.example.private
-    own, asked = spaced(one.text), "".join(spaced(message["content"]) for message in one.example.prompt)
+    own, prompt = spaced(one.text), "".join(spaced(message["content"]) for message in one.example.prompt)
     answer = spaced(private.get("answer", ""))
     return any(
-        phrase in own and phrase not in asked and not (answer.strip() and answer in phrase)
+        phrase in own and phrase not in prompt and not (answer.strip() and answer in phrase)
         for name in set(private) & set(shown)
         for phrase in phrases(WORD.findall(private[name].casefold()))
     )
@@ -103,5 +103,5 @@ def spaced(text: str) -> str:
 
 def mentions(text: str, example: Example) -> bool:
     """Whether an answer speaks of a hint or a reference (``MENTION``) that its own prompt does not speak of."""
-    asked = " ".join(message["content"] for message in example.prompt).casefold()
-    return any(found.group().casefold() not in asked for found in MENTION.finditer(text))
+    prompt = " ".join(message["content"] for message in example.prompt).casefold()
+    return any(found.group().casefold() not in prompt for found in MENTION.finditer(text))
