@@ -11,7 +11,7 @@ demo: $(VENV)/.ready
 	$(BIN)/selfteach demo
 
 test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-slow: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
