@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -84,62 +85,75 @@ def columns_of(
     facts: Sequence[Mapping[str, Any]], special: Mapping[str, int], dtype: torch.dtype, device: torch.device
 ) -> Columns:
     """Right-padded columns of all rows. A mark that a row lacks is False there, a number NaN."""
-    width = max((len(row["ids"]) for row in facts), default=0)
-
-    def padded(values: Sequence[Sequence[Any]], kind: torch.dtype, empty: Any) -> Tensor:
-        column = torch.full((len(facts), width), empty, dtype=kind)
-        for i, row in enumerate(values):
-            column[i, : len(row)] = torch.tensor(row, dtype=kind)
-        return column.to(device)
-
-    def tokens(name: str, kind: torch.dtype, empty: Any) -> Tensor:
-        return padded([row[name] for row in facts], kind, empty)
-
-    def rows(name: str, kind: torch.dtype) -> Tensor:
-        return torch.tensor([row[name] for row in facts], dtype=kind, device=device)
-
-    def names(kind: str) -> list[str]:
-        return list(dict.fromkeys(name for row in facts for name in row[kind]))
-
-    def number(name: str) -> Tensor:
-        values = [row["numbers"].get(name, math.nan) for row in facts]
-        if any(isinstance(value, list) for value in values):
-            lengths = [len(row["ids"]) for row in facts]
-            by_token = [v if isinstance(v, list) else [v] * n for v, n in zip(values, lengths, strict=True)]
-            return padded(by_token, dtype, math.nan)
-        return torch.tensor(values, dtype=dtype, device=device)
-
-    def seen(name: str) -> Tensor:
-        values = [row["available"].get(name, False) for row in facts]
-        if not any(isinstance(value, list) for value in values):
-            return torch.tensor(values, dtype=torch.bool, device=device)
-        lengths = [len(row["ids"]) for row in facts]
-        by_token = [v if isinstance(v, list) else [v] * n for v, n in zip(values, lengths, strict=True)]
-        return padded(by_token, torch.bool, False)
-
-    number_of: dict[Hashable, int] = {}
-    trajectory = [number_of.setdefault(row["trajectory"], len(number_of)) for row in facts]
-    row_of = {row["trajectory"]: i for i, row in enumerate(facts)}
+    table = Table(facts, dtype, device)
     return Columns(
-        ids=tokens("ids", torch.long, 0),
-        mask=tokens("mask", torch.bool, False),
-        group=rows("group", torch.long),
-        reward=rows("reward", dtype),
-        behavior=tokens("behavior", dtype, math.nan),
-        turn=tokens("turn", torch.long, 0),
-        trajectory=torch.tensor(trajectory, dtype=torch.long, device=device),
-        pair=torch.tensor([row_of.get(row["pair"], -1) for row in facts], dtype=torch.long, device=device),
+        ids=table.tokens("ids", torch.long, 0),
+        mask=table.tokens("mask", torch.bool, False),
+        group=table.rows("group", torch.long),
+        reward=table.rows("reward", dtype),
+        behavior=table.tokens("behavior", dtype, math.nan),
+        turn=table.tokens("turn", torch.long, 0),
+        trajectory=table.trajectory(),
+        pair=table.pair(),
         origin=tuple(row["origin"] for row in facts),
-        available={name: seen(name) for name in names("available")},
-        marks={
-            name: padded([row["marks"].get(name, []) for row in facts], torch.bool, False)
-            for name in names("marks")
+        available={
+            name: table.named("available", name, torch.bool, False) for name in table.names("available")
         },
+        marks={name: table.named_tokens("marks", name, torch.bool, False) for name in table.names("marks")},
         log_probs={
-            name: padded([row["log_probs"][name] for row in facts], dtype, math.nan)
-            for name in names("log_probs")
+            name: table.named_tokens("log_probs", name, dtype, math.nan) for name in table.names("log_probs")
         },
-        numbers={name: number(name) for name in names("numbers")},
+        numbers={name: table.named("numbers", name, dtype, math.nan) for name in table.names("numbers")},
         special=special,
         precision=dtype,
     )
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows' facts, read a column at a time: [N] of rows, [N, T] right-padded of tokens."""
+
+    facts: Sequence[Mapping[str, Any]]
+    dtype: torch.dtype
+    device: torch.device
+
+    def padded(self, values: Sequence[Sequence[Any]], kind: torch.dtype, empty: Any) -> Tensor:
+        width = max((len(row["ids"]) for row in self.facts), default=0)
+        column = torch.full((len(self.facts), width), empty, dtype=kind)
+        for i, row in enumerate(values):
+            column[i, : len(row)] = torch.tensor(row, dtype=kind)
+        return column.to(self.device)
+
+    def tokens(self, fact: str, kind: torch.dtype, empty: Any) -> Tensor:
+        return self.padded([row[fact] for row in self.facts], kind, empty)
+
+    def rows(self, fact: str, kind: torch.dtype) -> Tensor:
+        return torch.tensor([row[fact] for row in self.facts], dtype=kind, device=self.device)
+
+    def names(self, fact: str) -> list[str]:
+        """The names under which any row has one of these, in the order of the rows."""
+        return list(dict.fromkeys(name for row in self.facts for name in row[fact]))
+
+    def named_tokens(self, fact: str, name: str, kind: torch.dtype, empty: Any) -> Tensor:
+        return self.padded([row[fact].get(name, []) for row in self.facts], kind, empty)
+
+    def named(self, fact: str, name: str, kind: torch.dtype, empty: Any) -> Tensor:
+        """[N], or [N, T] where any row says it token by token."""
+        values = [row[fact].get(name, empty) for row in self.facts]
+        if not any(isinstance(value, list) for value in values):
+            return torch.tensor(values, dtype=kind, device=self.device)
+        lengths = [len(row["ids"]) for row in self.facts]
+        by_token = [v if isinstance(v, list) else [v] * n for v, n in zip(values, lengths, strict=True)]
+        return self.padded(by_token, kind, empty)
+
+    def trajectory(self) -> Tensor:
+        """Which trajectory a row belongs to, counted from 0 in the order of the rows."""
+        number_of: dict[Hashable, int] = {}
+        numbers = [number_of.setdefault(row["trajectory"], len(number_of)) for row in self.facts]
+        return torch.tensor(numbers, dtype=torch.long, device=self.device)
+
+    def pair(self) -> Tensor:
+        """The row that a row is paired with, -1 where there is none."""
+        row_of = {row["trajectory"]: i for i, row in enumerate(self.facts)}
+        paired = [row_of.get(row["pair"], -1) for row in self.facts]
+        return torch.tensor(paired, dtype=torch.long, device=self.device)
