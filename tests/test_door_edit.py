@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from doors import run_of_recipe
+from selfteach.errors import NotFinite
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, PolicyGradient, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
 from selfteach.recipes.tools import Prompt, Tools
 from selfteach.task.trajectory import Trajectory
-from selfteach.train.learner import NotFinite
 
 
 @dataclass(frozen=True)

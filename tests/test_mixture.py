@@ -9,11 +9,11 @@ from itertools import pairwise, product
 import pytest
 import torch
 
-from selfteach.errors import UserError
+from selfteach.errors import NotFinite, UserError
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
 from selfteach.policy.renderer import ChatRenderer
-from selfteach.policy.sampler import GenerateSampler, NotFinite, Sampling
+from selfteach.policy.sampler import GenerateSampler, Sampling
 from tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from doors import run_of_recipe
+from selfteach.errors import UserError
 from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.target import FromRole
@@ -17,10 +18,13 @@ from selfteach.objective.terms import Match, Term
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import LoraConfig, load_policy
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
+from selfteach.recipes.tools import Prompt, Tools
 from selfteach.roles.role import Role
 from selfteach.roles.store import WeightStore
 from selfteach.roles.view import Solution
 from selfteach.roles.weights import EMA, Frozen, Lagged, Live, Weights
+from selfteach.task.segment import Segment
+from selfteach.task.trajectory import Trajectory
 from selfteach.train.text.batch import detached, head_of
 from tiny import tiny_model_folder
 
@@ -107,3 +111,34 @@ def test_a_trained_second_role_gets_autograds_gradient(tiny: str, tmp_path: Path
     loss.backward()
     for name, parameter in learner.policy.trainable().items():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-8, atol=1e-12, msg=name)
+
+
+def test_a_batch_that_came_out_small_makes_no_step_without_a_row(tiny: str, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Few(Distilled):
+        def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> list[Trajectory]:
+            return super().rollout(tools, prompts[:1], step)
+
+    run, _ = run_of_recipe(Few(), tiny, tmp_path)
+    run.step()
+    (optimizer,) = (one.optimizer for one in run.trained.values())
+    # Of each epoch's two minibatches one is empty: Adam has seen two gradients, not four.
+    assert {int(state["step"]) for state in optimizer.state.values()} == {2}
+
+
+def test_a_row_that_the_student_cannot_read_is_refused(tiny: str, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Long(Distilled):
+        def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> list[Trajectory]:
+            return [
+                replace(
+                    one, segments=(*one.segments, Segment([5] * 4096, author="environment", trains=False))
+                )
+                for one in super().rollout(tools, prompts, step)
+            ]
+
+    _, learner = run_of_recipe(Long(), tiny, tmp_path)
+    with pytest.raises(
+        UserError, match=r"4 rows of the batch are longer than the model's window of \d+ tokens"
+    ):
+        learner.collect(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import which
@@ -15,6 +15,8 @@ from runs import TextRun, config_of, run_of, scoring, weights, with_task
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.policy.loading import load_policy
 from selfteach.recipes.base import Rollouts
 from selfteach.recipes.r01_opsd import OPSD
@@ -264,6 +266,25 @@ def test_preflight_looks_at_the_recipes_own_rollouts_and_leaves_its_stores_alone
     assert run.learner.writing.prompts.cursor == 0
     with pytest.raises(UserError, match="no 'nowhere' to imitate"):
         preflight(TextRun(config_of(Remembering(rollouts=SHORT, quoted="nowhere"), model, tmp_path)).learner)
+
+
+@dataclass(frozen=True)
+class Choosy(OPSD):
+    """OPSD that keeps what it marked, and by bad luck marks nothing short."""
+
+    def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
+        return [one for one in tools.sample(prompts) if len(one.ids) > 10**6]
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        yield NegativeLogLikelihood(name="kept", weight=stats.mark("kept").float())
+
+
+def test_preflight_does_not_judge_terms_by_rollouts_that_the_recipe_did_not_keep(
+    model: str, tmp_path: Path
+) -> None:
+    run = TextRun(config_of(Choosy(rollouts=SHORT), model, tmp_path))
+    assert [check.detail for check in examined(run.learner)][-1].startswith("the recipe kept none")
+    assert failures(run) == []
 
 
 @dataclass(frozen=True)

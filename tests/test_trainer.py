@@ -18,12 +18,12 @@ import pytest
 import torch
 from torch import nn
 
-from selfteach.errors import UserError
+from selfteach.errors import NotFinite, UserError
 from selfteach.train import checkpoint
 from selfteach.train.clock import Clock
 from selfteach.train.interruption import Interrupted
 from selfteach.train.launch import run_learner
-from selfteach.train.learner import Learner, NotFinite, Numbers, Sample, Stage, Trained, Update
+from selfteach.train.learner import Learner, Numbers, Sample, Stage, Trained, Update
 from selfteach.train.progress import Silent
 from selfteach.train.rundir import read_rows
 from selfteach.train.schedule import scheduled
@@ -401,6 +401,14 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"settings\.seed"):
         run_learner(Slope(), tmp_path / "run", replace(CPU, seed=1), resume=True)
     run_learner(Slope(), tmp_path / "run", replace(CPU, keep=5), resume=True)
+
+
+def test_other_stages_are_refused_and_named(tmp_path: Path) -> None:
+    run_learner(Slope(), tmp_path / "run", CPU)
+    longer = Slope()
+    longer.stages = [stage._replace(steps=stage.steps + 5) for stage in longer.stages]
+    with pytest.raises(UserError, match=r"stages\.steps"):
+        run_learner(longer, tmp_path / "run", CPU, resume=True)
 
 
 def test_ctrl_c_saves_and_the_run_goes_on_from_there(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The one error a user's own mistake raises, at any floor."""
+"""What any floor may raise: a user's own mistake, and numbers that have diverged."""
 
 
 class UserError(Exception):
@@ -6,3 +6,8 @@ class UserError(Exception):
 
     The command line prints it without a traceback (unless ``--debug``) and exits with code 2.
     """
+
+
+class NotFinite(ArithmeticError):
+    """Numbers have diverged: NaN or infinite logits, log-probs or losses. A run keeps the batch aside and stops in one
+    line."""

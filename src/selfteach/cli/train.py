@@ -12,6 +12,7 @@ from selfteach.cli.console import parsed
 from selfteach.cli.progress import Silent, progress_for_here
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, Recipe, recipe_named
+from selfteach.recipes.checks import require
 from selfteach.report import build_report
 from selfteach.task.arena import WORLDS
 from selfteach.task.opening import TaskOptions, open_task
@@ -34,6 +35,9 @@ class Where:
     """Seed of data order, sampling and evaluation."""
     resume: bool = False
     """Go on with the interrupted run in --out."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, f"seed is {self.seed}: give a number from 0 up to 2^63")
 
 
 def command(words: Sequence[str]) -> int:

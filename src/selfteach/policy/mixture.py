@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from selfteach.errors import NotFinite
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy, bare
-from selfteach.policy.sampler import NotFinite, Sampling, refuse_overlong
+from selfteach.policy.sampler import DIVERGED, Sampling, refuse_overlong
 
 InPlace = Callable[[], AbstractContextManager[Policy]]
 """Within it a policy computes with certain weights (``WeightStore.scoring``)."""
@@ -157,7 +158,7 @@ class _Reader:
 def _drawn(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
     """[N, V] logits → [N] tokens."""
     if not logits.isfinite().all():
-        raise NotFinite
+        raise NotFinite(DIVERGED)
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     if not sampling.top_k:

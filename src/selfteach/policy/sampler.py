@@ -19,7 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from selfteach.errors import UserError
+from selfteach.errors import NotFinite, UserError
 from selfteach.policy.head import exact_logits
 from selfteach.policy.loading import Policy, bare, context_window
 
@@ -45,11 +45,7 @@ class Sampling:
             raise UserError(f"top_k is {self.top_k}: give a number of tokens, or 0 to keep all.")
 
 
-class NotFinite(ArithmeticError):
-    """The policy's logits are NaN or infinite: its weights have diverged."""
-
-    def __init__(self) -> None:
-        super().__init__("the policy's next-token distribution is not finite")
+DIVERGED = "the policy's next-token distribution is not finite"
 
 
 @dataclass(frozen=True)
@@ -151,11 +147,11 @@ class GenerateSampler:
         except RuntimeError as problem:
             if "probability tensor" not in str(problem):
                 raise
-            raise NotFinite from None
+            raise NotFinite(DIVERGED) from None
         written = sequences[:, width:]
         behavior = recorder.log_probs(written)
         if behavior.isnan().any():
-            raise NotFinite
+            raise NotFinite(DIVERGED)
         rows = zip(written.tolist(), behavior.tolist(), strict=True)
         return [_until_stop(ids, log_probs, renderer.stop_ids) for ids, log_probs in rows]
 

@@ -85,6 +85,12 @@ class Optimization:
         require(self.warmup >= 0, "warmup must be 0 or more steps")
         require(self.update_epochs >= 1, "update_epochs must be at least 1")
         require(self.minibatches >= 1, "minibatches must be at least 1")
+        require(self.weight_decay >= 0, "weight_decay must be 0 or more")
+        require(all(0 <= beta < 1 for beta in self.betas), "betas must lie in [0, 1)")
+        require(
+            self.minibatches <= self.prompts,
+            "minibatches must be at most prompts: a batch is split so that groups stay whole",
+        )
         require(
             self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive or none"
         )

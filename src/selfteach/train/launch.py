@@ -125,6 +125,10 @@ def learner_table(learner: Learner, settings: Settings) -> dict[str, Any]:
     return {
         "about": {"format": FORMAT},
         "recipe": {"name": type(learner).__name__, **learner.table()},
+        "stages": {
+            "names": [one.name for one in learner.stages],
+            "steps": [one.steps for one in learner.stages],
+        },
         "run": {"seed": settings.seed, **followed(learner.unit, learner.headline, learner.better)},
         "settings": asdict(settings),
     }

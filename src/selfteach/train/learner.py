@@ -30,10 +30,6 @@ Numbers = Mapping[str, float]
 ``terms/NAME`` … Each must be finite. Of several updates the metrics row has each name's mean."""
 
 
-class NotFinite(ArithmeticError):
-    """Raised by a learner whose numbers have diverged: the batch is kept aside and the run stops in one line."""
-
-
 class Stage(NamedTuple):
     """A part of a run: its name and how many batches it takes. The same stage may occur again."""
 

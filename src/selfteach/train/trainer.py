@@ -9,11 +9,11 @@ from typing import Any, Literal, NoReturn
 from accelerate import Accelerator
 from torch import nn
 
-from selfteach.errors import UserError
+from selfteach.errors import NotFinite, UserError
 from selfteach.train import alarms, checkpoint, gradients, randomness, resuming, weights
 from selfteach.train.clock import Clock
 from selfteach.train.interruption import Interrupted, interruption
-from selfteach.train.learner import Batch, Learner, NotFinite, Numbers, Role, Stage, Trained, Update
+from selfteach.train.learner import Batch, Learner, Numbers, Role, Stage, Trained, Update
 from selfteach.train.memory import peak_memory
 from selfteach.train.progress import Progress
 from selfteach.train.reduce import sum_over_processes

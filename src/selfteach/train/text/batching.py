@@ -8,11 +8,13 @@ from functools import partial
 
 import torch
 
+from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.policy.sampler import GenerateSampler
 from selfteach.roles.view import Plain
 from selfteach.task.trajectory import Trajectory
+from selfteach.train.reduce import sum_over_processes
 from selfteach.train.text.batch import Scoring
 from selfteach.train.text.columns import gathered
 from selfteach.train.text.contexts import Context, Reading, refuse_blind
@@ -48,6 +50,7 @@ class Batching:
         """
         now = self.now
         rows = rows_of(trajectories)
+        refuse_overlong(rows, self.models.policy.window, alone)
         roles = self.readers(roles)
         with now.clock("view"):
             # A record by itself is no share: that a role is blind for it says nothing.
@@ -162,6 +165,19 @@ def rows_of(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         for i, one in enumerate(trajectories)
     ]
     return [row for one in numbered for row in one.rows()]
+
+
+def refuse_overlong(rows: Sequence[Trajectory], window: int, alone: bool) -> None:
+    """UserError where the student itself cannot read a row; every process must call it, unless ``alone``."""
+    lengths = [len(one.prompt_ids) + len(one.ids) for one in rows]
+    long: float = sum(length > window for length in lengths)
+    if not alone:
+        long = sum_over_processes({"long": long})["long"]
+    if long:
+        raise UserError(
+            f"{int(long)} rows of the batch are longer than the model's window of {window} tokens: lower max_tokens, "
+            "drop long prompts, or cut what the recipe's rollout appends"
+        )
 
 
 def lacking(rows: Sequence[Trajectory], role: str, read: Context) -> bool:

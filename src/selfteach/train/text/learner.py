@@ -18,9 +18,8 @@ from selfteach.control.controller import Controller
 from selfteach.control.hook import Hook
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
-from selfteach.objective.minibatch import Minibatch
+from selfteach.objective.minibatch import Minibatch, rows_of
 from selfteach.policy.loading import Policy
-from selfteach.policy.sampler import NotFinite as NotSampled
 from selfteach.recipes.base import PerRecord, Recipe, with_knobs
 from selfteach.roles.weights import POLICY
 from selfteach.task.example import Task
@@ -28,7 +27,7 @@ from selfteach.task.opening import open_task
 from selfteach.task.trajectory import Trajectory
 from selfteach.train.clock import Clock
 from selfteach.train.config import TrainConfig
-from selfteach.train.learner import Learner, NotFinite, Numbers, Role, Sample, Stage, Trained, Update
+from selfteach.train.learner import Learner, Numbers, Role, Sample, Stage, Trained, Update
 from selfteach.train.progress import Progress
 from selfteach.train.text import metrics, preflight, tokens
 from selfteach.train.text.batching import Batching
@@ -49,7 +48,7 @@ class TextLearner(Learner):
 
     unit = "tokens"
     headline = HEADLINE
-    advice = "lower --lr, or look at the batch's longest rollouts"
+    advice = "lower --lr if the weights have diverged, else look at what the terms read in the batch's longest rollouts"
 
     def __init__(self, config: TrainConfig, progress: Progress) -> None:
         self.config, self.progress = config, progress
@@ -132,13 +131,10 @@ class TextLearner(Learner):
         self.step = step
         self.set_knobs(step)
         before = Counter(self.task.verdicts)
-        try:
-            with self.clock("sample"):
-                written, spent = self.writing.rollouts(step, self.progress)
-            with self.clock("grade"):
-                trajectories = self.writing.judged(written)
-        except NotSampled as problem:
-            raise NotFinite(str(problem)) from problem
+        with self.clock("sample"):
+            written, spent = self.writing.rollouts(step, self.progress)
+        with self.clock("grade"):
+            trajectories = self.writing.judged(written)
         self.writing.count(trajectories)
         batch = self.batching.of(trajectories, self.recipe.active(step), step, spent)
         batch.verdicts = Counter(self.task.verdicts) - before
@@ -154,10 +150,17 @@ class TextLearner(Learner):
         self.now.recipe = with_knobs(self.recipe, chosen[0])
 
     def updates(self, batch: TextBatch) -> Iterator[Update]:
-        planned = list(self.recipe.updates(batch.step))
+        planned = self.planned(batch)
         for number, one in enumerate(planned):
             several = number < len(planned) - 1
             yield Update(one.trains, partial(self.backward, batch, one, several))
+
+    def planned(self, batch: TextBatch) -> list[Minibatch]:
+        """The recipe's updates but for those without a row: a batch that came out small has fewer parts, and a step
+        without a gradient would still move Adam's averages, the decay of weights and the schedule."""
+        every = list(self.recipe.updates(batch.step))
+        filled = [one for one in every if one.parts == 1 or rows_of(one, batch.columns, batch.seed).any()]
+        return filled or every[:1]
 
     def backward(self, batch: TextBatch, update: Minibatch, several: bool) -> Numbers:
         if self.recipe.per_record is not None:

@@ -74,17 +74,21 @@ def examined(run: TextLearner) -> Iterator[Check]:
     yield memory_check(run)
     short = shortened(run)
     with aside(run):
-        rollouts = probe_rollouts(short)
+        rollouts, kept = probe_rollouts(short)
     run.progress.say(f"the student sees\n{indented(chat.show(rollouts[0].prompt_ids))}")
     sound = True
     for name, teacher in run.recipe.teachers.items():
         for check in teacher_checks(run, name, teacher, rollouts):
             sound = sound and check.ok
             yield check
-    if sound:
+    if sound and kept:
         with aside(run):
             check = objective_check(short, rollouts)
         yield check
+    elif sound:
+        yield Check(
+            "objective", True, "the recipe kept none of its short rollouts: its terms are not checked"
+        )
 
 
 @contextmanager
@@ -111,16 +115,17 @@ def shortened(run: TextLearner) -> TextLearner:
     return short
 
 
-def probe_rollouts(short: TextLearner) -> list[Trajectory]:
-    """A few rollouts written as the recipe writes them; the student's own if it kept none of those."""
+def probe_rollouts(short: TextLearner) -> tuple[list[Trajectory], bool]:
+    """A few rollouts written as the recipe writes them, and True; the student's own and False if it kept none."""
     prompts = short.writing.prompts.take(PROBES)
     written = short.recipe.rollout(short.writing.tools(0), prompts, 0)
-    if not written:
+    kept = bool(written)
+    if not kept:
         short.progress.say(
             f"the recipe kept none of its {len(prompts)} short rollouts; the student's are looked at"
         )
         written = short.writing.tools(0).sample(prompts)
-    return short.writing.judged(written)
+    return short.writing.judged(written), kept
 
 
 # --- the model and the machine ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from selfteach.errors import NotFinite
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import Outcome, evaluate_terms
@@ -18,7 +19,7 @@ from selfteach.objective.positions import Quantity
 from selfteach.objective.statistics import Statistics
 from selfteach.recipes.base import Recipe
 from selfteach.task.trajectory import Trajectory
-from selfteach.train.learner import NotFinite, Numbers
+from selfteach.train.learner import Numbers
 from selfteach.train.reduce import sum_over_processes
 from selfteach.train.text.batch import Scoring
 from selfteach.train.text.contexts import Context
