@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -401,6 +401,21 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"settings\.seed"):
         run_learner(Slope(), tmp_path / "run", replace(CPU, seed=1), resume=True)
     run_learner(Slope(), tmp_path / "run", replace(CPU, keep=5), resume=True)
+
+
+def test_a_learners_numbers_may_be_tensors_and_do_not_rename_the_step(tmp_path: Path) -> None:
+    class Careless(Slope):
+        def metrics(self, batch: Any, done: Sequence[Numbers]) -> Mapping[str, Any]:
+            return {"step": 99, "a": torch.tensor(0.5), "b": torch.tensor(float("nan"))}
+
+        def evaluate(self, phase: str) -> Mapping[str, Any]:
+            return {"eval/headline": torch.tensor(0.25), "step": 99}
+
+    run_learner(Careless(), tmp_path / "run", CPU)
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert max(row["step"] for row in rows) < 99
+    assert {row["a"] for row in rows if "a" in row} == {0.5}
+    assert {row["eval/headline"] for row in rows if "eval/headline" in row} == {0.25}
 
 
 def test_other_stages_are_refused_and_named(tmp_path: Path) -> None:

@@ -209,7 +209,9 @@ def dotted(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def jsonable(value: Any) -> Any:
-    """``value`` as strict JSON can hold it: numbers that are not finite become strings, as above."""
+    """``value`` as strict JSON can hold it: a tensor of one number is that number, one that is not finite a string."""
+    if callable(getattr(value, "item", None)):
+        value = value.item()  # a tensor's or an array's one number
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):

@@ -182,7 +182,8 @@ class Trainer:
             **{f"seconds/{phase}": seconds for phase, seconds in self.clock.seconds.items()},
             "memory/peak_bytes": peak_memory(),
         }
-        row = self.judged(row)
+        # Last: the step is the Trainer's, whatever a learner calls its numbers.
+        row = self.judged(row | {"step": self.done})
         self.learner.observe(row)
         self.progress.step(row)
         if self.folder is not None:
@@ -204,7 +205,8 @@ class Trainer:
             return
         if "eval/headline" not in self.last:
             raise ValueError(f"{type(self.learner).__name__}.evaluate gave no eval/headline")
-        row = self.judged({"step": self.done, f"spent/{self.learner.unit}": self.spent, **self.last})
+        row = {"step": self.done, f"spent/{self.learner.unit}": self.spent, **self.last}
+        row = self.judged(row | {"step": self.done})
         self.progress.evaluated(self.done, row)
         if self.folder is not None:
             self.folder.metrics(row)
