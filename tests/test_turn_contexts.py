@@ -133,3 +133,14 @@ def test_editing_and_cutting_keep_contexts_and_drop_what_was_said_later(tmp_path
     assert edited.text == "no"
     assert len(edited.conversation) == 2 * 0 + len(edited.segments[-1].messages)
     assert [m["content"] for m in one.cut(1, text="").conversation] == []
+
+
+def test_a_turn_that_an_edit_ends_is_not_ended_again(tiny: str, tmp_path: Path) -> None:
+    _, learner = run_of_recipe(Three(), tiny, tmp_path)
+    tools, renderer = learner.writing.tools(0), learner.policy.renderer
+    (cut_short,) = tools.sample(learner.writing.prompts.take(1), max_tokens=3)
+    assert not cut_short.finished
+    edited = tools.edit(cut_short, 2, "ab")
+    (acted,) = tools.act([edited], [(TOOL,)])
+    assert edited.finished
+    assert acted.ids == [*edited.ids, *renderer.following_ids((TOOL,))]

@@ -172,8 +172,10 @@ class Trajectory:
             log_probs={name: [*column, *[UNKNOWN] * more] for name, column in self.log_probs.items()},
         )
 
-    def edited(self, begin: int, ids: list[int], author: str = EDIT, *, text: str) -> Trajectory:
+    def edited(self, begin: int, ids: list[int], author: str = EDIT, *, text: str, finished: bool) -> Trajectory:
         """With ``ids`` of ``author`` in place of all tokens from ``begin`` on; ``text`` is the whole one's (card 17).
+
+        ``finished``: whether the new tokens end the turn by themselves, however the old ones ended.
 
         Nobody sampled the new tokens, so their behavior log-probs are void (NaN). What was said of the old tokens
         (grade, annotation, marks, numbers by token, log-probs) is dropped. Raises ValueError where ``begin`` lies
@@ -192,7 +194,7 @@ class Trajectory:
             new = replace(new, turn=replaced.turn, context=replaced.context if at >= len(kept) else None)
         rows = {name: value for name, value in self.numbers.items() if not isinstance(value, list)}
         fork = None if self.fork is None else min(self.fork, begin)
-        return self._of((*kept, new), text, numbers=rows, origin=EDIT, fork=fork)
+        return self._of((*kept, new), text, finished=finished, numbers=rows, origin=EDIT, fork=fork)
 
     def cut(self, turns: int, *, text: str, parent: str | None = None) -> Trajectory:
         """Its first ``turns`` turns, to go on from: a fork of ``parent`` (not given: of the example's key) behind them.
@@ -208,7 +210,8 @@ class Trajectory:
         return self._of(
             kept,
             text,
-            finished=False,
+            # A last turn that nobody answered ends as it did; behind an answer the next turn is still to be written.
+            finished=self.finished and len(kept) == len(self.segments),
             marks={name: column[:length] for name, column in self.marks.items()},
             numbers=_each(self.numbers, lambda column: column[:length]),
             log_probs={name: column[:length] for name, column in self.log_probs.items()},

@@ -167,7 +167,8 @@ class TextTools:
         turn = trajectory.turn[min(begin, len(trajectory.ids) - 1)] if trajectory.ids else 0
         facts = zip(trajectory.ids, trajectory.mask, trajectory.turn, strict=True)
         kept = [token for t, (token, own, at) in enumerate(facts) if t < begin and own and at == turn]
-        return trajectory.edited(begin, ids, EDIT, text=renderer.text([*kept, *ids]))
+        # However the old turn ended (by the length limit, say): the reply ends in the template's stop token.
+        return trajectory.edited(begin, ids, EDIT, text=renderer.text([*kept, *ids]), finished=True)
 
     # --- keeping ------------------------------------------------------------------------------------------------
 
