@@ -131,8 +131,24 @@ def test_editing_and_cutting_keep_contexts_and_drop_what_was_said_later(tmp_path
     edited = tools.edit(one, begin, "no")
     assert edited.next_context[: len(context)] == context
     assert edited.text == "no"
-    assert len(edited.conversation) == 2 * 0 + len(edited.segments[-1].messages)
-    assert [m["content"] for m in one.cut(1, text="").conversation] == []
+    assert edited.conversation == one.conversation[:2]
+    assert tools.edit(one, 1, "no").conversation == ()
+
+
+@pytest.mark.parametrize("template", [CHATML, FORGETFUL], ids=["keeps", "forgets"])
+def test_a_fork_keeps_the_same_turns_and_answers_under_every_template(template: str, tmp_path: Path) -> None:
+    model = str(tiny_model_folder(tmp_path / "model", template=template))
+    _, learner = run_of_recipe(Three(), model, tmp_path)
+    tools, prompts = learner.writing.tools(0), learner.writing.prompts.take(1)
+    whole = Three().rollout(tools, prompts, 0)[0]
+    for turns in range(3):
+        fork = whole.cut(turns, text="")
+        assert sorted(set(fork.turn)) == list(range(turns))
+        assert fork.conversation == whole.conversation[: 2 * turns]
+        assert fork.next_turn == turns
+    answered = tools.act(tools.sample(prompts), [(USER,)])
+    (longer,) = tools.sample(answered)
+    assert longer.cut(1, text="").next_context == answered[0].next_context
 
 
 def test_a_turn_that_an_edit_ends_is_not_ended_again(tiny: str, tmp_path: Path) -> None:

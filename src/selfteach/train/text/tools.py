@@ -143,10 +143,10 @@ class TextTools:
             answered = Segment(between, ENVIRONMENT, trains=False, turn=last_turn(one), messages=said)
             return one.extended(answered, one.text, finished=False)
         context = renderer.prompt_ids((*before, *said), thinking)
-        pending = Segment(
-            [], ENVIRONMENT, trains=False, turn=last_turn(one) + 1, context=context, messages=said
+        answered = Segment(
+            [], ENVIRONMENT, trains=False, turn=last_turn(one), context=context, messages=said
         )
-        return one.extended(pending, one.text, finished=False)
+        return one.extended(answered, one.text, finished=False)
 
     # --- judging ------------------------------------------------------------------------------------------------
 
@@ -216,10 +216,6 @@ class TextTools:
         """The trajectory with a further piece of the assistant's words; its text is that of the present turn."""
         turn = one.next_turn
         segment = Segment(ids, author, behavior=list(behavior), turn=turn)
-        if one.segments and one.segments[-1].context is not None and not one.segments[-1].ids:
-            pending = one.segments[-1]
-            segment = replace(segment, context=pending.context, messages=pending.messages)
-            one = replace(one, segments=one.segments[:-1])
         said = [token for part in one.segments if part.trains and part.turn == turn for token in part.ids]
         grown = one.extended(segment, self.policy.renderer.text([*said, *ids]), finished=finished)
         return replace(grown, origin=author if not one.segments else grown.origin)
