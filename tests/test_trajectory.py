@@ -101,6 +101,16 @@ def test_an_edit_stands_in_the_turn_where_it_begins(begin: int, turn: int) -> No
     assert two_turns().edited(begin, [30], text="", finished=True).turn[-1] == turn
 
 
+def test_an_edit_behind_a_tools_answer_is_the_next_turn() -> None:
+    answered = two_turns().cut(1, text="")
+    assert answered.edited(5, [30], text="", finished=True).turn == [0, 0, 0, 0, 0, 1]
+
+
+def test_an_edit_within_a_tools_answer_is_refused() -> None:
+    with pytest.raises(ValueError, match="begin is 4, within what 'tool' answered"):
+        two_turns().edited(4, [30], text="", finished=True)
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_an_edit_says_anew_whether_the_trajectory_is_finished(finished: bool) -> None:
     one = two_turns(finished=not finished)

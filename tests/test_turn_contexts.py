@@ -160,3 +160,16 @@ def test_a_turn_that_an_edit_ends_is_not_ended_again(tiny: str, tmp_path: Path) 
     (acted,) = tools.act([edited], [(TOOL,)])
     assert edited.finished
     assert acted.ids == [*edited.ids, *renderer.following_ids((TOOL,))]
+
+
+@pytest.mark.parametrize("template", [CHATML, FORGETFUL], ids=["keeps", "forgets"])
+def test_an_edit_appended_behind_an_answer_is_a_turn_of_its_own(template: str, tmp_path: Path) -> None:
+    model = str(tiny_model_folder(tmp_path / "model", template=template))
+    _, learner = run_of_recipe(Three(), model, tmp_path)
+    tools, prompts = learner.writing.tools(0), learner.writing.prompts.take(1)
+    (answered,) = tools.act(tools.sample(prompts), [(USER,)])
+    edited = tools.edit(answered, len(answered.ids), "no")
+    assert edited.text == "no"
+    assert set(edited.turn[len(answered.ids) :]) == {1}
+    assert edited.conversation == answered.conversation
+    assert edited.next_context[: len(answered.next_context)] == answered.next_context

@@ -130,6 +130,10 @@ class Trajectory:
         last = self.segments[-1]
         return last.turn if last.trains else last.turn + 1
 
+    def turn_at(self, begin: int) -> int:
+        """The turn of token ``begin``, behind the last token that of what is written next."""
+        return self.turn[begin] if begin < len(self.ids) else self.next_turn
+
     @property
     def next_context(self) -> list[int]:
         """All that is read before the next token: the last context of a segment's own, and all that stands behind it."""
@@ -179,17 +183,21 @@ class Trajectory:
 
         Nobody sampled the new tokens, so their behavior log-probs are void (NaN). What was said of the old tokens
         (grade, annotation, marks, numbers by token, log-probs) is dropped, and the messages of later turns with them.
-        Raises ValueError where ``begin`` lies outside the ids.
+        Raises ValueError where ``begin`` lies outside the ids, or within what an environment answered.
         """
         if not 0 <= begin <= len(self.ids):
             raise ValueError(f"begin is {begin}: it must lie within the {len(self.ids)} ids")
         kept = first(self.segments, begin)
+        # Half an answer has no messages of its own: the next turn would be written after words that do not stand here.
+        if 0 < begin < len(self.ids) and not kept[-1].trains and kept[-1] != self.segments[len(kept) - 1]:
+            raise ValueError(
+                f"begin is {begin}, within what {kept[-1].author!r} answered: begin before or behind its whole answer"
+            )
         behind = self.segments[len(kept) :]
         # What begins where a segment began was to stand behind that segment's own context.
         whole = sum(len(one.ids) for one in self.segments[: len(kept)]) == begin
         context = behind[0].context if behind and whole else None
-        turn = self.turn[begin] if begin < len(self.ids) else self.segments[-1].turn if self.segments else 0
-        new = Segment(ids, author, turn=turn, context=context)
+        new = Segment(ids, author, turn=self.turn_at(begin), context=context)
         rows = {name: value for name, value in self.numbers.items() if not isinstance(value, list)}
         fork = None if self.fork is None else min(self.fork, begin)
         return self._of((*kept, new), text, finished=finished, numbers=rows, origin=EDIT, fork=fork)

@@ -164,9 +164,7 @@ class TextTools:
     def edit(self, trajectory: Trajectory, begin: int, text: str) -> Trajectory:
         renderer = self.policy.renderer
         ids = renderer.completion_ids(text, self.recipe.student_thinking)
-        turn = trajectory.turn[min(begin, len(trajectory.ids) - 1)] if trajectory.ids else 0
-        facts = zip(trajectory.ids, trajectory.mask, trajectory.turn, strict=True)
-        kept = [token for t, (token, own, at) in enumerate(facts) if t < begin and own and at == turn]
+        kept = said_in(trajectory, trajectory.turn_at(begin), begin)
         # However the old turn ended (by the length limit, say): the reply ends in the template's stop token.
         return trajectory.edited(begin, ids, EDIT, text=renderer.text([*kept, *ids]), finished=True)
 
@@ -216,9 +214,15 @@ class TextTools:
         """The trajectory with a further piece of the assistant's words; its text is that of the present turn."""
         turn = one.next_turn
         segment = Segment(ids, author, behavior=list(behavior), turn=turn)
-        said = [token for part in one.segments if part.trains and part.turn == turn for token in part.ids]
-        grown = one.extended(segment, self.policy.renderer.text([*said, *ids]), finished=finished)
+        text = self.policy.renderer.text([*said_in(one, turn, len(one.ids)), *ids])
+        grown = one.extended(segment, text, finished=finished)
         return replace(grown, origin=author if not one.segments else grown.origin)
+
+
+def said_in(one: Trajectory, turn: int, end: int) -> list[int]:
+    """The assistant's own tokens of this turn, up to token ``end``."""
+    facts = zip(one.ids[:end], one.mask[:end], one.turn[:end], strict=True)
+    return [token for token, own, at in facts if own and at == turn]
 
 
 def last_turn(one: Trajectory) -> int:
