@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from doors import run_of_recipe
+from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
@@ -173,3 +174,25 @@ def test_an_edit_appended_behind_an_answer_is_a_turn_of_its_own(template: str, t
     assert set(edited.turn[len(answered.ids) :]) == {1}
     assert edited.conversation == answered.conversation
     assert edited.next_context[: len(answered.next_context)] == answered.next_context
+
+
+@pytest.mark.parametrize("template", [CHATML, FORGETFUL], ids=["keeps", "forgets"])
+def test_an_answer_to_no_turn_is_refused(template: str, tmp_path: Path) -> None:
+    model = str(tiny_model_folder(tmp_path / "model", template=template))
+    _, learner = run_of_recipe(Three(), model, tmp_path)
+    tools, prompts = learner.writing.tools(0), learner.writing.prompts.take(1)
+    answered = tools.act(tools.sample(prompts), [(USER,)])
+    for one in (answered[0], answered[0].cut(0, text="")):
+        with pytest.raises(UserError, match="has no turn to answer: sample one"):
+            tools.act([one], [(TOOL,)])
+
+
+def test_the_conversation_holds_the_words_that_stand_in_the_ids(tiny: str, tmp_path: Path) -> None:
+    _, learner = run_of_recipe(Three(), tiny, tmp_path)
+    tools, prompts = learner.writing.tools(0), learner.writing.prompts.take(1)
+    (first,) = tools.sample(prompts)
+    (answered,) = tools.act([first.cut(1, text="")], [(USER,)])
+    assert answered.conversation[0]["content"] == answered.text == first.text != ""
+    edited = tools.edit(answered, 1, "no")
+    (again,) = tools.act([edited], [(USER,)])
+    assert [m["content"] for m in again.conversation] == [edited.text, USER["content"]]

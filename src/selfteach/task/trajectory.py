@@ -136,7 +136,7 @@ class Trajectory:
 
     @property
     def next_context(self) -> list[int]:
-        """All that is read before the next token: the last context of a segment's own, and all that stands behind it."""
+        """All that is read before the next token: the last segment's own context, and all that stands behind it."""
         contexts = [one.context for one in self.segments if one.context is not None]
         return [*(contexts[-1] if contexts else self.prompt_ids), *self.since_context]
 
@@ -176,7 +176,9 @@ class Trajectory:
             log_probs={name: [*column, *[UNKNOWN] * more] for name, column in self.log_probs.items()},
         )
 
-    def edited(self, begin: int, ids: list[int], author: str = EDIT, *, text: str, finished: bool) -> Trajectory:
+    def edited(
+        self, begin: int, ids: list[int], author: str = EDIT, *, text: str, finished: bool
+    ) -> Trajectory:
         """With ``ids`` of ``author`` in place of all tokens from ``begin`` on; ``text`` is the whole one's (card 17).
 
         ``finished``: whether the new tokens end the turn by themselves, however the old ones ended.

@@ -136,17 +136,23 @@ class TextTools:
 
     def answered(self, one: Trajectory, reply: Sequence[Message]) -> Trajectory:
         renderer, thinking = self.policy.renderer, self.recipe.student_thinking
+        if not one.segments or not one.segments[-1].trains:
+            raise UserError(
+                f"act: example {one.example.key} has no turn to answer: sample one before, "
+                "and give all messages that answer a turn in one call"
+            )
+        turn = one.segments[-1].turn
+        # From the ids, not from ``text``, which a recipe may set (a fork's, a grader's) to other words than stand here.
+        words = renderer.text(said_in(one, turn, len(one.ids)))
         before = (*one.example.prompt, *one.conversation)
-        said = (Message(role="assistant", content=one.text), *reply)
-        if renderer.extends(before, one.text, reply, thinking):
+        said = (Message(role="assistant", content=words), *reply)
+        if renderer.extends(before, words, reply, thinking):
             between = renderer.following_ids(reply, thinking, finished=one.finished)
-            answered = Segment(between, ENVIRONMENT, trains=False, turn=last_turn(one), messages=said)
-            return one.extended(answered, one.text, finished=False)
+            answered = Segment(between, ENVIRONMENT, trains=False, turn=turn, messages=said)
+            return one.extended(answered, words, finished=False)
         context = renderer.prompt_ids((*before, *said), thinking)
-        answered = Segment(
-            [], ENVIRONMENT, trains=False, turn=last_turn(one), context=context, messages=said
-        )
-        return one.extended(answered, one.text, finished=False)
+        answered = Segment([], ENVIRONMENT, trains=False, turn=turn, context=context, messages=said)
+        return one.extended(answered, words, finished=False)
 
     # --- judging ------------------------------------------------------------------------------------------------
 
@@ -223,10 +229,6 @@ def said_in(one: Trajectory, turn: int, end: int) -> list[int]:
     """The assistant's own tokens of this turn, up to token ``end``."""
     facts = zip(one.ids[:end], one.mask[:end], one.turn[:end], strict=True)
     return [token for token, own, at in facts if own and at == turn]
-
-
-def last_turn(one: Trajectory) -> int:
-    return one.segments[-1].turn if one.segments else 0
 
 
 def known(example: Example) -> str:
