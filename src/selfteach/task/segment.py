@@ -24,8 +24,8 @@ class Segment:
     ``turn`` counts from 0; what an environment answers belongs to the turn that it answers. ``media`` names what
     the ids stand for besides text. ``context``: the ids that are read in place of all that stands before the
     segment (a template that strips thoughts, a history window); an environment's segment may consist of it and hold no
-    ids. ``messages``: the turn that an environment's segment ends and what it answered, as a chat has them. Raises ValueError where ``behavior`` is not one
-    number a token.
+    ids. ``messages``: the turn that an environment's segment ends and what it answered, as a chat has them.
+    Raises ValueError where ``behavior`` is not one number a token.
     """
 
     ids: list[int]
