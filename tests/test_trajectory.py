@@ -86,7 +86,7 @@ def test_an_edit_voids_the_behavior_of_all_it_puts_in_and_drops_what_was_said_of
         log_probs={"teacher": [-1.0] * 7},
         annotation=Annotation("sum"),
     )
-    edited = one.edited(2, [30, 31], text="edited")
+    edited = one.edited(2, [30, 31], text="edited", finished=True)
     assert edited.ids == [1, 2, 30, 31]
     assert edited.behavior == [-0.1, -0.2, NAN, NAN]
     assert edited.authors == ["student", "student", EDIT, EDIT]
@@ -98,12 +98,33 @@ def test_an_edit_voids_the_behavior_of_all_it_puts_in_and_drops_what_was_said_of
 
 @pytest.mark.parametrize(("begin", "turn"), [(0, 0), (3, 0), (5, 1), (7, 1)])
 def test_an_edit_stands_in_the_turn_where_it_begins(begin: int, turn: int) -> None:
-    assert two_turns().edited(begin, [30], text="").turn[-1] == turn
+    assert two_turns().edited(begin, [30], text="", finished=True).turn[-1] == turn
+
+
+def test_an_edit_behind_a_tools_answer_is_the_next_turn() -> None:
+    answered = two_turns().cut(1, text="")
+    assert answered.edited(5, [30], text="", finished=True).turn == [0, 0, 0, 0, 0, 1]
+
+
+def test_an_edit_within_a_tools_answer_is_refused() -> None:
+    with pytest.raises(ValueError, match="begin is 4, within what 'tool' answered"):
+        two_turns().edited(4, [30], text="", finished=True)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_edit_says_anew_whether_the_trajectory_is_finished(finished: bool) -> None:
+    one = two_turns(finished=not finished)
+    assert one.edited(6, [30], text="", finished=finished).finished is finished
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_fork_behind_the_last_turn_ends_as_that_turn_did(finished: bool) -> None:
+    assert two_turns(finished=finished).cut(2, text="").finished is finished
 
 
 def test_an_edit_outside_is_refused() -> None:
     with pytest.raises(ValueError, match="begin"):
-        two_turns().edited(8, [1], text="")
+        two_turns().edited(8, [1], text="", finished=True)
 
 
 def test_a_segment_is_appended_with_everything_unknown_about_it() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from doors import run_of_recipe
+from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
@@ -131,5 +132,67 @@ def test_editing_and_cutting_keep_contexts_and_drop_what_was_said_later(tmp_path
     edited = tools.edit(one, begin, "no")
     assert edited.next_context[: len(context)] == context
     assert edited.text == "no"
-    assert len(edited.conversation) == 2 * 0 + len(edited.segments[-1].messages)
-    assert [m["content"] for m in one.cut(1, text="").conversation] == []
+    assert edited.conversation == one.conversation[:2]
+    assert tools.edit(one, 1, "no").conversation == ()
+
+
+@pytest.mark.parametrize("template", [CHATML, FORGETFUL], ids=["keeps", "forgets"])
+def test_a_fork_keeps_the_same_turns_and_answers_under_every_template(template: str, tmp_path: Path) -> None:
+    model = str(tiny_model_folder(tmp_path / "model", template=template))
+    _, learner = run_of_recipe(Three(), model, tmp_path)
+    tools, prompts = learner.writing.tools(0), learner.writing.prompts.take(1)
+    whole = Three().rollout(tools, prompts, 0)[0]
+    for turns in range(3):
+        fork = whole.cut(turns, text="")
+        assert sorted(set(fork.turn)) == list(range(turns))
+        assert fork.conversation == whole.conversation[: 2 * turns]
+        assert fork.next_turn == turns
+    answered = tools.act(tools.sample(prompts), [(USER,)])
+    (longer,) = tools.sample(answered)
+    assert longer.cut(1, text="").next_context == answered[0].next_context
+
+
+def test_a_turn_that_an_edit_ends_is_not_ended_again(tiny: str, tmp_path: Path) -> None:
+    _, learner = run_of_recipe(Three(), tiny, tmp_path)
+    tools, renderer = learner.writing.tools(0), learner.policy.renderer
+    (cut_short,) = tools.sample(learner.writing.prompts.take(1), max_tokens=3)
+    assert not cut_short.finished
+    edited = tools.edit(cut_short, 2, "ab")
+    (acted,) = tools.act([edited], [(TOOL,)])
+    assert edited.finished
+    assert acted.ids == [*edited.ids, *renderer.following_ids((TOOL,))]
+
+
+@pytest.mark.parametrize("template", [CHATML, FORGETFUL], ids=["keeps", "forgets"])
+def test_an_edit_appended_behind_an_answer_is_a_turn_of_its_own(template: str, tmp_path: Path) -> None:
+    model = str(tiny_model_folder(tmp_path / "model", template=template))
+    _, learner = run_of_recipe(Three(), model, tmp_path)
+    tools, prompts = learner.writing.tools(0), learner.writing.prompts.take(1)
+    (answered,) = tools.act(tools.sample(prompts), [(USER,)])
+    edited = tools.edit(answered, len(answered.ids), "no")
+    assert edited.text == "no"
+    assert set(edited.turn[len(answered.ids) :]) == {1}
+    assert edited.conversation == answered.conversation
+    assert edited.next_context[: len(answered.next_context)] == answered.next_context
+
+
+@pytest.mark.parametrize("template", [CHATML, FORGETFUL], ids=["keeps", "forgets"])
+def test_an_answer_to_no_turn_is_refused(template: str, tmp_path: Path) -> None:
+    model = str(tiny_model_folder(tmp_path / "model", template=template))
+    _, learner = run_of_recipe(Three(), model, tmp_path)
+    tools, prompts = learner.writing.tools(0), learner.writing.prompts.take(1)
+    answered = tools.act(tools.sample(prompts), [(USER,)])
+    for one in (answered[0], answered[0].cut(0, text="")):
+        with pytest.raises(UserError, match="has no turn to answer: sample one"):
+            tools.act([one], [(TOOL,)])
+
+
+def test_the_conversation_holds_the_words_that_stand_in_the_ids(tiny: str, tmp_path: Path) -> None:
+    _, learner = run_of_recipe(Three(), tiny, tmp_path)
+    tools, prompts = learner.writing.tools(0), learner.writing.prompts.take(1)
+    (first,) = tools.sample(prompts)
+    (answered,) = tools.act([first.cut(1, text="")], [(USER,)])
+    assert answered.conversation[0]["content"] == answered.text == first.text != ""
+    edited = tools.edit(answered, 1, "no")
+    (again,) = tools.act([edited], [(USER,)])
+    assert [m["content"] for m in again.conversation] == [edited.text, USER["content"]]

@@ -76,7 +76,8 @@ class Tools(Protocol):
         """Each trajectory with an environment's messages after its last turn; these tokens are not trained on.
 
         What the model wrote is never re-tokenized. Where the template does not render the earlier turn as it was
-        written (thoughts are stripped), the next turn begins a context of its own.
+        written (thoughts are stripped), the next turn begins a context of its own. UserError where no turn stands there
+        to be answered: nothing is written yet, or an environment spoke last (all of its messages belong in one call).
         """
 
     def grade(self, trajectories: Sequence[Trajectory], *, last: bool = False) -> list[Trajectory]:
@@ -87,7 +88,8 @@ class Tools(Protocol):
 
     def edit(self, trajectory: Trajectory, begin: int, text: str) -> Trajectory:
         """The trajectory with ``text`` in the place of everything from token ``begin`` on, ended as the template ends a
-        turn. Its new tokens have no behavior log-probs (card 17)."""
+        turn. Its new tokens have no behavior log-probs (card 17). Behind an environment's answer they are a new turn;
+        ValueError if ``begin`` lies within one."""
 
     def store(self, name: str) -> Store:
         """The run's store of this name: trajectories that outlive the step and the stage."""

@@ -22,10 +22,10 @@ class Segment:
     ``trains``: they are the policy's own words, which terms may select (tool output: False). ``behavior``: each
     token's log-prob in nats under the distribution it was drawn from, NaN where unknown (not given: all unknown).
     ``turn`` counts from 0; what an environment answers belongs to the turn that it answers. ``media`` names what
-    the ids stand for besides text. ``context``: the ids that the segment was sampled after, where these are not
-    simply all that stands before it (a template that strips thoughts, a history window). ``messages``: the turn that an
-    environment's segment ends and what it answered, as a chat has them. Raises ValueError where ``behavior`` is not one
-    number a token.
+    the ids stand for besides text. ``context``: the ids that are read in place of all that stands before the
+    segment (a template that strips thoughts, a history window); an environment's segment may consist of it and hold no
+    ids. ``messages``: the turn that an environment's segment ends and what it answered, as a chat has them.
+    Raises ValueError where ``behavior`` is not one number a token.
     """
 
     ids: list[int]
@@ -66,10 +66,10 @@ def messages_of(rows: Iterable[Mapping[str, str]]) -> tuple[Message, ...]:
 
 
 def first(segments: Iterable[Segment], count: int) -> list[Segment]:
-    """The segments that hold the first ``count`` tokens, the last one cut."""
+    """The segments that hold the first ``count`` tokens, the last one cut; those without ids behind these as well."""
     kept: list[Segment] = []
     for one in segments:
-        if count <= 0:
+        if count < 0 or (count == 0 and one.ids):
             break
         kept.append(one.kept(count))
         count -= len(one.ids)

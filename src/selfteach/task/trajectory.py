@@ -120,7 +120,7 @@ class Trajectory:
     @property
     def is_later_turn(self) -> bool:
         """Whether it is a row that begins after the first turn (``rows``)."""
-        return bool(self.segments) and self.segments[0].turn > 0
+        return next((one.turn for one in self.segments if one.ids), 0) > 0
 
     @property
     def next_turn(self) -> int:
@@ -128,11 +128,15 @@ class Trajectory:
         if not self.segments:
             return 0
         last = self.segments[-1]
-        return last.turn if last.trains or last.context is not None else last.turn + 1
+        return last.turn if last.trains else last.turn + 1
+
+    def turn_at(self, begin: int) -> int:
+        """The turn of token ``begin``, behind the last token that of what is written next."""
+        return self.turn[begin] if begin < len(self.ids) else self.next_turn
 
     @property
     def next_context(self) -> list[int]:
-        """All that is read before the next token: what was last sampled after, and all that stands behind it."""
+        """All that is read before the next token: the last segment's own context, and all that stands behind it."""
         contexts = [one.context for one in self.segments if one.context is not None]
         return [*(contexts[-1] if contexts else self.prompt_ids), *self.since_context]
 
@@ -172,31 +176,38 @@ class Trajectory:
             log_probs={name: [*column, *[UNKNOWN] * more] for name, column in self.log_probs.items()},
         )
 
-    def edited(self, begin: int, ids: list[int], author: str = EDIT, *, text: str) -> Trajectory:
+    def edited(
+        self, begin: int, ids: list[int], author: str = EDIT, *, text: str, finished: bool
+    ) -> Trajectory:
         """With ``ids`` of ``author`` in place of all tokens from ``begin`` on; ``text`` is the whole one's (card 17).
 
+        ``finished``: whether the new tokens end the turn by themselves, however the old ones ended.
+
         Nobody sampled the new tokens, so their behavior log-probs are void (NaN). What was said of the old tokens
-        (grade, annotation, marks, numbers by token, log-probs) is dropped. Raises ValueError where ``begin`` lies
-        outside the ids.
+        (grade, annotation, marks, numbers by token, log-probs) is dropped, and the messages of later turns with them.
+        Raises ValueError where ``begin`` lies outside the ids, or within what an environment answered.
         """
         if not 0 <= begin <= len(self.ids):
             raise ValueError(f"begin is {begin}: it must lie within the {len(self.ids)} ids")
         kept = first(self.segments, begin)
-        at = max(
-            0, len(kept) - 1 if begin < sum(len(one.ids) for one in self.segments[: len(kept)]) else len(kept)
-        )
-        new = Segment(ids, author)
-        if self.segments:
-            replaced = self.segments[min(at, len(self.segments) - 1)]
-            # What begins where a segment began was to stand behind that segment's own context.
-            new = replace(new, turn=replaced.turn, context=replaced.context if at >= len(kept) else None)
+        # Half an answer has no messages of its own: the next turn would be written after words that do not stand here.
+        if 0 < begin < len(self.ids) and not kept[-1].trains and kept[-1] != self.segments[len(kept) - 1]:
+            raise ValueError(
+                f"begin is {begin}, within what {kept[-1].author!r} answered: begin before or behind its whole answer"
+            )
+        behind = self.segments[len(kept) :]
+        # What begins where a segment began was to stand behind that segment's own context.
+        whole = sum(len(one.ids) for one in self.segments[: len(kept)]) == begin
+        context = behind[0].context if behind and whole else None
+        new = Segment(ids, author, turn=self.turn_at(begin), context=context)
         rows = {name: value for name, value in self.numbers.items() if not isinstance(value, list)}
         fork = None if self.fork is None else min(self.fork, begin)
-        return self._of((*kept, new), text, numbers=rows, origin=EDIT, fork=fork)
+        return self._of((*kept, new), text, finished=finished, numbers=rows, origin=EDIT, fork=fork)
 
     def cut(self, turns: int, *, text: str, parent: str | None = None) -> Trajectory:
         """Its first ``turns`` turns, to go on from: a fork of ``parent`` (not given: of the example's key) behind them.
 
+        Each is kept with what the environment answered it, whether that stands in the ids or in a context of its own.
         ``text`` is what is left of it. Raises ValueError where it has fewer turns.
         """
         have = len(set(self.turn))
@@ -208,7 +219,8 @@ class Trajectory:
         return self._of(
             kept,
             text,
-            finished=False,
+            # A last turn that nobody answered ends as it did; behind an answer the next turn is still to be written.
+            finished=self.finished and len(kept) == len(self.segments),
             marks={name: column[:length] for name, column in self.marks.items()},
             numbers=_each(self.numbers, lambda column: column[:length]),
             log_probs={name: column[:length] for name, column in self.log_probs.items()},

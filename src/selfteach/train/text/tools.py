@@ -136,17 +136,23 @@ class TextTools:
 
     def answered(self, one: Trajectory, reply: Sequence[Message]) -> Trajectory:
         renderer, thinking = self.policy.renderer, self.recipe.student_thinking
+        if not one.segments or not one.segments[-1].trains:
+            raise UserError(
+                f"act: example {one.example.key} has no turn to answer: sample one before, "
+                "and give all messages that answer a turn in one call"
+            )
+        turn = one.segments[-1].turn
+        # From the ids, not from ``text``, which a recipe may set (a fork's, a grader's) to other words than stand here.
+        words = renderer.text(said_in(one, turn, len(one.ids)))
         before = (*one.example.prompt, *one.conversation)
-        said = (Message(role="assistant", content=one.text), *reply)
-        if renderer.extends(before, one.text, reply, thinking):
+        said = (Message(role="assistant", content=words), *reply)
+        if renderer.extends(before, words, reply, thinking):
             between = renderer.following_ids(reply, thinking, finished=one.finished)
-            answered = Segment(between, ENVIRONMENT, trains=False, turn=last_turn(one), messages=said)
-            return one.extended(answered, one.text, finished=False)
+            answered = Segment(between, ENVIRONMENT, trains=False, turn=turn, messages=said)
+            return one.extended(answered, words, finished=False)
         context = renderer.prompt_ids((*before, *said), thinking)
-        pending = Segment(
-            [], ENVIRONMENT, trains=False, turn=last_turn(one) + 1, context=context, messages=said
-        )
-        return one.extended(pending, one.text, finished=False)
+        answered = Segment([], ENVIRONMENT, trains=False, turn=turn, context=context, messages=said)
+        return one.extended(answered, words, finished=False)
 
     # --- judging ------------------------------------------------------------------------------------------------
 
@@ -164,10 +170,9 @@ class TextTools:
     def edit(self, trajectory: Trajectory, begin: int, text: str) -> Trajectory:
         renderer = self.policy.renderer
         ids = renderer.completion_ids(text, self.recipe.student_thinking)
-        turn = trajectory.turn[min(begin, len(trajectory.ids) - 1)] if trajectory.ids else 0
-        facts = zip(trajectory.ids, trajectory.mask, trajectory.turn, strict=True)
-        kept = [token for t, (token, own, at) in enumerate(facts) if t < begin and own and at == turn]
-        return trajectory.edited(begin, ids, EDIT, text=renderer.text([*kept, *ids]))
+        kept = said_in(trajectory, trajectory.turn_at(begin), begin)
+        # However the old turn ended (by the length limit, say): the reply ends in the template's stop token.
+        return trajectory.edited(begin, ids, EDIT, text=renderer.text([*kept, *ids]), finished=True)
 
     # --- keeping ------------------------------------------------------------------------------------------------
 
@@ -215,17 +220,15 @@ class TextTools:
         """The trajectory with a further piece of the assistant's words; its text is that of the present turn."""
         turn = one.next_turn
         segment = Segment(ids, author, behavior=list(behavior), turn=turn)
-        if one.segments and one.segments[-1].context is not None and not one.segments[-1].ids:
-            pending = one.segments[-1]
-            segment = replace(segment, context=pending.context, messages=pending.messages)
-            one = replace(one, segments=one.segments[:-1])
-        said = [token for part in one.segments if part.trains and part.turn == turn for token in part.ids]
-        grown = one.extended(segment, self.policy.renderer.text([*said, *ids]), finished=finished)
+        text = self.policy.renderer.text([*said_in(one, turn, len(one.ids)), *ids])
+        grown = one.extended(segment, text, finished=finished)
         return replace(grown, origin=author if not one.segments else grown.origin)
 
 
-def last_turn(one: Trajectory) -> int:
-    return one.segments[-1].turn if one.segments else 0
+def said_in(one: Trajectory, turn: int, end: int) -> list[int]:
+    """The assistant's own tokens of this turn, up to token ``end``."""
+    facts = zip(one.ids[:end], one.mask[:end], one.turn[:end], strict=True)
+    return [token for token, own, at in facts if own and at == turn]
 
 
 def known(example: Example) -> str:
