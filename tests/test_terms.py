@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -218,6 +219,24 @@ def test_a_number_that_is_none_is_refused_by_term_and_column_where_it_is_read(  
         outcome(term(bad), given)
     elsewhere = replace(term(bad), where=torch.tensor([True, True, False]))
     assert outcome(elsewhere, given).loss.isfinite()
+
+
+@pytest.mark.parametrize("shape", [(STEPS,), (ROWS, 1), (STEPS, ROWS)])
+@pytest.mark.parametrize("field", ["where", "weight", "advantage", "behavior", "unit", "temperature", "gate"])
+def test_a_column_of_another_shape_is_named(field: str, shape: tuple[int, ...]) -> None:
+    column = torch.ones(shape, dtype=torch.float64)
+    policy: dict[str, Any] = {"name": "x", "advantage": torch.ones(ROWS, dtype=torch.float64)}
+    said = {"gate": "behavior"}.get(field, field)
+    with pytest.raises(ValueError, match=f"term 'x': {said} must be .*to fit ids"):
+        if field == "unit":
+            strings = Sequence(name="x", unit=column.long(), sums=random(2, seed=1), function=torch.sum)
+            outcome(strings, batch())
+        elif field == "gate":
+            outcome(PolicyGradient(**policy, gate=ImportanceRatio(column)), batch())
+        else:
+            clip = (0.2, 0.2) if field == "behavior" else None
+            value = column > 0 if field == "where" else column
+            outcome(PolicyGradient(**{**policy, "clip": clip, field: value}), batch())
 
 
 def test_a_role_that_the_batch_lacks_is_named() -> None:
