@@ -170,6 +170,16 @@ def test_terms_say_what_they_read_of_each_role() -> None:
     assert policy.reads == {"student": "full", "teacher": "full"}
 
 
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize(
+    "function", [lambda p, q: -p.mean(), lambda p, q: -p.unsqueeze(1)], ids=["mean", "[P, 1]"]
+)
+def test_a_token_loss_that_is_not_one_number_a_position_is_refused(function, trained: bool) -> None:  # type: ignore[no-untyped-def]
+    term = Sampled(name="t", target=TEACHER, function=function, mean_over="sum")
+    with torch.set_grad_enabled(trained), pytest.raises(ValueError, match=r"term 't': the token loss must be \[P\]"):
+        outcome(term, batch())
+
+
 # --- gates -------------------------------------------------------------------------------------------------------
 
 

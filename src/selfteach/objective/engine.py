@@ -59,7 +59,8 @@ def evaluate_terms(
     bounds the logits of all roles alive at a time (None: 96 MiB, on CUDA 1 GiB). ``compiler``: a backend of
     torch.compile, such as "inductor", for the closed-form gradients (None: none). The loss can be differentiated once.
 
-    ValueError naming the term: a role it reads is missing, what it reads or its loss is NaN, two terms of one name.
+    ValueError naming the term: a role it reads is missing, what it reads or its loss is NaN, its loss is not
+    [P], two terms of one name.
     """
     _refuse_duplicate_names(weighted)
     terms, wanted = _local(batch, weighted)
@@ -193,6 +194,7 @@ class _Work:
             _add(found, key, gradient, chosen)
         else:
             losses = term.token_loss(at)
+        _refuse_shape(losses, at)
         if losses.isnan().any():
             raise ValueError(
                 "the loss is NaN at a token it selects: something that it reads is NaN or infinite"
@@ -203,6 +205,15 @@ class _Work:
         self.values[term.name] += summands.sum()
         self.record.put(f"weight/{term.name}", chunk, weight)
         self.record.put(f"loss/{term.name}", chunk, losses)
+
+
+def _refuse_shape(losses: Tensor, at: Positions) -> None:
+    """A mean over the positions at hand would depend on how the batch is cut into chunks."""
+    if losses.shape != at.ids.shape:
+        raise ValueError(
+            f"the token loss must be [P], one number a position, here {list(at.ids.shape)}, "
+            f"got {list(losses.shape)}; take means by mean_over"
+        )
 
 
 def _add(
