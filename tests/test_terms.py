@@ -180,6 +180,46 @@ def test_a_token_loss_that_is_not_one_number_a_position_is_refused(function, tra
         outcome(term, batch())
 
 
+EXCLUDED: dict[str, Term] = {
+    "reverse KL": Match(name="t", target=TEACHER, divergence=ReverseKL()),
+    "sampled": Sampled(name="t", target=TEACHER),
+    "likelihood": NegativeLogLikelihood(name="t", role="teacher"),
+}
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("name", EXCLUDED)
+def test_an_infinite_loss_is_refused_by_term_and_place(name: str, trained: bool) -> None:
+    logits = random(ROWS, STEPS, VOCABULARY, seed=1).detach()
+    logits[2, 1, IDS[2, 1]] = -torch.inf
+    given = batch(teacher=Scored(logits.requires_grad_()))
+    with torch.set_grad_enabled(trained), pytest.raises(ValueError, match="term 't': .* row 2, position 1"):
+        outcome(EXCLUDED[name], given)
+    elsewhere = replace(EXCLUDED[name], where=torch.tensor([True, True, False]))
+    assert outcome(elsewhere, given).loss.isfinite()
+
+
+def test_a_gradient_that_is_not_finite_is_refused_by_term_and_place() -> None:
+    place = torch.zeros(ROWS, STEPS, dtype=torch.bool)
+    place[2, 1] = True
+
+    def steep(own: Tensor, target: Tensor) -> Tensor:
+        return (own - own.detach()).abs().sqrt()  # 0, with an infinite slope
+
+    term = Sampled(name="t", target=TEACHER, function=steep, where=place)
+    with pytest.raises(ValueError, match="term 't': the gradient is not finite at row 2, position 1"):
+        outcome(term, batch())
+
+
+def test_a_divergence_that_is_defined_where_tokens_are_excluded_goes_on_working() -> None:
+    logits = random(ROWS, STEPS, VOCABULARY, seed=1).detach()
+    logits[..., 0] = -torch.inf
+    excluded = batch(student=Scored(logits.clone().requires_grad_()), teacher=Scored(logits.clone()))
+    for divergence in (ForwardKL(), ReverseKL()):
+        loss = outcome(Match(name="t", target=TEACHER, divergence=divergence), excluded).loss
+        assert loss.isfinite()
+
+
 # --- gates -------------------------------------------------------------------------------------------------------
 
 
