@@ -81,7 +81,12 @@ class Positions:
         return values if temperature == 1 else values / temperature
 
     def log_probs(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Tensor:
-        """[P, V] log-probs of ``role`` at a temperature (number, [N], [N, T] or a function of these positions)."""
+        """[P, V] log-probs of ``role`` at a temperature (number, [N], [N, T] or a function of these positions).
+
+        ValueError: the role handed over log-probs of the sampled tokens only.
+        """
+        if role not in self.logits and role in self.given:
+            raise only_sampled(role)
         if callable(temperature) or isinstance(temperature, Tensor):
             return log_softmax(self.divided(self.logits[role], temperature))
         key = (role, float(temperature))
@@ -95,6 +100,14 @@ class Positions:
         if role not in self.logits and role in self.given:
             return self.given[role]
         return self.log_probs(role, temperature).gather(-1, self.ids.unsqueeze(-1)).squeeze(-1)
+
+
+def only_sampled(role: str) -> ValueError:
+    """What to say where the distribution is read of a role that handed over no more than sampled log-probs."""
+    return ValueError(
+        f"the distribution of {role!r} is read (signal 'full'), but only log-probs of its sampled tokens were given: "
+        "give its logits"
+    )
 
 
 Temperature = float | Tensor | Callable[[Positions], Tensor]

@@ -16,7 +16,7 @@ from selfteach.objective.columns import Columns, by_position
 from selfteach.objective.divergence import Divergence
 from selfteach.objective.divisor import required, units
 from selfteach.objective.gate import ImportanceRatio
-from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.positions import Positions, Quantity, only_sampled
 from selfteach.objective.record import measure
 from selfteach.objective.spans import row_top
 from selfteach.objective.support import Full, Support
@@ -215,6 +215,8 @@ class Statistics:
         if name not in self._cache:
             scored = [one for one in self.roles if one not in self.columns.log_probs]
             self._keep(standard_columns(scored, self.temperature))
+        if name not in self._cache and name.removeprefix("entropy/") in self.columns.log_probs:
+            raise only_sampled(name.removeprefix("entropy/"))
         if name not in self._cache:
             raise ValueError(
                 f"{name} is read, but the roles scored at this step are {[STUDENT, *self.roles]}"
