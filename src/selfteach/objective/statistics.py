@@ -229,9 +229,11 @@ class Statistics:
 
     # --- what is made of columns ---------------------------------------------------------------------------------
 
-    def sequence_mean(self, column: Tensor) -> Tensor:
-        """[N, T] → [N]: each rollout's mean over its written tokens (0 if it wrote none)."""
-        return torch.where(self.mask, column, 0.0).sum(dim=1) / self.mask.sum(dim=1).clamp(min=1)
+    def sequence_mean(self, column: Tensor, among: Tensor | None = None) -> Tensor:
+        """[N, T] → [N]: each rollout's mean over its written tokens that ``among`` [N, T] selects (None: all), such as
+        those that a role has ``seen``; 0 of none."""
+        over = self.mask if among is None else self.mask & among
+        return torch.where(over, column, 0.0).sum(dim=1) / over.sum(dim=1).clamp(min=1)
 
     def turn_mean(self, column: Tensor) -> Tensor:
         """[N, T] → [N, T]: each written token gets the mean over those of its turn; NaN elsewhere."""
