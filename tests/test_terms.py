@@ -176,7 +176,10 @@ def test_terms_say_what_they_read_of_each_role() -> None:
 )
 def test_a_token_loss_that_is_not_one_number_a_position_is_refused(function, trained: bool) -> None:  # type: ignore[no-untyped-def]
     term = Sampled(name="t", target=TEACHER, function=function, mean_over="sum")
-    with torch.set_grad_enabled(trained), pytest.raises(ValueError, match=r"term 't': the token loss must be \[P\]"):
+    with (
+        torch.set_grad_enabled(trained),
+        pytest.raises(ValueError, match=r"term 't': the token loss must be \[P\]"),
+    ):
         outcome(term, batch())
 
 
@@ -193,7 +196,7 @@ def test_an_infinite_loss_is_refused_by_term_and_place(name: str, trained: bool)
     logits = random(ROWS, STEPS, VOCABULARY, seed=1).detach()
     logits[2, 1, IDS[2, 1]] = -torch.inf
     given = batch(teacher=Scored(logits.requires_grad_()))
-    with torch.set_grad_enabled(trained), pytest.raises(ValueError, match="term 't': .* row 2, position 1"):
+    with torch.set_grad_enabled(trained), pytest.raises(ValueError, match=r"term 't': .* row 2, position 1"):
         outcome(EXCLUDED[name], given)
     elsewhere = replace(EXCLUDED[name], where=torch.tensor([True, True, False]))
     assert outcome(elsewhere, given).loss.isfinite()
@@ -277,16 +280,16 @@ def test_a_column_of_another_shape_is_named(field: str, shape: tuple[int, ...]) 
     column = torch.ones(shape, dtype=torch.float64)
     policy: dict[str, Any] = {"name": "x", "advantage": torch.ones(ROWS, dtype=torch.float64)}
     said = {"gate": "behavior"}.get(field, field)
+    if field == "unit":
+        term: Term = Sequence(name="x", unit=column.long(), sums=random(2, seed=1), function=torch.sum)
+    elif field == "gate":
+        term = PolicyGradient(**policy, gate=ImportanceRatio(column))
+    else:
+        policy["clip"] = (0.2, 0.2) if field == "behavior" else None
+        policy[field] = column > 0 if field == "where" else column
+        term = PolicyGradient(**policy)
     with pytest.raises(ValueError, match=f"term 'x': {said} must be .*to fit ids"):
-        if field == "unit":
-            strings = Sequence(name="x", unit=column.long(), sums=random(2, seed=1), function=torch.sum)
-            outcome(strings, batch())
-        elif field == "gate":
-            outcome(PolicyGradient(**policy, gate=ImportanceRatio(column)), batch())
-        else:
-            clip = (0.2, 0.2) if field == "behavior" else None
-            value = column > 0 if field == "where" else column
-            outcome(PolicyGradient(**{**policy, "clip": clip, field: value}), batch())
+        outcome(term, batch())
 
 
 def test_a_role_that_the_batch_lacks_is_named() -> None:

@@ -37,9 +37,7 @@ class Positions:
             return {role: tensor[which] for role, tensor in tensors.items()}
 
         ids, row, step = self.ids[which], self.row[which], self.step[which]
-        return Positions(
-            ids, row, step, some(self.logits), some(self.features), some(self.given), self.shape
-        )
+        return Positions(ids, row, step, some(self.logits), some(self.features), some(self.given), self.shape)
 
     def with_logits(self, logits: Mapping[str, Tensor]) -> Positions:
         """The same positions with some roles' logits replaced."""
@@ -77,7 +75,9 @@ class Positions:
                 divisor = temperature(self).reshape(-1, 1).to(values.dtype)
             return values / divisor
         if isinstance(temperature, Tensor):
-            return values / torch.as_tensor(self.column(temperature, "temperature")).reshape(-1, 1).to(values.dtype)
+            return values / torch.as_tensor(self.column(temperature, "temperature")).reshape(-1, 1).to(
+                values.dtype
+            )
         return values if temperature == 1 else values / temperature
 
     def log_probs(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Tensor:
