@@ -259,3 +259,19 @@ def test_rows_whose_teacher_saw_nothing_count_nowhere(name: str, words: dict[str
     whole, part = evaluate(recipe, {**given, "available": {role: seen}}), evaluate(recipe, kept(given))
     assert whole["loss"] == pytest.approx(part["loss"], rel=1e-12)
     np.testing.assert_allclose(whole["grad"][seen], part["grad"], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("opsd", {}), ("avsd", {"view_top_k": 3}), ("trace", {}), ("scope", {"estimator": "full"})],
+)
+def test_a_role_read_in_full_of_which_only_log_probs_were_given_is_named(
+    name: str, words: dict[str, Any]
+) -> None:
+    recipe = with_knobs(recipe_named(name), words)
+    given = batch_for(recipe)
+    given["teacher_log_probs"] = {role: given["behavior"] for role in given.pop("teacher_logits")}
+    with pytest.raises(
+        ValueError, match=r"distribution of '\w+' is read \(signal 'full'\), but only log-probs"
+    ):
+        evaluate(recipe, given)

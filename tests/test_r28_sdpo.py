@@ -438,3 +438,16 @@ def test_the_presets_hold_the_papers_values() -> None:
 def test_an_impossible_combination_refuses_to_construct(knobs: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         with_knobs(SDPO(), knobs)
+
+
+@pytest.mark.parametrize("mean_over", ["tokens", "rollouts"])
+@pytest.mark.parametrize("loss", ["sequence", "sampled"])
+def test_tokens_that_the_teacher_did_not_see_are_neither_read_nor_averaged(loss: str, mean_over: str) -> None:
+    given = arrays()
+    seen = np.arange(given["mask"].shape[1]) < 2
+    knobs = {**REVERSE, "loss": loss, "mean_over": mean_over}
+    part = {**given, "available": {"teacher": np.broadcast_to(seen, given["mask"].shape)}}
+    short = {**given, "mask": given["mask"] & seen}
+    ours, theirs = (evaluate("sdpo", one, overrides=knobs) for one in (part, short))
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-12)
+    np.testing.assert_allclose(ours["grad"], theirs["grad"], atol=1e-14)

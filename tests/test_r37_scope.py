@@ -302,3 +302,23 @@ def test_a_rollout_is_right_above_a_reward_of_zero_as_in_the_released_code() -> 
     assert evaluate("scope", partly)["loss"] == evaluate("scope", given)["loss"]
     out = evaluate("scope", partly, overrides={"right_above": 0.5})
     assert out["terms"]["imitate"] == 0
+
+
+@pytest.mark.parametrize("knobs", [{}, {"estimator": "full"}, {"mean_over": "tokens"}])
+def test_tokens_that_the_teacher_did_not_see_are_neither_read_nor_averaged(knobs: dict[str, Any]) -> None:
+    given = arrays()
+    seen = np.random.default_rng(2).random(given["mask"].shape) < 0.6
+    given["available"] = {"teacher": seen}
+    given["teacher_logits"]["teacher"][~seen] = np.nan
+    out = evaluate("scope", given, overrides=knobs)
+    wrong = given["reward"] == 0
+    assert (out["grad"][~seen & wrong[:, None]] == 0).all()
+    # A wrong rollout seen up to its middle weighs as much as one that ends there.
+    half = given["mask"] & (np.arange(9) < 2)
+    whole = arrays()
+    part = evaluate("scope", {**whole, "available": {"teacher": half}}, overrides=knobs)
+    short = np.where(wrong[:, None], half, whole["mask"])
+    ends = evaluate("scope", {**whole, "mask": short}, overrides=knobs)
+    assert part["terms"]["distill"] * (half.sum() if "mean_over" in knobs else 1) == pytest.approx(
+        ends["terms"]["distill"] * (short.sum() if "mean_over" in knobs else 1), rel=1e-12
+    )

@@ -101,6 +101,16 @@ def test_log_probs_that_were_handed_over_are_a_column_like_the_measured_ones() -
     assert_equal(stats.log_prob("teacher"), only(log_prob("teacher"), MASK & seen.unsqueeze(1)))
 
 
+def test_a_distribution_of_which_only_sampled_log_probs_were_given_is_refused_by_role() -> None:
+    columns = replace(BARE, log_probs={"teacher": log_prob("teacher")})
+    stats = statistics(columns, {"student": LOGITS["student"]})
+    said = "distribution of 'teacher' is read .*only log-probs of its sampled tokens were given"
+    with pytest.raises(ValueError, match=said):
+        stats.entropy("teacher")
+    with pytest.raises(ValueError, match=said):
+        stats.divergence("teacher", ReverseKL())
+
+
 def test_a_role_that_is_not_scored_has_nothing_to_read() -> None:
     stats = statistics(logits={"student": LOGITS["student"]})
     assert not stats.available("teacher").any()

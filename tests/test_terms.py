@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -169,6 +170,59 @@ def test_terms_say_what_they_read_of_each_role() -> None:
     assert policy.reads == {"student": "full", "teacher": "full"}
 
 
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize(
+    "function", [lambda p, q: -p.mean(), lambda p, q: -p.unsqueeze(1)], ids=["mean", "[P, 1]"]
+)
+def test_a_token_loss_that_is_not_one_number_a_position_is_refused(function, trained: bool) -> None:  # type: ignore[no-untyped-def]
+    term = Sampled(name="t", target=TEACHER, function=function, mean_over="sum")
+    with (
+        torch.set_grad_enabled(trained),
+        pytest.raises(ValueError, match=r"term 't': the token loss must be \[P\]"),
+    ):
+        outcome(term, batch())
+
+
+EXCLUDED: dict[str, Term] = {
+    "reverse KL": Match(name="t", target=TEACHER, divergence=ReverseKL()),
+    "sampled": Sampled(name="t", target=TEACHER),
+    "likelihood": NegativeLogLikelihood(name="t", role="teacher"),
+}
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("name", EXCLUDED)
+def test_an_infinite_loss_is_refused_by_term_and_place(name: str, trained: bool) -> None:
+    logits = random(ROWS, STEPS, VOCABULARY, seed=1).detach()
+    logits[2, 1, IDS[2, 1]] = -torch.inf
+    given = batch(teacher=Scored(logits.requires_grad_()))
+    with torch.set_grad_enabled(trained), pytest.raises(ValueError, match=r"term 't': .* row 2, position 1"):
+        outcome(EXCLUDED[name], given)
+    elsewhere = replace(EXCLUDED[name], where=torch.tensor([True, True, False]))
+    assert outcome(elsewhere, given).loss.isfinite()
+
+
+def test_a_gradient_that_is_not_finite_is_refused_by_term_and_place() -> None:
+    place = torch.zeros(ROWS, STEPS, dtype=torch.bool)
+    place[2, 1] = True
+
+    def steep(own: Tensor, target: Tensor) -> Tensor:
+        return (own - own.detach()).abs().sqrt()  # 0, with an infinite slope
+
+    term = Sampled(name="t", target=TEACHER, function=steep, where=place)
+    with pytest.raises(ValueError, match="term 't': the gradient is not finite at row 2, position 1"):
+        outcome(term, batch())
+
+
+def test_a_divergence_that_is_defined_where_tokens_are_excluded_goes_on_working() -> None:
+    logits = random(ROWS, STEPS, VOCABULARY, seed=1).detach()
+    logits[..., 0] = -torch.inf
+    excluded = batch(student=Scored(logits.clone().requires_grad_()), teacher=Scored(logits.clone()))
+    for divergence in (ForwardKL(), ReverseKL()):
+        loss = outcome(Match(name="t", target=TEACHER, divergence=divergence), excluded).loss
+        assert loss.isfinite()
+
+
 # --- gates -------------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +272,24 @@ def test_a_number_that_is_none_is_refused_by_term_and_column_where_it_is_read(  
         outcome(term(bad), given)
     elsewhere = replace(term(bad), where=torch.tensor([True, True, False]))
     assert outcome(elsewhere, given).loss.isfinite()
+
+
+@pytest.mark.parametrize("shape", [(STEPS,), (ROWS, 1), (STEPS, ROWS)])
+@pytest.mark.parametrize("field", ["where", "weight", "advantage", "behavior", "unit", "temperature", "gate"])
+def test_a_column_of_another_shape_is_named(field: str, shape: tuple[int, ...]) -> None:
+    column = torch.ones(shape, dtype=torch.float64)
+    policy: dict[str, Any] = {"name": "x", "advantage": torch.ones(ROWS, dtype=torch.float64)}
+    said = {"gate": "behavior"}.get(field, field)
+    if field == "unit":
+        term: Term = Sequence(name="x", unit=column.long(), sums=random(2, seed=1), function=torch.sum)
+    elif field == "gate":
+        term = PolicyGradient(**policy, gate=ImportanceRatio(column))
+    else:
+        policy["clip"] = (0.2, 0.2) if field == "behavior" else None
+        policy[field] = column > 0 if field == "where" else column
+        term = PolicyGradient(**policy)
+    with pytest.raises(ValueError, match=f"term 'x': {said} must be .*to fit ids"):
+        outcome(term, batch())
 
 
 def test_a_role_that_the_batch_lacks_is_named() -> None:

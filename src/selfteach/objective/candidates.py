@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selfteach.objective.divergence import NEVER
-from selfteach.objective.positions import Positions
+from selfteach.objective.positions import Positions, only_sampled
 from selfteach.objective.terms import Match
 
 
@@ -38,6 +38,8 @@ class CandidateMatch(Match):
         outside = torch.ones_like(at.logits[self.role], dtype=torch.bool)
         outside.scatter_(-1, at.ids.unsqueeze(-1), False)
         for name in self.target.names:
+            if name not in at.logits:
+                raise only_sampled(name)
             likeliest = at.logits[name].topk(min(self.k, outside.shape[-1])).indices
             outside.scatter_(-1, likeliest, False)
         # Of log-probs, not of logits: a NaN among those cut off must not vanish with them.

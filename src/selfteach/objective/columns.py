@@ -47,15 +47,15 @@ class Columns:
             raise ValueError(f"ids must be [N, T], got {tuple(self.ids.shape)}")
         tokens, rows = tuple(self.ids.shape), tuple(self.ids.shape[:1])
         for name in ("mask", "behavior", "turn"):
-            _require_shape(name, getattr(self, name), tokens)
+            require_shape(name, getattr(self, name), tokens)
         for name in ("group", "reward", "trajectory", "pair"):
-            _require_shape(name, getattr(self, name), rows)
+            require_shape(name, getattr(self, name), rows)
         for kind in ("marks", "log_probs"):
             for name, column in getattr(self, kind).items():
-                _require_shape(f"{kind}[{name!r}]", column, tokens)
+                require_shape(f"{kind}[{name!r}]", column, tokens)
         for kind in ("available", "numbers"):
             for name, column in getattr(self, kind).items():
-                _require_shape(f"{kind}[{name!r}]", column, rows, tokens)
+                require_shape(f"{kind}[{name!r}]", column, rows, tokens)
         if self.origin is not None and len(self.origin) != len(self.ids):
             raise ValueError(f"origin must name {len(self.ids)} rows, got {len(self.origin)}")
         if self.mask.dtype != torch.bool:
@@ -86,7 +86,8 @@ def by_position(column: Tensor) -> Tensor:
     return column.unsqueeze(1) if column.dim() == 1 else column
 
 
-def _require_shape(name: str, column: Tensor | None, *allowed: tuple[int, ...]) -> None:
+def require_shape(name: str, column: Tensor | None, *allowed: tuple[int, ...]) -> None:
+    """ValueError naming a column whose shape is none of the allowed."""
     if column is not None and tuple(column.shape) not in allowed:
         shapes = " or ".join(str(shape) for shape in allowed)
         raise ValueError(f"{name} must be {shapes} to fit ids, got {tuple(column.shape)}")

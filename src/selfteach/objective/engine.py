@@ -8,6 +8,7 @@ taken block by block, small enough for a processor's cache, and takes the logits
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -59,7 +60,8 @@ def evaluate_terms(
     bounds the logits of all roles alive at a time (None: 96 MiB, on CUDA 1 GiB). ``compiler``: a backend of
     torch.compile, such as "inductor", for the closed-form gradients (None: none). The loss can be differentiated once.
 
-    ValueError naming the term: a role it reads is missing, what it reads or its loss is NaN, two terms of one name.
+    ValueError naming the term: a role it reads is missing, what it reads is NaN, its loss is not [P] or not
+    finite, its gradient is not finite, two terms of one name.
     """
     _refuse_duplicate_names(weighted)
     terms, wanted = _local(batch, weighted)
@@ -183,7 +185,7 @@ class _Work:
             if not chosen.any():
                 return
             chunk, at = chunk.take(chosen), at.take(chosen)
-        weight = weight_at(local.planned, at).to(self.batch.dtype)
+        weight, gradient = weight_at(local.planned, at).to(self.batch.dtype), None
         key = (term.trains, term.role)
         if key in self.sums.trained:
             losses, gradient = self.closed_form(term, at) or by_autograd(term, at)
@@ -193,16 +195,39 @@ class _Work:
             _add(found, key, gradient, chosen)
         else:
             losses = term.token_loss(at)
-        if losses.isnan().any():
-            raise ValueError(
-                "the loss is NaN at a token it selects: something that it reads is NaN or infinite"
-            )
+        _refuse_shape(losses, at)
+        _refuse_infinite(losses, gradient, weight, at)
         summands = weight * losses
         if term.gate is not None:
             summands = summands.masked_fill(weight == 0, 0.0)
         self.values[term.name] += summands.sum()
         self.record.put(f"weight/{term.name}", chunk, weight)
         self.record.put(f"loss/{term.name}", chunk, losses)
+
+
+def _refuse_shape(losses: Tensor, at: Positions) -> None:
+    """A mean over the positions at hand would depend on how the batch is cut into chunks."""
+    if losses.shape != at.ids.shape:
+        raise ValueError(
+            f"the token loss must be [P], one number a position, here {list(at.ids.shape)}, "
+            f"got {list(losses.shape)}; take means by mean_over"
+        )
+
+
+def _refuse_infinite(losses: Tensor, gradient: Tensor | None, weight: Tensor, at: Positions) -> None:
+    """ValueError naming the first place where the loss is NaN, or not finite with a gate that is open, or where the
+    weighted gradient is not finite."""
+    bad = losses.isnan() | (losses.isinf() & (weight != 0))
+    if gradient is not None:  # a sum is finite only if every entry is
+        bad = bad | ~gradient.sum(-1).isfinite()
+    if bad.any():
+        i = int(bad.nonzero()[0])
+        loss = float(losses[i])
+        what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
+        raise ValueError(
+            f"{what} at row {int(at.row[i])}, position {int(at.step[i])}, which it selects: something that it reads is "
+            "NaN or infinite, or it is infinite of a token that a role excludes (-inf)"
+        )
 
 
 def _add(

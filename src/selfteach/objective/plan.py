@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selfteach.objective.columns import Columns, by_position
+from selfteach.objective.columns import Columns, by_position, require_shape
 from selfteach.objective.divisor import divisor_of, wide
 from selfteach.objective.terms import Term
 
@@ -26,12 +26,14 @@ def plan(terms: Iterable[Term], columns: Columns, rows: Tensor | None = None) ->
     """Each term with its [N, T] coefficients: weight × coefficient / divisor where it selects, else 0.
 
     ``rows`` [N] bool: the rows of the present update; the others are neither selected nor counted (None: all of them
-    are of the update). ValueError naming a term whose weight is NaN or infinite at a token it selects.
+    are of the update). ValueError naming a term with a column that is not [N] or [N, T], or whose weight is NaN or
+    infinite at a token it selects.
     """
     return [_planned(term, columns, rows) for term in terms]
 
 
 def _planned(term: Term, columns: Columns, rows: Tensor | None) -> Weighted:
+    _refuse_misfits(term, columns)
     written = columns.seen(term.reads)
     if rows is not None:
         written = written & rows.unsqueeze(1)
@@ -47,3 +49,12 @@ def _planned(term: Term, columns: Columns, rows: Tensor | None) -> Weighted:
         )
     per_token = torch.where(chosen, weight, torch.zeros_like(weight)) * term.coefficient
     return Weighted(term.planned(chosen), per_token / divisor_of(term.mean_over, columns, written, chosen))
+
+
+def _refuse_misfits(term: Term, columns: Columns) -> None:
+    """A longer [T] would be read as [N] without a word."""
+    rows, steps = columns.ids.shape
+    for name in term.placed:
+        value = getattr(term, name)
+        if isinstance(value, Tensor) and value.dim():
+            require_shape(f"term {term.name!r}: {name}", value, (rows,), (rows, steps))

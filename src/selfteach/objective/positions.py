@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from selfteach.objective.batch import STUDENT, ScoredBatch
+from selfteach.objective.columns import require_shape
 
 BLOCK_BYTES = 4 * 2**20
 
@@ -17,6 +18,7 @@ BLOCK_BYTES = 4 * 2**20
 class Positions:
     """P positions: sampled ``ids`` [P]; ``row`` and ``step`` [P] in the whole batch; by role ``logits`` [P, V],
     ``features`` [P, f], and ``given`` [P], log-probs (nats) of the sampled tokens of roles that hand over no more.
+    ``shape`` (N, T) of the whole batch; None (positions made by hand): columns are not checked against it.
     """
 
     ids: Tensor
@@ -25,6 +27,7 @@ class Positions:
     logits: Mapping[str, Tensor]
     features: Mapping[str, Tensor] = field(default_factory=dict)
     given: Mapping[str, Tensor] = field(default_factory=dict)
+    shape: tuple[int, int] | None = None
     _log_probs: dict[tuple[str, float], Tensor] = field(default_factory=dict)
 
     def take(self, which: Tensor | slice) -> Positions:
@@ -34,27 +37,30 @@ class Positions:
             return {role: tensor[which] for role, tensor in tensors.items()}
 
         ids, row, step = self.ids[which], self.row[which], self.step[which]
-        return Positions(ids, row, step, some(self.logits), some(self.features), some(self.given))
+        return Positions(ids, row, step, some(self.logits), some(self.features), some(self.given), self.shape)
 
     def with_logits(self, logits: Mapping[str, Tensor]) -> Positions:
         """The same positions with some roles' logits replaced."""
-        return Positions(self.ids, self.row, self.step, {**self.logits, **logits}, self.features, self.given)
+        return replace(self, logits={**self.logits, **logits}, _log_probs={})
 
     def with_features(self, features: Mapping[str, Tensor]) -> Positions:
         """The same positions with some roles' features replaced."""
-        return Positions(
-            self.ids, self.row, self.step, self.logits, {**self.features, **features}, self.given
-        )
+        return replace(self, features={**self.features, **features}, _log_probs={})
 
-    def column(self, values: Tensor | float) -> Tensor | float:
-        """What a per-batch quantity is at these positions: a number as it is, [N] by row, [N, T] by position."""
+    def column(self, values: Tensor | float, name: str = "column") -> Tensor | float:
+        """What a per-batch quantity is at these positions: a number as it is, [N] by row, [N, T] by position.
+
+        ValueError naming a column that is neither: a longer [T] would be read as [N] without a word.
+        """
         if not isinstance(values, Tensor) or values.dim() == 0:
             return values
+        if self.shape is not None:
+            require_shape(name, values, self.shape[:1], self.shape)
         return values[self.row] if values.dim() == 1 else values[self.row, self.step]
 
     def known(self, values: Tensor | float, name: str) -> Tensor:
         """``column`` [P] as a tensor. ValueError naming the column and the place where it is NaN or +inf."""
-        column = torch.as_tensor(self.column(values), device=self.ids.device).expand(self.ids.shape)
+        column = torch.as_tensor(self.column(values, name), device=self.ids.device).expand(self.ids.shape)
         bad = column.isnan() | (column == torch.inf)
         if bad.any():
             i = int(bad.nonzero()[0])
@@ -69,11 +75,18 @@ class Positions:
                 divisor = temperature(self).reshape(-1, 1).to(values.dtype)
             return values / divisor
         if isinstance(temperature, Tensor):
-            return values / torch.as_tensor(self.column(temperature)).reshape(-1, 1).to(values.dtype)
+            return values / torch.as_tensor(self.column(temperature, "temperature")).reshape(-1, 1).to(
+                values.dtype
+            )
         return values if temperature == 1 else values / temperature
 
     def log_probs(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Tensor:
-        """[P, V] log-probs of ``role`` at a temperature (number, [N], [N, T] or a function of these positions)."""
+        """[P, V] log-probs of ``role`` at a temperature (number, [N], [N, T] or a function of these positions).
+
+        ValueError: the role handed over log-probs of the sampled tokens only.
+        """
+        if role not in self.logits and role in self.given:
+            raise only_sampled(role)
         if callable(temperature) or isinstance(temperature, Tensor):
             return log_softmax(self.divided(self.logits[role], temperature))
         key = (role, float(temperature))
@@ -87,6 +100,14 @@ class Positions:
         if role not in self.logits and role in self.given:
             return self.given[role]
         return self.log_probs(role, temperature).gather(-1, self.ids.unsqueeze(-1)).squeeze(-1)
+
+
+def only_sampled(role: str) -> ValueError:
+    """What to say where the distribution is read of a role that handed over no more than sampled log-probs."""
+    return ValueError(
+        f"the distribution of {role!r} is read (signal 'full'), but only log-probs of its sampled tokens were given: "
+        "give its logits"
+    )
 
 
 Temperature = float | Tensor | Callable[[Positions], Tensor]
@@ -152,7 +173,8 @@ def positions_of(batch: ScoredBatch, chunk: Chunk, roles: Sequence[str]) -> Posi
                 features[role] = scored.features[place].to(batch.device)
         elif role not in given:
             raise ValueError(f"the batch has no role {role!r}, which is read; it has {sorted(batch.roles)}")
-    return Positions(chunk.ids, chunk.row, chunk.step, _one_width(logits), features, given)
+    rows, steps = batch.columns.ids.shape
+    return Positions(chunk.ids, chunk.row, chunk.step, _one_width(logits), features, given, (rows, steps))
 
 
 def chunk_length(batch: ScoredBatch, roles: Sequence[str], budget_bytes: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ class Sequence(OfSampledToken):
     sums: Tensor
     function: Callable[[Tensor], Tensor]
     tokens: int = 0
+
+    placed: ClassVar[tuple[str, ...]] = ("unit", *OfSampledToken.placed)
+
     value: Tensor = field(init=False, repr=False)
     slope: Tensor = field(init=False, repr=False)
 
@@ -56,6 +60,6 @@ class Sequence(OfSampledToken):
         return replace(self, tokens=int(chosen.sum()))
 
     def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
-        slope = self.slope[torch.as_tensor(at.column(self.unit))].to(log_prob.dtype)
+        slope = self.slope[torch.as_tensor(at.column(self.unit, "unit"))].to(log_prob.dtype)
         share = self.value.to(log_prob.dtype) / self.tokens
         return share + slope * (log_prob - log_prob.detach())

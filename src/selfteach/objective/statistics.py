@@ -16,7 +16,7 @@ from selfteach.objective.columns import Columns, by_position
 from selfteach.objective.divergence import Divergence
 from selfteach.objective.divisor import required, units
 from selfteach.objective.gate import ImportanceRatio
-from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.positions import Positions, Quantity, only_sampled
 from selfteach.objective.record import measure
 from selfteach.objective.spans import row_top
 from selfteach.objective.support import Full, Support
@@ -215,6 +215,8 @@ class Statistics:
         if name not in self._cache:
             scored = [one for one in self.roles if one not in self.columns.log_probs]
             self._keep(standard_columns(scored, self.temperature))
+        if name not in self._cache and name.removeprefix("entropy/") in self.columns.log_probs:
+            raise only_sampled(name.removeprefix("entropy/"))
         if name not in self._cache:
             raise ValueError(
                 f"{name} is read, but the roles scored at this step are {[STUDENT, *self.roles]}"
@@ -227,9 +229,11 @@ class Statistics:
 
     # --- what is made of columns ---------------------------------------------------------------------------------
 
-    def sequence_mean(self, column: Tensor) -> Tensor:
-        """[N, T] → [N]: each rollout's mean over its written tokens (0 if it wrote none)."""
-        return torch.where(self.mask, column, 0.0).sum(dim=1) / self.mask.sum(dim=1).clamp(min=1)
+    def sequence_mean(self, column: Tensor, among: Tensor | None = None) -> Tensor:
+        """[N, T] → [N]: each rollout's mean over its written tokens that ``among`` [N, T] selects (None: all), such as
+        those that a role has ``seen``; 0 of none."""
+        over = self.mask if among is None else self.mask & among
+        return torch.where(over, column, 0.0).sum(dim=1) / over.sum(dim=1).clamp(min=1)
 
     def turn_mean(self, column: Tensor) -> Tensor:
         """[N, T] → [N, T]: each written token gets the mean over those of its turn; NaN elsewhere."""

@@ -54,6 +54,8 @@ class Term(ABC):
 
     trains: ClassVar[Literal["logits", "features"]] = "logits"
     """What of the role the gradient is taken in."""
+    placed: ClassVar[tuple[str, ...]] = ("where", "weight")
+    """The fields that are columns of the whole batch: a number, [N] or [N, T]."""
 
     @property
     def own_reads(self) -> Mapping[str, Signal]:
@@ -204,6 +206,8 @@ class PolicyGradient(OfSampledToken):
     advantage: Tensor
     behavior: Tensor | None = None
     clip: tuple[float, float] | None = None
+
+    placed: ClassVar[tuple[str, ...]] = (*OfSampledToken.placed, "advantage", "behavior")
 
     def __post_init__(self) -> None:
         if self.clip is not None and self.behavior is None:

@@ -226,7 +226,8 @@ class SDPO(Recipe):
 
     def distillation(self, stats: Statistics) -> Term:
         rollouts = self.mean_over == "rollouts"
-        summands = stats.length.clamp(min=1).to(stats.dtype) * stats.rows.sum().clamp(min=1)
+        seen = stats.seen(TEACHER)
+        summands = seen.sum(dim=1).clamp(min=1).to(stats.dtype) * stats.rows.sum().clamp(min=1)
         shared: dict[str, Any] = {
             "name": "distill", "where": self.taught(stats),
             "weight": 1 / summands if rollouts else 1.0, "mean_over": "sum" if rollouts else "selected",
@@ -236,7 +237,7 @@ class SDPO(Recipe):
         if self.loss == "sequence":
             gained = stats.log_prob(TEACHER) - stats.log_prob()
             informed: dict[str, Signal] = {TEACHER: "sampled"}
-            return PolicyGradient(advantage=stats.sequence_mean(gained), informed_by=informed, **shared)
+            return PolicyGradient(advantage=stats.sequence_mean(gained, seen), informed_by=informed, **shared)
         if self.loss == "sampled":
             return Sampled(target=self.target, **shared)
         return Match(target=self.target, divergence=self.divergence, support=self.support, **shared)

@@ -131,7 +131,9 @@ class SCOPE(Recipe):
         student, teacher = stats.log_prob(), stats.log_prob(TEACHER)
         # A rollout without a token of its own has no perplexity, and would take weight from those that have one.
         some, right = stats.mask.any(dim=1), stats.reward > self.right_above
-        right, wrong = right & some, ~right & some & stats.available(TEACHER)
+        # Nor has one of which the teacher saw no token; of one that it saw in part, the tokens seen are the mean's.
+        seen = stats.seen(TEACHER)
+        right, wrong = right & some, ~right & seen.any(dim=1)
         yield NegativeLogLikelihood(
             name="imitate",
             weight=self.weights(stats.sequence_mean(student), self.student_weight, stats, right),
@@ -139,7 +141,7 @@ class SCOPE(Recipe):
             mean_over="sum" if self.mean_over == "prompts" else "selected",
             temperature=self.temperature,
         )
-        weight = self.weights(stats.sequence_mean(teacher), self.teacher_weight, stats, wrong)
+        weight = self.weights(stats.sequence_mean(teacher, seen), self.teacher_weight, stats, wrong)
         mean_over: Reduction = "sum" if self.mean_over == "prompts" else "tokens"
         if self.estimator == "full":
             yield Match(
