@@ -2,8 +2,8 @@
 
 Two kinds. *Evaluated*: ``testing.evaluate`` of every recipe, preset and stage on fixed float64 arrays. *Replayed*: a
 10-step float64 run of every recipe in the arena; its rollouts were recorded and are put in the sampler's place, so that
-each step's loss and gradient can be held against the recorded ones. ``python tests/golden.py`` records all anew; a
-difference that is meant is named in CHANGELOG.md.
+each step's loss and gradient can be held against the recorded ones. ``python tests/golden.py NAME…`` records the named
+recipes (anew); a difference that is meant is named in CHANGELOG.md.
 """
 
 from __future__ import annotations
@@ -230,15 +230,17 @@ def recorded_run(name: str) -> dict[str, Any]:
     return found
 
 
-def record_all(folder: Path) -> None:
-    HOME.mkdir(parents=True, exist_ok=True)
+def record(names: Sequence[str], folder: Path) -> None:
+    """The named recipes' values take the place of what was recorded of them; the others' stay."""
+    kept = {at: value for at, value in load_file(EVALUATED).items() if at.partition(":")[0] not in names}
     values = {
         f"{label}|{part}": np.ascontiguousarray(value)
         for label, recipe, step in cases()
+        if label.partition(":")[0] in names
         for part, value in evaluated(recipe, step).items()
     }
-    save_file(values, EVALUATED)
-    for name in RECIPES:
+    save_file(kept | values, EVALUATED)
+    for name in names:
         recipe = recipe_of(name)
         steps = list(steps_of(name, folder / name, None, recipe))
         run = {"recipe": name, "preset": "arena", "knobs": plain(knobs(recipe)), "steps": steps}
@@ -256,6 +258,7 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     import tempfile
 
+    if not sys.argv[1:] or not set(sys.argv[1:]) <= set(RECIPES):
+        sys.exit(f"which recipes? python tests/golden.py NAME…; known: {', '.join(RECIPES)}")
     with tempfile.TemporaryDirectory() as place:
-        record_all(Path(place))
-    sys.exit(0)
+        record(sys.argv[1:], Path(place))

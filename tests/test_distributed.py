@@ -19,6 +19,9 @@ COSTS = ("seconds/", "memory/", "tokens_per_second")
 
 
 def train(out: Path, processes: int, *more: str, script: Sequence[str] = ("off_policy.py",)) -> None:
+    # As the README says it, where that is the CPU: nothing tells accelerate so but the machine.
+    device = ("--device", "cpu") if torch.accelerator.is_available() else ()
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     words = [
         *(
@@ -28,12 +31,12 @@ def train(out: Path, processes: int, *more: str, script: Sequence[str] = ("off_p
         ),
         *script[1:],
         *("--task", "table", "--mean-over", "tokens"),
-        *("--steps", "3", "--prompts", "6", "--max-tokens", "40", "--eval-problems", "0", "--device", "cpu"),
+        *("--steps", "3", "--prompts", "6", "--max-tokens", "40", "--eval-problems", "0", *device),
         *("--out", str(out), *more),
     ]
     done = subprocess.run(
         words,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env={name: word for name, word in env.items() if name != "ACCELERATE_USE_CPU"},
         capture_output=True,
         text=True,
     )

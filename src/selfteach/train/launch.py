@@ -16,6 +16,7 @@ from selfteach.train import randomness, resuming
 from selfteach.train.config import FORMAT, TrainConfig
 from selfteach.train.learner import Learner
 from selfteach.train.progress import Progress, Silent
+from selfteach.train.reduce import on_cpu
 from selfteach.train.rundir import RunFolder
 from selfteach.train.text.evaluation import HEADLINE
 from selfteach.train.text.learner import TextLearner
@@ -43,7 +44,7 @@ def launch(
 ) -> tuple[Path | None, dict[str, Any]]:
     """Train ``config`` to its end. Returns the run folder (None on processes that do not write) and the summary."""
     config = replace(config, out=Path(config.out))
-    first = PartialState(cpu=config.loading.device == "cpu").is_main_process
+    first = PartialState(cpu=on_cpu(config.loading.device)).is_main_process
     shown = tracked(progress(), config.bookkeeping.track, table_of(config), config.out) if first else silent()
     settings = settings_of(config)
     # Adapters are drawn at random as they are made: before there is a Trainer.
@@ -96,7 +97,7 @@ def run_learner(
     from those it was begun with, or the run cannot go on; ``Interrupted`` after Ctrl-C, when the run is saved.
     """
     out, settings = Path(out), settings or Settings()
-    first = PartialState(cpu=settings.device == "cpu").is_main_process
+    first = PartialState(cpu=on_cpu(settings.device)).is_main_process
     made = learner() if callable(learner) and table is None else learner
     if table is None:
         assert not callable(made)

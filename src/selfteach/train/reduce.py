@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
+import torch
 from accelerate.utils import gather_object
 from torch import distributed
 
@@ -15,6 +16,12 @@ def processes() -> tuple[int, int]:
     """This process's number, from 0, and how many there are; (0, 1) where none were launched together."""
     # Not by accelerate's PartialState: merely asking it would choose the device for the whole process.
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def on_cpu(device: str) -> bool:
+    """Whether a run on ``device`` ("auto" or "cpu") computes on the CPU. Accelerate must be told: left to itself on a
+    machine without an accelerator, it takes each of several processes for the only one."""
+    return device == "cpu" or not torch.accelerator.is_available()
 
 
 def gather_rows(rows: Iterable[Row]) -> list[Row]:

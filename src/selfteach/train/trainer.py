@@ -16,7 +16,7 @@ from selfteach.train.interruption import Interrupted, interruption
 from selfteach.train.learner import Batch, Learner, Numbers, Role, Stage, Trained, Update
 from selfteach.train.memory import peak_memory
 from selfteach.train.progress import Progress
-from selfteach.train.reduce import sum_over_processes
+from selfteach.train.reduce import on_cpu, sum_over_processes
 from selfteach.train.rundir import RunFolder
 
 
@@ -45,7 +45,7 @@ class Trainer:
         self, learner: Learner, folder: RunFolder | None, progress: Progress, settings: Settings
     ) -> None:
         self.learner, self.folder, self.progress, self.settings = learner, folder, progress, settings
-        self.accelerator = Accelerator(cpu=settings.device == "cpu")
+        self.accelerator = Accelerator(cpu=on_cpu(settings.device))
         randomness.seed_all(settings.seed + self.accelerator.process_index)
         self.clock = learner.clock = Clock()
         # Placed on the device, not wrapped for data parallelism: gradients are added by hand (see ``learner``).
@@ -135,6 +135,10 @@ class Trainer:
 
     def update(self, update: Update, batch: Batch) -> tuple[Numbers, Numbers]:
         """One optimizer step; gives the update's numbers and the gradients' norms."""
+        if unknown := set(update.steps) - set(self.trained):
+            raise ValueError(
+                f"an update steps {sorted(unknown)}; there are optimizers {sorted(self.trained)}"
+            )
         stepping = {name: self.trained[name] for name in update.steps}
         self.forget_gradients()
         try:

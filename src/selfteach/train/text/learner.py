@@ -29,6 +29,7 @@ from selfteach.train.clock import Clock
 from selfteach.train.config import TrainConfig
 from selfteach.train.learner import Learner, Numbers, Role, Sample, Stage, Trained, Update
 from selfteach.train.progress import Progress
+from selfteach.train.reduce import on_cpu
 from selfteach.train.text import metrics, preflight, tokens
 from selfteach.train.text.batching import Batching
 from selfteach.train.text.classes import read_classes, token_classes
@@ -52,7 +53,7 @@ class TextLearner(Learner):
 
     def __init__(self, config: TrainConfig, progress: Progress) -> None:
         self.config, self.progress = config, progress
-        here = PartialState(cpu=config.loading.device == "cpu")
+        here = PartialState(cpu=on_cpu(config.loading.device))
         task = open_task(config.task, seed=config.seed, options=config.task_options)
         self.also = [open_task(name, seed=config.seed) for name in config.evaluation.eval_also]
         self.recipes = list(config.recipe.stages.items())
