@@ -202,6 +202,11 @@ def broken(where: str) -> Slope:
                 raise NotFinite("the sampler's distribution is not finite")
             return super().collect(step)
 
+        def updates(self, batch: int) -> Iterator[Update]:
+            if where == "updates" and batch == 3:
+                raise NotFinite("the statistics are NaN")
+            yield from super().updates(batch)
+
         def push(self, name: str) -> Numbers:
             numbers = dict(super().push(name))
             if self.told.count("batch over") == 3:
@@ -237,6 +242,11 @@ def broken(where: str) -> Slope:
                 return True
             return False
 
+        def evaluate(self, phase: str) -> Mapping[str, float]:
+            if where == "evaluate" and self.told.count("batch over") == 3:
+                raise NotFinite("the held-out distribution is NaN")
+            return super().evaluate(phase)
+
         def failed(self, batch: int | None) -> Mapping[str, Any]:
             return {"batch": batch, "weights": self.net["a"].detach()}
 
@@ -249,6 +259,7 @@ def broken(where: str) -> Slope:
         ("collect", "sampler's distribution is not finite"),
         ("loss", "loss is nan"),
         ("term", "pushed/a is inf"),
+        ("updates", "statistics are NaN"),
         ("backward", "log-prob is NaN"),
         ("gradient", "grad norm/a is inf"),
         ("update", "after the update net.a is not finite"),
@@ -268,6 +279,11 @@ def test_what_is_not_finite_stops_the_run_in_one_line_and_keeps_the_batch(
     saved = checkpoint.load(checkpoint.latest(tmp_path / "run"))  # type: ignore[arg-type]
     assert saved["progress"]["step"] == 3
     assert saved["weights"]["net"]["a"].tolist() == [-3, -3]
+
+
+def test_an_evaluation_that_is_not_finite_stops_the_run_too() -> None:
+    with pytest.raises(UserError, match="held-out distribution is NaN at step 3"):
+        trainer(broken("evaluate"), eval_every=1).train()
 
 
 def test_an_evaluation_without_a_headline_is_named() -> None:

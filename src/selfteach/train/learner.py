@@ -109,8 +109,7 @@ class Learner(Protocol):
         ...
 
     def collect(self, step: int) -> Batch:
-        """What to learn from. A function of weights, ``state()``, the seed and ``step``: batches of this stage so far.
-        May raise ``NotFinite``."""
+        """What to learn from: a function of weights, ``state()``, the seed and ``step``, the stage's batches so far."""
         ...
 
     def updates(self, batch: Batch) -> Iterator[Update]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -113,12 +114,9 @@ class Trainer:
     def step(self) -> None:
         """One batch: collect, update as often as the learner says, measure, write down."""
         self.clock.restart()
-        with self.clock("collect"):
-            try:
-                batch = self.learner.collect(self.stage_done)
-            except NotFinite as problem:
-                self.refuse(str(problem), None)
-        with self.clock("update"):
+        with self.clock("collect"), self.refusing(None):
+            batch = self.learner.collect(self.stage_done)
+        with self.clock("update"), self.refusing(batch):
             done = [self.update(update, batch) for update in self.learner.updates(batch)]
             for role in self.roles.values():
                 role.after_batch()
@@ -141,10 +139,7 @@ class Trainer:
             )
         stepping = {name: self.trained[name] for name in update.steps}
         self.forget_gradients()
-        try:
-            numbers = update.backward()
-        except NotFinite as problem:
-            self.refuse(str(problem), batch)
+        numbers = update.backward()
         self.refuse_unless_finite(numbers, batch)
         norms = {}
         for name, one in stepping.items():
@@ -196,15 +191,14 @@ class Trainer:
     def rates(self) -> dict[str, float]:
         """``lr`` after the step, or ``lr/OPTIMIZER`` where there are several."""
         rates = {name: float(one.optimizer.param_groups[0]["lr"]) for name, one in self.trained.items()}
-        return (
-            {"lr": next(iter(rates.values()))}
-            if len(rates) == 1
-            else {f"lr/{k}": v for k, v in rates.items()}
-        )
+        if len(rates) == 1:
+            return {"lr": rates.popitem()[1]}
+        return {f"lr/{name}": rate for name, rate in rates.items()}
 
     def evaluate(self, phase: Literal["before", "train", "after"]) -> None:
         """Held-out numbers, written down; none where the learner is not evaluated."""
-        self.last = self.learner.evaluate(phase)
+        with self.refusing(None):
+            self.last = self.learner.evaluate(phase)
         if self.last is None:
             return
         if "eval/headline" not in self.last:
@@ -277,6 +271,14 @@ class Trainer:
         """Whether the steps or the budget are spent, or the learner has nothing left to learn."""
         spent = self.settings.budget is not None and self.spent >= self.settings.budget
         return self.done >= self.steps or spent or self.learner.finished()
+
+    @contextmanager
+    def refusing(self, batch: Batch | None) -> Iterator[None]:
+        """Within it a learner's ``NotFinite`` stops the run in one line."""
+        try:
+            yield
+        except NotFinite as problem:
+            self.refuse(str(problem), batch)
 
     def refuse_unless_finite(self, numbers: Numbers, batch: Batch) -> None:
         for name, value in numbers.items():
