@@ -1,17 +1,20 @@
-"""A learner whose batch is shared out over processes; ``python shared_learner.py OUT [--resume]``, or by torchrun."""
+"""Learners whose batch is shared out over processes: ``shared_learner.py OUT [--private] [--resume]``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from selfteach.recipes.base import PerRecord
 from selfteach.train.launch import run_learner
 from selfteach.train.learner import Learner, Numbers, Stage, Trained, Update
 from selfteach.train.reduce import gather_rows, mean_over_processes, processes, sum_over_processes
+from selfteach.train.text.private import private_gradient
 from selfteach.train.trainer import Settings
 
 ROWS = 7
@@ -67,6 +70,27 @@ class Shared(Learner):
         return {"eval/headline": (self.net["all"].weight - 1).norm().item()}
 
 
+class Private(Shared):
+    """The same by clipped, noised gradients of single rows; the second of the five batches is empty."""
+
+    def collect(self, step: int) -> Sequence[tuple[int, Tensor]]:
+        return [] if step == 1 else super().collect(step)
+
+    def fit(self, batch: Sequence[tuple[int, Tensor]]) -> Numbers:
+        records = [partial(self.losses, row) for _, row in batch]
+        rank, _ = processes()
+        generator = torch.Generator().manual_seed(3) if rank == 0 else None
+        named = dict(self.net["all"].named_parameters())
+        return private_gradient(records, named, PerRecord(clip=0.5, noise=0.7, expected=ROWS), generator)
+
+    def metrics(self, batch: Sequence[tuple[int, Tensor]], done: Sequence[Numbers]) -> Mapping[str, Any]:
+        return {**done[0]}
+
+    def losses(self, row: Tensor) -> Iterator[Tensor]:
+        yield (self.net["all"](row) - row.sum()).square().sum()
+
+
 if __name__ == "__main__":
     settings = Settings(device="cpu", checkpoint_every=2)
-    run_learner(Shared(), sys.argv[1], settings, resume="--resume" in sys.argv)
+    learner = Private() if "--private" in sys.argv else Shared()
+    run_learner(learner, sys.argv[1], settings, resume="--resume" in sys.argv)

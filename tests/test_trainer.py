@@ -537,3 +537,18 @@ def test_two_processes_with_unequal_shares_compute_what_one_does(tmp_path: Path)
     last = checkpoint.load(checkpoint.latest(tmp_path / "two"))  # type: ignore[arg-type]
     for name, tensor in states[1]["weights"]["net"].items():
         assert torch.equal(last["weights"]["net"][name], tensor)
+
+
+def test_the_noise_of_single_records_gradients_is_added_once_over_all_processes(tmp_path: Path) -> None:
+    for number, name in ((1, "one"), (2, "two")):
+        done = shared(tmp_path / name, number, "--private")
+        assert done.returncode == 0, done.stderr[-3000:]
+    states = [checkpoint.load(checkpoint.latest(tmp_path / name)) for name in ("one", "two")]  # type: ignore[arg-type]
+    for name, tensor in states[0]["weights"]["net"].items():
+        torch.testing.assert_close(states[1]["weights"]["net"][name], tensor)
+    rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
+    for one, two in zip(*rows, strict=True):
+        same = {key: one[key] for key in ("loss", "clipped", "grad_norm") if key in one}
+        assert {key: two[key] for key in same} == pytest.approx(same, rel=1e-5)
+    empty = next(row for row in rows[0] if row["step"] == 2 and "loss" in row)
+    assert empty["loss"] == 0 < empty["grad_norm"]  # nothing but noise
