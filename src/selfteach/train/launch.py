@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import distributed
 
 from selfteach.train import randomness, resuming
 from selfteach.train.config import FORMAT, TrainConfig
@@ -119,6 +121,13 @@ def run_learner(
         if folder is not None:
             folder.close()
     return (folder.path if folder is not None else None), summary
+
+
+@atexit.register
+def leave_the_others() -> None:
+    """Gloo's threads must end before the interpreter does, or a finished process may abort."""
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
 
 
 def learner_table(learner: Learner, settings: Settings) -> dict[str, Any]:
