@@ -90,7 +90,10 @@ class Shown(Three):
         return Role(Live(), Solution())
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
-        return tools.sample(prompts)
+        written = tools.sample(prompts)
+        for one, scores in zip(written, tools.log_probs(written), strict=True):
+            assert scores == pytest.approx(one.behavior, abs=1e-4)
+        return written
 
 
 def test_a_student_writes_and_is_scored_under_its_own_view(tiny: str, tmp_path: Path) -> None:

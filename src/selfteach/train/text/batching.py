@@ -138,14 +138,13 @@ class Batching:
 
         Of this process's rows alone: no other process is asked for anything.
         """
-        if context is None:
-            parts = [rows_of([one]) for one in rows]
-            flat = [part for each in parts for part in each]
-            if len(flat) > len(rows) or role != STUDENT:
-                views = self.views(flat, self.readers([role] if role != STUDENT else []))
-                scores = iter(self._log_probs(flat, role, views))
-                return [[score for _ in each for score in next(scores)] for each in parts]
-        return self._log_probs(rows, role, {} if context is None else {role: context})
+        if context is not None:
+            return self._log_probs(rows, role, {role: context})
+        parts = [rows_of([one]) for one in rows]
+        flat = [part for each in parts for part in each]
+        views = self.views(flat, self.readers(() if role == STUDENT else (role,)))
+        scores = iter(self._log_probs(flat, role, views))
+        return [[score for _ in each for score in next(scores)] for each in parts]
 
     def _log_probs(
         self, rows: Sequence[Trajectory], role: str, contexts: Mapping[str, Context]
