@@ -11,7 +11,7 @@ from torch import Tensor
 
 from doors import run_of_recipe
 from selfteach.objective.advantage import group_advantage
-from selfteach.objective.minibatch import passes, rows_of
+from selfteach.objective.minibatch import passes, rows_within
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import PolicyGradient, Term
 from selfteach.recipes.base import Optimization, Recipe, Rollouts
@@ -48,7 +48,7 @@ def test_three_minibatch_updates_an_epoch_equal_a_reference_loop(tiny: str, tmp_
     advantage = group_advantage(torch.tensor([one.numbers["score"] for one in rows]).double(), columns.group)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0)
     for update in passes(2, 3):
-        chosen = rows_of(update, columns).nonzero().squeeze(1).tolist()
+        chosen = rows_within(update, columns).nonzero().squeeze(1).tolist()
         loss, count = torch.zeros((), dtype=torch.float64), sum(len(rows[i].ids) for i in chosen)
         for i in chosen:
             ratio = (log_probs(model, rows[i]) - old[i]).exp()

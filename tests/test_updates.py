@@ -10,7 +10,7 @@ import torch
 
 from arrays import arrays
 from selfteach.objective.columns import Columns
-from selfteach.objective.minibatch import Minibatch, passes, rows_of, units
+from selfteach.objective.minibatch import Minibatch, passes, rows_within, units
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.testing import evaluate, evaluate_outputs
 
@@ -30,19 +30,21 @@ def test_the_parts_of_an_epoch_are_disjoint_and_cover_the_batch_and_epochs_diffe
     columns = columns_of(list(range(12)))
     epochs = []
     for epoch in range(2):
-        parts = [rows_of(Minibatch(part, 3, epoch), columns, seed=5) for part in range(3)]
+        parts = [rows_within(Minibatch(part, 3, epoch), columns, seed=5) for part in range(3)]
         assert torch.equal(sum(part.int() for part in parts), torch.ones(12, dtype=torch.int))
         assert [int(part.sum()) for part in parts] == [4, 4, 4]
         epochs.append(torch.stack(parts))
     assert not torch.equal(*epochs)
-    assert torch.equal(rows_of(Minibatch(1, 3), columns, seed=5), rows_of(Minibatch(1, 3), columns, seed=5))
+    assert torch.equal(
+        rows_within(Minibatch(1, 3), columns, seed=5), rows_within(Minibatch(1, 3), columns, seed=5)
+    )
 
 
 def test_groups_pairs_and_trajectories_stay_whole() -> None:
     columns = columns_of([0, 0, 1, 2, 3, 4], trajectory=[0, 1, 2, 2, 3, 4], pair=[-1, -1, -1, -1, 5, -1])
     assert units(columns).tolist() == [0, 0, 1, 1, 2, 2]
     for part in range(3):
-        rows = rows_of(Minibatch(part, 3), columns).view(3, 2)
+        rows = rows_within(Minibatch(part, 3), columns).view(3, 2)
         assert torch.equal(rows[:, 0], rows[:, 1])
 
 
@@ -55,7 +57,7 @@ def test_chains_of_links_end_in_one_unit(seed: int) -> None:
 
 
 def test_an_empty_batch_has_no_units() -> None:
-    assert rows_of(Minibatch(0, 2), columns_of([])).shape == (0,)
+    assert rows_within(Minibatch(0, 2), columns_of([])).shape == (0,)
 
 
 @pytest.mark.parametrize("name", ["opsd", "sdpo", "srpo", "cepo", "scope", "grpo", "sft"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import Outcome, evaluate_terms
-from selfteach.objective.minibatch import rows_of
+from selfteach.objective.minibatch import rows_within
 from selfteach.objective.plan import plan
 from selfteach.objective.statistics import Statistics
 from selfteach.recipes import Recipe, recipe_named, with_knobs
@@ -59,7 +59,7 @@ def evaluate(
     columns = columns_of(arrays, given[STUDENT].states.dtype)
     batch = ScoredBatch.padded(columns, given)
     old = by_name(arrays, "old_log_probs", columns.dtype) if arrays.get("old_log_probs") else None
-    rows = rows_of(updates[update or 0], columns)
+    rows = rows_within(updates[update or 0], columns)
     stats = Statistics.of(batch, step=step, temperature=chosen.temperature, roles=active, old=old, rows=rows)
     outcome = evaluate_terms(batch, plan(chosen.terms(stats), columns, rows))
     outcome.loss.backward()

@@ -34,7 +34,7 @@ def passes(
     )
 
 
-def rows_of(update: Minibatch, columns: Columns, seed: int = 0) -> Tensor:
+def rows_within(update: Minibatch, columns: Columns, seed: int = 0) -> Tensor:
     """[N] bool: the rows of an update. Groups, pairs and trajectories stay whole; the parts of an epoch are disjoint,
     cover the batch, and differ in size by at most one such unit. A pure function of the seed and the epoch."""
     if update.parts == 1:

@@ -18,7 +18,7 @@ from selfteach.control.controller import Controller
 from selfteach.control.hook import Hook
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
-from selfteach.objective.minibatch import Minibatch, rows_of
+from selfteach.objective.minibatch import Minibatch
 from selfteach.policy.loading import Policy
 from selfteach.recipes.base import PerRecord, Recipe, with_knobs
 from selfteach.roles.weights import POLICY
@@ -160,7 +160,7 @@ class TextLearner(Learner):
         """The recipe's updates but for those without a row: a batch that came out small has fewer parts, and a step
         without a gradient would still move Adam's averages, the decay of weights and the schedule."""
         every = list(self.recipe.updates(batch.step))
-        filled = [one for one in every if one.parts == 1 or rows_of(one, batch.columns, batch.seed).any()]
+        filled = [one for one in every if (rows := batch.within(one)) is None or rows.any()]
         return filled or every[:1]
 
     def backward(self, batch: TextBatch, update: Minibatch, several: bool) -> Numbers:

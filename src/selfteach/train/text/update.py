@@ -13,7 +13,7 @@ from selfteach.errors import NotFinite
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import Outcome, evaluate_terms
-from selfteach.objective.minibatch import Minibatch, rows_of
+from selfteach.objective.minibatch import Minibatch, rows_within
 from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Quantity
 from selfteach.objective.statistics import Statistics
@@ -58,6 +58,10 @@ class TextBatch:
         """Those that are scored at this step beside the student."""
         return [name for name in self.contexts if name != STUDENT]
 
+    def within(self, update: Minibatch) -> Tensor | None:
+        """[N] bool: the rows of an update; None: all of them."""
+        return rows_within(update, self.columns, self.seed) if update.parts > 1 else None
+
     def statistics(self, rows: Tensor | None = None) -> Statistics:
         return Statistics(
             self.columns,
@@ -84,7 +88,7 @@ def backward(
     ``watch``: columns measured beside the loss. ``several``: more updates of the batch follow, which may ask for the
     log-probs as they are now. Raises ``NotFinite`` where a term reads NaN.
     """
-    rows = rows_of(update, batch.columns, batch.seed) if update.parts > 1 else None
+    rows = batch.within(update)
     stats = batch.statistics(rows)
     try:
         weighted = plan(batch.recipe.terms(stats), batch.columns, rows)

@@ -62,9 +62,7 @@ class Writing:
             store.trajectories, spent = self.write_once(recipe.rollouts.stored, step)
             kept = int(sum_over_processes({"answers": len(store.trajectories)})["answers"])
             progress.say(f"stage {now.stage}: {kept} answers stored")
-            require_answers(
-                kept
-            )  # of all processes: one of them may have none, and then learns from the others'
+            require_answers(kept)  # of all processes: one may have none, and learns from the others'
             self.filled.add(name)
         seed = f"{now.config.seed} {now.stage} {now.rank}"
         return store.take(step, now.share(recipe.optimization.prompts), seed), spent
