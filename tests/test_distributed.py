@@ -13,9 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from saved import COSTS
 from selfteach.train.rundir import read_rows
-
-COSTS = ("seconds/", "memory/", "tokens_per_second")
 
 
 def train(out: Path, processes: int, *more: str, script: Sequence[str] = ("off_policy.py",)) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,10 +17,10 @@ from torch import Tensor
 
 import learners
 from learners import FLOW, Flow, Ridge
+from saved import everything
 from selfteach.cli.runs import Planned, cells, condensed, curve, heads, labels
 from selfteach.errors import UserError
 from selfteach.report import build_report, comparison_page
-from selfteach.train import checkpoint
 from selfteach.train.launch import run_learner
 from selfteach.train.rundir import read_rows
 from selfteach.train.trainer import Settings
@@ -35,7 +34,6 @@ TABLE = {
 LIMIT = {0.25: 0.15250, 0.35: 0.14959}
 EACH = Settings(eval_every=1, checkpoint_every=2, device="cpu")
 STEPS = 24
-TIMES = ("seconds/", "memory/")
 
 
 @pytest.mark.parametrize("kind", [Ridge, Flow])
@@ -88,30 +86,6 @@ def words(out: Path, *more: str) -> list[str]:
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def everything(out: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]], list[dict[str, Any]]]:
-    last = checkpoint.latest(out)
-    assert last is not None
-    assert checkpoint.step_of(last) == STEPS
-    state = checkpoint.load(last)
-    rows = [
-        {k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_rows(out / "metrics.jsonl")
-    ]
-    return tensors(state), rows, read_rows(out / "samples.jsonl")
-
-
-def tensors(state: Any, place: str = "") -> dict[str, Tensor]:
-    if isinstance(state, Tensor):
-        return {place: state.clone()}
-    pairs = (
-        state.items()
-        if isinstance(state, dict)
-        else enumerate(state)
-        if isinstance(state, list | tuple)
-        else ()
-    )
-    return {k: v for key, part in pairs for k, v in tensors(part, f"{place}/{key}").items()}
-
-
 @pytest.fixture(scope="module")
 def flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("flow") / "whole"
@@ -139,7 +113,7 @@ def test_a_killed_run_goes_on_bit_for_bit(flow: Path, tmp_path: Path, moment: st
     process.wait()
     assert not (out / "summary.json").exists()
     subprocess.run(words(out, "--resume"), env=ENVIRONMENT, check=True, capture_output=True)
-    (saved, rows, samples), (weights, metrics, shown) = everything(out), everything(flow)
+    (saved, rows, samples), (weights, metrics, shown) = everything(out, STEPS), everything(flow, STEPS)
     assert rows == metrics
     assert samples == shown
     assert saved.keys() == weights.keys()

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
+from saved import everything
 from selfteach.train import checkpoint
 from selfteach.train.rundir import read_rows
 
 STEPS = 6
-TIMES = ("seconds/", "tokens_per_second", "memory/")
 
 
 def words(out: Path, weights: str, *more: str) -> list[str]:
@@ -58,34 +57,10 @@ def killed_when(out: Path, weights: str, condition: str) -> None:
     process.wait()
 
 
-def tensors(state: object, place: str = "") -> dict[str, Tensor]:
-    if isinstance(state, Tensor):
-        return {place: state.clone()}  # what was read may be a view of the file
-    pairs = (
-        state.items()
-        if isinstance(state, dict)
-        else enumerate(state)
-        if isinstance(state, list | tuple)
-        else ()
-    )
-    return {k: v for key, part in pairs for k, v in tensors(part, f"{place}/{key}").items()}
-
-
-def everything(out: Path) -> tuple[dict[str, Tensor], list[dict[str, object]], list[dict[str, object]]]:
-    """All saved tensors of the final checkpoint, and the metrics and samples without what a clock wrote."""
-    last = checkpoint.latest(out)
-    assert last is not None
-    assert checkpoint.step_of(last) == STEPS
-    metrics = [
-        {k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_rows(out / "metrics.jsonl")
-    ]
-    return tensors(checkpoint.load(last)), metrics, read_rows(out / "samples.jsonl")
-
-
 @pytest.mark.parametrize("weights", ["frozen", "ema"])
 def test_a_killed_run_resumes_and_matches_the_uninterrupted_one(tmp_path: Path, weights: str) -> None:
     run_to_end(tmp_path / "whole", weights)
-    expected = everything(tmp_path / "whole")
+    expected = everything(tmp_path / "whole", STEPS)
     moments = {"writing": "checkpoints/.step-4.partial"}
     if weights == "ema":
         moments |= {"between": "checkpoints/step-2", "early": "metrics.jsonl"}
@@ -94,7 +69,7 @@ def test_a_killed_run_resumes_and_matches_the_uninterrupted_one(tmp_path: Path, 
         killed_when(out, weights, condition)
         assert not (out / "summary.json").exists()
         run_to_end(out, weights, "--resume")
-        saved, metrics, samples = everything(out)
+        saved, metrics, samples = everything(out, STEPS)
         assert metrics == expected[1]
         assert samples == expected[2]
         assert saved.keys() == expected[0].keys()
@@ -106,7 +81,7 @@ def test_a_killed_run_resumes_and_matches_the_uninterrupted_one(tmp_path: Path, 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_to_end(out, "frozen")
-    expected = everything(out)
+    expected = everything(out, STEPS)
     (out / "summary.json").unlink()
     newest = out / "checkpoints" / f"step-{STEPS}" / "weights.safetensors"
     content = bytearray(newest.read_bytes())
@@ -116,7 +91,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path: 
     assert done.returncode == 0
     assert f"step-{STEPS}" in done.stderr
     assert "damaged" in done.stderr
-    saved, _, _ = everything(out)
+    saved, _, _ = everything(out, STEPS)
     for place, value in saved.items():
         assert torch.equal(value, expected[0][place]), place
 
