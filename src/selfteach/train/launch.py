@@ -124,8 +124,8 @@ def run_learner(
 
 
 @atexit.register
-def leave_the_others() -> None:
-    """Gloo's threads must end before the interpreter does, or a finished process may abort."""
+def leave_process_group() -> None:
+    """End gloo's threads before the interpreter ends: a finished process may abort without (pytorch issue 190489)."""
     if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
         distributed.destroy_process_group()
 
