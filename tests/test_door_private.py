@@ -11,7 +11,7 @@ import torch
 from torch.func import functional_call, grad
 
 from doors import run_of_recipe
-from selfteach.errors import UserError
+from selfteach.errors import NotFinite, UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.recipes.base import Optimization, PerRecord, Recipe, Rollouts
@@ -73,3 +73,17 @@ def test_several_updates_of_private_gradients_are_refused(tiny: str, tmp_path: P
     twice = Optimization(prompts=3, update_epochs=2)
     with pytest.raises(UserError, match="one update a batch"):
         run_of_recipe(Private(optimization=twice), tiny, tmp_path)
+
+
+def test_a_statistic_of_the_whole_batch_is_refused_before_the_first_step(tiny: str, tmp_path: Path) -> None:
+    class Masked(Private):
+        def terms(self, stats: Statistics) -> Iterable[Term]:
+            yield NegativeLogLikelihood(
+                name="nll", where=stats.entropy() > stats.quantile(stats.entropy(), 0.5)
+            )
+
+    _, learner = run_of_recipe(Masked(), tiny, tmp_path)
+    with pytest.raises(UserError, match="a gradient of single records must not know"):
+        learner.preflight()
+    with pytest.raises(NotFinite, match="must not know"):
+        learner.backward(learner.collect(0), learner.recipe.updates(0)[0], False)

@@ -36,7 +36,8 @@ class Statistics:
 
     ``step``: the optimizer step the loss is for, from 0. ``roles``: those scored beside the student. ``rows`` [N] bool:
     the rows of the present update (None: all). ``old``: role → [N, T] log-probs measured before the first update
-    of this batch (None: this is the first). ``metrics``: what the recipe reported.
+    of this batch (None: this is the first). ``record``: the rows are one record's, whose gradient must know nothing of
+    the others (card 62): a statistic of the whole batch is refused. ``metrics``: what the recipe reported.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Statistics:
         rows: Tensor | None = None,
         old: Mapping[str, Tensor] | None = None,
         seed: int = 0,
+        record: bool = False,
     ) -> None:
+        self.record = record
         self.columns, self.step, self.temperature, self.seed = columns, step, temperature, seed
         self.roles = tuple(role for role in roles if role != STUDENT)
         every = torch.ones(len(columns.ids), dtype=torch.bool, device=columns.ids.device)
@@ -251,8 +254,14 @@ class Statistics:
     def quantile(self, column: Tensor, q: float, among: Tensor | None = None) -> Tensor:
         """0-dim: the q-quantile of [N] over the update's rows, or of [N, T] over its written tokens.
 
-        ``among``, a mask of the same shape, selects further. NaN of no entries. ValueError for NaN among them.
+        ``among``, a mask of the same shape, selects further. NaN of no entries. ValueError for NaN among them, and of a
+        single record.
         """
+        if self.record:
+            raise ValueError(
+                "a quantile of the whole batch is read, which a gradient of single records must not know: use row_top, "
+                "or a threshold that is a knob"
+            )
         over = self.rows if column.dim() == 1 else self.mask
         return quantile_over(column, q, over if among is None else over & among)
 

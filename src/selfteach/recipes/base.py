@@ -128,8 +128,9 @@ class PerRecord:
     """Gradients of single records (all rows of one prompt): each clipped to norm ``clip``, summed, noise of deviation
     ``noise`` · ``clip`` added once, divided by the ``expected`` number of records a batch (DP-SGD, card 62).
 
-    Each record's loss is the recipe's loss on that record alone, statistics and divisors included: those of other
-    records would leak. The noise is drawn from the run's seed, which must stay secret for a guarantee to hold.
+    Each record's loss is the recipe's loss on that record alone, divisors included: what other records are would leak.
+    A statistic of the whole batch (``Statistics.quantile``) is refused. The noise is drawn from the run's seed, which
+    must stay secret for a guarantee to hold.
     """
 
     clip: float

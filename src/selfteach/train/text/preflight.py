@@ -172,7 +172,7 @@ def objective_check(run: TextLearner, rollouts: Sequence[Trajectory]) -> Check:
     batch = run.batching.of(rollouts, run.recipe.active(0), 0, alone=True)
     try:
         with torch.no_grad():
-            terms = list(run.recipe.terms(batch.statistics()))
+            terms = list(run.recipe.terms(batch.statistics(record=run.recipe.per_record is not None)))
     except ValueError as problem:
         return Check("objective", False, str(problem))
     for term in terms:

@@ -62,7 +62,8 @@ class TextBatch:
         """[N] bool: the rows of an update; None: all of them."""
         return rows_within(update, self.columns, self.seed) if update.parts > 1 else None
 
-    def statistics(self, rows: Tensor | None = None) -> Statistics:
+    def statistics(self, rows: Tensor | None = None, *, record: bool = False) -> Statistics:
+        """``record``: the batch is one record, and its gradient is to be private."""
         return Statistics(
             self.columns,
             step=self.step,
@@ -72,6 +73,7 @@ class TextBatch:
             rows=rows,
             old=self.old,
             seed=self.seed,
+            record=record,
         )
 
 
@@ -134,7 +136,7 @@ def reads_features(weighted: Sequence[Weighted]) -> bool:
 
 def losses_of(batch: TextBatch) -> Iterator[Tensor]:
     """The loss of a batch that is one record, a micro-batch at a time. Raises ``NotFinite`` where a term reads NaN."""
-    stats = batch.statistics()
+    stats = batch.statistics(record=True)
     try:
         weighted = plan(batch.recipe.terms(stats), batch.columns)
         trained = {one.term.role for one in weighted}
