@@ -15,12 +15,12 @@ from time import process_time
 
 from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
-from selfteach.train.launch import settings_of
-from selfteach.train.learner import Numbers, Update
-from selfteach.train.rundir import RunFolder
-from selfteach.train.text.learner import TextLearner
-from selfteach.train.text.update import TextBatch
-from selfteach.train.trainer import Trainer
+from selfteach.training.launch import settings_of
+from selfteach.training.learner import Numbers, Update
+from selfteach.training.rundir import RunFolder
+from selfteach.training.text.learner import TextLearner
+from selfteach.training.text.update import TextBatch
+from selfteach.training.trainer import Trainer
 
 STEPS, LOOKS = 20, 5
 

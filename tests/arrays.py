@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from selfteach.recipes import RECIPES, Recipe
+from selfteach.studies.laptop import preset_named
+
 ROWS, STEPS, VOCABULARY = 6, 9, 13
 LENGTHS = np.array([9, 4, 7, 1, 6, 3])
 MARKS = ("key", "error", "revision")
@@ -25,6 +28,11 @@ def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str,
         "reward": np.array([1.0, 0, 0, 1, 1, 0]),
         "marks": {name: rng.random((ROWS, STEPS)) < 0.5 for name in MARKS},
     }
+
+
+def laptop(name: str) -> Recipe:
+    """The recipe of this name at preset "arena"."""
+    return preset_named(RECIPES[name], "arena")[1]
 
 
 def log_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:

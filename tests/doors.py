@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from runs import TextRun, config_of
-from selfteach.recipes.base import Recipe
-from selfteach.train.config import Evaluation
-from selfteach.train.text.learner import TextLearner
+from selfteach.recipes.kit import Recipe
+from selfteach.training.config import Evaluation
+from selfteach.training.text.learner import TextLearner
 
 
 def run_of_recipe(

@@ -20,17 +20,18 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from arrays import arrays
+from arrays import arrays, laptop
 from selfteach.policy.loading import Policy
-from selfteach.recipes import RECIPES, Recipe, knobs, recipe_named, with_knobs
+from selfteach.recipes import RECIPES, Recipe, knobs, with_knobs
+from selfteach.studies.laptop import LAPTOP, presets
 from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
-from selfteach.train.config import Bookkeeping, Evaluation, TrainConfig
-from selfteach.train.launch import settings_of
-from selfteach.train.progress import Silent
-from selfteach.train.text.learner import TextLearner
-from selfteach.train.text.writing import Writing
-from selfteach.train.trainer import Trainer
+from selfteach.training.config import Bookkeeping, Evaluation, TrainConfig
+from selfteach.training.launch import settings_of
+from selfteach.training.progress import Silent
+from selfteach.training.text.learner import TextLearner
+from selfteach.training.text.writing import Writing
+from selfteach.training.trainer import Trainer
 
 HOME = Path(__file__).parent / "data" / "golden"
 EVALUATED = HOME / "evaluated.safetensors"
@@ -60,7 +61,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
 def cases() -> Iterator[tuple[str, Recipe, int]]:
     """(label, recipe, step) of every recipe, preset and stage, at an early and a late step."""
     for name, kind in RECIPES.items():
-        for preset, recipe in kind.presets().items():
+        for preset, recipe in presets(kind).items():
             for stage, one in recipe.stages.items():
                 for step in STEPS_EVALUATED:
                     yield f"{name}:{preset}:{stage}:{step}", one, step
@@ -89,7 +90,7 @@ def recorded_evaluations() -> dict[str, dict[str, np.ndarray]]:
 
 def recipe_of(name: str) -> Recipe:
     changes = {"steps": 10, **SMALL, **CHANGES[name]}
-    return with_knobs(recipe_named(name, "arena"), changes)
+    return with_knobs(laptop(name), changes)
 
 
 def fingerprint(learner: TextLearner) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class Watched(TextLearner):
     ) -> None:
         self.replayed, self.done = replayed, 0
         config = TrainConfig(
-            recipe, name, "arena", recipe.world, folder,
+            recipe, name, "arena", LAPTOP[name].world, folder,
             evaluation=Evaluation(eval_problems=0),
             bookkeeping=Bookkeeping(samples_every=0, alarms=False),
         )  # fmt: skip

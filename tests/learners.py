@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from selfteach.train.launch import run_learner
-from selfteach.train.learner import Learner, Numbers, Sample, Stage, Trained, Update
-from selfteach.train.schedule import scheduled
-from selfteach.train.trainer import Settings
+from selfteach.training.launch import run_learner
+from selfteach.training.learner import Learner, Numbers, Sample, Stage, Trained, Update
+from selfteach.training.schedule import scheduled
+from selfteach.training.trainer import Settings
 
 SINE = """0.38476636465198066 1.2333967683416893 1.33232242218057 0.6920159488889518 -0.29756145531871736
     -0.24189291901377769 -0.7964485769175675 -0.9616480167034174 -0.49672509509916934 -0.3469066003991437

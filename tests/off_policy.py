@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from selfteach.cli.progress import Silent
+from selfteach.api.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.recipes.r01_opsd import OPSD
 from selfteach.recipes.tools import Prompt, Tools
 from selfteach.task.trajectory import Trajectory
-from selfteach.train.config import TrainConfig
-from selfteach.train.launch import launch
+from selfteach.training.config import TrainConfig
+from selfteach.training.launch import launch
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ import torch
 
 from selfteach.cli.train import configured
 from selfteach.policy.loading import Policy
-from selfteach.recipes.base import Recipe
+from selfteach.recipes.kit import Recipe
 from selfteach.task.example import Task
-from selfteach.train import randomness
-from selfteach.train.config import Bookkeeping, Evaluation, Loading, TrainConfig
-from selfteach.train.launch import settings_of
-from selfteach.train.learner import Numbers, Update
-from selfteach.train.progress import Silent
-from selfteach.train.rundir import RunFolder
-from selfteach.train.text.learner import TextLearner
-from selfteach.train.text.update import TextBatch
-from selfteach.train.trainer import Trainer
+from selfteach.training import randomness
+from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
+from selfteach.training.launch import settings_of
+from selfteach.training.learner import Numbers, Update
+from selfteach.training.progress import Silent
+from selfteach.training.rundir import RunFolder
+from selfteach.training.text.learner import TextLearner
+from selfteach.training.text.update import TextBatch
+from selfteach.training.trainer import Trainer
 
 Row = dict[str, Any]
 

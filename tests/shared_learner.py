@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfteach.recipes.base import PerRecord
-from selfteach.train.launch import run_learner
-from selfteach.train.learner import Learner, Numbers, Stage, Trained, Update
-from selfteach.train.reduce import gather_rows, mean_over_processes, processes, sum_over_processes
-from selfteach.train.text.private import private_gradient
-from selfteach.train.trainer import Settings
+from selfteach.recipes.kit import PerRecord
+from selfteach.training.launch import run_learner
+from selfteach.training.learner import Learner, Numbers, Stage, Trained, Update
+from selfteach.training.reduce import gather_rows, mean_over_processes, processes, sum_over_processes
+from selfteach.training.text.private import private_gradient
+from selfteach.training.trainer import Settings
 
 ROWS = 7
 

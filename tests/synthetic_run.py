@@ -63,7 +63,7 @@ METRICS = (
 def look(
     random: np.random.Generator, rollouts: int, tokens: int, word: Callable[[int], str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What ``selfteach.train.tokens`` writes, with random numbers in it."""
+    """What ``selfteach.training.tokens`` writes, with random numbers in it."""
     count = rollouts * tokens
     ids = random.integers(VOCABULARY, size=count)
     tops = {role: random.integers(VOCABULARY, size=(count, TOP)) for role in ("student", "teacher")}

@@ -14,7 +14,7 @@ import pytest
 
 from learners import Ridge
 from runs import Row, TextRun, with_task
-from selfteach.cli.progress import Lines, Silent
+from selfteach.api.progress import Lines, Silent
 from selfteach.cli.train import configured
 from selfteach.objective.support import Support, TopK
 from selfteach.recipes.r01_opsd import OPSD
@@ -25,12 +25,12 @@ from selfteach.task.arena import model_folder, open_world
 from selfteach.task.example import Example, Grade
 from selfteach.task.segment import DATA, Segment
 from selfteach.task.trajectory import Trajectory
-from selfteach.train.alarms import RULES, START, WINDOW, Memory, after, judged, looked_at, remembered
-from selfteach.train.config import TrainConfig
-from selfteach.train.launch import launch, run_learner
-from selfteach.train.rundir import read_rows
-from selfteach.train.text.written import text_metrics
-from selfteach.train.trainer import Settings
+from selfteach.training.alarms import RULES, START, WINDOW, Memory, after, judged, looked_at, remembered
+from selfteach.training.config import TrainConfig
+from selfteach.training.launch import launch, run_learner
+from selfteach.training.rundir import read_rows
+from selfteach.training.text.written import text_metrics
+from selfteach.training.trainer import Settings
 from tiny import tiny_model_folder
 
 HEALTHY = Path(__file__).parent / "data" / "healthy"

@@ -20,7 +20,7 @@ from selfteach.control.beta_policy import (
     standardized,
 )
 from selfteach.errors import UserError
-from selfteach.train import checkpoint
+from selfteach.training import checkpoint
 
 
 def row(probe: float = 1.0, answer: float = -1.0, **more: float) -> dict[str, float]:

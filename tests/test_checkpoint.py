@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from selfteach.errors import UserError
-from selfteach.train import randomness
-from selfteach.train.checkpoint import (
+from selfteach.training import randomness
+from selfteach.training.checkpoint import (
     damage,
     flatten,
     latest,
@@ -38,7 +38,7 @@ from selfteach.train.checkpoint import (
 )
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["pytest", "hypothesis.strategies", "selfteach.train.checkpoint"])
+processes.set_forkserver_preload(["pytest", "hypothesis.strategies", "selfteach.training.checkpoint"])
 
 
 def state_of(step: int, size: int = 1000) -> dict:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from selfteach.cli.progress import BARS, RECENT, Lines, Live, sparkline
-from selfteach.train.text.evaluation import Result
+from selfteach.api.progress import BARS, RECENT, Lines, Live, sparkline
+from selfteach.training.text.evaluation import EvaluationResult
 
 ALARM = {"name": "length dies", "since": 3, "seen": "30 → 10 tokens [red]", "advice": "look (card 04)"}
 
@@ -46,7 +46,7 @@ def test_the_dashboard_shows_the_last_numbers_and_their_course(live: Live) -> No
     live.start(40, 0, "held-out accuracy")
     for step in range(1, 11):
         live.step(row(step))
-    result = Result(0.5, 0.02, 0.75, 4, 30.0, 1.0, 128)
+    result = EvaluationResult(0.5, 0.02, 0.75, 4, 30.0, 1.0, 128)
     live.evaluated(10, {**result.headline(), **result.row()})
     text = seen(live)
     live.stop()

@@ -12,7 +12,7 @@ from doors import run_of_recipe
 from selfteach.errors import NotFinite
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, PolicyGradient, Term
-from selfteach.recipes.base import Optimization, Recipe, Rollouts
+from selfteach.recipes.kit import Optimization, Recipe, Rollouts
 from selfteach.recipes.tools import Prompt, Tools
 from selfteach.task.trajectory import Trajectory
 

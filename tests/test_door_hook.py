@@ -15,8 +15,8 @@ from torch import Tensor
 from doors import run_of_recipe
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
-from selfteach.recipes.base import BASE, Optimization, Recipe, Rollouts, TrainedWeights
-from selfteach.train import resuming
+from selfteach.recipes.kit import BASE, Optimization, Recipe, Rollouts, TrainedWeights
+from selfteach.training import resuming
 
 
 @dataclass(frozen=True)

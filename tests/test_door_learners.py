@@ -21,9 +21,9 @@ from saved import everything
 from selfteach.cli.runs import Planned, cells, condensed, curve, heads, labels
 from selfteach.errors import UserError
 from selfteach.report import build_report, comparison_page
-from selfteach.train.launch import run_learner
-from selfteach.train.rundir import read_rows
-from selfteach.train.trainer import Settings
+from selfteach.training.launch import run_learner
+from selfteach.training.rundir import read_rows
+from selfteach.training.trainer import Settings
 
 TABLE = {
     0.0: (0.16477, 0.15076, 0.14915, 0.15561, 0.16735, 0.18251),

@@ -14,7 +14,7 @@ from selfteach.objective.advantage import group_advantage
 from selfteach.objective.minibatch import passes, rows_within
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import PolicyGradient, Term
-from selfteach.recipes.base import Optimization, Recipe, Rollouts
+from selfteach.recipes.kit import Optimization, Recipe, Rollouts
 from selfteach.task.trajectory import Trajectory
 
 VOCABULARY = 102  # the rest of the matrix is padding

@@ -14,7 +14,7 @@ from doors import run_of_recipe
 from selfteach.errors import NotFinite, UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
-from selfteach.recipes.base import Optimization, PerRecord, Recipe, Rollouts
+from selfteach.recipes.kit import Optimization, PerRecord, Recipe, Rollouts
 from selfteach.recipes.tools import Prompt, Tools
 from selfteach.task.trajectory import Trajectory
 

@@ -47,7 +47,7 @@ def test_value_and_gradient_are_autograds_for_any_split(function: F, unit: Tenso
     roles = {"student": obj.Scored(logits), "reference": obj.Scored(REFERENCE)}
     stats = obj.Statistics.of(obj.ScoredBatch.padded(COLUMNS, roles))
     sums, ref = (stats.unit_sum(unit, role) for role in ("student", "reference"))
-    term = obj.Sequence(name="f", unit=unit, sums=sums, function=lambda s: function(s, ref))
+    term = obj.SequenceTerm(name="f", unit=unit, sums=sums, function=lambda s: function(s, ref))
     weighted, rows = obj.plan([term], COLUMNS), torch.arange(ROWS).split(split)
     batches = [obj.ScoredBatch.padded(COLUMNS, {"student": obj.Scored(logits[one])}, one) for one in rows]
     parts = [obj.evaluate_terms(batch, weighted) for batch in batches]

@@ -13,7 +13,7 @@ from doors import run_of_recipe
 from selfteach.objective.divisor import Divisor
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import PolicyGradient, Term
-from selfteach.recipes.base import Optimization, Recipe, Rollouts
+from selfteach.recipes.kit import Optimization, Recipe, Rollouts
 from selfteach.recipes.tools import Prompt, Tools
 from selfteach.task.example import Message
 from selfteach.task.trajectory import Trajectory

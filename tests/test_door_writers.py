@@ -9,7 +9,7 @@ from pathlib import Path
 from doors import run_of_recipe
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
-from selfteach.recipes.base import Optimization, Recipe, Rollouts
+from selfteach.recipes.kit import Optimization, Recipe, Rollouts
 from selfteach.recipes.tools import Prompt, Tools
 from selfteach.roles.role import Role
 from selfteach.roles.view import Solution

@@ -16,7 +16,7 @@ from selfteach.objective.engine import evaluate_terms
 from selfteach.objective.head import Head
 from selfteach.objective.layout import Layout
 from selfteach.objective.plan import plan
-from selfteach.train.text.preflight import examined
+from selfteach.training.text.preflight import examined
 from test_engine import TERMS, batch, gradients
 from tiny import tiny_model_folder
 

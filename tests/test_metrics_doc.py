@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from selfteach.cli.progress import Silent
+from selfteach.api.progress import Silent
 from selfteach.cli.train import configured
-from selfteach.train.launch import launch
-from selfteach.train.rundir import read_rows
+from selfteach.training.launch import launch
+from selfteach.training.rundir import read_rows
 from tiny import tiny_model_folder
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from selfteach.api.progress import Silent
 from selfteach.cli import main
-from selfteach.cli.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.probe import alignment
 from selfteach.probe.finding import Finding, Looked, Table, Token, shown, write_numbers

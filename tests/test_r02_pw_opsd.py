@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrays import arrays, log_softmax, slopes
+from arrays import arrays, laptop, log_softmax, slopes
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r02_pw_opsd import PWOPSD
@@ -145,7 +145,7 @@ def test_the_presets_hold_the_papers_values() -> None:
     assert (paper.w_min, paper.w_middle, paper.w_width) == (0.25, 0.30, 0.10)
     assert (paper.beta, paper.clip_entry, paper.temperature, paper.mean_over) == (0, 0.05, 1.1, "sequences")
     assert (paper.optimization.lr, paper.optimization.steps, paper.optimization.prompts) == (5e-6, 150, 32)
-    assert isinstance(recipe_named("pw-opsd", "arena"), PWOPSD)
+    assert isinstance(laptop("pw-opsd"), PWOPSD)
 
 
 @pytest.mark.parametrize(

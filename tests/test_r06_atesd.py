@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arrays import arrays
+from arrays import arrays, laptop
 from selfteach.control.beta_policy import BetaController
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
@@ -110,11 +110,11 @@ def test_the_policys_settings_are_knobs_of_the_recipe() -> None:
 
 
 def test_the_presets_rest_on_opsds() -> None:
-    paper, arena = recipe_named("atesd"), recipe_named("atesd", "arena")
+    paper, arena = recipe_named("atesd"), laptop("atesd")
     assert isinstance(paper, ATESD)
     assert isinstance(arena, ATESD)
     assert (paper.beta, paper.clip_entry, paper.mean_over, paper.weights) == (0, 0.05, "sequences", "frozen")
-    assert arena.optimization == recipe_named("opsd", "arena").optimization
+    assert arena.optimization == laptop("opsd").optimization
 
 
 @pytest.mark.parametrize(

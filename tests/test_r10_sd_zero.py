@@ -13,14 +13,14 @@ from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.recipes import recipe_named, with_knobs
-from selfteach.recipes.base import Recipe
+from selfteach.recipes.kit import Recipe
 from selfteach.recipes.r10_sd_zero import SDZero, SelfRevision
 from selfteach.roles.store import WeightStore
 from selfteach.roles.weights import Frozen, Lagged
 from selfteach.task.example import Example, Grade, Message
 from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
-from selfteach.train.text.contexts import rendered_ids
+from selfteach.training.text.contexts import rendered_ids
 from tiny import tiny_model, tiny_tokenizer
 
 FULL = {"loss_top_k": None}

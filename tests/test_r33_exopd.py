@@ -13,6 +13,7 @@ from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r33_exopd import ExOPD
 from selfteach.roles.view import Plain
 from selfteach.roles.weights import External, Frozen
+from selfteach.studies.laptop import presets
 from selfteach.testing import evaluate
 
 BOTH = ("teacher", "reference")
@@ -233,7 +234,7 @@ def test_padding_and_the_order_of_rows_change_nothing() -> None:
 
 
 def test_teachers_and_reference_read_what_the_student_reads() -> None:
-    for preset in ExOPD.presets().values():
+    for preset in presets(ExOPD).values():
         for teacher in preset.teachers.values():
             assert teacher.view == Plain()
             assert teacher.thinking == preset.student_thinking

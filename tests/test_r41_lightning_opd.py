@@ -13,7 +13,7 @@ from arrays import arrays, log_softmax, mean_of_sequences, slopes
 from runs import TextRun, config_of
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
-from selfteach.recipes.base import Optimization, Recipe, Rollouts
+from selfteach.recipes.kit import Optimization, Recipe, Rollouts
 from selfteach.recipes.r41_lightning_opd import LightningOPD, TeacherText
 from selfteach.roles.weights import External
 from selfteach.testing import evaluate

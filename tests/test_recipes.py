@@ -13,16 +13,17 @@ import pytest
 from arrays import VOCABULARY, arrays, log_softmax, mean_of_sequences
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, knobs, recipe_named, with_knobs
-from selfteach.recipes.base import documented
 from selfteach.recipes.grpo import GRPO
+from selfteach.recipes.knobs import documented
+from selfteach.studies.laptop import presets
 from selfteach.testing import evaluate
 
-EVERY = [(name, preset) for name, kind in RECIPES.items() for preset in kind.presets()]
+EVERY = [(name, preset) for name, kind in RECIPES.items() for preset in presets(kind)]
 
 
 @pytest.mark.parametrize(("name", "preset"), EVERY)
 def test_knob_names_are_unique_within_a_recipe(name: str, preset: str) -> None:
-    recipe = recipe_named(name, preset)
+    recipe = presets(RECIPES[name])[preset]
     names = [
         g.name
         for f in fields(recipe)
@@ -34,7 +35,7 @@ def test_knob_names_are_unique_within_a_recipe(name: str, preset: str) -> None:
 
 @pytest.mark.parametrize(("name", "preset"), EVERY)
 def test_every_preset_gives_a_finite_loss_and_gradient(name: str, preset: str) -> None:
-    recipe = recipe_named(name, preset)
+    recipe = presets(RECIPES[name])[preset]
     out = evaluate(recipe, arrays(teachers=tuple(recipe.teachers)))
     assert np.isfinite(out["loss"])
     assert np.isfinite(out["grad"]).all()
@@ -44,7 +45,7 @@ def test_every_preset_gives_a_finite_loss_and_gradient(name: str, preset: str) -
 
 @pytest.mark.parametrize(("name", "preset"), EVERY)
 def test_no_gradient_reaches_tokens_the_policy_did_not_write(name: str, preset: str) -> None:
-    recipe = recipe_named(name, preset)
+    recipe = presets(RECIPES[name])[preset]
     given = arrays(teachers=tuple(recipe.teachers))
     assert (evaluate(recipe, given)["grad"][~given["mask"]] == 0).all()
 
@@ -64,10 +65,8 @@ def test_no_recipe_imports_the_trainer_or_another_recipe() -> None:
         file = Path(inspect.getfile(kind))
         imported = {n.module for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom)}
         inner = {m for m in imported if m and m.startswith("selfteach.")}
-        shared = {f"selfteach.recipes.{name}" for name in ("base", "checks", "claim", "tools")}
-        shared.add(f"selfteach.recipes.{BUILT_ON.get(file.name)}")
-        floors = ("selfteach.objective", "selfteach.control", "selfteach.roles", "selfteach.task")
-        assert all(m in shared or m.startswith(floors) for m in inner), file.name
+        allowed = {"selfteach.recipes.kit", f"selfteach.recipes.{BUILT_ON.get(file.name)}"}
+        assert inner <= allowed, file.name
 
 
 def test_an_unknown_recipe_preset_or_knob_names_the_nearest() -> None:

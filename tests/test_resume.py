@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from saved import everything
-from selfteach.train import checkpoint
-from selfteach.train.rundir import read_rows
+from selfteach.training import checkpoint
+from selfteach.training.rundir import read_rows
 
 STEPS = 6
 

@@ -13,7 +13,7 @@ import torch
 from doors import run_of_recipe
 from selfteach.errors import UserError
 from selfteach.policy.loading import LoraConfig, Policy, load_policy
-from selfteach.recipes.base import Adapter
+from selfteach.recipes.kit import Adapter
 from selfteach.roles.copies import Exchange
 from selfteach.roles.role import Role
 from selfteach.roles.span import FromMark, FromTurn, Span, Whole

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from selfteach.errors import UserError
-from selfteach.train.rundir import RunFolder, read_rows
+from selfteach.training.rundir import RunFolder, read_rows
 
 CONFIG = {
     "recipe": {"name": "opsd"},
@@ -24,7 +24,7 @@ CONFIG = {
 }
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["pytest", "selfteach.train.rundir"])
+processes.set_forkserver_preload(["pytest", "selfteach.training.rundir"])
 
 
 def rows(path: Path) -> list[dict]:

@@ -17,7 +17,7 @@ from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, Term
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import LoraConfig, load_policy
-from selfteach.recipes.base import Optimization, Recipe, Rollouts
+from selfteach.recipes.kit import Optimization, Recipe, Rollouts
 from selfteach.recipes.tools import Prompt, Tools
 from selfteach.roles.role import Role
 from selfteach.roles.store import WeightStore
@@ -25,7 +25,7 @@ from selfteach.roles.view import Solution
 from selfteach.roles.weights import EMA, Frozen, Lagged, Live, Weights
 from selfteach.task.segment import Segment
 from selfteach.task.trajectory import Trajectory
-from selfteach.train.text.batch import detached, head_of
+from selfteach.training.text.batch import detached, head_of
 from tiny import tiny_model_folder
 
 

@@ -20,7 +20,7 @@ from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradie
 from selfteach.policy.loading import load_policy
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.sampler import GenerateSampler
-from selfteach.recipes.base import Adapter, Optimization, Recipe, ReferenceProbe, Rollouts
+from selfteach.recipes.kit import Adapter, Optimization, Recipe, ReferenceProbe, Rollouts
 from selfteach.recipes.r10_sd_zero import SelfRevision
 from selfteach.recipes.r11_mixsd import MixSD
 from selfteach.recipes.tools import Prompt, Tools
@@ -34,12 +34,12 @@ from selfteach.task.arena import open_world
 from selfteach.task.example import Grade
 from selfteach.task.segment import Segment
 from selfteach.task.trajectory import Trajectory
-from selfteach.train import resuming
-from selfteach.train.rundir import RunFolder, read_rows
-from selfteach.train.text.annotate import annotated, token_mask
-from selfteach.train.text.contexts import Context, Reading, refuse_blind
-from selfteach.train.text.store import NamedStore, require_answers
-from selfteach.train.text.written import text_metrics
+from selfteach.training import resuming
+from selfteach.training.rundir import RunFolder, read_rows
+from selfteach.training.text.annotate import annotated, token_mask
+from selfteach.training.text.contexts import Context, Reading, refuse_blind
+from selfteach.training.text.store import NamedStore, require_answers
+from selfteach.training.text.written import text_metrics
 from tiny import tiny_model_folder, tiny_tokenizer
 
 SHORT = Rollouts(max_tokens=8)

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from selfteach.recipes.claim import Claim
 
 from selfteach.cli import suite as suites
 from selfteach.cli.runs import Planned
@@ -26,10 +27,9 @@ from selfteach.cli.suite import (
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
-from selfteach.recipes.claim import Claim
 from selfteach.recipes.r02_pw_opsd import PWOPSD
-from selfteach.train.launch import table_of
-from selfteach.train.rundir import RunFolder
+from selfteach.training.launch import table_of
+from selfteach.training.rundir import RunFolder
 
 PLAIN = Claim(says="a beats b", variants={"a": "sft --steps 2", "b": "sft --steps 1"}, higher="a", lower="b")
 

@@ -18,7 +18,7 @@ from selfteach.objective.head import Head
 from selfteach.objective.hidden import Hidden
 from selfteach.objective.plan import plan
 from selfteach.objective.sampled import k2, k3
-from selfteach.objective.sequence import Sequence
+from selfteach.objective.sequence import SequenceTerm
 from selfteach.objective.support import Full
 from selfteach.objective.target import AdvantageTilted, Consensus, FromRole, GeometricMean, Mixture
 from selfteach.objective.terms import Entropy, Match, NegativeLogLikelihood, PolicyGradient, Sampled, Term
@@ -281,7 +281,7 @@ def test_a_column_of_another_shape_is_named(field: str, shape: tuple[int, ...]) 
     policy: dict[str, Any] = {"name": "x", "advantage": torch.ones(ROWS, dtype=torch.float64)}
     said = {"gate": "behavior"}.get(field, field)
     if field == "unit":
-        term: Term = Sequence(name="x", unit=column.long(), sums=random(2, seed=1), function=torch.sum)
+        term: Term = SequenceTerm(name="x", unit=column.long(), sums=random(2, seed=1), function=torch.sum)
     elif field == "gate":
         term = PolicyGradient(**policy, gate=ImportanceRatio(column))
     else:
@@ -336,7 +336,7 @@ def test_a_trained_role_that_is_also_read_by_another_term_gets_only_its_own_grad
 
 def test_a_string_loss_refuses_weights_gates_and_values_that_are_no_numbers() -> None:
     unit, sums = torch.arange(ROWS), torch.tensor([-1.0, -2.0, -3.0])
-    good = Sequence(name="s", unit=unit, sums=sums, function=lambda s: s.exp().sum())
+    good = SequenceTerm(name="s", unit=unit, sums=sums, function=lambda s: s.exp().sum())
     for changes in ({"weight": 2.0}, {"weight": torch.ones(ROWS)}, {"gate": lambda at: at.ids * 1.0}):
         with pytest.raises(ValueError, match="weigh the units in the function"):
             replace(good, **changes)
@@ -346,7 +346,7 @@ def test_a_string_loss_refuses_weights_gates_and_values_that_are_no_numbers() ->
 
 
 def test_a_string_loss_of_no_units_is_zero() -> None:
-    none = Sequence(
+    none = SequenceTerm(
         name="s", unit=torch.full((ROWS,), -1), sums=torch.zeros(0), function=lambda s: s.max() + s.mean()
     )
     given = batch()

@@ -14,14 +14,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from runs import TextRun, scoring
-from selfteach.cli.progress import Silent
+from selfteach.api.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.policy.loading import Policy
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.task.segment import Segment
-from selfteach.train.launch import launch
-from selfteach.train.rundir import read_rows
-from selfteach.train.text.tokens import TOP, Look, look, pieces, token_texts
+from selfteach.training.launch import launch
+from selfteach.training.rundir import read_rows
+from selfteach.training.text.tokens import TOP, Look, look, pieces, token_texts
 from tiny import tiny_model_folder
 
 WORDS = ["--task", "table", "--device", "cpu", "--steps", "2", "--max-tokens", "8", "--eval-problems", "3"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from selfteach.cli.progress import Silent
+from selfteach.api.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
-from selfteach.train.launch import launch
-from selfteach.train.rundir import read_rows
-from selfteach.train.tracking import plain, tracked
+from selfteach.training.launch import launch
+from selfteach.training.rundir import read_rows
+from selfteach.training.tracking import plain, tracked
 from tiny import tiny_model_folder
 
 MISSING = [name for name in ("tensorboard", "trackio", "wandb") if importlib.util.find_spec(name) is None]

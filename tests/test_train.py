@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from runs import TextRun, config_of, run_of, scoring, weights, with_task
-from selfteach.cli.progress import Silent
+from selfteach.api.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.policy.loading import load_policy
-from selfteach.recipes.base import Rollouts
+from selfteach.recipes.kit import Rollouts
 from selfteach.recipes.r01_opsd import OPSD
 from selfteach.recipes.tools import Prompt, Tools
 from selfteach.roles.role import Role
@@ -26,12 +26,12 @@ from selfteach.roles.view import Solution
 from selfteach.roles.weights import Frozen
 from selfteach.task.arena import open_world
 from selfteach.task.trajectory import Trajectory
-from selfteach.train.launch import launch
-from selfteach.train.rundir import read_rows
-from selfteach.train.text.preflight import examined, preflight
-from selfteach.train.text.present import share
-from selfteach.train.text.prompts import PromptStream
-from selfteach.train.text.store import NamedStore
+from selfteach.training.launch import launch
+from selfteach.training.rundir import read_rows
+from selfteach.training.text.preflight import examined, preflight
+from selfteach.training.text.present import share
+from selfteach.training.text.prompts import PromptStream
+from selfteach.training.text.store import NamedStore
 from tiny import tiny_model_folder
 
 

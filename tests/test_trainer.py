@@ -19,15 +19,15 @@ import torch
 from torch import nn
 
 from selfteach.errors import NotFinite, UserError
-from selfteach.train import checkpoint
-from selfteach.train.clock import Clock
-from selfteach.train.interruption import Interrupted
-from selfteach.train.launch import run_learner
-from selfteach.train.learner import Learner, Numbers, Sample, Stage, Trained, Update
-from selfteach.train.progress import Silent
-from selfteach.train.rundir import read_rows
-from selfteach.train.schedule import scheduled
-from selfteach.train.trainer import Settings, Trainer
+from selfteach.training import checkpoint
+from selfteach.training.clock import Clock
+from selfteach.training.interruption import Interrupted
+from selfteach.training.launch import run_learner
+from selfteach.training.learner import Learner, Numbers, Sample, Stage, Trained, Update
+from selfteach.training.progress import Silent
+from selfteach.training.rundir import read_rows
+from selfteach.training.schedule import scheduled
+from selfteach.training.trainer import Settings, Trainer
 
 CPU = Settings(device="cpu", alarms=False)
 

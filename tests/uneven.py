@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 
 from off_policy import of_kind
-from selfteach.cli.progress import Silent
+from selfteach.api.progress import Silent
 from selfteach.objective.divergence import ForwardKL
 from selfteach.objective.divisor import Divisor
 from selfteach.objective.statistics import Statistics
@@ -26,7 +26,7 @@ from selfteach.roles.view import Solution
 from selfteach.roles.weights import Frozen
 from selfteach.task.segment import DATA, Segment
 from selfteach.task.trajectory import Trajectory
-from selfteach.train.launch import launch
+from selfteach.training.launch import launch
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def evaluate(
     old = by_name(arrays, "old_log_probs", columns.dtype) if arrays.get("old_log_probs") else None
     rows = rows_within(updates[update or 0], columns)
     stats = Statistics.of(batch, step=step, temperature=chosen.temperature, roles=active, old=old, rows=rows)
-    outcome = evaluate_terms(batch, plan(chosen.terms(stats), columns, rows))
+    outcome = evaluate_terms(batch, plan(chosen.summands(stats), columns, rows))
     outcome.loss.backward()
     return result(batch, given, outcome)
 

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is loaded: threads that spin while they wait slow every other process of a shared CPU many times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from selfteach.cli.console import fail
-    from selfteach.train.interruption import Interrupted
+    from selfteach.training.interruption import Interrupted
 
     quiet_libraries()
     words = list(sys.argv[1:] if argv is None else argv)

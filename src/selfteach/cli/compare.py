@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from selfteach.api.resolve import draft, require_model, safe
 from selfteach.cli.console import parsed
 from selfteach.cli.runs import (
     Planned,
@@ -25,11 +26,11 @@ from selfteach.cli.runs import (
     write_aside,
 )
 from selfteach.cli.suite import Suite, run_suite
-from selfteach.cli.train import chosen_preset, require_model, safe
 from selfteach.errors import UserError
-from selfteach.recipes import RECIPES, recipe_named
+from selfteach.recipes import RECIPES
 from selfteach.report import comparison_page
-from selfteach.train.launch import versions
+from selfteach.training.config import Loading, TrainConfig
+from selfteach.training.launch import versions
 
 ABOUT = "What stands after a lone -- goes to every run as it is: selfteach compare opsd grpo -- --lr 1e-4"
 
@@ -81,8 +82,7 @@ def command(words: Sequence[str]) -> int:
     if given.seeds < 1 or given.steps < 1 or given.jobs < 1 or given.points < 1:
         raise UserError("seeds, steps, points and jobs must each be at least 1")
     for label in given.recipes:
-        recipe_named(*split(label))
-    require_model(given.model, given.task)
+        require_model(replace(of(given, label), loading=Loading(model=given.model)))
     out = given.out or Path("runs") / f"compare-{safe(given.task)}"
     out.mkdir(parents=True, exist_ok=True)
     refuse_another_comparison(out, given)
@@ -117,7 +117,7 @@ def split(label: str) -> tuple[str, str | None]:
 def planned(given: Arguments, out: Path, label: str, seed: int, budget: int | None) -> Planned:
     """The command of one run. With a token budget the steps only bound it; the budget ends it."""
     name, preset = split(label)
-    recipe = recipe_of(given, label)
+    recipe = of(given, label).recipe
     samples = recipe.generates and not recipe.rollouts.stored
     budget = budget if samples and given.equal == "tokens" else given.tokens if samples else None
     steps = given.steps if budget is None else given.steps * 100
@@ -142,8 +142,8 @@ def planned(given: Arguments, out: Path, label: str, seed: int, budget: int | No
     return Planned(label, seed, folder, [*words, *given.extra])
 
 
-def recipe_of(given: Arguments, label: str) -> Any:
-    return chosen_preset(*split(label), given.task)[0]
+def of(given: Arguments, label: str) -> TrainConfig:
+    return draft(label, task=given.task)
 
 
 def generated(run: Planned) -> int:

@@ -17,7 +17,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from selfteach.errors import UserError
-from selfteach.recipes.base import RENAMED
+from selfteach.recipes.knobs import RENAMED
 from selfteach.roles.view import Messages
 from selfteach.task.example import Message
 

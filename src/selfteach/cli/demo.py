@@ -11,12 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from selfteach.api.progress import Silent, progress_for_here
 from selfteach.cli.console import parsed
-from selfteach.cli.progress import Silent, progress_for_here
 from selfteach.cli.train import configured
 from selfteach.report import build_report
-from selfteach.train.launch import launch
-from selfteach.train.rundir import read_rows
+from selfteach.training.launch import launch
+from selfteach.training.rundir import read_rows
 
 
 @dataclass(frozen=True)

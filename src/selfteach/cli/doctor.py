@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfteach.cli.progress import Lines
+from selfteach.api.progress import Lines
 from selfteach.cli.train import configured
-from selfteach.train.launch import learner_of
+from selfteach.training.launch import learner_of
 
 
 def command(words: Sequence[str]) -> int:

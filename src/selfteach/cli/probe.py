@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
+from selfteach.api.progress import Lines
 from selfteach.cli.console import parsed
-from selfteach.cli.progress import Lines
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
 from selfteach.probe import alignment, usefulness, viability
@@ -58,9 +58,9 @@ def command(words: Sequence[str]) -> int:
     progress = Lines()
     found = probe.look(set_scene(config, knobs.views, progress), knobs)
     command_line = shlex.join(["selfteach", "probe", *words])
-    model = config.loading.model or f"arena {config.task}"
+    model = config.loading.model or f"arena {config.task_name}"
     run = {"command": command_line, "recipe": f"{config.recipe_name}, preset {config.preset}", "model": model}
-    found = replace(found, about={**run, "task": config.task, "seed": config.seed, **found.about})
+    found = replace(found, about={**run, "task": config.task_name, "seed": config.seed, **found.about})
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     for table in found.tables:
         console.print(on_terminal(table))

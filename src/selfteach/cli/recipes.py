@@ -11,15 +11,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from selfteach.api.resolve import kind_of
 from selfteach.cli.console import parsed
-from selfteach.recipes import RECIPES, Recipe, knobs, recipe_named
-from selfteach.recipes.base import documented
+from selfteach.recipes import RECIPES, Recipe, knobs, preset_of
+from selfteach.recipes.knobs import documented
+from selfteach.studies.laptop import presets
 
 
 @dataclass(frozen=True)
 class Arguments:
     name: Annotated[str, tyro.conf.Positional] = ""
-    """A recipe (none: list them all)."""
+    """A recipe, or FILE:NAME of one of your own (none: list them all)."""
     json: bool = False
     """Print JSON."""
 
@@ -47,7 +49,7 @@ def listing() -> Table:
 
 def full(name: str) -> dict[str, Any]:
     """The teachers, fields and knobs a recipe needs, with its presets' values."""
-    recipe = recipe_named(name)
+    recipe = paper(name)
     return {
         "name": name,
         "title": recipe.title,
@@ -66,8 +68,14 @@ def full(name: str) -> dict[str, Any]:
             knob: {"default": value, "meaning": meaning}
             for knob, (value, meaning) in documented(recipe).items()
         },
-        "presets": {label: changed(recipe, preset) for label, preset in type(recipe).presets().items()},
+        "presets": {label: changed(recipe, preset) for label, preset in presets(type(recipe)).items()},
     }
+
+
+def paper(name: str) -> Recipe:
+    """The recipe of this name, or FILE:NAME, at its first preset."""
+    found = kind_of(name)[2]
+    return preset_of(found) if isinstance(found, type) else found
 
 
 def changed(default: Recipe, preset: Recipe) -> dict[str, Any]:
@@ -77,13 +85,13 @@ def changed(default: Recipe, preset: Recipe) -> dict[str, Any]:
 
 
 def show(console: Console, name: str) -> None:
-    recipe = recipe_named(name)
+    recipe = paper(name)
     console.print(f"[bold]{name}[/]  {recipe.title}  ({recipe.source})\n")
     console.print((type(recipe).__doc__ or "").strip() + "\n", markup=False, highlight=False)
     table = Table("knob", "default", "meaning", box=None, pad_edge=False)
     for knob, (value, meaning) in documented(recipe).items():
         table.add_row(knob, str(value), meaning)
     console.print(table)
-    for label, preset in type(recipe).presets().items():
+    for label, preset in presets(type(recipe)).items():
         changes = ", ".join(f"{k}={v}" for k, v in changed(recipe, preset).items()) or "the values above"
         console.print(f"preset [bold]{label}[/]: {changes}")

@@ -19,7 +19,7 @@ from typing import Any
 from selfteach.errors import UserError
 from selfteach.report.older import row_of_today, summary_of_today
 from selfteach.report.text import measured
-from selfteach.train.rundir import read_rows
+from selfteach.training.rundir import read_rows
 
 
 @dataclass

@@ -33,8 +33,8 @@ from selfteach.recipes import RECIPES
 from selfteach.recipes.checks import nearest
 from selfteach.recipes.claim import Claim
 from selfteach.report import comparison_page
-from selfteach.train.launch import FREE, table_of, versions
-from selfteach.train.rundir import changes
+from selfteach.training.launch import FREE, table_of, versions
+from selfteach.training.rundir import changes
 
 BASELINES = ("opsd", "grpo", "sft")
 ONE_SIDED_95 = {1: 6.31, 2: 2.92, 3: 2.35, 4: 2.13, 5: 2.02, 6: 1.94, 7: 1.89, 8: 1.86, 9: 1.83}

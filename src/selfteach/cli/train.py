@@ -2,88 +2,111 @@
 
 from __future__ import annotations
 
-import time
+import itertools
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import field, make_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tomli_w
+import tyro
+
+from selfteach.api.configfile import read_settings
+from selfteach.api.progress import Silent, progress_for_here
+from selfteach.api.resolve import draft, placed, require_model
 from selfteach.cli.console import parsed
-from selfteach.cli.progress import Silent, progress_for_here
-from selfteach.errors import UserError
-from selfteach.recipes import RECIPES, Recipe, recipe_named
+from selfteach.recipes import Recipe
 from selfteach.recipes.checks import require
 from selfteach.report import build_report
-from selfteach.task.arena import WORLDS
-from selfteach.task.opening import TaskOptions, open_task
-from selfteach.train.config import Bookkeeping, Evaluation, Loading, TrainConfig
-from selfteach.train.launch import launch
+from selfteach.settings import NonNegativeInt, settings
+from selfteach.studies.laptop import presets
+from selfteach.task.opening import TaskOptions
+from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
+from selfteach.training.launch import launch, table_of
+from selfteach.training.rundir import without_none
 
 
-@dataclass(frozen=True)
+@settings
 class Where:
     """What is trained on, and where the run goes."""
 
+    own_recipe: Annotated[str, tyro.conf.arg(name="recipe")] = ""
+    """FILE:NAME of a recipe of your own, in the place of RECIPE (docs/add-a-method.md)."""
     task: str = ""
-    """A world of the arena, gym:NAME, hf:ID, or a .jsonl or .parquet file, docs/data.md (empty: the arena world that
-    suits the recipe)."""
+    """A world of the arena, gym:NAME, hf:ID, a .jsonl or .parquet file (docs/data.md), or FILE:NAME of your own (empty:
+    the arena world that suits the recipe)."""
+    reward: str | None = None
+    """FILE:NAME of a reward function of your own, docs/data.md (none: the task's verifier)."""
     out: Path | None = None
     """Run folder (none: runs/RECIPE-TASK-TIME)."""
     preset: str | None = None
     """A named setting of the recipe (none: the paper's; in an arena world its "arena" one)."""
-    seed: int = 0
+    config: Path | None = None
+    """Settings to start from: a run's folder or config.toml, or TOML, YAML or JSON of your own; flags override it."""
+    seed: NonNegativeInt = 0
     """Seed of data order, sampling and evaluation."""
     resume: bool = False
-    """Go on with the interrupted run in --out."""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**63, f"seed is {self.seed}: give a number from 0 up to 2^63")
+    """Go on with the run in --out: its settings are read from there. --steps and --token-budget may be raised."""
+    dry_run: bool = False
+    """Print the resolved settings, as --config takes them, and do nothing."""
 
 
 def command(words: Sequence[str]) -> int:
     """Parse, train, report."""
-    config, resume = configured(words)
-    folder, _ = launch(config, progress_for_here, Silent, resume=resume)
+    config, where = configured(words)
+    if where.dry_run:
+        sys.stdout.write(tomli_w.dumps(without_none(table_of(config)), multiline_strings=True))
+        return 0
+    folder, _ = launch(config, progress_for_here, Silent, resume=where.resume)
     if folder is not None:
         page = build_report(folder)
         print(f"model    {folder / 'model'}\nreport   {page}")
     return 0
 
 
-def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfig, bool]:
-    """The run that the words ask for, and whether it is to be resumed."""
-    if not words or words[0].startswith("-"):
-        raise UserError(f"which recipe? selfteach {command} RECIPE; known: {', '.join(RECIPES)}")
-    name, rest = words[0], list(words[1:])
-    task = option(rest, "--task") or world_of(name)
-    preset = option(rest, "--preset")
-    recipe, preset = chosen_preset(name, preset, task)
-    kind = arguments(type(recipe))
-    program = f"selfteach {command} {name}"
+def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfig, Where]:
+    """The run that the words ask for, and what they say of where it goes."""
+    name, rest = named_recipe(words)
+    out, resume = option(rest, "--out"), "--resume" in rest
+    file = option(rest, "--config") or (out if resume else None)
+    table = read_settings(saved(file)) if file else {}
+    task, reward = option(rest, "--task"), option(rest, "--reward")
+    begun = draft(name, preset=option(rest, "--preset"), task=task or None, reward=reward, table=table)
+    where = Where(task=begun.task_name, reward=begun.reward, preset=begun.preset, seed=begun.seed)
+    kind = arguments(type(begun.recipe))
     given = parsed(
-        kind, rest, program=program, default=kind(recipe=recipe), description=described(recipe, preset)
-    )
-    where: Where = replace(given.where, task=task)
-    out = where.out or Path("runs") / f"{name}-{safe(where.task)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    require_model(given.loading.model, where.task, given.task_options)
-    config = TrainConfig(
-        recipe=given.recipe,
-        recipe_name=name,
-        preset=preset,
-        task=where.task,
-        out=out,
-        seed=where.seed,
-        loading=given.loading,
-        task_options=given.task_options,
-        evaluation=given.evaluation,
-        bookkeeping=given.bookkeeping,
-    )
-    return config, where.resume
+        kind, rest, program=f"selfteach {command} {begun.recipe_name}",
+        default=kind(
+            begun.recipe, where, begun.loading, begun.task_options, begun.evaluation, begun.bookkeeping
+        ),
+        description=described(begun.recipe, begun.preset),
+    )  # fmt: skip
+    config = replace(
+        begun, recipe=given.recipe, seed=given.where.seed, loading=given.loading, task_options=given.task_options,
+        evaluation=given.evaluation, bookkeeping=given.bookkeeping,
+    )  # fmt: skip
+    require_model(config)
+    return placed(config, given.where.out or table.get("out")), given.where
 
 
-def world_of(name: str) -> str:
-    """The arena world that suits a recipe; an unknown recipe is refused when it is chosen."""
-    return RECIPES[name].world if name in RECIPES else Recipe.world
+def named_recipe(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The recipe that the words name first, or by --recipe, and the other words."""
+    own = option(words, "--recipe")
+    if not words or words[0].startswith("-"):
+        return own, list(words)
+    require(own is None, f"two recipes are named: {words[0]} and {own}")
+    return words[0], list(words[1:])
+
+
+def saved(file: str) -> Path:
+    """The settings file of these words; a folder without a run is refused as such."""
+    path = Path(file)
+    require(
+        path.suffix != "" or (path / "config.toml").is_file(),
+        f"{file} holds no run to resume (no config.toml); start it without --resume",
+    )
+    return path
 
 
 def arguments(recipe: type[Recipe]) -> Any:
@@ -102,39 +125,17 @@ def arguments(recipe: type[Recipe]) -> Any:
     )
 
 
-def chosen_preset(name: str, preset: str | None, task: str) -> tuple[Recipe, str]:
-    """The preset asked for; without one the arena's in an arena world, else the paper's."""
-    recipe = recipe_named(name, preset)
-    presets = RECIPES[name].presets()
-    if preset is None:
-        preset = "arena" if task in WORLDS and "arena" in presets else next(iter(presets))
-        recipe = presets[preset]
-    return recipe, preset
-
-
-def require_model(model: str, task: str, options: TaskOptions | None = None) -> None:
-    """Refuse a task without a model of its own; a task that does not exist is refused as such first."""
-    if not model and task not in WORLDS:
-        open_task(task, options=options)
-        raise UserError(
-            f"--model is missing: task {task} has no model of its own (give a folder or a hub id)"
-        )
-
-
 def described(recipe: Recipe, preset: str) -> str:
-    known = ", ".join(type(recipe).presets())
+    known = ", ".join(presets(type(recipe)))
     return f"{type(recipe).__doc__}\n\nDefaults below are those of preset {preset}. Presets: {known}."
 
 
 def option(words: Sequence[str], name: str) -> str | None:
-    """The value of an option before anything is parsed."""
-    for i, word in enumerate(words):
-        if word == name and i + 1 < len(words):
-            return words[i + 1]
-        if word.startswith(name + "="):
-            return word.split("=", 1)[1]
-    return None
-
-
-def safe(task: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in task).strip("-")[:40]
+    """The value of an option, its last, before anything is parsed."""
+    found = None
+    for word, after in itertools.pairwise([*words, ""]):
+        if word == name:
+            found = after
+        elif word.startswith(name + "="):
+            found = word.split("=", 1)[1]
+    return found

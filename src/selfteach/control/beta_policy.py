@@ -7,13 +7,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 from torch.distributions import Beta
 
 from selfteach.errors import UserError
+from selfteach.settings import (
+    NonNegativeFloat,
+    PositiveInt,
+    PositiveUnit,
+    UnitInterval,
+    settings,
+)
 
 FEATURES = ("progress", "knob", "loss", "mismatch", "probe", "confidence")
 """What the policy sees: the share of steps taken; running means of the knob, the loss, the divergence, the probe's
@@ -22,7 +30,7 @@ INSIDE = 1e-6
 """Draws keep this distance from 0 and 1, where a Beta density is 0."""
 
 
-@dataclass(frozen=True)
+@settings
 class BetaPolicy:
     """Draw a knob's value x ~ Beta(a, b), (a, b) = 1 + softplus(f(s)), f a small network and s the state of training.
 
@@ -36,49 +44,34 @@ class BetaPolicy:
     penalty on an entropy above ``entropy_target``. The paper does not give these numbers: every default is ours.
     """
 
-    lowest: float = 0.2
+    lowest: UnitInterval = 0.2
     """Smallest value of the knob; draws below are clipped (ours; the paper's figures show none below 0.2)."""
-    highest: float = 1.0
+    highest: UnitInterval = 1.0
     """Largest value of the knob; draws above are clipped (ours: everything)."""
-    hold: int = 2
+    hold: PositiveInt = 2
     """H: steps for which a drawn value is held (ours; not in the paper)."""
-    lookahead: int = 4
+    lookahead: PositiveInt = 4
     """L: steps after a draw whose progress rewards it (ours; not in the paper. 1: immediate feedback)."""
-    discount: float = 0.9
+    discount: PositiveUnit = 0.9
     """γ: weight of each further step of the lookahead (ours; not in the paper)."""
-    answer_weight: float = 0.1
+    answer_weight: NonNegativeFloat = 0.1
     """λ_gt: weight of the teacher's mean log-prob of the probe's text in the reward (ours; not in the paper)."""
-    decisions: int = 4
+    decisions: Annotated[int, Ge(2)] = 4
     """B: rewarded draws for each REINFORCE step (ours; not in the paper)."""
-    policy_lr: float = 0.3
+    policy_lr: NonNegativeFloat = 0.3
     """Step size of REINFORCE (ours; not in the paper. 0: random draws that learn nothing)."""
-    policy_width: int = 16
+    policy_width: PositiveInt = 16
     """Hidden units of the network (ours; not in the paper)."""
     entropy_target: float = -0.5
     """Differential entropy, in nats, above which the policy is penalized (ours; uniform draws have 0)."""
-    entropy_penalty: float = 0.1
+    entropy_penalty: NonNegativeFloat = 0.1
     """c: weight of the squared excess of entropy (ours; the paper lets it vary)."""
-    smoothing: float = 0.8
+    smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.8
     """Decay of the running means in the state (ours; not in the paper)."""
 
     def __post_init__(self) -> None:
-        for holds, said in (
-            (
-                0 <= self.lowest < self.highest <= 1,
-                "lowest and highest must satisfy 0 ≤ lowest < highest ≤ 1",
-            ),
-            (self.hold >= 1, "hold must be at least 1 step"),
-            (self.lookahead >= 1, "lookahead must be at least 1 step"),
-            (0 < self.discount <= 1, "discount must lie in (0, 1]"),
-            (self.answer_weight >= 0, "answer_weight must be 0 or more"),
-            (self.decisions >= 2, "decisions must be at least 2: one reward alone has no standard deviation"),
-            (self.policy_lr >= 0, "policy_lr must be 0 or more"),
-            (self.policy_width >= 1, "policy_width must be at least 1"),
-            (self.entropy_penalty >= 0, "entropy_penalty must be 0 or more"),
-            (0 <= self.smoothing < 1, "smoothing must lie in [0, 1)"),
-        ):
-            if not holds:
-                raise UserError(said)
+        if self.lowest >= self.highest:
+            raise UserError(f"lowest must be below highest, got {self.lowest} and {self.highest}")
 
     def start(self, seed: int) -> BetaController:
         """A controller that has seen nothing; its first draws have mean ½."""

@@ -36,7 +36,7 @@ from selfteach.objective.layout import Layout
 from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.record import measure
-from selfteach.objective.sequence import Sequence
+from selfteach.objective.sequence import SequenceTerm
 from selfteach.objective.statistics import Statistics, entropy
 from selfteach.objective.support import Full, Support, TopK
 from selfteach.objective.target import (
@@ -96,7 +96,7 @@ __all__ = [
     "Sampled",
     "Scored",
     "ScoredBatch",
-    "Sequence",
+    "SequenceTerm",
     "SkewForwardKL",
     "SkewReverseKL",
     "Statistics",

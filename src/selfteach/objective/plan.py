@@ -29,7 +29,7 @@ def plan(terms: Iterable[Term], columns: Columns, rows: Tensor | None = None) ->
     are of the update). ValueError naming a term with a column that is not [N] or [N, T], or whose weight is NaN or
     infinite at a token it selects.
     """
-    return [_planned(term, columns, rows) for term in terms]
+    return [_planned(term.tempered(1.0), columns, rows) for term in terms]
 
 
 def _planned(term: Term, columns: Columns, rows: Tensor | None) -> Weighted:

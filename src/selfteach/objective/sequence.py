@@ -14,7 +14,7 @@ from selfteach.objective.terms import OfSampledToken, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequence(OfSampledToken):
+class SequenceTerm(OfSampledToken):
     """F(s): ``function`` of the log-prob sums ``sums`` [U] (nats) of the units, a 0-dim loss; pure.
 
     ``unit`` [N] or [N, T] long says to which sum a token's log-prob goes (−1: to none). The sums are a statistic

@@ -105,6 +105,11 @@ class TopK:
 Support = Full | TopK
 
 
+def likeliest(k: int | None, of: Chooser = "teacher", tail: Tail = "bucket") -> Support:
+    """The whole vocabulary where ``k`` is None, else ``TopK(k, of, tail)``."""
+    return Full() if k is None else TopK(k, of, tail)
+
+
 def _mask(ids: Tensor, width: int) -> Tensor:
     return torch.zeros(*ids.shape[:-1], width, dtype=torch.bool, device=ids.device).scatter_(-1, ids, True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -25,6 +25,11 @@ from selfteach.objective.support import Full, Support
 from selfteach.objective.target import Target
 
 Signal = Literal["full", "sampled", "features"]
+
+
+def of_the_recipe(at: Positions) -> Tensor:
+    """The temperature of a term that names none: its recipe's (``Term.tempered``); 1 of a term without a recipe."""
+    return torch.ones(len(at.ids), device=at.ids.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +81,12 @@ class Term(ABC):
         """The roles that must be at hand where the loss is taken."""
         return tuple(dict.fromkeys((*self.own_reads, *getattr(self.gate, "roles", ()))))
 
+    def tempered(self, temperature: Temperature) -> Term:
+        """The term at this temperature, unless it has one of its own."""
+        if getattr(self, "temperature", None) is not of_the_recipe:
+            return self
+        return replace(self, temperature=temperature)  # type: ignore[call-arg]
+
     def planned(self, chosen: Tensor) -> Term:
         """The term once it is known which tokens [N, T] it selects over the whole batch."""
         return self
@@ -103,7 +114,7 @@ class Match(Term):
     target: Target
     divergence: Divergence
     support: Support = field(default_factory=Full)
-    temperature: Temperature = 1.0
+    temperature: Temperature = of_the_recipe
     target_temperature: Temperature | None = None
     ceiling: float | None = None
 
@@ -129,7 +140,7 @@ class Match(Term):
 class OfSampledToken(Term):
     """A term whose gradient passes through one number a position: the sampled token's log-prob (nats)."""
 
-    temperature: Temperature = 1.0
+    temperature: Temperature = of_the_recipe
 
     @property
     def own_reads(self) -> Mapping[str, Signal]:
@@ -236,7 +247,7 @@ class Entropy(Term):
     Gradient of H in the logits: −p_j (log p_j + H), over the temperature.
     """
 
-    temperature: Temperature = 1.0
+    temperature: Temperature = of_the_recipe
     penalty: bool = False
 
     def token_loss(self, at: Positions) -> Tensor:

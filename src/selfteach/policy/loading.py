@@ -142,13 +142,31 @@ def load_policy(
     tokenizer = _tokenizer(model, source)
     halved = precision == "bfloat16" and not (trained and lora is None)
     network = _network(model, "bfloat16" if halved else "float32", source)
+    return policy_of(
+        network, tokenizer, name=model, precision=precision, lora=lora,
+        gradient_checkpointing=gradient_checkpointing, chat_template=chat_template, device=device,
+    )  # fmt: skip
+
+
+def policy_of(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    precision: Precision = "float32",
+    lora: LoraConfig | None = None,
+    gradient_checkpointing: bool = False,
+    chat_template: str | None = None,
+    device: torch.device | str | None = None,
+) -> Policy:
+    """A policy of a model that is loaded already, in evaluation mode; its weights are the policy's, not a copy."""
     renderer = ChatRenderer(tokenizer, chat_template, _generation_stops(network))
     rows = network.get_output_embeddings().weight.shape[0]
     if gradient_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     tuned: Any = network if lora is None else _with_lora(network, lora)
     width = min(renderer.vocabulary, rows)
-    return Policy(model, tuned.to(device).eval(), tokenizer, renderer, width, precision)
+    return Policy(name, tuned.to(device).eval(), tokenizer, renderer, width, precision)
 
 
 def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:

@@ -54,7 +54,7 @@ def find_nodes(scene: Scene, *, count: int, candidates: int, min_prob: float) ->
     stats = scene.statistics(recipe.rollouts.temperature, scene.teachers)
     select = highest(stats.entropy(), stats.mask, count)
     weighted = plan(
-        recipe.terms(scene.statistics(recipe.temperature, recipe.active(0))), scene.scoring.columns
+        recipe.summands(scene.statistics(recipe.temperature, recipe.active(0))), scene.scoring.columns
     )
     parts = []
     for part in scene.scoring.parts():

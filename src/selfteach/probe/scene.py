@@ -19,12 +19,12 @@ from selfteach.roles.sibling import Reprompt
 from selfteach.roles.view import Answer, Plain, Solution, View
 from selfteach.roles.weights import External, Live
 from selfteach.task.trajectory import Trajectory
-from selfteach.train.config import TrainConfig
-from selfteach.train.launch import learner_of
-from selfteach.train.progress import Progress
-from selfteach.train.text.batch import Scoring
-from selfteach.train.text.contexts import Context
-from selfteach.train.text.learner import TextLearner
+from selfteach.training.config import TrainConfig
+from selfteach.training.launch import learner_of
+from selfteach.training.progress import Progress
+from selfteach.training.text.batch import Scoring
+from selfteach.training.text.contexts import Context
+from selfteach.training.text.learner import TextLearner
 
 VIEWS: Mapping[str, View] = {
     "plain": Plain(),

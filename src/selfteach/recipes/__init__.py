@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 
 from selfteach.errors import UserError
-from selfteach.recipes.base import Recipe, knobs, with_knobs
+from selfteach.recipes.base import Recipe
 from selfteach.recipes.checks import nearest
+from selfteach.recipes.knobs import knobs, with_knobs
 
 REGISTRY = {
     "opsd": "r01_opsd.OPSD",
@@ -37,16 +38,20 @@ def _recipe(place: str) -> type[Recipe]:
 RECIPES: dict[str, type[Recipe]] = {name: _recipe(place) for name, place in REGISTRY.items()}
 
 
+def preset_of(kind: type[Recipe], preset: str | None = None) -> Recipe:
+    """A recipe at one of its own presets (None: its first, the paper's). UserError naming the nearest if unknown."""
+    presets = kind.presets
+    chosen = next(iter(presets)) if preset is None else preset
+    if chosen not in presets:
+        raise UserError(f"recipe {kind.__name__} has no preset {chosen!r}{nearest(chosen, presets)}")
+    return with_knobs(kind(), presets[chosen])
+
+
 def recipe_named(name: str, preset: str | None = None) -> Recipe:
-    """The recipe's preset (None: its first, the paper's). UserError with the nearest names if unknown."""
+    """The recipe of this name at a preset of its own. UserError with the nearest names if unknown."""
     if name not in RECIPES:
         raise UserError(f"no recipe is called {name!r}{nearest(name, RECIPES)}")
-    presets = RECIPES[name].presets()
-    if preset is None:
-        return next(iter(presets.values()))
-    if preset not in presets:
-        raise UserError(f"recipe {name} has no preset {preset!r}{nearest(preset, presets)}")
-    return presets[preset]
+    return preset_of(RECIPES[name], preset)
 
 
-__all__ = ["RECIPES", "REGISTRY", "Recipe", "knobs", "recipe_named", "with_knobs"]
+__all__ = ["RECIPES", "REGISTRY", "Recipe", "knobs", "preset_of", "recipe_named", "with_knobs"]

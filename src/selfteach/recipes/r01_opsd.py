@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from selfteach.objective.divergence import Divergence, ForwardKL, ReverseKL, gkd_jsd
-from selfteach.objective.statistics import Statistics
-from selfteach.objective.support import Full, Support, TopK
-from selfteach.objective.target import FromRole
-from selfteach.objective.terms import Match, Sampled, Term
-from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts, require
-from selfteach.roles.role import ReasonFirst, Role
-from selfteach.roles.view import Answer, Messages, Plain, Prefix, Solution, View
-from selfteach.roles.weights import EMA, Frozen, Live, Weights
-
-TEACHER = "teacher"
+from selfteach.recipes.kit import *
 
 
-@dataclass(frozen=True)
+@settings
 class OPSD(Recipe):
     """Pull the student to its solution-reading, frozen self on its own tokens.
 
@@ -34,17 +23,22 @@ class OPSD(Recipe):
     title = "On-Policy Self-Distillation"
     source = "arXiv 2601.18734, card 01"
     formula = "mean_y (1/|y|) Σ_t Σ_v min( q(v) log(q(v)/p(v)), τ )"
+    presets = {
+        "v3-thinking": {},
+        "v3-nonthinking": {"clip_entry": 1e-6},
+        "v1": {"beta": 0.5, "clip_entry": None, "max_tokens": 2048, "lr": 2e-4, "max_grad_norm": None},
+    }
 
-    rollouts: Rollouts = field(default_factory=lambda: Rollouts(temperature=1.1, top_p=0.95, top_k=20))
-    optimization: Optimization = field(default_factory=lambda: Optimization(lr=5e-6, max_grad_norm=0.1))
-    adapter: Adapter = field(default_factory=lambda: Adapter(lora_rank=64, lora_alpha=128))
+    rollouts: Rollouts = Rollouts(temperature=1.1, top_p=0.95, top_k=20)
+    optimization: Optimization = Optimization(lr=5e-6, max_grad_norm=0.1)
+    adapter: Adapter = Adapter(lora_rank=64, lora_alpha=128)
     student_thinking: bool | None = False
     """Thinking flag of the student's chat template: off in the paper's v3."""
     teacher_thinking: bool | None = True
     """Thinking flag of the teacher's chat template: on in the paper."""
     weights: Literal["frozen", "live", "ema"] = "frozen"
     """Whose weights teach: the initial policy, the current one, or an average. The paper's is frozen."""
-    ema_decay: float = 0.999
+    ema_decay: UnitInterval = 0.999
     """Decay of the averaged teacher (released code: 0.999); used with ``--weights ema``."""
     view: Literal["solution", "answer", "prefix", "plain"] = "solution"
     """What the teacher is shown: the worked solution (paper), the answer, fixed turns before, or nothing more."""
@@ -52,28 +46,22 @@ class OPSD(Recipe):
     """The turns of view "prefix" (command line: --prefix FILE, a JSON list of role and content)."""
     reason_first: bool = False
     """Let the teacher write an analysis of the reference before it scores (released option)."""
-    reason_tokens: int = 4096
+    reason_tokens: PositiveInt = 4096
     """Longest analysis, in tokens (released code: 4096)."""
     loss: Literal["divergence", "policy-gradient"] = "divergence"
     """Full-distribution divergence (paper), or the sampled-token policy gradient of reverse KL (variant)."""
-    beta: float = 0.0
+    beta: UnitInterval = 0.0
     """0: forward KL(q‖p) (v3), 1: reverse KL(p‖q), between: JSD with m = β q + (1 − β) p (v1: 0.5)."""
-    clip_entry: float | None = 0.05
+    clip_entry: PositiveFloat | None = 0.05
     """Upper bound on each vocabulary entry's summand (v3: 0.05; 0.06 for 8B; none: unclipped)."""
-    teacher_top_k: int | None = None
+    teacher_top_k: PositiveInt | None = None
     """Compare on the teacher's k likeliest tokens, renormalized (released option; none: full vocabulary)."""
-    loss_temperature: float | None = None
+    loss_temperature: PositiveFloat | None = None
     """Temperature of both softmaxes in the loss (none: the sampling temperature, as in the paper)."""
     mean_over: Literal["sequences", "tokens"] = "sequences"
     """Mean of per-rollout token means (paper's formula), or mean over all tokens (released code)."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.beta <= 1, f"beta must lie in [0, 1], got {self.beta}")
-        require(0 <= self.ema_decay <= 1, f"ema_decay must lie in [0, 1], got {self.ema_decay}")
-        require(
-            self.loss_temperature is None or self.loss_temperature > 0,
-            "loss_temperature must be positive, or none",
-        )
         require(self.view != "prefix" or bool(self.prefix), "view prefix needs its turns: --prefix FILE")
         require(
             self.loss == "divergence" or (self.teacher_top_k is None and self.clip_entry is None),
@@ -83,31 +71,6 @@ class OPSD(Recipe):
             not (self.weights == "live" and self.view == "plain"),
             "a live teacher under the plain view is the student itself: the loss is always 0",
         )
-
-    @classmethod
-    def presets(cls) -> Mapping[str, OPSD]:
-        paper = cls()
-        return {
-            "v3-thinking": paper,
-            "v3-nonthinking": replace(paper, clip_entry=1e-6),
-            "v1": replace(
-                paper,
-                beta=0.5,
-                clip_entry=None,
-                rollouts=replace(paper.rollouts, max_tokens=2048),
-                optimization=replace(paper.optimization, lr=2e-4, max_grad_norm=None),
-            ),
-            "arena": replace(
-                paper,
-                beta=1.0,
-                clip_entry=None,
-                student_thinking=None,
-                teacher_thinking=None,
-                rollouts=Rollouts(max_tokens=64),
-                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=300, prompts=64),
-                adapter=Adapter(),
-            ),
-        }
 
     @property
     def teachers(self) -> Mapping[str, Role]:
@@ -122,34 +85,14 @@ class OPSD(Recipe):
     def temperature(self) -> float:
         return self.loss_temperature or self.rollouts.temperature
 
-    @property
-    def divergence(self) -> Divergence:
-        if self.beta == 0:
-            return ForwardKL(clip_entry=self.clip_entry)
-        if self.beta == 1:
-            return ReverseKL(clip_entry=self.clip_entry)
-        return gkd_jsd(self.beta, clip_entry=self.clip_entry)
-
-    @property
-    def support(self) -> Support:
-        return (
-            Full()
-            if self.teacher_top_k is None
-            else TopK(self.teacher_top_k, of="teacher", tail="renormalize")
-        )
-
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        target = FromRole(TEACHER)
         if self.loss == "policy-gradient":
-            yield Sampled(
-                name="distill", target=target, mean_over=self.mean_over, temperature=self.temperature
-            )
+            yield Sampled(name="distill", target=FromRole(TEACHER), mean_over=self.mean_over)
             return
         yield Match(
             name="distill",
-            target=target,
-            divergence=self.divergence,
-            support=self.support,
+            target=FromRole(TEACHER),
+            divergence=gkd_jsd(self.beta, clip_entry=self.clip_entry),
+            support=likeliest(self.teacher_top_k, of="teacher", tail="renormalize"),
             mean_over=self.mean_over,
-            temperature=self.temperature,
         )

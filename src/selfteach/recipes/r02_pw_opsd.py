@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
 from torch import Tensor
 
-from selfteach.objective.statistics import Statistics
-from selfteach.objective.terms import Term
-from selfteach.recipes.base import Optimization, require
-from selfteach.recipes.claim import Claim
+from selfteach.recipes.kit import *
 from selfteach.recipes.r01_opsd import OPSD
 
-ARENA = "pw-opsd --task chain --steps 80"
 
-
-@dataclass(frozen=True)
+@settings
 class PWOPSD(OPSD):
     """OPSD that trusts the teacher more, the later it speaks in a rollout.
 
@@ -31,42 +26,17 @@ class PWOPSD(OPSD):
     """
 
     title = "Position-Weighted On-Policy Self-Distillation"
-    suite = "first"
     source = "arXiv 2605.21606, card 02"
     formula = "mean_y (1/|y|) Σ_t w(t/|y|) Σ_v min( q(v) log(q(v)/p(v)), τ )"
-    claims = (
-        Claim(
-            says="Position weights raise accuracy over uniform ones by 0.4 points on average (Qwen3-4B, Avg@12)",
-            variants={"weighted": ARENA, "uniform": f"{ARENA} --w-min 1"},
-            higher="weighted",
-            lower="uniform",
-        ),
-    )
+    presets = {"moderate": {}, "position-global": {"mean_over": "tokens"}}
 
-    optimization: Optimization = field(
-        default_factory=lambda: Optimization(lr=5e-6, steps=150, max_grad_norm=0.1)
-    )
-    w_min: float = 0.25
+    optimization: Optimization = Optimization(lr=5e-6, steps=150, max_grad_norm=0.1)
+    w_min: UnitInterval = 0.25
     """Weight of the earliest tokens, which the later ones raise to 1 (paper's Moderate schedule; 1: uniform)."""
-    w_middle: float = 0.30
+    w_middle: UnitInterval = 0.30
     """τ: the relative position at which the weight is half-way (paper: 0.30)."""
-    w_width: float = 0.10
+    w_width: PositiveFloat = 0.10
     """s: how gradual the rise is, in relative positions (paper: 0.10; towards 0 it is a step)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.w_min <= 1, f"w_min must lie in [0, 1], got {self.w_min}")
-        require(0 <= self.w_middle <= 1, f"w_middle must lie in [0, 1], got {self.w_middle}")
-        require(self.w_width > 0, f"w_width must be above 0, got {self.w_width}; a small one is a step")
-
-    @classmethod
-    def presets(cls) -> Mapping[str, OPSD]:
-        paper = cls()
-        return {
-            "moderate": paper,
-            "position-global": replace(paper, mean_over="tokens"),
-            "arena": super().presets()["arena"],
-        }
 
     def position_weight(self, r: Tensor) -> Tensor:
         """Relative positions in (0, 1) → weights in (w_min, 1), rising with the position."""

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from selfteach.control.beta_policy import BetaPolicy
-from selfteach.control.controller import ControllerSpec
-from selfteach.recipes.base import ReferenceProbe, require
-from selfteach.recipes.claim import Claim
-from selfteach.recipes.r01_opsd import OPSD, TEACHER
-from selfteach.roles.private import Partial
-from selfteach.roles.role import Role
-
-ARENA = "atesd --lr 1e-4 --steps 40"
-FIXED = f"{ARENA} --no-adaptive"
+from selfteach.recipes.kit import *
+from selfteach.recipes.r01_opsd import OPSD
 
 
-@dataclass(frozen=True)
+@settings
 class ATESD(OPSD):
     """OPSD whose teacher reads a share α of the reference solution, found while training by a learned policy.
 
@@ -32,49 +24,23 @@ class ATESD(OPSD):
     """
 
     title = "Adaptive Teacher Exposure for Self-Distillation"
-    suite = "first"
     source = "arXiv 2605.11458, card 06"
     formula = "mean_y (1/|y|) Σ_t KL(q_α‖p), α ~ Beta policy(state), R = Σ γ^(i−1) (ℓ_{i−1} − ℓ_i)₊ + λ ḡ"
-    world = "trail"
-    claims = (
-        Claim(
-            says="The mismatch of teacher and student rises with the share of the reference that the teacher reads",
-            variants={f"α = {a}": f"{FIXED} --exposure {a} --steps 5 --eval-problems 0" for a in (1, 0.25)},
-            higher="α = 1",
-            lower="α = 0.25",
-            metric="first divergence/teacher",
-        ),
-        Claim(
-            says="A learned exposure beats the full one of OPSD: 44.4 to 43.4 (1.7B), 67.1 to 63.6 (8B)",
-            variants={"learned": ARENA, "full": f"{FIXED} --exposure 1"},
-            higher="learned",
-            lower="full",
-        ),
-    )
+    presets = {"paper": {}}
 
-    exposure: float = 1.0
+    exposure: UnitInterval = 1.0
     """α: share of the reference's segments that the teacher reads; with ``adaptive`` the policy sets it each step."""
     adaptive: bool = True
     """Let the policy find the exposure (paper), or keep it as given (the paper's fixed sweep)."""
-    policy: BetaPolicy = field(default_factory=BetaPolicy)
+    policy: BetaPolicy = BetaPolicy()
     probe_field: str = "answer"
     """The private field whose likelihood measures progress: the reference answer in the paper."""
-    probe_examples: int = 16
+    probe_examples: PositiveInt = 16
     """Examples kept out of training for that measure (ours; not in the paper)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.exposure <= 1, f"exposure must lie in [0, 1], got {self.exposure}")
         require(self.view == "solution", "atesd shows a part of the solution: --view must be solution")
-        require(self.probe_examples >= 1, f"probe_examples must be at least 1, got {self.probe_examples}")
-
-    @classmethod
-    def presets(cls) -> Mapping[str, OPSD]:
-        arena = super().presets()["arena"]
-        assert isinstance(arena, cls)
-        # The arena's models never begin with a bare answer, and there the probe's NLL falls by 1e-4 nats a step.
-        policy = replace(arena.policy, answer_weight=0.02)
-        return {"paper": cls(), "arena": replace(arena, probe_field="worked", policy=policy)}
 
     @property
     def teachers(self) -> Mapping[str, Role]:

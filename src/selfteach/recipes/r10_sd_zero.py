@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal
 
-from selfteach.objective.divergence import ReverseKL
-from selfteach.objective.statistics import Statistics
-from selfteach.objective.support import Full, Support, TopK
-from selfteach.objective.target import FromRole
-from selfteach.objective.terms import Match, NegativeLogLikelihood, Term
-from selfteach.recipes.base import Optimization, Recipe, Rollouts
-from selfteach.recipes.checks import require
-from selfteach.recipes.claim import Claim
-from selfteach.recipes.tools import Prompt, Tools
-from selfteach.roles.attempt import Revision
-from selfteach.roles.role import Role
-from selfteach.roles.weights import Frozen, Lagged
-from selfteach.task.trajectory import Trajectory
+from selfteach.recipes.kit import *
 
-TEACHER = "teacher"
-BOTH = "sd-zero --srt-drafts 512 --srt-steps 40 --steps 60"
-REVISION_ALONE = "sd-zero --srt-drafts 512 --srt-steps 99 --steps 1"
-DISTILL_ALONE = "sd-zero --srt-steps 0 --steps 100"
 Losses = Literal["both", "generate", "revise"]
 Mean = Literal["rollouts", "sequences", "tokens"]
 
 
-@dataclass(frozen=True)
+@settings
 class SelfRevision(Recipe):
     """Phase 1 of SD-Zero (SRT): imitate one's own drafts with those revisions of them that turned out right.
 
@@ -40,9 +24,8 @@ class SelfRevision(Recipe):
     title = "Self-Revision Training"
     source = "arXiv 2604.12002, card 10"
     formula = "−log π([y_init, P_r, y_rev] | x) − log π(y_rev | x, y_init, P_r)"
-    world = "tutor"
 
-    revisions: int = 3
+    revisions: PositiveInt = 3
     """Revisions written of each draft; the wrong ones are thrown away."""
     losses: Losses = "both"
     """Which of the two sums counts."""
@@ -58,12 +41,14 @@ class SelfRevision(Recipe):
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         if self.losses != "revise":
-            yield NegativeLogLikelihood(name="generate", mean_over=self.mean_over)
+            yield NegativeLogLikelihood(name="generate", mean_over=self.mean_over, temperature=1.0)
         if self.losses != "generate":
-            yield NegativeLogLikelihood(name="revise", where=stats.mark("revision"), mean_over=self.mean_over)
+            yield NegativeLogLikelihood(
+                name="revise", where=stats.mark("revision"), mean_over=self.mean_over, temperature=1.0
+            )
 
 
-@dataclass(frozen=True)
+@settings
 class SDZero(Recipe):
     """Learn to revise, then pull the first try to what the reviser would have written.
 
@@ -78,96 +63,42 @@ class SDZero(Recipe):
     """
 
     title = "Self-Distillation Zero"
-    suite = "first"
     source = "arXiv 2604.12002, card 10"
     formula = "mean_y Σ_t KL( π(·|x, y_<t) ‖ π_SRT(·|x, y, P_r, y_<t) )"
-    world = "tutor"
-    claims = (
-        Claim(
-            says="Distilling the reviser adds to revision training alone: 60.3 against 57.6 (Qwen3-4B, 8 benchmarks)",
-            variants={"sd-zero": BOTH, "revision training": REVISION_ALONE},
-            higher="sd-zero",
-            lower="revision training",
-        ),
-        Claim(
-            says="Without revision training there is nothing to distill: 51.4 against 60.3 (base 49.8)",
-            variants={"sd-zero": BOTH, "no revision training": DISTILL_ALONE},
-            higher="sd-zero",
-            lower="no revision training",
-        ),
-        Claim(
-            says="Revision training makes answers long, distillation short again: 8458 to 3518 tokens",
-            variants={"sd-zero": BOTH, "revision training": REVISION_ALONE},
-            higher="revision training",
-            lower="sd-zero",
-            metric="eval/length",
-        ),
-    )
+    presets = {
+        "paper": {},
+        "iterated": {"sync_every": 400},
+        "trl": {"temperature": 1.0, "srt_steps": 0, "loss_top_k": None, "mean_over": "tokens"},
+    }
 
-    rollouts: Rollouts = field(default_factory=lambda: Rollouts(temperature=0.7, max_tokens=16384))
-    optimization: Optimization = field(
-        default_factory=lambda: Optimization(lr=5e-6, schedule="cosine", steps=562, prompts=16)
-    )
+    rollouts: Rollouts = Rollouts(temperature=0.7, max_tokens=16384)
+    optimization: Optimization = Optimization(lr=5e-6, schedule="cosine", steps=562, prompts=16)
     student_thinking: bool | None = False
     """Thinking flag of the chat template: the paper's models do not think."""
-    srt_steps: int = 375
+    srt_steps: NonNegativeInt = 375
     """Steps of phase 1 (0: none, the model given was trained to revise already; or the paper's ablation). Not stated:
     one pass over the paper's 6k revisions and 9k prompts in batches of 16."""
-    srt_drafts: int = 10000
+    srt_drafts: PositiveInt = 10000
     """Prompts of phase 1, each with one draft."""
-    revisions: int = 3
+    revisions: PositiveInt = 3
     """Revisions written of each draft; only verified ones are imitated."""
     srt_losses: Losses = "both"
     """Phase 1 imitates the whole text and the revision once more (both, paper), or one of the two (its ablations)."""
-    sync_every: int = 0
+    sync_every: NonNegativeInt = 0
     """Steps between copies of the student to the teacher (0: frozen; the paper's iterated run: one, at about 400)."""
-    loss_top_k: int | None = 64
+    loss_top_k: PositiveInt | None = 64
     """Compare on the student's k likeliest tokens and a bucket for the rest (paper: 64, whose and how it does not say;
     none: full vocabulary)."""
-    loss_temperature: float | None = 1.0
+    loss_temperature: PositiveFloat | None = 1.0
     """Temperature of both softmaxes in the loss (1: the formula as it stands; none: the sampling temperature)."""
     mean_over: Mean = "rollouts"
     """Of both phases: token sums, mean over rollouts (paper); mean of token means; or mean over all tokens."""
 
     def __post_init__(self) -> None:
-        require(self.srt_steps >= 0, "srt_steps must be 0 (no phase 1) or positive")
-        require(self.srt_drafts >= 1, "srt_drafts must be at least 1: phase 1 learns from drafts")
-        require(self.revisions >= 1, "revisions must be at least 1: phase 1 learns from revisions")
-        require(self.sync_every >= 0, "sync_every must be 0 (a frozen teacher) or a number of steps")
-        require(self.loss_top_k is None or self.loss_top_k >= 1, "loss_top_k must be at least 1, or none")
-        require(
-            self.loss_temperature is None or self.loss_temperature > 0,
-            "loss_temperature must be positive, or none",
-        )
         require(
             self.rollouts.stored == 0,
             "sd-zero distills on fresh answers: stored must be 0 (srt_drafts is what phase 1 stores)",
         )
-
-    @classmethod
-    def presets(cls) -> Mapping[str, SDZero]:
-        paper = cls()
-        return {
-            "paper": paper,
-            "iterated": replace(paper, sync_every=400),
-            "trl": replace(
-                paper,
-                rollouts=replace(paper.rollouts, temperature=1.0),
-                srt_steps=0,
-                loss_top_k=None,
-                mean_over="tokens",
-            ),
-            "arena": replace(
-                paper,
-                student_thinking=None,
-                rollouts=Rollouts(max_tokens=96),
-                optimization=Optimization(lr=5e-4, betas=(0.9, 0.95), steps=100, prompts=64, warmup=10),
-                srt_steps=50,
-                srt_drafts=1024,
-                loss_top_k=None,
-                mean_over="sequences",
-            ),
-        }
 
     @property
     def stages(self) -> Mapping[str, Recipe]:
@@ -193,16 +124,11 @@ class SDZero(Recipe):
     def temperature(self) -> float:
         return self.loss_temperature or self.rollouts.temperature
 
-    @property
-    def support(self) -> Support:
-        return Full() if self.loss_top_k is None else TopK(self.loss_top_k, of="student", tail="bucket")
-
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield Match(
             name="distill",
             target=FromRole(TEACHER),
             divergence=ReverseKL(),
-            support=self.support,
+            support=likeliest(self.loss_top_k, of="student"),
             mean_over=self.mean_over,
-            temperature=self.temperature,
         )

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from selfteach.objective.batch import STUDENT
-from selfteach.objective.candidates import CandidateMatch
-from selfteach.objective.divergence import gkd_jsd
-from selfteach.objective.statistics import Statistics
-from selfteach.objective.target import Consensus, GeometricMean, Mixture, Target
-from selfteach.objective.terms import Sampled, Term
-from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts, require
-from selfteach.recipes.claim import Claim
-from selfteach.roles.private import BEGINNING_ONLY, Field, Partial
-from selfteach.roles.role import Role
-from selfteach.roles.view import Answer, Solution, View
-from selfteach.roles.weights import Frozen
-
-ARENA = "avsd --steps 80"
-RUMOR = f"{ARENA} --task tutor --views solution partial rumor"
+from selfteach.recipes.kit import *
 
 
-@dataclass(frozen=True)
+@settings
 class AVSD(Recipe):
     """Pull the student to what several views of one problem agree on, and as far beyond as the agreement carries.
 
@@ -41,78 +26,38 @@ class AVSD(Recipe):
     """
 
     title = "Adaptive-View Self-Distillation"
-    suite = "first"
     source = "arXiv 2605.20643, card 19"
     formula = "mean_t −sg[ log q_G + λ J − log p ] log p,  J = log q_A − log q_G,  λ = C·R"
-    world = "trail"
-    claims = (
-        Claim(
-            says="Three views together beat the solution alone by 2.2 points (Qwen3-4B, math, Avg@8)",
-            variants={
-                "three views": f"{ARENA} --task trail",
-                "solution": f"{ARENA} --task trail --views solution",
-            },
-            higher="three views",
-            lower="solution",
-        ),
-        Claim(
-            says="The gated residual beats the arithmetic mean, which follows one loud view, by 1.7 points",
-            variants={"gated": RUMOR, "arithmetic": f"{RUMOR} --pooling arithmetic"},
-            higher="gated",
-            lower="arithmetic",
-        ),
-    )
+    presets = {"math": {}}
 
-    rollouts: Rollouts = field(
-        default_factory=lambda: Rollouts(temperature=0.7, top_p=0.95, top_k=20, max_tokens=4096)
-    )
-    optimization: Optimization = field(
-        default_factory=lambda: Optimization(lr=5e-6, steps=500, max_grad_norm=0.1)
-    )
-    adapter: Adapter = field(default_factory=lambda: Adapter(lora_rank=64, lora_alpha=128))
+    rollouts: Rollouts = Rollouts(temperature=0.7, top_p=0.95, top_k=20, max_tokens=4096)
+    optimization: Optimization = Optimization(lr=5e-6, steps=500, max_grad_norm=0.1)
+    adapter: Adapter = Adapter(lora_rank=64, lora_alpha=128)
     student_thinking: bool | None = False
     """Thinking flag of the student's chat template: off in the paper."""
     teacher_thinking: bool | None = True
     """Thinking flag of the teachers' chat template: on in the paper."""
     views: tuple[str, ...] = ("solution", "partial", "answer")
     """What the teachers are shown, one each: solution, partial, answer (paper, math), or any private field's name."""
-    partial_share: float = 0.5
+    partial_share: OpenUnit = 0.5
     """Share of the solution's segments in the view partial, rounded up, never all and without the answer."""
     pooling: Literal["gated", "geometric", "arithmetic"] = "gated"
     """The target q*: gated (paper), or with λ = 0 the geometric, with λ = 1 the arithmetic mean (its ablations)."""
-    view_top_k: int | None = None
+    view_top_k: PositiveInt | None = None
     """Compare on the union of each view's k likeliest tokens and the sampled one (released option; none: sampled)."""
-    beta: float = 0.0
+    beta: UnitInterval = 0.0
     """With view_top_k: 0 forward KL(q*‖p), 1 reverse KL(p‖q*), between: JSD with m = β q* + (1 − β) p."""
-    clip_token: float | None = None
+    clip_token: PositiveFloat | None = None
     """With view_top_k: upper bound on each token's divergence, after the sum over candidates (none: unclipped)."""
 
     def __post_init__(self) -> None:
         require(bool(self.views), "views must name at least one view")
         require(len(set(self.views)) == len(self.views), f"views must name each once, got {self.views}")
         require(STUDENT not in self.views, f"views: no private field may be called {STUDENT!r}")
-        require(0 < self.partial_share < 1, f"partial_share must lie in (0, 1), got {self.partial_share}")
-        require(0 <= self.beta <= 1, f"beta must lie in [0, 1], got {self.beta}")
-        require(self.view_top_k is None or self.view_top_k >= 1, "view_top_k must be at least 1, or none")
         require(
             self.view_top_k is not None or (self.beta == 0 and self.clip_token is None),
             "the sampled-token loss has no beta and no clip_token: set --view-top-k",
         )
-
-    @classmethod
-    def presets(cls) -> Mapping[str, AVSD]:
-        paper = cls()
-        return {
-            "math": paper,
-            "arena": replace(
-                paper,
-                student_thinking=None,
-                teacher_thinking=None,
-                rollouts=Rollouts(max_tokens=64),
-                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=300, prompts=64),
-                adapter=Adapter(),
-            ),
-        }
 
     def view(self, name: str) -> View:
         if name == "partial":
@@ -132,12 +77,11 @@ class AVSD(Recipe):
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         if self.view_top_k is None:
-            yield Sampled(name="distill", target=self.target(False), temperature=self.temperature)
+            yield Sampled(name="distill", target=self.target(False))
             return
         yield CandidateMatch(
             name="distill",
             k=self.view_top_k,
             target=self.target(True),
             divergence=gkd_jsd(self.beta, clip_token=self.clip_token),
-            temperature=self.temperature,
         )

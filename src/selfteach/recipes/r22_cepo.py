@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from selfteach.control.schedule import HoldThenDecay
-from selfteach.objective.advantage import group_advantage
-from selfteach.objective.statistics import Statistics
-from selfteach.objective.terms import PolicyGradient, Term
-from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts, require
-from selfteach.recipes.claim import Claim
-from selfteach.roles.attempt import Evidence
-from selfteach.roles.role import Role
-from selfteach.roles.weights import Frozen, Live
+from selfteach.recipes.kit import *
 
 RIGHT, WRONG = "right", "wrong"
 
 
-@dataclass(frozen=True)
+@settings
 class CEPO(Recipe):
     """GRPO whose advantage falls on the tokens that the right answer speaks for and a wrong one against.
 
@@ -38,50 +29,31 @@ class CEPO(Recipe):
     """
 
     title = "Contrastive Evidence Policy Optimization"
-    suite = "first"
     source = "arXiv 2605.19436, card 22"
     formula = (
         "mean_t −min(ρ A_t, clip(ρ) A_t),  A_t = A [(1 − λ) + λ clip(exp(sign(A) (log P⁺ − log P⁻)), 1 ± ε)]"
     )
-    world = "tutor"
-    claims = (
-        Claim(
-            says="Evidence helps GRPO: 43.4 against 41.2 (Qwen3-VL-2B, average of five benchmarks)",
-            variants={"cepo": "cepo --steps 80", "grpo": "cepo --mix 0 --steps 80"},
-            higher="cepo",
-            lower="grpo",
-        ),
-        Claim(
-            says="and the contrast with a wrong answer helps RLSD: 43.4 against 40.1 (the same)",
-            variants={"cepo": "cepo --steps 80", "rlsd": "cepo --contrast student --steps 80"},
-            higher="cepo",
-            lower="rlsd",
-        ),
-    )
+    presets = {
+        "paper": {},
+        "released-script": {"clip_weight": 0.2},
+        "released-defaults": {"mix": 1.0, "mix_steps": 100, "clip_weight": 0.2},
+        "rlsd": {"contrast": "student", "clip_weight": 0.2, "lr": 1e-6},
+    }
 
-    rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=8, max_tokens=2048))
-    optimization: Optimization = field(
-        default_factory=lambda: Optimization(lr=5e-6, steps=50, schedule="cosine", warmup=5)
-    )
-    adapter: Adapter = field(default_factory=lambda: Adapter(lora_rank=16, lora_alpha=32))
+    rollouts: Rollouts = Rollouts(per_prompt=8, max_tokens=2048)
+    optimization: Optimization = Optimization(lr=5e-6, steps=50, schedule="cosine", warmup=5)
+    adapter: Adapter = Adapter(lora_rank=16, lora_alpha=32)
+    grpo: GRPOSettings = GRPOSettings(clip_high=0.28)
     contrast: Literal["wrong-answer", "student"] = "wrong-answer"
     """What the right answer's scores are held against: that of a wrong answer (CEPO), or of none (RLSD)."""
     weights: Literal["live", "frozen"] = "live"
     """Whose weights read the answers: the student's (paper) or the initial policy's (released option)."""
-    mix: float = 0.5
+    mix: UnitInterval = 0.5
     """λ at the first step: the share of the advantage that the evidence reweights."""
-    mix_steps: int | None = 25
+    mix_steps: PositiveInt | None = 25
     """Steps over which λ falls to 0 (none: it stays)."""
-    clip_weight: float = 0.5
+    clip_weight: UnitInterval = 0.5
     """ε: a token's weight stays within 1 ± ε (README: 0.5; released script: 0.2)."""
-    clip_low: float = 0.2
-    """Lower clip of the ratio: 1 − clip_low."""
-    clip_high: float = 0.28
-    """Upper clip of the ratio: 1 + clip_high."""
-    scale: Literal["std", "none"] = "std"
-    """Divide the advantage by the group's standard deviation, or not."""
-    advantage_eps: float = 1e-4
-    """ε beside the group's standard deviation (GRPO's released trainers: 1e-4 or 1e-6)."""
     mean_over: Literal["tokens", "sequences"] = "tokens"
     """Mean over all tokens, or mean of the rollouts' token means."""
 
@@ -90,38 +62,6 @@ class CEPO(Recipe):
             self.rollouts.per_prompt >= 2,
             "cepo compares rollouts of one prompt: per_prompt must be at least 2",
         )
-        require(self.advantage_eps > 0, f"advantage_eps must be positive, got {self.advantage_eps}")
-        require(0 <= self.mix <= 1, f"mix must lie in [0, 1], got {self.mix}")
-        require(self.mix_steps is None or self.mix_steps >= 1, "mix_steps must be at least 1, or none")
-        require(
-            0 <= self.clip_weight <= 1,
-            f"clip_weight must lie in [0, 1], got {self.clip_weight}: beyond 1 a weight could be negative",
-        )
-        require(
-            0 < self.clip_low < 1 and self.clip_high > 0, "clip_low must lie in (0, 1) and clip_high above 0"
-        )
-
-    @classmethod
-    def presets(cls) -> Mapping[str, CEPO]:
-        paper = cls()
-        return {
-            "paper": paper,
-            "released-script": replace(paper, clip_weight=0.2),
-            "released-defaults": replace(paper, mix=1.0, mix_steps=100, clip_weight=0.2),
-            "rlsd": replace(
-                paper,
-                contrast="student",
-                clip_weight=0.2,
-                optimization=replace(paper.optimization, lr=1e-6),
-            ),
-            "arena": replace(
-                paper,
-                mix_steps=75,
-                rollouts=Rollouts(per_prompt=8, max_tokens=64),
-                optimization=Optimization(lr=2e-4, betas=(0.9, 0.95), steps=150, prompts=8),
-                adapter=Adapter(),
-            ),
-        }
 
     @property
     def teachers(self) -> Mapping[str, Role]:
@@ -141,17 +81,10 @@ class CEPO(Recipe):
         return self.mix if self.mix_steps is None else HoldThenDecay(self.mix, 0, self.mix_steps).at(step)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        advantage = group_advantage(stats.reward, stats.group, self.scale, self.advantage_eps)
+        advantage = self.grpo.advantage(stats)
         if self.active(stats.step):
             advantage = self.reweighted(advantage, stats)
-        yield PolicyGradient(
-            name="policy",
-            advantage=advantage,
-            behavior=stats.behavior_log_prob,
-            clip=(self.clip_low, self.clip_high),
-            mean_over=self.mean_over,
-            temperature=self.temperature,
-        )
+        yield self.grpo.term("policy", stats, advantage, mean_over=self.mean_over)
 
     def reweighted(self, advantage: Tensor, stats: Statistics) -> Tensor:
         """[N] A → [N, T] A_t; rows in which a teacher saw nothing keep theirs."""

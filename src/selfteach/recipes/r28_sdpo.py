@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
 
-from selfteach.objective.advantage import group_advantage
-from selfteach.objective.divergence import Divergence, ReverseKL, gkd_jsd
-from selfteach.objective.statistics import Statistics
-from selfteach.objective.support import Full, Support, Tail, TopK
-from selfteach.objective.target import FromRole, Target, TrustRegion
-from selfteach.objective.terms import Match, PolicyGradient, Sampled, Signal, Term
-from selfteach.recipes.base import Optimization, Recipe, Rollouts, require
-from selfteach.recipes.claim import Claim
-from selfteach.roles.role import Role
-from selfteach.roles.sibling import Reprompt
-from selfteach.roles.weights import EMA, Frozen, Live, Weights
+from selfteach.recipes.kit import *
 
-TEACHER, REFERENCE = "teacher", "reference"
+SEC4 = {"feedback": "always", "alpha": 1.0, "student_top_k": 20, "update_rate": 0.01, "lr": 1e-6, "warmup": 0}
+ALONE = {"sibling": False, "clip_advantage": 5.0, "per_prompt": 16, "prompts": 1, "steps": 172}
+"""One question, answered until it is solved: no right sibling exists yet (sec. 5)."""
 
 
-@dataclass(frozen=True)
+@settings
 class SDPO(Recipe):
     """Pull the student to what it would have said, had it read the feedback on its own attempt.
 
@@ -40,47 +31,27 @@ class SDPO(Recipe):
     """
 
     title = "Self-Distillation Policy Optimization"
-    suite = "first"
     source = "arXiv 2601.20802, card 28"
     formula = "mean_t min(p/μ, 2) · JSD_α( p(·|x,y<t), sg q(·|x,f,y<t) ) on the student's top K + tail"
-    world = "tutor"
-    claims = (
-        Claim(
-            says="SDPO is more accurate than GRPO after equal training: 48.8 against 41.2 (Qwen3-8B, LiveCodeBench v6)",
-            variants={"sdpo": "sdpo --steps 80", "grpo": "grpo --task tutor --steps 80"},
-            higher="sdpo",
-            lower="grpo",
-        ),
-        Claim(
-            says="An averaged teacher goes further than a live one, which diverges: best 49.3 against 36.1 (the same)",
-            variants={"average": "sdpo --steps 80", "live": "sdpo --steps 80 --weights live"},
-            higher="average",
-            lower="live",
-        ),
-        Claim(
-            says="On one hard question, training on its feedback finds answers where as many independent attempts do "
-            "not: 53.2 % against 41.5 % found within 2750 attempts (nine very hard questions); here the share of right "
-            "answers among 320",
-            variants={
-                "trained": "sdpo --preset arena-ttt --only 5 --steps 20",
-                "independent": "sdpo --preset arena-ttt --only 5 --steps 20 --lr 1e-12",
-            },
-            higher="trained",
-            lower="independent",
-            metric="mean reward/mean",
-        ),
-    )
+    presets = {
+        "sec3": {},
+        "sec4": SEC4,
+        "ttt": {**SEC4, **ALONE},
+        "trust-region": {**SEC4, "weights": "trust-region"},
+        "grpo-mix": {**SEC4, "grpo_share": 0.9},
+        "released": {"mean_over": "rollouts"},
+        "trl": {"loss": "sampled", "alpha": 1.0, "student_top_k": None, "tail": "renormalize"},
+    }
 
-    rollouts: Rollouts = field(default_factory=lambda: Rollouts(per_prompt=8, max_tokens=8192))
-    optimization: Optimization = field(
-        default_factory=lambda: Optimization(lr=1e-5, warmup=10, weight_decay=0.01)
-    )
+    rollouts: Rollouts = Rollouts(per_prompt=8, max_tokens=8192)
+    optimization: Optimization = Optimization(lr=1e-5, warmup=10, weight_decay=0.01)
+    grpo: GRPOSettings = GRPOSettings(clip_high=0.28, scale="none")
     student_thinking: bool | None = False
     """Thinking flag of both chat templates: off in the paper."""
     weights: Literal["ema", "trust-region", "frozen", "live"] = "ema"
     """Whose scores teach: the student's average (paper), the initial policy's with a little of the live one's,
     the initial policy's, or the live one's."""
-    update_rate: float = 0.05
+    update_rate: UnitInterval = 0.05
     """Share of the new weights in each average, or of the live scores in a trust region (sec. 4: 0.01)."""
     sibling: bool = True
     """Show the teacher the first right answer of the rollout's group."""
@@ -90,32 +61,25 @@ class SDPO(Recipe):
     """Show what the verifier said: never (sec. 3), always (sec. 4), or only where no right sibling stands."""
     loss: Literal["distribution", "sampled", "sequence"] = "distribution"
     """Credit by the whole distribution (paper), by the sampled token, or by its mean over the answer (ablation)."""
-    alpha: float = 0.5
+    alpha: UnitInterval = 0.5
     """0: forward KL(q‖p), 1: reverse KL(p‖q) (sec. 4), between: JSD with α on the teacher."""
-    student_top_k: int | None = 100
+    student_top_k: PositiveInt | None = 100
     """Compare on the student's k likeliest tokens (sec. 4: 20; none: full vocabulary)."""
     tail: Tail = "bucket"
     """What becomes of the mass outside these: one bucket (paper), both sides renormalized (TRL), or dropped."""
-    clip_advantage: float | None = None
+    clip_advantage: PositiveFloat | None = None
     """Bound on |log q − log p| in the reverse KL's gradient (sec. 5: 5; not in the released loss; none: unbounded)."""
-    is_clip: float | None = 2.0
+    is_clip: PositiveFloat | None = 2.0
     """Cap on the importance ratio policy/sampler of each token (none: no such weight)."""
     distill: Literal["all", "wrong", "right"] = "all"
     """Which rollouts are distilled: all that got feedback, or only wrong or right ones (ablation of card 15)."""
-    grpo_share: float = 0.0
+    grpo_share: UnitInterval = 0.0
     """λ of the mixed advantage λ A_GRPO + (1 − λ) A_SDPO, A_GRPO = reward − group mean (ablation: 0.9)."""
-    clip_low: float = 0.2
-    """Lower clip of the mixed-in GRPO's ratio: 1 − clip_low."""
-    clip_high: float = 0.28
-    """Upper clip of the mixed-in GRPO's ratio: 1 + clip_high."""
     mean_over: Literal["tokens", "rollouts"] = "tokens"
     """Mean over all distilled tokens, or of each rollout's mean where one without feedback counts 0 (what the
     released code does at its micro-batch of one)."""
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "update_rate", "grpo_share"):
-            require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        require(self.is_clip is None or self.is_clip > 0, "is_clip must be positive, or none")
         require(
             self.sibling or self.feedback in ("always", "without-sibling"),
             "the teacher would read the bare question: set sibling, or feedback always",
@@ -140,46 +104,6 @@ class SDPO(Recipe):
             self.tail != "renormalize" or self.student_top_k != 1,
             "one token renormalized has probability 1 on both sides: the loss is always 0",
         )
-
-    @classmethod
-    def presets(cls) -> Mapping[str, SDPO]:
-        sec3 = cls()
-        sec4 = replace(
-            sec3,
-            feedback="always",
-            alpha=1.0,
-            student_top_k=20,
-            update_rate=0.01,
-            optimization=Optimization(lr=1e-6, weight_decay=0.01),
-        )
-        arena = replace(
-            sec4,
-            student_thinking=None,
-            rollouts=Rollouts(per_prompt=2, max_tokens=64),
-            optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=32),
-        )
-
-        def alone(recipe: SDPO) -> SDPO:
-            """One question, answered until it is solved: no right sibling exists yet (sec. 5)."""
-            return replace(
-                recipe,
-                sibling=False,
-                clip_advantage=5.0,
-                rollouts=replace(recipe.rollouts, per_prompt=16),
-                optimization=replace(recipe.optimization, prompts=1, steps=172),
-            )
-
-        return {
-            "sec3": sec3,
-            "sec4": sec4,
-            "ttt": alone(sec4),
-            "trust-region": replace(sec4, weights="trust-region"),
-            "grpo-mix": replace(sec4, grpo_share=0.9),
-            "released": replace(sec3, mean_over="rollouts"),
-            "trl": replace(sec3, loss="sampled", alpha=1.0, student_top_k=None, tail="renormalize"),
-            "arena-ttt": alone(arena),
-            "arena": arena,
-        }
 
     @property
     def teachers(self) -> Mapping[str, Role]:
@@ -207,20 +131,9 @@ class SDPO(Recipe):
             return ReverseKL(detach_ratio=True, clip_ratio=self.clip_advantage)
         return gkd_jsd(self.alpha)
 
-    @property
-    def support(self) -> Support:
-        return Full() if self.student_top_k is None else TopK(self.student_top_k, "student", self.tail)
-
     def terms(self, stats: Statistics) -> Iterable[Term]:
         if self.grpo_share:
-            yield PolicyGradient(
-                name="grpo",
-                advantage=group_advantage(stats.reward, stats.group, "none"),
-                behavior=stats.behavior_log_prob,
-                clip=(self.clip_low, self.clip_high),
-                coefficient=self.grpo_share,
-                temperature=self.temperature,
-            )
+            yield self.grpo.term("grpo", stats, coefficient=self.grpo_share)
         if self.grpo_share < 1:
             yield self.distillation(stats)
 
@@ -232,7 +145,7 @@ class SDPO(Recipe):
             "name": "distill", "where": self.taught(stats),
             "weight": 1 / summands if rollouts else 1.0, "mean_over": "sum" if rollouts else "selected",
             "gate": None if self.is_clip is None else stats.importance(self.is_clip),
-            "coefficient": 1 - self.grpo_share, "temperature": self.temperature,
+            "coefficient": 1 - self.grpo_share,
         }  # fmt: skip
         if self.loss == "sequence":
             gained = stats.log_prob(TEACHER) - stats.log_prob()
@@ -240,7 +153,8 @@ class SDPO(Recipe):
             return PolicyGradient(advantage=stats.sequence_mean(gained, seen), informed_by=informed, **shared)
         if self.loss == "sampled":
             return Sampled(target=self.target, **shared)
-        return Match(target=self.target, divergence=self.divergence, support=self.support, **shared)
+        support = likeliest(self.student_top_k, "student", self.tail)
+        return Match(target=self.target, divergence=self.divergence, support=support, **shared)
 
     def taught(self, stats: Statistics) -> Tensor:
         """[N] the rollouts that are distilled: those whose teacher was shown something, of the kind asked for."""

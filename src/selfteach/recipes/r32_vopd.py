@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
 
-from selfteach.objective.divergence import ReverseKL
-from selfteach.objective.statistics import Statistics
-from selfteach.objective.support import Full, Support, TopK
-from selfteach.objective.terms import PolicyGradient, Term
-from selfteach.recipes.base import Adapter, Optimization, Recipe, Rollouts
-from selfteach.recipes.checks import require
-from selfteach.recipes.claim import Claim
-from selfteach.roles.role import Role
-from selfteach.roles.view import Plain
-from selfteach.roles.weights import External
-
-TEACHER = "teacher"
-ARENA = "vopd --steps 100"
+from selfteach.recipes.kit import *
 
 
-@dataclass(frozen=True)
+@settings
 class VOPD(Recipe):
     """Distill on sampled tokens, each against what a token was worth on average at its position.
 
@@ -41,65 +28,33 @@ class VOPD(Recipe):
     title = "On-Policy Distillation with a Control Variate Baseline"
     source = "arXiv 2605.07865, card 32"
     formula = "mean_t −[ log q(y_t) − log p(y_t) + KL(p‖q) ] log p(y_t)"
-    world = "tutor"
-    claims = (
-        Claim(
-            says="The baseline beats plain sampled-token distillation (abstract; math and science)",
-            variants={"baseline": ARENA, "none": f"{ARENA} --baseline none"},
-            higher="baseline",
-            lower="none",
-        ),
-    )
+    presets = {"paper": {}, "top-k": {"baseline": "top-k"}}
 
-    rollouts: Rollouts = field(default_factory=lambda: Rollouts(max_tokens=2048))
-    optimization: Optimization = field(
-        default_factory=lambda: Optimization(lr=1e-5, prompts=64, schedule="cosine")
-    )
-    adapter: Adapter = field(default_factory=lambda: Adapter(lora_rank=64, lora_alpha=128))
+    rollouts: Rollouts = Rollouts(max_tokens=2048)
+    optimization: Optimization = Optimization(lr=1e-5, prompts=64, schedule="cosine")
+    adapter: Adapter = Adapter(lora_rank=64, lora_alpha=128)
     teacher: str = "Qwen/Qwen3-8B"
     """The larger model of the same tokenizer that is distilled: a folder, a hub id or arena:NAME."""
     baseline: Literal["full", "top-k", "none"] = "full"
     """What is taken off the reward: the whole KL (paper), that of the likeliest tokens, or nothing."""
-    baseline_top_k: int = 100
+    baseline_top_k: PositiveInt = 100
     """How many of the student's likeliest tokens the baseline "top-k" reads (repository: 100)."""
 
     def __post_init__(self) -> None:
-        require(self.baseline_top_k >= 1, f"baseline_top_k must be at least 1, got {self.baseline_top_k}")
         require(
             self.rollouts.top_p == 1 and self.rollouts.top_k == 0,
             "vopd's expectation is over the whole distribution: sample with top_p 1 and top_k 0",
         )
 
-    @classmethod
-    def presets(cls) -> Mapping[str, VOPD]:
-        paper = cls()
-        return {
-            "paper": paper,
-            "top-k": replace(paper, baseline="top-k"),
-            "arena": replace(
-                paper,
-                teacher="arena:tutor-large",
-                rollouts=Rollouts(max_tokens=64),
-                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=64),
-                adapter=Adapter(),
-            ),
-        }
-
     @property
     def teachers(self) -> Mapping[str, Role]:
         return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
-
-    @property
-    def support(self) -> Support:
-        """Over what the baseline's KL is taken."""
-        return TopK(self.baseline_top_k, "student", "renormalize") if self.baseline == "top-k" else Full()
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield PolicyGradient(
             name="distill",
             advantage=self.advantage(stats),
             informed_by={TEACHER: "sampled" if self.baseline == "none" else "full"},
-            temperature=self.temperature,
         )
 
     def advantage(self, stats: Statistics) -> Tensor:
@@ -107,4 +62,5 @@ class VOPD(Recipe):
         reward = stats.log_prob(TEACHER) - stats.log_prob()
         if self.baseline == "none":
             return reward
-        return reward + stats.divergence(TEACHER, ReverseKL(), self.support)
+        k = self.baseline_top_k if self.baseline == "top-k" else None
+        return reward + stats.divergence(TEACHER, ReverseKL(), likeliest(k, of="student", tail="renormalize"))

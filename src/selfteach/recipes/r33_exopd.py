@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from selfteach.objective.divergence import ReverseKL
-from selfteach.objective.statistics import Statistics
-from selfteach.objective.target import Extrapolation, FromRole
-from selfteach.objective.terms import Match, PolicyGradient, Term
-from selfteach.recipes.base import Optimization, Recipe, Rollouts
-from selfteach.recipes.checks import require
-from selfteach.recipes.claim import Claim
-from selfteach.roles.role import Role
-from selfteach.roles.view import Plain
-from selfteach.roles.weights import External, Frozen
+from selfteach.recipes.kit import *
 
-TEACHER, REFERENCE = "teacher", "reference"
 INITIAL = "initial"
 ROUTED = re.compile(r"([\w-]+)=(.+)")
-BACK = "exopd --task tutor --steps 60 --teacher {variant teacher}/model"
-VARIANTS = {
-    "teacher": "opsd --task tutor --steps 60",
-    "opd": f"{BACK} --reward-scale 1",
-    "exopd": f"{BACK} --reward-scale 1.25",
-}
 
 
-@dataclass(frozen=True)
+@settings
 class ExOPD(Recipe):
     """Go past the teacher, along the way that leads from a reference to it, on the student's own tokens.
 
@@ -50,25 +33,14 @@ class ExOPD(Recipe):
     title = "Generalized On-Policy Distillation with Reward Extrapolation"
     source = "arXiv 2602.12125, card 33"
     formula = "mean_t −min(π/π_rollout, 5) [ log π*/π + (λ−1) log π*/π_ref ] log π"
-    world = "tutor"
-    suite = "first"
-    claims = (
-        Claim(
-            says="Distilled back into the model it came from, λ = 1.25 beats λ = 1: 48.0 against 46.5 (Qwen3-4B, math)",
-            variants=VARIANTS,
-            higher="exopd",
-            lower="opd",
-        ),
-        Claim(
-            says="and goes past the teacher itself: 48.0 against 46.0 (Qwen3-4B, math)",
-            variants=VARIANTS,
-            higher="exopd",
-            lower="teacher",
-        ),
-    )
+    presets = {
+        "same-size": {},
+        "strong-to-weak": {"teacher": "Qwen/Qwen3-30B-A3B-Instruct-2507", "steps": 100},
+        "opd": {"reward_scale": 1.0},
+    }
 
-    rollouts: Rollouts = field(default_factory=lambda: Rollouts(max_tokens=16384))
-    optimization: Optimization = field(default_factory=lambda: Optimization(lr=1e-5, steps=50, prompts=1024))
+    rollouts: Rollouts = Rollouts(max_tokens=16384)
+    optimization: Optimization = Optimization(lr=1e-5, steps=50, prompts=1024)
     student_thinking: bool | None = False
     """Thinking flag of the chat template, of student, teachers and reference alike: off in the paper."""
     teacher: str = "Keven16/Qwen3-4B-Non-Thinking-RL-Math-Step500"
@@ -76,41 +48,18 @@ class ExOPD(Recipe):
     reference: str = INITIAL
     """Where the reward starts from: "initial", the student at step 0, or a model such as the teacher's own base
     ("reward correction", strong to weak)."""
-    reward_scale: float = 1.25
+    reward_scale: NonNegativeFloat = 1.25
     """λ, how much the reward log(teacher/reference) counts: 0 stays at the reference, 1 is plain distillation, above 1
     extrapolates (1.5 was unstable in the paper)."""
     estimator: Literal["sampled", "full"] = "sampled"
     """Estimate the gradient from the sampled token (paper), or take it over the whole vocabulary (not in the paper: the
     same expectation without its noise, for small batches)."""
-    is_cap: float | None = 5.0
+    is_cap: PositiveFloat | None = 5.0
     """Upper bound on the weight π/π_rollout of a token (released code; none: unbounded)."""
 
     def __post_init__(self) -> None:
-        require(self.reward_scale >= 0, f"reward_scale must be 0 or more, got {self.reward_scale}")
-        require(self.is_cap is None or self.is_cap > 0, f"is_cap must be positive or none, got {self.is_cap}")
         require(bool(self.reference), 'reference is empty: name a model, or "initial"')
         routes(self.teacher)
-
-    @classmethod
-    def presets(cls) -> Mapping[str, ExOPD]:
-        paper = cls()
-        return {
-            "same-size": paper,
-            "strong-to-weak": replace(
-                paper,
-                teacher="Qwen/Qwen3-30B-A3B-Instruct-2507",
-                optimization=replace(paper.optimization, steps=100),
-            ),
-            "opd": replace(paper, reward_scale=1.0),
-            "arena": replace(
-                paper,
-                teacher="arena:tutor-large",
-                student_thinking=None,
-                estimator="full",
-                rollouts=Rollouts(max_tokens=64),
-                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=64),
-            ),
-        }
 
     @property
     def teachers(self) -> Mapping[str, Role]:
@@ -139,7 +88,6 @@ class ExOPD(Recipe):
                     else Extrapolation(name, REFERENCE, self.reward_scale),
                     divergence=ReverseKL(),
                     mean_over=taught,
-                    temperature=self.temperature,
                 )
             return
         scores = torch.zeros_like(stats.log_prob())
@@ -154,7 +102,6 @@ class ExOPD(Recipe):
             gate=stats.importance(self.is_cap),
             where=taught,
             mean_over="selected",
-            temperature=self.temperature,
         )
 
     def taught(self, stats: Statistics, names: Sequence[str]) -> Tensor:

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
 
-from selfteach.objective.advantage import group_softmax, group_sum
-from selfteach.objective.divergence import ReverseKL
-from selfteach.objective.statistics import Statistics
-from selfteach.objective.target import FromRole
-from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Reduction, Term
-from selfteach.recipes.base import Optimization, Recipe, Rollouts
-from selfteach.recipes.checks import require
-from selfteach.recipes.claim import Claim
-from selfteach.roles.role import Role
-from selfteach.roles.view import Plain
-from selfteach.roles.weights import External
+from selfteach.recipes.kit import *
 
-TEACHER = "teacher"
 Favor = Literal["high-perplexity", "low-perplexity", "uniform"]
 SIGN: Mapping[Favor, float] = {"high-perplexity": -1.0, "low-perplexity": 1.0, "uniform": 0.0}
 """What multiplies a rollout's mean log-prob in the softmax: perplexity is exp of minus that mean."""
-ARENA = "scope --task tutor --steps 80"
 
 
-@dataclass(frozen=True)
+@settings
 class SCOPE(Recipe):
     """Wrong rollouts learn from the teacher, right ones from themselves, each path weighted by a perplexity.
 
@@ -46,31 +33,19 @@ class SCOPE(Recipe):
     title = "Signal-Calibrated On-Policy Distillation Enhancement with Dual-Path Adaptive Weighting"
     source = "arXiv 2604.10688, card 37"
     formula = "Σ_right w Σ_t −log π + Σ_wrong w Σ_t ρ (log π − log π_T)"
-    world = "tutor"
-    suite = "first"
-    claims = (
-        Claim(
-            says="The two paths beat distillation of every rollout: Avg@32 55.2 against 52.3 (R1-Distill-Qwen-1.5B)",
-            variants={
-                "scope": ARENA,
-                "opd": "exopd --task tutor --reward-scale 1 --per-prompt 8 --prompts 8 --steps 80",
-            },
-            higher="scope",
-            lower="opd",
-        ),
-        Claim(
-            says="Wrong rollouts are to be weighted towards those the teacher finds likely: turned round, 42.7 falls "
-            "to 38.6 (AIME24, Avg@32)",
-            variants={"scope": ARENA, "turned": f"{ARENA} --teacher-weight high-perplexity"},
-            higher="scope",
-            lower="turned",
-        ),
-    )
+    presets = {
+        "paper": {},
+        "released": {"mean_over": "tokens", "clip": 0.2, "student_weight": "low-perplexity"},
+        "released-defaults": {
+            "mean_over": "tokens",
+            "clip": 0.2,
+            "student_weight": "low-perplexity",
+            "teacher_weight": "high-perplexity",
+        },
+    }
 
-    rollouts: Rollouts = field(
-        default_factory=lambda: Rollouts(per_prompt=8, temperature=0.6, max_tokens=12288)
-    )
-    optimization: Optimization = field(default_factory=lambda: Optimization(lr=5e-5, steps=100, prompts=256))
+    rollouts: Rollouts = Rollouts(per_prompt=8, temperature=0.6, max_tokens=12288)
+    optimization: Optimization = Optimization(lr=5e-5, steps=100, prompts=256)
     teacher: str = "Skywork/Skywork-OR1-7B"
     """The model that scores wrong rollouts: a folder, a hub id or arena:NAME."""
     student_weight: Favor = "high-perplexity"
@@ -80,7 +55,7 @@ class SCOPE(Recipe):
     """Which wrong rollouts count more: those likely to the teacher (paper) or the unlikely ones; uniform: all alike."""
     right_above: float = 0.0
     """A rollout is right if its reward exceeds this (released code: 0)."""
-    weight_temperature: float = 1.0
+    weight_temperature: PositiveFloat = 1.0
     """τ of both softmaxes: large is uniform."""
     mean_over: Literal["prompts", "tokens"] = "prompts"
     """Paper: weights sum to 1 in a prompt and path, token sums, mean over prompts. Released code ("tokens"): weights
@@ -88,7 +63,7 @@ class SCOPE(Recipe):
     estimator: Literal["sampled", "full"] = "sampled"
     """Estimate the wrong path's gradient from the sampled token (paper), or take it over the whole vocabulary (not in
     the paper: Σ_t KL(π‖π_T), the same expectation at ρ = 1 without its noise, for small batches)."""
-    clip: float | None = None
+    clip: PositiveUnit | None = None
     """Clip ρ to 1 ± clip as in PPO (released code: 0.2; none: the paper's plain ratio)."""
 
     def __post_init__(self) -> None:
@@ -97,31 +72,6 @@ class SCOPE(Recipe):
             self.estimator == "sampled" or self.clip is None,
             "clip is for the sampled token's ratio: estimator full needs clip none",
         )
-        require(
-            self.weight_temperature > 0, f"weight_temperature must be positive, got {self.weight_temperature}"
-        )
-        require(
-            self.clip is None or 0 < self.clip <= 1, f"clip must lie in (0, 1] or be none, got {self.clip}"
-        )
-
-    @classmethod
-    def presets(cls) -> Mapping[str, SCOPE]:
-        paper = cls()
-        released = replace(paper, mean_over="tokens", clip=0.2)
-        return {
-            "paper": paper,
-            "released": replace(released, student_weight="low-perplexity"),
-            "released-defaults": replace(
-                released, student_weight="low-perplexity", teacher_weight="high-perplexity"
-            ),
-            "arena": replace(
-                paper,
-                teacher="arena:tutor-large",
-                estimator="full",
-                rollouts=Rollouts(per_prompt=8, max_tokens=64),
-                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=150, prompts=8),
-            ),
-        }
 
     @property
     def teachers(self) -> Mapping[str, Role]:
@@ -139,7 +89,6 @@ class SCOPE(Recipe):
             weight=self.weights(stats.sequence_mean(student), self.student_weight, stats, right),
             where=right,
             mean_over="sum" if self.mean_over == "prompts" else "selected",
-            temperature=self.temperature,
         )
         weight = self.weights(stats.sequence_mean(teacher, seen), self.teacher_weight, stats, wrong)
         mean_over: Reduction = "sum" if self.mean_over == "prompts" else "tokens"
@@ -151,7 +100,6 @@ class SCOPE(Recipe):
                 weight=weight,
                 where=wrong,
                 mean_over=mean_over,
-                temperature=self.temperature,
             )
             return
         yield PolicyGradient(
@@ -163,7 +111,6 @@ class SCOPE(Recipe):
             where=wrong,
             mean_over=mean_over,
             informed_by={TEACHER: "sampled"},
-            temperature=self.temperature,
         )
 
     def weights(self, likelihood: Tensor, favor: Favor, stats: Statistics, path: Tensor) -> Tensor:

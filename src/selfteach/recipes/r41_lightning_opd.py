@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal
 
-from selfteach.objective.statistics import Statistics
-from selfteach.objective.terms import NegativeLogLikelihood, PolicyGradient, Term
-from selfteach.recipes.base import Optimization, Recipe, Rollouts
-from selfteach.recipes.checks import require
-from selfteach.recipes.claim import Claim
-from selfteach.recipes.tools import Prompt, Tools
-from selfteach.roles.role import Role
-from selfteach.roles.view import Plain
-from selfteach.roles.weights import External
-from selfteach.task.trajectory import Trajectory
-
-TEACHER = "teacher"
-OFFLINE = "lightning-opd --sft-steps 40 --steps 60"
+from selfteach.recipes.kit import *
 
 
-@dataclass(frozen=True)
+@settings
 class TeacherText(Recipe):
     """The first stage of Lightning OPD: imitate answers that a teacher wrote, L = mean over tokens of −log p(y_t)."""
 
     title = "Supervised fine-tuning on a teacher's answers"
     source = "arXiv 2604.13010, card 41"
     formula = "mean_t −log p(y_t), y ~ teacher"
-    world = "tutor"
 
     teacher: str = "Qwen/Qwen3-8B"
     """The model that writes: a folder, a hub id or arena:NAME."""
@@ -44,10 +31,10 @@ class TeacherText(Recipe):
         return tools.sample(prompts, self.rollouts.per_prompt, role=TEACHER)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        yield NegativeLogLikelihood(name="nll", mean_over="tokens")
+        yield NegativeLogLikelihood(name="nll", mean_over="tokens", temperature=1.0)
 
 
-@dataclass(frozen=True)
+@settings
 class LightningOPD(Recipe):
     """On-policy distillation whose answers are sampled once and scored once, after the teacher's own text was imitated.
 
@@ -63,42 +50,26 @@ class LightningOPD(Recipe):
     """
 
     title = "Lightning On-Policy Distillation"
-    suite = "first"
     source = "arXiv 2604.13010, card 41"
     formula = "mean_y Σ_t −clip( log π_T/π, ±τ ) log π,  y ~ π_ref"
-    world = "tutor"
-    claims = (
-        Claim(
-            says="Stored answers do as well as fresh ones: AIME24 68.1 against 65.4 (4B), 69.9 against 68.5 (8B)",
-            variants={"offline": OFFLINE, "online": f"{OFFLINE} --stored 0"},
-            higher="offline",
-            lower="online",
-            within=0.05,
-        ),
-        Claim(
-            says="They add to fine-tuning on the teacher's text: AIME24 56.7 to 68.1 (4B)",
-            variants={"lightning": OFFLINE, "sft": "lightning-opd --sft-steps 99 --steps 1"},
-            higher="lightning",
-            lower="sft",
-        ),
-        Claim(
-            says="Offline without teacher consistency fails to match: text and scores must be one teacher's",
-            variants={
-                "one teacher": OFFLINE,
-                "two teachers": f"{OFFLINE} --sft-teacher arena:tutor-large-other --allow-inconsistent",
-            },
-            higher="one teacher",
-            lower="two teachers",
-        ),
-    )
+    presets = {
+        "4b": {},
+        "8b": {"teacher": "Qwen/Qwen3-32B"},
+        "30b-a3b": {"teacher": "Qwen/Qwen3-30B-A3B-Thinking-2507"},
+        "released": {"mean_over": "sequences"},
+        "online": {
+            "mean_over": "sequences",
+            "per_prompt": 4,
+            "temperature": 0.8,
+            "top_p": 1.0,
+            "stored": 0,
+            "prompts": 64,
+        },
+    }
 
-    rollouts: Rollouts = field(
-        default_factory=lambda: Rollouts(temperature=0.7, top_p=0.9, max_tokens=4096, stored=17000)
-    )
-    optimization: Optimization = field(
-        default_factory=lambda: Optimization(
-            lr=2e-6, steps=150, prompts=256, weight_decay=0.1, betas=(0.9, 0.98)
-        )
+    rollouts: Rollouts = Rollouts(temperature=0.7, top_p=0.9, max_tokens=4096, stored=17000)
+    optimization: Optimization = Optimization(
+        lr=2e-6, steps=150, prompts=256, weight_decay=0.1, betas=(0.9, 0.98)
     )
     teacher: str = "Qwen/Qwen3-8B"
     """The model that is distilled: a folder, a hub id or arena:NAME (paper: Qwen3-8B for a 4B student)."""
@@ -106,19 +77,19 @@ class LightningOPD(Recipe):
     """Who writes the text of stage "sft", or wrote what the model given was fine-tuned on (empty: the same teacher)."""
     allow_inconsistent: bool = False
     """Let sft_teacher and teacher differ, to see what it costs."""
-    sft_steps: int = 3000
+    sft_steps: NonNegativeInt = 3000
     """Steps of stage "sft" (0: none, the model given was fine-tuned already)."""
-    sft_prompts: int = 300000
+    sft_prompts: PositiveInt = 300000
     """Prompts that the teacher answers for stage "sft"."""
-    sft_batch: int = 100
+    sft_batch: PositiveInt = 100
     """Prompts a step of stage "sft" (not stated: one pass over its prompts)."""
-    sft_lr: float = 8e-5
+    sft_lr: PositiveFloat = 8e-5
     """Peak learning rate of stage "sft": cosine, a tenth of the steps to warm up."""
-    sft_max_tokens: int = 16384
+    sft_max_tokens: PositiveInt = 16384
     """Longest answer of stage "sft", in tokens."""
-    clip_advantage: float | None = None
+    clip_advantage: PositiveFloat | None = None
     """τ, the bound on |A_t| in nats (Algorithm 1 has one without its value; released code has none)."""
-    loss_temperature: float | None = 1.0
+    loss_temperature: PositiveFloat | None = 1.0
     """Temperature of all log-probs in the loss (1: the formula as it stands; none: the sampling temperature)."""
     mean_over: Literal["rollouts", "sequences", "tokens"] = "rollouts"
     """Token sums, mean over rollouts (paper); mean of token means (released code); or mean over all tokens."""
@@ -130,43 +101,6 @@ class LightningOPD(Recipe):
             f"sft_teacher {self.sft_teacher!r} is not the teacher {self.teacher!r}, which biases the gradient: "
             "use one teacher, or --allow-inconsistent",
         )
-        require(self.sft_steps >= 0, "sft_steps must be 0 (no such stage) or positive")
-        require(self.sft_prompts >= 1 and self.sft_batch >= 1, "sft_prompts and sft_batch must be at least 1")
-        require(
-            self.clip_advantage is None or self.clip_advantage > 0, "clip_advantage must be positive, or none"
-        )
-        require(
-            self.loss_temperature is None or self.loss_temperature > 0,
-            "loss_temperature must be positive, or none",
-        )
-
-    @classmethod
-    def presets(cls) -> Mapping[str, LightningOPD]:
-        paper = cls()
-        return {
-            "4b": paper,
-            "8b": replace(paper, teacher="Qwen/Qwen3-32B"),
-            "30b-a3b": replace(paper, teacher="Qwen/Qwen3-30B-A3B-Thinking-2507"),
-            "released": replace(paper, mean_over="sequences"),
-            "online": replace(
-                paper,
-                mean_over="sequences",
-                rollouts=Rollouts(per_prompt=4, temperature=0.8, max_tokens=4096),
-                optimization=replace(paper.optimization, prompts=64),
-            ),
-            "arena": replace(
-                paper,
-                teacher="arena:tutor-large",
-                rollouts=Rollouts(max_tokens=64, stored=1024),
-                optimization=Optimization(lr=1e-3, betas=(0.9, 0.95), steps=100, prompts=64),
-                sft_steps=50,
-                sft_prompts=512,
-                sft_batch=64,
-                sft_lr=3e-4,
-                sft_max_tokens=64,
-                mean_over="sequences",
-            ),
-        }
 
     @property
     def stages(self) -> Mapping[str, Recipe]:
@@ -207,5 +141,4 @@ class LightningOPD(Recipe):
             advantage=advantage,
             informed_by={TEACHER: "sampled"},
             mean_over=self.mean_over,
-            temperature=self.temperature,
         )

@@ -1,4 +1,5 @@
-"""What a recipe may use to write its rollouts: a protocol, implemented where the models are (``train/text/tools.py``).
+"""What a recipe may use to write its rollouts: a protocol, implemented where the models are
+(``training/text/tools.py``).
 
 ``Recipe.rollout(tools, prompts, step)`` returns trajectories. Selection, critique, debate, replay, drafts and
 revisions are such functions; all that they generate is counted, whatever they keep of it.

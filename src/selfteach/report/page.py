@@ -237,6 +237,11 @@ def render(name: str, **values: Any) -> str:
     return made.get_template(name).render(policy=policy, **inside, **values)
 
 
+def fragment(name: str, **values: Any) -> str:
+    """A part of a page that is not ours: no scripts."""
+    return environment().get_template(name).render(**values)
+
+
 def fingerprint(source: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
 

@@ -85,7 +85,10 @@ def named_model(name: str) -> str:
 
 
 def resolve_model(text: str) -> str:
-    """``arena:NAME`` as the folder of that shipped model; any other text, a folder or a hub id, as it is."""
+    """``arena:NAME`` as the folder of that shipped model; a run's folder as that of the model it trained; any other
+    text, a folder or a hub id, as it is."""
+    if (Path(text) / "config.toml").is_file() and (Path(text) / "model").is_dir():
+        return str(Path(text) / "model")
     if not text.startswith(MODEL_PREFIX):
         return text
     return str(arena_model(text.removeprefix(MODEL_PREFIX)))

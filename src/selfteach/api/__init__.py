@@ -1,0 +1,1 @@
+"""Use from Python: ``selfteach.train``, ``evaluate``, ``compare`` and ``load_run`` (docs/python.md)."""

@@ -1,0 +1,48 @@
+"""Settings from a file: a run's config.toml, or TOML, YAML or JSON written by hand."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfteach.errors import UserError
+
+FORMS = (".toml", ".yaml", ".yml", ".json")
+
+
+def read_settings(path: Path | str) -> dict[str, Any]:
+    """The table that a settings file holds; of a run's folder its config.toml.
+
+    UserError: it is missing, of another form, not valid, or no table.
+    """
+    path = Path(path)
+    path = path / "config.toml" if path.is_dir() else path
+    if path.suffix not in FORMS:
+        raise UserError(f"settings file {path}: its name must end in {', '.join(FORMS)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = parsed(path.suffix, text)
+    except OSError as problem:
+        raise UserError(f"settings file {path} cannot be read ({problem.strerror})") from None
+    except (ValueError, yaml.YAMLError) as problem:
+        first = " ".join(str(problem).split())[:200]
+        raise UserError(f"settings file {path} is not valid {path.suffix[1:]} ({first})") from None
+    if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
+        raise UserError(f"settings file {path} holds no table of names and values")
+    return table
+
+
+def parsed(suffix: str, text: str) -> Any:
+    if suffix == ".toml":
+        return tomllib.loads(text)
+    return json.loads(text) if suffix == ".json" else yaml.safe_load(text)
+
+
+def is_of_a_run(table: Mapping[str, Any]) -> bool:
+    """Whether it is a run's own record, which is complete, and leaves out what is none."""
+    return isinstance(table.get("about"), Mapping) and isinstance(table.get("recipe"), Mapping)

@@ -1,0 +1,144 @@
+"""``selfteach.evaluate``: held-out accuracy of a model on a task, as it is or under a teacher's view."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfteach.errors import UserError
+from selfteach.policy.loading import Policy, load_policy, policy_of
+from selfteach.policy.sampler import Sampling
+from selfteach.roles.view import View
+from selfteach.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveUnit, settings
+from selfteach.task.arena import WORLDS, model_folder, resolve_model
+from selfteach.task.options import TaskOptions
+from selfteach.task.rows import make_task
+from selfteach.training.config import Loading, named
+from selfteach.training.text.evaluation import Answered, EvaluationResult
+from selfteach.training.text.evaluation import evaluate as measure
+
+
+@settings
+class Asked:
+    """How a model is examined."""
+
+    problems: PositiveInt = 256
+    """Held-out problems."""
+    samples: PositiveInt = 4
+    """Answers sampled for each problem."""
+    temperature: NonNegativeFloat = 1.0
+    """Sampling temperature (0: greedy)."""
+    top_p: PositiveUnit = 1.0
+    """Nucleus sampling mass (1: off)."""
+    top_k: NonNegativeInt = 0
+    """Sample from the k likeliest tokens only (0: off)."""
+    max_tokens: PositiveInt = 64
+    """Longest answer, in tokens."""
+    thinking: bool | None = None
+    """Thinking flag of the chat template (none: its own default)."""
+    batch: PositiveInt = 256
+    """Answers sampled at once."""
+    seed: NonNegativeInt = 0
+    """Seed of problems and sampling."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """``result``: accuracy with its standard error over problems, pass@k, mean length in tokens, share that finished;
+    ``answers``: every answer with its grade; ``model`` and ``task``: of what."""
+
+    model: str
+    task: str
+    result: EvaluationResult
+    answers: list[Answered]
+
+    @property
+    def accuracy(self) -> float:
+        return self.result.accuracy
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The answers as plain values."""
+        return [
+            {"key": a.example.key, "problem": a.example.problem, "answer": a.text, "reward": a.grade.reward}
+            for a in self.answers
+        ]
+
+    def save(self, path: Path | str) -> None:
+        """Write result and answers as JSON."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = {
+            "model": self.model,
+            "task": self.task,
+            "result": asdict(self.result),
+            "answers": self.rows(),
+        }
+        path.write_text(json.dumps(table, indent=1), encoding="utf-8")
+
+    def __repr__(self) -> str:
+        one = self.result
+        return (
+            f"{self.model} on {self.task}: accuracy {one.accuracy:.3f} ± {one.accuracy_se:.3f} (standard error over "
+            f"{one.problems} problems)  pass@{one.k} {one.pass_at_k:.3f}  length {one.length:.1f} tokens  "
+            f"finished {one.finished:.2f}"
+        )
+
+
+def evaluate(
+    model: str | Path | PreTrainedModel | None = None,
+    task: Any = "table",
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    reward: Callable[..., Any] | str | None = None,
+    view: View | None = None,
+    task_options: TaskOptions | None = None,
+    loading: Loading | None = None,
+    **asked: Any,
+) -> Evaluated:
+    """Sample answers to a task's held-out problems and grade them.
+
+    ``model``: a folder, a run's folder, a hub id, "arena:NAME", or a model in memory with its ``tokenizer``; None:
+    the arena world's own. ``task`` and ``reward`` are as in ``selfteach.train``. ``view``: what the model is shown
+    (None: the bare problem). ``asked``: the fields of ``Asked`` (``problems=256, samples=4, max_tokens=64, seed=0``
+    …). Raises UserError for whatever cannot be meant.
+    """
+    how, loading = Asked(**asked), loading or Loading()
+    source = make_task(task, reward=reward, seed=how.seed, options=task_options)
+    if model is None and not (isinstance(task, str) and task in WORLDS):
+        raise UserError(
+            f"--model is missing: task {source.name} has no model of its own (give a folder or a hub id)"
+        )
+    policy = policy_for(model if model is not None else str(model_folder(task)), tokenizer, loading)
+    result, answers = measure(
+        policy, source, problems=how.problems, samples=how.samples,
+        sampling=Sampling(how.max_tokens, how.temperature, how.top_p, how.top_k), thinking=how.thinking, view=view,
+        batch_size=how.batch, seed=how.seed,
+    )  # fmt: skip
+    label = task if isinstance(task, str) else named(task)
+    return Evaluated(f"arena {task}" if model is None else policy.name, label, result, answers)
+
+
+def policy_for(
+    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, loading: Loading
+) -> Policy:
+    """The model to examine, on the device that ``loading`` says; one in memory is copied if it must move."""
+    device = "cuda" if torch.cuda.is_available() and loading.device == "auto" else "cpu"
+    if isinstance(model, PreTrainedModel):
+        if tokenizer is None:
+            raise UserError("a model in memory needs its tokenizer: tokenizer=…")
+        name = model.name_or_path or type(model).__name__
+        return policy_of(
+            copy.deepcopy(model), tokenizer, name=name, precision=loading.precision,
+            chat_template=loading.chat_template, device=device,
+        )  # fmt: skip
+    return load_policy(
+        resolve_model(str(model)), precision=loading.precision, trained=False, chat_template=loading.chat_template,
+        revision=loading.model_revision, trust_remote_code=loading.trust_remote_code, device=device,
+    )  # fmt: skip

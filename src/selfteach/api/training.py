@@ -1,0 +1,88 @@
+"""``selfteach.train``: one run from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfteach.api.configfile import read_settings
+from selfteach.api.progress import Silent, progress_for_here
+from selfteach.api.resolve import RecipeLike, draft, placed, require_model, with_values
+from selfteach.api.result import Result
+from selfteach.errors import UserError
+from selfteach.report import build_report
+from selfteach.training.config import TrainConfig
+from selfteach.training.launch import launch
+from selfteach.training.progress import Progress
+
+ModelLike = str | Path | PreTrainedModel
+
+
+def train(
+    recipe: RecipeLike | None = None,
+    model: ModelLike | None = None,
+    task: Any = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    reward: Callable[..., Any] | str | None = None,
+    preset: str | None = None,
+    seed: int | None = None,
+    out: Path | str | None = None,
+    config: Path | str | None = None,
+    resume: bool = False,
+    progress: Callable[[], Progress] = progress_for_here,
+    **knobs: Any,
+) -> Result:
+    """Train a model with a recipe, and return the run.
+
+    ``recipe``: a name ("opsd"), NAME:PRESET, FILE:NAME, a class or an object. ``model``: a folder, a hub id,
+    "arena:NAME", or a model in memory with its ``tokenizer`` (a copy of it is trained); None: the arena world's own.
+    ``task``: a name (docs/data.md), FILE:NAME, rows (dicts, a datasets.Dataset, a DataFrame), a task, or a function
+    that makes one; None: the world that suits the recipe. ``reward``: a function of one's own in the place of the
+    task's verifier. ``knobs``: any setting by its name on the command line, with underscores (``lr=1e-4,
+    eval_every=10``); ``config``: a file of settings, which they override.
+
+    ``out``: the run's folder (None: runs/RECIPE-TASK-TIME); with ``resume`` the run there goes on, by its own settings.
+    Raises UserError, in one line, for whatever cannot be meant; ``Interrupted`` after Ctrl-C, when the run is saved.
+    """
+    chosen = configured(
+        recipe, model, task, tokenizer=tokenizer, reward=reward, preset=preset, seed=seed, out=out,
+        config=config or (out if resume else None), **knobs,
+    )  # fmt: skip
+    folder, _ = launch(chosen, progress, Silent, resume=resume)
+    if folder is not None:
+        build_report(folder)
+    return Result(chosen.out)
+
+
+def configured(
+    recipe: RecipeLike | None = None,
+    model: ModelLike | None = None,
+    task: Any = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    reward: Callable[..., Any] | str | None = None,
+    preset: str | None = None,
+    seed: int | None = None,
+    out: Path | str | None = None,
+    config: Path | str | None = None,
+    **knobs: Any,
+) -> TrainConfig:
+    """The resolved settings of a run, which ``train`` would make of the same arguments."""
+    table = read_settings(config) if config is not None else {}
+    chosen = with_values(draft(recipe, preset=preset, task=task, reward=reward, table=table), knobs)
+    if seed is not None:
+        chosen = replace(chosen, seed=seed)
+    if isinstance(model, PreTrainedModel):
+        if tokenizer is None:
+            raise UserError("a model in memory needs its tokenizer: tokenizer=…")
+        chosen = replace(chosen, network=(model, tokenizer))
+        model = model.name_or_path or type(model).__name__
+    if model is not None:
+        chosen = replace(chosen, loading=replace(chosen.loading, model=str(model)))
+    require_model(chosen)
+    return placed(chosen, out if out is not None else table.get("out"))

@@ -1,0 +1,130 @@
+"""All that a recipe is made of, under one roof: ``from selfteach.recipes.kit import *``."""
+
+from __future__ import annotations
+
+from selfteach.control.beta_policy import BetaPolicy
+from selfteach.control.controller import ControllerSpec
+from selfteach.control.hook import Hook, HookSpec
+from selfteach.control.schedule import HoldThenDecay
+from selfteach.objective.advantage import (
+    group_advantage,
+    group_mean,
+    group_softmax,
+    group_std,
+    group_sum,
+    normalized,
+)
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.candidates import CandidateMatch
+from selfteach.objective.divergence import (
+    JSD,
+    Alpha,
+    Divergence,
+    EntropyAware,
+    ForwardKL,
+    Jeffreys,
+    MixedKL,
+    Renyi,
+    ReverseKL,
+    SkewForwardKL,
+    SkewReverseKL,
+    ToDi,
+    TotalVariation,
+    gkd_jsd,
+)
+from selfteach.objective.divisor import Divisor, Reduction
+from selfteach.objective.hidden import Hidden
+from selfteach.objective.minibatch import Minibatch, passes
+from selfteach.objective.sampled import k1, k2, k3
+from selfteach.objective.sequence import SequenceTerm
+from selfteach.objective.spans import capped, row_top, scattered
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.support import Full, Support, Tail, TopK, likeliest
+from selfteach.objective.target import (
+    AdvantageTilted,
+    Consensus,
+    Extrapolation,
+    FromRole,
+    GeometricMean,
+    Mixture,
+    StudentMix,
+    Target,
+    TrustRegion,
+)
+from selfteach.objective.terms import (
+    Entropy,
+    Match,
+    NegativeLogLikelihood,
+    PolicyGradient,
+    Sampled,
+    Signal,
+    Term,
+)
+from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
+from selfteach.recipes.checks import require
+from selfteach.recipes.parts import (
+    BASE,
+    END,
+    PREVIOUS,
+    Adapter,
+    GRPOSettings,
+    Optimization,
+    PerRecord,
+    ReferenceProbe,
+    Rollouts,
+    TrainedWeights,
+)
+from selfteach.recipes.tools import Prompt, Store, Tools
+from selfteach.roles.attempt import Evidence, Revision
+from selfteach.roles.diagnosis import Diagnosis
+from selfteach.roles.private import BEGINNING_ONLY, Field, Partial
+from selfteach.roles.role import ReasonFirst, Role
+from selfteach.roles.sibling import Reprompt
+from selfteach.roles.span import FromMark, FromTurn, Whole
+from selfteach.roles.view import Answer, Messages, Plain, Prefix, Solution, View
+from selfteach.roles.weights import (
+    EMA,
+    POLICY,
+    External,
+    Frozen,
+    Lagged,
+    Live,
+    Random,
+    Ring,
+    Snapshot,
+    Weights,
+)
+from selfteach.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnit,
+    PositiveFloat,
+    PositiveInt,
+    PositiveUnit,
+    UnitInterval,
+    settings,
+)
+from selfteach.task.trajectory import Trajectory
+
+__all__ = [  # noqa: RUF022
+    # what is written: settings, roles, trajectories
+    "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "GRPOSettings", "Optimization",
+    "PerRecord", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools", "TrainedWeights", "Trajectory",
+    "settings", "require", "NonNegativeFloat", "NonNegativeInt", "OpenUnit", "PositiveFloat", "PositiveInt",
+    "PositiveUnit", "UnitInterval",
+    # who scores: weights × views × spans
+    "BEGINNING_ONLY", "EMA", "Answer", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn", "Frozen",
+    "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst", "Reprompt", "Revision", "Ring",
+    "Role", "Snapshot", "Solution", "View", "Weights",
+    "Whole",
+    # the loss: terms, targets, divergences, supports
+    "CandidateMatch", "Entropy", "Hidden", "Match", "NegativeLogLikelihood", "PolicyGradient", "Sampled",
+    "SequenceTerm",
+    "Signal", "Term", "AdvantageTilted", "Consensus", "Extrapolation", "FromRole", "GeometricMean", "Mixture",
+    "StudentMix", "Target", "TrustRegion", "JSD", "Alpha", "Divergence", "EntropyAware", "ForwardKL", "Jeffreys",
+    "MixedKL", "Renyi", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "ToDi", "TotalVariation", "gkd_jsd", "Full",
+    "Support", "Tail", "TopK", "likeliest", "k1", "k2", "k3", "Divisor", "Reduction",
+    # statistics, schedules, controllers, updates
+    "Statistics", "capped", "group_advantage", "group_mean", "group_softmax", "group_std", "group_sum", "normalized",
+    "row_top", "scattered", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
+]  # fmt: skip

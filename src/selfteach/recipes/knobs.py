@@ -1,0 +1,87 @@
+"""A recipe's settings by flat name, as users give them: ``lr``, ``clip_entry``, ``temperature`` …"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import textwrap
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from selfteach.errors import UserError
+from selfteach.recipes.checks import nearest, require
+
+R = TypeVar("R", bound=Any)
+
+RENAMED = {"distil": "distill"}
+"""Knobs of earlier versions by their old names: refused with the new one."""
+
+
+def knobs(recipe: Any) -> dict[str, Any]:
+    """Every knob by its flat name, e.g. ``clip_entry``, ``temperature``, ``lr``: names are unique by design."""
+    flat: dict[str, Any] = {}
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        flat |= (
+            {g.name: getattr(value, g.name) for g in fields(value)}
+            if is_dataclass(value)
+            else {f.name: value}
+        )
+    return flat
+
+
+def refuse_renamed(name: str) -> None:
+    """UserError with the new name where a knob has another since."""
+    require(name not in RENAMED, f"knob {name!r} is now called {RENAMED.get(name)!r}")
+
+
+def with_knobs(recipe: R, changes: Mapping[str, Any]) -> R:
+    """The same recipe with knobs replaced by flat name. UserError for an unknown name, with the nearest ones."""
+    own: dict[str, Any] = {}
+    left = dict(changes)
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            inner = {g.name: left.pop(g.name) for g in fields(value) if g.name in left}
+            if inner:
+                own[f.name] = replace(value, **inner)
+        elif f.name in left:
+            own[f.name] = left.pop(f.name)
+    if left:
+        name = next(iter(left))
+        refuse_renamed(name)
+        raise UserError(f"{type(recipe).__name__} has no knob {name!r}{nearest(name, knobs(recipe))}")
+    return replace(recipe, **own)
+
+
+def documented(recipe: Any) -> dict[str, tuple[Any, str]]:
+    """Every knob by its flat name: (value, the sentence under its field)."""
+    found: dict[str, tuple[Any, str]] = {}
+    meanings = field_docs(type(recipe))
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            inner = field_docs(type(value))
+            found |= {g.name: (getattr(value, g.name), inner.get(g.name, "")) for g in fields(value)}
+        else:
+            found[f.name] = (value, meanings.get(f.name, ""))
+    return found
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """Field name → the docstring that stands under it in the source, of a dataclass and its bases."""
+    docs: dict[str, str] = {}
+    for base in reversed([b for b in kind.__mro__ if is_dataclass(b)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for statement, after in itertools.pairwise(body.body):
+            if (
+                isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                docs[statement.target.id] = " ".join(str(after.value.value).split())
+    return docs

@@ -1,0 +1,155 @@
+"""What a recipe's settings are made of: how answers are written, how weights move, which of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from selfteach.objective.advantage import group_advantage
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.terms import PolicyGradient
+from selfteach.recipes.checks import require
+from selfteach.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnit,
+    PositiveFloat,
+    PositiveInt,
+    PositiveUnit,
+    UnitInterval,
+    settings,
+)
+
+PREVIOUS, BASE, END = "previous", "base", "end:"
+"""Where a stage's trained weights start: where the stage before left them, at the model given, or, with a stage's name
+behind it, at that stage's end."""
+
+
+@settings
+class Rollouts:
+    """How the student's answers come about."""
+
+    per_prompt: PositiveInt = 1
+    """Answers sampled for each prompt of a step."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature; the loss uses the same one unless the recipe says otherwise."""
+    top_p: PositiveUnit = 1.0
+    """Nucleus sampling: smallest set of tokens with this mass (1: off)."""
+    top_k: NonNegativeInt = 0
+    """Sample from the k likeliest tokens only (0: off)."""
+    max_tokens: PositiveInt = 1024
+    """Longest answer, in tokens."""
+    stored: NonNegativeInt = 0
+    """Prompts answered once, before the first step, and trained on ever after (0: fresh answers each step)."""
+
+
+@settings
+class Optimization:
+    """How the student's weights move (AdamW)."""
+
+    lr: PositiveFloat = 1e-6
+    """Peak learning rate."""
+    steps: PositiveInt = 100
+    """Batches; each makes one optimizer step, unless update_epochs or minibatches says otherwise."""
+    prompts: PositiveInt = 32
+    """Prompts per step, over all processes."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape of the learning rate after warm-up."""
+    warmup: NonNegativeInt = 0
+    """Steps of linear warm-up."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay."""
+    betas: tuple[UnitInterval, UnitInterval] = (0.9, 0.999)
+    """AdamW's moment decays."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Clip the global gradient norm to this (None: no clipping)."""
+    update_epochs: PositiveInt = 1
+    """Passes over each batch (PPO's epochs)."""
+    minibatches: PositiveInt = 1
+    """Optimizer steps of a pass: the batch is split so that groups stay whole."""
+
+    def __post_init__(self) -> None:
+        require(max(self.betas) < 1, f"betas must lie in [0, 1), got {self.betas}")
+        require(
+            self.minibatches <= self.prompts,
+            "minibatches must be at most prompts: a batch is split so that groups stay whole",
+        )
+
+
+@settings
+class Adapter:
+    """Which weights are trained: all of them, or a LoRA adapter."""
+
+    lora_rank: NonNegativeInt = 0
+    """Rank of the LoRA adapter on every linear map (0: train all weights)."""
+    lora_alpha: PositiveInt = 128
+    """LoRA's alpha: the update is scaled by alpha / rank."""
+
+
+@settings
+class GRPOSettings:
+    """The clipped policy gradient with group advantages that many methods contain (DeepSeekMath, arXiv 2402.03300).
+
+    A = (r − group mean) / (group std + ε), one per rollout; a token's loss is −min(ρ A, clip(ρ, 1 − low, 1 + high) A)
+    with ρ = π / π_sampling of the token.
+    """
+
+    clip_low: OpenUnit = 0.2
+    """Lower clip of the policy gradient's ratio: 1 − clip_low."""
+    clip_high: PositiveFloat = 0.2
+    """Upper clip of the policy gradient's ratio: 1 + clip_high (DAPO: 0.28)."""
+    scale: Literal["std", "none"] = "std"
+    """Divide the advantage by the group's standard deviation (GRPO), or not (Dr. GRPO)."""
+    advantage_eps: PositiveFloat = 1e-4
+    """ε beside the group's standard deviation (GRPO's released trainers: 1e-4 or 1e-6)."""
+
+    def advantage(self, stats: Statistics) -> Tensor:
+        """[N] A of each rollout within its group, over the whole group whatever a term selects of it."""
+        return group_advantage(stats.reward, stats.group, self.scale, self.advantage_eps)
+
+    def term(
+        self, name: str, stats: Statistics, advantage: Tensor | None = None, **fields: Any
+    ) -> PolicyGradient:
+        """The policy gradient as a term; ``advantage`` [N] or [N, T] in place of the group's, ``fields`` the term's."""
+        return PolicyGradient(
+            name=name,
+            advantage=self.advantage(stats) if advantage is None else advantage,
+            behavior=stats.behavior_log_prob,
+            clip=(self.clip_low, self.clip_high),
+            **fields,
+        )
+
+
+@settings
+class TrainedWeights:
+    """One set of weights that a recipe trains: where they start in this stage, how they move, which of them."""
+
+    start: str = PREVIOUS
+    optimization: Optimization = Optimization()
+    adapter: Adapter = Adapter()
+
+
+@settings
+class PerRecord:
+    """Gradients of single records (all rows of one prompt): each clipped to norm ``clip``, summed, noise of deviation
+    ``noise`` · ``clip`` added once, divided by the ``expected`` number of records a batch (DP-SGD, card 62).
+
+    Each record's loss is the recipe's loss on that record alone, divisors included: what other records are would leak.
+    A statistic of the whole batch (``Statistics.quantile``) is refused. The noise is drawn from the run's seed, which
+    must stay secret for a guarantee to hold.
+    """
+
+    clip: PositiveFloat
+    noise: NonNegativeFloat
+    expected: PositiveFloat
+
+
+@settings
+class ReferenceProbe:
+    """Measure at every step how likely some examples' private text is: as NLL of the student under the bare problem
+    (``reference/student``, nats a token) and as mean log-prob of each teacher under its view (``reference/NAME``).
+    The examples are kept out of training. A controller may read it (card 06)."""
+
+    field: str = "answer"
+    examples: PositiveInt = 16

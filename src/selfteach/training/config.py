@@ -1,0 +1,152 @@
+"""All that a training run is told, resolved: what config.toml holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfteach.recipes import Recipe, preset_of
+from selfteach.recipes.checks import require
+from selfteach.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitInterval, settings
+from selfteach.task.opening import TaskOptions
+
+FORMAT = 2
+"""Of config.toml; 1 was before knobs were spelled as in torch (``optimization``)."""
+
+
+@settings
+class Loading:
+    """Which model is trained and in what numbers."""
+
+    model: str = ""
+    """Folder of a Hugging Face causal language model, or its hub id (empty: the arena world's own)."""
+    precision: Literal["float32", "bfloat16", "mixed"] = "float32"
+    """float32; bfloat16 arithmetic on float32 weights (mixed); or that, with weights that never move in bfloat16."""
+    chat_template: str | None = None
+    """A Jinja file used instead of the tokenizer's chat template, or "plain"."""
+    model_revision: str | None = None
+    """Hub revision of the model."""
+    trust_remote_code: bool = False
+    """Run model code that comes with the model. Off: code from strangers is code from strangers."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    device: Literal["auto", "cpu"] = "auto"
+    """Where to compute: the accelerator if there is one, or the CPU."""
+
+
+@settings
+class Evaluation:
+    """How held-out accuracy is measured."""
+
+    eval_every: NonNegativeInt = 0
+    """Steps between evaluations (0: before and after training only)."""
+    eval_problems: NonNegativeInt = 128
+    """Held-out problems."""
+    eval_samples: PositiveInt = 4
+    """Answers sampled for each problem: accuracy is their mean, pass@k counts any right one."""
+    eval_temperature: NonNegativeFloat = 1.0
+    """Sampling temperature of the evaluation (0: greedy)."""
+    eval_also: tuple[str, ...] = ()
+    """Further tasks whose held-out accuracy is measured each time: what training makes the model forget."""
+    eval_max_tokens: PositiveInt | None = None
+    """Longest answer in an evaluation (none: as in training)."""
+
+
+@settings
+class Bookkeeping:
+    """What is written down, and how work is cut to fit the machine."""
+
+    micro_batch: PositiveInt | None = None
+    """Rollouts scored at once (none: all of a step). Does not change the result."""
+    sample_batch: PositiveInt | None = None
+    """Rollouts sampled at once (none: all of a step)."""
+    checkpoint_every: NonNegativeInt = 50
+    """Steps between checkpoints (0: only at the end or when interrupted)."""
+    keep: PositiveInt = 2
+    """Checkpoints kept."""
+    samples_every: NonNegativeInt = 20
+    """Steps between looks at a few rollouts, written down token by token (0: none)."""
+    token_rollouts: NonNegativeInt = 4
+    """Rollouts of the step written down at each look."""
+    probes: NonNegativeInt = 4
+    """Held-out problems answered greedily at each look, so that one prompt can be followed through training."""
+    token_budget: PositiveInt | None = None
+    """Stop before the step that would begin with this many tokens generated (none: run all steps)."""
+    until_solved: bool = False
+    """Stop after the first step with a right answer (test-time training on one question, see --only)."""
+    max_unavailable: UnitInterval = 0.5
+    """Largest share of rollouts in a step whose teacher has nothing to see; beyond it the run stops."""
+    token_classes: str | None = None
+    """JSON file of class name → regular expression on a token's text, for divergence by token class."""
+    compile: bool = False
+    """Compile the closed-form gradients of the loss with torch.compile: seconds at first, faster on a GPU."""
+    alarms: bool = True
+    """Watch the metrics for signs of collapse, and say what was seen (docs/alarms.md)."""
+    track: Literal["tensorboard", "trackio", "wandb"] | None = None
+    """Log the metrics to this tracker as well; its package must be installed (none: to the run folder only)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    recipe: Recipe
+    recipe_name: str
+    preset: str
+    task: Any
+    """The name of a task or FILE:NAME; or a task, rows, or a function that makes one of these."""
+    out: Path
+    reward: Any = None
+    """A reward function of the user's own, or FILE:NAME of one (None: the task's verifier)."""
+    seed: int = 0
+    loading: Loading = field(default_factory=Loading)
+    task_options: TaskOptions = field(default_factory=TaskOptions)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    bookkeeping: Bookkeeping = field(default_factory=Bookkeeping)
+    network: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+    """A model in memory with its tokenizer, in place of ``loading.model``."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, f"seed is {self.seed}: give a number from 0 up to 2^63")
+
+    @property
+    def task_name(self) -> str:
+        """What the run's record calls its task."""
+        return self.task if isinstance(self.task, str) else named(self.task)
+
+    def table(self) -> dict[str, Any]:
+        """The config as nested plain values, for config.toml; ``paper`` holds the recipe's own defaults beside."""
+        paper = preset_of(type(self.recipe))
+        return {
+            "about": {
+                "format": FORMAT,
+                "title": self.recipe.title or type(self.recipe).__name__,
+                "source": self.recipe.source,
+                "formula": self.recipe.formula,
+            },
+            "recipe": {"name": self.recipe_name, "preset": self.preset, **asdict(self.recipe)},
+            "paper": asdict(paper),
+            "run": {"task": self.task_name, "seed": self.seed, **self.rewarded},
+            "loading": asdict(self.loading),
+            "task_options": asdict(self.task_options),
+            "evaluation": asdict(self.evaluation),
+            "bookkeeping": asdict(self.bookkeeping),
+        }
+
+    @property
+    def rewarded(self) -> dict[str, str]:
+        if self.reward is None:
+            return {}
+        return {"reward": self.reward if isinstance(self.reward, str) else named(self.reward)}
+
+
+def named(thing: Any) -> str:
+    """What an object given in Python is called in a run's record: its name, else its kind and length."""
+    for attribute in ("name", "__qualname__"):
+        if isinstance(name := getattr(thing, attribute, None), str):
+            return name
+    size = f" of {len(thing)} rows" if hasattr(thing, "__len__") else ""
+    return f"{type(thing).__name__}{size}"

@@ -1,0 +1,194 @@
+"""Start or resume a run: folder, preflight, loop, and what is said on the way."""
+
+from __future__ import annotations
+
+import atexit
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import distributed
+
+from selfteach.training import randomness, resuming
+from selfteach.training.config import FORMAT, TrainConfig
+from selfteach.training.learner import Learner
+from selfteach.training.progress import Progress, Silent
+from selfteach.training.reduce import on_cpu
+from selfteach.training.rundir import RunFolder, dotted, saved_config
+from selfteach.training.text.evaluation import HEADLINE
+from selfteach.training.text.learner import TextLearner
+from selfteach.training.tracking import tracked
+from selfteach.training.trainer import Settings, Trainer
+
+FREE = (
+    "versions",
+    "loading.device",
+    "bookkeeping.keep",
+    "bookkeeping.track",
+    "settings.device",
+    "settings.keep",
+)
+"""What may differ between a run and its resumption."""
+
+
+def launch(
+    config: TrainConfig,
+    progress: Callable[[], Progress],
+    silent: Callable[[], Progress] = Silent,
+    *,
+    resume: bool = False,
+    check: bool = True,
+) -> tuple[Path | None, dict[str, Any]]:
+    """Train ``config`` to its end. Returns the run folder (None on processes that do not write) and the summary."""
+    config = replace(config, out=Path(config.out))
+    first = PartialState(cpu=on_cpu(config.loading.device)).is_main_process
+    shown = tracked(progress(), config.bookkeeping.track, table_of(config), config.out) if first else silent()
+    settings = settings_of(config)
+    # Adapters are drawn at random as they are made: before there is a Trainer.
+    randomness.seed_all(settings.seed)
+    return run_learner(
+        lambda: TextLearner(config, shown), config.out, settings,
+        table=table_of(config), resume=resume, check=check, progress=lambda: shown,
+    )  # fmt: skip
+
+
+def learner_of(config: TrainConfig, progress: Progress) -> TextLearner:
+    """The learner of a run of text at its beginning, seeded and on its device; nothing is checked or written."""
+    # Adapters are drawn at random as they are made: before there is a Trainer.
+    randomness.seed_all(config.seed)
+    learner = TextLearner(config, progress)
+    Trainer(learner, None, progress, settings_of(config))
+    return learner
+
+
+def settings_of(config: TrainConfig) -> Settings:
+    """What the Trainer must know of a run of text."""
+    book = config.bookkeeping
+    return Settings(
+        seed=config.seed,
+        eval_every=config.evaluation.eval_every,
+        samples_every=book.samples_every,
+        checkpoint_every=book.checkpoint_every,
+        keep=book.keep,
+        budget=book.token_budget,
+        alarms=book.alarms,
+        device=config.loading.device,
+    )
+
+
+def run_learner(
+    learner: Learner | Callable[[], Learner],
+    out: Path | str,
+    settings: Settings | None = None,
+    *,
+    table: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    check: bool = True,
+    progress: Callable[[], Progress] = Silent,
+) -> tuple[Path | None, dict[str, Any]]:
+    """Train any learner to its end in the folder ``out``, or go on with the run that is there.
+
+    ``learner``: one, or a function that makes it once the folder is known to be free. ``table``: what config.toml holds
+    beside the versions (none: the learner's own, and the settings). Returns the run folder (None on processes that do
+    not write) and what summary.json holds. Raises ``UserError`` where the folder holds another run, settings differ
+    from those it was begun with, or the run cannot go on; ``Interrupted`` after Ctrl-C, when the run is saved.
+    """
+    out, settings = Path(out), settings or Settings()
+    first = PartialState(cpu=on_cpu(settings.device)).is_main_process
+    made = learner() if callable(learner) and table is None else learner
+    if table is None:
+        assert not callable(made)
+        table = learner_table(made, settings)
+    config = {**table, "versions": versions()}
+    folder, raised = opened(out, config, resume) if first else (None, False)
+    shown = progress() if first else Silent()
+    try:
+        trainer = Trainer(made() if callable(made) else made, folder, shown, settings)
+        trainer.check = check
+        if not (resume and resuming.restore(trainer, out)) and check:
+            trainer.learner.preflight()
+        trainer.ended &= not first_says(raised)
+        if folder is not None and (raised or not resume):
+            # Only now: a start that fails leaves a folder that the corrected command may use.
+            folder.write_config(config)
+        summary = trainer.train()
+    finally:
+        shown.stop()
+        if folder is not None:
+            folder.close()
+    return (folder.path if folder is not None else None), summary
+
+
+@atexit.register
+def leave_process_group() -> None:
+    """End gloo's threads before the interpreter ends: a finished process may abort without (pytorch issue 190489)."""
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
+
+
+def learner_table(learner: Learner, settings: Settings) -> dict[str, Any]:
+    """What config.toml holds of a run without a recipe's command line."""
+    return {
+        "about": {"format": FORMAT},
+        "recipe": {"name": type(learner).__name__, **learner.table()},
+        "stages": {
+            "names": [one.name for one in learner.stages],
+            "steps": [one.steps for one in learner.stages],
+        },
+        "run": {"seed": settings.seed, **followed(learner.unit, learner.headline, learner.better)},
+        "settings": asdict(settings),
+    }
+
+
+def opened(out: Path, config: Mapping[str, Any], resume: bool) -> tuple[RunFolder, bool]:
+    """The run's folder, and whether the run that is there is to go on beyond the end it was given."""
+    if not resume:
+        return RunFolder.create(out), False
+    raised = longer(saved_config(out / "config.toml"), config) if (out / "config.toml").is_file() else set()
+    return RunFolder.resume(out, config, free=(*FREE, *raised)), bool(raised)
+
+
+def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
+    """The bounds of a run that are raised, by dotted name; of steps only where no schedule depends on them."""
+    old, new = dict(dotted(saved)), dict(dotted(config))
+    found = {
+        name
+        for name in ("recipe.optimization.steps", "bookkeeping.token_budget")
+        if old.get(name) is not None and (new.get(name) is None or new[name] > old[name])
+    }
+    schedule = new.get("recipe.optimization.schedule", "constant")
+    return found if schedule == "constant" else found - {"recipe.optimization.steps"}
+
+
+def first_says(raised: bool) -> bool:
+    """What the first process knows of the folder, in every process."""
+    return bool(broadcast_object_list([raised])[0])
+
+
+def table_of(config: TrainConfig) -> dict[str, Any]:
+    """What config.toml holds."""
+    table = config.table()
+    return {**table, "run": {**table["run"], **followed("tokens", HEADLINE)}, "versions": versions()}
+
+
+def followed(unit: str, headline: str, better: str = "higher") -> dict[str, str]:
+    """What ``spent`` counts, what ``eval/headline`` is, and which way it should go: the report's labels."""
+    return {"unit": unit, "headline": headline, "better": better}
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    known = {name: version(name) for name in ("selfteach", "torch", "transformers", "accelerate", "peft")}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {
+        **known,
+        "python": platform.python_version(),
+        "device": device,
+        "threads": str(torch.get_num_threads()),
+    }

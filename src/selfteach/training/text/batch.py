@@ -1,0 +1,231 @@
+"""One step's rows with everything that is known of them, and who scores them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, distributed
+
+from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
+from selfteach.objective.columns import Columns
+from selfteach.objective.head import Head, LowRank
+from selfteach.objective.layout import Layout
+from selfteach.objective.positions import Quantity
+from selfteach.objective.record import measure
+from selfteach.policy.head import output_head
+from selfteach.policy.loading import Policy
+from selfteach.policy.scorer import LocalScorer
+from selfteach.roles.role import Role
+from selfteach.roles.store import WeightStore
+from selfteach.roles.weights import External, Frozen, Live, Random, Snapshot, Weights
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.text.contexts import Context
+
+STILL = (Frozen, External, Random, Snapshot)
+"""Weights that no update of a stage moves."""
+
+
+@dataclass
+class Scoring:
+    """Scores this process's ``rows``: roles without gradient once and first, trained ones whenever they are asked for.
+
+    ``contexts``: what each role beside the student reads, of those that hand over distributions. ``columns`` are the
+    whole batch's, ``first_row`` is where this process's rows begin in it.
+    """
+
+    roles: Mapping[str, Role]
+    weights: WeightStore
+    rows: Sequence[Trajectory]
+    contexts: Mapping[str, Context]
+    columns: Columns
+    first_row: int
+    micro_batch: int
+    device: torch.device
+    alone: bool = False
+    """These rows are a batch of their own: other processes have none of it."""
+    several: bool = False
+    """Weights move while these scores are in use: the batch makes several updates."""
+    frozen: dict[str, Scored] = field(default_factory=dict)
+    """Scores without gradient of all rows: role → states [P, d] in the rows' order."""
+    kept: tuple[tuple[int, ...], Scored] | None = None
+    """The student's scores of these rows, whose graph the gradient pass will want again."""
+
+    def __post_init__(self) -> None:
+        self.lengths = [sum(one.mask) for one in self.rows]
+        self.begins = [0, *torch.tensor(self.lengths).cumsum(0).tolist()] if self.rows else [0]
+
+    # --- parts of the batch -------------------------------------------------------------------------------------
+
+    def parts(self, rows: Tensor | None = None) -> list[tuple[int, ...]]:
+        """Micro-batches: this process's rows (those that are True in ``rows`` [N]), so many at a time."""
+        own = range(len(self.rows))
+        chosen = [i for i in own if rows is None or bool(rows[self.first_row + i])]
+        return [tuple(chosen[i : i + self.micro_batch]) for i in range(0, len(chosen), self.micro_batch)]
+
+    def layout(self, part: Sequence[int]) -> Layout:
+        row, step = [], []
+        for i in part:
+            places = [t for t, own in enumerate(self.rows[i].mask) if own]
+            row += [self.first_row + i] * len(places)
+            step += places
+        return Layout(
+            torch.tensor(row, dtype=torch.long, device=self.device),
+            torch.tensor(step, dtype=torch.long, device=self.device),
+        )
+
+    def batch(
+        self, part: tuple[int, ...], trained: Collection[str] = (), *, features: bool = False
+    ) -> ScoredBatch:
+        """The rows of ``part`` as every role scores them, the ``trained`` ones with gradient.
+
+        ``features``: what ``Hidden`` terms compare is wanted too: the states themselves.
+        """
+        self.score_frozen(trained)
+        names = dict.fromkeys((STUDENT, *self.contexts))
+        roles = {name: self.scored(name, part, gradient=name in trained) for name in names}
+        if features:
+            roles = {name: replace(one, features=one.states) for name, one in roles.items()}
+        return ScoredBatch(self.columns, roles, self.layout(part))
+
+    def forget(self, trained: Collection[str]) -> None:
+        """An update moved the weights of these roles: what they said before is out of date."""
+        for name in trained:
+            self.frozen.pop(name, None)
+
+    def measure(self, wanted: Mapping[str, Quantity], rows: Tensor | None = None) -> dict[str, Tensor]:
+        """[N, T] columns over the whole batch of all processes, without gradient, NaN where nothing was measured."""
+        parts = self.parts(rows)
+        columns = {
+            name: torch.full(self.columns.ids.shape, torch.nan, dtype=self.columns.dtype, device=self.device)
+            for name in wanted
+        }
+        for part in parts:
+            # With a single micro-batch the gradient pass will want this very forward again: keep its graph.
+            single = len(parts) == 1 and torch.is_grad_enabled()
+            batch = self.batch(part, (STUDENT,) if single else ())
+            for name, values in measure(batch, wanted).items():
+                columns[name][batch.layout.row, batch.layout.step] = values.to(self.columns.dtype)
+        if self.alone:
+            return columns
+        return {
+            name: over_processes(column, self.first_row, len(self.rows)) for name, column in columns.items()
+        }
+
+    # --- scores -------------------------------------------------------------------------------------------------
+
+    def scored(self, role: str, part: tuple[int, ...], *, gradient: bool) -> Scored:
+        if role != STUDENT and not gradient:
+            whole = self.frozen[role]
+            return replace(whole, states=self.cut(whole.states, part))
+        if role == STUDENT and self.kept is not None and self.kept[0] == part and gradient:
+            return self.kept[1]
+        policy = self.trained(role)
+        policy.model.train(gradient)
+        with torch.set_grad_enabled(gradient):
+            states = self.forward(policy, [(role, i) for i in part])
+        scored = Scored(states, head_of(policy))
+        if role == STUDENT and gradient:
+            self.kept = (part, scored)
+        return scored
+
+    def trained(self, role: str) -> Policy:
+        """The policy whose live weights a trained role scores with. ValueError for weights that cannot be trained."""
+        spec = self.roles[role].weights
+        if not isinstance(spec, Live):
+            raise ValueError(
+                f"a term trains role {role!r}, whose weights are {spec}: only live weights can be trained"
+            )
+        return self.weights.policy_of(spec)
+
+    @torch.no_grad()
+    def score_frozen(self, trained: Collection[str] = ()) -> None:
+        """Every role beside the student and those ``trained``, those of equal weights in one pass.
+
+        Before any graph of the student exists: adapters may be exchanged for it.
+        """
+        left = [name for name in self.contexts if name not in self.frozen and name not in (STUDENT, *trained)]
+        by_weights: dict[Weights, list[str]] = {}
+        for name in left:
+            by_weights.setdefault(self.roles[name].weights, []).append(name)
+        for spec, names in by_weights.items():
+            with self.weights.scoring(spec) as policy:
+                states = self.all_states(policy, names)
+                head = detached(head_of(policy), copy=self.several and not isinstance(spec, STILL))
+            self.frozen |= {name: Scored(states[name], head) for name in names}
+
+    def all_states(self, policy: Policy, names: Sequence[str]) -> dict[str, Tensor]:
+        """[P, d] of each role; rows that it cannot see hold zeros and are read by nobody (``Columns.available``)."""
+        wanted = [
+            (name, i)
+            for name in names
+            for i, ids in enumerate(self.contexts[name].prompts)
+            if ids is not None
+        ]
+        found: dict[str, Tensor] = {}
+        for begin in range(0, max(1, len(wanted)), self.micro_batch):
+            some = wanted[begin : begin + self.micro_batch]
+            states = self.forward(policy, some)
+            if not found:
+                found = {name: states.new_zeros(self.begins[-1], states.shape[-1]) for name in names}
+            at = 0
+            for name, i in some:
+                found[name][self.begins[i] : self.begins[i + 1]] = states[at : at + self.lengths[i]]
+                at += self.lengths[i]
+        return found
+
+    def forward(self, policy: Policy, wanted: Sequence[tuple[str, int]]) -> Tensor:
+        """[P, d] states of the wanted (role, row)s' written positions; zeros in front of where a role's span begins."""
+        begins = [self.contexts[name].begin(i) if name in self.contexts else 0 for name, i in wanted]
+        rows = [(self.rows[i], begin) for (_, i), begin in zip(wanted, begins, strict=True)]
+        states = LocalScorer().states(
+            policy,
+            [self.context(name, i) for name, i in wanted],
+            [one.ids[begin:] for one, begin in rows],
+            [one.mask[begin:] for one, begin in rows],
+        )
+        if not any(begins):
+            return states
+        scored = states.split([sum(one.mask[begin:]) for one, begin in rows])
+        skipped = [states.new_zeros(sum(one.mask[:begin]), states.shape[-1]) for one, begin in rows]
+        return torch.cat([part for pair in zip(skipped, scored, strict=True) for part in pair])
+
+    def context(self, role: str, i: int) -> list[int]:
+        if role == STUDENT and role not in self.contexts:
+            return self.rows[i].prompt_ids
+        # A trained role has a graph for every row: where it sees nothing it reads what the student read, and counts
+        # nowhere.
+        return self.contexts[role].prompts[i] or self.rows[i].prompt_ids
+
+    def cut(self, states: Tensor, part: Sequence[int]) -> Tensor:
+        """Some rows' positions of all rows'."""
+        if list(part) == list(range(part[0], part[-1] + 1)):
+            return states[self.begins[part[0]] : self.begins[part[-1] + 1]]
+        return torch.cat([states[self.begins[i] : self.begins[i + 1]] for i in part])
+
+
+def head_of(policy: Policy) -> Head:
+    return output_head(policy.model, policy.vocabulary, mixed=policy.precision != "float32")
+
+
+def detached(head: Head, *, copy: bool) -> Head:
+    """The head without a way for gradients; ``copy``: as it is now, whatever becomes of its weights."""
+
+    def still(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.detach().clone() if copy else tensor.detach()
+
+    lora = head.lora
+    if lora is not None:  # always a copy: adapters are exchanged in place, and back
+        lora = LowRank(lora.down.detach().clone(), lora.up.detach().clone(), lora.scaling)
+    return replace(head, weight=still(head.weight), bias=still(head.bias), lora=lora)
+
+
+def over_processes(column: Tensor, first_row: int, count: int) -> Tensor:
+    """[N, T] of which this process filled ``count`` rows from ``first_row`` on → the same with everybody's rows."""
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return column
+    own = torch.zeros_like(column)
+    own[first_row : first_row + count] = column[first_row : first_row + count]
+    distributed.all_reduce(own)  # a row is one process's alone: a sum with zeros, and NaN stays NaN
+    return own

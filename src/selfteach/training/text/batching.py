@@ -1,0 +1,184 @@
+"""From trajectories to a batch: what each role reads of every row, the columns of all processes, and who scores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from selfteach.errors import UserError
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.positions import Positions, Quantity
+from selfteach.policy.sampler import GenerateSampler
+from selfteach.roles.view import Plain
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.reduce import sum_over_processes
+from selfteach.training.text.batch import Scoring
+from selfteach.training.text.columns import gathered
+from selfteach.training.text.contexts import Context, Reading, refuse_blind
+from selfteach.training.text.models import Models
+from selfteach.training.text.present import Present
+from selfteach.training.text.update import TextBatch
+
+
+class Batching:
+    def __init__(self, now: Present, models: Models) -> None:
+        self.now, self.models = now, models
+
+    @property
+    def reading(self) -> Reading:
+        """How views become token ids at present."""
+        now = self.now
+        return Reading(
+            self.models.weights, GenerateSampler, now.task.wording, now.recipe.rollouts.temperature
+        )
+
+    def of(
+        self,
+        trajectories: Sequence[Trajectory],
+        roles: Collection[str],
+        step: int,
+        spent: int = 0,
+        *,
+        alone: bool = False,
+    ) -> TextBatch:
+        """The trajectories' rows with what the named roles read of them. UserError if one of these is blind.
+
+        ``alone``: they are a batch of their own, and other processes are not asked for theirs.
+        """
+        now = self.now
+        rows = rows_of(trajectories)
+        refuse_overlong(rows, self.models.policy.window, alone)
+        roles = self.readers(roles)
+        with now.clock("view"):
+            # A record by itself is no share: that a role is blind for it says nothing.
+            contexts = self.views(rows, roles) if alone else self.contexts(rows, roles)
+            rows = self.with_sampled_signals(rows, contexts)
+        sampled = self.sampled_roles(roles)
+        scoring = self.scoring(rows, contexts, sampled, alone=alone)
+        scoring.several = len(now.recipe.updates(step)) > 1
+        return TextBatch(step, now.recipe, rows, contexts, sampled, scoring, spent, now.config.seed)
+
+    def scoring(
+        self,
+        rows: Sequence[Trajectory],
+        contexts: Mapping[str, Context],
+        sampled: Sequence[str] = (),
+        *,
+        alone: bool = False,
+    ) -> Scoring:
+        """Scores the rows by the student and the roles of these contexts but for the ``sampled`` ones: these gave their
+        log-probs already."""
+        policy = self.models.policy
+        eos = policy.tokenizer.eos_token_id
+        columns, first_row = gathered(
+            rows,
+            contexts,
+            sampled,
+            special={} if eos is None else {"eos": int(eos)},
+            dtype=torch.promote_types(torch.float32, policy.model.dtype),
+            device=policy.model.device,
+            alone=alone,
+        )
+        size = self.now.config.bookkeeping.micro_batch or max(1, len(rows))
+        roles, weights = self.now.recipe.roles, self.models.weights
+        full = {name: context for name, context in contexts.items() if name not in sampled}
+        return Scoring(roles, weights, rows, full, columns, first_row, size, policy.model.device, alone)
+
+    # --- what the roles read --------------------------------------------------------------------------------------
+
+    def readers(self, roles: Iterable[str]) -> list[str]:
+        """The roles whose view must be rendered: those named, and the student if it is shown more than the prompt."""
+        privileged = () if isinstance(self.now.recipe.student.view, Plain) else (STUDENT,)
+        return list(dict.fromkeys([*privileged, *roles]))
+
+    def contexts(self, rows: Sequence[Trajectory], names: Collection[str]) -> dict[str, Context]:
+        """What the named roles read before each row. UserError if one is blind in too many of all processes' rows."""
+        found = self.views(rows, names)
+        waits = {name: not self.now.recipe.roles[name].view.fields for name in found}
+        refuse_blind(found, waits, self.now.config.bookkeeping.max_unavailable)
+        return found
+
+    def views(self, rows: Sequence[Trajectory], names: Iterable[str]) -> dict[str, Context]:
+        """The same, blind or not."""
+        reading = self.reading
+        return {name: reading.context(self.now.recipe.roles[name], rows) for name in names}
+
+    # --- roles that hand over log-probs alone ---------------------------------------------------------------------
+
+    def sampled_roles(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if self.now.recipe.roles[name].signal == "sampled"]
+
+    def with_sampled_signals(
+        self, rows: Sequence[Trajectory], contexts: Mapping[str, Context] | None = None
+    ) -> list[Trajectory]:
+        """The rows with the log-probs of roles of signal "sampled" where these see something (``contexts`` None: of all
+        the recipe's roles); stored rows have them already."""
+        names = self.sampled_roles(self.now.recipe.teachers if contexts is None else contexts)
+        read = self.contexts(rows, names) if contexts is None else contexts
+        wanted = [name for name in names if lacking(rows, name, read[name])]
+        scores = {name: self.log_probs(rows, name, read[name]) for name in wanted}
+        return [
+            replace(
+                one,
+                log_probs={
+                    **one.log_probs,
+                    **{name: scores[name][i] for name in wanted if read[name].prompts[i] is not None},
+                },
+            )
+            for i, one in enumerate(rows)
+        ]
+
+    def log_probs(
+        self, rows: Sequence[Trajectory], role: str, context: Context | None = None
+    ) -> list[list[float]]:
+        """Log-probs (nats) of every row's written tokens under a role, NaN elsewhere; at the recipe's temperature.
+
+        Of this process's rows alone: no other process is asked for anything.
+        """
+        if context is not None:
+            return self._log_probs(rows, role, {role: context})
+        parts = [rows_of([one]) for one in rows]
+        flat = [part for each in parts for part in each]
+        views = self.views(flat, self.readers(() if role == STUDENT else (role,)))
+        scores = iter(self._log_probs(flat, role, views))
+        return [[score for _ in each for score in next(scores)] for each in parts]
+
+    def _log_probs(
+        self, rows: Sequence[Trajectory], role: str, contexts: Mapping[str, Context]
+    ) -> list[list[float]]:
+        scoring = self.scoring(rows, contexts, alone=True)
+        temperature = self.now.recipe.temperature
+        sampled = Quantity(partial(Positions.sampled, role=role, temperature=temperature), (role,))
+        with torch.no_grad():
+            column = scoring.measure({"log_prob": sampled})["log_prob"]
+        return [column[i, : len(one.ids)].tolist() for i, one in enumerate(rows)]
+
+
+def rows_of(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """What is scored: each trajectory, or its parts where turns do not extend one another; all of them numbered."""
+    numbered = [
+        one if one.trajectory is not None else replace(one, trajectory=-1 - i)
+        for i, one in enumerate(trajectories)
+    ]
+    return [row for one in numbered for row in one.rows()]
+
+
+def refuse_overlong(rows: Sequence[Trajectory], window: int, alone: bool) -> None:
+    """UserError where the student itself cannot read a row; every process must call it, unless ``alone``."""
+    lengths = [len(one.prompt_ids) + len(one.ids) for one in rows]
+    long: float = sum(length > window for length in lengths)
+    if not alone:
+        long = sum_over_processes({"long": long})["long"]
+    if long:
+        raise UserError(
+            f"{int(long)} rows of the batch are longer than the model's window of {window} tokens: lower max_tokens, "
+            "drop long prompts, or cut what the recipe's rollout appends"
+        )
+
+
+def lacking(rows: Sequence[Trajectory], role: str, read: Context) -> bool:
+    """Whether some row that the role sees has no log-probs of it yet."""
+    return any(seen and role not in one.log_probs for one, seen in zip(rows, read.available, strict=True))

@@ -1,0 +1,180 @@
+"""Held-out accuracy, with its standard error, and before/after answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from selfteach.errors import UserError
+from selfteach.policy.loading import Policy
+from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.roles.view import Plain, View
+from selfteach.task.example import Example, Grade, Message, Task
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.reduce import gather_rows, processes
+
+if TYPE_CHECKING:
+    from selfteach.training.text.learner import TextLearner
+
+HEADLINE = "held-out accuracy"
+"""What ``eval/headline`` is where text is trained."""
+PART = 128
+"""Answers that are sampled together, from a random state of their own: parts can be shared out over processes, and the
+result is what one process would get."""
+BETWEEN_SEEDS = 1_000_003
+"""From the seed of a part to the next one's: far, so that runs of neighboring seeds share no random state."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One sampled answer to a held-out problem."""
+
+    example: Example
+    prompt_ids: list[int]
+    ids: list[int]
+    text: str
+    finished: bool
+    grade: Grade
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """``accuracy``: mean over problems of the mean over their samples; ``accuracy_se``: standard error of that mean
+    over problems; ``pass_at_k``: share of problems with any right answer; ``length``: mean tokens an answer."""
+
+    accuracy: float
+    accuracy_se: float
+    pass_at_k: float
+    k: int
+    length: float
+    finished: float
+    problems: int
+
+    def headline(self) -> dict[str, float]:
+        """The one number that comparisons, alarms and the report follow."""
+        return {"eval/headline": self.accuracy, "eval/headline_se": self.accuracy_se}
+
+    def row(self, place: str = "eval") -> dict[str, float]:
+        return {
+            f"{place}/accuracy": self.accuracy,
+            f"{place}/accuracy_se": self.accuracy_se,
+            f"{place}/pass@{self.k}": self.pass_at_k,
+            f"{place}/length": self.length,
+            f"{place}/finished": self.finished,
+            f"{place}/problems": self.problems,
+        }
+
+
+def evaluate(
+    policy: Policy,
+    task: Task,
+    *,
+    problems: int,
+    samples: int,
+    sampling: Sampling,
+    thinking: bool | None = None,
+    view: View | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> tuple[EvaluationResult, list[Answered]]:
+    """Sample ``samples`` answers to each of ``problems`` held-out problems and grade them.
+
+    The problems are shared out over the processes; each returns the whole result. Draws from a generator state of its
+    own and puts the caller's back, so that evaluating does not change a run. ``view``: answer under what a teacher
+    would be shown (to measure what a privilege is worth).
+    """
+    examples = task.held_out(problems)
+    shown = [(one, seen(one, view or Plain(), task.wording)) for one in examples]
+    prompts = [
+        (one, ids)
+        for one, messages in shown
+        for ids in [policy.renderer.prompt_ids(messages, thinking)] * samples
+    ]
+    size = samples * max(1, PART // samples)
+    parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    rank, world = processes()
+    answered = [
+        (number, answers_to(parts[number], policy, task, sampling, batch_size, seed + number * BETWEEN_SEEDS))
+        for number in range(rank, len(parts), world)
+    ]
+    answers = [one for _, own in sorted(gather_rows(answered), key=lambda part: part[0]) for one in own]
+    return result(answers, samples), answers
+
+
+def examined(learner: TextLearner) -> tuple[dict[str, float], list[Answered]]:
+    """(held-out numbers of the run's task and of those beside it, the answers to its task)."""
+    settings, recipe = learner.config.evaluation, learner.recipe
+    longest = settings.eval_max_tokens or recipe.rollouts.max_tokens
+
+    def of(task: Task) -> tuple[EvaluationResult, list[Answered]]:
+        return evaluate(
+            learner.policy,
+            task,
+            problems=settings.eval_problems,
+            samples=settings.eval_samples,
+            sampling=Sampling(longest, settings.eval_temperature),
+            thinking=recipe.student_thinking,
+            batch_size=learner.config.bookkeeping.sample_batch,
+            seed=learner.config.seed,
+        )
+
+    result, answers = of(learner.task)
+    numbers = {**result.headline(), **result.row()}
+    for task in learner.also:
+        numbers |= of(task)[0].row(f"eval/{task.name}")
+    return numbers, answers
+
+
+def answers_to(
+    prompts: Sequence[tuple[Example, list[int]]],
+    policy: Policy,
+    task: Task,
+    sampling: Sampling,
+    batch_size: int | None,
+    seed: int,
+) -> list[Answered]:
+    """One graded answer to each prompt, sampled from a random state of its own."""
+    devices = [policy.model.device] if policy.model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        contexts = [ids for _, ids in prompts]
+        written = GenerateSampler(policy).sample(contexts, sampling, batch_size=batch_size)
+    texts = [policy.renderer.text(one.ids) for one in written]
+    return [
+        Answered(example, ids, one.ids, text, one.finished, task.grade(example, text))
+        for (example, ids), one, text in zip(prompts, written, texts, strict=True)
+    ]
+
+
+def seen(example: Example, view: View, wording: Mapping[str, str]) -> Sequence[Message]:
+    """What ``view`` shows of an example before anybody has answered it."""
+    blank = Trajectory.written(example, [], [], "", group=0, finished=False)
+    messages = view(blank, [blank], wording)
+    if messages is None:
+        raise UserError(
+            f"view {view.name} has nothing to show of example {example.key}: choose another --view"
+        )
+    return messages
+
+
+def result(answers: Sequence[Answered], samples: int) -> EvaluationResult:
+    """Summarize answers that stand ``samples`` a problem, in order."""
+    rewards = [answer.grade.reward for answer in answers]
+    means = [sum(rewards[i : i + samples]) / samples for i in range(0, len(rewards), samples)]
+    solved = [any(r >= 0.5 for r in rewards[i : i + samples]) for i in range(0, len(rewards), samples)]
+    n = len(means)
+    mean = sum(means) / n
+    variance = sum((m - mean) ** 2 for m in means) / max(1, n - 1)
+    return EvaluationResult(
+        accuracy=mean,
+        accuracy_se=math.sqrt(variance / n),
+        pass_at_k=sum(solved) / n,
+        k=samples,
+        length=sum(len(answer.ids) for answer in answers) / len(answers),
+        finished=sum(answer.finished for answer in answers) / len(answers),
+        problems=n,
+    )

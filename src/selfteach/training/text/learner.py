@@ -1,0 +1,267 @@
+"""A causal language model that learns from text: what a recipe declares, made to run under the ``Trainer``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from selfteach.control.controller import Controller
+from selfteach.control.hook import Hook
+from selfteach.errors import UserError
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.minibatch import Minibatch
+from selfteach.policy.loading import Policy
+from selfteach.recipes.base import Recipe
+from selfteach.recipes.knobs import with_knobs
+from selfteach.recipes.parts import PerRecord
+from selfteach.roles.weights import POLICY
+from selfteach.task.example import Task
+from selfteach.task.opening import open_task
+from selfteach.task.rows import make_task
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.clock import Clock
+from selfteach.training.config import TrainConfig
+from selfteach.training.learner import Learner, Numbers, Role, Sample, Stage, Trained, Update
+from selfteach.training.progress import Progress
+from selfteach.training.reduce import on_cpu
+from selfteach.training.text import metrics, preflight, tokens
+from selfteach.training.text.batching import Batching
+from selfteach.training.text.classes import read_classes, token_classes
+from selfteach.training.text.evaluation import HEADLINE, Answered, examined
+from selfteach.training.text.models import Models
+from selfteach.training.text.present import Present
+from selfteach.training.text.private import private_gradient
+from selfteach.training.text.probe import reference_likelihoods
+from selfteach.training.text.update import TextBatch, backward, losses_of
+from selfteach.training.text.writing import Writing
+
+
+class TextLearner(Learner):
+    """Its parts: ``models`` hold the weights, ``writing`` makes trajectories, ``batching`` makes batches of them;
+    ``now`` is what they share.
+    """
+
+    unit = "tokens"
+    headline = HEADLINE
+    advice = "lower --lr if the weights have diverged, else look at what the terms read in the batch's longest rollouts"
+
+    def __init__(self, config: TrainConfig, progress: Progress) -> None:
+        self.config, self.progress = config, progress
+        here = PartialState(cpu=on_cpu(config.loading.device))
+        task = make_task(config.task, reward=config.reward, seed=config.seed, options=config.task_options)
+        self.also = [open_task(name, seed=config.seed) for name in config.evaluation.eval_also]
+        self.recipes = list(config.recipe.stages.items())
+        self.stages = [Stage(name, recipe.optimization.steps) for name, recipe in self.recipes]
+        every = [recipe for _, recipe in self.recipes]
+        self.now = Present(
+            config, task, every[0], self.stages[0].name, here.process_index, here.num_processes, Clock()
+        )
+        self.models = Models(config, every, here.device)
+        self.batching = Batching(self.now, self.models)
+        probed = max((one.reference_probe.examples for one in every if one.reference_probe), default=0)
+        self.writing = Writing(self.now, self.policy, self.batching, probed)
+        self.classes = token_classes(
+            self.policy.renderer, self.policy.vocabulary, read_classes(config.bookkeeping.token_classes)
+        )
+        self.controllers: dict[str, Controller] = {}
+        self.hook: Hook | None = None
+        self.hooked = self.step = 0
+        self.answers_shown: list[Answered] = []
+
+    # --- where it stands ------------------------------------------------------------------------------------------
+
+    @property
+    def clock(self) -> Clock:
+        return self.now.clock
+
+    @clock.setter
+    def clock(self, clock: Clock) -> None:
+        self.now.clock = clock
+
+    @property
+    def recipe(self) -> Recipe:
+        """The present stage's, with the knobs as its controllers have set them for the step."""
+        return self.now.recipe
+
+    @property
+    def task(self) -> Task:
+        return self.now.task
+
+    @property
+    def policy(self) -> Policy:
+        """The weights that a recipe trains unless it says otherwise."""
+        return self.models.policy
+
+    # --- what the Trainer asks for --------------------------------------------------------------------------------
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {name: policy.model for name, policy in self.models.policies.items()}
+
+    def enter(self, stage: int) -> None:
+        """Begin a stage: its weights from where it says, its roles, its controllers, its hook."""
+        self.now.stage, self.now.recipe = self.recipes[stage]
+        if self.recipe.per_record is not None and len(self.recipe.updates(0)) > 1:
+            raise UserError(
+                "gradients of single records allow one update a batch (their noise is accounted for once): set "
+                "update_epochs and minibatches to 1"
+            )
+        self.models.enter(stage, self.now.stage, self.recipe)
+        self.writing.enter()
+        seed = self.config.seed
+        self.controllers = {knob: spec.start(seed) for knob, spec in self.recipe.controllers.items()}
+        self.hook = None if self.recipe.hook is None else self.recipe.hook.start(seed)
+        self.hooked = self.step = 0
+
+    def optimizers(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Trained]:
+        return self.models.optimizers(self.recipe)
+
+    def roles(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Role]:
+        return {"weights": self.models.weights}
+
+    def preflight(self) -> None:
+        preflight.preflight(self)
+
+    def collect(self, step: int) -> TextBatch:
+        """Prompts → trajectories → graded → views → columns; nobody has scored anything yet."""
+        self.step = step
+        self.set_knobs(step)
+        before = Counter(self.task.verdicts)
+        with self.clock("sample"):
+            written, spent = self.writing.rollouts(step, self.progress)
+        with self.clock("grade"):
+            trajectories = self.writing.judged(written)
+        self.writing.count(trajectories)
+        batch = self.batching.of(trajectories, self.recipe.active(step), step, spent)
+        batch.verdicts = Counter(self.task.verdicts) - before
+        return batch
+
+    def set_knobs(self, step: int) -> None:
+        """Let each controller set its knob for the step to come; every process gets the first one's choice."""
+        if not self.controllers:
+            return
+        progress = step / self.recipe.optimization.steps
+        chosen = [{knob: one.choose(progress) for knob, one in self.controllers.items()}]
+        broadcast_object_list(chosen)
+        self.now.recipe = with_knobs(self.recipe, chosen[0])
+
+    def updates(self, batch: TextBatch) -> Iterator[Update]:
+        planned = self.planned(batch)
+        for number, one in enumerate(planned):
+            several = number < len(planned) - 1
+            yield Update(one.trains, partial(self.backward, batch, one, several))
+
+    def planned(self, batch: TextBatch) -> list[Minibatch]:
+        """The recipe's updates but for those without a row: a batch that came out small has fewer parts, and a step
+        without a gradient would still move Adam's averages, the decay of weights and the schedule."""
+        every = list(self.recipe.updates(batch.step))
+        filled = [one for one in every if (rows := batch.within(one)) is None or rows.any()]
+        return filled or every[:1]
+
+    def backward(self, batch: TextBatch, update: Minibatch, several: bool) -> Numbers:
+        if self.recipe.per_record is not None:
+            return self.private_backward(batch, self.recipe.per_record)
+        others = [name for name in batch.scoring.contexts if name != STUDENT]
+        watch = metrics.watched(others, self.recipe.temperature) if update.epoch == 0 else {}
+        compiler = "inductor" if self.config.bookkeeping.compile else None
+        return backward(batch, update, watch, several=several, compiler=compiler)
+
+    def private_backward(self, batch: TextBatch, spec: PerRecord) -> Numbers:
+        """Each record's gradient by itself, clipped; noise is drawn in the first process alone."""
+        by_record: dict[int, list[Trajectory]] = {}
+        for one in batch.rows:
+            by_record.setdefault(one.group, []).append(one)
+        records = [self.record_of(rows, batch) for rows in by_record.values()]
+        seed = Random(f"{self.config.seed} {self.now.stage} {batch.step}").getrandbits(63)
+        generator = torch.Generator().manual_seed(seed)
+        parameters = {
+            f"{n}.{k}": p for n, one in self.models.policies.items() for k, p in one.trainable().items()
+        }
+        return private_gradient(records, parameters, spec, generator if self.now.rank == 0 else None)
+
+    def record_of(self, rows: Sequence[Trajectory], batch: TextBatch) -> Callable[[], Iterator[Tensor]]:
+        return partial(losses_of, self.batching.of(rows, batch.contexts, batch.step, alone=True))
+
+    def spent(self, batch: TextBatch) -> int:
+        return batch.spent
+
+    def metrics(self, batch: TextBatch, done: Sequence[Numbers]) -> Mapping[str, Any]:
+        row = metrics.row_of(batch, self.classes, self.clock.total)
+        control = {f"control/{knob}": getattr(self.recipe, knob) for knob in self.controllers}
+        too_long = {"prompts/too_long": self.writing.prompts.too_long}
+        return {**row, **too_long, **control, **reference_likelihoods(self, batch.step)}
+
+    def observe(self, row: Mapping[str, Any]) -> None:
+        for controller in self.controllers.values():
+            controller.observe(row)
+        self.models.weights.observe(row)
+
+    def after_step(self, weights: Mapping[str, nn.Parameter], evaluate: Callable[[], float]) -> bool:
+        if self.hook is None:
+            return False
+        self.hooked += 1
+        self.hook.after_step(self.hooked, weights, evaluate)
+        return True
+
+    def evaluate(self, phase: Literal["before", "train", "after", "hook"]) -> Mapping[str, float] | None:
+        if self.config.evaluation.eval_problems == 0:
+            return None
+        numbers, answers = examined(self)
+        if phase != "hook":
+            self.answers_shown = answers
+        return numbers
+
+    def samples(
+        self, batch: TextBatch | None, phase: Literal["before", "train", "after"]
+    ) -> Iterable[Sample]:
+        return tokens.samples(self, batch, phase)
+
+    def failed(self, batch: TextBatch | None) -> Mapping[str, Any]:
+        rows = [] if batch is None else batch.rows
+        return {
+            "rollouts": [
+                {"key": one.example.key, "ids": one.ids, "prompt_ids": one.prompt_ids} for one in rows
+            ]
+        }
+
+    def finished(self) -> bool:
+        return self.config.bookkeeping.until_solved and self.writing.answers_until_solved is not None
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "controllers": {knob: one.state() for knob, one in self.controllers.items()},
+            "hook": None if self.hook is None else self.hook.state(),
+            "hooked": self.hooked,
+            "writing": self.writing.state(),
+            "starts": self.models.starts.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        for knob, one in self.controllers.items():
+            one.load_state(state["controllers"][knob])
+        if self.hook is not None:
+            self.hook.load_state(state["hook"])
+        self.hooked = state["hooked"]
+        self.writing.load_state(state["writing"])
+        self.models.starts.load_state(state["starts"])
+
+    def table(self) -> Mapping[str, Any]:
+        return self.config.table()
+
+    def summary(self) -> Mapping[str, Any]:
+        return {
+            "too_long_prompts": self.writing.prompts.too_long,
+            "answers_until_solved": self.writing.answers_until_solved,
+        }
+
+    def export(self, folder: Path) -> None:
+        for name, policy in self.models.policies.items():
+            policy.save(folder if name == POLICY else folder.with_name(f"{folder.name}-{name}"))

@@ -1,0 +1,119 @@
+"""The weights of a run of text: those that are trained, those that follow them, and where each stage starts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+
+from selfteach.policy.loading import LoraConfig, Policy, load_policy, policy_of
+from selfteach.recipes.base import Recipe
+from selfteach.recipes.parts import BASE, Adapter, Optimization
+from selfteach.roles.store import WeightStore
+from selfteach.roles.weights import POLICY, Snapshot
+from selfteach.task.arena import model_folder, resolve_model
+from selfteach.training.config import TrainConfig
+from selfteach.training.learner import Trained
+from selfteach.training.schedule import scheduled
+from selfteach.training.text.starts import Starts
+
+
+class Models:
+    """``policies``: trained weights by name; ``weights``: what is held for roles; ``starts``: where stages begin."""
+
+    def __init__(self, config: TrainConfig, recipes: Sequence[Recipe], device: torch.device) -> None:
+        self.policies = {
+            name: load_trained(config, adapter, device) for name, adapter in adapters(recipes).items()
+        }
+        specs = [role.weights for recipe in recipes for role in recipe.roles.values()]
+        snapshots = [spec for spec in specs if isinstance(spec, Snapshot)]
+        self.weights = WeightStore(self.policies, partial(load_external, config, device), snapshots)
+        self.starts = Starts(self.policies, recipes)
+        self.stage: tuple[int, str] | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The weights that a recipe trains unless it says otherwise."""
+        return self.policies[POLICY]
+
+    def enter(self, stage: int, name: str, recipe: Recipe) -> None:
+        """Begin a stage: trained weights from where it says, roles from the weights as they are then."""
+        first, follows = self.stage is None, self.stage is not None and stage == self.stage[0] + 1
+        if first:
+            self.starts.keep(BASE)
+        elif follows and self.stage is not None:
+            self.starts.keep(self.stage[1])
+            self.weights.snapshot(self.stage[1], "end")
+        self.stage = (stage, name)
+        if (
+            first or follows
+        ):  # a run that is resumed has its weights and copies put back next, whatever this did
+            for trained, spec in recipe.trained.items():
+                self.starts.put(trained, spec.start)
+        self.weights.enter([role.weights for role in recipe.roles.values()], moved=stage > 0)
+        self.weights.snapshot(name, "start")  # now that it knows whether the weights have moved
+
+    def optimizers(self, recipe: Recipe) -> Mapping[str, Trained]:
+        updates = recipe.updates(0)
+        return {
+            name: trained_of(
+                self.policies[name], spec.optimization, max(1, sum(name in one.trains for one in updates))
+            )
+            for name, spec in recipe.trained.items()
+        }
+
+
+def adapters(recipes: Sequence[Recipe]) -> dict[str, Adapter]:
+    """Each set of trained weights with the adapter of the first stage that trains it."""
+    found: dict[str, Adapter] = {}
+    for recipe in recipes:
+        for name, trained in recipe.trained.items():
+            found.setdefault(name, trained.adapter)
+    return found
+
+
+def trained_of(policy: Policy, o: Optimization, updates: int) -> Trained:
+    """AdamW on the policy's trainable weights; the schedule follows all steps of the stage, ``updates`` a batch."""
+    parameters = policy.trainable()
+    optimizer = torch.optim.AdamW(
+        list(parameters.values()), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay
+    )
+    schedule = scheduled(optimizer, o.schedule, o.warmup * updates, o.steps * updates)
+    return Trained(optimizer, parameters, schedule, o.max_grad_norm)
+
+
+def load_trained(config: TrainConfig, adapter: Adapter, device: torch.device) -> Policy:
+    """The policy to train: full weights, or LoRA where ``lora_rank`` is above 0. A model in memory is copied."""
+    loading = config.loading
+    lora = LoraConfig(adapter.lora_rank, adapter.lora_alpha) if adapter.lora_rank else None
+    if config.network is not None:
+        network, tokenizer = config.network
+        return policy_of(
+            copy.deepcopy(network).float(), tokenizer, name=loading.model, precision=loading.precision, lora=lora,
+            gradient_checkpointing=loading.gradient_checkpointing, chat_template=loading.chat_template,
+            device=device,
+        )  # fmt: skip
+    return load_policy(
+        resolve_model(loading.model) if loading.model else str(model_folder(config.task)),
+        precision=loading.precision,
+        lora=lora,
+        gradient_checkpointing=loading.gradient_checkpointing,
+        chat_template=loading.chat_template,
+        revision=loading.model_revision,
+        trust_remote_code=loading.trust_remote_code,
+        device=device,
+    )
+
+
+def load_external(config: TrainConfig, device: torch.device, model: str) -> Policy:
+    """Another model, which never moves."""
+    loading = config.loading
+    return load_policy(
+        resolve_model(model),
+        precision=loading.precision,
+        trained=False,
+        trust_remote_code=loading.trust_remote_code,
+        device=device,
+    )

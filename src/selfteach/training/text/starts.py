@@ -1,0 +1,52 @@
+"""Where a stage's trained weights start: where the last one left them, at the base model, or at another stage's end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfteach.errors import UserError
+from selfteach.policy.loading import Policy
+from selfteach.recipes.base import Recipe
+from selfteach.recipes.parts import BASE, END, PREVIOUS
+
+Named = dict[str, Tensor]
+
+
+class Starts:
+    """Copies of the trained weights that a later stage begins from (cards 26, 42, 64), and no others."""
+
+    def __init__(self, policies: Mapping[str, Policy], recipes: Sequence[Recipe]) -> None:
+        self.policies = policies
+        self.wanted = {(name, trained.start) for one in recipes for name, trained in one.trained.items()}
+        self.copies: dict[str, dict[str, Named]] = {name: {} for name in policies}
+
+    def keep(self, moment: str) -> None:
+        """Keep the weights as they are now, if a stage starts from them: ``BASE``, or a stage's end by its name."""
+        place = moment if moment == BASE else END + moment
+        for name, policy in self.policies.items():
+            if (name, place) in self.wanted:
+                self.copies[name][place] = {k: p.detach().clone() for k, p in policy.trainable().items()}
+
+    @torch.no_grad()
+    def put(self, name: str, start: str) -> None:
+        """Set the weights ``name`` to a start. UserError for the end of a stage that has not been yet."""
+        if start == PREVIOUS:
+            return
+        if start not in self.copies[name]:
+            raise UserError(f"weights {name!r} are to start at {start!r}, which is yet to come")
+        for place, parameter in self.policies[name].trainable().items():
+            parameter.copy_(self.copies[name][start][place])
+
+    def state(self) -> dict[str, Any]:
+        return {name: dict(kept) for name, kept in self.copies.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        for name, kept in state.items():
+            device = self.policies[name].model.device
+            self.copies[name] = {
+                place: {k: t.to(device) for k, t in own.items()} for place, own in kept.items()
+            }

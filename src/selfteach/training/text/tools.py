@@ -1,0 +1,235 @@
+"""The tools of ``Recipe.rollout``, on a run's policy, roles, task and stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from random import Random
+
+from selfteach.errors import UserError
+from selfteach.policy.loading import Policy
+from selfteach.policy.mixture import decode_mixture
+from selfteach.policy.sampler import Sampling
+from selfteach.recipes.base import Recipe
+from selfteach.recipes.tools import Prompt
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain, View
+from selfteach.task.example import Example, Message, Task
+from selfteach.task.segment import DATA, EDIT, STUDENT, Segment
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.text.contexts import Reading, rendered_ids
+from selfteach.training.text.store import NamedStore
+
+ENVIRONMENT = "environment"
+
+
+@dataclass
+class TextTools:
+    """See ``recipes/tools.py``. ``generated`` counts every token made, those that were thrown away included.
+
+    ``score``: rows and a role's name → each row's log-probs (nats) of the tokens that the policy wrote.
+    """
+
+    policy: Policy
+    recipe: Recipe
+    reading: Reading
+    task: Task
+    stores: Callable[[str], NamedStore]
+    score: Callable[[Sequence[Trajectory], str], list[list[float]]]
+    seed: str
+    batch_size: int | None = None
+    generated: int = 0
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        begun: Sequence[Prompt | Trajectory],
+        n: int = 1,
+        *,
+        role: str = STUDENT,
+        max_tokens: int | None = None,
+        view: View | None = None,
+    ) -> list[Trajectory]:
+        started = [one for each in begun for one in [self.started(each)] * n]
+        sampling = self.sampling(max_tokens)
+        contexts = self.contexts(role, started, sampling.max_tokens, view)
+        reading = self.reading
+        with reading.weights.scoring(self.recipe.roles[role].weights) as policy:
+            samples = reading.sampler_of(policy).sample(contexts, sampling, batch_size=self.batch_size)
+        self.generated += sum(len(one.ids) for one in samples)
+        return [
+            self.written_on(one, new.ids, role, new.finished, new.behavior)
+            for one, new in zip(started, samples, strict=True)
+        ]
+
+    def mix(
+        self,
+        prompts: Sequence[Prompt],
+        shares: Mapping[str, float],
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+    ) -> list[Trajectory]:
+        blanks = [self.started(one) for one in prompts]
+        length = self.recipe.rollouts.max_tokens
+        by_role = [self.contexts(role, blanks, length, None) for role in shares]
+        specs = [self.recipe.roles[role].weights for role in shares]
+        store = self.reading.weights
+        with ExitStack() as inside:
+            alike = len(set(specs)) == 1
+            policy = inside.enter_context(store.scoring(specs[0])) if alike else self.policy
+            samples = decode_mixture(
+                policy,
+                [list(contexts) for contexts in zip(*by_role, strict=True)],
+                tuple(shares.values()),
+                temperature=temperature,
+                top_k=top_k,
+                max_tokens=length,
+                batch_size=self.batch_size,
+                weights=None if alike else [partial(store.scoring, spec) for spec in specs],
+            )
+        self.generated += sum(len(one.ids) for one in samples)
+        names = list(shares)
+        return [
+            replace(
+                self.written_on(blank, one.ids, "+".join(names), one.finished),
+                marks={f"from/{name}": [pick == k for pick in one.picks] for k, name in enumerate(names)},
+            )
+            for blank, one in zip(blanks, samples, strict=True)
+        ]
+
+    def quote(self, prompts: Sequence[Prompt], field: str) -> list[Trajectory]:
+        length = self.recipe.rollouts.max_tokens
+        return [self.quoted(one, field, length) for one in prompts]
+
+    def quoted(self, prompt: Prompt, field: str, length: int) -> Trajectory:
+        text = prompt.example.private.get(field)
+        if not text:
+            raise UserError(
+                f"example {prompt.example.key} has no {field!r} to imitate; known: {known(prompt.example)}"
+            )
+        ids = self.policy.renderer.completion_ids(text, self.recipe.student_thinking)
+        return Trajectory.written(
+            prompt.example, prompt.prompt_ids, ids[:length], text,
+            group=prompt.group, finished=len(ids) <= length, origin=DATA,
+        )  # fmt: skip
+
+    def begin(self, trajectory: Trajectory, view: View) -> Trajectory | None:
+        messages = view(trajectory, [trajectory], self.reading.wording)
+        if messages is None:
+            return None
+        ids = rendered_ids(self.policy.renderer, messages, self.recipe.student_thinking)
+        own = trajectory.prompt_ids
+        room = self.policy.window - len(ids)
+        if ids[: len(own)] != own or room <= self.recipe.rollouts.max_tokens:
+            return None
+        blank = self.started(Prompt(trajectory.example, own, trajectory.group))
+        return self.written_on(blank, ids[len(own) :], DATA, False)
+
+    def act(
+        self, trajectories: Sequence[Trajectory], replies: Sequence[Sequence[Message]]
+    ) -> list[Trajectory]:
+        return [self.answered(one, reply) for one, reply in zip(trajectories, replies, strict=True)]
+
+    def answered(self, one: Trajectory, reply: Sequence[Message]) -> Trajectory:
+        renderer, thinking = self.policy.renderer, self.recipe.student_thinking
+        if not one.segments or not one.segments[-1].trains:
+            raise UserError(
+                f"act: example {one.example.key} has no turn to answer: sample one before, "
+                "and give all messages that answer a turn in one call"
+            )
+        turn = one.segments[-1].turn
+        # From the ids, not from ``text``, which a recipe may set (a fork's, a grader's) to other words than stand here.
+        words = renderer.text(said_in(one, turn, len(one.ids)))
+        before = (*one.example.prompt, *one.conversation)
+        said = (Message(role="assistant", content=words), *reply)
+        if renderer.extends(before, words, reply, thinking):
+            between = renderer.following_ids(reply, thinking, finished=one.finished)
+            answered = Segment(between, ENVIRONMENT, trains=False, turn=turn, messages=said)
+            return one.extended(answered, words, finished=False)
+        context = renderer.prompt_ids((*before, *said), thinking)
+        answered = Segment([], ENVIRONMENT, trains=False, turn=turn, context=context, messages=said)
+        return one.extended(answered, words, finished=False)
+
+    # --- judging ------------------------------------------------------------------------------------------------
+
+    def grade(self, trajectories: Sequence[Trajectory], *, last: bool = False) -> list[Trajectory]:
+        def text(one: Trajectory) -> str:
+            return self.policy.renderer.text(one.segments[-1].ids) if last else one.text
+
+        return [
+            one if one.grade else one.graded(self.task.grade(one.example, text(one))) for one in trajectories
+        ]
+
+    def log_probs(self, trajectories: Sequence[Trajectory], role: str = STUDENT) -> list[list[float]]:
+        return self.score(trajectories, role)
+
+    def edit(self, trajectory: Trajectory, begin: int, text: str) -> Trajectory:
+        renderer = self.policy.renderer
+        ids = renderer.completion_ids(text, self.recipe.student_thinking)
+        kept = said_in(trajectory, trajectory.turn_at(begin), begin)
+        # However the old turn ended (by the length limit, say): the reply ends in the template's stop token.
+        return trajectory.edited(begin, ids, EDIT, text=renderer.text([*kept, *ids]), finished=True)
+
+    # --- keeping ------------------------------------------------------------------------------------------------
+
+    def store(self, name: str) -> NamedStore:
+        return self.stores(name)
+
+    def random(self, name: str) -> Random:
+        return Random(f"{self.seed} {name}")
+
+    # --- parts --------------------------------------------------------------------------------------------------
+
+    def sampling(self, max_tokens: int | None = None) -> Sampling:
+        r = self.recipe.rollouts
+        return Sampling(max_tokens or r.max_tokens, r.temperature, r.top_p, r.top_k)
+
+    def started(self, begun: Prompt | Trajectory) -> Trajectory:
+        """A trajectory that nobody has written on yet, of a prompt; one that is begun already stays as it is."""
+        if isinstance(begun, Trajectory):
+            return begun
+        return Trajectory(
+            begun.example, begun.prompt_ids, (), "", begun.group, False,
+            temperature=self.recipe.rollouts.temperature,
+        )  # fmt: skip
+
+    def contexts(
+        self, role: str, started: Sequence[Trajectory], room: int, view: View | None
+    ) -> list[list[int]]:
+        """What the role has read before the next token. UserError if it has nothing to read."""
+        own = self.recipe.roles[role]
+        reader: Role = own if view is None else replace(own, view=view)
+        if isinstance(reader.view, Plain) and reader.thinking == self.recipe.student_thinking:
+            return [one.next_context for one in started]
+        seen = self.reading.context(reader, started, room=room)
+        for ids, one in zip(seen.prompts, started, strict=True):
+            if ids is None:
+                raise UserError(
+                    f"role {role!r} cannot write an answer to example {one.example.key}: its view {reader.view.name} "
+                    "has nothing to show, or no room for an answer"
+                )
+        return [[*(ids or []), *one.since_context] for ids, one in zip(seen.prompts, started, strict=True)]
+
+    def written_on(
+        self, one: Trajectory, ids: list[int], author: str, finished: bool, behavior: Sequence[float] = ()
+    ) -> Trajectory:
+        """The trajectory with a further piece of the assistant's words; its text is that of the present turn."""
+        turn = one.next_turn
+        segment = Segment(ids, author, behavior=list(behavior), turn=turn)
+        text = self.policy.renderer.text([*said_in(one, turn, len(one.ids)), *ids])
+        grown = one.extended(segment, text, finished=finished)
+        return replace(grown, origin=author if not one.segments else grown.origin)
+
+
+def said_in(one: Trajectory, turn: int, end: int) -> list[int]:
+    """The assistant's own tokens of this turn, up to token ``end``."""
+    facts = zip(one.ids[:end], one.mask[:end], one.turn[:end], strict=True)
+    return [token for token, own, at in facts if own and at == turn]
+
+
+def known(example: Example) -> str:
+    return ", ".join(sorted(example.private)) or "no private field"

@@ -1,0 +1,157 @@
+"""One update of a batch: statistics → terms → gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from selfteach.errors import NotFinite
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.columns import Columns
+from selfteach.objective.engine import Outcome, evaluate_terms
+from selfteach.objective.minibatch import Minibatch, rows_within
+from selfteach.objective.plan import Weighted, plan
+from selfteach.objective.positions import Quantity
+from selfteach.objective.statistics import Statistics
+from selfteach.recipes.base import Recipe
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.learner import Numbers
+from selfteach.training.reduce import sum_over_processes
+from selfteach.training.text.batch import Scoring
+from selfteach.training.text.contexts import Context
+
+
+@dataclass
+class TextBatch:
+    """A step's rows on this process with what every role reads, and what its updates leave behind.
+
+    ``spent``: tokens generated for it. ``old``: role → [N, T] log-probs before the first update. ``weighted`` and
+    ``outcomes``: the last update's terms with their coefficients, and what each micro-batch gave; ``looked``: those
+    outcomes that hold watched columns.
+    """
+
+    step: int
+    recipe: Recipe
+    rows: Sequence[Trajectory]
+    contexts: Mapping[str, Context]
+    sampled: Sequence[str]
+    scoring: Scoring
+    spent: int
+    seed: int = 0
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    old: Mapping[str, Tensor] | None = None
+    weighted: Sequence[Weighted] = ()
+    outcomes: list[Outcome] = field(default_factory=list)
+    looked: list[Outcome] = field(default_factory=list)
+    reported: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> Columns:
+        return self.scoring.columns
+
+    @property
+    def roles(self) -> list[str]:
+        """Those that are scored at this step beside the student."""
+        return [name for name in self.contexts if name != STUDENT]
+
+    def within(self, update: Minibatch) -> Tensor | None:
+        """[N] bool: the rows of an update; None: all of them."""
+        return rows_within(update, self.columns, self.seed) if update.parts > 1 else None
+
+    def statistics(self, rows: Tensor | None = None, *, record: bool = False) -> Statistics:
+        """``record``: the batch is one record, and its gradient is to be private."""
+        return Statistics(
+            self.columns,
+            step=self.step,
+            temperature=self.recipe.temperature,
+            roles=self.roles,
+            measure=partial(self.scoring.measure, rows=rows),
+            rows=rows,
+            old=self.old,
+            seed=self.seed,
+            record=record,
+        )
+
+
+def backward(
+    batch: TextBatch,
+    update: Minibatch,
+    watch: Mapping[str, Quantity],
+    *,
+    several: bool,
+    compiler: str | None = None,
+) -> Numbers:
+    """Add the update's gradient to ``.grad``; its loss and terms over all processes.
+
+    ``watch``: columns measured beside the loss. ``several``: more updates of the batch follow, which may ask for the
+    log-probs as they are now. Raises ``NotFinite`` where a term reads NaN.
+    """
+    rows = batch.within(update)
+    stats = batch.statistics(rows)
+    try:
+        weighted = plan(batch.recipe.summands(stats), batch.columns, rows)
+        if several and batch.old is None:
+            with torch.no_grad():
+                whole = batch.statistics() if rows is not None else stats
+                batch.old = {role: whole.log_prob(role) for role in (STUDENT, *batch.roles)}
+        trained = {one.term.role for one in weighted}
+        outcomes = [
+            differentiated(batch, part, weighted, trained, watch, compiler)
+            for part in batch.scoring.parts(rows)
+        ]
+    except ValueError as problem:  # the objective's own checks: NaN log-probs, shapes that do not fit
+        raise NotFinite(str(problem)) from problem
+    finally:
+        batch.scoring.kept = None
+    batch.scoring.forget(trained)
+    batch.weighted, batch.outcomes = weighted, outcomes
+    batch.looked += outcomes if watch else []
+    batch.reported |= stats.metrics
+    return numbers_of(weighted, outcomes)
+
+
+def differentiated(
+    batch: TextBatch,
+    part: tuple[int, ...],
+    weighted: Sequence[Weighted],
+    trained: set[str],
+    watch: Mapping[str, Quantity],
+    compiler: str | None,
+) -> Outcome:
+    """One micro-batch: its loss, whose gradient is added to ``.grad``."""
+    scored = batch.scoring.batch(part, trained, features=reads_features(weighted))
+    outcome = evaluate_terms(scored, weighted, watch=watch, compiler=compiler)
+    if outcome.loss.requires_grad:
+        outcome.loss.backward()
+    return outcome
+
+
+def reads_features(weighted: Sequence[Weighted]) -> bool:
+    return any("features" in one.term.reads.values() for one in weighted)
+
+
+def losses_of(batch: TextBatch) -> Iterator[Tensor]:
+    """The loss of a batch that is one record, a micro-batch at a time. Raises ``NotFinite`` where a term reads NaN."""
+    stats = batch.statistics(record=True)
+    try:
+        weighted = plan(batch.recipe.summands(stats), batch.columns)
+        trained = {one.term.role for one in weighted}
+        for part in batch.scoring.parts():
+            scored = batch.scoring.batch(part, trained, features=reads_features(weighted))
+            yield evaluate_terms(scored, weighted).loss
+    except ValueError as problem:
+        raise NotFinite(str(problem)) from problem
+
+
+def numbers_of(weighted: Sequence[Weighted], outcomes: Sequence[Outcome]) -> Numbers:
+    """``loss`` and ``terms/NAME``, summed over micro-batches and processes (their divisors span all)."""
+    own = {f"terms/{one.term.name}": 0.0 for one in weighted} | {"loss": 0.0}
+    for outcome in outcomes:
+        own["loss"] += float(outcome.loss.detach())
+        for name, value in outcome.terms.items():
+            own[f"terms/{name}"] += float(value)
+    return sum_over_processes(own)

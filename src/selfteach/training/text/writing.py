@@ -1,0 +1,137 @@
+"""Who writes a step's trajectories: the recipe, with the run's tools; or the stage's store, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy, deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from selfteach.policy.loading import Policy
+from selfteach.recipes.tools import Prompt
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.progress import Progress
+from selfteach.training.reduce import gather_rows, sum_over_processes
+from selfteach.training.text.annotate import annotated
+from selfteach.training.text.batching import Batching, rows_of
+from selfteach.training.text.present import Present
+from selfteach.training.text.prompts import PromptStream
+from selfteach.training.text.store import NamedStore, require_answers
+from selfteach.training.text.tools import TextTools
+
+
+class Writing:
+    """``prompts``: where the data stands; ``stores``: what outlives a step; ``probed``: prompts never trained on."""
+
+    def __init__(self, now: Present, policy: Policy, batching: Batching, probed: int) -> None:
+        self.now, self.policy, self.batching = now, policy, batching
+        self.prompts = PromptStream(
+            now.task, policy, now.recipe.student_thinking, now.recipe.rollouts.max_tokens
+        )
+        self.probed: list[Prompt] = self.prompts.take(probed)
+        self.stores: dict[str, NamedStore] = {}
+        self.filled: set[str] = set()
+        self.answers = 0
+        self.answers_until_solved: int | None = None
+
+    def enter(self) -> None:
+        """Draw prompts as the present stage's student reads them."""
+        self.prompts.thinking = self.now.recipe.student_thinking
+        self.prompts.max_tokens = self.now.recipe.rollouts.max_tokens
+        self.now.share(self.now.recipe.optimization.prompts)
+
+    def aside(self, now: Present, batching: Batching) -> Writing:
+        """One that writes the same way and leaves this one's data and stores alone."""
+        other = copy(self)
+        other.now, other.batching, other.prompts = now, batching, copy(self.prompts)
+        other.filled = set(self.filled)
+        other.stores = {
+            name: NamedStore(list(one.trajectories), deepcopy(one.notes)) for name, one in self.stores.items()
+        }
+        return other
+
+    def rollouts(self, step: int, progress: Progress) -> tuple[list[Trajectory], int]:
+        """(this process's trajectories, tokens generated for them): written now, or from the stage's store."""
+        now, recipe = self.now, self.now.recipe
+        if not recipe.rollouts.stored:
+            return self.write(recipe.optimization.prompts, step)
+        name, spent = recipe.store or now.stage, 0
+        store = self.store(name)
+        if name not in self.filled:
+            store.trajectories, spent = self.write_once(recipe.rollouts.stored, step)
+            kept = int(sum_over_processes({"answers": len(store.trajectories)})["answers"])
+            progress.say(f"stage {now.stage}: {kept} answers stored")
+            require_answers(kept)  # of all processes: one may have none, and learns from the others'
+            self.filled.add(name)
+        seed = f"{now.config.seed} {now.stage} {now.rank}"
+        return store.take(step, now.share(recipe.optimization.prompts), seed), spent
+
+    def write_once(self, prompts: int, step: int) -> tuple[list[Trajectory], int]:
+        """Trajectories to be stored, with what the roles of signal "sampled" think of them."""
+        written, spent = self.write(prompts, step)
+        return self.batching.with_sampled_signals(rows_of(self.judged(written))), spent
+
+    def write(self, prompts: int, step: int) -> tuple[list[Trajectory], int]:
+        """Answers to the next prompts as the recipe writes them. Every process draws all and keeps its share."""
+        drawn = self.prompts.take(prompts)
+        each = self.now.share(len(drawn))
+        mine = drawn[self.now.rank * each : (self.now.rank + 1) * each]
+        tools = self.tools(step)
+        return list(self.now.recipe.rollout(tools, mine, step)), tools.generated
+
+    def tools(self, step: int) -> TextTools:
+        now = self.now
+        return TextTools(
+            policy=self.policy,
+            recipe=now.recipe,
+            reading=self.batching.reading,
+            task=now.task,
+            stores=self.store,
+            score=self.batching.log_probs,
+            seed=f"{now.config.seed} {now.stage} {step} {now.rank}",
+            batch_size=now.config.bookkeeping.sample_batch,
+        )
+
+    def judged(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        """Graded, and annotated where the recipe reads marks."""
+        task, recipe = self.now.task, self.now.recipe
+        graded = [one if one.grade else one.graded(task.grade(one.example, one.text)) for one in trajectories]
+        if recipe.annotated and not all({"key", "error"} <= set(one.marks) for one in graded):
+            graded = annotated(task, self.policy.renderer, graded)
+        return graded
+
+    def count(self, trajectories: Sequence[Trajectory]) -> None:
+        """How many answers it took until the first right one, over all processes (test-time training, card 28)."""
+        for right in gather_rows(one.right for one in trajectories):
+            self.answers += 1
+            if right and self.answers_until_solved is None:
+                self.answers_until_solved = self.answers
+
+    # --- what outlives a step -------------------------------------------------------------------------------------
+
+    def store(self, name: str) -> NamedStore:
+        return self.stores.setdefault(name, NamedStore())
+
+    def path(self, name: str, version: int) -> Path:
+        return self.now.config.out / "stored" / f"{name}-{self.now.rank}-{version}.jsonl"
+
+    def state(self) -> dict[str, Any]:
+        """Where the data stands; the stores are written beside, those that changed."""
+        keep = self.now.config.bookkeeping.keep
+        versions = {name: one.save(partial(self.path, name), keep) for name, one in self.stores.items()}
+        return {
+            "stores": gather_rows([versions]),
+            "filled": sorted(self.filled),
+            "cursor": self.prompts.cursor,
+            "too_long": self.prompts.too_long,
+            "answers": self.answers,
+            "answers_until_solved": self.answers_until_solved,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        versions = state["stores"][self.now.rank]
+        self.stores = {name: NamedStore.load(self.path(name, v), v) for name, v in versions.items()}
+        self.filled = set(state["filled"])
+        self.prompts.cursor, self.prompts.too_long = state["cursor"], state["too_long"]
+        self.answers, self.answers_until_solved = state["answers"], state["answers_until_solved"]
