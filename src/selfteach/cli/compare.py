@@ -13,7 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from selfteach.cli.console import parsed
-from selfteach.cli.runs import (
+from selfteach.cli.train import chosen_preset, require_model, safe
+from selfteach.errors import UserError
+from selfteach.recipes import RECIPES, recipe_named
+from selfteach.report import comparison_page
+from selfteach.studies.runs import (
     Planned,
     cells,
     condensed,
@@ -24,11 +28,7 @@ from selfteach.cli.runs import (
     summary_of,
     write_aside,
 )
-from selfteach.cli.suite import Suite, run_suite
-from selfteach.cli.train import chosen_preset, require_model, safe
-from selfteach.errors import UserError
-from selfteach.recipes import RECIPES, recipe_named
-from selfteach.report import comparison_page
+from selfteach.studies.study import names_option
 from selfteach.train.launch import versions
 
 ABOUT = "What stands after a lone -- goes to every run as it is: selfteach compare opsd grpo -- --lr 1e-4"
@@ -37,11 +37,9 @@ ABOUT = "What stands after a lone -- goes to every run as it is: selfteach compa
 @dataclass(frozen=True)
 class Arguments:
     recipes: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Recipes to compare, each as RECIPE or RECIPE:PRESET. With --suite: these of its methods only."""
-    suite: str = ""
-    """A suite of methods ("first"): put each one's claims to the test, then compare all on one world."""
-    task: str = ""
-    """What is trained on, see ``selfteach train`` (empty: world table, with --suite world tutor)."""
+    """Recipes to compare, each as RECIPE or RECIPE:PRESET."""
+    task: str = "table"
+    """What is trained on, see ``selfteach train``."""
     model: str = ""
     """Which model (empty: the arena world's own)."""
     seeds: int = 3
@@ -62,8 +60,6 @@ class Arguments:
     """Runs at a time; each gets its share of the cores."""
     out: Path | None = None
     """Folder of the comparison (none: runs/compare-TASK). An interrupted comparison goes on where it stopped."""
-    results: Path = Path("results")
-    """Where a suite writes methods.md, methods.json and methods.html."""
     extra: tyro.conf.Suppress[tuple[str, ...]] = ()
     """Further knobs for every run: what stands after a lone --, as in ``-- --lr 1e-4 --micro-batch 16``."""
 
@@ -72,12 +68,12 @@ def command(words: Sequence[str]) -> int:
     own, extra = list(words), tuple[str, ...]()
     if "--" in words:
         own, extra = list(words[: words.index("--")]), tuple(words[words.index("--") + 1 :])
+    if names_option(own, "--suite"):
+        raise UserError("compare --suite is a command of its own now: selfteach study [METHOD …]")
     given = parsed(Arguments, own, program="selfteach compare", description=ABOUT)
-    if given.suite:
-        return whole_suite(given)
     if not given.recipes:
         raise UserError(f"which recipes? selfteach compare RECIPE …; known: {', '.join(RECIPES)}")
-    given = replace(given, extra=extra, task=given.task or "table")
+    given = replace(given, extra=extra)
     if given.seeds < 1 or given.steps < 1 or given.jobs < 1 or given.points < 1:
         raise UserError("seeds, steps, points and jobs must each be at least 1")
     for label in given.recipes:
@@ -98,14 +94,6 @@ def command(words: Sequence[str]) -> int:
     (out / "results.md").write_text(markdown(results), encoding="utf-8")
     Console().print(table(results))
     print(f"plot     {comparison_page(results, out / 'compare.html')}\nnumbers  {out / 'results.json'}")
-    return 0
-
-
-def whole_suite(given: Arguments) -> int:
-    out = given.out or Path("runs") / given.suite
-    budget = given.tokens or 200_000
-    suite = Suite(given.suite, given.seeds, given.jobs, out, given.task or "tutor", budget, given.recipes)
-    run_suite(suite, given.results)
     return 0
 
 
@@ -153,11 +141,7 @@ def generated(run: Planned) -> int:
 def refuse_another_comparison(out: Path, given: Arguments) -> None:
     """A folder holds one comparison: other settings would silently reuse its runs."""
     path = out / "comparison.json"
-    settings = {
-        k: v
-        for k, v in vars(given).items()
-        if k not in ("out", "jobs", "seeds", "recipes", "results", "suite")
-    }
+    settings = {k: v for k, v in vars(given).items() if k not in ("out", "jobs", "seeds", "recipes")}
     settings = json.loads(json.dumps({**settings, "first": given.recipes[0]}))
     if path.exists() and json.loads(path.read_text()) != settings:
         raise UserError(
@@ -192,8 +176,7 @@ def options_that_differ(given: Arguments) -> list[str]:
     names = [
         k
         for k in vars(given)
-        if k not in ("recipes", "extra", "out", "results", "suite")
-        and getattr(given, k) != getattr(default, k)
+        if k not in ("recipes", "extra", "out") and getattr(given, k) != getattr(default, k)
     ]
     words = [f"--{name.replace('_', '-')} {getattr(given, name)}" for name in names]
     return [*words, *(["--", *given.extra] if given.extra else [])]
