@@ -18,9 +18,9 @@ from torch import Tensor
 import learners
 from learners import FLOW, Flow, Ridge
 from saved import everything
-from selfteach.cli.runs import Planned, cells, condensed, curve, heads, labels
 from selfteach.errors import UserError
 from selfteach.report import build_report, comparison_page
+from selfteach.studies.runs import Planned, cells, condensed, curve, heads, labels
 from selfteach.training.launch import run_learner
 from selfteach.training.rundir import read_rows
 from selfteach.training.trainer import Settings

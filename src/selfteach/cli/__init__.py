@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a model with a recipe",
     "eval": "held-out accuracy of a model on a task",
     "compare": "several recipes, several seeds, one table and plot",
+    "study": "what papers claim, put to the test: runs, then verdicts",
     "recipes": "the methods: list, or one in full",
     "doctor": "the checks before step 1, without training",
     "probe": "where a loss helps, which teacher tokens and which view to trust, without training",

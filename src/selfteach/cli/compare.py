@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -14,202 +13,101 @@ from rich.table import Table
 
 from selfteach.api.resolve import draft, require_model, safe
 from selfteach.cli.console import parsed
-from selfteach.cli.runs import (
-    Planned,
-    cells,
-    condensed,
-    curve,
-    finish,
-    heads,
-    labels,
-    summary_of,
-    write_aside,
-)
-from selfteach.cli.suite import Suite, run_suite
 from selfteach.errors import UserError
-from selfteach.recipes import RECIPES
-from selfteach.report import comparison_page
-from selfteach.training.config import Loading, TrainConfig
-from selfteach.training.launch import versions
+from selfteach.recipes import RECIPES, Recipe
+from selfteach.settings import PositiveInt, settings
+from selfteach.studies.comparing import Run, Setup, about, compared, refuse_another, summarized, write_results
+from selfteach.studies.runs import cells, finish, heads
+from selfteach.studies.study import names_option
 
 ABOUT = "What stands after a lone -- goes to every run as it is: selfteach compare opsd grpo -- --lr 1e-4"
 
 
-@dataclass(frozen=True)
-class Arguments:
+@settings
+class What:
+    """What is compared, and where it goes."""
+
     recipes: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Recipes to compare, each as RECIPE or RECIPE:PRESET. With --suite: these of its methods only."""
-    suite: str = ""
-    """A suite of methods ("first"): put each one's claims to the test, then compare all on one world."""
-    task: str = ""
-    """What is trained on, see ``selfteach train`` (empty: world table, with --suite world tutor)."""
+    """Recipes to compare, each as RECIPE, RECIPE:PRESET or FILE:NAME of your own."""
+    task: str = "table"
+    """What is trained on, see ``selfteach train``."""
+    reward: str | None = None
+    """FILE:NAME of a reward function of your own (none: the task's verifier)."""
     model: str = ""
     """Which model (empty: the arena world's own)."""
-    seeds: int = 3
-    """Runs of each recipe, with seeds 0, 1, …"""
-    equal: Literal["tokens", "steps"] = "tokens"
-    """Give each the same number of generated tokens, or of steps. A recipe that generates none gets equal steps."""
-    tokens: int | None = None
-    """The token budget (none: what the first recipe generates in its steps)."""
-    steps: int = 300
-    """Steps of the first recipe, and of any that generates no tokens."""
-    points: int = 10
-    """Evaluations along each run."""
-    eval_problems: int = 256
-    """Held-out problems in each evaluation."""
-    eval_samples: int = 2
-    """Answers sampled for each problem."""
-    jobs: int = 1
+    jobs: PositiveInt = 1
     """Runs at a time; each gets its share of the cores."""
     out: Path | None = None
     """Folder of the comparison (none: runs/compare-TASK). An interrupted comparison goes on where it stopped."""
-    results: Path = Path("results")
-    """Where a suite writes methods.md, methods.json and methods.html."""
-    extra: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """Further knobs for every run: what stands after a lone --, as in ``-- --lr 1e-4 --micro-batch 16``."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    what: What = field(default_factory=What)
+    setup: Setup = field(default_factory=Setup)
 
 
 def command(words: Sequence[str]) -> int:
     own, extra = list(words), tuple[str, ...]()
     if "--" in words:
         own, extra = list(words[: words.index("--")]), tuple(words[words.index("--") + 1 :])
-    given = parsed(Arguments, own, program="selfteach compare", description=ABOUT)
-    if given.suite:
-        return whole_suite(given)
-    if not given.recipes:
+    if names_option(own, "--suite"):
+        raise UserError("compare --suite is a command of its own now: selfteach study [METHOD …]")
+    given = parsed(Arguments, own, program="selfteach compare", default=Arguments(), description=ABOUT)
+    what, setup = given.what, given.setup
+    if not what.recipes:
         raise UserError(f"which recipes? selfteach compare RECIPE …; known: {', '.join(RECIPES)}")
-    given = replace(given, extra=extra, task=given.task or "table")
-    if given.seeds < 1 or given.steps < 1 or given.jobs < 1 or given.points < 1:
-        raise UserError("seeds, steps, points and jobs must each be at least 1")
-    for label in given.recipes:
-        require_model(replace(of(given, label), loading=Loading(model=given.model)))
-    out = given.out or Path("runs") / f"compare-{safe(given.task)}"
-    out.mkdir(parents=True, exist_ok=True)
-    refuse_another_comparison(out, given)
-    first = [planned(given, out, given.recipes[0], seed, None) for seed in range(given.seeds)]
-    finish(first, given.jobs)
-    budget = given.tokens or (max(map(generated, first)) if given.equal == "tokens" else None)
-    rest = [
-        planned(given, out, label, seed, budget) for label in given.recipes[1:] for seed in range(given.seeds)
-    ]
-    finish(rest, given.jobs)
-    results = summarized(given, [*first, *rest])
-    write_aside(out / "results.json", json.dumps(results, indent=1))
-    (out / "results.md").write_text(markdown(results), encoding="utf-8")
+    recipes = {label: recipe_of(what, label) for label in what.recipes}
+    out = what.out or Path("runs") / f"compare-{safe(what.task)}"
+    held = {k: v for k, v in asdict(what).items() if k not in ("out", "jobs", "recipes")}
+    kept = {k: v for k, v in asdict(setup).items() if k != "seeds"}
+    refuse_another(out, {**held, **kept, "extra": extra, "first": what.recipes[0]})
+    runs = compared(
+        setup, recipes, out, lambda runs: finish([worded(what, run, extra) for run in runs], what.jobs)
+    )
+    results = summarized(
+        setup, runs, task=what.task, model=what.model or f"arena {what.task}", command=repeated(given, extra)
+    )
+    page = write_results(results, out)
     Console().print(table(results))
-    print(f"plot     {comparison_page(results, out / 'compare.html')}\nnumbers  {out / 'results.json'}")
+    print(f"plot     {page}\nnumbers  {out / 'results.json'}")
     return 0
 
 
-def whole_suite(given: Arguments) -> int:
-    out = given.out or Path("runs") / given.suite
-    budget = given.tokens or 200_000
-    suite = Suite(given.suite, given.seeds, given.jobs, out, given.task or "tutor", budget, given.recipes)
-    run_suite(suite, given.results)
-    return 0
+def recipe_of(what: What, label: str) -> Recipe:
+    """The recipe of a label; refused here and not in a run of its own where recipe, task or model cannot be."""
+    config = draft(label, task=what.task, reward=what.reward)
+    require_model(replace(config, loading=replace(config.loading, model=what.model)))
+    return config.recipe
 
 
-def split(label: str) -> tuple[str, str | None]:
-    name, _, preset = label.partition(":")
-    return name, preset or None
+def worded(what: What, run: Run, extra: Sequence[str]) -> Run:
+    """The run as a command of its own."""
+    words = ["train", run.label, "--task", what.task, "--seed", str(run.seed), "--out", str(run.folder)]
+    words += ["--model", what.model] if what.model else []
+    words += ["--reward", what.reward] if what.reward else []
+    words += [word for name, value in (run.knobs or {}).items() for word in (option(name), str(value))]
+    return replace(run, words=[*words, *extra])
 
 
-def planned(given: Arguments, out: Path, label: str, seed: int, budget: int | None) -> Planned:
-    """The command of one run. With a token budget the steps only bound it; the budget ends it."""
-    name, preset = split(label)
-    recipe = of(given, label).recipe
-    samples = recipe.generates and not recipe.rollouts.stored
-    budget = budget if samples and given.equal == "tokens" else given.tokens if samples else None
-    steps = given.steps if budget is None else given.steps * 100
-    folder = out / f"{label.replace(':', '-')}-{seed}"
-    words = [
-        "train",
-        name,
-        "--task",
-        given.task,
-        "--seed",
-        str(seed),
-        "--out",
-        str(folder),
-        "--steps",
-        str(steps),
-    ]
-    words += ["--eval-every", str(max(1, given.steps // given.points))]
-    words += ["--eval-problems", str(given.eval_problems), "--eval-samples", str(given.eval_samples)]
-    words += ["--preset", preset] if preset else []
-    words += ["--model", given.model] if given.model else []
-    words += ["--token-budget", str(budget)] if budget is not None else []
-    return Planned(label, seed, folder, [*words, *given.extra])
+def option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def of(given: Arguments, label: str) -> TrainConfig:
-    return draft(label, task=given.task)
-
-
-def generated(run: Planned) -> int:
-    return int(summary_of(run)["spent"])
-
-
-def refuse_another_comparison(out: Path, given: Arguments) -> None:
-    """A folder holds one comparison: other settings would silently reuse its runs."""
-    path = out / "comparison.json"
-    settings = {
-        k: v
-        for k, v in vars(given).items()
-        if k not in ("out", "jobs", "seeds", "recipes", "results", "suite")
+def repeated(given: Arguments, extra: Sequence[str]) -> str:
+    """The command, with the options that differ from the defaults."""
+    differ: Mapping[str, Any] = {
+        one.name: getattr(part, one.name)
+        for part, default in ((given.what, What()), (given.setup, Setup()))
+        for one in fields(part)
+        if one.name not in ("recipes", "out") and getattr(part, one.name) != getattr(default, one.name)
     }
-    settings = json.loads(json.dumps({**settings, "first": given.recipes[0]}))
-    if path.exists() and json.loads(path.read_text()) != settings:
-        raise UserError(
-            f"{out} holds a comparison with other settings; choose another --out, or repeat the same ones"
-        )
-    write_aside(path, json.dumps(settings, indent=1))
+    words = [word for name, value in differ.items() for word in (option(name), str(value))]
+    return " ".join(["selfteach compare", *given.what.recipes, *words, *(["--", *extra] if extra else [])])
 
 
-# --- results ----------------------------------------------------------------------------------------------------
-
-
-def summarized(given: Arguments, runs: Sequence[Planned]) -> dict[str, Any]:
-    """What ``results.json`` holds: every run's curve, and per recipe the mean and standard error over seeds."""
-    curves: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        curves.setdefault(run.label, []).append(curve(run))
-    return {
-        "task": given.task,
-        "model": given.model or f"arena {given.task}",
-        "equal": given.equal,
-        "seeds": given.seeds,
-        "command": " ".join(["selfteach compare", *given.recipes, *options_that_differ(given)]),
-        "versions": versions(),
-        **labels(runs),
-        "recipes": {label: {"runs": each, **condensed(each)} for label, each in curves.items()},
-    }
-
-
-def options_that_differ(given: Arguments) -> list[str]:
-    """The options that differ from the defaults, for the command to repeat."""
-    default = Arguments(recipes=())
-    names = [
-        k
-        for k in vars(given)
-        if k not in ("recipes", "extra", "out", "results", "suite")
-        and getattr(given, k) != getattr(default, k)
-    ]
-    words = [f"--{name.replace('_', '-')} {getattr(given, name)}" for name in names]
-    return [*words, *(["--", *given.extra] if given.extra else [])]
-
-
-def table(results: dict[str, Any]) -> Table:
-    about = f"{results['task']}, {results['headline']}, equal {results['equal']}, {results['seeds']} seeds"
-    shown = Table(*heads(results["unit"]), box=None, title=about)
+def table(results: Mapping[str, Any]) -> Table:
+    shown = Table(*heads(results["unit"]), box=None, title=about(results))
     for label, row in results["recipes"].items():
         shown.add_row(*cells(label, row))
     return shown
-
-
-def markdown(results: dict[str, Any]) -> str:
-    top = heads(results["unit"])
-    rows = [top, ["---"] * len(top), *(cells(label, row) for label, row in results["recipes"].items())]
-    made = ", ".join(f"{name} {value}" for name, value in results["versions"].items())
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([f"Command: `{results['command']}`", "", f"Made with {made}.", "", *lines, ""])

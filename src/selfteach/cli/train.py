@@ -90,6 +90,11 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     return placed(config, given.where.out or table.get("out")), given.where
 
 
+def run_of(words: Sequence[str]) -> TrainConfig:
+    """The run that the words after ``selfteach train`` ask for."""
+    return configured(words)[0]
+
+
 def named_recipe(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """The recipe that the words name first, or by --recipe, and the other words."""
     own = option(words, "--recipe")

@@ -24,7 +24,7 @@ from selfteach.training.rundir import read_rows
 
 @dataclass
 class Planned:
-    """One run of the comparison."""
+    """One run that is to be made: ``words`` stand after ``selfteach`` and name the seed and the folder."""
 
     label: str
     seed: int
@@ -32,7 +32,11 @@ class Planned:
     words: list[str] = field(default_factory=list)
 
 
-def finish(runs: list[Planned], jobs: int) -> None:
+def finished(runs: Sequence[Planned]) -> bool:
+    return all((run.folder / "summary.json").exists() for run in runs)
+
+
+def finish(runs: Sequence[Planned], jobs: int) -> None:
     """Bring every run to its end, ``jobs`` at a time: finished ones are kept, interrupted ones go on."""
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     with ThreadPoolExecutor(jobs) as pool:
@@ -43,13 +47,13 @@ def finish(runs: list[Planned], jobs: int) -> None:
 
 def bring_to_end(run: Planned, threads: str) -> str | None:
     """None if the run is finished, else what went wrong."""
-    if (run.folder / "summary.json").exists():
+    if finished([run]):
         print(f"{run.label} seed {run.seed}: finished before", flush=True)
         return None
     begun = (run.folder / "config.toml").exists()
     print(f"{run.label} seed {run.seed}: {'going on' if begun else 'starting'}", flush=True)
     began = time.monotonic()
-    log = run.folder.with_suffix(".log")
+    log = run.folder.with_name(f"{run.folder.name}.log")
     with log.open("ab") as stream:
         code = subprocess.run(
             [sys.executable, "-m", "selfteach", *run.words, *(["--resume"] if begun else [])],
@@ -101,14 +105,15 @@ def labels(runs: Sequence[Planned]) -> dict[str, str]:
 
 
 def condensed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds: the headline at the start and at the end, its standard error, what was spent."""
+    """Means over seeds: the headline at the start and at the end, its standard error (None for one seed), what
+    was spent."""
     ends = [run["points"][-1]["headline"] for run in runs]
     starts = [run["points"][0]["headline"] for run in runs]
     mean = statistics.fmean
     return {
         "start": mean(starts),
         "headline": mean(ends),
-        "headline_se": statistics.stdev(ends) / math.sqrt(len(ends)) if len(ends) > 1 else math.nan,
+        "headline_se": statistics.stdev(ends) / math.sqrt(len(ends)) if len(ends) > 1 else None,
         "steps": mean(run["summary"]["steps"] for run in runs),
         "spent": mean(run["summary"]["spent"] for run in runs),
         "training_seconds": mean(run["summary"]["training_seconds"] for run in runs),

@@ -1,0 +1,130 @@
+"""``selfteach.compare``: several recipes and seeds, one after the other in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from selfteach.api.progress import progress_for_here
+from selfteach.api.resolve import RecipeLike, kind_of, safe
+from selfteach.api.result import Result
+from selfteach.api.training import ModelLike, configured, train
+from selfteach.errors import UserError
+from selfteach.recipes import knobs as knobs_of
+from selfteach.studies.comparing import Run, Setup, about, compared, refuse_another, summarized, write_results
+from selfteach.studies.runs import cells, heads
+from selfteach.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``results``: as results.json holds them; ``runs``: label → one run a seed; ``folder`` holds all."""
+
+    folder: Path
+    results: Mapping[str, Any]
+    runs: Mapping[str, list[Result]]
+
+    @property
+    def page(self) -> Path:
+        """The curves and the table as one HTML page."""
+        return self.folder / "compare.html"
+
+    def rows(self) -> list[dict[str, str]]:
+        """The table: for each recipe the headline before and after (mean ± s.e. over seeds), and what was spent."""
+        top = heads(self.results["unit"])
+        return [dict(zip(top, cells(*one), strict=True)) for one in self.results["recipes"].items()]
+
+    def __repr__(self) -> str:
+        rows = self.rows()
+        table = [list(rows[0]), *(list(row.values()) for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        return "\n".join([about(self.results), *lines])
+
+    def _repr_html_(self) -> str:
+        rows = self.rows()
+        head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.values()) + "</tr>" for row in rows
+        )
+        link = f'<a href="{escape(str(self.page))}" target="_blank">curves</a>'
+        return f"<table><caption>{escape(about(self.results))}, {link}</caption><tr>{head}</tr>{body}</table>"
+
+
+def compare(
+    recipes: Iterable[RecipeLike] | Mapping[str, RecipeLike],
+    model: ModelLike | None = None,
+    task: Any = "table",
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    reward: Callable[..., Any] | str | None = None,
+    out: Path | str | None = None,
+    progress: Callable[[], Progress] = progress_for_here,
+    **knobs: Any,
+) -> Comparison:
+    """Train each recipe with several seeds at equal generated tokens, or equal steps, and put the results side by side.
+
+    ``recipes``: as ``selfteach.train`` takes them, or label → recipe; the first sets the token budget. ``knobs``: the
+    fields of ``Setup`` (``seeds=3, equal="tokens", steps=300, points=10`` …), and any setting for every run.
+    ``out``: its
+    folder (None: runs/compare-TASK); finished runs there are kept, an interrupted one goes on. UserError if it holds
+    another comparison, or if two recipes have one label.
+    """
+    named = dict(recipes) if isinstance(recipes, Mapping) else labeled(recipes)
+    names = {one.name for one in fields(Setup)}
+    setup = Setup(**{name: value for name, value in knobs.items() if name in names})
+    every: dict[str, Any] = {name: value for name, value in knobs.items() if name not in names}
+    given = {"tokenizer": tokenizer, "reward": reward, **every}
+    configs = {label: configured(one, model, task, **given) for label, one in named.items()}
+    if not configs:
+        raise UserError("which recipes? selfteach.compare([RECIPE, …])")
+    first = next(iter(configs.values()))
+    folder = Path(out) if out is not None else Path("runs") / f"compare-{safe(first.task_name)}"
+    held = {k: v for k, v in asdict(setup).items() if k != "seeds"}
+    model_name = first.loading.model or f"arena {first.task_name}"
+    settings = {
+        label: {k: repr(v) for k, v in knobs_of(one.recipe).items()} for label, one in configs.items()
+    }
+    first_label = next(iter(configs))
+    refuse_another(
+        folder,
+        {**held, "task": first.task_name, "model": model_name, "first": first_label, "extra":
+        repr(sorted(every.items())), "recipe": settings[first_label]},
+    )  # fmt: skip
+
+    def finish(runs: list[Run]) -> None:
+        for run in runs:
+            if not (run.folder / "summary.json").exists():
+                begun = (run.folder / "config.toml").exists()
+                train(
+                    named[run.label], model, task, seed=run.seed, out=run.folder, resume=begun,
+                    config=None, progress=progress, **given, **dict(run.knobs or {}),
+                )  # fmt: skip
+
+    runs = compared(setup, {label: one.recipe for label, one in configs.items()}, folder, finish)
+    command = f"selfteach.compare({list(named)}, seeds={setup.seeds}, …)"
+    results = summarized(setup, runs, task=first.task_name, model=model_name, command=command)
+    write_results(results, folder)
+    by_label: dict[str, list[Result]] = {}
+    for run in runs:
+        by_label.setdefault(run.label, []).append(Result(run.folder))
+    return Comparison(folder, results, by_label)
+
+
+def labeled(recipes: Iterable[RecipeLike]) -> dict[str, RecipeLike]:
+    """Recipes by their own names. UserError where two have one."""
+    found: dict[str, RecipeLike] = {}
+    for one in recipes:
+        name, preset, _ = kind_of(one)
+        label = f"{name}:{preset}" if preset else name
+        if label in found:
+            raise UserError(
+                f"two recipes are called {label}: give names to them, compare({{'a': …, 'b': …}})"
+            )
+        found[label] = one
+    return found

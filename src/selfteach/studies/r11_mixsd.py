@@ -1,0 +1,38 @@
+"""Card 11, MixSD: imitate what the model wrote, by turns knowing the fact and not."""
+
+from __future__ import annotations
+
+from selfteach.studies.study import Claim, Study
+from selfteach.studies.verdict import Within
+
+MIXED = "mixsd --eval-also sums"
+WRITTEN = "sft --task facts --lr 3e-4 --steps 150 --prompts 50 --eval-also sums"
+
+STUDY = Study(
+    method="mixsd",
+    task="facts",
+    claims=(
+        Claim(
+            says="Targets that the model wrote keep what it could do: MATH-500, GSM8K and more from 82.6 to 79.2, by "
+            "SFT to 16.6 (Qwen3-4B, KGFunc)",
+            variants={"mixsd": MIXED, "sft": WRITTEN},
+            higher="mixsd",
+            lower="sft",
+            metric="eval/sums/accuracy",
+        ),
+        Claim(
+            says="The more the uninformed self takes part, the likelier the targets under the base",
+            variants={"half": f"{MIXED} --share 0.5", "informed alone": f"{MIXED} --share 0"},
+            higher="informed alone",
+            lower="half",
+            metric="first loss",
+        ),
+        Claim(
+            says="The facts are learned as well as from written targets (similar in-domain accuracy)",
+            variants={"mixsd": MIXED, "sft": f"{WRITTEN} --reference worked"},
+            higher="mixsd",
+            lower="sft",
+            rule=Within(0.1),
+        ),
+    ),
+)

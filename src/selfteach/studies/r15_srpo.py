@@ -1,0 +1,27 @@
+"""Card 15, SRPO: GRPO for some rollouts, self-distillation for the others."""
+
+from __future__ import annotations
+
+from selfteach.studies.study import Claim, Study
+
+STUDY = Study(
+    method="srpo",
+    task="tutor",
+    claims=(
+        Claim(
+            says="Routing beats reinforcement alone: 77.4 against 74.0 after ten hours (Qwen3-8B, five benchmarks)",
+            variants={"srpo": "srpo --steps 80", "grpo": "grpo --task tutor --steps 80"},
+            higher="srpo",
+            lower="grpo",
+        ),
+        Claim(
+            says="and distillation alone, which flattens: 77.4 against 71.1 (the same)",
+            variants={
+                "srpo": "srpo --steps 80",
+                "sdpo": "sdpo --feedback never --alpha 0.5 --lr 3e-4 --prompts 8 --per-prompt 8 --steps 80",
+            },
+            higher="srpo",
+            lower="sdpo",
+        ),
+    ),
+)

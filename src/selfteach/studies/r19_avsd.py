@@ -1,0 +1,26 @@
+"""Card 19, AVSD: what several views agree on, and a gated residual."""
+
+from __future__ import annotations
+
+from selfteach.studies.study import Claim, Study
+
+TRAIL = "avsd --steps 80 --task trail"
+RUMOR = "avsd --steps 80 --task tutor --views solution partial rumor"
+
+STUDY = Study(
+    method="avsd",
+    claims=(
+        Claim(
+            says="Three views together beat the solution alone by 2.2 points (Qwen3-4B, math, Avg@8)",
+            variants={"three views": TRAIL, "solution": f"{TRAIL} --views solution"},
+            higher="three views",
+            lower="solution",
+        ),
+        Claim(
+            says="The gated residual beats the arithmetic mean, which follows one loud view, by 1.7 points",
+            variants={"gated": RUMOR, "arithmetic": f"{RUMOR} --pooling arithmetic"},
+            higher="gated",
+            lower="arithmetic",
+        ),
+    ),
+)

@@ -1,0 +1,24 @@
+"""Card 22, CEPO: GRPO whose credit is found by contrasting a right answer with a wrong one."""
+
+from __future__ import annotations
+
+from selfteach.studies.study import Claim, Study
+
+STUDY = Study(
+    method="cepo",
+    task="tutor",
+    claims=(
+        Claim(
+            says="Evidence helps GRPO: 43.4 against 41.2 (Qwen3-VL-2B, average of five benchmarks)",
+            variants={"cepo": "cepo --steps 80", "grpo": "cepo --mix 0 --steps 80"},
+            higher="cepo",
+            lower="grpo",
+        ),
+        Claim(
+            says="and the contrast with a wrong answer helps RLSD: 43.4 against 40.1 (the same)",
+            variants={"cepo": "cepo --steps 80", "rlsd": "cepo --contrast student --steps 80"},
+            higher="cepo",
+            lower="rlsd",
+        ),
+    ),
+)

@@ -1,0 +1,18 @@
+"""Card 32, vOPD: sampled-token distillation with a control variate."""
+
+from __future__ import annotations
+
+from selfteach.studies.study import Claim, Study
+
+STUDY = Study(
+    method="vopd",
+    task="tutor",
+    claims=(
+        Claim(
+            says="The baseline beats plain sampled-token distillation (abstract; math and science)",
+            variants={"baseline": "vopd --steps 100", "none": "vopd --steps 100 --baseline none"},
+            higher="baseline",
+            lower="none",
+        ),
+    ),
+)

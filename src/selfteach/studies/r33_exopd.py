@@ -1,0 +1,30 @@
+"""Card 33, ExOPD: distillation that goes past the teacher. The teacher is made first, from the same base model."""
+
+from __future__ import annotations
+
+from selfteach.studies.study import Claim, Study
+
+BACK = "exopd --task tutor --steps 60 --teacher {variant teacher}/model"
+VARIANTS = {
+    "teacher": "opsd --task tutor --steps 60",
+    "opd": f"{BACK} --reward-scale 1",
+    "exopd": f"{BACK} --reward-scale 1.25",
+}
+
+STUDY = Study(
+    method="exopd",
+    claims=(
+        Claim(
+            says="Distilled back into the model it came from, λ = 1.25 beats λ = 1: 48.0 against 46.5 (Qwen3-4B, math)",
+            variants=VARIANTS,
+            higher="exopd",
+            lower="opd",
+        ),
+        Claim(
+            says="and goes past the teacher itself: 48.0 against 46.0 (Qwen3-4B, math)",
+            variants=VARIANTS,
+            higher="exopd",
+            lower="teacher",
+        ),
+    ),
+)

@@ -1,0 +1,29 @@
+"""Card 37, SCOPE: right and wrong rollouts on two weighted paths."""
+
+from __future__ import annotations
+
+from selfteach.studies.study import Claim, Study
+
+SCOPE = "scope --task tutor --steps 80"
+
+STUDY = Study(
+    method="scope",
+    claims=(
+        Claim(
+            says="The two paths beat distillation of every rollout: Avg@32 55.2 against 52.3 (R1-Distill-Qwen-1.5B)",
+            variants={
+                "scope": SCOPE,
+                "opd": "exopd --task tutor --reward-scale 1 --per-prompt 8 --prompts 8 --steps 80",
+            },
+            higher="scope",
+            lower="opd",
+        ),
+        Claim(
+            says="Wrong rollouts are to be weighted towards those the teacher finds likely: turned round, 42.7 falls "
+            "to 38.6 (AIME24, Avg@32)",
+            variants={"scope": SCOPE, "turned": f"{SCOPE} --teacher-weight high-perplexity"},
+            higher="scope",
+            lower="turned",
+        ),
+    ),
+)

@@ -1,0 +1,37 @@
+"""Card 41, Lightning OPD: answers and the teacher's scores are stored once."""
+
+from __future__ import annotations
+
+from selfteach.studies.study import Claim, Study
+from selfteach.studies.verdict import Within
+
+OFFLINE = "lightning-opd --sft-steps 40 --steps 60"
+
+STUDY = Study(
+    method="lightning-opd",
+    task="tutor",
+    claims=(
+        Claim(
+            says="Stored answers do as well as fresh ones: AIME24 68.1 against 65.4 (4B), 69.9 against 68.5 (8B)",
+            variants={"offline": OFFLINE, "online": f"{OFFLINE} --stored 0"},
+            higher="offline",
+            lower="online",
+            rule=Within(0.05),
+        ),
+        Claim(
+            says="They add to fine-tuning on the teacher's text: AIME24 56.7 to 68.1 (4B)",
+            variants={"lightning": OFFLINE, "sft": "lightning-opd --sft-steps 99 --steps 1"},
+            higher="lightning",
+            lower="sft",
+        ),
+        Claim(
+            says="Offline without teacher consistency fails to match: text and scores must be one teacher's",
+            variants={
+                "one teacher": OFFLINE,
+                "two teachers": f"{OFFLINE} --sft-teacher arena:tutor-large-other --allow-inconsistent",
+            },
+            higher="one teacher",
+            lower="two teachers",
+        ),
+    ),
+)
