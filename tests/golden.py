@@ -52,6 +52,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "scope": {"per_prompt": 4, "prompts": 2},
     "lightning-opd": {"sft_steps": 4, "sft_prompts": 12, "sft_batch": 4, "stored": 12, "steps": 6},
     "grpo": {"per_prompt": 4, "prompts": 2, "kl": 0.04},
+    "gkd": {"lmbda": 0.5},
 }  # fmt: skip
 
 

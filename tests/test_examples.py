@@ -9,9 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from arrays import arrays, log_softmax
+from selfteach.importing import load_object
+from selfteach.studies import study_named
+from selfteach.testing import evaluate
 from tiny import tiny_model, tiny_model_folder, tiny_tokenizer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -115,3 +120,48 @@ def test_on_the_full_vocabulary_the_trl_example_has_trls_own_loss(tmp_path: Path
         gradients.append((loss.detach(), trainer.model.get_output_embeddings().weight.grad.clone()))
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def dpo_loss(given: dict[str, Any], beta: float) -> float:
+    """Eq. 7 of arXiv 2305.18290 on the pairs of ``arrays()``: in group 0 row 0 is right, in group 1 rows 3 and 4."""
+    sums = []
+    for logits in (given["student_logits"], given["teacher_logits"]["reference"]):
+        taken = np.take_along_axis(log_softmax(logits), given["ids"][..., None], -1)[..., 0]
+        sums.append((taken * given["mask"]).sum(1))
+    gained = beta * (sums[0] - sums[1])
+    return float(np.mean([np.log1p(np.exp(-(gained[good] - gained[bad]))) for good, bad in ((0, 1), (3, 5))]))
+
+
+def test_a_method_from_outside_is_exact_to_its_paper() -> None:
+    kind = load_object(f"{EXAMPLES / 'dpo.py'}:DPO")
+    given = arrays(teachers=("reference",))
+    out = evaluate(kind(beta=0.3), given)
+    assert out["loss"] == pytest.approx(dpo_loss(given, 0.3), rel=1e-12)
+    at, step, values = (3, 2, 5), 1e-6, []
+    for move in (step, -2 * step):
+        given["student_logits"][at] += move
+        values.append(dpo_loss(given, 0.3))
+    assert out["grad"][at] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5)
+
+
+def test_a_batch_without_a_pair_has_no_dpo_loss() -> None:
+    kind = load_object(f"{EXAMPLES / 'dpo.py'}:DPO")
+    given = arrays(teachers=("reference",))
+    out = evaluate(kind(), {**given, "reward": np.zeros(6)})
+    assert out["loss"] == 0
+    assert (out["grad"] == 0).all()
+
+
+def test_a_method_from_outside_has_a_study_and_at_most_sixty_lines() -> None:
+    study = study_named(f"{EXAMPLES / 'dpo.py'}:STUDY")
+    assert [*study.claims[0].variants] == ["dpo", "grpo"]
+    text = (EXAMPLES / "dpo.py").read_text(encoding="utf-8")
+    words = {n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Expr)}
+    skipped = {
+        line
+        for value in words
+        if isinstance(value, ast.Constant)
+        for line in range(value.lineno, (value.end_lineno or value.lineno) + 1)
+    }
+    lines = [line for i, line in enumerate(text.splitlines(), start=1) if line.strip() and i not in skipped]
+    assert len(lines) <= 60

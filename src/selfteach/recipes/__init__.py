@@ -26,6 +26,7 @@ REGISTRY = {
     "lightning-opd": "r41_lightning_opd.LightningOPD",
     "grpo": "grpo.GRPO",
     "sft": "sft.SFT",
+    "gkd": "gkd.GKD",
 }
 
 

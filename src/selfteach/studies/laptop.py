@@ -118,6 +118,9 @@ LAPTOP: Mapping[str, Laptop] = {
     "grpo": Laptop(
         "table", {**SHORT, **PLAIN, "lr": 3e-4, "kl": 0.0, "per_prompt": 8, "steps": 300, "prompts": 8}
     ),
+    "gkd": Laptop(
+        "tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "lmbda": 1.0, "steps": 150, "prompts": 64}
+    ),
     "sft": Laptop("table", {**PLAIN, "lr": 3e-4, "max_tokens": 64, "steps": 300, "prompts": 64}),
 }  # fmt: skip
 
