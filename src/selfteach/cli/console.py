@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -119,5 +119,23 @@ def one_line(panel: str, program: str) -> str:
 
 def fail(message: str) -> int:
     """Print a user's mistake in one line and return the exit code for it."""
-    print(f"selfteach: {' '.join(message.split())}", file=sys.stderr)
+    print(f"selfteach: {as_options(' '.join(message.split()))}", file=sys.stderr)
     return 2
+
+
+def as_options(message: str) -> str:
+    """Knobs that a message names as Python does, in the command line's spelling: lora_rank → --lora-rank."""
+    words = r"(?<![\w'\"/.:-])[a-z]+(?:_[a-z0-9]+)+(?![\w'\"/.:-])"
+    known = known_options() if re.search(words, message) else set()
+    return re.sub(
+        words, lambda found: f"--{found[0].replace('_', '-')}" if found[0] in known else found[0], message
+    )
+
+
+def known_options() -> set[str]:
+    """Every knob of any recipe and of a run."""
+    from selfteach.api.resolve import BUNDLES
+    from selfteach.recipes import RECIPES, knobs
+
+    every = {one.name for bundle in BUNDLES.values() for one in fields(bundle)}
+    return every.union(*(knobs(kind()) for kind in RECIPES.values()))

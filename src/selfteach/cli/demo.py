@@ -11,11 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from selfteach.api.progress import Silent, progress_for_here
+from selfteach.api.training import train
 from selfteach.cli.console import parsed
-from selfteach.cli.train import configured
-from selfteach.report import build_report
-from selfteach.training.launch import launch
 from selfteach.training.rundir import read_rows
 
 
@@ -35,25 +32,13 @@ def command(words: Sequence[str]) -> int:
     print(
         "A 0.34 M-parameter model does digit arithmetic in steps, but was never taught the operation @.\n"
         "Shown a bare list of results it can explain them in its own style; these scores of its own answers are all\n"
-        "it learns from (OPSD, reverse KL, frozen teacher). No reward reaches the student.\n",
+        "it learns from (OPSD, reverse KL, frozen teacher). No reward reaches the student. 300 steps take about four\n"
+        "minutes on two CPU cores.\n",
         flush=True,
     )
-    words = [
-        "opsd",
-        "--task",
-        "table",
-        "--steps",
-        str(given.steps),
-        "--seed",
-        str(given.seed),
-        "--eval-every",
-        "40",
-    ]
-    config, _ = configured([*words, "--out", str(out)])
-    folder, _ = launch(config, progress_for_here, Silent)
-    assert folder is not None
-    Console().print(before_and_after(folder))
-    print(f"report   {build_report(folder)}")
+    run = train("opsd", task="table", steps=given.steps, seed=given.seed, eval_every=40, out=out)
+    Console().print(before_and_after(run.folder))
+    print(f"report   {run.folder / 'report.html'}")
     return 0
 
 

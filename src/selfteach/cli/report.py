@@ -18,7 +18,7 @@ class Arguments:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
     out: Path | None = None
-    """Where the page goes (none: report.html in the first run)."""
+    """Where the page goes (none: report.html in a single run, report-NAMES.html beside the first of several)."""
 
 
 def command(words: Sequence[str]) -> int:

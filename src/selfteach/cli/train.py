@@ -14,15 +14,14 @@ import tyro
 
 from selfteach.api.configfile import read_settings
 from selfteach.api.progress import Silent, progress_for_here
-from selfteach.api.resolve import draft, placed, require_model
+from selfteach.api.resolve import BUNDLES, draft, placed, require_model
 from selfteach.cli.console import parsed
 from selfteach.recipes import Recipe
 from selfteach.recipes.checks import require
 from selfteach.report import build_report
 from selfteach.settings import NonNegativeInt, settings
 from selfteach.studies.laptop import presets
-from selfteach.task.opening import TaskOptions
-from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
+from selfteach.training.config import TrainConfig
 from selfteach.training.launch import launch, table_of
 from selfteach.training.rundir import without_none
 
@@ -74,12 +73,11 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     task, reward = option(rest, "--task"), option(rest, "--reward")
     begun = draft(name, preset=option(rest, "--preset"), task=task or None, reward=reward, table=table)
     where = Where(task=begun.task_name, reward=begun.reward, preset=begun.preset, seed=begun.seed)
-    kind = arguments(type(begun.recipe))
+    rest, parts = helped(rest)
+    kind = arguments(type(begun.recipe), parts)
     given = parsed(
         kind, rest, program=f"selfteach {command} {begun.recipe_name}",
-        default=kind(
-            begun.recipe, where, begun.loading, begun.task_options, begun.evaluation, begun.bookkeeping
-        ),
+        default=kind(begun.recipe, where, *(getattr(begun, part) for part in parts)),
         description=described(begun.recipe, begun.preset),
     )  # fmt: skip
     config = replace(
@@ -114,25 +112,26 @@ def saved(file: str) -> Path:
     return path
 
 
-def arguments(recipe: type[Recipe]) -> Any:
+def helped(words: Sequence[str]) -> tuple[list[str], Sequence[str]]:
+    """The words, and the parts of the settings that their help shows: --help the recipe's alone, --help-all all."""
+    if "--help-all" in words:
+        return ["--help" if word == "--help-all" else word for word in words], tuple(BUNDLES)
+    return list(words), () if {"-h", "--help"} & set(words) else tuple(BUNDLES)
+
+
+def arguments(recipe: type[Recipe], parts: Sequence[str] = tuple(BUNDLES)) -> Any:
     """The knobs of ``selfteach train`` for one recipe, as a dataclass."""
-    return make_dataclass(
-        "Arguments",
-        [
-            ("recipe", recipe),
-            ("where", Where, field(default_factory=Where)),
-            ("loading", Loading, field(default_factory=Loading)),
-            ("task_options", TaskOptions, field(default_factory=TaskOptions)),
-            ("evaluation", Evaluation, field(default_factory=Evaluation)),
-            ("bookkeeping", Bookkeeping, field(default_factory=Bookkeeping)),
-        ],
-        frozen=True,
-    )
+    bundles = [(part, BUNDLES[part], field(default_factory=BUNDLES[part])) for part in parts]
+    where = ("where", Where, field(default_factory=Where))
+    return make_dataclass("Arguments", [("recipe", recipe), where, *bundles], frozen=True)
 
 
 def described(recipe: Recipe, preset: str) -> str:
     known = ", ".join(presets(type(recipe)))
-    return f"{type(recipe).__doc__}\n\nDefaults below are those of preset {preset}. Presets: {known}."
+    return (
+        f"Defaults below are those of preset {preset}. Presets: {known}. "
+        "--help-all lists the options of loading, data, evaluation and bookkeeping too."
+    )
 
 
 def option(words: Sequence[str], name: str) -> str | None:

@@ -29,7 +29,9 @@ class GKD(Recipe):
     }
 
     rollouts: Rollouts = Rollouts()
-    optimization: Optimization = Optimization(lr=3e-4, prompts=32, warmup=5000, steps=40000, schedule="cosine")
+    optimization: Optimization = Optimization(
+        lr=3e-4, prompts=32, warmup=5000, steps=40000, schedule="cosine"
+    )
     teacher: str = "Qwen/Qwen3-8B"
     """The larger model of the same tokenizer that is distilled: a folder, a hub id or arena:NAME."""
     lmbda: UnitInterval = 1.0

@@ -64,7 +64,9 @@ class RunView:
 
 
 def build_report(run: Path | Sequence[Path], out: Path | None = None) -> Path:
-    """Write one or several run folders as one HTML page (default: ``report.html`` in the first) and return its path.
+    """Write one or several run folders as one HTML page and return its path.
+
+    Default: ``report.html`` in a single run's folder, ``report-NAMES.html`` beside the first of several.
 
     The page reads nothing else, loads nothing, and shows what models and data wrote as inert text.
     Raises ``UserError`` if a folder holds no run or the page cannot be written.
@@ -88,7 +90,15 @@ def build_report(run: Path | Sequence[Path], out: Path | None = None) -> Path:
         differing=differing_settings(runs),
         explorer=explorer(named),
     )
-    return written(html, out or folders[0] / "report.html")
+    return written(html, out or place_of(folders))
+
+
+def place_of(folders: Sequence[Path]) -> Path:
+    """One run's page stands in its folder; that of several beside the first, so that no run's own is written over."""
+    if len(folders) == 1:
+        return folders[0] / "report.html"
+    names = "-".join(dict.fromkeys(folder.resolve().name for folder in folders))
+    return folders[0].resolve().parent / f"report-{names[:100]}.html"
 
 
 def comparison_page(results: Mapping[str, Any], out: Path) -> Path:
