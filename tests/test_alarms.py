@@ -16,7 +16,9 @@ from learners import Ridge
 from runs import Row, TextRun, with_task
 from selfteach.api.progress import Lines, Silent
 from selfteach.cli.train import configured
-from selfteach.objective.support import Support, TopK
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.support import TopK
+from selfteach.objective.terms import Term
 from selfteach.recipes.r01_opsd import OPSD
 from selfteach.roles.role import Role
 from selfteach.roles.view import Plain
@@ -93,9 +95,9 @@ def too_fast() -> dict[str, Row]:
 class Dropped(OPSD):
     """Reverse KL on the student's two likeliest tokens without their tail: the biased loss of card 05."""
 
-    @property
-    def support(self) -> Support:
-        return TopK(2, of="student", tail="drop")
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        for term in super().terms(stats):
+            yield replace(term, support=TopK(2, of="student", tail="drop"))  # type: ignore[call-arg]
 
 
 @pytest.fixture(scope="module")

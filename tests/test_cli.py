@@ -223,5 +223,5 @@ def test_a_comparison_tables_every_recipe_and_is_not_repeated(
 
 def test_none_is_a_word_where_it_is_a_choice_and_nothing_elsewhere() -> None:
     config, _ = configured(["grpo", "--scale", "none", "--max-grad-norm", "none"])
-    assert config.recipe.scale == "none"  # type: ignore[attr-defined]
+    assert config.recipe.grpo.scale == "none"  # type: ignore[attr-defined]
     assert config.recipe.optimization.max_grad_norm is None

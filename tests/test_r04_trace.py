@@ -273,14 +273,14 @@ def test_the_presets_hold_the_papers_values() -> None:
     assert (weak.key_weight, weak.error_weight) == (0.0, 1.0)
     assert (strong.kl_start, strong.kl_hold, strong.kl_decay) == (0.5, 10, 30)
     assert (strong.clip_entry, strong.coverage, strong.sync_every) == (0.05, 0.25, 10)
-    assert (strong.clip_low, strong.clip_high) == (0.2, 0.28)
+    assert (strong.grpo.clip_low, strong.grpo.clip_high) == (0.2, 0.28)
 
 
 @pytest.mark.parametrize(
     ("knobs", "said"),
     [
         ({"per_prompt": 1}, "per_prompt"),
-        ({"kl_start": 0.0}, "recipe grpo"),
+        ({"kl_start": 0.0}, "kl_start"),
         ({"kl_decay": 0}, "kl_decay"),
         ({"key_weight": 0.0}, "key_weight"),
         ({"coverage": 0.0}, "coverage"),

@@ -233,7 +233,7 @@ def test_the_default_holds_the_papers_values() -> None:
     paper = recipe_named("srpo")
     assert isinstance(paper, SRPO)
     assert (paper.beta, paper.alpha, paper.student_top_k, paper.is_clip) == (1.0, 0.5, 100, 2.0)
-    assert (paper.clip_low, paper.clip_high, paper.update_rate) == (0.2, 0.28, 0.05)
+    assert (paper.grpo.clip_low, paper.grpo.clip_high, paper.update_rate) == (0.2, 0.28, 0.05)
     assert (paper.optimization.lr, paper.optimization.warmup, paper.optimization.prompts) == (5e-6, 10, 32)
     assert (paper.rollouts.per_prompt, paper.rollouts.max_tokens) == (8, 8192)
 

@@ -265,7 +265,7 @@ def test_the_presets_hold_the_values_of_readme_script_and_code() -> None:
     assert isinstance(code, CEPO)
     assert isinstance(rlsd, CEPO)
     assert (paper.mix, paper.mix_steps, paper.clip_weight) == (0.5, 25, 0.5)
-    assert (paper.clip_low, paper.clip_high, paper.adapter.lora_rank) == (0.2, 0.28, 16)
+    assert (paper.grpo.clip_low, paper.grpo.clip_high, paper.adapter.lora_rank) == (0.2, 0.28, 16)
     assert (paper.optimization.lr, paper.optimization.steps, paper.optimization.prompts) == (5e-6, 50, 32)
     assert script.clip_weight == 0.2
     assert (code.mix, code.mix_steps, code.clip_weight) == (1.0, 100, 0.2)
