@@ -7,7 +7,6 @@ from hypothesis import settings
 
 from tiny import tiny_model_folder
 
-
 # A loaded machine is slow: no test may fail on the clock.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")

@@ -49,6 +49,8 @@ def train(
     ``out``: the run's folder (None: runs/RECIPE-TASK-TIME); with ``resume`` the run there goes on, by its own settings.
     Raises UserError, in one line, for whatever cannot be meant; ``Interrupted`` after Ctrl-C, when the run is saved.
     """
+    if resume:
+        require_run(out)
     chosen = configured(
         recipe, model, task, tokenizer=tokenizer, reward=reward, preset=preset, seed=seed, out=out,
         config=config or (out if resume else None), **knobs,
@@ -57,6 +59,12 @@ def train(
     if folder is not None:
         build_report(folder)
     return Result(chosen.out)
+
+
+def require_run(folder: Path | str | None) -> None:
+    """Refuse to resume where no run is."""
+    if folder is None or not (Path(folder) / "config.toml").is_file():
+        raise UserError(f"{folder} holds no run to resume (no config.toml); start it without resume")
 
 
 def configured(

@@ -15,6 +15,7 @@ import tyro
 from selfteach.api.configfile import read_settings
 from selfteach.api.progress import Silent, progress_for_here
 from selfteach.api.resolve import BUNDLES, draft, placed, require_model
+from selfteach.api.training import require_run
 from selfteach.cli.console import parsed
 from selfteach.recipes import Recipe
 from selfteach.recipes.checks import require
@@ -69,7 +70,9 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     name, rest = named_recipe(words)
     out, resume = option(rest, "--out"), "--resume" in rest
     file = option(rest, "--config") or (out if resume else None)
-    table = read_settings(saved(file)) if file else {}
+    if resume and out:
+        require_run(out)
+    table = read_settings(file) if file else {}
     task, reward = option(rest, "--task"), option(rest, "--reward")
     begun = draft(name, preset=option(rest, "--preset"), task=task or None, reward=reward, table=table)
     where = Where(task=begun.task_name, reward=begun.reward, preset=begun.preset, seed=begun.seed)
@@ -100,16 +103,6 @@ def named_recipe(words: Sequence[str]) -> tuple[str | None, list[str]]:
         return own, list(words)
     require(own is None, f"two recipes are named: {words[0]} and {own}")
     return words[0], list(words[1:])
-
-
-def saved(file: str) -> Path:
-    """The settings file of these words; a folder without a run is refused as such."""
-    path = Path(file)
-    require(
-        path.suffix != "" or (path / "config.toml").is_file(),
-        f"{file} holds no run to resume (no config.toml); start it without --resume",
-    )
-    return path
 
 
 def helped(words: Sequence[str]) -> tuple[list[str], Sequence[str]]:

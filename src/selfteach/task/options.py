@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from selfteach.errors import UserError
+from selfteach.settings import NonNegativeInt, OpenUnit, PositiveFloat, PositiveInt, settings
 from selfteach.task.answer import INSTRUCTION, AnswerFormat
 from selfteach.task.example import Message
 
 Verifier = Literal["math", "exact", "none"]
 
 
-@dataclass(frozen=True)
+@settings
 class TaskOptions:
     """What is read from the data, how it is asked and how it is graded. An option the source ignores is an error."""
 
@@ -37,7 +37,7 @@ class TaskOptions:
     held_out_file: str | None = None
     """Another file or folder with the held-out problems. They are taken out of the training rows."""
 
-    held_out_fraction: float = 0.05
+    held_out_fraction: OpenUnit = 0.05
     """Share of the problems that is held out, chosen by a hash of their text, if there is no held-out file."""
 
     split: str = "train"
@@ -49,7 +49,7 @@ class TaskOptions:
     revision: str | None = None
     """Commit, tag or branch of a Hugging Face dataset."""
 
-    max_chars: int | None = None
+    max_chars: PositiveInt | None = None
     """Leave out (and count) rows whose problem and private fields together are longer than so many characters."""
 
     skip_incomplete_rows: bool = False
@@ -70,12 +70,12 @@ class TaskOptions:
 
     None: boxed for files and Hugging Face datasets, line for reasoning-gym."""
 
-    only: int | None = None
+    only: NonNegativeInt | None = None
     """Train on this one held-out example alone, counted from 0, again and again (test-time training).
 
     None: on the training examples."""
 
-    grade_seconds: float = 5.0
+    grade_seconds: PositiveFloat = 5.0
     """Time limit for checking one answer, in seconds."""
 
     def __post_init__(self) -> None:
@@ -83,17 +83,6 @@ class TaskOptions:
             raise UserError(
                 f"prompt_template {self.prompt_template!r} lacks {{problem}}: put it where the question goes"
             )
-        formats = get_args(AnswerFormat)
-        if not 0 < self.held_out_fraction < 1:
-            raise UserError(f"held_out_fraction is {self.held_out_fraction:g}: choose one between 0 and 1")
-        if self.grade_seconds <= 0:
-            raise UserError(f"grade_seconds is {self.grade_seconds:g}: choose a positive number of seconds")
-        if self.only is not None and self.only < 0:
-            raise UserError(f"only is {self.only}: choose a held-out example by its number, from 0")
-        if self.verifier not in get_args(Verifier):
-            raise UserError(f"verifier is {self.verifier!r}: choose one of {', '.join(get_args(Verifier))}")
-        if self.answer_format not in (None, *formats):
-            raise UserError(f"answer_format is {self.answer_format!r}: choose one of {', '.join(formats)}")
 
     def prompt(self, problem: str, answer_format: AnswerFormat) -> tuple[Message, ...]:
         """The student's conversation: system message if any, then template and instruction as one user message."""

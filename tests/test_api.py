@@ -1,0 +1,286 @@
+"""Use from Python: plain objects in, a run out; settings files; runs that go on, also beyond their end."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import selfteach
+from selfteach.api.training import configured
+from selfteach.cli import main
+from selfteach.recipes.kit import *
+from selfteach.recipes.r01_opsd import OPSD
+from selfteach.task.arena import model_folder
+from selfteach.training.launch import table_of
+from selfteach.training.progress import Silent
+from selfteach.training.rundir import read_rows
+
+FEW: dict[str, Any] = {
+    "prompts": 4,
+    "max_tokens": 16,
+    "samples_every": 0,
+    "eval_problems": 4,
+    "eval_samples": 1,
+}
+WORDS = [w for k, v in FEW.items() for w in (f"--{k.replace('_', '-')}", str(v))]
+
+
+def few(*given: Any, **more: Any) -> selfteach.Result:
+    return selfteach.train(*given, **{"steps": 2, "progress": Silent, **FEW, **more})
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row]
+
+
+@settings
+class Mine(OPSD):
+    """A recipe of a test's own."""
+
+    title = "Mine"
+    presets = {"paper": {"beta": 0.5}, "arena": {"beta": 1.0, "lr": 1e-3, "clip_entry": None, "lora_rank": 0}}
+
+
+# --- train ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_python_is_the_command_lines_run(tmp_path: Path) -> None:
+    few("opsd", task="table", out=tmp_path / "python", seed=3, lr=5e-4)
+    words = ["train", "opsd", "--task", "table", "--seed", "3", "--lr", "5e-4", "--steps", "2", *WORDS]
+    assert main([*words, "--out", str(tmp_path / "shell")]) == 0
+    both = [tmp_path / "python", tmp_path / "shell"]
+    assert losses(both[0]) == losses(both[1])
+    tables = [tomllib.loads((one / "config.toml").read_text()) for one in both]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    "recipe", [Mine, Mine(beta=0.25, clip_entry=None, adapter=Adapter())], ids=["class", "object"]
+)
+def test_a_recipe_may_be_a_class_or_an_object(recipe: Any, tmp_path: Path) -> None:
+    run = few(recipe, task="table", out=tmp_path / "run")
+    assert run.config["recipe"]["name"].endswith(":Mine")
+    assert run.config["recipe"]["preset"] == ("arena" if recipe is Mine else "given")
+    assert run.config["recipe"]["beta"] == (1.0 if recipe is Mine else 0.25)
+    assert len(losses(run.folder)) == 2
+
+
+def test_a_model_in_memory_is_trained_as_a_copy(tmp_path: Path) -> None:
+    folder = str(model_folder("table"))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run = few("opsd:arena", model, "table", tokenizer=tokenizer, out=tmp_path / "memory")
+    assert all((model.state_dict()[name] == value).all() for name, value in before.items())
+    assert losses(run.folder) == losses(few("opsd:arena", folder, "table", out=tmp_path / "folder").folder)
+    trained, _ = run.load()
+    assert any((trained.state_dict()[name] != value).any() for name, value in before.items())
+    with pytest.raises(selfteach.UserError, match="tokenizer"):
+        few("opsd:arena", model, "table", out=tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"recipe": "opds"}, "opsd"),
+        ({"recipe": "opsd:v9"}, "v9"),
+        ({"recipe": int}, "no recipe"),
+        ({"recipe": "opsd", "learning_rate": 1}, "learning_rate"),
+        ({"recipe": "opsd", "lr": -1}, "lr must be above 0"),
+        ({"recipe": "opsd", "lr": "fast"}, "lr must be a number"),
+        ({"recipe": "opsd", "weights": "alive"}, "weights must be"),
+        ({"recipe": "opsd", "distil": "all"}, "distill"),
+        ({"recipe": "opsd", "eval_every": 1.5}, "eval_every"),
+        ({"recipe": "opsd", "seed": -1}, "seed"),
+        ({"recipe": "opsd", "task": "tabel"}, "table"),
+        ({"recipe": OPSD(), "preset": "v1"}, "object"),
+        ({}, "which recipe"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(selfteach.UserError, match=said) as refused:
+        configured(**given)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_plain_dataclass_is_no_checked_recipe() -> None:
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Unchecked(OPSD):
+        pass
+
+    with pytest.raises(selfteach.UserError, match="@settings"):
+        configured(Unchecked)
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(selfteach.UserError):
+        few("opsd", model=str(tmp_path / "nowhere"), task="table", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# --- settings files ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["yaml", "toml", "json"])
+def test_a_settings_file_is_overridden_by_knobs(form: str, tmp_path: Path) -> None:
+    values = {"recipe": "grpo", "task": "chain", "seed": 7, "per_prompt": 4, "eval_every": 3}
+    nested = {"optimization": {"lr": 1e-4, "prompts": 2}}
+    text = {
+        "json": json.dumps(values | nested),
+        "toml": "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items())
+        + "\n[optimization]\nlr = 1e-4\nprompts = 2",
+        "yaml": "\n".join(f"{k.replace('_', '-')}: {v}" for k, v in values.items())
+        + "\noptimization:\n  lr: 1e-4\n  prompts: 2",
+    }[form]
+    (file := tmp_path / f"mine.{form}").write_text(text)
+    config = configured(config=file, lr=2e-4)
+    assert (config.recipe_name, config.task, config.seed) == ("grpo", "chain", 7)
+    assert (config.recipe.optimization.lr, config.recipe.optimization.prompts) == (2e-4, 2)
+    assert (config.recipe.rollouts.per_prompt, config.evaluation.eval_every) == (4, 3)
+
+
+@pytest.mark.parametrize("recipe", ["opsd", "sdpo:sec4", "avsd", "atesd", "exopd", "grpo:dr-grpo", "mixsd"])
+def test_a_runs_record_gives_the_same_settings_again(recipe: str, tmp_path: Path, capsys: Any) -> None:
+    words = ["train", recipe, "--task", "table", "--eval-also", "sums", "--seed", "5", "--dry-run"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert not (tmp_path / "run").exists()
+    (file := tmp_path / "config.toml").write_text(capsys.readouterr().out)
+    first, again = configured(recipe, task="table", eval_also=("sums",), seed=5), configured(config=file)
+    assert again.recipe == first.recipe
+    assert table_of(again) == table_of(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.yaml", "recipe: [", "not valid yaml"),
+        ("a.yaml", "- 1", "no table"),
+        ("a.yaml", "recipe: opsd\nlearning_rate: 1", "learning_rate"),
+        ("a.yaml", "recipe: opsd\nlr: !!python/object/apply:os.system ['true']", "not valid yaml"),
+        ("a.toml", "[about]\nformat = 1\n[recipe]\nname = 'opsd'", "earlier"),
+        ("a.txt", "recipe: opsd", ".toml"),
+        ("a.json", "{", "not valid json"),
+    ],
+)
+def test_a_broken_settings_file_is_refused_in_one_line(
+    name: str, text: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(selfteach.UserError, match=said):
+        configured(config=tmp_path / name)
+    with pytest.raises(selfteach.UserError, match="cannot be read"):
+        configured(config=tmp_path / "none.yaml")
+
+
+def test_settings_of_another_recipe_or_preset_are_not_mixed(tmp_path: Path, capsys: Any) -> None:
+    main(["train", "opsd", "--task", "table", "--dry-run"])
+    (file := tmp_path / "config.toml").write_text(capsys.readouterr().out)
+    with pytest.raises(selfteach.UserError, match="recipe opsd, not grpo"):
+        configured("grpo", config=file)
+    with pytest.raises(selfteach.UserError, match="preset arena"):
+        configured("opsd", preset="v1", config=file)
+
+
+# --- going on ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_from_its_folder_alone_and_beyond_its_end(tmp_path: Path) -> None:
+    whole = few("opsd", task="table", out=tmp_path / "whole", steps=4)
+    short = few("opsd", task="table", out=tmp_path / "short", steps=2)
+    assert main(["train", "--resume", "--out", str(short.folder), "--steps", "3"]) == 0
+    longer = short.resume(steps=4, progress=Silent)
+    assert losses(longer.folder) == losses(whole.folder)
+    weights = [(one.folder / "model/model.safetensors").read_bytes() for one in (whole, longer)]
+    assert weights[0] == weights[1]
+    assert longer.summary["steps"] == 4
+    assert longer.config["recipe"]["optimization"]["steps"] == 4
+
+
+def test_only_what_may_grow_grows(tmp_path: Path) -> None:
+    run = few("opsd", task="table", out=tmp_path / "run", schedule="linear")
+    for knobs in ({"steps": 4}, {"lr": 1.0}, {"steps": 1}):
+        with pytest.raises(selfteach.UserError, match="started with other values"):
+            run.resume(progress=Silent, **knobs)
+    with pytest.raises(selfteach.UserError, match="no run to resume"):
+        selfteach.train(resume=True, out=tmp_path / "none")
+
+
+# --- result, evaluate, compare ----------------------------------------------------------------------------------
+
+
+def test_a_result_shows_itself_and_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = few("opsd", task="table", out="run")
+    assert run.before is not None
+    assert run.curve("loss") == [(i + 1, x) for i, x in enumerate(losses(run.folder))]
+    text = repr(run)
+    assert "opsd, preset arena, on table" in text
+    assert "held-out accuracy" in text
+    html = run._repr_html_()
+    assert "<svg" in html
+    assert 'href="run/report.html"' in html
+    assert "<script" not in html
+    assert Path("run/report.html").exists()
+    again = selfteach.load_run("run")
+    assert repr(again) == text
+    assert len(run.metrics) == len(again.frame()) if has_pandas() else True
+    with pytest.raises(selfteach.UserError, match="no folder"):
+        selfteach.load_run("nowhere")
+
+
+def test_what_a_run_is_called_cannot_break_its_card(tmp_path: Path) -> None:
+    run = few("opsd", task="table", out=tmp_path / "<b>run</b>")
+    assert "<b>" not in run._repr_html_()
+
+
+def test_evaluate_takes_a_run_a_folder_and_a_model(tmp_path: Path) -> None:
+    run = few("opsd", task="table", out=tmp_path / "run")
+    asked: dict[str, Any] = {"problems": 8, "samples": 1, "seed": 2, "max_tokens": 16}
+    first = selfteach.evaluate(run.folder, "table", **asked)
+    model, tokenizer = run.load()
+    assert first.result == selfteach.evaluate(model, "table", tokenizer=tokenizer, **asked).result
+    assert "table" in repr(first)
+    first.save(tmp_path / "answers.json")
+    saved = json.loads((tmp_path / "answers.json").read_text())
+    assert len(saved["answers"]) == 8
+    assert saved["result"]["accuracy"] == first.accuracy
+    with pytest.raises(selfteach.UserError, match="problems"):
+        selfteach.evaluate(task="table", problems=0)
+
+
+def test_a_comparison_from_python_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        **FEW,
+        "seeds": 2,
+        "steps": 2,
+        "points": 1,
+        "progress": Silent,
+        "out": tmp_path / "both",
+    }
+    found = selfteach.compare({"a": "opsd", "b": Mine}, task="table", **asked)
+    assert list(found.runs) == ["a", "b"]
+    assert [len(runs) for runs in found.runs.values()] == [2, 2]
+    assert found.page.exists()
+    assert "a " in repr(found)
+    assert "<table>" in found._repr_html_()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("metrics.jsonl")}
+    (tmp_path / "both/b-1/summary.json").unlink()
+    again = selfteach.compare({"a": "opsd", "b": Mine}, task="table", **asked)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("metrics.jsonl")} == before
+    assert [row["recipe"] for row in again.rows()] == ["a", "b"]
+    with pytest.raises(selfteach.UserError, match="other settings"):
+        selfteach.compare({"a": "opsd", "b": Mine}, task="table", **{**asked, "lr": 1.0})
+    with pytest.raises(selfteach.UserError, match="two recipes"):
+        selfteach.compare(["opsd", "opsd"], task="table", **asked)
+
+
+def has_pandas() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("pandas") is not None
