@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
 from selfteach.recipes.base import BASE, END, PREVIOUS, Recipe
 
-Named = dict[str, Tensor]
+Named = dict[str, Shaped[Tensor, "..."]]
 
 
 class Starts:
