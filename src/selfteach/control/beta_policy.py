@@ -228,5 +228,7 @@ def controller_loss(
     entropy_penalty: float,
 ) -> Float[Tensor, ""]:
     """−mean_j A_j log π(x_j|s_j) + c · max(0, mean_j H[π(·|s_j)] − H_target)²: only too much entropy costs."""
-    excess = (policy.entropy().mean() - entropy_target).clamp(min=0)
-    return -(advantages * policy.log_prob(draws)).mean() + entropy_penalty * excess.square()
+    entropy: Tensor = policy.entropy()
+    log_prob: Tensor = policy.log_prob(draws)
+    excess = (entropy.mean() - entropy_target).clamp(min=0)
+    return -(advantages * log_prob).mean() + entropy_penalty * excess.square()

@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from selfteach.objective.aggregate import numbered
+
 
 def group_sum(
     values: Float[Tensor, "N"], group: Int[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
 ) -> Float[Tensor, "N"]:
     """[N] → [N]: in place of each value the sum over the rows of its group that ``among`` [N] selects (None: all)."""
-    _, index = group.unique(return_inverse=True)
+    index = numbered(group)
     groups = int(index.max()) + 1 if len(index) else 0
     kept = values if among is None else torch.where(among, values, torch.zeros_like(values))
     return values.new_zeros(groups).index_add(0, index, kept)[index]
@@ -65,7 +67,7 @@ def group_softmax(
 
     A group's weights sum to 1; a lone row has weight 1.
     """
-    _, index = group.unique(return_inverse=True)
+    index = numbered(group)
     groups = int(index.max()) + 1 if len(index) else 0
     lowest = score.new_full((groups,), -torch.inf)
     highest = lowest.scatter_reduce(0, index[among], score[among], "amax")

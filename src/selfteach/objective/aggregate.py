@@ -1,10 +1,16 @@
-"""Token columns brought together: sums and means over units, thresholds over the batch."""
+"""Columns brought together: units numbered, sums and means over them, thresholds over the batch."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+def numbered(values: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    """In place of each value its number among the distinct ones, counted from 0."""
+    number: Tensor = values.unique(return_inverse=True)[1]
+    return number
 
 
 def sum_by(

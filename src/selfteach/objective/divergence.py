@@ -17,7 +17,6 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -417,7 +416,7 @@ DIVERGENCES: dict[str, type[Divergence]] = {
 }
 
 
-def make_divergence(name: str, **options: Any) -> Divergence:
+def make_divergence(name: str, **options: float | None) -> Divergence:
     """The divergence registered as ``name``. ValueError: unknown name (naming the nearest) or option."""
     if name not in DIVERGENCES:
         nearest = difflib.get_close_matches(name, DIVERGENCES, n=1, cutoff=0.0)[0]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int, Real, Shaped
 from torch import Tensor
 
+from selfteach.objective.aggregate import numbered
 from selfteach.objective.columns import Columns
 
 What = Literal["written", "selected", "one"]
@@ -90,11 +91,11 @@ def units(columns: Columns, per: Per) -> Int[Tensor, "N T"]:
     if per == "row":
         return rows.expand(columns.ids.shape)
     if per == "trajectory":
-        number = required(columns.trajectory, "trajectory").unique(return_inverse=True)[1]
+        number = numbered(required(columns.trajectory, "trajectory"))
         return number.unsqueeze(1).expand(columns.ids.shape)
     turn = required(columns.turn, "turn")
     width = int(turn.max()) + 1 if turn.numel() else 1
-    return (rows * width + turn.clamp(min=0)).unique(return_inverse=True)[1].reshape(turn.shape)
+    return numbered(rows * width + turn.clamp(min=0))
 
 
 def required(column: Shaped[Tensor, "*N"] | None, name: str) -> Shaped[Tensor, "*N"]:

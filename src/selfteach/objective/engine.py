@@ -70,7 +70,7 @@ def evaluate_terms(
     record = Recorder(batch, watch or {})
     work = _Work(batch, terms, wanted, record, sums, chunk_bytes, _closed_form(compiler))
     with torch.autocast(batch.device.type, enabled=False):
-        loss = _SumOfChunks.apply(work, *sums.tensors)
+        loss: Tensor = _SumOfChunks.apply(work, *sums.tensors)  # type: ignore[no-untyped-call]
         record.watch_the_rest(wanted, chunk_bytes)
     return Outcome(loss=loss, terms=work.values, token=record.columns, layout=batch.layout)
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from selfteach.objective.aggregate import numbered
 from selfteach.objective.columns import Columns
 
 
@@ -55,14 +56,14 @@ def units(columns: Columns) -> Int[Tensor, "N"]:
     while True:
         before = unit
         for link in links:
-            unit = lowest(unit, link.unique(return_inverse=True)[1])
+            unit = lowest(unit, numbered(link))
         if columns.pair is not None:
             paired = columns.pair >= 0
             one, other = paired.nonzero().squeeze(1), columns.pair[paired]
             both = torch.minimum(unit[one], unit[other])
             unit = unit.clone().scatter_reduce_(0, one, both, "amin").scatter_reduce_(0, other, both, "amin")
         if torch.equal(unit, before):
-            return unit.unique(return_inverse=True)[1]
+            return numbered(unit)
 
 
 def lowest(unit: Int[Tensor, "N"], link: Int[Tensor, "N"]) -> Int[Tensor, "N"]:

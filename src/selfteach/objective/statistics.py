@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Real
@@ -66,16 +65,32 @@ class Statistics:
         self._cache: dict[str, Float[Tensor, "N T"]] = {}
 
     @classmethod
-    def of(cls, batch: ScoredBatch, *, step: int = 0, temperature: float = 1.0, **options: Any) -> Statistics:
-        """The statistics of a batch that is whole, measured on its own states. ``options``: ``rows``, ``old``, ``seed``
-        and ``roles`` (by default all that gave states or log-probs)."""
+    def of(
+        cls,
+        batch: ScoredBatch,
+        *,
+        step: int = 0,
+        temperature: float = 1.0,
+        roles: Sequence[str] | None = None,
+        rows: Bool[Tensor, "N"] | None = None,
+        old: Mapping[str, Float[Tensor, "N T"]] | None = None,
+        seed: int = 0,
+    ) -> Statistics:
+        """The statistics of a batch that is whole, measured on its own states. ``roles``: by default all that gave
+        states or log-probs."""
 
         def measured(wanted: Mapping[str, Quantity]) -> dict[str, Float[Tensor, "N T"]]:
             return {name: batch.spread(values) for name, values in measure(batch, wanted).items()}
 
-        roles = options.pop("roles", [*batch.roles, *batch.columns.log_probs])
         return cls(
-            batch.columns, step=step, temperature=temperature, roles=roles, measure=measured, **options
+            batch.columns,
+            step=step,
+            temperature=temperature,
+            roles=[*batch.roles, *batch.columns.log_probs] if roles is None else roles,
+            measure=measured,
+            rows=rows,
+            old=old,
+            seed=seed,
         )
 
     # --- what the batch says -------------------------------------------------------------------------------------
@@ -328,7 +343,8 @@ def role_entropy(at: Positions, role: str = STUDENT, temperature: float = 1.0) -
 
 def entropy(log_probs: LogProbs) -> Float[Tensor, "*P"]:
     """[..., V] log-probs → [...] entropy in nats; an excluded token (−inf) adds nothing."""
-    return torch.special.entr(log_probs.exp()).sum(dim=-1)
+    summands: Tensor = torch.special.entr(log_probs.exp())
+    return summands.sum(dim=-1)
 
 
 def _named(columns: Mapping[str, Tensor], kind: str, name: str) -> Tensor:

@@ -60,7 +60,7 @@ class TopK:
             raise ValueError(f"k must be at least 1, got {self.k}")
         if self.of not in get_args(Chooser):
             raise ValueError(f"of must be one of {', '.join(get_args(Chooser))}, got {self.of!r}")
-        if self.tail == "stop-gradient":
+        if str(self.tail) == "stop-gradient":
             raise ValueError("tail='stop-gradient' is spelled ReverseKL(detach_ratio=True) with tail='drop'")
         if self.tail not in get_args(Tail):
             raise ValueError(f"tail must be one of {', '.join(get_args(Tail))}, got {self.tail!r}")

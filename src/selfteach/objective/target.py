@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce, wraps
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from selfteach.objective.axes import LogProbs
 from selfteach.objective.divergence import NEVER, check_log_probs
 
 
-@runtime_checkable
 class Target(Protocol):
     """A map from log-distributions by role to the one that the trained role is to match."""
 
@@ -40,10 +39,10 @@ class Target(Protocol):
         """
 
 
-Rule = Callable[[Any, LogProbs, Mapping[str, LogProbs]], LogProbs]
+_Rule = Callable[[Any, LogProbs, Mapping[str, LogProbs]], LogProbs]
 
 
-def _on_checked_input(rule: Rule) -> Rule:
+def _on_checked_input(rule: _Rule) -> _Rule:
     @wraps(rule)
     @torch.no_grad()
     def log_probs(self: Target, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:

@@ -113,7 +113,8 @@ def exact_logits(model: nn.Module) -> Iterator[None]:
 
     def forward(hidden: Float[Tensor, "*P d"]) -> Float[Tensor, "*P V"]:
         with torch.autocast(hidden.device.type, enabled=False):
-            return head.logits(hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1])
+            logits: Tensor = head.logits(hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1])
+        return logits
 
     own = layer.forward
     layer.forward = forward

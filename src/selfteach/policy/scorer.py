@@ -114,7 +114,7 @@ class ResponseScorer(nn.Module):
         self, input_ids: Int[Tensor, "N L"], attention_mask: Int[Tensor, "N L"], index: Int[Tensor, "N T"]
     ) -> Float[Tensor, "N T d"]:
         body = bare(self.model).base_model
-        hidden = body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+        hidden: Tensor = body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
         return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
 
 

@@ -18,7 +18,8 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.minibatch import Minibatch, passes
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import Term
-from selfteach.recipes.checks import nearest, require
+from selfteach.recipes.checks import nearest
+from selfteach.recipes.checks import require as require
 from selfteach.recipes.claim import Claim
 from selfteach.recipes.tools import Prompt, Tools
 from selfteach.roles.role import Role

@@ -32,8 +32,10 @@ class Claim:
 
     @property
     def reduction(self) -> Literal["last", "mean", "max", "first"]:
-        word = self.metric.split(" ")[0]
-        return word if word in ("mean", "max", "first") else "last"  # type: ignore[return-value]
+        match self.metric.split(" ")[0]:
+            case "mean" | "max" | "first" as word:
+                return word
+        return "last"
 
     @property
     def column(self) -> str:

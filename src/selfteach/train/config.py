@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from selfteach.recipes.base import Recipe, require
+from selfteach.recipes.base import Recipe
+from selfteach.recipes.checks import require
 from selfteach.task.opening import TaskOptions
 
 FORMAT = 2

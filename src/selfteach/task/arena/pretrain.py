@@ -89,7 +89,8 @@ def pretrain(name: str, seed: int, steps: int, progress: Progress | None) -> Lla
             schedule.step()
         if progress:
             progress(step + 1, steps, loss)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def backward(

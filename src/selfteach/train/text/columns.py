@@ -118,14 +118,16 @@ class Table:
     dtype: torch.dtype
     device: torch.device
 
-    def padded(self, values: Sequence[Sequence[Any]], kind: torch.dtype, empty: Any) -> Shaped[Tensor, "N T"]:
+    def padded(
+        self, values: Sequence[Sequence[Any]], kind: torch.dtype, empty: float
+    ) -> Shaped[Tensor, "N T"]:
         width = max((len(row["ids"]) for row in self.facts), default=0)
         column = torch.full((len(self.facts), width), empty, dtype=kind)
         for i, row in enumerate(values):
             column[i, : len(row)] = torch.tensor(row, dtype=kind)
         return column.to(self.device)
 
-    def tokens(self, fact: str, kind: torch.dtype, empty: Any) -> Shaped[Tensor, "N T"]:
+    def tokens(self, fact: str, kind: torch.dtype, empty: float) -> Shaped[Tensor, "N T"]:
         return self.padded([row[fact] for row in self.facts], kind, empty)
 
     def rows(self, fact: str, kind: torch.dtype) -> Shaped[Tensor, "N"]:
@@ -135,11 +137,11 @@ class Table:
         """The names under which any row has one of these, in the order of the rows."""
         return list(dict.fromkeys(name for row in self.facts for name in row[fact]))
 
-    def named_tokens(self, fact: str, name: str, kind: torch.dtype, empty: Any) -> Shaped[Tensor, "N T"]:
+    def named_tokens(self, fact: str, name: str, kind: torch.dtype, empty: float) -> Shaped[Tensor, "N T"]:
         return self.padded([row[fact].get(name, []) for row in self.facts], kind, empty)
 
     def named(
-        self, fact: str, name: str, kind: torch.dtype, empty: Any
+        self, fact: str, name: str, kind: torch.dtype, empty: float
     ) -> Shaped[Tensor, "N"] | Shaped[Tensor, "N T"]:
         """[N], or [N, T] where any row says it token by token."""
         values = [row[fact].get(name, empty) for row in self.facts]
