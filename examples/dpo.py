@@ -1,7 +1,7 @@
 """A method of one's own, outside the package: DPO on pairs of the model's own answers, and its study.
 
-    selfteach train examples/dpo.py:DPO --task table
-    selfteach study examples/dpo.py:STUDY
+selfteach train examples/dpo.py:DPO --task table
+selfteach study examples/dpo.py:STUDY
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -55,11 +56,13 @@ class DPO(Recipe):
             name="dpo", unit=unit, sums=stats.unit_sum(unit), function=loss, informed_by=informed
         )
 
-    def pairs(self, stats: Statistics) -> tuple[Tensor, int]:
+    def pairs(self, stats: Statistics) -> tuple[Int[Tensor, "N"], int]:
         """([N] the unit of each row: pair i's right answer is unit i, its wrong one i + the number of pairs; -1: of
         none, that number)."""
         kinds = [stats.rows & stats.correct, stats.rows & ~stats.correct]
-        groups = [[(kind & (stats.group == g)).nonzero()[:, 0] for kind in kinds] for g in stats.group.unique()]
+        groups = [
+            [(kind & (stats.group == g)).nonzero()[:, 0] for kind in kinds] for g in stats.group.unique()
+        ]
         both = [torch.stack([one[: min(map(len, pair))] for one in pair]) for pair in groups]
         rows = torch.cat(both, dim=1) if both else stats.group.new_zeros(2, 0)
         unit = torch.full_like(stats.group, -1)

@@ -1,6 +1,6 @@
 """A user's own forty rows and own reward, from Python. Cells as a notebook has them; run it top to bottom.
 
-    python examples/forty_rows.py
+python examples/forty_rows.py
 """
 
 # %% rows: what is asked, and what only the teacher is shown

@@ -51,8 +51,8 @@ def test_a_module_imports_only_from_floors_below(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "objective").glob("*.py")), ids=lambda p: p.name)
-def test_the_objective_imports_torch_alone(path: Path) -> None:
+def test_the_objective_imports_torch_and_names_of_axes_alone(path: Path) -> None:
     import sys
 
     outside = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
-    assert outside <= {"torch", "selfteach"}
+    assert outside <= {"torch", "jaxtyping", "selfteach"}

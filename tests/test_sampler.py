@@ -37,7 +37,9 @@ def prompts_of(*texts: str) -> list[list[int]]:
 def rescored(model, prompts, samples, temperature: float) -> list[list[float]]:
     inputs = pack(prompts, [one.ids for one in samples], CHAT.pad_id)
     with torch.no_grad():
-        logits = output_head(model, CHAT.vocabulary).logits(score(ResponseScorer(model), inputs))
+        states = score(ResponseScorer(model), inputs)
+        flat = output_head(model, CHAT.vocabulary).logits(states.flatten(0, 1))
+    logits = flat.unflatten(0, states.shape[:2])
     log_probs = (logits / temperature).log_softmax(-1).gather(-1, inputs.ids[..., None])[..., 0]
     return [row[: len(one.ids)].tolist() for row, one in zip(log_probs, samples, strict=True)]
 

@@ -72,8 +72,9 @@ def rows_of(hidden: torch.Tensor, inputs) -> list[torch.Tensor]:
 def test_hidden_states_give_the_models_own_logits_at_the_response_tokens():
     model = llama()
     inputs = pack(PROMPTS, RESPONSES, pad_id=0)
-    scored = rows_of(output_head(model).logits(score(ResponseScorer(model), inputs)), inputs)
-    for prompt, response, logits in zip(PROMPTS, RESPONSES, scored, strict=True):
+    scored = rows_of(score(ResponseScorer(model), inputs), inputs)
+    for prompt, response, states in zip(PROMPTS, RESPONSES, scored, strict=True):
+        logits = output_head(model).logits(states)
         own = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
         torch.testing.assert_close(logits, own, rtol=0, atol=1e-12)
 
@@ -166,7 +167,7 @@ def test_local_states_carry_gradient_through_the_wrapped_module_where_it_is_on()
 def test_gradient_reaches_the_model_and_its_head():
     model = llama()
     inputs = pack(PROMPTS, RESPONSES, pad_id=0)
-    output_head(model).logits(score(ResponseScorer(model), inputs)).square().sum().backward()
+    output_head(model).logits(score(ResponseScorer(model), inputs).flatten(0, 1)).square().sum().backward()
     assert model.lm_head.weight.grad.abs().sum() > 0
     assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
 
@@ -219,7 +220,7 @@ def test_lora_on_the_head_is_part_of_it_while_adapters_are_on():
 def test_lora_on_the_head_gets_its_gradient():
     model = adapted(target_modules=["lm_head"])
     inputs = pack(PROMPTS, RESPONSES, pad_id=0)
-    output_head(model).logits(score(ResponseScorer(model), inputs)).square().sum().backward()
+    output_head(model).logits(score(ResponseScorer(model), inputs).flatten(0, 1)).square().sum().backward()
     grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert len(grads) == 2
     assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values())

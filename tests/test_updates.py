@@ -21,8 +21,8 @@ def columns_of(
     n = len(group)
     as_tensor = lambda values: None if values is None else torch.tensor(values)  # noqa: E731
     return Columns(
-        torch.zeros(n, 2, dtype=torch.long), torch.ones(n, 2, dtype=torch.bool), group=torch.tensor(group),
-        trajectory=as_tensor(trajectory), pair=as_tensor(pair),
+        torch.zeros(n, 2, dtype=torch.long), torch.ones(n, 2, dtype=torch.bool),
+        group=torch.tensor(group, dtype=torch.long), trajectory=as_tensor(trajectory), pair=as_tensor(pair),
     )  # fmt: skip
 
 

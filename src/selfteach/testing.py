@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
@@ -69,7 +70,9 @@ def evaluate(
 class OfOutputs(Protocol):
     """A recipe without tokens: its losses are pure functions of named network outputs, in its card's symbols."""
 
-    def losses(self, outputs: Mapping[str, Tensor], step: int) -> Mapping[str, Tensor]:
+    def losses(
+        self, outputs: Mapping[str, Float[Tensor, "..."]], step: int
+    ) -> Mapping[str, Float[Tensor, ""]]:
         """Optimizer → 0-dim loss, differentiable in the outputs that it trains."""
 
 
@@ -125,7 +128,7 @@ def roles_of(arrays: Mapping[str, Any], active: Iterable[str]) -> dict[str, Scor
     logits = {STUDENT: student, **(arrays.get("teacher_logits") or {})}
     hidden = {STUDENT: arrays.get("student_hidden"), **(arrays.get("teacher_hidden") or {})}
 
-    def leaf(value: Any) -> Tensor | None:
+    def leaf(value: Any) -> Float[Tensor, "N T _"] | None:
         if value is None:
             return None
         return torch.tensor(np.asarray(value)).to(student.dtype).requires_grad_()
@@ -167,7 +170,7 @@ KNOWN = {
 def columns_of(arrays: Mapping[str, Any], dtype: torch.dtype) -> Columns:
     """The columns of a batch from arrays by name; numbers in ``dtype``."""
 
-    def tensor(name: str, kind: torch.dtype) -> Tensor | None:
+    def tensor(name: str, kind: torch.dtype) -> Shaped[Tensor, "..."] | None:
         value = arrays.get(name)
         return None if value is None else torch.tensor(np.asarray(value)).to(kind)
 
@@ -193,6 +196,6 @@ def columns_of(arrays: Mapping[str, Any], dtype: torch.dtype) -> Columns:
     )
 
 
-def by_name(arrays: Mapping[str, Any], kind: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def by_name(arrays: Mapping[str, Any], kind: str, dtype: torch.dtype) -> dict[str, Shaped[Tensor, "..."]]:
     """The tensors of an array that is a mapping by name."""
     return {name: torch.tensor(np.asarray(x)).to(dtype) for name, x in (arrays.get(kind) or {}).items()}

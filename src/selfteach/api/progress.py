@@ -138,7 +138,8 @@ class Notebook:
     def __init__(self) -> None:
         from IPython.display import HTML, display
 
-        self.html, self.handle = HTML, display(HTML(""), display_id=True)
+        self.html: Any = HTML
+        self.handle: Any = display(HTML(""), display_id=True)
         self.rows: deque[Mapping[str, Any]] = deque(maxlen=RECENT)
         self.said: deque[str] = deque(maxlen=MOST_ALARMS)
         self.steps, self.headline, self.last = 0, "headline", ""

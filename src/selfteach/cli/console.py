@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TypeVar, get_args, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -52,14 +52,14 @@ def read_turns(path: Path) -> Messages:
 
 
 def parsed(
-    kind: type[T], words: Sequence[str], *, program: str, default: Any = None, description: str = ""
+    kind: type[T], words: Sequence[str], *, program: str, default: T | None = None, description: str = ""
 ) -> T:
     """Turn words into a ``kind``; whatever is wrong becomes one line (UserError). ``--help`` prints and exits 0."""
     refuse_renamed(words)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            made: T = tyro.cli(
                 kind,
                 args=spelled(words, choosing_none(kind)),
                 prog=program,
@@ -68,6 +68,7 @@ def parsed(
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs),
                 registry=registry,
             )
+            return made
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -91,11 +92,11 @@ def spelled(words: Sequence[str], literal: Collection[str] = ()) -> list[str]:
     ]
 
 
-def choosing_none(kind: Any) -> set[str]:
+def choosing_none(kind: type) -> set[str]:
     """The options (``--scale``) of a dataclass, nested ones included, among whose choices is the word "none"."""
     found: set[str] = set()
     for name, hint in get_type_hints(kind).items():
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             found |= choosing_none(hint)
         elif "none" in (choice for part in (hint, *get_args(hint)) for choice in get_args(part)):
             found.add(f"--{name.replace('_', '-')}")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Interval
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Beta
 
@@ -207,14 +208,20 @@ def reward(probe: Sequence[float], answer: Sequence[float], discount: float, ans
     return progress + answer_weight * observed
 
 
-def standardized(rewards: Tensor, epsilon: float = 1e-8) -> Tensor:
+def standardized(rewards: Float[Tensor, "B"], epsilon: float = 1e-8) -> Float[Tensor, "B"]:
     """[B] (R − mean) / (standard deviation + ε); the sum is 0."""
     return (rewards - rewards.mean()) / (rewards.std(correction=0) + epsilon)
 
 
 def controller_loss(
-    policy: Beta, draws: Tensor, advantages: Tensor, entropy_target: float, entropy_penalty: float
-) -> Tensor:
+    policy: Beta,
+    draws: Float[Tensor, "B"],
+    advantages: Float[Tensor, "B"],
+    entropy_target: float,
+    entropy_penalty: float,
+) -> Float[Tensor, ""]:
     """−mean_j A_j log π(x_j|s_j) + c · max(0, mean_j H[π(·|s_j)] − H_target)²: only too much entropy costs."""
-    excess = (policy.entropy().mean() - entropy_target).clamp(min=0)
-    return -(advantages * policy.log_prob(draws)).mean() + entropy_penalty * excess.square()
+    entropy: Tensor = policy.entropy()
+    log_prob: Tensor = policy.log_prob(draws)
+    excess = (entropy.mean() - entropy_target).clamp(min=0)
+    return -(advantages * log_prob).mean() + entropy_penalty * excess.square()

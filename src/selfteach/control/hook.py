@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from jaxtyping import Shaped
 from torch import Tensor
 
 
@@ -14,7 +15,9 @@ class Hook(Protocol):
     ``state`` is any nesting of plain values and tensors; a hook with that state goes on exactly as before.
     """
 
-    def after_step(self, step: int, weights: Mapping[str, Tensor], evaluate: Callable[[], float]) -> None:
+    def after_step(
+        self, step: int, weights: Mapping[str, Shaped[Tensor, "..."]], evaluate: Callable[[], float]
+    ) -> None:
         """``step`` = 1, 2 … within the stage; ``weights``: the live trained tensors by name (``NAME.parameter``);
         ``evaluate()``: held-out accuracy with the weights as they are now."""
 

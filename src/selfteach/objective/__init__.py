@@ -1,8 +1,12 @@
 """Losses between next-token distributions of a student and other roles, exact and in little memory.
 
-Usable alone, with torch and nothing else: put states, heads and columns into a ``ScoredBatch``, name the
-terms, ``plan`` them over the whole batch, and ``evaluate_terms`` gives a loss to call ``backward`` on. It never
-holds [N·T, V]. ``docs/objective.md`` shows how, ``docs/divergences.md`` defines every divergence.
+Usable alone, with torch (and jaxtyping, for the annotations): put states, heads and columns into a ``ScoredBatch``,
+name the terms, ``plan`` them over the whole batch, and ``evaluate_terms`` gives a loss to call ``backward`` on. It
+never holds [N·T, V]. ``docs/objective.md`` shows how, ``docs/divergences.md`` defines every divergence.
+
+Axes: N rows of the whole batch and T positions of each (n, t: of a micro-batch) · P written positions, flat (p: some
+of them; ``*P``: in any number of axes) · V vocabulary · K entries of a support · d width of hidden states · f of
+features · r rank of a LoRA update · U units of a sum.
 """
 
 from selfteach.objective.advantage import group_advantage, group_mean, normalized

@@ -5,23 +5,32 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from selfteach.objective.aggregate import numbered
 
-def group_sum(values: Tensor, group: Tensor, among: Tensor | None = None) -> Tensor:
+
+def group_sum(
+    values: Float[Tensor, "N"], group: Int[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
+) -> Float[Tensor, "N"]:
     """[N] → [N]: in place of each value the sum over the rows of its group that ``among`` [N] selects (None: all)."""
-    _, index = group.unique(return_inverse=True)
+    index = numbered(group)
     groups = int(index.max()) + 1 if len(index) else 0
     kept = values if among is None else torch.where(among, values, torch.zeros_like(values))
     return values.new_zeros(groups).index_add(0, index, kept)[index]
 
 
-def group_mean(values: Tensor, group: Tensor, among: Tensor | None = None) -> Tensor:
+def group_mean(
+    values: Float[Tensor, "N"], group: Int[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
+) -> Float[Tensor, "N"]:
     """[N] → [N]: the mean in place of the sum; NaN where ``among`` selects no row of the group."""
     return group_sum(values, group, among) / group_sum(torch.ones_like(values), group, among)
 
 
-def group_std(values: Tensor, group: Tensor, among: Tensor | None = None) -> Tensor:
+def group_std(
+    values: Float[Tensor, "N"], group: Int[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
+) -> Float[Tensor, "N"]:
     """[N] → [N]: the sample standard deviation (n − 1) in place of the mean; 0 for a single row."""
     centered = values - group_mean(values, group, among)
     size = group_sum(torch.ones_like(values), group, among)
@@ -29,8 +38,11 @@ def group_std(values: Tensor, group: Tensor, among: Tensor | None = None) -> Ten
 
 
 def group_advantage(
-    reward: Tensor, group: Tensor, scale: Literal["std", "none"] = "std", epsilon: float = 1e-4
-) -> Tensor:
+    reward: Float[Tensor, "N"],
+    group: Int[Tensor, "N"],
+    scale: Literal["std", "none"] = "std",
+    epsilon: float = 1e-4,
+) -> Float[Tensor, "N"]:
     """[N] r − mean of its group, divided by the group's standard deviation + ε if ``scale`` is "std".
 
     The deviation is the sample one (n − 1), as in GRPO's released code (DeepSeekMath, arXiv 2402.03300, sec. 4.1);
@@ -42,18 +54,20 @@ def group_advantage(
     return centered if scale == "none" else centered / (group_std(reward, group) + epsilon)
 
 
-def normalized(weight: Tensor, over: Tensor) -> Tensor:
+def normalized(weight: Float[Tensor, "*N"], over: Bool[Tensor, "*N"]) -> Float[Tensor, "*N"]:
     """Scale weights so that their mean over the True entries of ``over`` is 1; zero outside (card 15)."""
     chosen = torch.where(over, weight, torch.zeros_like(weight))
     return chosen * over.sum().clamp(min=1) / chosen.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
-def group_softmax(score: Tensor, group: Tensor, among: Tensor) -> Tensor:
+def group_softmax(
+    score: Float[Tensor, "N"], group: Int[Tensor, "N"], among: Bool[Tensor, "N"]
+) -> Float[Tensor, "N"]:
     """[N] softmax of ``score`` over the rows of each group that ``among`` [N] selects; 0 elsewhere (card 37).
 
     A group's weights sum to 1; a lone row has weight 1.
     """
-    _, index = group.unique(return_inverse=True)
+    index = numbered(group)
     groups = int(index.max()) + 1 if len(index) else 0
     lowest = score.new_full((groups,), -torch.inf)
     highest = lowest.scatter_reduce(0, index[among], score[among], "amax")

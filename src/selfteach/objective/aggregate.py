@@ -1,12 +1,21 @@
-"""Token columns brought together: sums and means over units, thresholds over the batch."""
+"""Columns brought together: units numbered, sums and means over them, thresholds over the batch."""
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def sum_by(unit: Tensor, column: Tensor, over: Tensor) -> Tensor:
+def numbered(values: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    """In place of each value its number among the distinct ones, counted from 0."""
+    number: Tensor = values.unique(return_inverse=True)[1]
+    return number
+
+
+def sum_by(
+    unit: Int[Tensor, "N T"], column: Float[Tensor, "N T"], over: Bool[Tensor, "N T"]
+) -> Float[Tensor, "U"]:
     """[N, T] units (counted from 0; −1: none) and a column → [U] sums over the positions ``over`` [N, T] selects.
 
     U is the largest number + 1; a unit that has no such position sums to 0.
@@ -16,7 +25,9 @@ def sum_by(unit: Tensor, column: Tensor, over: Tensor) -> Tensor:
     return column.new_zeros(max(number, 0)).index_add(0, unit[chosen], column[chosen])
 
 
-def mean_by(unit: Tensor, column: Tensor, over: Tensor) -> Tensor:
+def mean_by(
+    unit: Int[Tensor, "N T"], column: Float[Tensor, "N T"], over: Bool[Tensor, "N T"]
+) -> Float[Tensor, "N T"]:
     """[N, T] → [N, T]: the mean over the unit each position belongs to; NaN outside ``over`` and where unit is −1."""
     count = sum_by(unit, torch.ones_like(column), over)
     mean = sum_by(unit, column, over) / count.clamp(min=1)
@@ -26,7 +37,7 @@ def mean_by(unit: Tensor, column: Tensor, over: Tensor) -> Tensor:
     return spread
 
 
-def quantile_over(column: Tensor, q: float, over: Tensor) -> Tensor:
+def quantile_over(column: Float[Tensor, "*N"], q: float, over: Bool[Tensor, "*N"]) -> Float[Tensor, ""]:
     """0-dim: the value below which a share ``q`` of the selected entries lies, between neighbors linear; NaN of none.
 
     ValueError: q outside [0, 1], NaN among the entries.
@@ -42,7 +53,7 @@ def quantile_over(column: Tensor, q: float, over: Tensor) -> Tensor:
     return torch.lerp(low, high, place - int(place))
 
 
-def refuse_nan(values: Tensor, what: str) -> None:
+def refuse_nan(values: Float[Tensor, "*N"], what: str) -> None:
     """ValueError where a comparison would quietly leave NaN out."""
     if values.isnan().any():
         raise ValueError(f"{what}: the column is NaN at entries that are compared; select others with among")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from selfteach.objective.columns import Columns
@@ -24,9 +25,9 @@ class Scored:
     from the terms that train the role.
     """
 
-    states: Tensor
+    states: Float[Tensor, "*P d"]
     head: Head = IDENTITY
-    features: Tensor | None = None
+    features: Float[Tensor, "*P f"] | None = None
 
     @property
     def width(self) -> int:
@@ -58,7 +59,9 @@ class ScoredBatch:
                     )
 
     @classmethod
-    def padded(cls, columns: Columns, roles: Mapping[str, Scored], rows: Tensor | None = None) -> ScoredBatch:
+    def padded(
+        cls, columns: Columns, roles: Mapping[str, Scored], rows: Int[Tensor, "n"] | None = None
+    ) -> ScoredBatch:
         """A batch from states and features [n, t, …] that still carry the padding.
 
         ``rows`` [n] long: which rows of the whole batch these are (None: all of them). t may fall short of T where
@@ -92,7 +95,7 @@ class ScoredBatch:
             Layout(whole, place[1]),
         )
 
-    def spread(self, values: Tensor) -> Tensor:
+    def spread(self, values: Float[Tensor, "P *rest"]) -> Float[Tensor, "N T *rest"]:
         """[P, …] → [N, T, …] over the whole batch, NaN outside this micro-batch's positions."""
         return self.layout.spread(values, self.columns.ids.shape)
 

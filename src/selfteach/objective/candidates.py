@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.objective.divergence import NEVER
@@ -26,10 +27,10 @@ class CandidateMatch(Match):
         if self.k < 1:
             raise ValueError(f"k must be at least 1, got {self.k}")
 
-    def token_loss(self, at: Positions) -> Tensor:
+    def token_loss(self, at: Positions) -> Float[Tensor, "P"]:
         return super().token_loss(self.candidates_of(at))
 
-    def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor] | None:
+    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]] | None:
         return super().logit_gradient(self.candidates_of(at))
 
     def candidates_of(self, at: Positions) -> Positions:

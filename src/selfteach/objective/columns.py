@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Bool, Float, Int, Real, Shaped
 from torch import Tensor
 
 
@@ -26,19 +27,19 @@ class Columns:
     fit ``ids``.
     """
 
-    ids: Tensor
-    mask: Tensor
-    group: Tensor | None = None
-    reward: Tensor | None = None
-    behavior: Tensor | None = None
-    turn: Tensor | None = None
-    trajectory: Tensor | None = None
-    pair: Tensor | None = None
+    ids: Int[Tensor, "N T"]
+    mask: Bool[Tensor, "N T"]
+    group: Int[Tensor, "N"] | None = None
+    reward: Float[Tensor, "N"] | None = None
+    behavior: Float[Tensor, "N T"] | None = None
+    turn: Int[Tensor, "N T"] | None = None
+    trajectory: Int[Tensor, "N"] | None = None
+    pair: Int[Tensor, "N"] | None = None
     origin: tuple[str, ...] | None = None
-    available: Mapping[str, Tensor] = field(default_factory=dict)
-    marks: Mapping[str, Tensor] = field(default_factory=dict)
-    log_probs: Mapping[str, Tensor] = field(default_factory=dict)
-    numbers: Mapping[str, Tensor] = field(default_factory=dict)
+    available: Mapping[str, Bool[Tensor, "N"] | Bool[Tensor, "N T"]] = field(default_factory=dict)
+    marks: Mapping[str, Bool[Tensor, "N T"]] = field(default_factory=dict)
+    log_probs: Mapping[str, Float[Tensor, "N T"]] = field(default_factory=dict)
+    numbers: Mapping[str, Real[Tensor, "N"] | Real[Tensor, "N T"]] = field(default_factory=dict)
     special: Mapping[str, int] = field(default_factory=dict)
     precision: torch.dtype | None = None
 
@@ -72,7 +73,7 @@ class Columns:
                 found = torch.promote_types(found, column.dtype)
         return found
 
-    def seen(self, roles: Iterable[str]) -> Tensor:
+    def seen(self, roles: Iterable[str]) -> Bool[Tensor, "N T"]:
         """[N, T] bool: the written tokens at which every one of the roles sees its view."""
         seen = self.mask
         for role in roles:
@@ -81,12 +82,12 @@ class Columns:
         return seen
 
 
-def by_position(column: Tensor) -> Tensor:
+def by_position(column: Shaped[Tensor, "*N"]) -> Shaped[Tensor, "..."]:
     """[N] → [N, 1]; [N, T] and 0-dim as they are."""
     return column.unsqueeze(1) if column.dim() == 1 else column
 
 
-def require_shape(name: str, column: Tensor | None, *allowed: tuple[int, ...]) -> None:
+def require_shape(name: str, column: Shaped[Tensor, "..."] | None, *allowed: tuple[int, ...]) -> None:
     """ValueError naming a column whose shape is none of the allowed."""
     if column is not None and tuple(column.shape) not in allowed:
         shapes = " or ".join(str(shape) for shape in allowed)

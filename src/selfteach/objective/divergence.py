@@ -17,10 +17,12 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from selfteach.objective.axes import Entries, LogProbs
 
 NEVER = -math.inf
 
@@ -43,14 +45,14 @@ class Divergence(ABC):
                 raise ValueError(f"{name} must be positive or None, got {clip}")
 
     @abstractmethod
-    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def summand(self, student: Entries, teacher: Entries) -> Entries:
         """[..., K] log-probs, twice → [..., K] unclipped summands, differentiable in ``student``."""
 
     @abstractmethod
-    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def slope(self, student: Entries, teacher: Entries) -> Entries:
         """[..., K] closed-form ∂ summand_j / ∂ log p_j."""
 
-    def entries(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def entries(self, student: Entries, teacher: Entries) -> Entries:
         """[..., K] log-probs, twice → [..., K] summands, clipped at ``clip_entry``.
 
         ValueError: shapes or types differ, a type below float32, NaN.
@@ -59,7 +61,7 @@ class Divergence(ABC):
         _refuse_nan(entries.sum(-1), student, teacher)
         return entries
 
-    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def __call__(self, student: Entries, teacher: Entries) -> Float[Tensor, "*P"]:
         """[..., K] log-probs, twice → [...] nats per position, in the type of the input. ValueError as
         ``entries``.
         """
@@ -67,18 +69,20 @@ class Divergence(ABC):
         _refuse_nan(total, student, teacher)
         return total if self.clip_token is None else total.clamp(max=self.clip_token)
 
-    def unrefused(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def unrefused(self, student: Entries, teacher: Entries) -> Float[Tensor, "*P"]:
         """As ``__call__``, but NaN where either side holds NaN, for statistics that may not be read there."""
         total = self._entries(student, teacher).sum(-1)
         total = total.masked_fill(student.isnan().any(-1) | teacher.isnan().any(-1), torch.nan)
         return total if self.clip_token is None else total.clamp(max=self.clip_token)
 
-    def summand_and_slope(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def summand_and_slope(self, student: Entries, teacher: Entries) -> tuple[Entries, Entries]:
         """(``summand``, ``slope``); one of its own only where the two share work."""
         return self.summand(student, teacher), self.slope(student, teacher)
 
     @torch.no_grad()
-    def value_and_logit_gradient(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_logit_gradient(
+        self, student: LogProbs, teacher: LogProbs
+    ) -> tuple[Float[Tensor, "*P"], LogProbs]:
         """([...] what ``__call__`` gives, [..., V] its closed-form gradient in the student's logits).
 
         Exact when ``student`` is a log-softmax over the whole last dimension: p_j (f_j − Σ_i p_i f_i) with
@@ -97,7 +101,7 @@ class Divergence(ABC):
         capped = total > self.clip_token
         return total.clamp(max=self.clip_token), torch.where(capped.unsqueeze(-1), 0.0, gradient)
 
-    def logit_gradient(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def logit_gradient(self, student: LogProbs, teacher: LogProbs) -> LogProbs:
         """[..., V] the gradient alone, as ``value_and_logit_gradient`` gives it."""
         return self.value_and_logit_gradient(student, teacher)[1]
 
@@ -114,10 +118,10 @@ class ForwardKL(Divergence):
     +inf where the student gives 0 to a token the teacher allows (its gradient stays finite).
     """
 
-    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def summand(self, student: Entries, teacher: Entries) -> Entries:
         return _weighted_gap(teacher, teacher, student)
 
-    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def slope(self, student: Entries, teacher: Entries) -> Entries:
         return -teacher.exp()
 
 
@@ -145,17 +149,17 @@ class ReverseKL(Divergence):
         if self.clip_ratio is not None and not (self.clip_ratio > 0 and self.detach_ratio):
             raise ValueError(f"clip_ratio must be positive and needs detach_ratio, got {self}")
 
-    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def summand(self, student: Entries, teacher: Entries) -> Entries:
         if self.clip_ratio is not None:
             zero = torch.zeros_like(student)
             gap = (student.detach() - teacher).clamp(-self.clip_ratio, self.clip_ratio)
             return _weighted_gap(student, gap, zero)
         return _weighted_gap(student, student.detach() if self.detach_ratio else student, teacher)
 
-    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def slope(self, student: Entries, teacher: Entries) -> Entries:
         return self.summand_and_slope(student, teacher)[1]
 
-    def summand_and_slope(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def summand_and_slope(self, student: Entries, teacher: Entries) -> tuple[Entries, Entries]:
         gap = self.summand(student, teacher)
         return gap, gap if self.detach_ratio else gap + student.exp()
 
@@ -185,13 +189,13 @@ class JSD(Divergence):
     def _scale(self) -> float:
         return 1 / (self.beta * (1 - self.beta)) if self.scaled else 1.0
 
-    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def summand(self, student: Entries, teacher: Entries) -> Entries:
         return self.summand_and_slope(student, teacher)[0]
 
-    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def slope(self, student: Entries, teacher: Entries) -> Entries:
         return self.summand_and_slope(student, teacher)[1]
 
-    def summand_and_slope(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def summand_and_slope(self, student: Entries, teacher: Entries) -> tuple[Entries, Entries]:
         mixture = _log_mixture(student, teacher, self.beta)
         slope = self._scale * (1 - self.beta) * _weighted_gap(student, student, mixture)
         return self._scale * self.beta * _weighted_gap(teacher, teacher, mixture) + slope, slope
@@ -207,10 +211,10 @@ class SkewForwardKL(Divergence):
         super().__post_init__()
         _require_inside_unit("alpha", self.alpha, "0 is ForwardKL, 1 is identically zero")
 
-    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def summand(self, student: Entries, teacher: Entries) -> Entries:
         return _weighted_gap(teacher, teacher, _log_mixture(student, teacher, self.alpha))
 
-    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def slope(self, student: Entries, teacher: Entries) -> Entries:
         mixture = _log_mixture(student, teacher, self.alpha)
         return -(1 - self.alpha) * teacher.exp() * _ratio(student, mixture)
 
@@ -225,10 +229,10 @@ class SkewReverseKL(Divergence):
         super().__post_init__()
         _require_inside_unit("alpha", self.alpha, "0 is ReverseKL, 1 is identically zero")
 
-    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def summand(self, student: Entries, teacher: Entries) -> Entries:
         return _weighted_gap(student, student, _log_mixture(student, teacher, 1 - self.alpha))
 
-    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def slope(self, student: Entries, teacher: Entries) -> Entries:
         mixture = _log_mixture(student, teacher, 1 - self.alpha)
         student_share = self.alpha * _ratio(student, mixture)
         return _weighted_gap(student, student, mixture) + student.exp() * (1 - student_share)
@@ -241,10 +245,10 @@ class TotalVariation(Divergence):
     Its gradient knows only the sign of p − q: near student = teacher rounding decides it.
     """
 
-    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def summand(self, student: Entries, teacher: Entries) -> Entries:
         return 0.5 * (student.exp() - teacher.exp()).abs()
 
-    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def slope(self, student: Entries, teacher: Entries) -> Entries:
         chance = student.exp()
         return 0.5 * chance * (chance - teacher.exp()).sign()
 
@@ -268,11 +272,11 @@ class Alpha(Divergence):
     def _affinity(self, student: Tensor, teacher: Tensor) -> Tensor:
         return (self.alpha * teacher + (1 - self.alpha) * student).exp()
 
-    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def summand(self, student: Entries, teacher: Entries) -> Entries:
         mean = self.alpha * teacher.exp() + (1 - self.alpha) * student.exp()
         return (mean - self._affinity(student, teacher)) / (self.alpha * (1 - self.alpha))
 
-    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def slope(self, student: Entries, teacher: Entries) -> Entries:
         return (student.exp() - self._affinity(student, teacher)) / self.alpha
 
 
@@ -297,13 +301,13 @@ class Renyi(Divergence):
     def _log_affinity(self, student: Tensor, teacher: Tensor) -> Tensor:
         return self.alpha * teacher + (1 - self.alpha) * student
 
-    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def summand(self, student: Entries, teacher: Entries) -> Entries:
         nothing = (student.amax(-1, keepdim=True) == NEVER) & (teacher.amax(-1, keepdim=True) == NEVER)
         affinity = self._log_affinity(student, teacher).masked_fill(nothing, 0.0)
         value = -affinity.logsumexp(-1, keepdim=True) / (1 - self.alpha)
         return -self.slope(student.detach(), teacher) * value.masked_fill(nothing, 0.0)
 
-    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def slope(self, student: Entries, teacher: Entries) -> Entries:
         affinity = self._log_affinity(student, teacher)
         disjoint = affinity.amax(-1, keepdim=True) == NEVER
         return -affinity.masked_fill(disjoint, 0.0).softmax(-1)
@@ -313,15 +317,17 @@ class _TwoSidedKL(Divergence):
     """w_F · forward KL + w_R · reverse KL, the weights per position or per entry and without gradient."""
 
     @abstractmethod
-    def weights(self, student: Tensor, teacher: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    def weights(
+        self, student: Entries, teacher: Entries
+    ) -> tuple[Float[Tensor, "*P #K"] | float, Float[Tensor, "*P #K"] | float]:
         """(w_F, w_R), each a number or a tensor that broadcasts to [..., K]."""
 
-    def summand(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def summand(self, student: Entries, teacher: Entries) -> Entries:
         forward, reverse = self.weights(student.detach(), teacher)
         from_teacher = _scaled_gap(forward, teacher, teacher, student)
         return from_teacher + _scaled_gap(reverse, student, student, teacher)
 
-    def slope(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def slope(self, student: Entries, teacher: Entries) -> Entries:
         forward, reverse = self.weights(student, teacher)
         through_weight = _scaled_gap(reverse, student, student, teacher)
         return through_weight + reverse * student.exp() - forward * teacher.exp()
@@ -333,7 +339,7 @@ class Jeffreys(_TwoSidedKL):
     ``MixedKL(.5)``).
     """
 
-    def weights(self, student: Tensor, teacher: Tensor) -> tuple[float, float]:
+    def weights(self, student: Entries, teacher: Entries) -> tuple[float, float]:
         return 1.0, 1.0
 
 
@@ -349,7 +355,7 @@ class MixedKL(_TwoSidedKL):
         super().__post_init__()
         _require_inside_unit("forward", self.forward, "0 is ReverseKL, 1 is ForwardKL")
 
-    def weights(self, student: Tensor, teacher: Tensor) -> tuple[float, float]:
+    def weights(self, student: Entries, teacher: Entries) -> tuple[float, float]:
         return self.forward, 1 - self.forward
 
 
@@ -371,7 +377,9 @@ class EntropyAware(_TwoSidedKL):
         if not self.softness > 0:
             raise ValueError(f"softness must be positive, got {self.softness}")
 
-    def weights(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def weights(
+        self, student: Entries, teacher: Entries
+    ) -> tuple[Float[Tensor, "*P 1"], Float[Tensor, "*P 1"]]:
         entropy = -_weighted_gap(teacher, teacher, torch.zeros_like(teacher)).sum(-1, keepdim=True)
         excess = (entropy - self.threshold) / self.softness
         return excess.sigmoid(), (-excess).sigmoid()
@@ -386,7 +394,7 @@ class ToDi(_TwoSidedKL):
     KL (arXiv 2505.16297; card 23). Every summand is ≥ 0.
     """
 
-    def weights(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def weights(self, student: Entries, teacher: Entries) -> tuple[Entries, Entries]:
         absent = (student == NEVER) & (teacher == NEVER)
         gap = (teacher - student).masked_fill(absent, 0.0)
         return gap.sigmoid(), (-gap).sigmoid()
@@ -408,7 +416,7 @@ DIVERGENCES: dict[str, type[Divergence]] = {
 }
 
 
-def make_divergence(name: str, **options: Any) -> Divergence:
+def make_divergence(name: str, **options: float | None) -> Divergence:
     """The divergence registered as ``name``. ValueError: unknown name (naming the nearest) or option."""
     if name not in DIVERGENCES:
         nearest = difflib.get_close_matches(name, DIVERGENCES, n=1, cutoff=0.0)[0]
@@ -435,7 +443,7 @@ def gkd_jsd(beta: float, *, clip_entry: float | None = None, clip_token: float |
     return JSD(beta, clip_entry=clip_entry, clip_token=clip_token)
 
 
-def check_log_probs(student: Tensor, teacher: Tensor, teacher_name: str = "teacher") -> None:
+def check_log_probs(student: Entries, teacher: Entries, teacher_name: str = "teacher") -> None:
     """ValueError unless the two are of one shape [..., K ≥ 1] and one type, float32 or float64."""
     if student.dim() == 0 or student.shape[-1] == 0:
         raise ValueError(f"student must be log-probs [..., K] with K ≥ 1, got shape {list(student.shape)}")

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Bool, Int, Real, Shaped
 from torch import Tensor
 
+from selfteach.objective.aggregate import numbered
 from selfteach.objective.columns import Columns
 
 What = Literal["written", "selected", "one"]
@@ -32,7 +34,9 @@ class Divisor:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
-    def of(self, columns: Columns, written: Tensor, chosen: Tensor) -> Tensor:
+    def of(
+        self, columns: Columns, written: Bool[Tensor, "N T"], chosen: Bool[Tensor, "N T"]
+    ) -> Real[Tensor, ""] | Real[Tensor, "N T"]:
         """What each position's summand is divided by, 0-dim or [N, T], from the [N, T] bool tokens that count as
         written and those that are selected. Never below 1. ValueError if the batch lacks the column of the units."""
         counted = {"written": written, "selected": chosen, "one": None}[self.what]
@@ -60,8 +64,11 @@ SPELLED: dict[str, Divisor] = {
 
 
 def divisor_of(
-    given: Reduction | Divisor | Tensor | float, columns: Columns, written: Tensor, chosen: Tensor
-) -> Tensor:
+    given: Reduction | Divisor | Bool[Tensor, "N T"] | float,
+    columns: Columns,
+    written: Bool[Tensor, "N T"],
+    chosen: Bool[Tensor, "N T"],
+) -> Real[Tensor, ""] | Real[Tensor, "N T"]:
     """The divisor that ``Term.mean_over`` means, 0-dim or [N, T]. ValueError for an unknown word or a number ≤ 0."""
     if isinstance(given, Tensor):
         return given.sum().clamp(min=1)
@@ -78,20 +85,20 @@ def divisor_of(
     return torch.tensor(given, dtype=torch.float64).to(chosen.device, wide(chosen.device))
 
 
-def units(columns: Columns, per: Per) -> Tensor:
+def units(columns: Columns, per: Per) -> Int[Tensor, "N T"]:
     """[N, T] long: which row, turn of a row or trajectory each position belongs to, counted from 0."""
     rows = torch.arange(len(columns.ids), device=columns.ids.device).unsqueeze(1)
     if per == "row":
         return rows.expand(columns.ids.shape)
     if per == "trajectory":
-        number = required(columns.trajectory, "trajectory").unique(return_inverse=True)[1]
+        number = numbered(required(columns.trajectory, "trajectory"))
         return number.unsqueeze(1).expand(columns.ids.shape)
     turn = required(columns.turn, "turn")
     width = int(turn.max()) + 1 if turn.numel() else 1
-    return (rows * width + turn.clamp(min=0)).unique(return_inverse=True)[1].reshape(turn.shape)
+    return numbered(rows * width + turn.clamp(min=0))
 
 
-def required(column: Tensor | None, name: str) -> Tensor:
+def required(column: Shaped[Tensor, "*N"] | None, name: str) -> Shaped[Tensor, "*N"]:
     """The column. ValueError naming it if the batch has none."""
     if column is None:
         raise ValueError(f"the batch has no column {name!r}, which is read")

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selfteach.objective.batch import ScoredBatch
@@ -40,9 +41,9 @@ class Outcome:
     ``layout``, no gradient, NaN where a position was not looked at: "loss/TERM", "weight/TERM" and what was watched.
     """
 
-    loss: Tensor
-    terms: Mapping[str, Tensor]
-    token: Mapping[str, Tensor]
+    loss: Float[Tensor, ""]
+    terms: Mapping[str, Float[Tensor, ""]]
+    token: Mapping[str, Float[Tensor, "P"]]
     layout: Layout
 
 
@@ -69,12 +70,12 @@ def evaluate_terms(
     record = Recorder(batch, watch or {})
     work = _Work(batch, terms, wanted, record, sums, chunk_bytes, _closed_form(compiler))
     with torch.autocast(batch.device.type, enabled=False):
-        loss = _SumOfChunks.apply(work, *sums.tensors)
+        loss: Tensor = _SumOfChunks.apply(work, *sums.tensors)  # type: ignore[no-untyped-call]
         record.watch_the_rest(wanted, chunk_bytes)
     return Outcome(loss=loss, terms=work.values, token=record.columns, layout=batch.layout)
 
 
-Gradient = tuple[Tensor, Tensor]
+Gradient = tuple[Float[Tensor, "P"], Float[Tensor, "P V"] | Float[Tensor, "P f"]]
 """([P] losses, [P, V] or [P, f] their gradients in the role's logits or features)"""
 
 
@@ -97,7 +98,7 @@ def by_autograd(term: Term, at: Positions) -> Gradient:
     return losses.detach(), gradient
 
 
-def weight_at(one: Weighted, at: Positions) -> Tensor:
+def weight_at(one: Weighted, at: Positions) -> Float[Tensor, "P"]:
     """[P] coefficient × gate of a term at positions it selects. ValueError if the gate is NaN or infinite there."""
     weight = one.coefficients[at.row, at.step]
     if one.term.gate is None:
@@ -114,7 +115,7 @@ class _Local:
     """A term on the micro-batch: ``chosen`` [P] positions; ``everywhere``: all that any term visits."""
 
     planned: Weighted
-    chosen: Tensor
+    chosen: Bool[Tensor, "P"]
     everywhere: bool
 
     @property
@@ -128,14 +129,14 @@ class _Work:
 
     batch: ScoredBatch
     terms: Sequence[_Local]
-    wanted: Tensor
+    wanted: Bool[Tensor, "P"]
     record: Recorder
     sums: Sums
     chunk_bytes: int | None
     closed_form: Callable[[Term, Positions], Gradient | None]
-    values: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
-    def run(self) -> Tensor:
+    def run(self) -> Float[Tensor, ""]:
         zero = torch.zeros((), dtype=self.batch.dtype, device=self.batch.device)
         roles = list(dict.fromkeys(role for local in self.terms for role in local.term.visited))
         roles = list(dict.fromkeys([*roles, *self.record.roles]))

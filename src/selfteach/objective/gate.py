@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.positions import Positions, Temperature
 from selfteach.objective.sampled import importance_ratio
 
-Gate = Callable[[Positions], Tensor]
+Gate = Callable[[Positions], Float[Tensor, "P"]]
 """Positions → [P] factors. It may carry ``roles``, those that it reads: rows without them are not selected."""
 
 
@@ -23,12 +24,12 @@ class ImportanceRatio:
     ``behavior`` is NaN or +inf: an unknown ratio is not 1.
     """
 
-    behavior: Tensor
+    behavior: Float[Tensor, "N T"]
     cap: float | None = None
     temperature: Temperature = 1.0
     role: str = STUDENT
 
-    def __call__(self, at: Positions) -> Tensor:
+    def __call__(self, at: Positions) -> Float[Tensor, "P"]:
         policy = at.sampled(self.role, self.temperature)
         return importance_ratio(policy, at.known(self.behavior, "behavior").to(policy.dtype), self.cap)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import BFloat16, Float
 from torch import Tensor
 
 TILE_BYTES = 32 * 2**20
@@ -16,8 +17,8 @@ TILE_BYTES = 32 * 2**20
 class LowRank:
     """A LoRA update of the output weight: W + scaling · up @ down. ``down`` [r, d], ``up`` [V, r]."""
 
-    down: Tensor
-    up: Tensor
+    down: Float[Tensor, "r d"]
+    up: Float[Tensor, "V r"]
     scaling: float
 
 
@@ -35,26 +36,26 @@ class Head:
     10 to bfloat16 moves its probability by up to 3 %, and the gradient with it.
     """
 
-    weight: Tensor | None = None
-    bias: Tensor | None = None
+    weight: Float[Tensor, "V d"] | None = None
+    bias: Float[Tensor, "V"] | None = None
     lora: LowRank | None = None
     scale: float = 1.0
     softcap: float | None = None
     vocabulary: int | None = None
-    half: Tensor | None = None
+    half: BFloat16[Tensor, "V d"] | None = None
 
     @property
-    def factor(self) -> Tensor | None:
+    def factor(self) -> Float[Tensor, "V d"] | None:
         """What states are multiplied with: ``half`` where bfloat16 units sum in float32 (CUDA), else ``weight``."""
         return self.half if self.half is not None and _tensor_cores_sum_in_float32(self.half) else self.weight
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Float[Tensor, "..."], ...]:
         """The tensors that may want a gradient: weight, bias, LoRA's down and up, as far as there are any."""
         lora = () if self.lora is None else (self.lora.down, self.lora.up)
         return tuple(t for t in (self.weight, self.bias, *lora) if t is not None)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Float[Tensor, "P d"]) -> Float[Tensor, "P V"]:
         """[P, d] hidden states → [P, V] logits, float32 or float64."""
         factor = self.factor
         logits = _wide(hidden) if factor is None else _product(hidden, factor[: self.vocabulary])
@@ -70,13 +71,20 @@ class Head:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits
 
-    def before_softcap(self, gradient: Tensor, logits: Tensor) -> Tensor:
+    def before_softcap(
+        self, gradient: Float[Tensor, "P V"], logits: Float[Tensor, "P V"]
+    ) -> Float[Tensor, "P V"]:
         """[P, V] gradient in ``logits`` → the gradient in hidden @ weight.T + bias + LoRA. Overwrites it."""
         if self.softcap is not None:
             gradient.mul_(1 - (logits / self.softcap).square())
         return gradient if self.scale == 1.0 else gradient.mul_(self.scale)
 
-    def pull_back(self, gradient: Tensor, hidden: Tensor, sums: Sequence[Tensor | None]) -> Tensor:
+    def pull_back(
+        self,
+        gradient: Float[Tensor, "P V"],
+        hidden: Float[Tensor, "P d"],
+        sums: Sequence[Float[Tensor, "..."] | None],
+    ) -> Float[Tensor, "P d"]:
         """[P, V] gradient of ``before_softcap`` → [P, d] gradient in ``hidden``.
 
         The gradients of ``tensors`` are added to ``sums``, in that order; None: not wanted.

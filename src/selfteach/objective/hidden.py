@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.objective.positions import Positions
@@ -29,7 +30,7 @@ class Hidden(Term):
     def own_reads(self) -> Mapping[str, Signal]:
         return {self.role: "features", self.target: "features"}
 
-    def token_loss(self, at: Positions) -> Tensor:
+    def token_loss(self, at: Positions) -> Float[Tensor, "P"]:
         for role in (self.role, self.target):
             if role not in at.features:
                 raise ValueError(f"role {role!r} has no features, which are compared")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
@@ -12,8 +13,8 @@ from torch import Tensor
 class Layout:
     """P written positions, in row order: ``row`` and ``step`` [P] long are their places in the whole batch's [N, T]."""
 
-    row: Tensor
-    step: Tensor
+    row: Int[Tensor, "P"]
+    step: Int[Tensor, "P"]
 
     def __post_init__(self) -> None:
         if self.row.dim() != 1 or self.row.shape != self.step.shape:
@@ -24,11 +25,13 @@ class Layout:
     def __len__(self) -> int:
         return len(self.row)
 
-    def at(self, column: Tensor) -> Tensor:
+    def at(self, column: Shaped[Tensor, "N T"]) -> Shaped[Tensor, "P"]:
         """[N, T] → [P]: the column's values at these positions."""
         return column[self.row, self.step]
 
-    def spread(self, values: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
+    def spread(
+        self, values: Float[Tensor, "P *rest"], shape: tuple[int, ...] | torch.Size
+    ) -> Float[Tensor, "N T *rest"]:
         """[P, …] → [N, T, …] with ``shape`` = (N, T): the values at their places, NaN elsewhere."""
         column = values.new_full((*shape, *values.shape[1:]), torch.nan)
         column[self.row, self.step] = values

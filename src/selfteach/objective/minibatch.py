@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from selfteach.objective.batch import Columns
+from selfteach.objective.aggregate import numbered
+from selfteach.objective.columns import Columns
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def passes(
     )
 
 
-def rows_within(update: Minibatch, columns: Columns, seed: int = 0) -> Tensor:
+def rows_within(update: Minibatch, columns: Columns, seed: int = 0) -> Bool[Tensor, "N"]:
     """[N] bool: the rows of an update. Groups, pairs and trajectories stay whole; the parts of an epoch are disjoint,
     cover the batch, and differ in size by at most one such unit. A pure function of the seed and the epoch."""
     if update.parts == 1:
@@ -47,24 +49,24 @@ def rows_within(update: Minibatch, columns: Columns, seed: int = 0) -> Tensor:
     return place[unit] % update.parts == update.part
 
 
-def units(columns: Columns) -> Tensor:
+def units(columns: Columns) -> Int[Tensor, "N"]:
     """[N] long: rows that share a group, a trajectory or a preference share a number, counted from 0."""
     unit = torch.arange(len(columns.ids), device=columns.ids.device)
     links = [one for one in (columns.group, columns.trajectory) if one is not None]
     while True:
         before = unit
         for link in links:
-            unit = lowest(unit, link.unique(return_inverse=True)[1])
+            unit = lowest(unit, numbered(link))
         if columns.pair is not None:
             paired = columns.pair >= 0
             one, other = paired.nonzero().squeeze(1), columns.pair[paired]
             both = torch.minimum(unit[one], unit[other])
             unit = unit.clone().scatter_reduce_(0, one, both, "amin").scatter_reduce_(0, other, both, "amin")
         if torch.equal(unit, before):
-            return unit.unique(return_inverse=True)[1]
+            return numbered(unit)
 
 
-def lowest(unit: Tensor, link: Tensor) -> Tensor:
+def lowest(unit: Int[Tensor, "N"], link: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
     """Each row's unit number replaced by the lowest among the rows that share its ``link``."""
     least = unit.new_full((int(link.max()) + 1 if len(link) else 0,), len(unit) + 1)
     return least.scatter_reduce(0, link, unit, "amin")[link]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selfteach.objective.columns import Columns, by_position, require_shape
@@ -18,11 +19,11 @@ class Weighted:
     """A term with its coefficients [N, T] fixed over the whole batch."""
 
     term: Term
-    coefficients: Tensor
+    coefficients: Float[Tensor, "N T"]
 
 
 @torch.no_grad()
-def plan(terms: Iterable[Term], columns: Columns, rows: Tensor | None = None) -> list[Weighted]:
+def plan(terms: Iterable[Term], columns: Columns, rows: Bool[Tensor, "N"] | None = None) -> list[Weighted]:
     """Each term with its [N, T] coefficients: weight × coefficient / divisor where it selects, else 0.
 
     ``rows`` [N] bool: the rows of the present update; the others are neither selected nor counted (None: all of them

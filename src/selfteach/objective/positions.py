@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from selfteach.objective.axes import LogProbs
 from selfteach.objective.batch import STUDENT, ScoredBatch
 from selfteach.objective.columns import require_shape
 
@@ -21,16 +23,16 @@ class Positions:
     ``shape`` (N, T) of the whole batch; None (positions made by hand): columns are not checked against it.
     """
 
-    ids: Tensor
-    row: Tensor
-    step: Tensor
-    logits: Mapping[str, Tensor]
-    features: Mapping[str, Tensor] = field(default_factory=dict)
-    given: Mapping[str, Tensor] = field(default_factory=dict)
+    ids: Int[Tensor, "P"]
+    row: Int[Tensor, "P"]
+    step: Int[Tensor, "P"]
+    logits: Mapping[str, Float[Tensor, "P V"]]
+    features: Mapping[str, Float[Tensor, "P _f"]] = field(default_factory=dict)
+    given: Mapping[str, Float[Tensor, "P"]] = field(default_factory=dict)
     shape: tuple[int, int] | None = None
-    _log_probs: dict[tuple[str, float], Tensor] = field(default_factory=dict)
+    _log_probs: dict[tuple[str, float], Float[Tensor, "P V"]] = field(default_factory=dict)
 
-    def take(self, which: Tensor | slice) -> Positions:
+    def take(self, which: Bool[Tensor, "P"] | Int[Tensor, "p"] | slice) -> Positions:
         """Some of these positions: a bool mask or indices [P], or a slice (then the logits are views)."""
 
         def some(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -39,15 +41,19 @@ class Positions:
         ids, row, step = self.ids[which], self.row[which], self.step[which]
         return Positions(ids, row, step, some(self.logits), some(self.features), some(self.given), self.shape)
 
-    def with_logits(self, logits: Mapping[str, Tensor]) -> Positions:
+    def with_logits(self, logits: Mapping[str, Float[Tensor, "P V"]]) -> Positions:
         """The same positions with some roles' logits replaced."""
         return replace(self, logits={**self.logits, **logits}, _log_probs={})
 
-    def with_features(self, features: Mapping[str, Tensor]) -> Positions:
+    def with_features(self, features: Mapping[str, Float[Tensor, "P _f"]]) -> Positions:
         """The same positions with some roles' features replaced."""
         return replace(self, features={**self.features, **features}, _log_probs={})
 
-    def column(self, values: Tensor | float, name: str = "column") -> Tensor | float:
+    def column(
+        self,
+        values: Shaped[Tensor, ""] | Shaped[Tensor, "N"] | Shaped[Tensor, "N T"] | float,
+        name: str = "column",
+    ) -> Shaped[Tensor, ""] | Shaped[Tensor, "P"] | float:
         """What a per-batch quantity is at these positions: a number as it is, [N] by row, [N, T] by position.
 
         ValueError naming a column that is neither: a longer [T] would be read as [N] without a word.
@@ -58,7 +64,9 @@ class Positions:
             require_shape(name, values, self.shape[:1], self.shape)
         return values[self.row] if values.dim() == 1 else values[self.row, self.step]
 
-    def known(self, values: Tensor | float, name: str) -> Tensor:
+    def known(
+        self, values: Shaped[Tensor, ""] | Shaped[Tensor, "N"] | Shaped[Tensor, "N T"] | float, name: str
+    ) -> Shaped[Tensor, "P"]:
         """``column`` [P] as a tensor. ValueError naming the column and the place where it is NaN or +inf."""
         column = torch.as_tensor(self.column(values, name), device=self.ids.device).expand(self.ids.shape)
         bad = column.isnan() | (column == torch.inf)
@@ -68,7 +76,7 @@ class Positions:
             raise ValueError(f"{name} is {float(column[i])} at {where}, where it is read")
         return column
 
-    def divided(self, values: Tensor, temperature: Temperature) -> Tensor:
+    def divided(self, values: Float[Tensor, "P V"], temperature: Temperature) -> Float[Tensor, "P V"]:
         """[P, V] values over a temperature (number, [N], [N, T], or a function of these positions)."""
         if callable(temperature):
             with torch.no_grad():
@@ -80,7 +88,7 @@ class Positions:
             )
         return values if temperature == 1 else values / temperature
 
-    def log_probs(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Tensor:
+    def log_probs(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Float[Tensor, "P V"]:
         """[P, V] log-probs of ``role`` at a temperature (number, [N], [N, T] or a function of these positions).
 
         ValueError: the role handed over log-probs of the sampled tokens only.
@@ -94,7 +102,7 @@ class Positions:
             self._log_probs[key] = log_softmax(self.divided(self.logits[role], temperature))
         return self._log_probs[key]
 
-    def sampled(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Tensor:
+    def sampled(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Float[Tensor, "P"]:
         """[P] log-prob (nats) of the sampled token under ``role``; what a role of signal "sampled" handed over stands
         as it is, at the temperature at which it was measured."""
         if role not in self.logits and role in self.given:
@@ -110,11 +118,17 @@ def only_sampled(role: str) -> ValueError:
     )
 
 
-Temperature = float | Tensor | Callable[[Positions], Tensor]
+Temperature = (
+    float
+    | Float[Tensor, ""]
+    | Float[Tensor, "N"]
+    | Float[Tensor, "N T"]
+    | Callable[[Positions], Float[Tensor, "P"]]
+)
 """What logits are divided by: a number, [N], [N, T], or a function of the positions → [P], taken without gradient."""
 
 
-def log_softmax(logits: Tensor) -> Tensor:
+def log_softmax(logits: LogProbs) -> LogProbs:
     """Over the last dimension. Torch's own adds up in sequence on a CPU, which at V = 262k costs a digit."""
     shifted = logits - logits.detach().amax(-1, keepdim=True)
     return shifted.sub_(shifted.exp().sum(-1, keepdim=True).log())
@@ -127,7 +141,7 @@ class Quantity:
     It is measured where all of these see their view.
     """
 
-    function: Callable[[Positions], Tensor]
+    function: Callable[[Positions], Shaped[Tensor, "P"]]
     roles: tuple[str, ...] = (STUDENT,)
 
 
@@ -137,16 +151,16 @@ class Chunk:
     whole batch, and their tokens.
     """
 
-    place: Tensor
-    row: Tensor
-    step: Tensor
-    ids: Tensor
+    place: Int[Tensor, "P"]
+    row: Int[Tensor, "P"]
+    step: Int[Tensor, "P"]
+    ids: Int[Tensor, "P"]
 
-    def take(self, which: Tensor | slice) -> Chunk:
+    def take(self, which: Bool[Tensor, "P"] | Int[Tensor, "p"] | slice) -> Chunk:
         return Chunk(self.place[which], self.row[which], self.step[which], self.ids[which])
 
 
-def chunks(batch: ScoredBatch, select: Tensor, length: int) -> Iterator[Chunk]:
+def chunks(batch: ScoredBatch, select: Bool[Tensor, "P"], length: int) -> Iterator[Chunk]:
     """The positions where ``select`` [P] is True, ``length`` at a time, in the layout's order."""
     place = select.nonzero().squeeze(1)
     row, step = batch.layout.row[place], batch.layout.step[place]

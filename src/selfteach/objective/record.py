@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from selfteach.objective.batch import STUDENT, ScoredBatch
@@ -24,7 +25,7 @@ CHUNK_BYTES_ON_CUDA = 2**30
 
 def measure(
     batch: ScoredBatch, wanted: Mapping[str, Quantity], *, chunk_bytes: int | None = None
-) -> dict[str, Tensor]:
+) -> dict[str, Float[Tensor, "P"]]:
     """[P] columns over the batch's positions, without gradient (the statistics phase).
 
     NaN where a role that the quantity reads saw nothing. ValueError: the batch lacks a role.
@@ -48,8 +49,8 @@ class Recorder:
 
     def __init__(self, batch: ScoredBatch, watch: Mapping[str, Quantity]) -> None:
         self.batch, self.watch = batch, watch
-        self.columns: dict[str, Tensor] = {}
-        self.seen: dict[tuple[str, ...], Tensor | None] = {}
+        self.columns: dict[str, Float[Tensor, "P"]] = {}
+        self.seen: dict[tuple[str, ...], Bool[Tensor, "P"] | None] = {}
         for name, quantity in watch.items():
             self.column(name)
             if quantity.roles not in self.seen:
@@ -61,13 +62,13 @@ class Recorder:
         """The roles that the watched quantities read."""
         return list(dict.fromkeys(role for quantity in self.watch.values() for role in quantity.roles))
 
-    def column(self, name: str) -> Tensor:
+    def column(self, name: str) -> Float[Tensor, "P"]:
         if name not in self.columns:
             states = self.batch.roles[STUDENT].states
             self.columns[name] = states.new_full((len(self.batch.layout),), torch.nan, dtype=self.batch.dtype)
         return self.columns[name]
 
-    def put(self, name: str, chunk: Chunk, values: Tensor) -> None:
+    def put(self, name: str, chunk: Chunk, values: Shaped[Tensor, "p"]) -> None:
         column = self.column(name)
         column[chunk.place] = values.detach().to(column.dtype)
 
@@ -84,7 +85,7 @@ class Recorder:
             if len(where.place):
                 self.put(name, where, quantity.function(positions))
 
-    def watch_the_rest(self, visited: Tensor, chunk_bytes: int | None) -> None:
+    def watch_the_rest(self, visited: Bool[Tensor, "P"], chunk_bytes: int | None) -> None:
         """Measure at the positions [P] that no term has visited."""
         if not self.watch:
             return

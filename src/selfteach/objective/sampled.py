@@ -9,8 +9,10 @@ exponentiated (beyond, the value is constant and the gradient 0); nothing else i
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from selfteach.objective.axes import LogProbs
 from selfteach.objective.divergence import ReverseKL
 from selfteach.objective.support import Full, Support
 
@@ -18,7 +20,7 @@ LOG_RATIO_BOUND = 20.0
 FULL = Full()
 
 
-def k1(student: Tensor, teacher: Tensor) -> Tensor:
+def k1(student: Float[Tensor, "*P"], teacher: Float[Tensor, "*P"]) -> Float[Tensor, "*P"]:
     """log p(y) − log q(y). Value unbiased; gradient WRONG: as a loss it has mean zero and no trace of the
     teacher.
 
@@ -29,12 +31,12 @@ def k1(student: Tensor, teacher: Tensor) -> Tensor:
     return student - teacher.detach()
 
 
-def k2(student: Tensor, teacher: Tensor) -> Tensor:
+def k2(student: Float[Tensor, "*P"], teacher: Float[Tensor, "*P"]) -> Float[Tensor, "*P"]:
     """½ (log p(y) − log q(y))². Value biased; gradient unbiased: E_y[∇k2] = ∇KL(p ‖ q). Never negative."""
     return 0.5 * k1(student, teacher).square()
 
 
-def k3(student: Tensor, teacher: Tensor) -> Tensor:
+def k3(student: Float[Tensor, "*P"], teacher: Float[Tensor, "*P"]) -> Float[Tensor, "*P"]:
     """q/p − 1 − log(q/p) at y. Value unbiased and never negative; gradient WRONG for the reverse KL.
 
     E_y[∇k3] = ∇KL(q ‖ p): as a loss it is the forward KL (with the heavy tail of q/p).
@@ -43,7 +45,7 @@ def k3(student: Tensor, teacher: Tensor) -> Tensor:
     return _exp(-gap) - 1 + gap
 
 
-def policy_gradient(student: Tensor, advantage: Tensor) -> Tensor:
+def policy_gradient(student: Float[Tensor, "*P"], advantage: Float[Tensor, "*P"]) -> Float[Tensor, "*P"]:
     """−sg[A] · log p(y). The value means nothing; with A = ``distillation_advantage`` the gradient is
     unbiased.
 
@@ -53,18 +55,20 @@ def policy_gradient(student: Tensor, advantage: Tensor) -> Tensor:
     return -advantage.detach() * student
 
 
-def distillation_advantage(student: Tensor, teacher: Tensor) -> Tensor:
+def distillation_advantage(student: Float[Tensor, "*P"], teacher: Float[Tensor, "*P"]) -> Float[Tensor, "*P"]:
     """sg[log q(y) − log p(y)]: the per-token reward of on-policy distillation, no gradient."""
     _check_shapes(student, teacher=teacher)
     return (teacher - student).detach()
 
 
-def distillation(student: Tensor, teacher: Tensor) -> Tensor:
+def distillation(student: Float[Tensor, "*P"], teacher: Float[Tensor, "*P"]) -> Float[Tensor, "*P"]:
     """``policy_gradient`` with ``distillation_advantage``: E_y[∇] = ∇KL(p ‖ q); the value means nothing."""
     return policy_gradient(student, distillation_advantage(student, teacher))
 
 
-def control_variate(student_full: Tensor, teacher_full: Tensor, support: Support = FULL) -> Tensor:
+def control_variate(
+    student_full: LogProbs, teacher_full: LogProbs, support: Support = FULL
+) -> Float[Tensor, "*P"]:
     """KL(p ‖ q) from full log-probs [P, V] → [P], no gradient: minus the mean of ``distillation_advantage``.
 
     Add it to that advantage (card 32): the sum has mean zero and the same expected gradient. A ``support`` such as
@@ -75,7 +79,9 @@ def control_variate(student_full: Tensor, teacher_full: Tensor, support: Support
     return ReverseKL()(*support.restrict(student_full.detach(), teacher_full))
 
 
-def importance_ratio(student: Tensor, behavior: Tensor, truncate: float | None = None) -> Tensor:
+def importance_ratio(
+    student: Float[Tensor, "*P"], behavior: Float[Tensor, "*P"], truncate: float | None = None
+) -> Float[Tensor, "*P"]:
     """sg[min(p(y)/μ(y), ``truncate``)]: a weight, without gradient. Unbiased without truncation. ValueError:
     truncate ≤ 0.
     """
@@ -87,8 +93,12 @@ def importance_ratio(student: Tensor, behavior: Tensor, truncate: float | None =
 
 
 def clipped_surrogate(
-    student: Tensor, behavior: Tensor, advantage: Tensor, clip_low: float = 0.2, clip_high: float = 0.2
-) -> Tensor:
+    student: Float[Tensor, "*P"],
+    behavior: Float[Tensor, "*P"],
+    advantage: Float[Tensor, "*P"],
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+) -> Float[Tensor, "*P"]:
     """PPO's −min(r A, clamp(r, 1 − clip_low, 1 + clip_high) A), r = p(y)/μ(y), A detached.
 
     At p = μ the gradient is ``policy_gradient``'s. ValueError: a clip outside its range (0 ≤ clip_low ≤ 1, 0

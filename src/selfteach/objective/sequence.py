@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from selfteach.objective.positions import Positions
@@ -26,15 +27,15 @@ class SequenceTerm(OfSampledToken):
     a slope is not finite. Without units the loss is 0.
     """
 
-    unit: Tensor
-    sums: Tensor
-    function: Callable[[Tensor], Tensor]
+    unit: Int[Tensor, "N"] | Int[Tensor, "N T"]
+    sums: Float[Tensor, "U"]
+    function: Callable[[Float[Tensor, "U"]], Float[Tensor, ""]]
     tokens: int = 0
 
     placed: ClassVar[tuple[str, ...]] = ("unit", *OfSampledToken.placed)
 
-    value: Tensor = field(init=False, repr=False)
-    slope: Tensor = field(init=False, repr=False)
+    value: Float[Tensor, ""] = field(init=False, repr=False)
+    slope: Float[Tensor, "U"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.gate is not None or isinstance(self.weight, Tensor) or self.weight != 1.0:
@@ -44,7 +45,7 @@ class SequenceTerm(OfSampledToken):
         for name, content in settled.items():
             object.__setattr__(self, name, content)
 
-    def value_and_slope(self) -> tuple[Tensor, Tensor]:
+    def value_and_slope(self) -> tuple[Float[Tensor, ""], Float[Tensor, "U"]]:
         """(0-dim F, [U] ∂F/∂s), without gradient."""
         sums = self.sums.detach().clone().requires_grad_()
         if not len(sums):
@@ -56,10 +57,10 @@ class SequenceTerm(OfSampledToken):
             raise ValueError(f"term {self.name!r}: of these sums the function or its slope is not finite")
         return value.detach(), slope
 
-    def planned(self, chosen: Tensor) -> Term:
+    def planned(self, chosen: Bool[Tensor, "N T"]) -> Term:
         return replace(self, tokens=int(chosen.sum()))
 
-    def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
+    def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         slope = self.slope[torch.as_tensor(at.column(self.unit, "unit"))].to(log_prob.dtype)
         share = self.value.to(log_prob.dtype) / self.tokens
         return share + slope * (log_prob - log_prob.detach())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selfteach.objective.aggregate import refuse_nan
@@ -11,14 +12,14 @@ from selfteach.objective.aggregate import refuse_nan
 _ROUNDING = 1e-9
 
 
-def capped(marked: Tensor, mask: Tensor, share: float) -> Tensor:
+def capped(marked: Bool[Tensor, "N T"], mask: Bool[Tensor, "N T"], share: float) -> Bool[Tensor, "N T"]:
     """[N, T] bool: of each rollout's ``marked`` [N, T] tokens the first ⌊share · |y|⌋, |y| written tokens (card 04)."""
     _require_share(share)
     kept = marked & mask
     return kept & (kept.cumsum(dim=1) <= (share * mask.sum(dim=1, keepdim=True) + _ROUNDING).floor())
 
 
-def scattered(mask: Tensor, share: float, seed: int) -> Tensor:
+def scattered(mask: Bool[Tensor, "N T"], share: float, seed: int) -> Bool[Tensor, "N T"]:
     """[N, T] bool: ⌊share · |y|⌋ of each rollout's written tokens, each as likely as any other (card 04's ablation).
 
     A pure function of ``seed`` and of how much each rollout wrote: padding does not move it.
@@ -33,7 +34,9 @@ def scattered(mask: Tensor, share: float, seed: int) -> Tensor:
     return chosen
 
 
-def row_top(column: Tensor, over: Tensor, most: int | float) -> Tensor:
+def row_top(
+    column: Float[Tensor, "N T"], over: Bool[Tensor, "N T"], most: int | float
+) -> Bool[Tensor, "N T"]:
     """[N, T] bool: of each row's positions in ``over`` the ``most`` (int) of highest ``column`` [N, T], or of its |y|
     such positions the ⌊most · |y|⌋ highest (float). Of equals the earlier. ValueError: NaN at a position in ``over``.
     """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from selfteach.objective import advantage
 from selfteach.objective.aggregate import mean_by, quantile_over, sum_by
+from selfteach.objective.axes import LogProbs
 from selfteach.objective.batch import STUDENT, ScoredBatch
 from selfteach.objective.columns import Columns, by_position
 from selfteach.objective.divergence import Divergence
@@ -22,7 +23,7 @@ from selfteach.objective.spans import row_top
 from selfteach.objective.support import Full, Support
 from selfteach.objective.uniform import uniform
 
-Measure = Callable[[Mapping[str, Quantity]], dict[str, Tensor]]
+Measure = Callable[[Mapping[str, Quantity]], dict[str, Float[Tensor, "N T"]]]
 """Quantities by name → [N, T] columns over the whole batch, NaN where they were not measured."""
 
 
@@ -48,8 +49,8 @@ class Statistics:
         temperature: float,
         roles: Sequence[str],
         measure: Measure,
-        rows: Tensor | None = None,
-        old: Mapping[str, Tensor] | None = None,
+        rows: Bool[Tensor, "N"] | None = None,
+        old: Mapping[str, Float[Tensor, "N T"]] | None = None,
         seed: int = 0,
         record: bool = False,
     ) -> None:
@@ -61,25 +62,41 @@ class Statistics:
         self.mask = columns.mask & self.rows.unsqueeze(1)
         self.metrics: dict[str, float] = {}
         self._measure, self._old = measure, old
-        self._cache: dict[str, Tensor] = {}
+        self._cache: dict[str, Float[Tensor, "N T"]] = {}
 
     @classmethod
-    def of(cls, batch: ScoredBatch, *, step: int = 0, temperature: float = 1.0, **options: Any) -> Statistics:
-        """The statistics of a batch that is whole, measured on its own states. ``options``: ``rows``, ``old``, ``seed``
-        and ``roles`` (by default all that gave states or log-probs)."""
+    def of(
+        cls,
+        batch: ScoredBatch,
+        *,
+        step: int = 0,
+        temperature: float = 1.0,
+        roles: Sequence[str] | None = None,
+        rows: Bool[Tensor, "N"] | None = None,
+        old: Mapping[str, Float[Tensor, "N T"]] | None = None,
+        seed: int = 0,
+    ) -> Statistics:
+        """The statistics of a batch that is whole, measured on its own states. ``roles``: by default all that gave
+        states or log-probs."""
 
-        def measured(wanted: Mapping[str, Quantity]) -> dict[str, Tensor]:
+        def measured(wanted: Mapping[str, Quantity]) -> dict[str, Float[Tensor, "N T"]]:
             return {name: batch.spread(values) for name, values in measure(batch, wanted).items()}
 
-        roles = options.pop("roles", [*batch.roles, *batch.columns.log_probs])
         return cls(
-            batch.columns, step=step, temperature=temperature, roles=roles, measure=measured, **options
+            batch.columns,
+            step=step,
+            temperature=temperature,
+            roles=[*batch.roles, *batch.columns.log_probs] if roles is None else roles,
+            measure=measured,
+            rows=rows,
+            old=old,
+            seed=seed,
         )
 
     # --- what the batch says -------------------------------------------------------------------------------------
 
     @property
-    def ids(self) -> Tensor:
+    def ids(self) -> Int[Tensor, "N T"]:
         return self.columns.ids
 
     @property
@@ -88,12 +105,12 @@ class Statistics:
         return self.columns.dtype
 
     @property
-    def group(self) -> Tensor:
+    def group(self) -> Int[Tensor, "N"]:
         """[N] rows of one prompt share a number."""
         return required(self.columns.group, "group")
 
     @property
-    def reward(self) -> Tensor:
+    def reward(self) -> Float[Tensor, "N"]:
         """[N]. ValueError if one is NaN or infinite."""
         reward = required(self.columns.reward, "reward")
         if not reward.isfinite().all():
@@ -101,41 +118,41 @@ class Statistics:
         return reward
 
     @property
-    def correct(self) -> Tensor:
+    def correct(self) -> Bool[Tensor, "N"]:
         """[N] bool: reward ≥ 0.5, as ``Grade.correct`` has it. A recipe of another threshold reads ``reward``."""
         return self.reward >= 0.5
 
     @property
-    def turn(self) -> Tensor:
+    def turn(self) -> Int[Tensor, "N T"]:
         """[N, T] long."""
         return required(self.columns.turn, "turn")
 
     @property
-    def pair(self) -> Tensor:
+    def pair(self) -> Int[Tensor, "N"]:
         """[N] long: the row that this one is preferred to, −1 where there is none; of the update's rows."""
         return required(self.columns.pair, "pair").masked_fill(~self.rows, -1)
 
     @property
-    def length(self) -> Tensor:
+    def length(self) -> Int[Tensor, "N"]:
         """[N] long: written tokens."""
         return self.columns.mask.sum(dim=1)
 
     @property
-    def relative_position(self) -> Tensor:
+    def relative_position(self) -> Float[Tensor, "N T"]:
         """[N, T] (t − ½)/|y| of the t-th (from 1) written token of a rollout; 0 where it wrote none (card 02)."""
         written = self.columns.mask
         nth = written.cumsum(dim=1).to(self.dtype) - 0.5
         return torch.where(written, nth / self.length.clamp(min=1).unsqueeze(1), 0.0)
 
-    def mark(self, name: str) -> Tensor:
+    def mark(self, name: str) -> Bool[Tensor, "N T"]:
         """[N, T] bool: the written tokens that carry this mark."""
         return _named(self.columns.marks, "marks", name) & self.mask
 
-    def number(self, name: str) -> Tensor:
+    def number(self, name: str) -> Real[Tensor, "N"] | Real[Tensor, "N T"]:
         """[N] or [N, T]: a number somebody put beside the rows or tokens."""
         return _named(self.columns.numbers, "numbers", name)
 
-    def origin(self, name: str) -> Tensor:
+    def origin(self, name: str) -> Bool[Tensor, "N"]:
         """[N] bool: the rows that ``name`` wrote."""
         if self.columns.origin is None:
             raise ValueError("the batch has no column 'origin', which is read")
@@ -143,7 +160,7 @@ class Statistics:
             [one == name for one in self.columns.origin], dtype=torch.bool, device=self.ids.device
         )
 
-    def special(self, name: str) -> Tensor:
+    def special(self, name: str) -> Bool[Tensor, "N T"]:
         """[N, T] bool: the tokens with the id of this name, such as "eos"."""
         if name not in self.columns.special:
             raise ValueError(
@@ -151,13 +168,13 @@ class Statistics:
             )
         return self.ids == self.columns.special[name]
 
-    def seen(self, role: str) -> Tensor:
+    def seen(self, role: str) -> Bool[Tensor, "N T"]:
         """[N, T] bool: the update's written tokens at which ``role`` sees its view; none if it is not scored."""
         if role not in (STUDENT, *self.roles):
             return torch.zeros_like(self.mask)
         return self.columns.seen((role,)) & self.mask
 
-    def available(self, role: str) -> Tensor:
+    def available(self, role: str) -> Bool[Tensor, "N"]:
         """[N] bool: the rows in which ``role`` sees its view somewhere; none if it is not scored at this step."""
         everywhere = torch.ones_like(self.rows)
         if role not in (STUDENT, *self.roles):
@@ -167,20 +184,20 @@ class Statistics:
 
     # --- what is measured on logits ------------------------------------------------------------------------------
 
-    def log_prob(self, role: str = STUDENT) -> Tensor:
+    def log_prob(self, role: str = STUDENT) -> Float[Tensor, "N T"]:
         """[N, T] log-prob (nats) of the sampled tokens under a role."""
         if role in self.columns.log_probs:
             return torch.where(self.seen(role), self.columns.log_probs[role], torch.nan)
         return self._standard(f"log_prob/{role}")
 
-    def old_log_prob(self, role: str = STUDENT) -> Tensor:
+    def old_log_prob(self, role: str = STUDENT) -> Float[Tensor, "N T"]:
         """[N, T] the same, measured before the first update of this batch."""
         if self._old is None:
             return self.log_prob(role)
         return torch.where(self.seen(role), _named(self._old, "old_log_probs", role), torch.nan)
 
     @property
-    def behavior_log_prob(self) -> Tensor:
+    def behavior_log_prob(self) -> Float[Tensor, "N T"]:
         """[N, T] log-prob (nats) of the sampled tokens under the policy that wrote them, the denominator of PPO's
         ratio: as recorded (NaN where nobody knows it, which a term refuses), else ``old_log_prob``."""
         return self.old_log_prob() if self.columns.behavior is None else self.columns.behavior
@@ -192,29 +209,29 @@ class Statistics:
             return None
         return ImportanceRatio(self.behavior_log_prob, cap, self.temperature)
 
-    def entropy(self, role: str = STUDENT) -> Tensor:
+    def entropy(self, role: str = STUDENT) -> Float[Tensor, "N T"]:
         """[N, T] entropy (nats) of a role's next-token distribution."""
         return self._standard(f"entropy/{role}")
 
     def divergence(
         self, role: str, divergence: Divergence, support: Support | None = None, of: str = STUDENT
-    ) -> Tensor:
+    ) -> Float[Tensor, "N T"]:
         """[N, T] a divergence (nats) of ``of``, the side that the divergence calls student, from ``role``."""
         cut = support or Full()
 
-        def function(at: Positions) -> Tensor:
+        def function(at: Positions) -> Float[Tensor, "P"]:
             sides = (at.log_probs(one, self.temperature) for one in (of, role))
             return divergence.unrefused(*cut.restrict(*sides))
 
         return self.column(f"divergence/{of}/{role}/{divergence}/{cut}", Quantity(function, (of, role)))
 
-    def column(self, name: str, quantity: Quantity) -> Tensor:
+    def column(self, name: str, quantity: Quantity) -> Float[Tensor, "N T"]:
         """[N, T] any quantity of one position's logits; ``name`` identifies it, so that it is measured once."""
         if name not in self._cache:
             self._keep({name: quantity})
         return self._cache[name]
 
-    def _standard(self, name: str) -> Tensor:
+    def _standard(self, name: str) -> Float[Tensor, "N T"]:
         if name not in self._cache:
             scored = [one for one in self.roles if one not in self.columns.log_probs]
             self._keep(standard_columns(scored, self.temperature))
@@ -232,17 +249,21 @@ class Statistics:
 
     # --- what is made of columns ---------------------------------------------------------------------------------
 
-    def sequence_mean(self, column: Tensor, among: Tensor | None = None) -> Tensor:
+    def sequence_mean(
+        self, column: Float[Tensor, "N T"], among: Bool[Tensor, "N T"] | None = None
+    ) -> Float[Tensor, "N"]:
         """[N, T] → [N]: each rollout's mean over its written tokens that ``among`` [N, T] selects (None: all), such as
         those that a role has ``seen``; 0 of none."""
         over = self.mask if among is None else self.mask & among
         return torch.where(over, column, 0.0).sum(dim=1) / over.sum(dim=1).clamp(min=1)
 
-    def turn_mean(self, column: Tensor) -> Tensor:
+    def turn_mean(self, column: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
         """[N, T] → [N, T]: each written token gets the mean over those of its turn; NaN elsewhere."""
         return mean_by(units(self.columns, "turn"), column, self.mask)
 
-    def unit_sum(self, unit: Tensor, role: str = STUDENT) -> Tensor:
+    def unit_sum(
+        self, unit: Int[Tensor, "N"] | Int[Tensor, "N T"], role: str = STUDENT
+    ) -> Float[Tensor, "U"]:
         """[U] log-prob (nats) of each unit's tokens under a role.
 
         ``unit`` [N] or [N, T] long says to which unit a token belongs, counted from 0 (−1: to none). NaN
@@ -251,7 +272,9 @@ class Statistics:
         places = by_position(unit).expand(self.ids.shape)
         return sum_by(places, self.log_prob(role), self.columns.mask)
 
-    def quantile(self, column: Tensor, q: float, among: Tensor | None = None) -> Tensor:
+    def quantile(
+        self, column: Float[Tensor, "*N"], q: float, among: Bool[Tensor, "*N"] | None = None
+    ) -> Float[Tensor, ""]:
         """0-dim: the q-quantile of [N] over the update's rows, or of [N, T] over its written tokens.
 
         ``among``, a mask of the same shape, selects further. NaN of no entries. ValueError for NaN among them, and of a
@@ -265,32 +288,40 @@ class Statistics:
         over = self.rows if column.dim() == 1 else self.mask
         return quantile_over(column, q, over if among is None else over & among)
 
-    def row_top(self, column: Tensor, most: int | float, among: Tensor | None = None) -> Tensor:
+    def row_top(
+        self, column: Float[Tensor, "N T"], most: int | float, among: Bool[Tensor, "N T"] | None = None
+    ) -> Bool[Tensor, "N T"]:
         """[N, T] bool: each row's ``most`` (int: tokens, float: share of them) written tokens of highest ``column``.
 
         ``among`` [N, T]: only of these. Of equals the earlier. ValueError for NaN among them.
         """
         return row_top(column, self.mask if among is None else self.mask & among, most)
 
-    def group_sum(self, values: Tensor, among: Tensor | None = None) -> Tensor:
+    def group_sum(
+        self, values: Float[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
+    ) -> Float[Tensor, "N"]:
         """[N] → [N]: the sum over the rows of each group that ``among`` [N] selects (None: all)."""
         return advantage.group_sum(values, self.group, among)
 
-    def group_mean(self, values: Tensor, among: Tensor | None = None) -> Tensor:
+    def group_mean(
+        self, values: Float[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
+    ) -> Float[Tensor, "N"]:
         """[N] → [N]: their mean; NaN where there are none."""
         return advantage.group_mean(values, self.group, among)
 
-    def group_std(self, values: Tensor, among: Tensor | None = None) -> Tensor:
+    def group_std(
+        self, values: Float[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
+    ) -> Float[Tensor, "N"]:
         """[N] → [N]: their sample standard deviation; 0 of one row, NaN of none."""
         return advantage.group_std(values, self.group, among)
 
-    def random(self, name: str) -> Tensor:
+    def random(self, name: str) -> Float[Tensor, "N T"]:
         """[N, T] uniform in [0, 1): a pure function of seed, step, name, row and position, equal for any split."""
         key = f"{self.seed} {self.step} {name}"
         rows, steps = self.ids.shape
         return uniform(key, rows, steps, self.dtype, self.ids.device)
 
-    def report(self, name: str, value: float | Tensor) -> None:
+    def report(self, name: str, value: float | Real[Tensor, ""]) -> None:
         """Put a number into the step's metrics."""
         self.metrics[name] = float(value)
 
@@ -305,14 +336,15 @@ def standard_columns(roles: Sequence[str], temperature: float) -> dict[str, Quan
     return columns
 
 
-def role_entropy(at: Positions, role: str = STUDENT, temperature: float = 1.0) -> Tensor:
+def role_entropy(at: Positions, role: str = STUDENT, temperature: float = 1.0) -> Float[Tensor, "P"]:
     """[P] entropy (nats) of a role's next-token distribution."""
     return entropy(at.log_probs(role, temperature))
 
 
-def entropy(log_probs: Tensor) -> Tensor:
+def entropy(log_probs: LogProbs) -> Float[Tensor, "*P"]:
     """[..., V] log-probs → [...] entropy in nats; an excluded token (−inf) adds nothing."""
-    return torch.special.entr(log_probs.exp()).sum(dim=-1)
+    summands: Tensor = torch.special.entr(log_probs.exp())
+    return summands.sum(dim=-1)
 
 
 def _named(columns: Mapping[str, Tensor], kind: str, name: str) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from selfteach.objective.batch import STUDENT, Scored, ScoredBatch, accumulation
@@ -22,8 +23,8 @@ class Sums:
 
     batch: ScoredBatch
     trained: tuple[tuple[str, str], ...]
-    tensors: tuple[Tensor, ...]
-    gradients: tuple[Tensor, ...]
+    tensors: tuple[Float[Tensor, "..."], ...]
+    gradients: tuple[Float[Tensor, "..."], ...]
 
     @classmethod
     def of(cls, batch: ScoredBatch, terms: Sequence[Term]) -> Sums:
@@ -49,18 +50,18 @@ class Sums:
         """The roles whose features get one."""
         return [role for kind, role in self.trained if kind == "features"]
 
-    def sum_of(self, tensor: Tensor | None) -> Tensor | None:
+    def sum_of(self, tensor: Float[Tensor, "*axes"] | None) -> Float[Tensor, "*axes"] | None:
         """The sum that belongs to a tensor; None if it wants no gradient."""
         return next((g for t, g in zip(self.tensors, self.gradients, strict=True) if t is tensor), None)
 
-    def pull_back(self, role: str, place: Tensor, gradient: Tensor) -> None:
+    def pull_back(self, role: str, place: Int[Tensor, "p"], gradient: Float[Tensor, "p V"]) -> None:
         """Add what the [p, V] gradient before the soft-cap at positions ``place`` gives a role's states and head."""
         scored = self.batch.roles[role]
         sums = [self.sum_of(t) for t in scored.head.tensors]
         states = scored.head.pull_back(gradient, scored.states.detach()[place], sums)
         _add_at(self.sum_of(scored.states), place, states)
 
-    def add_features(self, role: str, place: Tensor, gradient: Tensor) -> None:
+    def add_features(self, role: str, place: Int[Tensor, "p"], gradient: Float[Tensor, "p f"]) -> None:
         """Add the [p, f] gradient in a role's features at positions ``place``."""
         _add_at(self.sum_of(self.batch.roles[role].features), place, gradient)
 

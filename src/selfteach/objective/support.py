@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from selfteach.objective.axes import Entries, LogProbs
 from selfteach.objective.divergence import NEVER, check_log_probs
 
 Chooser = Literal["teacher", "student", "union", "intersection"]
@@ -23,7 +25,7 @@ Tail = Literal["bucket", "renormalize", "drop"]
 class Full:
     """The whole vocabulary, exact: the reference every other support approximates."""
 
-    def restrict(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def restrict(self, student: LogProbs, teacher: LogProbs) -> tuple[LogProbs, LogProbs]:
         """[..., V] log-probs, twice → the same. ValueError: shapes or types differ."""
         check_log_probs(student, teacher)
         return student, teacher
@@ -58,12 +60,12 @@ class TopK:
             raise ValueError(f"k must be at least 1, got {self.k}")
         if self.of not in get_args(Chooser):
             raise ValueError(f"of must be one of {', '.join(get_args(Chooser))}, got {self.of!r}")
-        if self.tail == "stop-gradient":
+        if str(self.tail) == "stop-gradient":
             raise ValueError("tail='stop-gradient' is spelled ReverseKL(detach_ratio=True) with tail='drop'")
         if self.tail not in get_args(Tail):
             raise ValueError(f"tail must be one of {', '.join(get_args(Tail))}, got {self.tail!r}")
 
-    def restrict(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def restrict(self, student: LogProbs, teacher: LogProbs) -> tuple[Entries, Entries]:
         """[..., V] log-probs, twice → [..., K'] log-probs, twice; K' = min(k, V) (twice that for a union), one
         more with a bucket.
 
@@ -71,7 +73,7 @@ class TopK:
         """
         ids, kept, inside = self.select(student, teacher)
 
-        def restricted(log_probs: Tensor) -> Tensor:
+        def restricted(log_probs: LogProbs) -> Entries:
             chosen = log_probs.gather(-1, ids).masked_fill(~kept, NEVER)
             if self.tail == "bucket":
                 return torch.cat([chosen, _log_sum(log_probs.masked_fill(inside, NEVER))], dim=-1)
@@ -82,7 +84,9 @@ class TopK:
         return restricted(student), restricted(teacher)
 
     @torch.no_grad()
-    def select(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def select(
+        self, student: LogProbs, teacher: LogProbs
+    ) -> tuple[Int[Tensor, "*P K"], Bool[Tensor, "*P K"], Bool[Tensor, "*P V"]]:
         """(ids [..., K'] of the candidates, which of them count [..., K'], the set as a mask [..., V]).
 
         A union lists the student's ids, then the teacher's, of which those already listed do not count.

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from selfteach.objective.axes import LogProbs
 from selfteach.objective.divergence import NEVER, check_log_probs
 
 
@@ -31,20 +32,20 @@ class Target(Protocol):
     def elementwise(self) -> bool:
         """Whether a token's target needs that token's log-probs alone, so that V may be any part of the vocabulary."""
 
-    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
         """[..., V] log-probs of the trained role and of the others by name → [..., V], no gradient.
 
         ValueError: a role is missing, shapes or types differ, a log-linear target has no token left.
         """
 
 
-Rule = Callable[[Any, Tensor, Mapping[str, Tensor]], Tensor]
+_Rule = Callable[[Any, LogProbs, Mapping[str, LogProbs]], LogProbs]
 
 
-def _on_checked_input(rule: Rule) -> Rule:
+def _on_checked_input(rule: _Rule) -> _Rule:
     @wraps(rule)
     @torch.no_grad()
-    def log_probs(self: Target, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self: Target, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
         for name in self.names:
             if name not in roles:
                 raise ValueError(f"roles lack {name!r}, which {self} needs; there are {sorted(roles)}")
@@ -66,7 +67,7 @@ class FromRole:
         return (self.name,)
 
     @_on_checked_input
-    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
         return roles[self.name].detach()
 
 
@@ -94,7 +95,7 @@ class Mixture(_Pool):
     elementwise: ClassVar[bool] = True
 
     @_on_checked_input
-    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
         return _log_mean((roles[name], weight) for name, weight in self.weights.items())
 
 
@@ -112,7 +113,7 @@ class GeometricMean(_Pool):
         return not self.renormalize
 
     @_on_checked_input
-    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
         product = _log_product((roles[name], weight) for name, weight in self.weights.items())
         return _normalized(product) if self.renormalize else product
 
@@ -138,7 +139,7 @@ class Extrapolation:
         return (self.teacher, self.reference)
 
     @_on_checked_input
-    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
         reference, teacher = roles[self.reference], roles[self.teacher]
         return _normalized(_log_product([(reference, 1 - self.strength), (teacher, self.strength)]))
 
@@ -165,7 +166,7 @@ class TrustRegion:
         return (self.teacher, self.reference)
 
     @_on_checked_input
-    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
         reference, teacher = roles[self.reference], roles[self.teacher]
         return _normalized(_log_product([(reference, 1 - self.rate), (teacher, self.rate)]))
 
@@ -197,7 +198,7 @@ class AdvantageTilted:
         return tuple(dict.fromkeys(name for name in given if name is not None))
 
     @_on_checked_input
-    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
         power: dict[str | None, float] = {self.base: 1.0}
         power[self.teacher] = power.get(self.teacher, 0.0) + 1 / self.temperature
         power[self.baseline] = power.get(self.baseline, 0.0) - 1 / self.temperature
@@ -223,7 +224,7 @@ class StudentMix:
         return (self.name,)
 
     @_on_checked_input
-    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
         return _log_mean([(own, 1 - self.share), (roles[self.name], self.share)])
 
 
@@ -257,13 +258,13 @@ class Consensus:
         return not self.renormalize
 
     @_on_checked_input
-    def log_probs(self, own: Tensor, roles: Mapping[str, Tensor]) -> Tensor:
+    def log_probs(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
         consensus, residual, gate = self.parts(own, roles)
         target = torch.where(consensus == NEVER, NEVER, consensus + gate * residual)
         return _normalized(target) if self.renormalize else target
 
     @torch.no_grad()
-    def parts(self, own: Tensor, roles: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def parts(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> tuple[LogProbs, LogProbs, LogProbs]:
         """(log q_G, J, λ), each [..., V]. Limits: J = 0, λ = 0 where a view gives 0; λ = 1 where only the
         trained role does.
         """

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from selfteach.objective import sampled
@@ -27,7 +28,7 @@ from selfteach.objective.target import Target
 Signal = Literal["full", "sampled", "features"]
 
 
-def of_the_recipe(at: Positions) -> Tensor:
+def of_the_recipe(at: Positions) -> Float[Tensor, "P"]:
     """The temperature of a term that names none: its recipe's (``Term.tempered``); 1 of a term without a recipe."""
     return torch.ones(len(at.ids), device=at.ids.device)
 
@@ -50,9 +51,9 @@ class Term(ABC):
 
     name: str
     role: str = STUDENT
-    weight: Tensor | float = 1.0
-    where: Tensor | None = None
-    mean_over: Reduction | Divisor | Tensor | float = "tokens"
+    weight: Real[Tensor, ""] | Real[Tensor, "N"] | Real[Tensor, "N T"] | float = 1.0
+    where: Bool[Tensor, "N"] | Bool[Tensor, "N T"] | None = None
+    mean_over: Reduction | Divisor | Bool[Tensor, "N T"] | float = "tokens"
     coefficient: float = 1.0
     gate: Gate | None = None
     informed_by: Mapping[str, Signal] = field(default_factory=dict)
@@ -87,15 +88,15 @@ class Term(ABC):
             return self
         return replace(self, temperature=temperature)  # type: ignore[call-arg]
 
-    def planned(self, chosen: Tensor) -> Term:
+    def planned(self, chosen: Bool[Tensor, "N T"]) -> Term:
         """The term once it is known which tokens [N, T] it selects over the whole batch."""
         return self
 
     @abstractmethod
-    def token_loss(self, at: Positions) -> Tensor:
+    def token_loss(self, at: Positions) -> Float[Tensor, "P"]:
         """[P] loss of each position in nats, differentiable in the role's logits (or features)."""
 
-    def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor] | None:
+    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]] | None:
         """([P] ``token_loss``, [P, V] its gradient in the role's logits) in closed form, called without
         gradient; None (the default): there is none, autograd is to find it.
         """
@@ -122,11 +123,11 @@ class Match(Term):
     def own_reads(self) -> Mapping[str, Signal]:
         return dict.fromkeys((self.role, *self.target.names), "full")
 
-    def token_loss(self, at: Positions) -> Tensor:
+    def token_loss(self, at: Positions) -> Float[Tensor, "P"]:
         loss = self.divergence(*self.support.restrict(*own_and_target(self, at)))
         return loss if self.ceiling is None else loss.clamp(max=self.ceiling)
 
-    def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor] | None:
+    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]] | None:
         if not isinstance(self.support, Full):
             return None
         loss, gradient = self.divergence.value_and_logit_gradient(*own_and_target(self, at))
@@ -147,13 +148,13 @@ class OfSampledToken(Term):
         return {self.role: "sampled"}
 
     @abstractmethod
-    def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
+    def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         """[P] losses, differentiable in the role's log-probs [P] of the sampled tokens."""
 
-    def token_loss(self, at: Positions) -> Tensor:
+    def token_loss(self, at: Positions) -> Float[Tensor, "P"]:
         return self.sampled_loss(at.sampled(self.role, self.temperature), at)
 
-    def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor]:
+    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]]:
         log_prob = at.sampled(self.role, self.temperature).requires_grad_()
         with torch.enable_grad():
             loss = self.sampled_loss(log_prob, at)
@@ -175,7 +176,7 @@ class Sampled(OfSampledToken):
     """
 
     target: Target
-    function: Callable[[Tensor, Tensor], Tensor] = sampled.distillation
+    function: Callable[[Float[Tensor, "P"], Float[Tensor, "P"]], Float[Tensor, "P"]] = sampled.distillation
     target_temperature: Temperature | None = None
     control_variate: Support | None = None
 
@@ -185,7 +186,7 @@ class Sampled(OfSampledToken):
         signal: Signal = "sampled" if alone else "full"
         return dict.fromkeys((self.role, *self.target.names), signal)
 
-    def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
+    def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         if self.control_variate is None:
             return self.function(log_prob, self.sampled_target(log_prob, at))
         own, target = own_and_target(self, at)
@@ -193,7 +194,7 @@ class Sampled(OfSampledToken):
         baseline = sampled.control_variate(own, target, self.control_variate)
         return self.function(log_prob, theirs) + sampled.policy_gradient(log_prob, baseline)
 
-    def sampled_target(self, log_prob: Tensor, at: Positions) -> Tensor:
+    def sampled_target(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         """[P] log target(y), from the sampled tokens alone where the target allows it."""
         if not self.target.elementwise:
             return own_and_target(self, at)[1].gather(-1, at.ids.unsqueeze(-1)).squeeze(-1)
@@ -214,8 +215,8 @@ class PolicyGradient(OfSampledToken):
     either is NaN or +inf at a selected token.
     """
 
-    advantage: Tensor
-    behavior: Tensor | None = None
+    advantage: Float[Tensor, "N"] | Float[Tensor, "N T"]
+    behavior: Float[Tensor, "N T"] | None = None
     clip: tuple[float, float] | None = None
 
     placed: ClassVar[tuple[str, ...]] = (*OfSampledToken.placed, "advantage", "behavior")
@@ -224,7 +225,7 @@ class PolicyGradient(OfSampledToken):
         if self.clip is not None and self.behavior is None:
             raise ValueError("clip needs behavior: the ratio to clip is policy over behavior")
 
-    def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
+    def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         advantage = at.known(self.advantage, "advantage").to(log_prob.dtype)
         if self.clip is None or self.behavior is None:
             return sampled.policy_gradient(log_prob, advantage)
@@ -236,7 +237,7 @@ class PolicyGradient(OfSampledToken):
 class NegativeLogLikelihood(OfSampledToken):
     """−log π of each token: supervised fine-tuning, or likelihood of the policy's own good answers."""
 
-    def sampled_loss(self, log_prob: Tensor, at: Positions) -> Tensor:
+    def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         return -log_prob
 
 
@@ -250,12 +251,12 @@ class Entropy(Term):
     temperature: Temperature = of_the_recipe
     penalty: bool = False
 
-    def token_loss(self, at: Positions) -> Tensor:
+    def token_loss(self, at: Positions) -> Float[Tensor, "P"]:
         log_probs = at.log_probs(self.role, self.temperature)
         weighted = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)
         return -weighted.sum(-1) if self.penalty else weighted.sum(-1)
 
-    def logit_gradient(self, at: Positions) -> tuple[Tensor, Tensor]:
+    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]]:
         log_probs = at.log_probs(self.role, self.temperature)
         chance = log_probs.exp()
         weighted = chance * log_probs.masked_fill(log_probs == -torch.inf, 0.0)
@@ -264,7 +265,7 @@ class Entropy(Term):
         return (-loss, -gradient) if self.penalty else (loss, gradient)
 
 
-def own_and_target(term: Match | Sampled, at: Positions) -> tuple[Tensor, Tensor]:
+def own_and_target(term: Match | Sampled, at: Positions) -> tuple[Float[Tensor, "P V"], Float[Tensor, "P V"]]:
     """([P, V] the role's log-probs with gradient, [P, V] target log-probs without)."""
     temperature = _target_temperature(term)
     own = at.log_probs(term.role, term.temperature)

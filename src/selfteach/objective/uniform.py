@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 _STEPS = (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
-def uniform(key: str, rows: int, steps: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def uniform(
+    key: str, rows: int, steps: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "N T"]:
     """[rows, steps] numbers uniform in [0, 1), each a hash of (``key``, row, step).
 
     A counter through SplitMix64 (Steele, Lea, Flood 2014), its top bits as many as ``dtype`` holds below 1.

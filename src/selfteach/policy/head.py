@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
 from peft.utils.other import ModulesToSaveWrapper
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from selfteach.errors import UserError
@@ -37,7 +38,9 @@ def output_head(model: nn.Module, vocabulary: int | None = None, *, mixed: bool 
     return Head(weight, bias, lora, _scale(config), _softcap(config), vocabulary, half)
 
 
-def _linear(layer: nn.Module | None, owner: str) -> tuple[torch.Tensor, torch.Tensor | None, LowRank | None]:
+def _linear(
+    layer: nn.Module | None, owner: str
+) -> tuple[Float[Tensor, "V d"], Float[Tensor, "V"] | None, LowRank | None]:
     if isinstance(layer, ModulesToSaveWrapper):
         trained = layer.modules_to_save[layer.active_adapters[0]]
         layer = layer.original_module if layer.disable_adapters else trained
@@ -108,9 +111,10 @@ def exact_logits(model: nn.Module) -> Iterator[None]:
         output_head(model, mixed=True), scale=1.0, softcap=None
     )  # the model applies these itself, to what it gets
 
-    def forward(hidden: torch.Tensor) -> torch.Tensor:
+    def forward(hidden: Float[Tensor, "*P d"]) -> Float[Tensor, "*P V"]:
         with torch.autocast(hidden.device.type, enabled=False):
-            return head.logits(hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1])
+            logits: Tensor = head.logits(hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1])
+        return logits
 
     own = layer.forward
     layer.forward = forward

@@ -219,7 +219,8 @@ def _merged_adapter(folder: str, dtype: str, source: dict[str, Any]) -> PreTrain
         )
     network = _network(base, dtype, {**source, "revision": None})
     with _blaming(folder):
-        return peft.PeftModel.from_pretrained(network, folder).merge_and_unload()
+        merged: PreTrainedModel = peft.PeftModel.from_pretrained(network, folder).merge_and_unload()
+    return merged
 
 
 def _tokenizer(model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache
 
@@ -130,16 +131,16 @@ class _Reader:
         )
         self.cache: Cache | None = None
 
-    def prompts(self) -> Tensor:
+    def prompts(self) -> Float[Tensor, "rows V"]:
         """[rows, V] logits of each row's first token."""
         return self._read(self.ids)
 
-    def token(self, token: Tensor) -> Tensor:
+    def token(self, token: Int[Tensor, "N"]) -> Float[Tensor, "rows V"]:
         """[rows, V] logits of what follows the sequences' new tokens [N]; rows stand context by context."""
         self.attended = torch.cat([self.attended, torch.ones_like(self.attended[:, :1])], dim=1)
         return self._read(token.repeat(len(self.ids) // len(token))[:, None])
 
-    def _read(self, ids: Tensor) -> Tensor:
+    def _read(self, ids: Int[Tensor, "rows L"]) -> Float[Tensor, "rows V"]:
         place = (self.attended.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         with self.in_place() as policy:
             with policy.arithmetic():
@@ -155,7 +156,9 @@ class _Reader:
             return head.logits(state[0][:, -1]).float()
 
 
-def _drawn(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
+def _drawn(
+    logits: Float[Tensor, "N V"], sampling: Sampling, generator: torch.Generator | None
+) -> Int[Tensor, "N"]:
     """[N, V] logits → [N] tokens."""
     if not logits.isfinite().all():
         raise NotFinite(DIVERGED)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -70,7 +71,7 @@ class Sampler(Protocol):
         self, prompts: list[list[int]], sampling: Sampling, *, batch_size: int | None = None
     ) -> list[Sample]: ...
 
-    def sync(self, weights: Mapping[str, Tensor]) -> None:
+    def sync(self, weights: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         """Sample with these named weights from now on."""
 
 
@@ -96,7 +97,7 @@ class GenerateSampler:
             batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
             return [one for batch in batches for one in self._batch(batch, sampling, config)]
 
-    def sync(self, weights: Mapping[str, Tensor]) -> None:
+    def sync(self, weights: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         """Nothing to do: it samples from the module whose weights these are."""
 
     @contextmanager
@@ -197,17 +198,17 @@ class _Recorder(LogitsProcessor):
         self.columns: list[Tensor] = []
         self.pending: Tensor | None = None
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Int[Tensor, "N L"], scores: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         self._gather(input_ids[:, -1])
         scores[:, self.vocabulary :] = -torch.inf
         self.pending = torch.log_softmax(scores, dim=-1)
         return scores
 
-    def _gather(self, tokens: Tensor) -> None:
+    def _gather(self, tokens: Int[Tensor, "N"]) -> None:
         if self.pending is not None:
             self.columns.append(self.pending.gather(1, tokens[:, None]))
 
-    def log_probs(self, written: Tensor) -> Tensor:
+    def log_probs(self, written: Int[Tensor, "N L"]) -> Float[Tensor, "N L"]:
         """[N, L] for the ``written`` [N, L] ids; steps that ``generate`` undid at the end are dropped."""
         if len(self.columns) < written.shape[1]:
             self._gather(written[:, -1])

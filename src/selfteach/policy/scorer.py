@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from selfteach.policy.loading import Policy, bare
@@ -20,7 +21,7 @@ class Scorer(Protocol):
         contexts: list[list[int]],
         responses: list[list[int]],
         written: list[list[bool]] | None = None,
-    ) -> Tensor: ...
+    ) -> Float[Tensor, "P d"]: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class LocalScorer:
         contexts: list[list[int]],
         responses: list[list[int]],
         written: list[list[bool]] | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "P d"]:
         """[P, d] states that predict the ``written`` tokens (none: all) of the responses, row after row.
 
         They are those after the final norm, which the output head turns into logits (``selfteach.policy.head``).
@@ -63,11 +64,11 @@ class ScoringInputs:
     token t; ``ids`` [N, T] the response tokens; ``mask`` [N, T] True where there is one.
     """
 
-    input_ids: Tensor
-    attention_mask: Tensor
-    index: Tensor
-    ids: Tensor
-    mask: Tensor
+    input_ids: Int[Tensor, "N L"]
+    attention_mask: Int[Tensor, "N L"]
+    index: Int[Tensor, "N T"]
+    ids: Int[Tensor, "N T"]
+    mask: Bool[Tensor, "N T"]
 
 
 def pack(
@@ -109,13 +110,15 @@ class ResponseScorer(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, index: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Int[Tensor, "N L"], attention_mask: Int[Tensor, "N L"], index: Int[Tensor, "N T"]
+    ) -> Float[Tensor, "N T d"]:
         body = bare(self.model).base_model
-        hidden = body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+        hidden: Tensor = body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
         return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
-def score(scorer: nn.Module, inputs: ScoringInputs) -> Tensor:
+def score(scorer: nn.Module, inputs: ScoringInputs) -> Float[Tensor, "N T d"]:
     """The hidden states [N, T, d] that predict the response tokens; ``scorer`` may be wrapped (DDP, FSDP)."""
-    hidden: Tensor = scorer(inputs.input_ids, inputs.attention_mask, inputs.index)
+    hidden: Float[Tensor, "N T d"] = scorer(inputs.input_ids, inputs.attention_mask, inputs.index)
     return hidden

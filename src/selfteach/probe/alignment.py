@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.probe.branch import Branch, successes
@@ -68,10 +69,10 @@ class Aligned:
     most increases it, ``halves`` the same from either half of the completions, ``score`` way → [n] cosine A."""
 
     nodes: Nodes
-    value: Tensor
-    ideal: Tensor
-    halves: tuple[Tensor, Tensor]
-    score: Mapping[Way, Tensor]
+    value: Float[Tensor, "n C"]
+    ideal: Float[Tensor, "n C"]
+    halves: tuple[Float[Tensor, "n C"], Float[Tensor, "n C"]]
+    score: Mapping[Way, Float[Tensor, "n"]]
 
 
 def probe(scene: Scene, knobs: Knobs) -> Finding:
@@ -98,8 +99,8 @@ def probe(scene: Scene, knobs: Knobs) -> Finding:
     return finding(scene, knobs, aligned(nodes, outcomes), looked_at=len(found.row))
 
 
-def aligned(nodes: Nodes, outcomes: Tensor) -> Aligned:
-    """``outcomes`` [B, N] in the order of the kept candidates, row by row."""
+def aligned(nodes: Nodes, outcomes: Float[Tensor, "B M"]) -> Aligned:
+    """``outcomes`` [B, M] in the order of the kept candidates, row by row."""
     every = outcomes.new_zeros(*nodes.kept.shape, outcomes.shape[1])
     every[nodes.kept] = outcomes
     half = outcomes.shape[1] // 2
@@ -164,7 +165,7 @@ def node_rows(scene: Scene, result: Aligned, groups: Array, place: Array) -> lis
 
 
 def by_outcome(result: Aligned, groups: Array, correct: Flags) -> Table:
-    def row(way: Way, score: Tensor) -> dict[str, Cell]:
+    def row(way: Way, score: Float[Tensor, "n"]) -> dict[str, Cell]:
         values = score.numpy()
         return {
             "teacher": way[0],
@@ -189,7 +190,7 @@ def seen_rows(scene: Scene, nodes: Nodes) -> dict[str, Flags]:
 
 
 def pooled_table(result: Aligned, groups: Array, correct: Flags, seen: Mapping[str, Flags]) -> Table:
-    def row(way: Way, descent: Tensor) -> dict[str, Cell]:
+    def row(way: Way, descent: Float[Tensor, "n C"]) -> dict[str, Cell]:
         pooled = partial(pooled_interval, result, descent, groups)
         there = seen.get(way[0], np.ones(len(correct), dtype=bool))
         return {
@@ -208,7 +209,7 @@ def pooled_table(result: Aligned, groups: Array, correct: Flags, seen: Mapping[s
     return Table("Pooled alignment", note, rows)
 
 
-def pooled_interval(result: Aligned, descent: Tensor, groups: Array, where: Flags) -> Interval:
+def pooled_interval(result: Aligned, descent: Float[Tensor, "n C"], groups: Array, where: Flags) -> Interval:
     """Σ d·g / √(Σ d·d · Σ g₁·g₂) over the nodes ``where``: d descent, g ideal, g₁ and g₂ ideal from either half."""
     along = (descent * result.ideal).sum(1).numpy()[where]
     length = (descent * descent).sum(1).numpy()[where]
@@ -224,7 +225,7 @@ def pooled_interval(result: Aligned, descent: Tensor, groups: Array, where: Flag
 def by_place(result: Aligned, groups: Array, place: Array) -> Table:
     third = np.minimum((place * 3).astype(int), 2)
 
-    def row(way: Way, score: Tensor) -> dict[str, Cell]:
+    def row(way: Way, score: Float[Tensor, "n"]) -> dict[str, Cell]:
         parts = [mean_interval(score.numpy()[third == i], groups[third == i]) for i in range(len(THIRDS))]
         return {"teacher": way[0], "loss": way[1], **dict(zip(THIRDS, parts, strict=True))}
 

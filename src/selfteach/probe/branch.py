@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.policy.loading import Policy
@@ -49,8 +50,8 @@ def successes(
     *,
     completions: int,
     batch_size: int,
-) -> Tensor:
-    """[B, completions] 1 where the policy's completion of the branch is graded right, else 0.
+) -> Float[Tensor, "B M"]:
+    """[B, M = ``completions``] 1 where the policy's completion of the branch is graded right, else 0.
 
     ``sampling.max_tokens`` bounds the whole answer, the branch's prefix included. A branch that ends the answer
     (a stop token, or no room left) is graded once as it stands. Draws from torch's global generator.

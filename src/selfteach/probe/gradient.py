@@ -8,13 +8,14 @@ gives the full gradients.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 TINY = 1e-6
 """A gradient no longer than this is rounding."""
 
 
-def ideal_gradient(chance: Tensor, value: Tensor) -> Tensor:
+def ideal_gradient(chance: Float[Tensor, "*n C"], value: Float[Tensor, "*n C"]) -> Float[Tensor, "*n C"]:
     """[..., C] p_j and V_j → p_j (V_j − Σ p V): the ascent direction of the success probability in the logits.
 
     ``chance`` sums to 1 over the last dimension; padded candidates have chance 0.
@@ -22,7 +23,7 @@ def ideal_gradient(chance: Tensor, value: Tensor) -> Tensor:
     return chance * (value - (chance * value).sum(-1, keepdim=True))
 
 
-def within(gradient: Tensor, chance: Tensor) -> Tensor:
+def within(gradient: Float[Tensor, "*n C"], chance: Float[Tensor, "*n C"]) -> Float[Tensor, "*n C"]:
     """A loss's full logit gradient at the candidates [..., C] → its gradient at a fixed mass on them.
 
     ``chance`` [..., C]: p renormalized on C. Whatever moves mass into or out of C is taken away.
@@ -30,7 +31,7 @@ def within(gradient: Tensor, chance: Tensor) -> Tensor:
     return gradient - chance * gradient.sum(-1, keepdim=True)
 
 
-def cosine(one: Tensor, other: Tensor) -> Tensor:
+def cosine(one: Float[Tensor, "*n C"], other: Float[Tensor, "*n C"]) -> Float[Tensor, "*n"]:
     """[..., C], twice → [...] in [−1, 1]; NaN where either has no length to speak of."""
     length, theirs = one.norm(dim=-1), other.norm(dim=-1)
     score = (one * other).sum(-1) / (length * theirs)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from selfteach.objective.batch import STUDENT
@@ -36,15 +37,15 @@ class Nodes:
     real · ``coverage`` [n] p's mass on them · ``descent``: (teacher, loss) → [n, C] −∂L/∂z at that fixed mass.
     """
 
-    row: Tensor
-    step: Tensor
-    tokens: Tensor
-    chance: Tensor
-    kept: Tensor
-    coverage: Tensor
-    descent: Mapping[Way, Tensor]
+    row: Int[Tensor, "n"]
+    step: Int[Tensor, "n"]
+    tokens: Int[Tensor, "n C"]
+    chance: Float[Tensor, "n C"]
+    kept: Bool[Tensor, "n C"]
+    coverage: Float[Tensor, "n"]
+    descent: Mapping[Way, Float[Tensor, "n C"]]
 
-    def take(self, which: Tensor) -> Nodes:
+    def take(self, which: Bool[Tensor, "n"]) -> Nodes:
         return combined([self], lambda columns: columns[0][which])
 
 
@@ -65,7 +66,7 @@ def find_nodes(scene: Scene, *, count: int, candidates: int, min_prob: float) ->
     return combined(parts, torch.cat)
 
 
-def highest(column: Tensor, mask: Tensor, count: int) -> Tensor:
+def highest(column: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], count: int) -> Bool[Tensor, "N T"]:
     """[N, T] bool: the ``count`` positions of each row where the masked column is highest."""
     ranked = torch.where(mask, column, -torch.inf).topk(min(count, column.shape[1]), dim=1).indices
     return torch.zeros_like(mask).scatter_(1, ranked, True) & mask
@@ -93,10 +94,10 @@ def gradients_at(
     mass = student.exp().gather(1, tokens).cpu().double() * kept
     chance = mass / mass.sum(1, keepdim=True)
 
-    def at_candidates(gradient: Tensor) -> Tensor:
+    def at_candidates(gradient: Float[Tensor, "P V"]) -> Float[Tensor, "P C"]:
         return -within(gradient.gather(1, tokens).cpu().double() * kept, chance)
 
-    descent: dict[Way, Tensor] = {}
+    descent: dict[Way, Float[Tensor, "n C"]] = {}
     for name, seen in available.items():
         theirs = at.log_probs(name, scene.recipe.temperature)
         own = at.log_probs(STUDENT, scene.recipe.temperature)
@@ -109,7 +110,7 @@ def gradients_at(
     return Nodes(row, step, tokens.cpu(), chance, kept, mass.sum(1), descent)
 
 
-def own_gradient(at: Positions, weighted: Sequence[Weighted]) -> Tensor:
+def own_gradient(at: Positions, weighted: Sequence[Weighted]) -> Float[Tensor, "P V"]:
     """[P, V] the gradient of the recipe's whole loss in the student's logits; 0 where no term selects."""
     total = torch.zeros_like(at.logits[STUDENT])
     for one in weighted:
@@ -121,7 +122,9 @@ def own_gradient(at: Positions, weighted: Sequence[Weighted]) -> Tensor:
     return total
 
 
-def combined(parts: Sequence[Nodes], change: Callable[[list[Tensor]], Tensor]) -> Nodes:
+def combined(
+    parts: Sequence[Nodes], change: Callable[[list[Shaped[Tensor, "..."]]], Shaped[Tensor, "..."]]
+) -> Nodes:
     """Nodes whose every column is ``change`` of the parts' columns."""
     return Nodes(
         row=change([one.row for one in parts]),

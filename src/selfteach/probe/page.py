@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -52,7 +51,7 @@ def write_page(found: Finding, folder: Path) -> Path:
     return path
 
 
-def inert(value: Any) -> Any:
+def inert(value: object) -> str:
     return value if isinstance(value, Markup) else text.visible(str(value))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.objective.divergence import ForwardKL, ReverseKL
@@ -100,7 +101,7 @@ def distance_of(scene: Scene, name: str, groups: np.ndarray) -> dict[str, Cell]:
     seen = stats.available(name).cpu().numpy()
     correct = np.array(scene.correct)
 
-    def rollout_means(column: Tensor) -> np.ndarray:
+    def rollout_means(column: Float[Tensor, "N T"]) -> np.ndarray:
         sums = torch.where(stats.mask, column, 0.0).sum(1)
         return (sums / stats.length.clamp(min=1)).cpu().double().numpy()
 

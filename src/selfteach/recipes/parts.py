@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.objective.advantage import group_advantage
@@ -104,12 +105,12 @@ class GRPOSettings:
     advantage_eps: PositiveFloat = 1e-4
     """ε beside the group's standard deviation (GRPO's released trainers: 1e-4 or 1e-6)."""
 
-    def advantage(self, stats: Statistics) -> Tensor:
+    def advantage(self, stats: Statistics) -> Float[Tensor, "N"]:
         """[N] A of each rollout within its group, over the whole group whatever a term selects of it."""
         return group_advantage(stats.reward, stats.group, self.scale, self.advantage_eps)
 
     def term(
-        self, name: str, stats: Statistics, advantage: Tensor | None = None, **fields: Any
+        self, name: str, stats: Statistics, advantage: Float[Tensor, "N *T"] | None = None, **fields: Any
     ) -> PolicyGradient:
         """The policy gradient as a term; ``advantage`` [N] or [N, T] in place of the group's, ``fields`` the term's."""
         return PolicyGradient(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.recipes.kit import *
@@ -38,7 +39,7 @@ class PWOPSD(OPSD):
     w_width: PositiveFloat = 0.10
     """s: how gradual the rise is, in relative positions (paper: 0.10; towards 0 it is a step)."""
 
-    def position_weight(self, r: Tensor) -> Tensor:
+    def position_weight(self, r: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
         """Relative positions in (0, 1) → weights in (w_min, 1), rising with the position."""
         return self.w_min + (1 - self.w_min) * ((r - self.w_middle) / self.w_width).sigmoid()
 

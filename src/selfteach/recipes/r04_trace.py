@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from selfteach.recipes.kit import *
@@ -101,7 +102,7 @@ class TRACE(Recipe):
                     mean_over="sum",
                 )
 
-    def routes(self, stats: Statistics) -> tuple[Tensor, Tensor]:
+    def routes(self, stats: Statistics) -> tuple[Bool[Tensor, "N T"], Bool[Tensor, "N T"]]:
         """([N, T] key tokens, [N, T] error tokens) of the rollouts whose teacher is asked; never both."""
         right = stats.correct.unsqueeze(1)
         seen = stats.seen(TEACHER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selfteach.recipes.kit import *
@@ -72,14 +73,14 @@ class SRPO(Recipe):
             mean_over=stats.mask,
         )
 
-    def distilled(self, stats: Statistics) -> Tensor:
+    def distilled(self, stats: Statistics) -> Bool[Tensor, "N"]:
         """[N] z: the rollouts of the kind asked for that could be shown another, right one of their group."""
         right = stats.correct.to(stats.dtype)
         others = group_sum(right, stats.group) - right
         kind = {"wrong": ~stats.correct, "right": stats.correct, "all": right >= 0}[self.route]
         return kind & (others > 0.5) & stats.available(TEACHER)
 
-    def trust(self, stats: Statistics, distilled: Tensor) -> Tensor:
+    def trust(self, stats: Statistics, distilled: Bool[Tensor, "N"]) -> Float[Tensor, "N T"]:
         """[N, T] w: small where the teacher is unsure; mean 1 over the distilled tokens, 0 elsewhere."""
         weight = (-self.beta * stats.entropy(TEACHER)).exp()
         return normalized(weight, over=stats.seen(TEACHER) & distilled.unsqueeze(1))

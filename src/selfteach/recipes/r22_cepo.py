@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.recipes.kit import *
@@ -86,7 +87,7 @@ class CEPO(Recipe):
             advantage = self.reweighted(advantage, stats)
         yield self.grpo.term("policy", stats, advantage, mean_over=self.mean_over)
 
-    def reweighted(self, advantage: Tensor, stats: Statistics) -> Tensor:
+    def reweighted(self, advantage: Float[Tensor, "N"], stats: Statistics) -> Float[Tensor, "N T"]:
         """[N] A → [N, T] A_t; rows in which a teacher saw nothing keep theirs."""
         against = stats.log_prob(WRONG) if self.contrast == "wrong-answer" else stats.behavior_log_prob
         seen = torch.stack([stats.seen(name) for name in self.teachers]).all(dim=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from jaxtyping import Bool
 from torch import Tensor
 
 from selfteach.recipes.kit import *
@@ -156,7 +157,7 @@ class SDPO(Recipe):
         support = likeliest(self.student_top_k, "student", self.tail)
         return Match(target=self.target, divergence=self.divergence, support=support, **shared)
 
-    def taught(self, stats: Statistics) -> Tensor:
+    def taught(self, stats: Statistics) -> Bool[Tensor, "N"]:
         """[N] the rollouts that are distilled: those whose teacher was shown something, of the kind asked for."""
         seen = stats.available(TEACHER)
         if self.distill == "all":

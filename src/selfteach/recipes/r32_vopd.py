@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.recipes.kit import *
@@ -57,7 +58,7 @@ class VOPD(Recipe):
             informed_by={TEACHER: "sampled" if self.baseline == "none" else "full"},
         )
 
-    def advantage(self, stats: Statistics) -> Tensor:
+    def advantage(self, stats: Statistics) -> Float[Tensor, "N T"]:
         """[N, T] A (nats)."""
         reward = stats.log_prob(TEACHER) - stats.log_prob()
         if self.baseline == "none":

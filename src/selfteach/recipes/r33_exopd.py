@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from selfteach.recipes.kit import *
@@ -104,7 +105,7 @@ class ExOPD(Recipe):
             mean_over="selected",
         )
 
-    def taught(self, stats: Statistics, names: Sequence[str]) -> Tensor:
+    def taught(self, stats: Statistics, names: Sequence[str]) -> Bool[Tensor, "N T"]:
         """[N, T] bool: the tokens that one of the teachers scored, and the reference where the reward reads it."""
         taught = torch.stack([stats.seen(name) for name in names]).any(dim=0)
         return taught if self.reward_scale == 1 else taught & stats.seen(REFERENCE)

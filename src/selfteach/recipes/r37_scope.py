@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selfteach.recipes.kit import *
@@ -113,7 +114,9 @@ class SCOPE(Recipe):
             informed_by={TEACHER: "sampled"},
         )
 
-    def weights(self, likelihood: Tensor, favor: Favor, stats: Statistics, path: Tensor) -> Tensor:
+    def weights(
+        self, likelihood: Float[Tensor, "N"], favor: Favor, stats: Statistics, path: Bool[Tensor, "N"]
+    ) -> Float[Tensor, "N"]:
         """[N] weight of each rollout on ``path`` [N] from its mean log-prob [N] (nats a token)."""
         share = group_softmax(SIGN[favor] * likelihood / self.weight_temperature, stats.group, path)
         if self.mean_over == "prompts":

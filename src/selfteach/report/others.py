@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from selfteach.report.plot import HEIGHT, WIDTH, Placement, drawable
 from selfteach.report.rows import Row
@@ -53,7 +52,7 @@ def other(row: Row) -> Other:
     return Other(step=row["step"], **about, values=values, clouds=clouds)
 
 
-def cloud(given: Any) -> list[Point]:
+def cloud(given: object) -> list[Point]:
     """The pairs of drawable numbers in what was written."""
     rows = given if isinstance(given, list) else []
     pairs = [tuple(map(as_number, row)) for row in rows if isinstance(row, list) and len(row) == 2]

@@ -17,7 +17,8 @@ from selfteach.report import curves, reading, text
 from selfteach.report.explorer import explorer
 from selfteach.report.others import Other, Scatter, few, scatters
 from selfteach.report.plot import Drawing, draw
-from selfteach.report.reading import Row, RunData, Sample, dotted, table
+from selfteach.report.reading import RunData, Sample, dotted, table
+from selfteach.report.rows import Row
 
 MOST_PAIRS = 40
 ALARM = ("name", "since", "seen", "advice")
@@ -230,7 +231,7 @@ def environment() -> Environment:
     return made
 
 
-def shown(value: Any) -> Any:
+def shown(value: object) -> str:
     return value if isinstance(value, Markup) else text.visible(str(value))
 
 

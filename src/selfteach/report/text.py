@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import unicodedata
-from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -62,7 +61,7 @@ def cut(text: str, most: int) -> str:
     return visible(text) if left <= 0 else f"{visible(text[:most])} … ({number(left)} more characters)"
 
 
-def number(value: Any) -> str:
+def number(value: object) -> str:
     """A value for a table: 24,800 · 0.312 · 3e-06 · NaN · ∞ · none; what is no number as it is."""
     if value is None:
         return "none"
@@ -86,7 +85,7 @@ def measured(value: float, error: float | None = None) -> str:
     return " ± ".join(shown)
 
 
-def exact(value: Any) -> str:
+def exact(value: object) -> str:
     """A setting's value, no digit lost."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -104,7 +103,7 @@ def short(value: float) -> str:
     return number(float(f"{value:.6g}"))
 
 
-def as_number(value: Any) -> float | None:
+def as_number(value: object) -> float | None:
     """A metric's value, ``"NaN"`` and its like included (run folders write them as strings); else None."""
     if value in ("NaN", "Infinity", "-Infinity") or (
         isinstance(value, int | float) and not isinstance(value, bool)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Protocol, TypeVar, cast
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -28,9 +29,9 @@ class Copy(Protocol):
     def take(self, share: float = 1.0) -> None:
         """Move by ``share`` of the way to the trained weights as they are now; buffers follow all the way."""
 
-    def tensors(self) -> dict[str, Tensor]: ...
+    def tensors(self) -> dict[str, Shaped[Tensor, "..."]]: ...
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None: ...
+    def load(self, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> None: ...
 
 
 class ModuleCopy:
@@ -53,10 +54,10 @@ class ModuleCopy:
     def take(self, share: float = 1.0) -> None:
         move(self.tensors(), dict(named(self.trained.model)), share)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Shaped[Tensor, "..."]]:
         return dict(named(self.policy.model))
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         move(self.tensors(), tensors)
 
 
@@ -71,7 +72,7 @@ class Exchange:
     def __init__(self, trained: Policy) -> None:
         self.trained, self.entered = trained, False
 
-    def own(self) -> dict[str, Tensor]:
+    def own(self) -> dict[str, Shaped[Tensor, "..."]]:
         """What is exchanged: what is trained, and the buffers."""
         return {
             name: tensor
@@ -84,7 +85,7 @@ class Exchange:
             raise RuntimeError("another role's weights are in the policy: leave that scoring first")
 
     @contextmanager
-    def __call__(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    def __call__(self, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> Iterator[None]:
         self.refuse_entered()
         kept = {name: tensor.detach().clone() for name, tensor in self.own().items()}
         self.entered = True
@@ -113,10 +114,10 @@ class AdapterCopy:
     def take(self, share: float = 1.0) -> None:
         move(self.held, self.exchange.own(), share)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Shaped[Tensor, "..."]]:
         return dict(self.held)
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         move(self.held, tensors)
 
 
@@ -136,24 +137,28 @@ class AdaptersOff:
     def take(self, share: float = 1.0) -> None:
         raise TypeError("a policy with its adapters switched off stays what it was before training")
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Shaped[Tensor, "..."]]:
         return {}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         if tensors:
             raise ValueError(
                 "there are weights to load, but this role is the policy with its adapters switched off"
             )
 
 
-def named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named(model: nn.Module) -> Iterator[tuple[str, Shaped[Tensor, "..."]]]:
     """Parameters and buffers by name."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 
 
 @torch.no_grad()
-def move(tensors: Mapping[str, Tensor], towards: Mapping[str, Tensor], share: float = 1.0) -> None:
+def move(
+    tensors: Mapping[str, Shaped[Tensor, "..."]],
+    towards: Mapping[str, Shaped[Tensor, "..."]],
+    share: float = 1.0,
+) -> None:
     """Move parameters in place by ``share`` of the way; buffers (counters, statistics, frequencies) all the way."""
     for name, tensor in tensors.items():
         if share == 1 or not isinstance(towards[name], nn.Parameter):

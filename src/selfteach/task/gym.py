@@ -220,7 +220,8 @@ def _dataset(name: str, config: str, draw: int) -> Any:
 
 @lru_cache(maxsize=1024)
 def _entry(name: str, config: str, draw: int) -> dict[str, Any]:
-    return _dataset(name, config, draw)[0]
+    entry: dict[str, Any] = _dataset(name, config, draw)[0]
+    return entry
 
 
 def _draw(name: str, config: str, stream: str, held_out: bool, fraction: float) -> dict[str, Any]:

@@ -67,7 +67,10 @@ def _parse(text: str) -> list[object]:
     from math_verify import LatexExtractionConfig, parse
 
     config = [LatexExtractionConfig(boxed_match_priority=0)]
-    return parse(f"\\boxed{{{text}}}", config, fallback_mode="no_fallback", parsing_timeout=None)
+    parsed: list[object] = parse(
+        f"\\boxed{{{text}}}", config, fallback_mode="no_fallback", parsing_timeout=None
+    )
+    return parsed
 
 
 def _warm_up() -> None:

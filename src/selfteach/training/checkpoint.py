@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -32,7 +33,7 @@ from torch import Tensor
 from selfteach.errors import UserError
 
 State = Mapping[str, Any]
-Tensors = dict[str, dict[str, Tensor]]
+Tensors = dict[str, dict[str, Shaped[Tensor, "..."]]]
 
 FORMAT = 1
 SLACK_BYTES = 1 << 20
@@ -153,7 +154,9 @@ def _parted(value: Any, group: str, place: str, tensors: Tensors, seen: dict[Any
     raise ValueError(f"state: {group}{place} is a {type(value).__name__}, neither JSON nor a tensor")
 
 
-def _noted(tensor: Tensor, group: str, place: str, tensors: Tensors, seen: dict[Any, list[str]]) -> list[str]:
+def _noted(
+    tensor: Shaped[Tensor, "..."], group: str, place: str, tensors: Tensors, seen: dict[Any, list[str]]
+) -> list[str]:
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
     if not plain or tensor.is_quantized or tensor.device.type == "meta":
         raise ValueError(f"state: {group}{place} is no plain dense tensor; gather or convert it first")
@@ -200,9 +203,9 @@ def _write(partial: Path, step: int, text: str, tensors: Tensors) -> None:
         sync(file)
 
 
-def storable(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def storable(named: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
     """The tensors as safetensors takes them: on the CPU, contiguous, no two in one storage."""
-    result: dict[str, Tensor] = {}
+    result: dict[str, Shaped[Tensor, "..."]] = {}
     storages: set[int] = set()
     for name, tensor in named.items():
         tensor = tensor.detach().cpu().contiguous()
@@ -274,7 +277,9 @@ def sync(path: Path) -> None:
 # --- optimizers
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, Shaped[Tensor, "..."]]]
+) -> dict[str, Any]:
     """An optimizer's state by parameter name (``names`` = ``model.named_parameters()``), ready for ``save``.
 
     Unlike ``Optimizer.state_dict`` it does not depend on the order of parameters. An LR scheduler needs no
@@ -294,7 +299,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str,
 
 
 def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, Tensor]], state: State
+    optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, Shaped[Tensor, "..."]]], state: State
 ) -> None:
     """Put ``optimizer_state``'s result into an optimizer built alike; no value is cast to another dtype.
 

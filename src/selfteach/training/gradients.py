@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, distributed, nn
 
 from selfteach.training.reduce import processes
@@ -38,9 +39,9 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
             gradient.copy_(part.view_as(gradient))
 
 
-def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+def buckets(tensors: Iterable[Shaped[Tensor, "..."]]) -> Iterator[list[Shaped[Tensor, "..."]]]:
     """The tensors in order, in lists of one dtype and device and about ``BUCKET_BYTES``."""
-    bucket: list[Tensor] = []
+    bucket: list[Shaped[Tensor, "..."]] = []
     size = 0
     for tensor in tensors:
         alike = not bucket or (tensor.dtype, tensor.device) == (bucket[0].dtype, bucket[0].device)
@@ -59,7 +60,7 @@ def clip(parameters: Iterable[nn.Parameter], bound: float | None) -> float:
 
 
 @torch.no_grad()
-def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+def not_finite(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> str | None:
     """The name of the first tensor that holds NaN or an infinity; None if all numbers are finite."""
     floating = {
         name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()
@@ -73,7 +74,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 @torch.no_grad()
-def broadcast(tensors: Iterable[Tensor]) -> None:
+def broadcast(tensors: Iterable[Shaped[Tensor, "..."]]) -> None:
     """Give every process the first one's numbers."""
     if processes()[1] > 1:
         for tensor in tensors:

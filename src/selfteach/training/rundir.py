@@ -229,7 +229,7 @@ def jsonable(value: Any) -> Any:
 
 
 def _same(old: Any, new: Any) -> bool:
-    return jsonable(old) == jsonable(new)  # two NaN are the same value of a knob
+    return bool(jsonable(old) == jsonable(new))  # two NaN are the same value of a knob
 
 
 def saved_config(path: Path) -> dict[str, Any]:

@@ -14,4 +14,5 @@ def scheduled(optimizer: torch.optim.Optimizer, schedule: str, warmup: int, step
     transformers' own "constant" ignores the warm-up without a word, hence this function.
     """
     name = "constant_with_warmup" if schedule == "constant" and warmup else schedule
-    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    made: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    return made

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from selfteach.errors import UserError
 
-Named = dict[str, dict[str, Tensor]]
+Named = dict[str, dict[str, Shaped[Tensor, "..."]]]
 """Module name → tensor name → tensor."""
 
 
@@ -37,13 +38,13 @@ def trainable(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     }
 
 
-def names(named: Mapping[str, Mapping[str, Tensor]]) -> dict[str, set[str]]:
+def names(named: Mapping[str, Mapping[str, Shaped[Tensor, "..."]]]) -> dict[str, set[str]]:
     """Module name → the names of its tensors."""
     return {place: set(own) for place, own in named.items()}
 
 
 @torch.no_grad()
-def load(modules: Mapping[str, nn.Module], saved: Mapping[str, Mapping[str, Tensor]]) -> None:
+def load(modules: Mapping[str, nn.Module], saved: Mapping[str, Mapping[str, Shaped[Tensor, "..."]]]) -> None:
     """Put what ``kept`` found back in place, bit for bit.
 
     Raises ``UserError`` if the modules, their tensors, shapes or dtypes are not the saved ones.
@@ -64,6 +65,6 @@ def load(modules: Mapping[str, nn.Module], saved: Mapping[str, Mapping[str, Tens
 SAME = "resume with the saved model and settings"
 
 
-def flat(named: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def flat(named: Mapping[str, Mapping[str, Shaped[Tensor, "..."]]]) -> dict[str, Shaped[Tensor, "..."]]:
     """The same as MODULE.NAME → tensor."""
     return {f"{place}.{name}": tensor for place, own in named.items() for name, tensor in own.items()}

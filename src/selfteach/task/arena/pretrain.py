@@ -8,6 +8,8 @@ from pathlib import Path
 from random import Random
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -51,7 +53,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlamaForCausalL
 
 def learnable(
     tokenizer: PreTrainedTokenizerFast, lessons: list[Lesson]
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+) -> tuple[dict[str, Int[Tensor, "N T"]], Int[Tensor, "N T"]]:
     """Model inputs [N, T] and labels [N, T]: the answers and their end marks, nothing that was given."""
     batch = encode(tokenizer, [lesson.messages for lesson in lessons], return_assistant_tokens_mask=True)
     turn = batch["assistant_masks"]
@@ -87,7 +89,8 @@ def pretrain(name: str, seed: int, steps: int, progress: Progress | None) -> Lla
             schedule.step()
         if progress:
             progress(step + 1, steps, loss)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def backward(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, distributed
 
 from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
@@ -58,7 +59,7 @@ class Scoring:
 
     # --- parts of the batch -------------------------------------------------------------------------------------
 
-    def parts(self, rows: Tensor | None = None) -> list[tuple[int, ...]]:
+    def parts(self, rows: Bool[Tensor, "N"] | None = None) -> list[tuple[int, ...]]:
         """Micro-batches: this process's rows (those that are True in ``rows`` [N]), so many at a time."""
         own = range(len(self.rows))
         chosen = [i for i in own if rows is None or bool(rows[self.first_row + i])]
@@ -94,7 +95,9 @@ class Scoring:
         for name in trained:
             self.frozen.pop(name, None)
 
-    def measure(self, wanted: Mapping[str, Quantity], rows: Tensor | None = None) -> dict[str, Tensor]:
+    def measure(
+        self, wanted: Mapping[str, Quantity], rows: Bool[Tensor, "N"] | None = None
+    ) -> dict[str, Float[Tensor, "N T"]]:
         """[N, T] columns over the whole batch of all processes, without gradient, NaN where nothing was measured."""
         parts = self.parts(rows)
         columns = {
@@ -155,7 +158,7 @@ class Scoring:
                 head = detached(head_of(policy), copy=self.several and not isinstance(spec, STILL))
             self.frozen |= {name: Scored(states[name], head) for name in names}
 
-    def all_states(self, policy: Policy, names: Sequence[str]) -> dict[str, Tensor]:
+    def all_states(self, policy: Policy, names: Sequence[str]) -> dict[str, Float[Tensor, "P d"]]:
         """[P, d] of each role; rows that it cannot see hold zeros and are read by nobody (``Columns.available``)."""
         wanted = [
             (name, i)
@@ -163,7 +166,7 @@ class Scoring:
             for i, ids in enumerate(self.contexts[name].prompts)
             if ids is not None
         ]
-        found: dict[str, Tensor] = {}
+        found: dict[str, Float[Tensor, "P d"]] = {}
         for begin in range(0, max(1, len(wanted)), self.micro_batch):
             some = wanted[begin : begin + self.micro_batch]
             states = self.forward(policy, some)
@@ -175,7 +178,7 @@ class Scoring:
                 at += self.lengths[i]
         return found
 
-    def forward(self, policy: Policy, wanted: Sequence[tuple[str, int]]) -> Tensor:
+    def forward(self, policy: Policy, wanted: Sequence[tuple[str, int]]) -> Float[Tensor, "P d"]:
         """[P, d] states of the wanted (role, row)s' written positions; zeros in front of where a role's span begins."""
         begins = [self.contexts[name].begin(i) if name in self.contexts else 0 for name, i in wanted]
         rows = [(self.rows[i], begin) for (_, i), begin in zip(wanted, begins, strict=True)]
@@ -198,7 +201,7 @@ class Scoring:
         # nowhere.
         return self.contexts[role].prompts[i] or self.rows[i].prompt_ids
 
-    def cut(self, states: Tensor, part: Sequence[int]) -> Tensor:
+    def cut(self, states: Float[Tensor, "P d"], part: Sequence[int]) -> Float[Tensor, "p d"]:
         """Some rows' positions of all rows'."""
         if list(part) == list(range(part[0], part[-1] + 1)):
             return states[self.begins[part[0]] : self.begins[part[-1] + 1]]
@@ -212,7 +215,7 @@ def head_of(policy: Policy) -> Head:
 def detached(head: Head, *, copy: bool) -> Head:
     """The head without a way for gradients; ``copy``: as it is now, whatever becomes of its weights."""
 
-    def still(tensor: Tensor | None) -> Tensor | None:
+    def still(tensor: Float[Tensor, "*axes"] | None) -> Float[Tensor, "*axes"] | None:
         return None if tensor is None else tensor.detach().clone() if copy else tensor.detach()
 
     lora = head.lora
@@ -221,7 +224,7 @@ def detached(head: Head, *, copy: bool) -> Head:
     return replace(head, weight=still(head.weight), bias=still(head.bias), lora=lora)
 
 
-def over_processes(column: Tensor, first_row: int, count: int) -> Tensor:
+def over_processes(column: Float[Tensor, "N T"], first_row: int, count: int) -> Float[Tensor, "N T"]:
     """[N, T] of which this process filled ``count`` rows from ``first_row`` on → the same with everybody's rows."""
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return column

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from selfteach.errors import UserError
@@ -23,8 +24,8 @@ CLASSES: Mapping[str, str] = {
 
 def token_classes(
     chat: Renderer, width: int, patterns: Mapping[str, str] = CLASSES
-) -> tuple[list[str], Tensor]:
-    """(class names, [width] long: each token id's class). The first pattern found in a token's text names it."""
+) -> tuple[list[str], Int[Tensor, "V"]]:
+    """(class names, [V = width] long: each token id's class). The first pattern found in a token's text names it."""
     names = [*patterns, OTHER]
     compiled = [re.compile(pattern) for pattern in patterns.values()]
     texts = chat.tokenizer.batch_decode([[i] for i in range(width)], clean_up_tokenization_spaces=False)

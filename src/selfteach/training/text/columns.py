@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from selfteach.objective.columns import Columns
@@ -117,27 +118,31 @@ class Table:
     dtype: torch.dtype
     device: torch.device
 
-    def padded(self, values: Sequence[Sequence[Any]], kind: torch.dtype, empty: Any) -> Tensor:
+    def padded(
+        self, values: Sequence[Sequence[Any]], kind: torch.dtype, empty: float
+    ) -> Shaped[Tensor, "N T"]:
         width = max((len(row["ids"]) for row in self.facts), default=0)
         column = torch.full((len(self.facts), width), empty, dtype=kind)
         for i, row in enumerate(values):
             column[i, : len(row)] = torch.tensor(row, dtype=kind)
         return column.to(self.device)
 
-    def tokens(self, fact: str, kind: torch.dtype, empty: Any) -> Tensor:
+    def tokens(self, fact: str, kind: torch.dtype, empty: float) -> Shaped[Tensor, "N T"]:
         return self.padded([row[fact] for row in self.facts], kind, empty)
 
-    def rows(self, fact: str, kind: torch.dtype) -> Tensor:
+    def rows(self, fact: str, kind: torch.dtype) -> Shaped[Tensor, "N"]:
         return torch.tensor([row[fact] for row in self.facts], dtype=kind, device=self.device)
 
     def names(self, fact: str) -> list[str]:
         """The names under which any row has one of these, in the order of the rows."""
         return list(dict.fromkeys(name for row in self.facts for name in row[fact]))
 
-    def named_tokens(self, fact: str, name: str, kind: torch.dtype, empty: Any) -> Tensor:
+    def named_tokens(self, fact: str, name: str, kind: torch.dtype, empty: float) -> Shaped[Tensor, "N T"]:
         return self.padded([row[fact].get(name, []) for row in self.facts], kind, empty)
 
-    def named(self, fact: str, name: str, kind: torch.dtype, empty: Any) -> Tensor:
+    def named(
+        self, fact: str, name: str, kind: torch.dtype, empty: float
+    ) -> Shaped[Tensor, "N"] | Shaped[Tensor, "N T"]:
         """[N], or [N, T] where any row says it token by token."""
         values = [row[fact].get(name, empty) for row in self.facts]
         if not any(isinstance(value, list) for value in values):
@@ -146,13 +151,13 @@ class Table:
         by_token = [v if isinstance(v, list) else [v] * n for v, n in zip(values, lengths, strict=True)]
         return self.padded(by_token, kind, empty)
 
-    def trajectory(self) -> Tensor:
+    def trajectory(self) -> Int[Tensor, "N"]:
         """Which trajectory a row belongs to, counted from 0 in the order of the rows."""
         number_of: dict[Hashable, int] = {}
         numbers = [number_of.setdefault(row["trajectory"], len(number_of)) for row in self.facts]
         return torch.tensor(numbers, dtype=torch.long, device=self.device)
 
-    def pair(self) -> Tensor:
+    def pair(self) -> Int[Tensor, "N"]:
         """The row that a row is paired with, -1 where there is none."""
         row_of = {row["trajectory"]: i for i, row in enumerate(self.facts)}
         paired = [row_of.get(row["pair"], -1) for row in self.facts]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from selfteach.control.controller import Controller
@@ -187,7 +188,9 @@ class TextLearner(Learner):
         }
         return private_gradient(records, parameters, spec, generator if self.now.rank == 0 else None)
 
-    def record_of(self, rows: Sequence[Trajectory], batch: TextBatch) -> Callable[[], Iterator[Tensor]]:
+    def record_of(
+        self, rows: Sequence[Trajectory], batch: TextBatch
+    ) -> Callable[[], Iterator[Float[Tensor, ""]]]:
         return partial(losses_of, self.batching.of(rows, batch.contexts, batch.step, alone=True))
 
     def spent(self, batch: TextBatch) -> int:

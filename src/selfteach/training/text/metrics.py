@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from selfteach.objective.batch import STUDENT
@@ -32,9 +33,9 @@ class Likeliest:
     """Each role's ``TOP_K`` likeliest tokens at the positions at hand, found once for every column that asks."""
 
     at: weakref.ref[Positions] | None = None
-    found: dict[str, Tensor] = field(default_factory=dict)
+    found: dict[str, Int[Tensor, "P k"]] = field(default_factory=dict)
 
-    def __call__(self, at: Positions, role: str) -> Tensor:
+    def __call__(self, at: Positions, role: str) -> Int[Tensor, "P k"]:
         """[P, k] token ids, k = ``TOP_K`` or the whole of a smaller vocabulary."""
         if self.at is None or self.at() is not at:
             self.at, self.found = weakref.ref(at), {}
@@ -62,23 +63,23 @@ def watched(teachers: Iterable[str], temperature: float) -> dict[str, Quantity]:
     return columns
 
 
-def gap(at: Positions, teacher: str, temperature: float) -> Tensor:
+def gap(at: Positions, teacher: str, temperature: float) -> Float[Tensor, "P"]:
     """[P] unclipped forward KL(teacher‖student) in nats: the same measure whatever the recipe's own loss."""
     return ForwardKL()(at.log_probs(STUDENT, temperature), at.log_probs(teacher, temperature))
 
 
-def mass(at: Positions, role: str, temperature: float, top: Likeliest) -> Tensor:
+def mass(at: Positions, role: str, temperature: float, top: Likeliest) -> Float[Tensor, "P"]:
     """[P] the student's probability on the likeliest tokens of ``role`` (itself or a teacher)."""
     return at.log_probs(STUDENT, temperature).gather(-1, top(at, role)).exp().sum(-1)
 
 
-def overlap(at: Positions, teacher: str, top: Likeliest) -> Tensor:
+def overlap(at: Positions, teacher: str, top: Likeliest) -> Float[Tensor, "P"]:
     """[P] share of the student's likeliest tokens that are among the teacher's likeliest too (card 05)."""
     mine, theirs = top(at, STUDENT), top(at, teacher)
     return (mine.unsqueeze(-1) == theirs.unsqueeze(-2)).any(-1).float().mean(-1)
 
 
-def row_of(batch: TextBatch, classes: tuple[list[str], Tensor], seconds: float) -> dict[str, Any]:
+def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], seconds: float) -> dict[str, Any]:
     """What a step measured beside its losses, of all processes' rows (names, units and formulas: docs/metrics.md).
 
     ``classes``: names of token classes, and each token id's. ``seconds``: what the step took so far.
@@ -113,7 +114,7 @@ def blind(context: Context) -> list[bool]:
 
 
 def token_means(
-    columns: Columns, outcomes: Sequence[Outcome], classes: tuple[list[str], Tensor]
+    columns: Columns, outcomes: Sequence[Outcome], classes: tuple[list[str], Int[Tensor, "V"]]
 ) -> dict[str, float]:
     """Means of watched columns over the written tokens of all processes; of divergences also each token class's mean
     and its share of the sum (its mean × its count over all)."""
@@ -121,7 +122,7 @@ def token_means(
     sums: dict[str, float] = {}
     counts: dict[str, float] = {}
 
-    def add(name: str, values: Tensor, mask: Tensor) -> None:
+    def add(name: str, values: Float[Tensor, "P"], mask: Bool[Tensor, "P"]) -> None:
         sums[name] = sums.get(name, 0.0) + float(values[mask].sum())
         counts[name] = counts.get(name, 0) + int(mask.sum())
 

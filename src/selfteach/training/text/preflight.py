@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.errors import UserError
@@ -309,7 +310,9 @@ def exchanged(one: Trajectory, other: Example, fields: Sequence[str]) -> Traject
     return replace(one, example=replace(one.example, private=private))
 
 
-def divergences(run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Tensor:
+def divergences(
+    run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context
+) -> Float[Tensor, "n T"]:
     """[n, T] KL(role‖student) in nats of this process's rows, 0 where nothing was scored."""
     temperature = run.recipe.temperature
     return measured(
@@ -317,7 +320,9 @@ def divergences(run: TextLearner, name: str, rollouts: Sequence[Trajectory], see
     )
 
 
-def log_probs(run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Tensor:
+def log_probs(
+    run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context
+) -> Float[Tensor, "n T"]:
     """[n, T] the role's log-prob (nats) of each response token of this process's rows."""
     return measured(run, name, rollouts, seen, Quantity(lambda at: at.sampled(name), (name,)))
 
@@ -325,7 +330,7 @@ def log_probs(run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen:
 @torch.no_grad()
 def measured(
     run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context, wanted: Quantity
-) -> Tensor:
+) -> Float[Tensor, "n T"]:
     # Every process checks its own rollouts: one may have less to check than another.
     scoring = run.batching.scoring(rollouts, {name: seen}, alone=True)
     column = scoring.measure({"wanted": wanted})["wanted"]

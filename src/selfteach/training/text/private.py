@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from selfteach.recipes.parts import PerRecord
 from selfteach.training.learner import Numbers
 from selfteach.training.reduce import sum_over_processes
 
-Record = Callable[[], Iterable[Tensor]]
+Record = Callable[[], Iterable[Float[Tensor, ""]]]
 """Gives the summands of one record's loss, each to be differentiated before the next is made."""
 
 

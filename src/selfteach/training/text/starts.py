@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from selfteach.errors import UserError
@@ -13,7 +14,7 @@ from selfteach.policy.loading import Policy
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, END, PREVIOUS
 
-Named = dict[str, Tensor]
+Named = dict[str, Shaped[Tensor, "..."]]
 
 
 class Starts:

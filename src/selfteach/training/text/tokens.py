@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from selfteach.objective.batch import STUDENT
@@ -141,12 +142,12 @@ def probe_contexts(
 # --- columns ----------------------------------------------------------------------------------------------------
 
 
-def scores(scoring: Scoring, temperature: float) -> dict[str, Tensor]:
-    """[L] and [L, 5] columns of this process's rows; NaN where the policy did not write the token or the
+def scores(scoring: Scoring, temperature: float) -> dict[str, Shaped[Tensor, "L"] | Shaped[Tensor, "L k"]]:
+    """[L] and [L, k = 5] columns of this process's rows; NaN where the policy did not write the token or the
     role had nothing to see."""
     columns, others = scoring.columns, [name for name in scoring.contexts if name != STUDENT]
     first, shape = scoring.first_row, columns.ids.shape
-    spread: dict[str, Tensor] = {}
+    spread: dict[str, Shaped[Tensor, "N T"] | Shaped[Tensor, "N T k"]] = {}
     for part in scoring.parts():
         batch = scoring.batch(part)
         for chunk in chunks(batch, torch.ones_like(batch.layout.row, dtype=torch.bool), AT_ONCE):
@@ -167,7 +168,9 @@ def scores(scoring: Scoring, temperature: float) -> dict[str, Tensor]:
     }
 
 
-def seen_at(at: Positions, teachers: Sequence[str], temperature: float) -> Iterator[tuple[str, Tensor]]:
+def seen_at(
+    at: Positions, teachers: Sequence[str], temperature: float
+) -> Iterator[tuple[str, Shaped[Tensor, "P"] | Shaped[Tensor, "P k"]]]:
     """The columns of some positions, by name (kind/role)."""
     for role in (STUDENT, *teachers):
         top = at.log_probs(role, temperature).topk(min(TOP, at.logits[role].shape[1]))
@@ -179,7 +182,7 @@ def seen_at(at: Positions, teachers: Sequence[str], temperature: float) -> Itera
         yield f"divergence/{name}", gap(at, name, temperature).float()
 
 
-def term_columns(batch: TextBatch, count: int, others: int) -> dict[str, Tensor]:
+def term_columns(batch: TextBatch, count: int, others: int) -> dict[str, Float[Tensor, "L"]]:
     """[L] weight, loss and advantage of each term at the first ``count`` rows' tokens; NaN for ``others`` more.
 
     A weight of 1 is a token's share in a plain mean over all written tokens of the batch.
@@ -189,7 +192,7 @@ def term_columns(batch: TextBatch, count: int, others: int) -> dict[str, Tensor]
     first, shape = batch.scoring.first_row, whole.ids.shape
     beside = torch.full((others,), torch.nan)
 
-    def flat(column: Tensor) -> Tensor:
+    def flat(column: Shaped[Tensor, "N T"]) -> Float[Tensor, "L"]:
         parts = [column[first + i, :length].float().cpu() for i, length in enumerate(lengths)]
         return torch.cat([*parts, beside])
 
@@ -209,7 +212,11 @@ def term_columns(batch: TextBatch, count: int, others: int) -> dict[str, Tensor]
 # --- texts ------------------------------------------------------------------------------------------------------
 
 
-def texts(renderer: Renderer, rollouts: Sequence[Trajectory], columns: dict[str, Tensor]) -> dict[str, Any]:
+def texts(
+    renderer: Renderer,
+    rollouts: Sequence[Trajectory],
+    columns: dict[str, Shaped[Tensor, "L"] | Shaped[Tensor, "L k"]],
+) -> dict[str, Any]:
     """``lengths`` and ``pieces`` of each rollout; ``vocabulary``: [id, text] of every token in a top list."""
     tops = [column.flatten() for name, column in columns.items() if name.startswith("top_ids/")]
     known = torch.cat(tops).unique().tolist() if tops else []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selfteach.errors import NotFinite
@@ -43,7 +44,7 @@ class TextBatch:
     spent: int
     seed: int = 0
     verdicts: Mapping[str, int] = field(default_factory=dict)
-    old: Mapping[str, Tensor] | None = None
+    old: Mapping[str, Float[Tensor, "N T"]] | None = None
     weighted: Sequence[Weighted] = ()
     outcomes: list[Outcome] = field(default_factory=list)
     looked: list[Outcome] = field(default_factory=list)
@@ -58,11 +59,11 @@ class TextBatch:
         """Those that are scored at this step beside the student."""
         return [name for name in self.contexts if name != STUDENT]
 
-    def within(self, update: Minibatch) -> Tensor | None:
+    def within(self, update: Minibatch) -> Bool[Tensor, "N"] | None:
         """[N] bool: the rows of an update; None: all of them."""
         return rows_within(update, self.columns, self.seed) if update.parts > 1 else None
 
-    def statistics(self, rows: Tensor | None = None, *, record: bool = False) -> Statistics:
+    def statistics(self, rows: Bool[Tensor, "N"] | None = None, *, record: bool = False) -> Statistics:
         """``record``: the batch is one record, and its gradient is to be private."""
         return Statistics(
             self.columns,
@@ -134,7 +135,7 @@ def reads_features(weighted: Sequence[Weighted]) -> bool:
     return any("features" in one.term.reads.values() for one in weighted)
 
 
-def losses_of(batch: TextBatch) -> Iterator[Tensor]:
+def losses_of(batch: TextBatch) -> Iterator[Float[Tensor, ""]]:
     """The loss of a batch that is one record, a micro-batch at a time. Raises ``NotFinite`` where a term reads NaN."""
     stats = batch.statistics(record=True)
     try:
