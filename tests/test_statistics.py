@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -239,6 +240,8 @@ def test_the_highest_of_a_row_are_so_many_of_its_written_tokens() -> None:
     stats = statistics()
     assert stats.row_top(column, 2).nonzero().tolist() == [[0, 1], [0, 2], [1, 0], [1, 1], [3, 2], [3, 3]]
     assert stats.row_top(column, 0.5).sum(1).tolist() == [2, 1, 0, 2]
+    assert torch.equal(stats.row_top(column, np.float32(0.5)), stats.row_top(column, 0.5))  # type: ignore[arg-type]
+    assert torch.equal(stats.row_top(column, np.int64(2)), stats.row_top(column, 2))  # type: ignore[arg-type]
     assert torch.equal(stats.row_top(column, 1.0), MASK)
     assert torch.equal(stats.row_top(column, 99), MASK)
     assert stats.row_top(column, 1, among=column < 5).nonzero().tolist() == [[0, 4], [1, 1], [3, 3]]

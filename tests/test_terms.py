@@ -359,3 +359,26 @@ def test_a_plan_without_terms_is_a_loss_of_zero_to_call_backward_on() -> None:
     given = batch()
     loss = evaluate_terms(given, plan([], COLUMNS)).loss
     assert (torch.autograd.grad(loss, given.roles["student"].states)[0] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"coefficient": float("nan")}, "coefficient is nan"),
+        ({"coefficient": float("inf")}, "coefficient is inf"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"temperature": -1.0}, "temperature must be positive"),
+        ({"temperature": float("nan")}, "temperature must be positive"),
+        ({"where": torch.arange(ROWS)}, "where must be a bool tensor"),
+    ],
+)
+def test_what_no_loss_can_mean_is_refused_by_term(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"term 'm': {said}"):
+        plan([replace(Match(name="m", target=TEACHER, divergence=ForwardKL()), **changed)], COLUMNS)
+
+
+def test_a_term_that_names_no_temperature_has_its_recipes_and_one_without_a_recipe_1() -> None:
+    bare = Match(name="m", target=TEACHER, divergence=ForwardKL())
+    assert outcome(bare, batch()).loss == outcome(replace(bare, temperature=1.0), batch()).loss
+    assert outcome(bare.tempered(0.7), batch()).loss == outcome(replace(bare, temperature=0.7), batch()).loss
+    assert replace(bare, temperature=2.0).tempered(0.7).temperature == 2.0  # type: ignore[attr-defined]

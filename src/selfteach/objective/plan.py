@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -53,7 +54,14 @@ def _planned(term: Term, columns: Columns, rows: Tensor | None) -> Weighted:
 
 
 def _refuse_misfits(term: Term, columns: Columns) -> None:
-    """A longer [T] would be read as [N] without a word."""
+    """A longer [T] would be read as [N] without a word, a NaN coefficient as a loss, an index as a mask."""
+    if not math.isfinite(term.coefficient):
+        raise ValueError(f"term {term.name!r}: coefficient is {term.coefficient}, not a finite number")
+    temperature = getattr(term, "temperature", 1.0)
+    if isinstance(temperature, int | float) and not 0 < temperature < math.inf:
+        raise ValueError(f"term {term.name!r}: temperature must be positive, got {temperature}")
+    if term.where is not None and term.where.dtype != torch.bool:
+        raise ValueError(f"term {term.name!r}: where must be a bool tensor, got {term.where.dtype}")
     rows, steps = columns.ids.shape
     for name in term.placed:
         value = getattr(term, name)

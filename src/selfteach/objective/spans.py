@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -42,11 +44,11 @@ def row_top(
     """
     refuse_nan(column[over], "row_top")
     size = over.sum(dim=1, keepdim=True)
-    if isinstance(most, float):
-        _require_share(most)
-        count = (most * size.double() + _ROUNDING).floor().long()
+    if isinstance(most, Integral):
+        count = torch.full_like(size, int(most))
     else:
-        count = torch.full_like(size, most)
+        _require_share(float(most))
+        count = (float(most) * size.double() + _ROUNDING).floor().long()
     ranked = torch.where(over, column, -torch.inf).argsort(dim=1, descending=True, stable=True)
     # Positions outside rank last, but for those of −inf inside: these are told apart by a second, stable sort.
     ranked = ranked.gather(1, over.gather(1, ranked).long().argsort(dim=1, descending=True, stable=True))

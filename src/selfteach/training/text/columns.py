@@ -160,5 +160,10 @@ class Table:
     def pair(self) -> Int[Tensor, "N"]:
         """The row that a row is paired with, -1 where there is none."""
         row_of = {row["trajectory"]: i for i, row in enumerate(self.facts)}
-        paired = [row_of.get(row["pair"], -1) for row in self.facts]
+        for row in self.facts:
+            if row["pair"] is not None and row["pair"] not in row_of:
+                raise ValueError(
+                    f"a trajectory is paired with number {row['pair'][1]}, which is not in the batch"
+                )
+        paired = [-1 if row["pair"] is None else row_of[row["pair"]] for row in self.facts]
         return torch.tensor(paired, dtype=torch.long, device=self.device)

@@ -186,6 +186,8 @@ class TextTools:
 
     def sampling(self, max_tokens: int | None = None) -> Sampling:
         r = self.recipe.rollouts
+        if max_tokens is not None and max_tokens < 1:
+            raise UserError(f"sample is asked for max_tokens {max_tokens}: ask for 1 at least, or for None")
         return Sampling(max_tokens or r.max_tokens, r.temperature, r.top_p, r.top_k)
 
     def started(self, begun: Prompt | Trajectory) -> Trajectory:
