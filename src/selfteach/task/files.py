@@ -17,10 +17,12 @@ from selfteach.task.example import Example, Grade
 from selfteach.task.math_answer import check_math
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import Source
-from selfteach.task.split import fingerprint, is_held_out
+from selfteach.task.split import fingerprint, held_out_of
 from selfteach.task.verdict import Verdict
 
 log = logging.getLogger(__name__)
+
+FEWER = "fewer problems are held out"
 
 
 class Record(NamedTuple):
@@ -48,6 +50,7 @@ class FileTask:
     counts: Mapping[str, int]
     wording: Mapping[str, str] = field(default_factory=dict)
     verdicts: Counter[Verdict] = field(default_factory=Counter, compare=False)
+    said: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def answer_format(self) -> AnswerFormat:
@@ -68,12 +71,16 @@ class FileTask:
         return self._example(self.rows[_order(self.seed, epoch, len(self.rows))[position]])
 
     def held_out(self, count: int) -> list[Example]:
-        """The first ``count`` held-out problems, the same for every seed; UserError if there are not so many."""
-        if count > len(self.held_out_rows):
+        """The first ``count`` held-out problems, the same for every seed; all, where there are fewer: the log says so
+        once. UserError if none is held out."""
+        have = len(self.held_out_rows)
+        if count and not have:
             raise UserError(
-                f"{self.name}: {len(self.held_out_rows)} problems are held out, {count} were asked for: ask for "
-                f"fewer, raise held_out_fraction, or give a held_out_file"
+                f"{self.name}: no problem is held out: raise held_out_fraction, give a held_out_file, or ask for none"
             )
+        if count > have and FEWER not in self.said:
+            self.said.add(FEWER)
+            log.warning("%s: %d of %d problems asked for: no more are held out", self.name, have, count)
         return [self._example(row) for row in self.held_out_rows[:count]]
 
     def grade(self, example: Example, answer: str) -> Grade:
@@ -108,12 +115,13 @@ def read_task(
     counts: Counter[str] = Counter()
     records = list(_records(source, options, counts))
     if options.held_out_file is None:
-        held_out = [r for r in records if is_held_out(r.problem, options.held_out_fraction)]
-        rows = [r for r in records if not is_held_out(r.problem, options.held_out_fraction)]
+        known = held_out_of((r.problem for r in records), options.held_out_fraction)
+        held_out = [r for r in records if fingerprint(r.problem) in known]
     else:
         held_out = list(_records(open_held_out(options.held_out_file), options, Counter()))
-        known = {fingerprint(r.problem) for r in held_out}
-        rows = [r for r in records if fingerprint(r.problem) not in known]
+        known = frozenset(fingerprint(r.problem) for r in held_out)
+    rows = [r for r in records if fingerprint(r.problem) not in known]
+    if options.held_out_file is not None:
         counts["rows dropped: problem is held out"] = len(records) - len(rows)
     held_out = _distinct(held_out)
     counts["duplicate training rows"] = len(rows) - len({fingerprint(r.problem) for r in rows})
