@@ -189,6 +189,11 @@ def test_the_only_problem_is_not_held_out(tmp_path: Path) -> None:
     assert (len(task.rows), len(task.held_out_rows)) == (2, 0)
 
 
+def test_a_number_that_is_none_is_a_missing_field(tmp_path: Path) -> None:
+    message = refusal(tmp_path, [sum_row(1), sum_row(2, answer=float("nan"), solution="no box")])
+    assert "rows.jsonl, row 2: field 'answer' is missing or empty" in message
+
+
 def test_problems_of_the_held_out_file_are_taken_out_of_the_training_rows(tmp_path: Path) -> None:
     reworded = sum_row(5, problem="What   is 5 +\n5?")
     held_out = write_jsonl(tmp_path / "held_out.jsonl", [sum_row(3), reworded, sum_row(99), sum_row(99)])
@@ -281,7 +286,8 @@ def test_verdicts_are_counted(tmp_path: Path) -> None:
     task = open_rows(tmp_path, [sum_row(1)], grade_seconds=0.4)
     for text in (r"\boxed{2}", r"\boxed{3}", "2", r"\boxed{\frac{1}}", r"\boxed{9^{9^{9^9}}}"):
         task.grade(task.train(0), text)
-    assert task.verdicts == dict.fromkeys(set(Verdict) - {Verdict.REFERENCE_UNPARSEABLE}, 1)
+    unmet = {Verdict.REFERENCE_UNPARSEABLE, Verdict.NO_REWARD}
+    assert task.verdicts == dict.fromkeys(set(Verdict) - unmet, 1)
 
 
 def test_missing_field_names_file_row_and_field(tmp_path: Path) -> None:
