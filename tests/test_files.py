@@ -155,12 +155,43 @@ def test_held_out_problems_stay_held_out_when_the_file_grows_and_the_seed_change
     assert {r.problem for r in small.held_out_rows} < {r.problem for r in large.held_out_rows}
 
 
-def test_too_many_held_out_problems_asked_for_says_how_many_there_are(tmp_path: Path) -> None:
+def test_more_held_out_problems_than_there_are_give_all_of_them_and_that_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     task = open_rows(tmp_path, [sum_row(i) for i in range(100)])
-    with pytest.raises(
-        UserError, match=rf"{len(task.held_out_rows)} problems are held out, 500 were asked for"
-    ):
-        task.held_out(500)
+    have = len(task.held_out_rows)
+    assert len(task.held_out(have)) == have
+    assert not caplog.text
+    assert task.held_out(500) == task.held_out(501) == task.held_out(have)
+    assert caplog.text.count("rows.jsonl: ") == caplog.text.count(f"{have} of 500 problems asked for") == 1
+
+
+def test_asking_for_held_out_problems_where_none_is_held_out_is_refused(tmp_path: Path) -> None:
+    task = open_rows(tmp_path, [sum_row(i) for i in range(3)], held_out_fraction=1e-9)
+    assert task.held_out(0) == []
+    with pytest.raises(UserError, match=r"rows\.jsonl: no problem is held out: raise held_out_fraction"):
+        task.held_out(1)
+
+
+@pytest.mark.parametrize("count", range(2, 42))
+def test_a_few_rows_hold_out_at_least_one_problem_whatever_their_order(tmp_path: Path, count: int) -> None:
+    rows: list[Row] = [sum_row(i) for i in range(count)]
+    task, other = open_rows(tmp_path, rows + rows[:1]), open_rows(tmp_path, rows[::-1], seed=3)
+    held_out = {r.problem for r in task.held_out_rows}
+    assert 1 <= len(held_out) <= max(1, count // 4)
+    assert held_out == {r.problem for r in other.held_out_rows}
+    assert held_out.isdisjoint(r.problem for r in task.rows)
+    assert len(task.held_out(128)) == len(held_out)
+
+
+def test_the_only_problem_is_not_held_out(tmp_path: Path) -> None:
+    task = open_rows(tmp_path, [sum_row(1), sum_row(1)])
+    assert (len(task.rows), len(task.held_out_rows)) == (2, 0)
+
+
+def test_a_number_that_is_none_is_a_missing_field(tmp_path: Path) -> None:
+    message = refusal(tmp_path, [sum_row(1), sum_row(2, answer=float("nan"), solution="no box")])
+    assert "rows.jsonl, row 2: field 'answer' is missing or empty" in message
 
 
 def test_problems_of_the_held_out_file_are_taken_out_of_the_training_rows(tmp_path: Path) -> None:
@@ -255,7 +286,8 @@ def test_verdicts_are_counted(tmp_path: Path) -> None:
     task = open_rows(tmp_path, [sum_row(1)], grade_seconds=0.4)
     for text in (r"\boxed{2}", r"\boxed{3}", "2", r"\boxed{\frac{1}}", r"\boxed{9^{9^{9^9}}}"):
         task.grade(task.train(0), text)
-    assert task.verdicts == dict.fromkeys(set(Verdict) - {Verdict.REFERENCE_UNPARSEABLE}, 1)
+    unmet = {Verdict.REFERENCE_UNPARSEABLE, Verdict.NO_REWARD}
+    assert task.verdicts == dict.fromkeys(set(Verdict) - unmet, 1)
 
 
 def test_missing_field_names_file_row_and_field(tmp_path: Path) -> None:

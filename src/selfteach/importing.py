@@ -15,10 +15,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from functools import partial
 from hashlib import blake2b
 from importlib.machinery import PathFinder
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from selfteach.errors import UserError
@@ -37,8 +38,7 @@ _neighbors: dict[str, str] = {}
 def is_reference(text: str) -> bool:
     """Whether a word looks like ``FILE.py:NAME`` or ``package.module:NAME``; nothing is opened or imported.
 
-    A ``.py`` file without ``:NAME`` is one too: only ``load_object`` can say what is missing. Not references:
-    ``gym:gcd``,
+    A ``.py`` file without ``:NAME`` is one too: ``load_object`` will say what is missing. Not references: ``gym:gcd``,
     ``hf:ID``, ``opsd:v1``, and a module without a dot, which could not be told from these.
     """
     where, name = _parts(text)
@@ -61,24 +61,35 @@ def load_object(reference: str) -> Any:
     return _attribute(module, where, name)
 
 
-def users_call(what: str, file: str | None, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """``function(*args, **kwargs)``, the user's own. Whatever it raises (SystemExit too, but not Ctrl-C) becomes a
-    UserError.
+def users_call(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """``function(*args, **kwargs)``, the user's own. What it raises becomes a UserError: SystemExit too, not Ctrl-C.
 
-    Its line says ``what`` was called, what was raised and where: the deepest line within ``file`` if it came by there.
+    Its line says ``what`` was called, what was raised and where: the deepest line in the function's own file.
     """
     try:
         return function(*args, **kwargs)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        at = line_of(error, file)
+        code = code_of(function)
+        at = line_of(error, None if code is None else code.co_filename)
         raise UserError(f"{what}: {said_by(error)}" + (f" ({at[0]}:{at[1]})" if at else "")) from error
+
+
+def code_of(function: Any) -> CodeType | None:
+    """What runs when ``function`` is called, behind wrappers and ``partial``; None for what is not Python."""
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    if callable(function) and not hasattr(function, "__code__"):
+        function = type(function).__call__
+    code = getattr(function, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def said_by(error: BaseException) -> str:
     """``NameError: name 'x' is not defined``, in one line however many the error has."""
-    text = in_one_line(error, str)
+    text = in_one_line(error.msg if isinstance(error, SyntaxError) else error, str)
     if isinstance(error, UserError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -173,10 +184,9 @@ def _module_of_file(where: str) -> ModuleType:
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror}") from error
     program = sys.modules["__main__"]
+    # A program that names an object of its own: executed once more, it would name it again, without end.
     if os.path.realpath(getattr(program, "__file__", None) or "") == str(path):
-        return (
-            program  # the file that runs names itself: executed once more, it would do so again, without end
-        )
+        return program
     known = _loaded.get(path)
     return known[1] if known and known[0] == source else _executed(where, path, source)
 

@@ -37,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Grade:
-    """A verifier's result: ``reward`` (1.0 is right, 0.0 wrong), optional ``feedback`` text for a teacher.
+    """A verifier's result: ``reward``, any finite number (1.0 is right, 0.0 wrong), and ``feedback`` for a teacher.
 
     ``claim`` is the final answer as read out of the text, None if none was found.
     """
@@ -48,6 +48,7 @@ class Grade:
 
     @property
     def correct(self) -> bool:
+        """Whether the answer counts as right wherever methods and reports tell right from wrong."""
         return self.reward >= 0.5
 
 
@@ -56,7 +57,7 @@ class Task(Protocol):
 
     ``train(i)`` is a pure function of the task (its seed included) and the running index ``i`` = 0, 1, 2 …,
     so that a resumed run needs one integer to go on where it stopped; finite sets reshuffle each epoch.
-    ``held_out(n)`` gives n examples that ``train`` never gives.
+    ``held_out(n)`` gives n examples that ``train`` never gives, always the same; all it has, if these are fewer.
     ``wording`` holds view templates the task's own model was taught (view name → format string with
     ``{problem}`` and the private fields), used instead of a view's default wording.
     ``verdicts`` counts what grading has met so far (right, wrong, unparseable, timed out …).

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from numbers import Real
 from typing import Any, NamedTuple
 
 from selfteach.errors import UserError
@@ -17,10 +19,13 @@ from selfteach.task.example import Example, Grade
 from selfteach.task.math_answer import check_math
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import Source
-from selfteach.task.split import fingerprint, is_held_out
+from selfteach.task.reward import RewardFunction
+from selfteach.task.split import fingerprint, held_out_of
 from selfteach.task.verdict import Verdict
 
 log = logging.getLogger(__name__)
+
+FEWER = "fewer problems are held out"
 
 
 class Record(NamedTuple):
@@ -48,6 +53,7 @@ class FileTask:
     counts: Mapping[str, int]
     wording: Mapping[str, str] = field(default_factory=dict)
     verdicts: Counter[Verdict] = field(default_factory=Counter, compare=False)
+    said: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def answer_format(self) -> AnswerFormat:
@@ -68,12 +74,16 @@ class FileTask:
         return self._example(self.rows[_order(self.seed, epoch, len(self.rows))[position]])
 
     def held_out(self, count: int) -> list[Example]:
-        """The first ``count`` held-out problems, the same for every seed; UserError if there are not so many."""
-        if count > len(self.held_out_rows):
+        """The first ``count`` held-out problems, the same for every seed; all, where there are fewer: the log says so
+        once. UserError if none is held out."""
+        have = len(self.held_out_rows)
+        if count and not have:
             raise UserError(
-                f"{self.name}: {len(self.held_out_rows)} problems are held out, {count} were asked for: ask for "
-                f"fewer, raise held_out_fraction, or give a held_out_file"
+                f"{self.name}: no problem is held out: raise held_out_fraction, give a held_out_file, or ask for none"
             )
+        if count > have and FEWER not in self.said:
+            self.said.add(FEWER)
+            log.warning("%s: %d of %d problems asked for: no more are held out", self.name, have, count)
         return [self._example(row) for row in self.held_out_rows[:count]]
 
     def grade(self, example: Example, answer: str) -> Grade:
@@ -98,22 +108,33 @@ class FileTask:
 
 
 def read_task(
-    name: str, source: Source, open_held_out: Callable[[str], Source], *, seed: int = 0, options: TaskOptions
+    name: str,
+    source: Source,
+    open_held_out: Callable[[str], Source],
+    *,
+    seed: int = 0,
+    options: TaskOptions,
+    reward: RewardFunction | None = None,
 ) -> FileTask:
     """Read and check every row once, and split. Raises UserError at the first row that cannot be used.
 
     A held-out problem is never trained on: with a held-out file its problems are taken out of the training rows,
-    without one the hash of a problem decides, so that its duplicates go the same way.
+    without one the hash of a problem decides, so that its duplicates go the same way. ``reward``: who grades in place
+    of the verifier (the caller sees to that). Columns that it has parameters for become private fields, a row without
+    one that it cannot do without is incomplete, and apart from that no row needs an answer.
     """
+    if reward is not None:
+        options = _graded_by(reward, options)
     counts: Counter[str] = Counter()
-    records = list(_records(source, options, counts))
+    records = list(_records(source, options, reward, counts))
     if options.held_out_file is None:
-        held_out = [r for r in records if is_held_out(r.problem, options.held_out_fraction)]
-        rows = [r for r in records if not is_held_out(r.problem, options.held_out_fraction)]
+        known = held_out_of((r.problem for r in records), options.held_out_fraction)
+        held_out = [r for r in records if fingerprint(r.problem) in known]
     else:
-        held_out = list(_records(open_held_out(options.held_out_file), options, Counter()))
-        known = {fingerprint(r.problem) for r in held_out}
-        rows = [r for r in records if fingerprint(r.problem) not in known]
+        held_out = list(_records(open_held_out(options.held_out_file), options, reward, Counter()))
+        known = frozenset(fingerprint(r.problem) for r in held_out)
+    rows = [r for r in records if fingerprint(r.problem) not in known]
+    if options.held_out_file is not None:
         counts["rows dropped: problem is held out"] = len(records) - len(rows)
     held_out = _distinct(held_out)
     counts["duplicate training rows"] = len(rows) - len({fingerprint(r.problem) for r in rows})
@@ -125,6 +146,12 @@ def read_task(
     return FileTask(name, rows, held_out, seed, options, {k: v for k, v in counts.items() if v})
 
 
+def _graded_by(reward: RewardFunction, options: TaskOptions) -> TaskOptions:
+    if options.verifier not in ("none", TaskOptions.verifier):
+        raise UserError(f"verifier is {options.verifier}, but {reward} grades: leave one of the two out")
+    return replace(options, verifier="none")
+
+
 @dataclass(frozen=True)
 class _Columns:
     """The source's own names of the wanted columns; None where it has none."""
@@ -134,14 +161,17 @@ class _Columns:
     answer: str | None
     tag: str | None
     extra: Mapping[str, str]
+    """Private field → column, of fields that every row must have."""
+    read: tuple[str, ...] = ()
+    """Columns that a reward function has parameters for."""
 
     @property
     def names(self) -> list[str]:
-        wanted = (self.problem, self.solution, self.answer, self.tag, *self.extra.values())
+        wanted = (self.problem, self.solution, self.answer, self.tag, *self.extra.values(), *self.read)
         return list(dict.fromkeys(name for name in wanted if name is not None))
 
 
-def _resolve(source: Source, options: TaskOptions) -> _Columns:
+def _resolve(source: Source, options: TaskOptions, reward: RewardFunction | None) -> _Columns:
     def find(option: str, name: str | None) -> str | None:
         if name is None or name in source.columns:
             return name
@@ -150,6 +180,8 @@ def _resolve(source: Source, options: TaskOptions) -> _Columns:
             return similar[0]
         if option == "answer_column" and options.solution_column is not None:
             return None  # the solution's last box is the answer
+        if option == "answer_column" and options.verifier == "none" and name == TaskOptions.answer_column:
+            return None  # nobody asked for this one
         raise UserError(
             f"{source.label}, row 1: no field {name!r}, it has {', '.join(map(repr, source.columns))}; "
             f"set {option} to one of these" + (" or to None" if option == "solution_column" else "")
@@ -157,21 +189,45 @@ def _resolve(source: Source, options: TaskOptions) -> _Columns:
 
     problem = find("problem_column", options.problem_column)
     assert problem is not None
-    return _Columns(
+    columns = _Columns(
         problem=problem,
         solution=find("solution_column", options.solution_column),
         answer=find("answer_column", options.answer_column),
         tag=find("tag_column", options.tag_column),
         extra={name: str(find("extra_columns", name)) for name in options.extra_columns},
     )
+    return columns if reward is None else replace(columns, read=_read_by(reward, source, columns))
 
 
-def _records(source: Source, options: TaskOptions, counts: Counter[str]) -> Iterator[Record]:
-    columns = _resolve(source, options)
+def _read_by(reward: RewardFunction, source: Source, columns: _Columns) -> tuple[str, ...]:
+    """The columns that a reward function has parameters for, beside those that are private fields anyway."""
+    fields = {
+        *columns.extra,
+        *(["solution"] if columns.solution else []),
+        *(["answer"] if columns.answer else []),
+    }
+    read = tuple(sorted(reward.columns.intersection(source.columns) - fields))
+    boxed = ["answer"] if columns.solution else []  # some of the solutions may hold it
+    lack = reward.lacks({*fields, *read, *boxed})
+    if lack is not None:
+        raise UserError(
+            f"{source.label}, row 1: no field {lack!r}, which {reward} has a parameter for; it has "
+            f"{', '.join(map(repr, source.columns))}"
+        )
+    return read
+
+
+def _records(
+    source: Source, options: TaskOptions, reward: RewardFunction | None, counts: Counter[str]
+) -> Iterator[Record]:
+    columns = _resolve(source, options, reward)
     for number, row in source.rows(columns.names):
         place = f"{source.label}, row {number}"
         try:
             record = _record(source, number, row, columns, options, counts)
+            lack = None if reward is None else reward.lacks(record.private)
+            if lack is not None:
+                raise _Incomplete(f"field {lack!r}, which {reward} has a parameter for, is missing or empty")
         except _Incomplete as missing:
             if not options.skip_incomplete_rows:
                 raise UserError(f"{place}: {missing}; mend the row or set skip_incomplete_rows") from None
@@ -224,15 +280,21 @@ def _record(
         raise _Incomplete(f"{where} is missing or empty and the solution has no \\boxed{{}}")
     for name, column in columns.extra.items():
         private[name] = needed(column)
+    for name in columns.read:
+        text = _text(place, name, row.get(name))
+        if text is not None:
+            private[name] = text
     tag = None if columns.tag is None else needed(columns.tag)
     return Record(key=f"{source.name}:{number}", problem=problem, private=private, tag=tag)
 
 
 def _text(place: str, name: str, value: Any, numbers: bool = False) -> str | None:
     """The field as text, None if missing or blank. Numbers are taken for answers only."""
-    if value is None:
+    if value is None or (
+        isinstance(value, float) and math.isnan(value)
+    ):  # what tables write where nothing is
         return None
-    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+    if numbers and isinstance(value, Real) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
         raise UserError(

@@ -13,13 +13,14 @@ from urllib.parse import parse_qsl
 from selfteach.errors import UserError
 from selfteach.task.arena import WORLDS, open_world
 from selfteach.task.example import Task
-from selfteach.task.files import FileTask, read_task
+from selfteach.task.files import read_task
 from selfteach.task.gym import GymTask, gym_names
 from selfteach.task.one import OneQuestion
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import open_file, open_hub
+from selfteach.task.reward import Rewarded, RewardFunction
 
-__all__ = ["HEEDED", "TaskOptions", "open_task"]
+__all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
 
 FILE_ENDINGS = (".jsonl", ".parquet")
 _ANY = frozenset({"only"})
@@ -34,45 +35,51 @@ HEEDED: Mapping[str, frozenset[str]] = {
     "file": _ROWS,
     "folder": _ROWS | {"split"},
     "hf": _ROWS | {"split", "subset", "revision"},
+    "rows": _ROWS,
+    "own": _ANY,
 }
 """Which options each kind of source heeds; setting another is an error."""
 
 
-def open_task(name: str, *, seed: int = 0, options: TaskOptions | None = None) -> Task:
-    """The task of this name; ``options`` None: the source's own defaults.
+def open_task(
+    name: str, *, seed: int = 0, options: TaskOptions | None = None, reward: RewardFunction | None = None
+) -> Task:
+    """The task of this name; ``options`` None: the source's own defaults. ``reward`` grades in place of its verifier.
 
     ``table``, ``chain`` … are worlds of the arena · ``gym:NAME`` or ``gym:NAME?setting=value&…`` a reasoning-gym
     task · a path that ends in ``.jsonl`` or ``.parquet``, or a folder · ``hf:ID`` a dataset of the hub. Raises
     UserError for a name that fits none of these, naming the nearest, and for options the source does not heed.
     """
-    task = _opened(name, seed, options)
-    return task if options is None or options.only is None else OneQuestion(task, options.only)
+    return finished(_opened(name, seed, options, reward), options, reward)
 
 
-def _opened(name: str, seed: int, options: TaskOptions | None) -> Task:
+def finished(task: Task, options: TaskOptions | None, reward: RewardFunction | None) -> Task:
+    """What holds for any task: who grades, and whether one question is all of it."""
+    graded = task if reward is None else Rewarded(task, reward)
+    return graded if options is None or options.only is None else OneQuestion(graded, options.only)
+
+
+def _opened(name: str, seed: int, options: TaskOptions | None, reward: RewardFunction | None) -> Task:
     if name.startswith("gym:"):
         return _gym(name, seed, options)
     if name.startswith("hf:"):
-        chosen = _heeded("hf", name, options)
+        chosen = heeded("hf", name, options)
         source = open_hub(name[3:], split=chosen.split, subset=chosen.subset, revision=chosen.revision)
-        return read_task(name, source, open_file, seed=seed, options=chosen)
+        return read_task(name, source, open_file, seed=seed, options=chosen, reward=reward)
     if name in WORLDS:
-        _heeded("world", name, options)
+        heeded("world", name, options)
         return open_world(name, seed=seed)
     if Path(name).is_dir() or name.endswith(FILE_ENDINGS):
-        return _file(name, seed, options)
+        chosen = heeded("folder" if Path(name).is_dir() else "file", name, options)
+        source = open_file(name, split=chosen.split)
+        return read_task(name, source, open_file, seed=seed, options=chosen, reward=reward)
     raise UserError(f"there is no task {name!r}; {_advice(name)}")
 
 
 def _gym(name: str, seed: int, options: TaskOptions | None) -> GymTask:
     dataset, _, query = name[4:].partition("?")
     config = {key: _setting(value) for key, value in parse_qsl(query, keep_blank_values=True)}
-    return GymTask(dataset, config, seed, _heeded("gym", name, options))
-
-
-def _file(name: str, seed: int, options: TaskOptions | None) -> FileTask:
-    chosen = _heeded("folder" if Path(name).is_dir() else "file", name, options)
-    return read_task(name, open_file(name, split=chosen.split), open_file, seed=seed, options=chosen)
+    return GymTask(dataset, config, seed, heeded("gym", name, options))
 
 
 def _advice(name: str) -> str:
@@ -85,7 +92,7 @@ def _advice(name: str) -> str:
     return f"did you mean {' or '.join(near)}? Else {known}" if near else known
 
 
-def _heeded(kind: str, name: str, options: TaskOptions | None) -> TaskOptions:
+def heeded(kind: str, name: str, options: TaskOptions | None) -> TaskOptions:
     """The options, if none is set that this kind of source would ignore."""
     if options is None:
         return TaskOptions()

@@ -59,7 +59,7 @@ def open_hub(
         data = datasets.load_dataset(name, name=subset, split=split, revision=revision)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{label}: cannot be loaded: {_first_line(error)}") from error
-    return _dataset(label, name, data)
+    return dataset_source(label, name, data)
 
 
 def _jsonl(path: Path) -> Source:
@@ -151,10 +151,11 @@ def _folder(path: Path, split: str) -> Source:
         raise UserError(f"{label}: the dataset holds no rows") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{label}: cannot be loaded: {_first_line(error)}") from error
-    return _dataset(label, path.name, data)
+    return dataset_source(label, path.name, data)
 
 
-def _dataset(label: str, name: str, data: Any) -> Source:
+def dataset_source(label: str, name: str, data: Any) -> Source:
+    """A ``datasets.Dataset`` that is loaded."""
     if data.num_rows == 0:
         raise UserError(f"{label}: the dataset holds no rows")
 

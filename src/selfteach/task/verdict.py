@@ -16,6 +16,7 @@ class Verdict(StrEnum):
     UNPARSEABLE = "unparseable"
     REFERENCE_UNPARSEABLE = "reference unparseable"
     TIMED_OUT = "timed out"
+    NO_REWARD = "no reward"
 
     def grade(self, claim: str | None = None) -> Grade:
         """Reward 1.0 if right, else 0.0; feedback only where it says more than the reward does."""

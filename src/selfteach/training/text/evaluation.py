@@ -81,13 +81,17 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> tuple[EvaluationResult, list[Answered]]:
-    """Sample ``samples`` answers to each of ``problems`` held-out problems and grade them.
+    """Sample ``samples`` answers to each of ``problems`` held-out problems (all, if the task has fewer) and grade them.
 
     The problems are shared out over the processes; each returns the whole result. Draws from a generator state of its
     own and puts the caller's back, so that evaluating does not change a run. ``view``: answer under what a teacher
-    would be shown (to measure what a privilege is worth).
+    would be shown (to measure what a privilege is worth). UserError if there is no held-out problem.
     """
     examples = task.held_out(problems)
+    if not examples:
+        raise UserError(
+            f"task {task.name} has no held-out problem to be measured on ({problems} were asked for)"
+        )
     shown = [(one, seen(one, view or Plain(), task.wording)) for one in examples]
     prompts = [
         (one, ids)
