@@ -104,17 +104,16 @@ def test_help_lists_every_knob_of_a_recipe(recipe: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as stopped:
         main(["train", recipe, "--help"])
     assert not stopped.value.code
-    shown = capsys.readouterr().out
-    for flag in (
-        "--lr",
-        "--temperature",
-        "--eval-problems",
-        "--checkpoint-every",
-        "--task",
-        "--out",
-        "--resume",
-    ):
-        assert flag in shown
+    short = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", recipe, "--help-all"])
+    whole = capsys.readouterr().out
+    for flag in ("--lr", "--temperature", "--task", "--out", "--resume", "--config"):
+        assert flag in short
+    for flag in ("--eval-problems", "--checkpoint-every", "--model", "--held-out-fraction"):
+        assert flag in whole
+        assert flag not in short
+    assert "--help-all" in short
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("train", "doctor")])
@@ -138,12 +137,12 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["train", "opsd", "--prompts", "0"], "prompts"),
         (["train", "opsd", "--betas", "2", "2"], "betas"),
         (["train", "opsd", "--betas", "-1", "0.9"], "betas"),
-        (["train", "opsd", "--weight-decay", "-1"], "weight_decay"),
+        (["train", "opsd", "--weight-decay", "-1"], "--weight-decay"),
         (["train", "opsd", "--seed", "99999999999999999999"], "seed"),
         (["train", "grpo", "--prompts", "4", "--minibatches", "9"], "minibatches must be at most prompts"),
         (["train", "opsd", "--temperature", "0"], "temperature"),
         (["train", "opsd", "--loss", "mse"], "mse"),
-        (["train", "opsd", "--micro-batch", "0"], "micro_batch"),
+        (["train", "opsd", "--micro-batch", "0"], "--micro-batch"),
         (["train", "opsd", "--task", "tabel"], "did you mean table"),
         (["train", "opsd", "--task", "gym:chain_summ", "--model", "x"], "chain_sum"),
         (["train", "opsd", "--task", "gym:chain_sum"], "--model"),
@@ -151,7 +150,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["train", "opsd", "--resume", "--out", "no-such-run"], "no run to resume"),
         (["train", "opsd", "--view", "prefix"], "--prefix"),
         (["train", "opsd", "--view", "prefix", "--prefix", "none.json"], "none.json"),
-        (["train", "grpo", "--per-prompt", "1"], "per_prompt"),
+        (["train", "grpo", "--per-prompt", "1"], "--per-prompt"),
         (["eval", "--task", "gym:chain_sum"], "--model"),
         (["eval", "--view", "prefix"], "--prefix"),
         (["compare", "opsd", "opds"], "or opsd or"),

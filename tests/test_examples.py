@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from arrays import arrays, log_softmax
 from selfteach.importing import load_object
@@ -165,3 +168,33 @@ def test_a_method_from_outside_has_a_study_and_at_most_sixty_lines() -> None:
     }
     lines = [line for i, line in enumerate(text.splitlines(), start=1) if line.strip() and i not in skipped]
     assert len(lines) <= 60
+
+
+def cells(name: str, **changed: str) -> list[str]:
+    """The cells of an example, with the values of some of its settings changed."""
+    text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    for setting, value in changed.items():
+        text, count = re.subn(rf"(?m)^(    {setting}=).*(,)$", rf"\g<1>{value}\g<2>", text)
+        assert count == 1, setting
+    return re.split(r"(?m)^# %%.*$", text)
+
+
+def test_the_notebook_like_example_runs_in_a_notebook_and_shows_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    sources = cells("forty_rows", steps="2", prompts="2", eval_problems="2")
+    sources[-1] = sources[-1].replace("problems=64", "problems=4")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(one) for one in sources])
+    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [
+        out.get("data", {}).get("text/html", "") + out.get("text", "")
+        for cell in notebook.cells
+        for out in cell.outputs
+    ]
+    assert any("<progress value='2' max='2'>" in out for out in outputs)
+    shown = next(out for out in outputs if "selfteach-run" in out)
+    assert "<svg" in shown
+    assert 'href="runs/forty-rows/report.html"' in shown
+    assert any("on tutor: accuracy" in out for out in outputs)
+    assert (tmp_path / "runs/forty-rows/model/model.safetensors").is_file()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import golden
-from selfteach.recipes import RECIPES, Recipe, recipe_named, with_knobs
+from selfteach.recipes import RECIPES, Recipe, with_knobs
 
 RECORDED = golden.recorded_evaluations()
 CLOSE = 1e-9
@@ -39,7 +39,7 @@ def test_every_recipe_has_a_recorded_run() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_replayed_run_gives_the_recorded_losses_and_gradients(name: str, tmp_path: Path) -> None:
     recorded = golden.recorded_run(name)
-    recipe = with_knobs(recipe_named(name, recorded["preset"]), tuples(recorded["knobs"]))
+    recipe = with_knobs(presets(RECIPES[name])[recorded["preset"]], tuples(recorded["knobs"]))
     now = list(golden.steps_of(name, tmp_path, recorded["steps"], recipe))
     assert len(now) == len(recorded["steps"])
     assert_replayed(recorded, now)
@@ -49,7 +49,7 @@ def test_a_replayed_run_gives_the_recorded_losses_and_gradients(name: str, tmp_p
 def test_micro_batches_of_any_size_give_the_recorded_losses_and_gradients(name: str, tmp_path: Path) -> None:
     """What a role of signal "sampled" gave is scored anew, in micro-batches too."""
     recorded = golden.recorded_run(name)
-    recipe = with_knobs(recipe_named(name, recorded["preset"]), tuples(recorded["knobs"]))
+    recipe = with_knobs(presets(RECIPES[name])[recorded["preset"]], tuples(recorded["knobs"]))
     unscored = [
         {**step, "rollouts": [{**row, "log_probs": {}} for row in step["rollouts"]]}
         for step in recorded["steps"]

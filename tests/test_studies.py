@@ -273,7 +273,7 @@ def test_the_common_task_has_the_baselines_and_a_budget_for_those_that_sample(tm
 def begun(run: Planned, resolve: Resolve = run_of) -> None:
     """A finished run's folder, as it would be by now."""
     with RunFolder.create(run.folder) as folder:
-        folder.write_config(table_of(resolve(run.words[1:])[0]))
+        folder.write_config(table_of(resolve(run.words[1:])))
         folder.summary({})
 
 

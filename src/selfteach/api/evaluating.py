@@ -122,7 +122,8 @@ def evaluate(
         batch_size=how.batch, seed=how.seed,
     )  # fmt: skip
     label = task if isinstance(task, str) else named(task)
-    return Evaluated(f"arena {task}" if model is None else policy.name, label, result, answers)
+    shown = f"arena {task}" if model is None else str(model) if isinstance(model, str | Path) else policy.name
+    return Evaluated(shown, label, result, answers)
 
 
 def policy_for(
