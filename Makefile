@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint types check setup bench-loss clean
+.PHONY: demo test test-slow lint types check docs wheel setup bench-loss clean
 
 demo: $(VENV)/.ready
 	$(BIN)/selfteach demo
@@ -23,6 +23,14 @@ types: $(VENV)/.ready
 	$(BIN)/mypy
 
 check: lint types test
+
+# The documentation as a site in build/docs; a link that leads nowhere is an error.
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# sdist and wheel in dist/, once the wheel was seen to work in an environment of its own.
+wheel: $(VENV)/.ready
+	PYTHON=$(BIN)/python CONSTRAINTS=$(CONSTRAINTS) scripts/check_wheel.sh dist
 
 setup: $(VENV)/.ready
 
@@ -46,4 +54,4 @@ $(BENCH)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist

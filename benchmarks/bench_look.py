@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from time import process_time
 
 from selfteach.cli.progress import Silent
+
 from selfteach.cli.train import configured
 from selfteach.training.launch import settings_of
 from selfteach.training.learner import Numbers, Update

@@ -1,6 +1,6 @@
 """Forty rows and a reward of one's own, from Python: cells as a notebook has them, to be run from top to bottom.
 
-    python examples/forty_rows.py        # about a minute on two CPU cores
+python examples/forty_rows.py        # about a minute on two CPU cores
 """
 
 # %% rows: what is asked, and what the reward needs. A DataFrame or a datasets.Dataset does as well.

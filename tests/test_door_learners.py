@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 import learners
+from dying import dies
 from learners import FLOW, Flow, Ridge
 from saved import everything
 from selfteach.errors import UserError
@@ -80,7 +80,12 @@ def test_a_closed_form_resumes_with_its_teacher(tmp_path: Path) -> None:
 
 
 def words(out: Path, *more: str) -> list[str]:
-    return [sys.executable, str(Path(learners.__file__)), str(out), str(STEPS), *more]
+    return [str(Path(learners.__file__)), str(out), str(STEPS), *more]
+
+
+def run_to_end(out: Path, *more: str) -> None:
+    program = [sys.executable, *words(out, *more)]
+    subprocess.run(program, env=ENVIRONMENT, check=True, capture_output=True)
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -89,7 +94,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 @pytest.fixture(scope="module")
 def flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("flow") / "whole"
-    subprocess.run(words(out), env=ENVIRONMENT, check=True, capture_output=True)
+    run_to_end(out)
     return out
 
 
@@ -106,13 +111,10 @@ def test_the_critic_steps_at_every_third_step_and_the_flow_learns(flow: Path) ->
 )
 def test_a_killed_run_goes_on_bit_for_bit(flow: Path, tmp_path: Path, moment: str) -> None:
     out = tmp_path / "killed"
-    process = subprocess.Popen(words(out), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(out.glob(moment)):
-        time.sleep(0.0002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    dies(words(out), moment, signal.SIGKILL, ENVIRONMENT)
+    assert (out / moment).exists()
     assert not (out / "summary.json").exists()
-    subprocess.run(words(out, "--resume"), env=ENVIRONMENT, check=True, capture_output=True)
+    run_to_end(out, "--resume")
     (saved, rows, samples), (weights, metrics, shown) = everything(out, STEPS), everything(flow, STEPS)
     assert rows == metrics
     assert samples == shown

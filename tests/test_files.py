@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,9 +284,11 @@ def test_without_a_verifier_rewards_are_zero_and_answers_may_be_absent(tmp_path:
 
 
 def test_verdicts_are_counted(tmp_path: Path) -> None:
-    task = open_rows(tmp_path, [sum_row(1)], grade_seconds=0.4)
-    for text in (r"\boxed{2}", r"\boxed{3}", "2", r"\boxed{\frac{1}}", r"\boxed{9^{9^{9^9}}}"):
+    task = open_rows(tmp_path, [sum_row(1)])
+    for text in (r"\boxed{2}", r"\boxed{3}", "2", r"\boxed{\frac{1}}"):
         task.grade(task.train(0), text)
+    hasty = replace(task, options=replace(task.options, grade_seconds=0.4))
+    hasty.grade(task.train(0), r"\boxed{9^{9^{9^9}}}")
     unmet = {Verdict.REFERENCE_UNPARSEABLE, Verdict.NO_REWARD}
     assert task.verdicts == dict.fromkeys(set(Verdict) - unmet, 1)
 
@@ -449,7 +452,7 @@ def test_hub_dataset_that_cannot_be_reached_says_so() -> None:
         "    print(error)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env={"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env={"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
     )
     assert done.stdout.startswith("hf:nobody/nothing (train): cannot be loaded: "), done.stderr
     assert done.stdout.count("\n") == 1

@@ -62,7 +62,7 @@ def launched() -> Iterator[Any]:
         "playwright.sync_api", reason="playwright is not installed (the dev extra has it)"
     )
     with sync_api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"], timeout=0)
         yield browser
         browser.close()
 
@@ -71,6 +71,7 @@ def launched() -> Iterator[Any]:
 def opened(browser: Any, path: Path, **context: Any) -> Iterator[Opened]:
     """The page of a report, when its token view is drawn; ``seconds`` is how long that took."""
     with browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context}) as own:
+        own.set_default_timeout(0)  # a loaded machine may take its time
         page = own.new_page()
         shown = Opened(page)
         page.on("request", lambda request: shown.requests.append(request.url))

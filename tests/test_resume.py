@@ -6,22 +6,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from dying import dies
 from saved import everything
 from selfteach.training import checkpoint
-from selfteach.training.rundir import read_rows
 
 STEPS = 6
 
 
 def words(out: Path, weights: str, *more: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "selfteach", "train", "opsd", "--task", "table", "--out", str(out)),
+        *("-m", "selfteach", "train", "opsd", "--task", "table", "--out", str(out)),
         *(
             "--weights",
             weights,
@@ -43,18 +42,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+def run(out: Path, weights: str, *more: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, *words(out, weights, *more)]
+    return subprocess.run(program, env=environment(), capture_output=True, text=True)
+
+
 def run_to_end(out: Path, weights: str, *more: str) -> None:
-    done = subprocess.run(words(out, weights, *more), env=environment(), capture_output=True, text=True)
+    done = run(out, weights, *more)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def killed_when(out: Path, weights: str, condition: str) -> None:
-    """Start a run and SIGKILL it as soon as a file matching ``condition`` appears in its folder."""
-    process = subprocess.Popen(words(out, weights), env=environment(), stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(out.glob(condition)):
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
 
 
 @pytest.mark.parametrize("weights", ["frozen", "ema"])
@@ -64,9 +59,10 @@ def test_a_killed_run_resumes_and_matches_the_uninterrupted_one(tmp_path: Path, 
     moments = {"writing": "checkpoints/.step-4.partial"}
     if weights == "ema":
         moments |= {"between": "checkpoints/step-2", "early": "metrics.jsonl"}
-    for name, condition in moments.items():
+    for name, moment in moments.items():
         out = tmp_path / name
-        killed_when(out, weights, condition)
+        dies(words(out, weights), moment, signal.SIGKILL, environment())
+        assert (out / moment).exists()
         assert not (out / "summary.json").exists()
         run_to_end(out, weights, "--resume")
         saved, metrics, samples = everything(out, STEPS)
@@ -87,7 +83,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path: 
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(content)
-    done = subprocess.run(words(out, "frozen", "--resume"), env=environment(), capture_output=True, text=True)
+    done = run(out, "frozen", "--resume")
     assert done.returncode == 0
     assert f"step-{STEPS}" in done.stderr
     assert "damaged" in done.stderr
@@ -99,13 +95,9 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path: 
 @pytest.mark.slow
 def test_ctrl_c_checkpoints_and_exits_with_130(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = subprocess.Popen(words(out, "ema"), env=environment(), stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not any("loss" in row for row in read_rows(out / "metrics.jsonl")):
-        time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
-    assert process.returncode == 130, said[-500:]
+    said = dies(words(out, "ema"), "checkpoints/step-2", signal.SIGINT, environment())
     assert "--resume" in said
+    assert not (out / "summary.json").exists()
     assert checkpoint.latest(out) is not None
     run_to_end(out, "ema", "--resume")
 
@@ -114,7 +106,7 @@ def test_ctrl_c_checkpoints_and_exits_with_130(tmp_path: Path) -> None:
 def test_resuming_with_other_knobs_is_refused_and_names_them(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_to_end(out, "frozen")
-    done = subprocess.run(words(out, "ema", "--resume"), env=environment(), capture_output=True, text=True)
+    done = run(out, "ema", "--resume")
     assert done.returncode == 2
     assert "recipe.weights" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -124,6 +116,6 @@ def test_resuming_with_other_knobs_is_refused_and_names_them(tmp_path: Path) -> 
 def test_an_output_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_to_end(out, "frozen")
-    done = subprocess.run(words(out, "frozen"), env=environment(), capture_output=True, text=True)
+    done = run(out, "frozen")
     assert done.returncode == 2
     assert "already holds a run" in done.stderr

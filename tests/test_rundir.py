@@ -79,6 +79,7 @@ def test_a_live_process_keeps_others_out_and_a_killed_one_does_not(tmp_path):
     here, there = processes.Pipe()
     process = processes.Process(target=_hold, args=(tmp_path, there), daemon=True)
     process.start()
+    there.close()  # so that a child that dies is an end of file, and not waited for
     assert here.recv()
     with pytest.raises(UserError, match="another live process"):
         RunFolder.resume(tmp_path, CONFIG)

@@ -8,10 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -487,16 +487,14 @@ def test_every_schedule_warms_up_and_then_takes_its_course(schedule: str, warmup
     assert rates == pytest.approx(expected)
 
 
-def test_a_phase_within_a_phase_is_counted_once() -> None:
+def test_a_phase_within_a_phase_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 102.0, 107.0, 111.0])  # outer begins, inner begins, inner ends, outer ends
+    monkeypatch.setattr("selfteach.training.clock.time", SimpleNamespace(perf_counter=lambda: next(now)))
     clock = Clock()
-    began = time.perf_counter()
-    with clock("outer"):
-        time.sleep(0.02)
-        with clock("inner"):
-            time.sleep(0.05)
-    whole = time.perf_counter() - began
-    assert clock.total == pytest.approx(whole, abs=5e-3)
-    assert clock.seconds["inner"] >= 0.05 > clock.seconds["outer"] >= 0.02
+    with clock("outer"), clock("inner"):
+        pass
+    assert clock.seconds == {"inner": 5.0, "outer": 6.0}
+    assert clock.total == 11.0
     clock.restart()
     assert clock.total == 0
 

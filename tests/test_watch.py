@@ -39,7 +39,7 @@ def server(run: Path, tmp_path: Path) -> Iterator[Server]:
 def ask(
     server: Server, path: str = "/", *, host: str | None = None, method: str = "GET"
 ) -> tuple[http.client.HTTPResponse, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
     connection.putrequest(method, path, skip_host=True)
     if host != "":
         connection.putheader("Host", host or f"127.0.0.1:{server.port}")
