@@ -11,6 +11,7 @@ import pytest
 
 import golden
 from selfteach.recipes import RECIPES, Recipe, with_knobs
+from selfteach.studies.laptop import presets
 
 RECORDED = golden.recorded_evaluations()
 CLOSE = 1e-9
