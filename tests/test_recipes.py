@@ -151,3 +151,21 @@ def test_sft_is_the_mean_negative_log_likelihood() -> None:
     nll = -np.take_along_axis(p, given["ids"][..., None], -1)[..., 0]
     expected = float((nll * given["mask"]).sum() / given["mask"].sum())
     assert evaluate("sft", given)["loss"] == pytest.approx(expected, rel=1e-12)
+
+
+def code_lines(path: Path) -> int:
+    """Lines of code: neither blank ones nor those of docstrings."""
+    text = path.read_text(encoding="utf-8")
+    prose = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    return sum(1 for i, line in enumerate(text.splitlines(), start=1) if line.strip() and i not in prose)
+
+
+def test_recipes_are_short() -> None:
+    lines = {name: code_lines(Path(inspect.getfile(kind))) for name, kind in RECIPES.items()}
+    assert sum(lines.values()) / len(lines) <= 80, lines
+    assert max(lines.values()) <= 120, lines
