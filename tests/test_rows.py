@@ -7,13 +7,16 @@ import sys
 from collections import Counter, UserDict, UserList
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import selfteach
 from runs import run_of, with_task
 from selfteach.errors import UserError
 from selfteach.policy.loading import load_policy
@@ -26,6 +29,7 @@ from selfteach.task.own import OwnTask
 from selfteach.task.reward import Rewarded
 from selfteach.task.rows import make_task
 from selfteach.task.verdict import Verdict
+from selfteach.training.progress import Silent
 from selfteach.training.text.evaluation import evaluate
 
 datasets = pytest.importorskip("datasets")
@@ -530,12 +534,18 @@ def test_a_name_is_opened_as_ever(tmp_path: Path) -> None:
     assert "gone.jsonl: there is no such file" in refusal(tmp_path / "gone.jsonl")
 
 
-def test_the_example_of_the_documentation_runs() -> None:
+def test_the_example_of_the_documentation_trains(tiny: str, tmp_path: Path) -> None:
     text = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
-    block = text.split("from selfteach.task.rows import make_task\n")[1].split("\n`make_task(")[0]
-    names: dict[str, Any] = {"make_task": make_task, "TaskOptions": TaskOptions}
+    block = text.split("## Rows, tasks and rewards of one's own\n")[1].split("\nOn the command line")[0]
+    few = partial(
+        selfteach.train,
+        steps=1, prompts=1, max_tokens=4, samples_every=0, eval_problems=1, lora_rank=0, student_thinking=None,
+        teacher_thinking=None, out=tmp_path / "run", progress=Silent,
+    )  # fmt: skip
+    names: dict[str, Any] = {"selfteach": SimpleNamespace(train=few), "model": tiny}
     exec(dedent(block), names)
-    task = names["task"]
+    assert selfteach.load_run(tmp_path / "run").finished
+    task = make_task(names["rows"], reward=names["reward"], options=TaskOptions(held_out_fraction=0.2))
     example = task.held_out(1)[0]
     assert task.grade(example, f"It is {example.private['answer']}\n").reward == 1.0
     assert task.grade(example, "It is x").reward == 0.0

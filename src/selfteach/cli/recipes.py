@@ -86,7 +86,8 @@ def changed(default: Recipe, preset: Recipe) -> dict[str, Any]:
 
 def show(console: Console, name: str) -> None:
     recipe = paper(name)
-    console.print(f"[bold]{name}[/]  {recipe.title}  ({recipe.source})\n")
+    source = f"  ({recipe.source})" if recipe.source else ""
+    console.print(f"[bold]{name}[/]  {recipe.title or type(recipe).__name__}{source}\n")
     console.print((type(recipe).__doc__ or "").strip() + "\n", markup=False, highlight=False)
     table = Table("knob", "default", "meaning", box=None, pad_edge=False)
     for knob, (value, meaning) in documented(recipe).items():
