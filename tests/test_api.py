@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,46 @@ def test_a_comparison_from_python_goes_on_where_it_stopped(tmp_path: Path) -> No
         selfteach.compare({"a": "opsd", "b": Mine}, task="table", **{**asked, "lr": 1.0})
     with pytest.raises(selfteach.UserError, match="two recipes"):
         selfteach.compare(["opsd", "opsd"], task="table", **asked)
+
+
+MY_RECIPE = """
+from selfteach.recipes.kit import *
+
+@settings
+class Mine(Recipe):
+    presets = {"paper": {}, "arena": {"max_tokens": 16}}
+
+    @property
+    def teachers(self):
+        return {TEACHER: Role(Frozen(), Solution())}
+
+    def terms(self, stats):
+        yield Match(name="distill", target=FromRole(TEACHER), divergence=ForwardKL())
+"""
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parent.parent / "docs/python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?s)```python\n(.*?)```", text)
+    assert len(blocks) == 2
+    (tmp_path / "my.py").write_text(MY_RECIPE)
+    monkeypatch.chdir(tmp_path)
+    small = {**FEW, "prompts": 2, "progress": Silent}
+    train, compare = selfteach.train, selfteach.compare
+    monkeypatch.setattr(
+        selfteach, "train", lambda *a, **k: train(*a, **{**k, **small, "steps": 2}), raising=False
+    )
+    monkeypatch.setattr(
+        selfteach,
+        "compare",
+        lambda *a, **k: compare(*a, **{**k, **small, "steps": 2, "points": 1}),
+        raising=False,
+    )
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["run"].finished
+    assert list(names["found"].runs) == ["reverse KL", "forward KL", "mine"]
 
 
 def has_pandas() -> bool:
