@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -210,6 +213,25 @@ def test_only_what_may_grow_grows(tmp_path: Path) -> None:
             run.resume(progress=Silent, **knobs)
     with pytest.raises(selfteach.UserError, match="no run to resume"):
         selfteach.train(resume=True, out=tmp_path / "none")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_run_whose_reader_has_gone_goes_on_to_its_end(stream: str, tmp_path: Path) -> None:
+    words = ["train", "opsd", "--task", "table", "--steps", "12", *WORDS, "--out", str(tmp_path / "run")]
+    read, write = os.pipe()
+    os.close(read)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: write}
+    done = subprocess.run([sys.executable, "-m", "selfteach", *words], **streams)  # type: ignore[call-overload]
+    os.close(write)
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 12
+    assert done.returncode in (0, 1)
+
+
+def test_version_and_help_load_no_library() -> None:
+    code = "import sys; from selfteach.cli import main; main([sys.argv[1]]); print('torch' in sys.modules)"
+    for word in ("--version", "--help"):
+        done = subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True, check=True)
+        assert done.stdout.endswith("False\n")
 
 
 # --- result, evaluate, compare ----------------------------------------------------------------------------------

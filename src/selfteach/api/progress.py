@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections import deque
@@ -26,7 +27,11 @@ class Lines:
         self.every, self.steps, self.headline = every, 0, "headline"
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except BrokenPipeError:
+            # Whoever read (head, tee, a lost ssh) has gone; the run goes on in its folder.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
     def start(self, steps: int, step: int, headline: str) -> None:
         self.steps, self.headline = steps, headline

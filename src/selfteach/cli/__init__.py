@@ -24,16 +24,22 @@ COMMANDS = {
     "demo": "OPSD on the arena, from start to report",
 }
 
+PRINTING = ("recipes", "report", "watch", "probe")
+"""Commands whose work is what they print."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 2 a user's mistake, 130 an interrupt."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if said := at_once(words):
+        print(said)
+        return 0
     # Before torch is loaded: threads that spin while they wait slow every other process of a shared CPU many times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from selfteach.cli.console import fail
     from selfteach.training.interruption import Interrupted
 
     quiet_libraries()
-    words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
@@ -44,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(str(mistake))
     except Interrupted as where:
         print(
-            f"selfteach: interrupted; go on with the same command and --resume --out {where}",
+            f"selfteach: interrupted; go on with selfteach train --resume --out {where}",
             file=sys.stderr,
         )
         return 130
@@ -52,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("selfteach: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        # Whoever read has gone. A command that only prints is done then; runs go on without their lines (Lines.say).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0 if words[:1] and words[0] in PRINTING else 1
 
 
 def quiet_libraries() -> None:
@@ -66,15 +73,18 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()
 
 
-def dispatch(words: list[str]) -> int:
+def at_once(words: list[str]) -> str:
+    """What is answered without loading a library; empty: nothing."""
     if not words or words[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
+        return usage()
     if words[0] == "--version":
         from selfteach import __version__
 
-        print(f"selfteach {__version__}")
-        return 0
+        return f"selfteach {__version__}"
+    return ""
+
+
+def dispatch(words: list[str]) -> int:
     return command_named(words[0])(words[1:])
 
 
