@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -213,6 +214,33 @@ def test_only_what_may_grow_grows(tmp_path: Path) -> None:
             run.resume(progress=Silent, **knobs)
     with pytest.raises(selfteach.UserError, match="no run to resume"):
         selfteach.train(resume=True, out=tmp_path / "none")
+
+
+def test_a_run_does_not_go_on_with_other_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"problem": f"{i}+1", "solution": f"{i}+1={i + 1}", "answer": str(i + 1)} for i in range(20)]
+    files = {
+        "task": ("rows.jsonl", "\n".join(map(json.dumps, rows))),
+        "held_out_file": ("held.jsonl", json.dumps({"problem": "40+1", "solution": "41", "answer": "41"})),
+        "reward": ("mine.py", "def score(completion):\n    return 1.0\n"),
+        "recipe": ("method.py", MY_RECIPE),
+        "token_classes": ("classes.json", '{"digit": "[0-9]"}'),
+    }
+    for name, text in files.values():
+        Path(name).write_text(text)
+    shutil.copytree(model_folder("table"), "model")
+    run = few(
+        "method.py:Mine", "model", "rows.jsonl", reward="mine.py:score", held_out_file="held.jsonl",
+        token_classes="classes.json", out="run", steps=1, prompts=1,
+    )  # fmt: skip
+    assert run.config["inputs"].keys() == {*files, "model"}
+    for role, (name, text) in {**files, "model": ("model/config.json", "")}.items():
+        before = Path(name).read_text()
+        Path(name).write_text(text + "\n" if text else before + " ")
+        with pytest.raises(selfteach.UserError, match=rf"inputs\.{role}: "):
+            run.resume(progress=Silent)
+        Path(name).write_text(before)
+    assert run.resume(progress=Silent, steps=2).summary["steps"] == 2
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

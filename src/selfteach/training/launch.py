@@ -17,6 +17,7 @@ from torch import distributed
 
 from selfteach.training import randomness, resuming
 from selfteach.training.config import FORMAT, TrainConfig
+from selfteach.training.inputs import inputs_of
 from selfteach.training.learner import Learner
 from selfteach.training.progress import Progress, Silent
 from selfteach.training.reduce import on_cpu
@@ -174,7 +175,8 @@ def first_says(raised: bool) -> bool:
 def table_of(config: TrainConfig) -> dict[str, Any]:
     """What config.toml holds."""
     table = config.table()
-    return {**table, "run": {**table["run"], **followed("tokens", HEADLINE)}, "versions": versions()}
+    run = {**table["run"], **followed("tokens", HEADLINE)}
+    return {**table, "run": run, "inputs": inputs_of(config), "versions": versions()}
 
 
 def followed(unit: str, headline: str, better: str = "higher") -> dict[str, str]:

@@ -1,0 +1,82 @@
+"""What a run reads beside its settings, by fingerprint: a resumed run must find the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from selfteach.importing import is_reference
+from selfteach.roles.weights import External
+from selfteach.task.arena import resolve_model
+from selfteach.training.config import TrainConfig
+
+WHOLE = 64 * 2**20
+"""Bytes up to which a file is read whole; of a larger one its length, beginning and end count."""
+PART = 8 * 2**20
+WEIGHTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+"""What makes up a model's folder."""
+
+
+def inputs_of(config: TrainConfig) -> dict[str, str]:
+    """Role → fingerprint of every file or folder that the settings name and that is there; hub names have none."""
+    found = {role: fingerprint(path) for role, path in named_files(config) if path.exists()}
+    return dict(sorted(found.items()))
+
+
+def named_files(config: TrainConfig) -> Iterator[tuple[str, Path]]:
+    """(what it is for, path) of all that the settings name and that may be a file."""
+    options: dict[str, Any] = {
+        "task": config.task,
+        "reward": config.reward,
+        "recipe": config.recipe_name,
+        "held_out_file": config.task_options.held_out_file,
+        "chat_template": config.loading.chat_template,
+        "token_classes": config.bookkeeping.token_classes,
+        **{f"eval_also.{i}": name for i, name in enumerate(config.evaluation.eval_also)},
+    }
+    for role, named in options.items():
+        if isinstance(named, str | Path) and str(named):
+            yield role, file_of(str(named))
+    models = {f"teacher.{i}": name for i, name in enumerate(external_models(config))}
+    for role, model in {"model": config.loading.model, **models}.items():
+        if model:
+            yield role, Path(resolve_model(model))
+
+
+def file_of(named: str) -> Path:
+    """The file of a path or of a reference FILE:NAME."""
+    return Path(named.rpartition(":")[0] if is_reference(named) else named)
+
+
+def external_models(config: TrainConfig) -> list[str]:
+    """Every other model that a stage's roles score with, in order."""
+    stages = config.recipe.stages.values()
+    weights = [role.weights for stage in stages for role in stage.roles.values()]
+    return list(dict.fromkeys(one.model for one in weights if isinstance(one, External)))
+
+
+def fingerprint(path: Path) -> str:
+    """16 hex digits of a file's content, or of a folder's model or data files with their names."""
+    if path.is_file():
+        return digest(path)
+    inside = sorted({file for pattern in WEIGHTS for file in path.glob(pattern)} or set(path.iterdir()))
+    whole = sha256()
+    for file in inside:
+        if file.is_file():
+            whole.update(f"{file.name} {digest(file)}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+def digest(file: Path) -> str:
+    size = file.stat().st_size
+    content = sha256(str(size).encode())
+    with file.open("rb") as stream:
+        if size <= WHOLE:
+            content.update(stream.read())
+        else:
+            content.update(stream.read(PART))
+            stream.seek(-PART, 2)
+            content.update(stream.read())
+    return content.hexdigest()[:16]
