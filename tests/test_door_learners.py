@@ -107,7 +107,14 @@ def test_the_critic_steps_at_every_third_step_and_the_flow_learns(flow: Path) ->
 
 
 @pytest.mark.parametrize(
-    "moment", ["metrics.jsonl", "checkpoints/step-3", "checkpoints/.step-9.partial", "checkpoints/step-21"]
+    "moment",
+    [
+        "checkpoints/step-3",
+        *(
+            pytest.param(moment, marks=pytest.mark.slow)
+            for moment in ("metrics.jsonl", "checkpoints/.step-9.partial", "checkpoints/step-21")
+        ),
+    ],
 )
 def test_a_killed_run_goes_on_bit_for_bit(flow: Path, tmp_path: Path, moment: str) -> None:
     out = tmp_path / "killed"

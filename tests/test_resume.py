@@ -52,6 +52,7 @@ def run_to_end(out: Path, weights: str, *more: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["frozen", "ema"])
 def test_a_killed_run_resumes_and_matches_the_uninterrupted_one(tmp_path: Path, weights: str) -> None:
     run_to_end(tmp_path / "whole", weights)

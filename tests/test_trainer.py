@@ -513,6 +513,7 @@ def shared(out: Path, processes: int, *more: str) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow
 def test_two_processes_with_unequal_shares_compute_what_one_does(tmp_path: Path) -> None:
     for number, name in ((1, "one"), (2, "two")):
         done = shared(tmp_path / name, number)
@@ -537,6 +538,7 @@ def test_two_processes_with_unequal_shares_compute_what_one_does(tmp_path: Path)
         assert torch.equal(last["weights"]["net"][name], tensor)
 
 
+@pytest.mark.slow
 def test_the_noise_of_single_records_gradients_is_added_once_over_all_processes(tmp_path: Path) -> None:
     for number, name in ((1, "one"), (2, "two")):
         done = shared(tmp_path / name, number, "--private")
