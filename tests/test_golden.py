@@ -46,7 +46,7 @@ def test_a_replayed_run_gives_the_recorded_losses_and_gradients(name: str, tmp_p
     assert_replayed(recorded, now)
 
 
-# Every method's replay is in the default set; that micro-batches change nothing is the core's doing, so three show it there.
+# A replay of every method is in the default set; that micro-batches change nothing is the work of the core: three show it.
 EVERY_KIND = ("opsd", "sdpo", "sd-zero")
 
 
