@@ -76,7 +76,7 @@ STUDY = Study(
     claims=(
         Claim(
             says="Preferences between one's own answers do better than reinforcing them (DPO's frontier beats PPO's)",
-            variants={"dpo": f"{__file__}:DPO --steps 80", "grpo": "grpo --steps 80"},
+            variants={"dpo": "dpo.py:DPO --steps 80", "grpo": "grpo --steps 80"},
             higher="dpo",
             lower="grpo",
         ),

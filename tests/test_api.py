@@ -162,6 +162,44 @@ def test_a_runs_record_gives_the_same_settings_again(recipe: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("line", "new", "said"),
+    [
+        ("kl = 0.0", "kl = 0.0\nkl_strt = 0.9", "recipe.kl_strt, which is unknown"),
+        ("max_grad_norm = 1.0", "", "lack recipe.optimization.max_grad_norm"),
+        ('task = "table"', "", "lack run.task"),
+        ("seed = 0", "", "lack run.task or run.seed"),
+        ("[recipe.grpo]", "[recipe.clip]", "lack recipe.grpo"),
+    ],
+)
+def test_a_record_that_was_edited_is_read_whole_or_refused(
+    line: str, new: str, said: str, tmp_path: Path, capsys: Any
+) -> None:
+    main(["train", "grpo", "--task", "table", "--dry-run"])
+    text = capsys.readouterr().out
+    assert line in text
+    (file := tmp_path / "config.toml").write_text(text.replace(line, new))
+    with pytest.raises(selfteach.UserError, match=said.replace(".", r"\.")):
+        configured(config=file)
+
+
+def test_none_is_a_word_in_settings_files(tmp_path: Path) -> None:
+    (file := tmp_path / "a.yaml").write_text("recipe: opsd\nclip_entry: none\nmax_grad_norm: None\n")
+    config = configured(config=file, task="table")
+    assert config.recipe.clip_entry is None  # type: ignore[attr-defined]
+    assert config.recipe.optimization.max_grad_norm is None
+    (file := tmp_path / "b.yaml").write_text("recipe: grpo\nscale: none\n")
+    assert configured(config=file, task="table").recipe.grpo.scale == "none"  # type: ignore[attr-defined]
+    for text, said in (
+        ("seed: x", "seed must be"),
+        ("preset: 5", "preset must be a name"),
+        ("seed: 1.5", "seed must"),
+    ):
+        (file := tmp_path / "c.yaml").write_text(f"recipe: opsd\n{text}\n")
+        with pytest.raises(selfteach.UserError, match=said):
+            configured(config=file, task="table")
+
+
+@pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         ("a.yaml", "recipe: [", "not valid yaml"),
@@ -262,6 +300,28 @@ def test_version_and_help_load_no_library() -> None:
         assert done.stdout.endswith("False\n")
 
 
+def test_a_run_of_objects_goes_on_with_the_same_ones_alone(tmp_path: Path) -> None:
+    rows = [{"problem": f"{i}+1", "solution": f"{i + 1}", "answer": f"{i + 1}"} for i in range(20)]
+    model = str(model_folder("table"))
+
+    def score(completion: str) -> float:
+        return 1.0
+
+    run = few(Mine, model, rows, reward=score, out=tmp_path / "run")
+    assert run.config["run"]["given"] == ["task", "reward"] or "recipe" in run.config["run"]["given"]
+    assert run.resume(steps=3, progress=Silent).summary["steps"] == 3
+    loaded = selfteach.load_run(run.folder)
+    with pytest.raises(selfteach.UserError, match="was given from Python: pass it again"):
+        loaded.resume(steps=4, progress=Silent)
+    same: dict[str, Any] = {"recipe": Mine, "task": rows, "reward": score, "progress": Silent}
+    assert loaded.resume(steps=4, **same).summary["steps"] == 4
+    other = [{**row, "problem": row["problem"] + "?"} for row in rows]
+    with pytest.raises(selfteach.UserError, match=r"inputs\.task"):
+        loaded.resume(steps=5, **{**same, "task": other})
+    with pytest.raises(selfteach.UserError, match=r"inputs\.reward"):
+        loaded.resume(steps=5, **{**same, "reward": lambda completion: 0.0})
+
+
 # --- result, evaluate, compare ----------------------------------------------------------------------------------
 
 
@@ -327,6 +387,16 @@ def test_a_comparison_from_python_goes_on_where_it_stopped(tmp_path: Path) -> No
     assert [row["recipe"] for row in again.rows()] == ["a", "b"]
     with pytest.raises(selfteach.UserError, match="other settings"):
         selfteach.compare({"a": "opsd", "b": Mine}, task="table", **{**asked, "lr": 1.0})
+    for changed in ({"a": "opsd", "b": OPSD(beta=0.5)}, {"a": "opsd", "b": "grpo:arena"}):
+        with pytest.raises(selfteach.UserError, match="holds a run with other settings"):
+            selfteach.compare(changed, task="table", **asked)  # type: ignore[arg-type]
+    with pytest.raises(selfteach.UserError, match="one folder"):
+        selfteach.compare({"a b": "opsd", "a-b": Mine}, task="table", **{**asked, "out": tmp_path / "labels"})
+    for name in ("seed", "eval_every", "token_budget"):
+        with pytest.raises(selfteach.UserError, match=f"compare sets {name}"):
+            selfteach.compare(["opsd", "grpo"], task="table", **{**asked, name: 1})
+    with pytest.raises(selfteach.UserError, match="several recipes"):
+        selfteach.compare("opsd", task="table")
     with pytest.raises(selfteach.UserError, match="two recipes"):
         selfteach.compare(["opsd", "opsd"], task="table", **asked)
 
@@ -368,7 +438,7 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     for block in blocks:
         exec(block, names)
     assert names["run"].finished
-    assert list(names["found"].runs) == ["reverse KL", "forward KL", "mine"]
+    assert list(names["found"].runs) == ["opsd", "grpo", "mine"]
 
 
 def has_pandas() -> bool:

@@ -46,7 +46,7 @@ def test_a_replayed_run_gives_the_recorded_losses_and_gradients(name: str, tmp_p
     assert_replayed(recorded, now)
 
 
-# A replay of every method is in the default set; that micro-batches change nothing is the work of the core: three show it.
+# Every method is replayed by default; that micro-batches change nothing is the work of the core: three show it.
 EVERY_KIND = ("opsd", "sdpo", "sd-zero")
 
 

@@ -200,7 +200,7 @@ def test_a_program_that_names_an_object_of_itself_does_not_run_again(tmp_path: P
         assert load_object(__file__ + ":Mine") is Mine
         """,
     )
-    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "runs\n"), done.stderr
 
 

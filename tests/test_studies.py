@@ -21,7 +21,7 @@ from selfteach.studies import STUDIES, study_named
 from selfteach.studies import plan as plans
 from selfteach.studies.answer import Answer, Open, answer, measured
 from selfteach.studies.outdated import forget, outdated
-from selfteach.studies.plan import Asked, Plan, Resolve, label_of, planned, planned_variant
+from selfteach.studies.plan import Plan, Resolve, StudySettings, label_of, planned, planned_variant
 from selfteach.studies.results import mean_and_error
 from selfteach.studies.runner import commands, run_studies
 from selfteach.studies.runs import Planned, cells, condensed
@@ -48,8 +48,8 @@ def built(**changes: Any) -> Claim:
     return claim(variants=BUILT, higher="student", lower="teacher", **changes)
 
 
-def asked(out: Path, *claims: Claim, task: str = "", method: str = "sft", **settings: Any) -> Asked:
-    return Asked((Study(method, claims or (claim(),), task),), out, **{"seeds": 2, **settings})
+def asked(out: Path, *claims: Claim, task: str = "", method: str = "sft", **settings: Any) -> StudySettings:
+    return StudySettings((Study(method, claims or (claim(),), task),), out, **{"seeds": 2, **settings})
 
 
 def untried(words: Sequence[str]) -> Any:
@@ -248,7 +248,7 @@ def test_variants_of_equal_words_are_one_run(tmp_path: Path) -> None:
 def test_words_that_would_mean_two_runs_are_refused(tmp_path: Path) -> None:
     studies = tuple(Study("sft", (claim(),), task) for task in ("table", "chain"))
     with pytest.raises(UserError, match="two claims mean different runs by the words 'sft --steps 2'"):
-        planned(Asked(studies, tmp_path), untried)
+        planned(StudySettings(studies, tmp_path), untried)
 
 
 def test_words_that_are_none_are_refused_before_any_run(tmp_path: Path) -> None:

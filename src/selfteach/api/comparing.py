@@ -15,8 +15,16 @@ from selfteach.api.resolve import RecipeLike, kind_of, safe
 from selfteach.api.result import Result
 from selfteach.api.training import ModelLike, configured, train
 from selfteach.errors import UserError
-from selfteach.recipes import knobs as knobs_of
-from selfteach.studies.comparing import Run, Setup, about, compared, refuse_another, summarized, write_results
+from selfteach.studies.comparing import (
+    Run,
+    Setup,
+    about,
+    compared,
+    refuse_another,
+    refuse_changed,
+    summarized,
+    write_results,
+)
 from selfteach.studies.runs import cells, heads
 from selfteach.training.progress import Progress
 
@@ -75,36 +83,32 @@ def compare(
     folder (None: runs/compare-TASK); finished runs there are kept, an interrupted one goes on. UserError if it holds
     another comparison, or if two recipes have one label.
     """
-    named = dict(recipes) if isinstance(recipes, Mapping) else labeled(recipes)
-    names = {one.name for one in fields(Setup)}
-    setup = Setup(**{name: value for name, value in knobs.items() if name in names})
-    every: dict[str, Any] = {name: value for name, value in knobs.items() if name not in names}
-    given = {"tokenizer": tokenizer, "reward": reward, **every}
+    named = labeled(recipes)
+    own = {one.name for one in fields(Setup)}
+    setup = Setup(**{name: value for name, value in knobs.items() if name in own})
+    every = {name: value for name, value in knobs.items() if name not in own}
+    for name in ("seed", "eval_every", "token_budget", "resume", "config"):
+        if name in every:
+            raise UserError(
+                f"compare sets {name} of each run by itself: leave it out (see seeds, points, tokens)"
+            )
+    given: dict[str, Any] = {"tokenizer": tokenizer, "reward": reward, **every}
     configs = {label: configured(one, model, task, **given) for label, one in named.items()}
     if not configs:
         raise UserError("which recipes? selfteach.compare([RECIPE, …])")
-    first = next(iter(configs.values()))
+    first_label, first = next(iter(configs.items()))
     folder = Path(out) if out is not None else Path("runs") / f"compare-{safe(first.task_name)}"
-    held = {k: v for k, v in asdict(setup).items() if k != "seeds"}
     model_name = first.loading.model or f"arena {first.task_name}"
-    settings = {
-        label: {k: repr(v) for k, v in knobs_of(one.recipe).items()} for label, one in configs.items()
-    }
-    first_label = next(iter(configs))
-    refuse_another(
-        folder,
-        {**held, "task": first.task_name, "model": model_name, "first": first_label, "extra":
-        repr(sorted(every.items())), "recipe": settings[first_label]},
-    )  # fmt: skip
+    held = {k: v for k, v in asdict(setup).items() if k != "seeds"}
+    refuse_another(folder, {**held, "task": first.task_name, "model": model_name, "first": first_label})
 
     def finish(runs: list[Run]) -> None:
         for run in runs:
+            settings = {**given, **(run.knobs or {}), "seed": run.seed, "out": run.folder}
+            refuse_changed(run, configured(named[run.label], model, task, **settings))
             if not (run.folder / "summary.json").exists():
                 begun = (run.folder / "config.toml").exists()
-                train(
-                    named[run.label], model, task, seed=run.seed, out=run.folder, resume=begun,
-                    config=None, progress=progress, **given, **dict(run.knobs or {}),
-                )  # fmt: skip
+                train(named[run.label], model, task, resume=begun, progress=progress, **settings)
 
     runs = compared(setup, {label: one.recipe for label, one in configs.items()}, folder, finish)
     command = f"selfteach.compare({list(named)}, seeds={setup.seeds}, …)"
@@ -116,8 +120,12 @@ def compare(
     return Comparison(folder, results, by_label)
 
 
-def labeled(recipes: Iterable[RecipeLike]) -> dict[str, RecipeLike]:
-    """Recipes by their own names. UserError where two have one."""
+def labeled(recipes: Iterable[RecipeLike] | Mapping[str, RecipeLike]) -> dict[str, RecipeLike]:
+    """Recipes by label, or by their own names. UserError where two have one, or for a single recipe's name."""
+    if isinstance(recipes, str | type):
+        raise UserError("compare takes several recipes: a list, or label → recipe")
+    if isinstance(recipes, Mapping):
+        return dict(recipes)
     found: dict[str, RecipeLike] = {}
     for one in recipes:
         name, preset, _ = kind_of(one)

@@ -27,6 +27,8 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         table = parsed(path.suffix, text)
+    except RecursionError:
+        raise UserError(f"settings file {path} is nested too deep") from None
     except OSError as problem:
         raise UserError(f"settings file {path} cannot be read ({problem.strerror})") from None
     except (ValueError, yaml.YAMLError) as problem:

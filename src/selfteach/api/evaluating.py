@@ -26,7 +26,7 @@ from selfteach.training.text.evaluation import evaluate as measure
 
 
 @settings
-class Asked:
+class EvalSettings:
     """How a model is examined."""
 
     problems: PositiveInt = 256
@@ -100,26 +100,26 @@ def evaluate(
     view: View | None = None,
     task_options: TaskOptions | None = None,
     loading: Loading | None = None,
-    **asked: Any,
+    **how: Any,
 ) -> Evaluated:
     """Sample answers to a task's held-out problems and grade them.
 
     ``model``: a folder, a run's folder, a hub id, "arena:NAME", or a model in memory with its ``tokenizer``; None:
     the arena world's own. ``task`` and ``reward`` are as in ``selfteach.train``. ``view``: what the model is shown
-    (None: the bare problem). ``asked``: the fields of ``Asked`` (``problems=256, samples=4, max_tokens=64, seed=0``
-    …). Raises UserError for whatever cannot be meant.
+    (None: the bare problem). ``how``: the fields of ``EvalSettings`` (``problems=256, samples=4, max_tokens=64,
+    seed=0`` …). Raises UserError for whatever cannot be meant.
     """
-    how, loading = Asked(**asked), loading or Loading()
-    source = make_task(task, reward=reward, seed=how.seed, options=task_options)
+    asked, loading = EvalSettings(**how), loading or Loading()
+    source = make_task(task, reward=reward, seed=asked.seed, options=task_options)
     if model is None and not (isinstance(task, str) and task in WORLDS):
         raise UserError(
             f"--model is missing: task {source.name} has no model of its own (give a folder or a hub id)"
         )
     policy = policy_for(model if model is not None else str(model_folder(task)), tokenizer, loading)
     result, answers = measure(
-        policy, source, problems=how.problems, samples=how.samples,
-        sampling=Sampling(how.max_tokens, how.temperature, how.top_p, how.top_k), thinking=how.thinking, view=view,
-        batch_size=how.batch, seed=how.seed,
+        policy, source, problems=asked.problems, samples=asked.samples,
+        sampling=Sampling(asked.max_tokens, asked.temperature, asked.top_p, asked.top_k), thinking=asked.thinking,
+        view=view, batch_size=asked.batch, seed=asked.seed,
     )  # fmt: skip
     label = task if isinstance(task, str) else named(task)
     shown = f"arena {task}" if model is None else str(model) if isinstance(model, str | Path) else policy.name

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar
 
 from selfteach.api.configfile import is_of_a_run
+from selfteach.checks import nearest, require
 from selfteach.errors import UserError
 from selfteach.importing import is_reference, load_object
 from selfteach.recipes import RECIPES, Recipe, knobs, with_knobs
-from selfteach.recipes.checks import nearest, require
 from selfteach.recipes.knobs import refuse_renamed
 from selfteach.settings import is_settings
 from selfteach.studies.laptop import laptop_of, preset_named
@@ -35,6 +35,7 @@ BUNDLES: Mapping[str, type] = {
 TOP = ("recipe", "preset", "task", "reward", "seed", "out")
 """What a settings file names beside the knobs."""
 
+S = TypeVar("S")
 RecipeLike = str | type[Recipe] | Recipe
 
 
@@ -65,7 +66,24 @@ def kind_of(given: RecipeLike) -> tuple[str, str | None, type[Recipe] | Recipe]:
         is_settings(kind),
         f"recipe {kind.__name__} is not checked: put @settings of selfteach.recipes.kit above its class",
     )
+    require(not inspect.isabstract(kind), f"recipe {kind.__name__} has no terms: define terms(self, stats)")
+    require(bool(kind.presets), f"recipe {kind.__name__} has no preset: it needs one at least, as 'paper'")
+    refuse_taken(found if isinstance(found, Recipe) else kind())
     return name, preset, found
+
+
+def refuse_taken(recipe: Recipe) -> None:
+    """UserError where a knob has the name of another one, or of a setting of every run."""
+    names: list[str] = []
+    for part in fields(recipe):
+        value = getattr(recipe, part.name)
+        names += [one.name for one in fields(value)] if is_dataclass(value) else [part.name]
+    taken = {one.name for bundle in BUNDLES.values() for one in fields(bundle)} | {*TOP, "config", "resume"}
+    for name in names:
+        require(
+            names.count(name) == 1 and name not in taken,
+            f"recipe {type(recipe).__name__}: knob {name!r} is taken by another setting: give it another name",
+        )
 
 
 def draft(
@@ -87,7 +105,9 @@ def draft(
     if recipe is None:
         raise UserError(f"which recipe? known: {', '.join(RECIPES)}, or FILE:NAME of your own")
     name, of_name, found = kind_of(recipe)
+    require(preset is None or of_name in (None, preset), f"two presets are named: {of_name} and {preset}")
     preset = preset or of_name or table.get("preset")
+    require(preset is None or isinstance(preset, str), f"preset must be a name, got {preset!r}")
     task = task if task is not None else table.get("task")
     kind = found if isinstance(found, type) else type(found)
     if task is None or (isinstance(task, str) and not task):
@@ -98,61 +118,78 @@ def draft(
     else:
         preset, chosen = preset_named(found, preset, arena=isinstance(task, str) and task in WORLDS)
     reward = reward if reward is not None else table.get("reward")
-    config = TrainConfig(chosen, name, preset, task, NOWHERE, reward=reward, seed=int(table.get("seed", 0)))
+    config = TrainConfig(chosen, name, preset, task, NOWHERE, reward=reward, seed=table.get("seed", 0))
     return with_values(config, flat(table))
 
 
 def of_a_run(
     table: Mapping[str, Any], recipe: RecipeLike | None, preset: str | None, task: Any, reward: Any
 ) -> TrainConfig:
-    """The settings that a run's config.toml holds. What is none is left out there."""
-    saved, run = table.get("recipe", {}), table.get("run", {})
-    known = table.get("about", {}).get("format", 1)
-    require(known == FORMAT, f"the settings are of an earlier selfteach (format {known}, now {FORMAT})")
-    require("terms" not in saved and "name" in saved, "the settings are of a learner without a recipe")
-    if recipe is not None:
-        name, of_name, found = kind_of(recipe)
-        preset = preset or of_name
-        require(name == saved["name"], f"the settings are of recipe {saved['name']}, not {name}")
-    else:
-        name, _, found = kind_of(saved["name"])
+    """The settings that a run's config.toml holds. UserError where it lacks some, or holds others."""
+    saved, run = table["recipe"], table.get("run", {})
+    known = table["about"].get("format", 1)
+    require(
+        known == FORMAT,
+        f"the settings are of an earlier selfteach (config format {known}, now {FORMAT}); start anew",
+    )
+    require("name" in saved and "preset" in saved, "the settings are of a learner without a recipe")
+    require({"task", "seed"} <= run.keys(), "the settings lack run.task or run.seed")
+    again = {"recipe": recipe, "task": task, "reward": reward}
+    for what in run.get("given", ()):
+        require(
+            what == "model" or again[what] is not None,
+            f"the run's {what} was given from Python: pass it again, train(…, {what}=…, out=…, resume=True)",
+        )
+    name, of_name, found = kind_of(recipe if recipe is not None else saved["name"])
+    preset = preset or of_name
+    require(name == saved["name"], f"the settings are of recipe {saved['name']}, not {name}")
     require(
         preset in (None, saved["preset"]),
         f"the settings are of preset {saved['preset']}: leave --preset out, or leave the file out",
     )
     kind = found if isinstance(found, type) else type(found)
     values = {k: v for k, v in saved.items() if k not in ("name", "preset")}
-    bundles = {part: read(bundle, table.get(part, {})) for part, bundle in BUNDLES.items()}
+    chosen = read(kind(), values, "recipe")
+    if isinstance(found, Recipe) and found != chosen:
+        mine, theirs = knobs(found), knobs(chosen)
+        other = next(name for name in mine if mine[name] != theirs[name])
+        raise UserError(f"the settings have {other} {theirs[other]!r}, the recipe given {mine[other]!r}")
+    bundles = {part: read(bundle(), table.get(part, {}), part) for part, bundle in BUNDLES.items()}
     return TrainConfig(
-        read(kind, values), name, saved["preset"], task if task is not None else run["task"], NOWHERE,
+        chosen, name, saved["preset"], task if task is not None else run["task"], NOWHERE,
         reward=reward if reward is not None else run.get("reward"), seed=run["seed"], **bundles,
     )  # fmt: skip
 
 
-def read(kind: type, table: Mapping[str, Any]) -> Any:
-    """Settings from a run's table: a value that is left out is None where it may be, else the default."""
-    hints = get_type_hints(kind)
-    default = kind()
+def read(default: S, table: Mapping[str, Any], place: str) -> S:
+    """Settings as a run's table has them. UserError for a name that is none of theirs, or for one that is missing."""
     values: dict[str, Any] = {}
-    for one in fields(kind):
+    for one in fields(default):  # type: ignore[arg-type]
         inner = getattr(default, one.name)
-        if is_dataclass(inner):
-            values[one.name] = read(type(inner), table.get(one.name, {}))
-        elif one.name in table:
-            values[one.name] = table[one.name]
-        elif NoneType in get_args(hints[one.name]):
-            values[one.name] = None
-    return kind(**values)
+        require(one.name in table, f"the settings lack {place}.{one.name}: a run's record is complete")
+        value = table[one.name]
+        nested = is_dataclass(inner) and isinstance(value, Mapping)
+        values[one.name] = read(inner, value, f"{place}.{one.name}") if nested else value
+    for name in table:
+        require(name in values, f"the settings have {place}.{name}, which is unknown{nearest(name, values)}")
+    return type(default)(**values)
 
 
-def flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The knobs of a settings file by flat name, whether it nests them or not; dashes count as underscores."""
+def flat(table: Mapping[str, Any], top: bool = True) -> dict[str, Any]:
+    """The knobs of a settings file by flat name, whether it nests them or not; dashes count as underscores.
+
+    UserError for a knob that is given twice, or for what stands at the top of a file within a table.
+    """
     found: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, Mapping):
-            found |= flat(value)
-        elif key not in TOP:
-            found[key.replace("-", "_")] = value
+        name = key.replace("-", "_")
+        inner = flat(value, top=False) if isinstance(value, Mapping) else {name: value}
+        if top and name in TOP and not isinstance(value, Mapping):
+            continue
+        for knob, given in inner.items():
+            require(knob not in TOP, f"{knob} stands within a table: write it at the top of the file")
+            require(knob not in found, f"{knob} is given twice")
+            found[knob] = given
     return found
 
 
@@ -178,6 +215,7 @@ def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
 
 def placed(config: TrainConfig, out: Path | str | None) -> TrainConfig:
     """The run with its folder: ``out``, or runs/RECIPE-TASK-TIME."""
+    require(out is None or isinstance(out, str | Path), f"out must be a folder's path, got {out!r}")
     if out is None:
         name = f"{safe(config.recipe_name)}-{safe(config.task_name)}-{time.strftime('%Y%m%d-%H%M%S')}"
         out = Path("runs") / name

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,7 +15,7 @@ from selfteach.errors import UserError
 from selfteach.policy.loading import load_policy
 from selfteach.report import build_report, notebook_card
 from selfteach.report.reading import RunData, read_run, table
-from selfteach.report.text import measured, number
+from selfteach.report.text import as_number, measured, number
 
 if TYPE_CHECKING:
     import pandas
@@ -25,6 +26,8 @@ class Result:
     """A run's folder, finished or not. Everything is read from it when it is asked for."""
 
     folder: Path
+    given: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What ``train`` was given as objects, which the folder does not hold."""
 
     @property
     def data(self) -> RunData:
@@ -71,7 +74,8 @@ class Result:
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of a metric, where a row has it."""
-        return [(row["step"], float(row[metric])) for row in self.metrics if metric in row]
+        points = [(row["step"], as_number(row.get(metric))) for row in self.metrics]
+        return [(step, value) for step, value in points if value is not None]
 
     def frame(self) -> pandas.DataFrame:
         """The metrics as a data frame, one row a step. UserError without pandas."""
@@ -91,10 +95,14 @@ class Result:
         return build_report(self.folder)
 
     def resume(self, **knobs: Any) -> Result:
-        """Go on with the run, or beyond its end with ``steps`` or ``token_budget`` raised; see ``selfteach.train``."""
+        """Go on with the run, or beyond its end with ``steps`` or ``token_budget`` raised; see ``selfteach.train``.
+
+        Recipe, task, reward and model that were objects are passed again where this is not what ``train`` returned:
+        ``resume(task=rows, reward=score)``.
+        """
         from selfteach.api.training import train
 
-        return train(out=self.folder, resume=True, **knobs)
+        return train(out=self.folder, resume=True, **{**self.given, **knobs})
 
     def lines(self) -> list[tuple[str, str]]:
         """What is worth a look, as (label, value)."""
@@ -108,8 +116,8 @@ class Result:
         found.append(("steps", number(data.last_step) + ("" if self.finished else ", not finished")))
         if spent := self.curve(f"spent/{data.unit}"):
             found.append((f"{data.unit} spent", number(spent[-1][1])))
-        if (seconds := self.summary.get("training_seconds")) is not None:
-            found.append(("training", f"{float(seconds):.0f} s"))
+        if (seconds := as_number(self.summary.get("training_seconds"))) is not None:
+            found.append(("training", f"{seconds:.0f} s"))
         return found
 
     def __repr__(self) -> str:
@@ -119,7 +127,7 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The headline's curve, the first numbers, and a link to the report."""
-        link = os.path.relpath(self.report())
+        link = quote("./" + os.path.relpath(self.report()))
         return notebook_card(self.data, self.lines(), link)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfteach.api.configfile import read_settings
+from selfteach.api.configfile import is_of_a_run, read_settings
 from selfteach.api.progress import Silent, progress_for_here
 from selfteach.api.resolve import RecipeLike, draft, placed, require_model, with_values
 from selfteach.api.result import Result
@@ -58,12 +58,15 @@ def train(
     folder, _ = launch(chosen, progress, Silent, resume=resume)
     if folder is not None:
         build_report(folder)
-    return Result(chosen.out)
+    objects = {"recipe": recipe, "model": model, "task": task, "tokenizer": tokenizer, "reward": reward}
+    return Result(chosen.out, {k: v for k, v in objects.items() if not isinstance(v, str | Path | None)})
 
 
 def require_run(folder: Path | str | None) -> None:
     """Refuse to resume where no run is."""
-    if folder is None or not (Path(folder) / "config.toml").is_file():
+    if folder is None:
+        raise UserError("resume needs the run's folder: out=…")
+    if not (Path(folder) / "config.toml").is_file():
         raise UserError(f"{folder} holds no run to resume (no config.toml); start it without resume")
 
 
@@ -83,6 +86,9 @@ def configured(
     """The resolved settings of a run, which ``train`` would make of the same arguments."""
     table = read_settings(config) if config is not None else {}
     chosen = with_values(draft(recipe, preset=preset, task=task, reward=reward, table=table), knobs)
+    given = table.get("run", {}).get("given", ()) if is_of_a_run(table) else ()
+    if "model" in given and not isinstance(model, PreTrainedModel):
+        raise UserError("the run's model was given from Python: pass it again, with its tokenizer")
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     if isinstance(model, PreTrainedModel):

@@ -92,7 +92,7 @@ def command_named(name: str) -> Callable[[list[str]], int]:
     """The function of a command, imported only when it is called: ``--help`` stays quick."""
     from importlib import import_module
 
-    from selfteach.recipes.checks import nearest
+    from selfteach.checks import nearest
 
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}{nearest(name, COMMANDS)}")

@@ -13,10 +13,20 @@ from rich.table import Table
 
 from selfteach.api.resolve import draft, require_model, safe
 from selfteach.cli.console import parsed
+from selfteach.cli.train import run_of
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, Recipe
 from selfteach.settings import PositiveInt, settings
-from selfteach.studies.comparing import Run, Setup, about, compared, refuse_another, summarized, write_results
+from selfteach.studies.comparing import (
+    Run,
+    Setup,
+    about,
+    compared,
+    refuse_another,
+    refuse_changed,
+    summarized,
+    write_results,
+)
 from selfteach.studies.runs import cells, finish, heads
 from selfteach.studies.study import names_option
 
@@ -62,9 +72,14 @@ def command(words: Sequence[str]) -> int:
     held = {k: v for k, v in asdict(what).items() if k not in ("out", "jobs", "recipes")}
     kept = {k: v for k, v in asdict(setup).items() if k != "seeds"}
     refuse_another(out, {**held, **kept, "extra": extra, "first": what.recipes[0]})
-    runs = compared(
-        setup, recipes, out, lambda runs: finish([worded(what, run, extra) for run in runs], what.jobs)
-    )
+
+    def bring(planned: list[Run]) -> None:
+        commands = [worded(what, run, extra) for run in planned]
+        for one in commands:
+            refuse_changed(one, run_of(one.words[1:]))
+        finish(commands, what.jobs)
+
+    runs = compared(setup, recipes, out, bring)
     results = summarized(
         setup, runs, task=what.task, model=what.model or f"arena {what.task}", command=repeated(given, extra)
     )

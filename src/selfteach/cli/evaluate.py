@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from selfteach.api.evaluating import Asked, evaluate
+from selfteach.api.evaluating import EvalSettings, evaluate
 from selfteach.cli.console import parsed
 from selfteach.errors import UserError
 from selfteach.roles.view import Answer, Messages, Plain, Prefix, Solution, View
@@ -27,7 +27,7 @@ class Arguments:
     """The turns of view "prefix": a JSON list of role and content."""
     out: Path | None = None
     """Write the result as JSON, with every answer."""
-    asked: Asked = field(default_factory=Asked)
+    how: EvalSettings = field(default_factory=EvalSettings)
     loading: Loading = field(default_factory=Loading)
     task_options: TaskOptions = field(default_factory=TaskOptions)
 
@@ -36,7 +36,7 @@ def command(words: Sequence[str]) -> int:
     given = parsed(Arguments, words, program="selfteach eval", default=Arguments())
     found = evaluate(
         given.loading.model or None, given.task, reward=given.reward, view=viewed(given),
-        task_options=given.task_options, loading=given.loading, **asdict(given.asked),
+        task_options=given.task_options, loading=given.loading, **asdict(given.how),
     )  # fmt: skip
     print(found)
     if given.out is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from selfteach.api.progress import Lines
+from selfteach.checks import nearest
 from selfteach.cli.console import parsed
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
@@ -18,7 +19,6 @@ from selfteach.probe import alignment, usefulness, viability
 from selfteach.probe.finding import Finding, on_terminal, write_numbers
 from selfteach.probe.page import write_page
 from selfteach.probe.scene import Scene, set_scene
-from selfteach.recipes.checks import nearest
 
 LOG_WIDTH = 180
 

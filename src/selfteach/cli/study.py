@@ -10,11 +10,11 @@ from typing import Annotated
 
 import tyro
 
+from selfteach.checks import require
 from selfteach.cli.console import parsed
 from selfteach.cli.train import run_of
-from selfteach.recipes.checks import require
 from selfteach.studies import STUDIES, Study, study_named
-from selfteach.studies.plan import Asked
+from selfteach.studies.plan import StudySettings
 from selfteach.studies.runner import commands, run_studies
 
 COMMON_TASK = "tutor"
@@ -56,7 +56,7 @@ def command(words: Sequence[str]) -> int:
         description=f"Studies: {', '.join(STUDIES)}. The verdict on a claim is reproduced, refuted or undecided.",
     )
     studies = tuple(study_named(name) for name in dict.fromkeys(given.methods or STUDIES))
-    asked = Asked(studies, given.out, given.seeds, common_task(given), given.tokens)
+    asked = StudySettings(studies, given.out, given.seeds, common_task(given), given.tokens)
     if given.list:
         print("\n\n".join(listed(study) for study in studies))
     elif given.dry_run:

@@ -9,22 +9,21 @@ from dataclasses import field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import tomli_w
 import tyro
 
 from selfteach.api.configfile import read_settings
 from selfteach.api.progress import Silent, progress_for_here
 from selfteach.api.resolve import BUNDLES, draft, placed, require_model
 from selfteach.api.training import require_run
+from selfteach.checks import require
 from selfteach.cli.console import parsed
-from selfteach.recipes import Recipe
-from selfteach.recipes.checks import require
+from selfteach.recipes import RECIPES, Recipe
 from selfteach.report import build_report
 from selfteach.settings import NonNegativeInt, settings
 from selfteach.studies.laptop import presets
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import launch, table_of
-from selfteach.training.rundir import without_none
+from selfteach.training.rundir import toml_text
 
 
 @settings
@@ -56,7 +55,7 @@ def command(words: Sequence[str]) -> int:
     """Parse, train, report."""
     config, where = configured(words)
     if where.dry_run:
-        sys.stdout.write(tomli_w.dumps(without_none(table_of(config)), multiline_strings=True))
+        sys.stdout.write(toml_text(table_of(config)))
         return 0
     folder, _ = launch(config, progress_for_here, Silent, resume=where.resume)
     if folder is not None:
@@ -68,11 +67,26 @@ def command(words: Sequence[str]) -> int:
 def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfig, Where]:
     """The run that the words ask for, and what they say of where it goes."""
     name, rest = named_recipe(words)
+    if name is None and {"-h", "--help", "--help-all"} & set(rest) and not option(rest, "--config"):
+        print(
+            f"usage: selfteach {command} RECIPE [OPTIONS]   (selfteach {command} RECIPE --help lists its options)\n"
+        )
+        print("\n".join(f"  {known:<14} {kind.title}" for known, kind in RECIPES.items()))
+        print("  FILE:NAME      a recipe of your own")
+        raise SystemExit(0)
+    require(
+        not ("--resume" in rest and option(rest, "--out") is None),
+        "--resume needs the run's folder: --out RUN",
+    )
     out, resume = option(rest, "--out"), "--resume" in rest
     file = option(rest, "--config") or (out if resume else None)
     if resume and out:
         require_run(out)
     table = read_settings(file) if file else {}
+    require(
+        "model" not in table.get("run", {}).get("given", ()),
+        "the run's model was given from Python: go on there",
+    )
     task, reward = option(rest, "--task"), option(rest, "--reward")
     begun = draft(name, preset=option(rest, "--preset"), task=task or None, reward=reward, table=table)
     where = Where(task=begun.task_name, reward=begun.reward, preset=begun.preset, seed=begun.seed)
@@ -106,10 +120,10 @@ def named_recipe(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def helped(words: Sequence[str]) -> tuple[list[str], Sequence[str]]:
-    """The words, and the parts of the settings that their help shows: --help the recipe's alone, --help-all all."""
+    """The words, and the parts of the settings that their help shows: --help what most runs set, --help-all all."""
     if "--help-all" in words:
         return ["--help" if word == "--help-all" else word for word in words], tuple(BUNDLES)
-    return list(words), () if {"-h", "--help"} & set(words) else tuple(BUNDLES)
+    return list(words), ("loading", "evaluation") if {"-h", "--help"} & set(words) else tuple(BUNDLES)
 
 
 def arguments(recipe: type[Recipe], parts: Sequence[str] = tuple(BUNDLES)) -> Any:
@@ -123,7 +137,7 @@ def described(recipe: Recipe, preset: str) -> str:
     known = ", ".join(presets(type(recipe)))
     return (
         f"Defaults below are those of preset {preset}. Presets: {known}. "
-        "--help-all lists the options of loading, data, evaluation and bookkeeping too."
+        "--help-all lists the options of data and bookkeeping too."
     )
 
 

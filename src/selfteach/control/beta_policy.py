@@ -58,7 +58,7 @@ class BetaPolicy:
     answer_weight: NonNegativeFloat = 0.1
     """λ_gt: weight of the teacher's mean log-prob of the probe's text in the reward (ours; not in the paper)."""
     decisions: Annotated[int, Ge(2)] = 4
-    """B: rewarded draws for each REINFORCE step (ours; not in the paper)."""
+    """B: rewarded draws for each REINFORCE step (ours; not in the paper. One alone has no standard deviation)."""
     policy_lr: NonNegativeFloat = 0.3
     """Step size of REINFORCE (ours; not in the paper. 0: random draws that learn nothing)."""
     policy_width: PositiveInt = 16

@@ -235,7 +235,12 @@ class PolicyGradient(OfSampledToken):
 
 @dataclass(frozen=True, kw_only=True)
 class NegativeLogLikelihood(OfSampledToken):
-    """−log π of each token: supervised fine-tuning, or likelihood of the policy's own good answers."""
+    """−log π of each token: supervised fine-tuning, or likelihood of the policy's own good answers.
+
+    At temperature 1 unless the term names another: the likelihood of a text, not that of sampling it.
+    """
+
+    temperature: Temperature = 1.0
 
     def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         return -log_prob

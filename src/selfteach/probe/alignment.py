@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from selfteach.checks import require
 from selfteach.probe.branch import Branch, successes
 from selfteach.probe.finding import Cell, Finding, Looked, Table, Token
 from selfteach.probe.gradient import TINY, cosine, ideal_gradient
@@ -30,7 +31,6 @@ from selfteach.probe.interval import (
 )
 from selfteach.probe.nodes import Nodes, Way, find_nodes
 from selfteach.probe.scene import Scene
-from selfteach.recipes.checks import require
 
 SHOWN_LOSS = "reverse KL"
 MOST_SHOWN = 16

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.policy.sampler import Sampling
 from selfteach.recipes.base import Recipe
-from selfteach.recipes.checks import nearest
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.private import Field, Partial
 from selfteach.roles.role import Role

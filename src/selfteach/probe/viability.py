@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.divergence import ForwardKL
@@ -22,7 +23,6 @@ from selfteach.probe.branch import Branch, successes
 from selfteach.probe.finding import Cell, Finding, Table
 from selfteach.probe.interval import auroc, bootstrap, share_interval
 from selfteach.probe.scene import Scene
-from selfteach.recipes.checks import require
 
 CHUNK = 256
 FIFTHS = 5

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.recipes.base import Recipe
-from selfteach.recipes.checks import nearest
 from selfteach.recipes.knobs import knobs, with_knobs
 
 REGISTRY = {

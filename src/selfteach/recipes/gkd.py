@@ -28,9 +28,9 @@ class GKD(Recipe):
         "trl": {"lmbda": 0.5, "temperature": 0.9, "max_tokens": 128, "mean_over": "tokens"},
     }
 
-    rollouts: Rollouts = Rollouts()
+    rollouts: Rollouts = Rollouts(max_tokens=64)
     optimization: Optimization = Optimization(
-        lr=3e-4, prompts=32, warmup=5000, steps=40000, schedule="cosine"
+        lr=3e-4, prompts=32, warmup=2000, steps=40000, schedule="cosine"
     )
     teacher: str = "Qwen/Qwen3-8B"
     """The larger model of the same tokenizer that is distilled: a folder, a hub id or arena:NAME."""

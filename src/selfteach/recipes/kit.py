@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfteach.checks import require
 from selfteach.control.beta_policy import BetaPolicy
 from selfteach.control.controller import ControllerSpec
 from selfteach.control.hook import Hook, HookSpec
@@ -61,7 +62,6 @@ from selfteach.objective.terms import (
     Term,
 )
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
-from selfteach.recipes.checks import require
 from selfteach.recipes.parts import (
     BASE,
     END,

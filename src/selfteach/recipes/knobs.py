@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from selfteach.checks import nearest, require
 from selfteach.errors import UserError
-from selfteach.recipes.checks import nearest, require
 
 R = TypeVar("R", bound=Any)
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from selfteach.checks import require
 from selfteach.objective.advantage import group_advantage
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import PolicyGradient
-from selfteach.recipes.checks import require
 from selfteach.settings import (
     NonNegativeFloat,
     NonNegativeInt,

@@ -45,7 +45,7 @@ class TRACE(Recipe):
     error_weight: NonNegativeFloat = 0.0
     """Weight of the reverse KL on error spans of wrong rollouts (TRACE-RKL, for a weak base model: 1)."""
     kl_start: PositiveFloat = 0.5
-    """λ_0, the coefficient of the KL at first."""
+    """λ_0, the coefficient of the KL at first (without a KL it is recipe grpo with --clip-high 0.28)."""
     kl_hold: NonNegativeInt = 10
     """Steps that it is held."""
     kl_decay: PositiveInt = 30

@@ -41,11 +41,9 @@ class SelfRevision(Recipe):
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         if self.losses != "revise":
-            yield NegativeLogLikelihood(name="generate", mean_over=self.mean_over, temperature=1.0)
+            yield NegativeLogLikelihood(name="generate", mean_over=self.mean_over)
         if self.losses != "generate":
-            yield NegativeLogLikelihood(
-                name="revise", where=stats.mark("revision"), mean_over=self.mean_over, temperature=1.0
-            )
+            yield NegativeLogLikelihood(name="revise", where=stats.mark("revision"), mean_over=self.mean_over)
 
 
 @settings

@@ -89,4 +89,4 @@ class MixSD(Recipe):
         return sorted(kept, key=lambda one: one.group)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        yield NegativeLogLikelihood(name="nll", mean_over="tokens", temperature=1.0)
+        yield NegativeLogLikelihood(name="nll", mean_over="tokens")

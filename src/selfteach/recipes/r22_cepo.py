@@ -54,7 +54,7 @@ class CEPO(Recipe):
     mix_steps: PositiveInt | None = 25
     """Steps over which λ falls to 0 (none: it stays)."""
     clip_weight: UnitInterval = 0.5
-    """ε: a token's weight stays within 1 ± ε (README: 0.5; released script: 0.2)."""
+    """ε: a token's weight stays within 1 ± ε (README: 0.5; released script: 0.2; beyond 1 it could be negative)."""
     mean_over: Literal["tokens", "sequences"] = "tokens"
     """Mean over all tokens, or mean of the rollouts' token means."""
 

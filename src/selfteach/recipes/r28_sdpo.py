@@ -75,7 +75,8 @@ class SDPO(Recipe):
     distill: Literal["all", "wrong", "right"] = "all"
     """Which rollouts are distilled: all that got feedback, or only wrong or right ones (ablation of card 15)."""
     grpo_share: UnitInterval = 0.0
-    """λ of the mixed advantage λ A_GRPO + (1 − λ) A_SDPO, A_GRPO = reward − group mean (ablation: 0.9)."""
+    """λ of the mixed advantage λ A_GRPO + (1 − λ) A_SDPO, A_GRPO = reward − group mean (``scale`` none; ablation:
+    0.9)."""
     mean_over: Literal["tokens", "rollouts"] = "tokens"
     """Mean over all distilled tokens, or of each rollout's mean where one without feedback counts 0 (what the
     released code does at its micro-batch of one)."""

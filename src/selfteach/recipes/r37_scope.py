@@ -90,6 +90,7 @@ class SCOPE(Recipe):
             weight=self.weights(stats.sequence_mean(student), self.student_weight, stats, right),
             where=right,
             mean_over="sum" if self.mean_over == "prompts" else "selected",
+            temperature=self.temperature,
         )
         weight = self.weights(stats.sequence_mean(teacher, seen), self.teacher_weight, stats, wrong)
         mean_over: Reduction = "sum" if self.mean_over == "prompts" else "tokens"

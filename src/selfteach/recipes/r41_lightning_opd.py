@@ -31,7 +31,7 @@ class TeacherText(Recipe):
         return tools.sample(prompts, self.rollouts.per_prompt, role=TEACHER)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        yield NegativeLogLikelihood(name="nll", mean_over="tokens", temperature=1.0)
+        yield NegativeLogLikelihood(name="nll", mean_over="tokens")
 
 
 @settings

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
+from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.importing import is_reference, load_object
-from selfteach.recipes.checks import nearest
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Exceeds, Rule, Verdict, Within
 
@@ -60,7 +62,8 @@ def study_named(name: str) -> Study:
             raise UserError(
                 f"{name} is no Study but {type(found).__name__}; write STUDY = Study(method, claims)"
             )
-        return found
+        file = Path(name.rpartition(":")[0])
+        return replace(found, home=found.home or str(file.parent) if file.suffix == ".py" else found.home)
     if name not in STUDIES:
         raise UserError(f"there is no study of {name!r}{nearest(name, STUDIES)}")
     return STUDIES[name]

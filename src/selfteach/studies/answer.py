@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from selfteach.checks import nearest
 from selfteach.errors import UserError
-from selfteach.recipes.checks import nearest
 from selfteach.report.text import as_number
 from selfteach.studies.plan import Plan
 from selfteach.studies.runs import Planned, finished, rows_of, summary_of

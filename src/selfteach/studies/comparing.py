@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,9 @@ from selfteach.recipes import Recipe
 from selfteach.report import comparison_page
 from selfteach.settings import PositiveInt, settings
 from selfteach.studies.runs import Planned, cells, condensed, curve, heads, labels, summary_of, write_aside
-from selfteach.training.launch import versions
+from selfteach.training.config import TrainConfig
+from selfteach.training.launch import FREE, table_of, versions
+from selfteach.training.rundir import changes
 
 
 @settings
@@ -51,10 +53,15 @@ def compared(
 
     ``recipes``: label → recipe. Finished runs of the same folder are kept.
     """
+    require_distinct(recipes)
     first, *others = recipes
     runs = [planned(setup, first, recipes[first], seed, out, None) for seed in range(setup.seeds)]
     finish(runs)
     spent = max(int(summary_of(run)["spent"]) for run in runs)
+    if setup.equal == "tokens" and setup.tokens is None and others and not spent:
+        raise UserError(
+            f"{first} generates no tokens, so it sets no budget: name another first, or give tokens"
+        )
     budget = setup.tokens or (spent if setup.equal == "tokens" else None)
     rest = [
         planned(setup, label, recipes[label], seed, out, budget)
@@ -80,6 +87,24 @@ def planned(setup: Setup, label: str, recipe: Recipe, seed: int, out: Path, budg
     return Run(label, seed, out / f"{plain(label)}-{seed}", knobs=knobs)
 
 
+def refuse_changed(run: Run, config: TrainConfig) -> None:
+    """UserError where the run's folder holds one of other settings or inputs: it would be taken for this one."""
+    if (run.folder / "config.toml").exists() and (changed := changes(run.folder, table_of(config), FREE)):
+        raise UserError(
+            f"{run.folder} holds a run with other settings ({changed[0]}); choose another folder, or delete it"
+        )
+
+
+def require_distinct(labels: Iterable[str]) -> None:
+    """UserError where two labels would share one folder."""
+    seen: dict[str, str] = {}
+    for label in labels:
+        if (other := seen.setdefault(plain(label), label)) != label:
+            raise UserError(
+                f"labels {other!r} and {label!r} are one folder's name: tell them apart by letters"
+            )
+
+
 def plain(label: str) -> str:
     """A label as a part of a folder's name."""
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in label).strip("-")
@@ -89,7 +114,7 @@ def refuse_another(out: Path, held: Mapping[str, Any]) -> None:
     """A folder holds one comparison: other settings would silently reuse its runs."""
     path = out / "comparison.json"
     held = json.loads(json.dumps(held))
-    if path.exists() and json.loads(path.read_text()) != held:
+    if path.exists() and path.read_text(encoding="utf-8") != json.dumps(held, indent=1):
         raise UserError(
             f"{out} holds a comparison with other settings; choose another --out, or repeat the same ones"
         )

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, Recipe, preset_of, with_knobs
-from selfteach.recipes.checks import nearest
 
 ARENA = "arena"
 Knobs = Mapping[str, Any]
@@ -126,11 +126,13 @@ LAPTOP: Mapping[str, Laptop] = {
 
 
 def laptop_of(kind: type[Recipe]) -> Laptop:
-    """The settings of one of our own methods; of any other, its own preset "arena" if it has one, on world table."""
-    for name, known in RECIPES.items():
-        if known is kind:
-            return LAPTOP[name]
-    return Laptop(knobs=kind.presets.get(ARENA, {}))
+    """The settings of one of our own methods, or of that which a class outside varies; of any other class, and of one
+    that has a preset "arena" of its own, that preset, on world table."""
+    name = next((n for base in kind.__mro__ for n, known in RECIPES.items() if known is base), None)
+    method = LAPTOP.get(name, Laptop()) if name else Laptop()
+    if kind not in RECIPES.values() and ARENA in kind.presets:
+        return Laptop(method.world, kind.presets[ARENA])
+    return method
 
 
 def presets(kind: type[Recipe]) -> dict[str, Recipe]:
@@ -150,5 +152,6 @@ def preset_named(kind: type[Recipe], preset: str | None = None, *, arena: bool =
     if preset is None:
         preset = ARENA if arena and ARENA in known else next(iter(known))
     if preset not in known:
-        raise UserError(f"recipe {kind.__name__} has no preset {preset!r}{nearest(preset, known)}")
+        name = next((n for n, one in RECIPES.items() if one is kind), kind.__name__)
+        raise UserError(f"recipe {name} has no preset {preset!r}{nearest(preset, known)}")
     return preset, known[preset]

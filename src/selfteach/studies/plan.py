@@ -25,7 +25,7 @@ is handed it, because it stands on a lower floor."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class StudySettings:
     """What is asked: whose claims, how many seeds, where runs go; the task on which all methods are compared at equal
     generated tokens (empty: none), and how many tokens."""
 
@@ -57,7 +57,7 @@ class Plan:
         return [wave for wave in waves if wave]
 
 
-def planned(asked: Asked, resolve: Resolve) -> Plan:
+def planned(asked: StudySettings, resolve: Resolve) -> Plan:
     """The plan, every run's words understood. UserError naming the variant whose words are wrong, before any run is
     made, or if the same words would mean two different runs."""
     claims = [(study, claim) for study in asked.studies for claim in study.claims]
@@ -71,7 +71,7 @@ def planned(asked: Asked, resolve: Resolve) -> Plan:
     return Plan(claims, variants, planned_on_common_task(asked, resolve))
 
 
-def planned_variant(asked: Asked, study: Study, claim: Claim, label: str) -> list[Planned]:
+def planned_variant(asked: StudySettings, study: Study, claim: Claim, label: str) -> list[Planned]:
     """One run a seed. Variants of equal words are one run, whichever claims ask for it."""
     runs = []
     for seed in range(asked.seeds):
@@ -93,7 +93,7 @@ def command(words: Sequence[str], seed: int, folder: Path) -> list[str]:
     return ["train", *words, "--seed", str(seed), "--out", str(folder), *told]
 
 
-def folder_of(asked: Asked, words: str, seed: int) -> Path:
+def folder_of(asked: StudySettings, words: str, seed: int) -> Path:
     return asked.out / f"{label_of(words)}-{seed}"
 
 
@@ -123,7 +123,7 @@ def require_understood(about: str, run: Planned, resolve: Resolve) -> None:
         raise UserError(f"{about}: {error}") from None
 
 
-def planned_on_common_task(asked: Asked, resolve: Resolve) -> dict[str, list[Planned]]:
+def planned_on_common_task(asked: StudySettings, resolve: Resolve) -> dict[str, list[Planned]]:
     """The baselines and the studies' methods by name; nothing without a common task."""
     if not asked.common_task:
         return {}
@@ -131,7 +131,7 @@ def planned_on_common_task(asked: Asked, resolve: Resolve) -> dict[str, list[Pla
     return {name: planned_method(asked, name, resolve) for name in names}
 
 
-def planned_method(asked: Asked, name: str, resolve: Resolve) -> list[Planned]:
+def planned_method(asked: StudySettings, name: str, resolve: Resolve) -> list[Planned]:
     """A method with its preset of the common task, until the token budget is spent.
 
     One that does not sample as it trains is given its preset's steps: a budget would not end it.

@@ -21,6 +21,7 @@ STUDY = Study(
             variants={"average": "sdpo --steps 80", "live": "sdpo --steps 80 --weights live"},
             higher="average",
             lower="live",
+            withdrawn="the live teacher's model ends at accuracy 0, below the untrained one: a dead side",
         ),
         Claim(
             says="On one hard question, training on its feedback finds answers where as many independent attempts do "

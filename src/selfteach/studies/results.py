@@ -12,7 +12,7 @@ from typing import Any
 
 from selfteach.report import comparison_page
 from selfteach.studies.answer import Answer, Open
-from selfteach.studies.plan import Asked, Plan
+from selfteach.studies.plan import Plan, StudySettings
 from selfteach.studies.runs import cells, condensed, curve, finished, heads, labels, write_aside
 from selfteach.training.launch import versions
 from selfteach.training.rundir import jsonable
@@ -24,7 +24,12 @@ UNTUNED = (
 
 
 def write_results(
-    asked: Asked, plan: Plan, answers: Sequence[Answer], left: Sequence[Open], command: str, folder: Path
+    asked: StudySettings,
+    plan: Plan,
+    answers: Sequence[Answer],
+    left: Sequence[Open],
+    command: str,
+    folder: Path,
 ) -> None:
     """Write what is known by now; ``command`` is what repeats it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +68,8 @@ def as_json(one: Answer, plan: Plan) -> dict[str, Any]:
         "higher": {"variant": one.claim.higher, "by_seed": one.higher},
         "lower": {"variant": one.claim.lower, "by_seed": one.lower},
         "rule": one.claim.rule.relation,
-        "verdict": one.verdict,
+        "verdict": "withdrawn" if one.claim.withdrawn else one.verdict,
+        "caveat": one.claim.withdrawn or "baselines not tuned",
     }
 
 
@@ -125,7 +131,10 @@ def claim_cells(one: Answer) -> list[str]:
         f"{claim.higher} {mean_and_error(one.higher)} {claim.rule.relation} {claim.lower} "
         f"{mean_and_error(one.lower)}? difference {mean_and_error(one.differences)}"
     )
-    return [one.method, claim.says, f"`{claim.metric}`", seen, f"*{one.verdict}*"]
+    verdict = (
+        f"*withdrawn*: {claim.withdrawn}" if claim.withdrawn else f"*{one.verdict}*, baselines not tuned"
+    )
+    return [one.method, claim.says, f"`{claim.metric}`", seen, verdict]
 
 
 def table_row(texts: Sequence[str]) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from selfteach.errors import UserError
 from selfteach.studies.answer import Open, answered
 from selfteach.studies.outdated import forget, outdated
-from selfteach.studies.plan import Asked, Plan, Resolve, planned
+from selfteach.studies.plan import Plan, Resolve, StudySettings, planned
 from selfteach.studies.results import write_results
 from selfteach.studies.runs import finish, finished
 
 
-def run_studies(asked: Asked, resolve: Resolve, *, jobs: int, command: str, results: Path) -> None:
+def run_studies(asked: StudySettings, resolve: Resolve, *, jobs: int, command: str, results: Path) -> None:
     """Bring every run to its end, ``jobs`` at a time (finished ones are kept, outdated ones made anew), and write
     ``results``.
 
@@ -34,14 +34,14 @@ def run_studies(asked: Asked, resolve: Resolve, *, jobs: int, command: str, resu
             raise UserError(f"study of {one.method}: {one.reason}")
 
 
-def written(asked: Asked, plan: Plan, command: str, results: Path) -> list[Open]:
+def written(asked: StudySettings, plan: Plan, command: str, results: Path) -> list[Open]:
     """Write the results; the claims without a verdict are returned."""
     answers, left = answered(plan)
     write_results(asked, plan, answers, left, command, results)
     return left
 
 
-def commands(asked: Asked, resolve: Resolve) -> list[list[str]]:
+def commands(asked: StudySettings, resolve: Resolve) -> list[list[str]]:
     """The commands that ``run_studies`` would run by now, wave by wave; nothing is run, written or deleted."""
     plan = planned(asked, resolve)
     stale = outdated(plan, resolve)

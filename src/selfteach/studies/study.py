@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from selfteach.recipes.checks import nearest, require
+from selfteach.checks import nearest, require
+from selfteach.importing import is_reference
 from selfteach.studies.verdict import Exceeds, Rule
 
 REDUCTIONS = ("last", "first", "mean", "max")
@@ -35,8 +38,12 @@ class Claim:
     "last", "first", "mean", "max", as in "mean divergence/teacher"; without one the last."""
     rule: Rule = field(default_factory=Exceeds)
     """When the claim counts as reproduced or refuted."""
+    withdrawn: str = ""
+    """Why no verdict is given, whatever the runs say: a side that does not do its own job (empty: one is given)."""
 
     def __post_init__(self) -> None:
+        for label, told in self.variants.items():
+            require(understood(told), f"{self.about} variant {label!r} is no list of words: {told!r}")
         for label in (self.higher, self.lower):
             require(label in self.variants, f"{self.about} no variant is called {label!r}{self.near(label)}")
         for label in self.variants:
@@ -102,6 +109,9 @@ class Study:
     task: str = ""
     """What variants are trained on whose words name no ``--task`` (empty: what ``selfteach train`` takes for their
     recipe)."""
+    home: str = ""
+    """The folder that recipes of one's own, ``FILE:NAME`` at the beginning of a variant's words, are looked for in
+    (empty: the present one); ``study_named`` sets it to that of the study's file."""
 
     def __post_init__(self) -> None:
         require(bool(self.claims), f"the study of {self.method} makes no claim")
@@ -115,8 +125,19 @@ class Study:
 
     def words(self, claim: Claim, label: str) -> str:
         """All words after ``selfteach train`` of a variant: its own and, where these name none, the study's task."""
-        own = claim.variants[label]
+        recipe, _, rest = claim.variants[label].partition(" ")
+        if self.home and is_reference(recipe):
+            recipe = str(Path(self.home) / recipe)
+        own = f"{recipe} {rest}".strip()
         return own if not self.task or names_option(own.split(), "--task") else f"{own} --task {self.task}"
+
+
+def understood(words: str) -> bool:
+    """Whether the words are quoted well, and ask for a run rather than for help."""
+    try:
+        return not {"-h", "--help", "--help-all", "--dry-run", "--resume"} & set(shlex.split(words))
+    except ValueError:
+        return False
 
 
 def built_on(words: str) -> list[str]:

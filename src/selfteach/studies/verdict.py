@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from selfteach.recipes.checks import require
+from selfteach.checks import require
 
 Verdict = Literal["reproduced", "refuted", "undecided"]
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfteach.importing import is_reference
 from selfteach.recipes import Recipe, preset_of
-from selfteach.recipes.checks import require
 from selfteach.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitInterval, settings
 from selfteach.task.opening import TaskOptions
 
-FORMAT = 2
-"""Of config.toml; 1 was before knobs were spelled as in torch (``optimization``)."""
+FORMAT = 3
+"""Of config.toml; 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written."""
 
 
 @settings
@@ -89,7 +90,7 @@ class Bookkeeping:
     """Log the metrics to this tracker as well; its package must be installed (none: to the run folder only)."""
 
 
-@dataclass(frozen=True)
+@settings
 class TrainConfig:
     """One training run."""
 
@@ -101,16 +102,13 @@ class TrainConfig:
     out: Path
     reward: Any = None
     """A reward function of the user's own, or FILE:NAME of one (None: the task's verifier)."""
-    seed: int = 0
-    loading: Loading = field(default_factory=Loading)
-    task_options: TaskOptions = field(default_factory=TaskOptions)
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    bookkeeping: Bookkeeping = field(default_factory=Bookkeeping)
+    seed: Annotated[int, Interval(ge=0, lt=2**63)] = 0
+    loading: Loading = Loading()
+    task_options: TaskOptions = TaskOptions()
+    evaluation: Evaluation = Evaluation()
+    bookkeeping: Bookkeeping = Bookkeeping()
     network: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     """A model in memory with its tokenizer, in place of ``loading.model``."""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**63, f"seed is {self.seed}: give a number from 0 up to 2^63")
 
     @property
     def task_name(self) -> str:
@@ -129,12 +127,31 @@ class TrainConfig:
             },
             "recipe": {"name": self.recipe_name, "preset": self.preset, **asdict(self.recipe)},
             "paper": asdict(paper),
-            "run": {"task": self.task_name, "seed": self.seed, **self.rewarded},
+            "run": {
+                "task": self.task_name,
+                "seed": self.seed,
+                **self.rewarded,
+                "given": self.given,
+                "controlled": self.controlled,
+            },
             "loading": asdict(self.loading),
             "task_options": asdict(self.task_options),
             "evaluation": asdict(self.evaluation),
             "bookkeeping": asdict(self.bookkeeping),
         }
+
+    @property
+    def given(self) -> list[str]:
+        """What was given as an object, so that the record alone cannot bring it back."""
+        objects = {"task": self.task, "reward": self.reward}
+        found = [name for name, one in objects.items() if not (one is None or isinstance(one, str))]
+        own = not (self.recipe_name.replace("-", "").isalnum() or is_reference(self.recipe_name))
+        return [*found, *(["recipe"] if own else []), *(["model"] if self.network is not None else [])]
+
+    @property
+    def controlled(self) -> list[str]:
+        """The knobs that controllers find on the way, by the share of all steps that is done."""
+        return sorted({knob for stage in self.recipe.stages.values() for knob in stage.controllers})
 
     @property
     def rewarded(self) -> dict[str, str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from selfteach.importing import is_reference
 from selfteach.roles.weights import External
@@ -22,7 +26,36 @@ WEIGHTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 def inputs_of(config: TrainConfig) -> dict[str, str]:
     """Role → fingerprint of every file or folder that the settings name and that is there; hub names have none."""
     found = {role: fingerprint(path) for role, path in named_files(config) if path.exists()}
+    objects = {"task": config.task, "reward": config.reward}
+    found |= {r: of_object(one) for r, one in objects.items() if not isinstance(one, str | Path | None)}
+    if config.network is not None:
+        found["model"] = of_weights(config.network[0])
     return dict(sorted(found.items()))
+
+
+def of_weights(network: nn.Module) -> str:
+    """16 hex digits of a model in memory: names, shapes and sums of its weights."""
+    sums = {
+        name: (list(value.shape), float(value.double().sum())) for name, value in network.state_dict().items()
+    }
+    return sha256(json.dumps(sums).encode()).hexdigest()[:16]
+
+
+def of_object(given: Any) -> str:
+    """16 hex digits of what was given from Python: of rows their content, of code its source."""
+    if isinstance(known := getattr(given, "_fingerprint", None), str):  # a datasets.Dataset
+        return known
+    rows = given.to_dict("records") if hasattr(given, "to_dict") and hasattr(given, "columns") else given
+    if isinstance(rows, list | tuple):
+        text = json.dumps(rows, default=str, sort_keys=True)
+    else:
+        try:
+            text = inspect.getsource(
+                given if inspect.isroutine(given) or isinstance(given, type) else type(given)
+            )
+        except (OSError, TypeError):
+            text = f"{type(given).__module__}.{type(given).__qualname__}"
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def named_files(config: TrainConfig) -> Iterator[tuple[str, Path]]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import distributed
 
 from selfteach.training import randomness, resuming
@@ -114,11 +113,12 @@ def run_learner(
         trainer.check = check
         if not (resume and resuming.restore(trainer, out)) and check:
             trainer.learner.preflight()
-        trainer.ended &= not first_says(raised)
         if folder is not None and (raised or not resume):
             # Only now: a start that fails leaves a folder that the corrected command may use.
             folder.write_config(config)
-        summary = trainer.train()
+        # Whatever the caller's mode: a notebook may stand under no_grad.
+        with torch.inference_mode(False), torch.enable_grad():
+            summary = trainer.train()
     finally:
         shown.stop()
         if folder is not None:
@@ -156,20 +156,20 @@ def opened(out: Path, config: Mapping[str, Any], resume: bool) -> tuple[RunFolde
 
 
 def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
-    """The bounds of a run that are raised, by dotted name; of steps only where no schedule depends on them."""
+    """The bounds of a run that are raised, by dotted name; of steps only where no schedule or controller looks at
+    them."""
     old, new = dict(dotted(saved)), dict(dotted(config))
     found = {
         name
         for name in ("recipe.optimization.steps", "bookkeeping.token_budget")
-        if old.get(name) is not None and (new.get(name) is None or new[name] > old[name])
+        if isinstance(old.get(name), int) and (not isinstance(new.get(name), int) or new[name] > old[name])
     }
-    schedule = new.get("recipe.optimization.schedule", "constant")
-    return found if schedule == "constant" else found - {"recipe.optimization.steps"}
-
-
-def first_says(raised: bool) -> bool:
-    """What the first process knows of the folder, in every process."""
-    return bool(broadcast_object_list([raised])[0])
+    schedule, found_on_the_way = (
+        new.get("recipe.optimization.schedule", "constant"),
+        new.get("run.controlled"),
+    )
+    fixed = schedule != "constant" or found_on_the_way
+    return found - {"recipe.optimization.steps"} if fixed else found
 
 
 def table_of(config: TrainConfig) -> dict[str, Any]:

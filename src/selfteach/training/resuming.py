@@ -73,13 +73,17 @@ def save(run: Trainer) -> None:
 
 def restore(run: Trainer, out: Path) -> bool:
     """Go on from the newest good checkpoint of the run in ``out``; False if there is none yet. Rows written after it
-    are forgotten. Every process must call it."""
+    are forgotten; of a run that goes on beyond its end, those of the end too. Every process must call it."""
     path = checkpoint.latest(out)
     if path is not None:
         load_state(run, checkpoint.load(path))
         run.progress.say(f"resumed at step {run.done} from {path}")
+    beyond = run.ended and not run.finished()
+    run.ended &= not beyond
     if run.folder is not None:
         run.folder.truncate_after(run.done if path is not None else -1)
+        if beyond:
+            run.folder.forget_end(run.done, due=run.due(run.settings.eval_every))
         run.memory = alarms.remembered(read_rows(run.folder.path / "metrics.jsonl"), run.memory)
     return path is not None
 

@@ -85,7 +85,7 @@ class RunFolder:
         return run
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write config.toml. TOML has no null: a knob that is None is left out."""
+        """Write config.toml. TOML has no null: a knob that is None is the word "none"."""
         self._replace(self.path / "config.toml", _toml(config).encode())
 
     def metrics(self, row: Mapping[str, Any]) -> None:
@@ -124,6 +124,22 @@ class RunFolder:
         for path in (self.path / "tokens").glob("step-*.*"):
             if int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
+
+    def forget_end(self, step: int, *, due: bool) -> None:
+        """Forget that the run ended at ``step``: its summary, its last samples and, unless it was ``due`` anyhow, its
+        last evaluation. Then its files are those of a run that was longer from the start."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+
+        def of_the_end(row: Mapping[str, Any]) -> bool:
+            return row["step"] == step and (
+                row["phase"] == "after" if "phase" in row else not due and "loss" not in row
+            )
+
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            path = self.path / name
+            if path.exists():
+                kept = [line for row, line in _rows_and_lines(path) if not of_the_end(row)]
+                self._replace(path, b"".join(kept))
 
     def close(self) -> None:
         """Let other processes write here. A folder in which nothing was written is taken away again."""
@@ -245,15 +261,21 @@ def _toml(config: Mapping[str, Any]) -> str:
     for name, value in dotted(config):
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
             raise UserError(f"{name}: {value!r} is not valid Unicode text; write it without lone surrogates")
-    return tomli_w.dumps(without_none(config), multiline_strings=True)
+    return toml_text(config)
 
 
-def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested table without the knobs that are None: TOML has no null."""
+def toml_text(table: Mapping[str, Any]) -> str:
+    """A table as TOML. Long texts keep their lines, unless they have a carriage return, which TOML would read as
+    none."""
+    returns = "\\r" in json.dumps(table, default=str)
+    return tomli_w.dumps(with_none_spelled(table), multiline_strings=not returns)
+
+
+def with_none_spelled(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested table with the word "none" for None: TOML has no null."""
     return {
-        key: without_none(value) if isinstance(value, Mapping) else value
+        key: with_none_spelled(value) if isinstance(value, Mapping) else "none" if value is None else value
         for key, value in table.items()
-        if value is not None
     }
 
 
