@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import selfteach
@@ -182,6 +183,40 @@ def test_a_record_that_was_edited_is_read_whole_or_refused(
         configured(config=file)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("recipe: opsd\nrun:\n  seed: 7", "seed stands within a table"),
+        ("recipe: opsd\nlr: 1\noptimization:\n  lr: 2", "lr is given twice"),
+        ("recipe: opsd\nlora-rank: 1\nlora_rank: 2", "lora_rank is given twice"),
+        ("recipe: opsd\nsteps: yes", "steps must be a number, got True"),
+        ("recipe: opsd\nlr: true", "lr must be a number, got True"),
+        ("recipe: opsd\nbetas: [0.9]", "betas has too few values"),
+        ("recipe: opsd\nout: 5", "out must be a folder"),
+        ("recipe: opsd\nlr: &x {b: *x}", "not valid yaml"),
+    ],
+)
+def test_a_file_of_ones_own_is_read_whole_or_refused(text: str, said: str, tmp_path: Path) -> None:
+    (file := tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(selfteach.UserError, match=said) as refused:
+        configured(config=file, task="table")
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def test_a_recipes_knob_may_not_have_the_name_of_another_setting() -> None:
+    for taken in ("lr", "eval_every", "seed", "task", "model", "verifier"):
+        kind = type("Own", (OPSD,), {"__annotations__": {taken: float}, taken: 0.5, "__module__": __name__})
+        with pytest.raises(selfteach.UserError, match=f"knob '{taken}' is taken"):
+            configured(settings(kind))
+
+
+def test_an_object_that_is_not_the_runs_is_refused(tmp_path: Path, capsys: Any) -> None:
+    run = few(OPSD(beta=1.0, clip_entry=None, adapter=Adapter()), task="table", out=tmp_path / "run")
+    with pytest.raises(selfteach.UserError, match="the recipe given"):
+        run.resume(recipe=OPSD(beta=0.25, clip_entry=None, adapter=Adapter()), progress=Silent)
+
+
 def test_none_is_a_word_in_settings_files(tmp_path: Path) -> None:
     (file := tmp_path / "a.yaml").write_text("recipe: opsd\nclip_entry: none\nmax_grad_norm: None\n")
     config = configured(config=file, task="table")
@@ -243,6 +278,68 @@ def test_a_run_goes_on_from_its_folder_alone_and_beyond_its_end(tmp_path: Path) 
     assert weights[0] == weights[1]
     assert longer.summary["steps"] == 4
     assert longer.config["recipe"]["optimization"]["steps"] == 4
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_a_raised_run_leaves_what_a_longer_one_would(every: int, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"task": "table", "eval_every": every, "samples_every": 2, "checkpoint_every": 2}
+    whole = few("opsd", out=tmp_path / "whole", **{**asked, "steps": 5})
+    raised = few("opsd", out=tmp_path / "raised", **{**asked, "steps": 3}).resume(steps=5, progress=Silent)
+    rows, samples = (
+        [[drop_clock(row) for row in read_rows(one.folder / name)] for one in (whole, raised)]
+        for name in ("metrics.jsonl", "samples.jsonl")
+    )
+    assert rows[0] == rows[1]
+    assert samples[0] == samples[1]
+
+
+def drop_clock(row: dict[str, Any]) -> dict[str, Any]:
+    timed = ("seconds", "memory", "tokens_per_second")
+    return {name: value for name, value in row.items() if not name.startswith(timed)}
+
+
+def test_a_raised_run_that_was_killed_is_unfinished_and_ends_as_if_it_was_not(tmp_path: Path) -> None:
+    run = few("opsd", task="table", out=tmp_path / "run", steps=2)
+    code = (
+        "import os, sys, selfteach\n"
+        "from selfteach.training.rundir import RunFolder\n"
+        "write = RunFolder.metrics\n"
+        "RunFolder.metrics = lambda self, row: (write(self, row), os.kill(os.getpid(), 9))\n"
+        "selfteach.train(resume=True, out=sys.argv[1], steps=4)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run.folder)], capture_output=True)
+    assert done.returncode == -9
+    assert not run.finished
+    ended = run.resume(progress=Silent)
+    whole = few("opsd", task="table", out=tmp_path / "whole", steps=4)
+    assert [drop_clock(row) for row in ended.metrics] == [drop_clock(row) for row in whole.metrics]
+    assert (ended.folder / "checkpoints/step-4").is_dir()
+
+
+def test_steps_are_not_raised_where_a_controller_looks_at_their_share(tmp_path: Path) -> None:
+    run = few("atesd", task="trail", out=tmp_path / "run", probe_examples=2)
+    with pytest.raises(selfteach.UserError, match="started with other values"):
+        run.resume(steps=4, progress=Silent)
+
+
+def test_a_run_trains_whatever_mode_its_caller_is_in(tmp_path: Path) -> None:
+    expected = losses(few("opsd", task="table", out=tmp_path / "plain").folder)
+    for name, mode in (("no_grad", torch.no_grad()), ("inference", torch.inference_mode())):
+        with mode:
+            run = few("opsd", task="table", out=tmp_path / name)
+        assert losses(run.folder) == expected
+
+
+def test_a_model_in_memory_is_asked_for_again(tmp_path: Path) -> None:
+    folder = str(model_folder("table"))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    run = few("opsd:arena", model, "table", tokenizer=tokenizer, out=tmp_path / "run")
+    with pytest.raises(selfteach.UserError, match="model was given from Python"):
+        selfteach.load_run(run.folder).resume(progress=Silent)
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    with pytest.raises(selfteach.UserError, match=r"inputs\.model"):
+        run.resume(steps=3, progress=Silent)
 
 
 def test_only_what_may_grow_grows(tmp_path: Path) -> None:
@@ -335,7 +432,7 @@ def test_a_result_shows_itself_and_what_it_holds(tmp_path: Path, monkeypatch: py
     assert "held-out accuracy" in text
     html = run._repr_html_()
     assert "<svg" in html
-    assert 'href="run/report.html"' in html
+    assert 'href="./run/report.html"' in html
     assert "<script" not in html
     assert Path("run/report.html").exists()
     again = selfteach.load_run("run")
@@ -363,6 +460,86 @@ def test_evaluate_takes_a_run_a_folder_and_a_model(tmp_path: Path) -> None:
     assert saved["result"]["accuracy"] == first.accuracy
     with pytest.raises(selfteach.UserError, match="problems"):
         selfteach.evaluate(task="table", problems=0)
+
+
+def test_evaluate_knows_its_settings_and_the_runs_task_and_split(tmp_path: Path) -> None:
+    run = few("gkd", out=tmp_path / "run", teacher="arena:tutor-large")
+    found = selfteach.evaluate(run, problems=2, samples=1, max_tokens=16)
+    assert found.task == "tutor"
+    for wrong, said in (
+        ({"problem": 8}, "did you mean problems"),
+        ({"n": 4}, "no setting 'n'"),
+        ({"view": "sol"}, "view"),
+    ):
+        with pytest.raises(selfteach.UserError, match=said):
+            selfteach.evaluate(run, **wrong)
+    rows = [{"problem": f"{i}+1", "solution": f"{i + 1}", "answer": f"{i + 1}"} for i in range(40)]
+    small: dict[str, Any] = {"problems": 40, "samples": 1, "max_tokens": 4}
+    half = selfteach.evaluate(run, rows, held_out_fraction=0.5, **small)
+    assert (
+        half.result.problems > selfteach.evaluate(run, rows, held_out_fraction=0.1, **small).result.problems
+    )
+
+
+def test_a_worlds_name_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(selfteach.UserError, match="'table' is a task, not a model"):
+        configured("opsd", "table")
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    with pytest.raises(selfteach.UserError, match="no such folder"):
+        selfteach.evaluate("runs/nothere", "table")
+
+
+def test_a_comparison_is_made_anew_where_a_recipe_or_a_reward_has_changed(tmp_path: Path) -> None:
+    rows = [{"problem": f"{i}+1", "solution": f"{i + 1}", "answer": f"{i + 1}"} for i in range(20)]
+    asked: dict[str, Any] = {
+        **FEW,
+        "seeds": 1,
+        "steps": 1,
+        "points": 1,
+        "progress": Silent,
+        "out": tmp_path / "both",
+    }
+    model = str(model_folder("table"))
+
+    def kind(factor: float) -> type[OPSD]:
+        @settings
+        class Own(Mine):
+            def terms(self, stats: Statistics) -> Any:
+                yield Match(
+                    name="d",
+                    target=FromRole(TEACHER),
+                    divergence=ReverseKL(),
+                    coefficient=1.0 if factor else 3.0,
+                )
+
+            if factor > 1:
+
+                def active(self, step: int) -> Any:
+                    return super().active(step)
+
+        return Own
+
+    selfteach.compare({"a": kind(1.0)}, model, rows, reward=lambda completion: 1.0, **asked)
+    selfteach.compare({"a": kind(1.0)}, model, rows, reward=lambda completion: 1.0, **asked)
+    for recipe, answers, reward in (
+        (kind(2.0), rows, lambda completion: 1.0),
+        (kind(1.0), rows[1:] + rows[:1], lambda completion: 1.0),
+        (kind(1.0), rows, lambda completion: 0.0),
+    ):
+        with pytest.raises(selfteach.UserError, match="holds a run with other settings"):
+            selfteach.compare({"a": recipe}, model, answers, reward=reward, **asked)
+
+
+def test_a_run_that_is_told_to_end_is_saved(tmp_path: Path) -> None:
+    words = ["train", "opsd", "--task", "table", "--steps", "400", *WORDS, "--out", str(tmp_path / "run")]
+    process = subprocess.Popen([sys.executable, "-m", "selfteach", *words], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 10/"):
+            process.terminate()
+    assert process.wait() == 130
+    assert any((tmp_path / "run/checkpoints").iterdir())
 
 
 def test_a_comparison_from_python_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -108,9 +108,18 @@ def test_help_lists_every_knob_of_a_recipe(recipe: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(["train", recipe, "--help-all"])
     whole = capsys.readouterr().out
-    for flag in ("--lr", "--temperature", "--task", "--out", "--resume", "--config"):
+    for flag in (
+        "--lr",
+        "--temperature",
+        "--task",
+        "--out",
+        "--resume",
+        "--config",
+        "--model",
+        "--eval-every",
+    ):
         assert flag in short
-    for flag in ("--eval-problems", "--checkpoint-every", "--model", "--held-out-fraction"):
+    for flag in ("--checkpoint-every", "--held-out-fraction"):
         assert flag in whole
         assert flag not in short
     assert "--help-all" in short

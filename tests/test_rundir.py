@@ -91,15 +91,17 @@ def test_a_live_process_keeps_others_out_and_a_killed_one_does_not(tmp_path):
 # --- config
 
 
-def test_a_config_reads_back_as_it_was_without_its_none(tmp_path):
+@pytest.mark.parametrize("note", ['line one\nline "two" \\ é 模型', "Q: {problem}\r\nA:", "\r", "'''\"\"\""])
+def test_a_config_reads_back_as_it_was_with_its_none_spelled(tmp_path, note):
     with RunFolder.create(tmp_path) as run:
-        run.write_config(CONFIG | {"note": 'line one\nline "two" \\ é 模型'})
+        run.write_config(CONFIG | {"note": note, "turns": [{"content": note}]})
     saved = tomllib.loads((tmp_path / "config.toml").read_text("utf-8"))
     assert saved == {
         "recipe": {"name": "opsd"},
-        "knobs": {"lr": 3e-4, "sizes": [1, 2]},
+        "knobs": {"lr": 3e-4, "sizes": [1, 2], "top_k": "none"},
         "versions": {"torch": "2.13"},
-        "note": 'line one\nline "two" \\ é 模型',
+        "note": note,
+        "turns": [{"content": note}],
     }
 
 
@@ -123,7 +125,7 @@ def test_every_knob_that_differs_on_resume_is_named_with_both_values(tmp_path):
         RunFolder.resume(tmp_path, changed)
     text = str(refusal.value)
     assert "knobs.lr: 0.0003 → 0.0001" in text
-    assert "knobs.top_k: 'unset' → 5" in text
+    assert "knobs.top_k: 'none' → 5" in text
     assert "knobs.sizes: [1, 2] → 'unset'" in text
     assert "recipe" not in text
     assert "\n" not in text

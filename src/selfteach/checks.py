@@ -14,8 +14,14 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+READABLE = 24
+"""Names that a message lists."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean a, b?' or the whole list if nothing is near."""
+    """'; did you mean a, b?', or what is known if nothing is near and the list can be read."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(names)}"
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known: {', '.join(names)}" if len(names) <= READABLE else ""

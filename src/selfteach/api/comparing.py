@@ -72,7 +72,7 @@ def compare(
     tokenizer: PreTrainedTokenizerBase | None = None,
     reward: Callable[..., Any] | str | None = None,
     out: Path | str | None = None,
-    progress: Callable[[], Progress] = progress_for_here,
+    progress: Callable[[], Progress] | None = progress_for_here,
     **knobs: Any,
 ) -> Comparison:
     """Train each recipe with several seeds at equal generated tokens, or equal steps, and put the results side by side.

@@ -27,6 +27,7 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         table = parsed(path.suffix, text)
+        json.dumps(table, default=str, skipkeys=True)  # refuses what holds itself
     except RecursionError:
         raise UserError(f"settings file {path} is nested too deep") from None
     except OSError as problem:

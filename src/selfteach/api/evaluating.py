@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfteach.api.configfile import read_settings
+from selfteach.api.result import Result
+from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy, load_policy, policy_of
 from selfteach.policy.sampler import Sampling
-from selfteach.roles.view import View
+from selfteach.roles.view import Answer, Plain, Solution, View
 from selfteach.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveUnit, settings
 from selfteach.task.arena import WORLDS, model_folder, resolve_model
 from selfteach.task.options import TaskOptions
@@ -92,38 +95,71 @@ class Evaluated:
 
 
 def evaluate(
-    model: str | Path | PreTrainedModel | None = None,
-    task: Any = "table",
+    model: str | Path | PreTrainedModel | Result | None = None,
+    task: Any = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     reward: Callable[..., Any] | str | None = None,
-    view: View | None = None,
-    task_options: TaskOptions | None = None,
-    loading: Loading | None = None,
-    **how: Any,
+    view: View | str | None = None,
+    **settings: Any,
 ) -> Evaluated:
     """Sample answers to a task's held-out problems and grade them.
 
-    ``model``: a folder, a run's folder, a hub id, "arena:NAME", or a model in memory with its ``tokenizer``; None:
-    the arena world's own. ``task`` and ``reward`` are as in ``selfteach.train``. ``view``: what the model is shown
-    (None: the bare problem). ``how``: the fields of ``EvalSettings`` (``problems=256, samples=4, max_tokens=64,
-    seed=0`` …). Raises UserError for whatever cannot be meant.
+    ``model``: a run or its folder, a model's folder, a hub id, "arena:NAME", or a model in memory with its
+    ``tokenizer``; None: the arena world's own. ``task`` and ``reward`` are as in ``selfteach.train``; None: the run's
+    own task, else world "table". ``view``: what the model is shown ("solution", "answer" or a view; None: the bare
+    problem). ``settings``: the fields of ``EvalSettings`` (``problems=256, samples=4, max_tokens=64, seed=0`` …), and
+    those of the data and the model as in ``train`` (``held_out_fraction=0.2``). Raises UserError for whatever cannot
+    be meant.
     """
-    asked, loading = EvalSettings(**how), loading or Loading()
-    source = make_task(task, reward=reward, seed=asked.seed, options=task_options)
+    asked, options, loading = divided(settings)
+    model = model.folder if isinstance(model, Result) else model
+    task = task if task is not None else task_of(model)
+    source = make_task(task, reward=reward, seed=asked.seed, options=options)
     if model is None and not (isinstance(task, str) and task in WORLDS):
         raise UserError(
             f"--model is missing: task {source.name} has no model of its own (give a folder or a hub id)"
         )
     policy = policy_for(model if model is not None else str(model_folder(task)), tokenizer, loading)
+    sampling = Sampling(asked.max_tokens, asked.temperature, asked.top_p, asked.top_k)
     result, answers = measure(
-        policy, source, problems=asked.problems, samples=asked.samples,
-        sampling=Sampling(asked.max_tokens, asked.temperature, asked.top_p, asked.top_k), thinking=asked.thinking,
-        view=view, batch_size=asked.batch, seed=asked.seed,
+        policy, source, problems=asked.problems, samples=asked.samples, sampling=sampling, thinking=asked.thinking,
+        view=view_named(view) if isinstance(view, str) else view, batch_size=asked.batch, seed=asked.seed,
     )  # fmt: skip
     label = task if isinstance(task, str) else named(task)
     shown = f"arena {task}" if model is None else str(model) if isinstance(model, str | Path) else policy.name
     return Evaluated(shown, label, result, answers)
+
+
+def divided(settings: Mapping[str, Any]) -> tuple[EvalSettings, TaskOptions, Loading]:
+    """Settings by flat name as those of the evaluation, the data and the model. UserError for any other name."""
+    parts: list[dict[str, Any]] = [{}, {}, {}]
+    names = [[one.name for one in fields(kind)] for kind in (EvalSettings, TaskOptions, Loading)]
+    for name, value in settings.items():
+        place = next((i for i, known in enumerate(names) if name in known), None)
+        if place is None:
+            raise UserError(
+                f"evaluate has no setting {name!r}{nearest(name, [n for own in names for n in own])}"
+            )
+        parts[place][name] = value
+    return EvalSettings(**parts[0]), TaskOptions(**parts[1]), Loading(**parts[2])
+
+
+def task_of(model: Any) -> str:
+    """The task of the run whose folder is the model, if it can be named; else world "table"."""
+    if isinstance(model, str | Path) and (Path(model) / "config.toml").is_file():
+        run = read_settings(model).get("run", {})
+        if "task" not in run.get("given", ()) and isinstance(run.get("task"), str):
+            return str(run["task"])
+    return "table"
+
+
+def view_named(name: str) -> View:
+    """The view of this name. UserError with the nearest if there is none."""
+    views: Mapping[str, View] = {"plain": Plain(), "solution": Solution(), "answer": Answer()}
+    if name not in views:
+        raise UserError(f"there is no view {name!r}{nearest(name, views)}")
+    return views[name]
 
 
 def policy_for(

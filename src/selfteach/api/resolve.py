@@ -101,6 +101,11 @@ def draft(
     table = table or {}
     if is_of_a_run(table):
         return of_a_run(table, recipe, preset, task, reward)
+    if isinstance(own := table.get("recipe"), Mapping):
+        names = {"recipe": own.get("name"), "preset": own.get("preset", table.get("preset"))}
+        rest = {k: v for k, v in own.items() if k not in ("name", "preset")}
+        table = {**table, **{k: v for k, v in names.items() if v is not None}, "settings of the recipe": rest}
+        table = table if "name" in own else {k: v for k, v in table.items() if k != "recipe"}
     recipe = recipe if recipe is not None else table.get("recipe")
     if recipe is None:
         raise UserError(f"which recipe? known: {', '.join(RECIPES)}, or FILE:NAME of your own")
@@ -224,7 +229,12 @@ def placed(config: TrainConfig, out: Path | str | None) -> TrainConfig:
 
 def require_model(config: TrainConfig) -> None:
     """Refuse a task without a model of its own; a task that does not exist is refused as such first."""
-    if config.loading.model or config.network is not None:
+    model = config.loading.model
+    if model or config.network is not None:
+        named_world = model in WORLDS and not Path(model).exists()
+        require(
+            not named_world, f"{model!r} is a task, not a model: task={model!r}, or model 'arena:{model}'"
+        )
         return
     if not (isinstance(config.task, str) and config.task in WORLDS):
         make_task(config.task, reward=config.reward, seed=config.seed, options=config.task_options)

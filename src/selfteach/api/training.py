@@ -16,10 +16,11 @@ from selfteach.api.result import Result
 from selfteach.errors import UserError
 from selfteach.report import build_report
 from selfteach.training.config import TrainConfig
+from selfteach.training.interruption import Interrupted
 from selfteach.training.launch import launch
 from selfteach.training.progress import Progress
 
-ModelLike = str | Path | PreTrainedModel
+ModelLike = str | Path | PreTrainedModel | Result
 
 
 def train(
@@ -34,7 +35,7 @@ def train(
     out: Path | str | None = None,
     config: Path | str | None = None,
     resume: bool = False,
-    progress: Callable[[], Progress] = progress_for_here,
+    progress: Callable[[], Progress] | None = progress_for_here,
     **knobs: Any,
 ) -> Result:
     """Train a model with a recipe, and return the run.
@@ -46,8 +47,9 @@ def train(
     task's verifier. ``knobs``: any setting by its name on the command line, with underscores (``lr=1e-4,
     eval_every=10``); ``config``: a file of settings, which they override.
 
-    ``out``: the run's folder (None: runs/RECIPE-TASK-TIME); with ``resume`` the run there goes on, by its own settings.
-    Raises UserError, in one line, for whatever cannot be meant; ``Interrupted`` after Ctrl-C, when the run is saved.
+    ``progress``: who shows the run while it goes on (None: nobody). ``out``: the run's folder (None:
+    runs/RECIPE-TASK-TIME); with ``resume`` the run there goes on, by its own settings. Raises UserError, in one line,
+    for whatever cannot be meant; ``Interrupted`` after Ctrl-C, when the run is saved.
     """
     if resume:
         require_run(out)
@@ -55,7 +57,13 @@ def train(
         recipe, model, task, tokenizer=tokenizer, reward=reward, preset=preset, seed=seed, out=out,
         config=config or (out if resume else None), **knobs,
     )  # fmt: skip
-    folder, _ = launch(chosen, progress, Silent, resume=resume)
+    try:
+        folder, _ = launch(chosen, progress or Silent, Silent, resume=resume)
+    except Interrupted as stop:
+        stop.add_note(
+            f"the run is saved; go on with selfteach.train(resume=True, out={str(chosen.out)!r}, …)"
+        )
+        raise
     if folder is not None:
         build_report(folder)
     objects = {"recipe": recipe, "model": model, "task": task, "tokenizer": tokenizer, "reward": reward}
@@ -91,6 +99,7 @@ def configured(
         raise UserError("the run's model was given from Python: pass it again, with its tokenizer")
     if seed is not None:
         chosen = replace(chosen, seed=seed)
+    model = model.folder if isinstance(model, Result) else model
     if isinstance(model, PreTrainedModel):
         if tokenizer is None:
             raise UserError("a model in memory needs its tokenizer: tokenizer=…")

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from selfteach.api.evaluating import EvalSettings, evaluate
+from selfteach.api.evaluating import EvalSettings, evaluate, view_named
 from selfteach.cli.console import parsed
 from selfteach.errors import UserError
-from selfteach.roles.view import Answer, Messages, Plain, Prefix, Solution, View
+from selfteach.roles.view import Messages, Prefix, View
 from selfteach.task.opening import TaskOptions
 from selfteach.training.config import Loading
 
 
 @dataclass(frozen=True)
 class Arguments:
-    task: str = "table"
-    """A world of the arena, gym:NAME, hf:ID, a .jsonl or .parquet file, or FILE:NAME of your own."""
+    task: str = ""
+    """A world of the arena, gym:NAME, hf:ID, a .jsonl or .parquet file, or FILE:NAME of your own (empty: that of the
+    run that --model names, else world "table")."""
     reward: str | None = None
     """FILE:NAME of a reward function of your own (none: the task's verifier)."""
     view: Literal["plain", "solution", "answer", "prefix"] = "plain"
@@ -34,10 +35,9 @@ class Arguments:
 
 def command(words: Sequence[str]) -> int:
     given = parsed(Arguments, words, program="selfteach eval", default=Arguments())
-    found = evaluate(
-        given.loading.model or None, given.task, reward=given.reward, view=viewed(given),
-        task_options=given.task_options, loading=given.loading, **asdict(given.how),
-    )  # fmt: skip
+    settings = {**asdict(given.how), **asdict(given.task_options), **asdict(given.loading)}
+    model = settings.pop("model") or None
+    found = evaluate(model, given.task or None, reward=given.reward, view=viewed(given), **settings)
     print(found)
     if given.out is not None:
         found.save(given.out)
@@ -45,9 +45,8 @@ def command(words: Sequence[str]) -> int:
 
 
 def viewed(given: Arguments) -> View:
-    if given.view == "prefix" and not given.prefix:
+    if given.view != "prefix":
+        return view_named(given.view)
+    if not given.prefix:
         raise UserError("view prefix needs its turns: --prefix FILE")
-    views: Mapping[str, View] = {
-        "plain": Plain(), "solution": Solution(), "answer": Answer(), "prefix": Prefix(given.prefix),
-    }  # fmt: skip
-    return views[given.view]
+    return Prefix(given.prefix)

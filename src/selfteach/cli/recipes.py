@@ -93,6 +93,8 @@ def show(console: Console, name: str) -> None:
     for knob, (value, meaning) in documented(recipe).items():
         table.add_row(knob, str(value), meaning)
     console.print(table)
+    for role, one in recipe.roles.items():
+        console.print(f"role [bold]{role}[/]: {one.weights} under {one.view}", highlight=False)
     for label, preset in presets(type(recipe)).items():
         changes = ", ".join(f"{k}={v}" for k, v in changed(recipe, preset).items()) or "the values above"
         console.print(f"preset [bold]{label}[/]: {changes}")

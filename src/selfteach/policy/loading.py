@@ -254,7 +254,13 @@ def _with_lora(network: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
 @contextmanager
 def _blaming(model: str) -> Iterator[None]:
     """Turn what transformers raises for a bad folder or name into one line that says what to do."""
-    looks_like_a_path = not model or model.startswith(("/", ".", "~")) or model.count("/") > 1
+    first = Path(model).parts[0] if "/" in model else ""
+    looks_like_a_path = (
+        not model
+        or model.startswith(("/", ".", "~"))
+        or model.count("/") > 1
+        or bool(first and Path(first).is_dir())
+    )
     if looks_like_a_path and not (model and Path(model).is_dir()):
         raise UserError(f"model {model!r}: there is no such folder.")
     try:

@@ -7,11 +7,13 @@ import json
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from torch import nn
 
 from selfteach.importing import is_reference
+from selfteach.recipes import RECIPES
 from selfteach.roles.weights import External
 from selfteach.task.arena import resolve_model
 from selfteach.training.config import TrainConfig
@@ -28,6 +30,9 @@ def inputs_of(config: TrainConfig) -> dict[str, str]:
     found = {role: fingerprint(path) for role, path in named_files(config) if path.exists()}
     objects = {"task": config.task, "reward": config.reward}
     found |= {r: of_object(one) for r, one in objects.items() if not isinstance(one, str | Path | None)}
+    kind = type(config.recipe)
+    if kind not in RECIPES.values() and "recipe" not in found:
+        found["recipe"] = of_object(kind)
     if config.network is not None:
         found["model"] = of_weights(config.network[0])
     return dict(sorted(found.items()))
@@ -46,16 +51,25 @@ def of_object(given: Any) -> str:
     if isinstance(known := getattr(given, "_fingerprint", None), str):  # a datasets.Dataset
         return known
     rows = given.to_dict("records") if hasattr(given, "to_dict") and hasattr(given, "columns") else given
-    if isinstance(rows, list | tuple):
-        text = json.dumps(rows, default=str, sort_keys=True)
-    else:
-        try:
-            text = inspect.getsource(
-                given if inspect.isroutine(given) or isinstance(given, type) else type(given)
-            )
-        except (OSError, TypeError):
-            text = f"{type(given).__module__}.{type(given).__qualname__}"
+    text = json.dumps(rows, default=str, sort_keys=True) if isinstance(rows, list | tuple) else of_code(given)
     return sha256(text.encode()).hexdigest()[:16]
+
+
+def of_code(given: Any) -> str:
+    """What a function, a class or an object's class does: the bytecode of its functions with their constants.
+
+    Source may not be at hand in a notebook, and line numbers do not matter.
+    """
+    kind = given if isinstance(given, type) or inspect.isroutine(given) else type(given)
+    members = [kind] if inspect.isroutine(kind) else [vars(kind)[name] for name in sorted(vars(kind))]
+    found = [getattr(one, "fget", None) or getattr(one, "__func__", one) for one in members]
+    codes = [code for one in found if isinstance(code := getattr(one, "__code__", None), CodeType)]
+    return repr([compiled(code) for code in codes])
+
+
+def compiled(code: CodeType) -> tuple[Any, ...]:
+    constants = [compiled(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    return code.co_code, code.co_names, constants
 
 
 def named_files(config: TrainConfig) -> Iterator[tuple[str, Path]]:

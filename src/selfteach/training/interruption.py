@@ -1,4 +1,4 @@
-"""Ctrl-C: the first lets the step end and the run be saved, the second ends the process."""
+"""Ctrl-C, or a scheduler's SIGTERM: the first lets the step end and the run be saved, the second ends the process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C; the run in the folder this names can be resumed where it stopped."""
+    """The user pressed Ctrl-C, or the process was told to end; the run in the folder this names is saved, and can be
+    resumed where it stopped."""
 
 
 @contextmanager
 def interruption() -> Iterator[list[int]]:
-    """A list that is empty until the first Ctrl-C; a second one ends the process at once."""
+    """A list that is empty until the first Ctrl-C or SIGTERM; a second one ends the process at once."""
     pressed: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread may take signals
         yield pressed
@@ -24,9 +25,11 @@ def interruption() -> Iterator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         pressed.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
