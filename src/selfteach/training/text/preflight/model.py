@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
+from torch import Tensor
 
+from selfteach.errors import UserError
 from selfteach.objective.record import CHUNK_BYTES
 from selfteach.policy.coverage import PREFIX, coverage
 from selfteach.policy.head import check_head, output_head
@@ -76,18 +78,16 @@ def head_check(title: str, policy: Policy) -> Check:
     except AttributeError as problem:
         if not policy.adapted:
             raise
-        return Check(
-            f"{title}output head",
-            False,
-            f"the model does not run with these adapters ({problem}): name other modules in --lora-targets",
-        )
+        raise UserError(
+            f"preflight: the model does not run with these adapters ({problem}): name other modules in --lora-targets"
+        ) from problem
     return Check(f"{title}output head", True, "hidden states × head give the model's own logits")
 
 
 def weights_check(title: str, policy: Policy) -> Check:
     """How many weights train, and which kinds of matrices an adapter leaves as they are."""
     seen = coverage(policy)
-    told = f"{seen.trained:,} of {seen.total:,} weights train ({seen.share:.3g} of all)"
+    told = f"{seen.trained:,} of {seen.total:,} weights train ({seen.share:.2%})"
     if not policy.adapted:
         return Check(f"{title}weights", True, told)
     on = [f"{one.name} ({one.matrices})" for one in seen.kinds if one.adapted]
@@ -110,7 +110,9 @@ def gradient_check(title: str, policy: Policy, ids: Sequence[int]) -> Check:
     states = LocalScorer().states(policy, [few], [few])
     log_prob = head_of(policy).logits(states).log_softmax(-1)[:, few[0]].sum()
     parameters = policy.trainable()
-    found = torch.autograd.grad(log_prob, list(parameters.values()), allow_unused=True)
+    found: Sequence[Tensor | None] = [None] * len(parameters)
+    if log_prob.requires_grad:
+        found = torch.autograd.grad(log_prob, list(parameters.values()), allow_unused=True)
     reached = {name: gradient is not None for name, gradient in zip(parameters, found, strict=True)}
     kinds = {plain(name) for name in parameters}
     silent = sorted(kinds - {plain(name) for name, yes in reached.items() if yes})
