@@ -8,10 +8,10 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from selfteach.errors import UserError
-from selfteach.policy.loading import LoraConfig, load_policy
+from selfteach.policy.loading import LoraConfig, context_window, load_policy
 from selfteach.policy.recomputing import recompute
 from selfteach.policy.scorer import LocalScorer, ResponseScorer
 from tiny import tiny_model_folder, tiny_tokenizer
@@ -192,6 +192,13 @@ def test_gradient_checkpointing_leaves_the_gradient_as_it_is(folder, lora):
     assert plain.keys() == checkpointed.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(checkpointed[name], gradient)
+
+
+@pytest.mark.parametrize(("bound", "window"), [(77, 77), (-1, 2**30), (None, 2**30)])
+def test_a_model_that_sets_no_bound_on_its_window_has_none(bound, window):
+    network = torch.nn.Linear(1, 1)
+    network.config = PretrainedConfig(max_position_embeddings=bound)
+    assert context_window(network) == window
 
 
 def test_a_copy_of_a_model_that_recomputes_recomputes_its_own_layers(folder):

@@ -242,7 +242,9 @@ def test_an_adapter_that_no_gradient_reaches_is_named(tmp_path: Path) -> None:
 def test_adapters_that_a_model_does_not_run_with_are_refused(tmp_path: Path) -> None:
     model = str(family_folder(tmp_path, "dbrx"))
     run = run_of(model, "--lora-rank", "4", "--lora-targets", "experts.mlp.w1")
-    with pytest.raises(UserError, match=r"does not run with these adapters.*--lora-targets"):
+    with pytest.raises(
+        UserError, match=r"Dbrx.* does not run on a probe text \(AttributeError.*--lora-targets"
+    ):
         preflight(run.learner)
 
 
@@ -315,3 +317,19 @@ def test_the_body_of_a_model_is_found_where_its_class_names_none() -> None:
     model = family_model("llama4_text")
     with torch.no_grad():
         check_head(model, output_head(model), [5, 6, 7, 8])
+
+
+def test_a_model_that_does_not_run_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(folder(tmp_path))
+
+    def forward(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("shapes cannot be multiplied\nand more")
+
+    monkeypatch.setattr(run.learner.policy.model.model, "forward", forward)
+    with pytest.raises(
+        UserError,
+        match=r"LlamaForCausalLM does not run on a probe text \(RuntimeError: shapes cannot be multiplied\)",
+    ):
+        preflight(run.learner)

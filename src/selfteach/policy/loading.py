@@ -107,7 +107,7 @@ def body(model: nn.Module) -> nn.Module:
 def context_window(model: nn.Module) -> int:
     """Most tokens ``model`` can place in one row (2³⁰ if it sets no bound)."""
     bound = getattr(bare(model).config.get_text_config(), "max_position_embeddings", None)
-    return int(bound) if bound else 2**30
+    return int(bound) if bound and bound > 0 else 2**30
 
 
 def load_policy(

@@ -9,7 +9,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from selfteach.errors import UserError
+from selfteach.errors import NotFinite, UserError
 from selfteach.objective.record import CHUNK_BYTES
 from selfteach.policy.coverage import PREFIX, coverage
 from selfteach.policy.head import check_head, output_head
@@ -75,11 +75,13 @@ def head_check(title: str, policy: Policy) -> Check:
     ids = policy.tokenizer.encode(PROBE, add_special_tokens=False)[:32] or [0, 0]
     try:
         check_head(policy.model, head, ids)
-    except AttributeError as problem:
-        if not policy.adapted:
-            raise
+    except (UserError, NotFinite, torch.OutOfMemoryError):
+        raise
+    except Exception as problem:  # whatever a model's own forward pass may raise
+        said = f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0]}"
+        advice = "name other modules in --lora-targets" if policy.adapted else "use another model"
         raise UserError(
-            f"preflight: the model does not run with these adapters ({problem}): name other modules in --lora-targets"
+            f"preflight: {type(bare(policy.model)).__name__} does not run on a probe text ({said}): {advice}"
         ) from problem
     return Check(f"{title}output head", True, "hidden states × head give the model's own logits")
 
