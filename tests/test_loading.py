@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from selfteach.errors import UserError
-from selfteach.policy.loading import LoraConfig, bare, load_policy
+from selfteach.policy.loading import LoraConfig, context_window, load_policy
+from selfteach.policy.recomputing import recompute
 from selfteach.policy.scorer import LocalScorer, ResponseScorer
 from tiny import tiny_model_folder, tiny_tokenizer
 
@@ -167,7 +169,7 @@ def test_unknown_lora_targets_are_named(folder):
         load_policy(str(folder), lora=LoraConfig(targets=("no_such_layer",)))
 
 
-@pytest.mark.parametrize("options", [{"rank": 0}, {"dropout": 1.0}])
+@pytest.mark.parametrize("options", [{"rank": 0}, {"targets": ()}])
 def test_impossible_lora_refuses_to_construct(options):
     with pytest.raises(UserError, match=next(iter(options))):
         LoraConfig(**options)
@@ -178,16 +180,39 @@ def test_gradient_checkpointing_leaves_the_gradient_as_it_is(folder, lora):
     def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         policy = load_policy(str(folder), lora=lora, gradient_checkpointing=checkpointing)
-        policy.model.train()
-        index = torch.arange(4)[None]
+        index, calls = torch.arange(4)[None], []
+        attention = next(one for name, one in policy.model.named_modules() if name.endswith("0.self_attn"))
+        attention.register_forward_hook(lambda *_: calls.append(1))
         ResponseScorer(policy.model)(IDS, torch.ones_like(IDS), index).square().sum().backward()
-        assert bare(policy.model).is_gradient_checkpointing is checkpointing
+        assert len(calls) == 1 + checkpointing
+        assert not policy.model.training
         return {n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None}
 
     plain, checkpointed = gradients(False), gradients(True)
     assert plain.keys() == checkpointed.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(checkpointed[name], gradient)
+
+
+@pytest.mark.parametrize(("bound", "window"), [(77, 77), (-1, 2**30), (None, 2**30)])
+def test_a_model_that_sets_no_bound_on_its_window_has_none(bound, window):
+    network = torch.nn.Linear(1, 1)
+    network.config = PretrainedConfig(max_position_embeddings=bound)
+    assert context_window(network) == window
+
+
+def test_a_copy_of_a_model_that_recomputes_recomputes_its_own_layers(folder):
+    policy = load_policy(str(folder), gradient_checkpointing=True)
+    other = copy.deepcopy(policy.model)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.zero_()
+    assert other(IDS).logits.abs().max() > 0.1
+
+
+def test_a_model_without_layers_to_recompute_says_so():
+    with pytest.raises(UserError, match="Linear has no layers that can be recomputed"):
+        recompute(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "a/b/c", ""])

@@ -22,29 +22,14 @@ from transformers import (
 )
 
 from selfteach.errors import UserError
+from selfteach.policy.lora import LoraConfig as LoraConfig
+from selfteach.policy.lora import with_lora
+from selfteach.policy.recomputing import recompute
 from selfteach.policy.renderer import ChatRenderer, Renderer
 
 Precision = Literal["float32", "mixed", "bfloat16"]
 """``float32``: weights and arithmetic. ``mixed``: float32 weights, bfloat16 arithmetic in the transformer.
 ``bfloat16``: the same for weights that are trained; weights that never move are stored in bfloat16."""
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """A low-rank adapter: ``targets`` is ``all-linear`` (every linear map but the head), or module names."""
-
-    rank: int = 64
-    alpha: int = 128
-    dropout: float = 0.0
-    targets: str | tuple[str, ...] = "all-linear"
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError(f"lora rank is {self.rank}: give at least 1.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(
-                f"lora dropout is {self.dropout}: give a probability from 0 up to, not including, 1."
-            )
 
 
 @dataclass(frozen=True)
@@ -111,10 +96,18 @@ def bare(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, peft.PeftModel) else model)
 
 
+def body(model: nn.Module) -> nn.Module:
+    """The part of it that makes the final hidden states, which its output head turns into logits."""
+    whole = bare(model)
+    inner: nn.Module = whole.base_model
+    # Some classes carry the name of a module that only a larger model has.
+    return getattr(whole, "model", whole) if inner is whole else inner
+
+
 def context_window(model: nn.Module) -> int:
     """Most tokens ``model`` can place in one row (2³⁰ if it sets no bound)."""
     bound = getattr(bare(model).config.get_text_config(), "max_position_embeddings", None)
-    return int(bound) if bound else 2**30
+    return int(bound) if bound and bound > 0 else 2**30
 
 
 def load_policy(
@@ -159,12 +152,17 @@ def policy_of(
     chat_template: str | None = None,
     device: torch.device | str | None = None,
 ) -> Policy:
-    """A policy of a model that is loaded already, in evaluation mode; its weights are the policy's, not a copy."""
+    """A policy of a model that is loaded already; its weights are the policy's, not a copy.
+
+    It is in evaluation mode and stays so, in training too: dropout, a router's noise and whatever else depends on the
+    mode would make the trained policy another one than the sampled one.
+    """
+    _keep_scale(network)
     renderer = ChatRenderer(tokenizer, chat_template, _generation_stops(network))
     rows = network.get_output_embeddings().weight.shape[0]
     if gradient_checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    tuned: Any = network if lora is None else _with_lora(network, lora)
+        recompute(network)
+    tuned: Any = network if lora is None else with_lora(network, lora)
     width = min(renderer.vocabulary, rows)
     return Policy(name, tuned.to(device).eval(), tokenizer, renderer, width, precision)
 
@@ -206,6 +204,15 @@ def _keep_savable(network: PreTrainedModel) -> None:
         )
 
 
+def _keep_scale(network: Any) -> None:
+    """RWKV divides weights in place when it is first evaluated, against overflows of float16 alone, and would be saved
+    like that: have it keep them as they are."""
+    if getattr(network.config, "rescale_every", 0):
+        if network.base_model.layers_are_rescaled:
+            network.base_model.train()._rescale_layers()
+        network.config.rescale_every = 0
+
+
 def _merged_adapter(folder: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         raise UserError(
@@ -234,21 +241,6 @@ def _tokenizer(model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
 def _generation_stops(network: PreTrainedModel) -> list[int]:
     stored = network.generation_config.eos_token_id
     return stored if isinstance(stored, list) else [] if stored is None else [stored]
-
-
-def _with_lora(network: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-    )
-    try:
-        return peft.get_peft_model(network, config)  # the adapter is float32, over a bfloat16 base too
-    except ValueError as problem:
-        raise UserError(f"lora targets {lora.targets!r}: {_first_line(problem)}") from problem
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers import Cache
 
 from selfteach.errors import NotFinite
 from selfteach.policy.head import output_head
-from selfteach.policy.loading import Policy, bare
+from selfteach.policy.loading import Policy, bare, body
 from selfteach.policy.sampler import DIVERGED, Sampling, refuse_overlong
 
 InPlace = Callable[[], AbstractContextManager[Policy]]
@@ -144,7 +144,7 @@ class _Reader:
         place = (self.attended.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         with self.in_place() as policy:
             with policy.arithmetic():
-                state = bare(policy.model).base_model(
+                state = body(policy.model)(
                     input_ids=ids,
                     attention_mask=self.attended,
                     position_ids=place,

@@ -36,6 +36,7 @@ class Renderer(Protocol):
 
     tokenizer: PreTrainedTokenizerBase
     stop_ids: frozenset[int]
+    end_of_turn: int | None
     pad_id: int
     vocabulary: int
     is_plain: bool
@@ -68,10 +69,11 @@ class ChatRenderer:
     """A tokenizer with its chat template: prompts, replies to imitate, and where a turn ends.
 
     ``template`` replaces the tokenizer's own: the path of a Jinja file, or ``plain``. A tokenizer that has
-    none gets the plain one, and ``is_plain`` tells the caller to say so. ``stop_ids`` adds the tokens that
-    end a sequence by the model's generation settings alone. Templates run in transformers' sandbox, and a
-    control token spelled out in a message (``<|im_end|>`` in a data file) is broken up by a space, so that no
-    text forges a turn. Each distinct conversation is rendered once (the last few thousand are remembered).
+    none gets the plain one, and ``is_plain`` tells the caller to say so. ``end_of_turn`` is the special token
+    that the template ends a turn with (None: it has none); ``stop_ids`` are it, eos, and the tokens that end a
+    sequence by the model's generation settings alone. Templates run in transformers' sandbox, and a control
+    token spelled out in a message (``<|im_end|>`` in a data file) is broken up by a space, so that no text
+    forges a turn. Each distinct conversation is rendered once (the last few thousand are remembered).
 
     Raises UserError if the template file cannot be read, does not parse, or if no token can end a turn.
     """
@@ -83,9 +85,10 @@ class ChatRenderer:
         self.template = _template(tokenizer, template)
         self.is_plain = self.template == _with_bos(PLAIN, tokenizer)
         self.knows_thinking = "enable_thinking" in self.template
-        self._control = _control_tokens(tokenizer)
+        self._control = control_tokens(tokenizer)
         self._spelled_out = re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
-        stops = (*stop_ids, tokenizer.eos_token_id, self._end_of_turn())
+        self.end_of_turn = self._end_of_turn()
+        stops = (*stop_ids, tokenizer.eos_token_id, self.end_of_turn)
         self.stop_ids: frozenset[int] = frozenset(token for token in stops if token is not None)
         if not self.stop_ids:
             raise UserError(
@@ -278,7 +281,7 @@ def _with_bos(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return "{{ bos_token }}" + template if begins else template
 
 
-def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Special tokens by their text, the longest first."""
     added = {
         token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special

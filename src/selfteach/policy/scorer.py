@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from selfteach.policy.loading import Policy, bare
+from selfteach.policy.loading import Policy, bare, body
 
 
 class Scorer(Protocol):
@@ -113,8 +113,9 @@ class ResponseScorer(nn.Module):
     def forward(
         self, input_ids: Int[Tensor, "N L"], attention_mask: Int[Tensor, "N L"], index: Int[Tensor, "N T"]
     ) -> Float[Tensor, "N T d"]:
-        body = bare(self.model).base_model
-        hidden: Tensor = body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+        hidden: Tensor = body(self.model)(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        )[0]
         return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
 
 

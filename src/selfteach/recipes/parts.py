@@ -83,9 +83,14 @@ class Adapter:
     """Which weights are trained: all of them, or a LoRA adapter."""
 
     lora_rank: NonNegativeInt = 0
-    """Rank of the LoRA adapter on every linear map (0: train all weights)."""
+    """Rank of the LoRA adapter (0: train all weights)."""
     lora_alpha: PositiveInt = 128
     """LoRA's alpha: the update is scaled by alpha / rank."""
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    """What takes an adapter: all-linear (every linear map but the head, stacked experts too), or names of modules."""
+
+    def __post_init__(self) -> None:
+        require(len(self.lora_targets) > 0, "lora_targets is empty: give all-linear, or names of modules")
 
 
 @settings

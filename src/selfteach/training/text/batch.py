@@ -125,7 +125,6 @@ class Scoring:
         if role == STUDENT and self.kept is not None and self.kept[0] == part and gradient:
             return self.kept[1]
         policy = self.trained(role)
-        policy.model.train(gradient)
         with torch.set_grad_enabled(gradient):
             states = self.forward(policy, [(role, i) for i in part])
         scored = Scored(states, head_of(policy))

@@ -76,6 +76,11 @@ class Reading:
             fits, none - elsewhere, fits.count(None) - none, elsewhere, [begin or 0 for begin in begins]
         )
 
+    def messages(self, role: Role, rows: Sequence[Trajectory]) -> list[Messages | None]:
+        """The conversation that the role is shown before each row (None: it does not score it)."""
+        addressed = [role.tag in (None, one.example.tag) and role.span.begin(one) is not None for one in rows]
+        return self.shown(role, rows, addressed)
+
     def shown(
         self, role: Role, rows: Sequence[Trajectory], addressed: Sequence[bool]
     ) -> list[Messages | None]:

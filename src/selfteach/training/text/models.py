@@ -8,7 +8,8 @@ from functools import partial
 
 import torch
 
-from selfteach.policy.loading import LoraConfig, Policy, load_policy, policy_of
+from selfteach.policy.loading import Policy, load_policy, policy_of
+from selfteach.policy.lora import LoraConfig
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, Adapter, Optimization
 from selfteach.roles.store import WeightStore
@@ -87,7 +88,8 @@ def trained_of(policy: Policy, o: Optimization, updates: int) -> Trained:
 def load_trained(config: TrainConfig, adapter: Adapter, device: torch.device) -> Policy:
     """The policy to train: full weights, or LoRA where ``lora_rank`` is above 0. A model in memory is copied."""
     loading = config.loading
-    lora = LoraConfig(adapter.lora_rank, adapter.lora_alpha) if adapter.lora_rank else None
+    a = adapter
+    lora = LoraConfig(a.lora_rank, a.lora_alpha, a.lora_targets) if a.lora_rank else None
     if config.network is not None:
         network, tokenizer = config.network
         return policy_of(

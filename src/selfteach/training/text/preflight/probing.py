@@ -1,0 +1,99 @@
+"""A few examples of a run, tried out beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.positions import Quantity
+from selfteach.recipes.knobs import knobs, with_knobs
+from selfteach.recipes.tools import Prompt
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.text.batching import Batching
+from selfteach.training.text.contexts import Context
+from selfteach.training.text.metrics import gap
+
+if TYPE_CHECKING:
+    from selfteach.training.text.learner import TextLearner
+
+PROBES = 4
+PROBE_TOKENS = 48
+
+
+@contextmanager
+def aside(run: TextLearner) -> Iterator[None]:
+    """What is sampled inside leaves the run's random state as it was."""
+    devices = [run.policy.model.device] if run.policy.model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        yield
+
+
+def shortened(run: TextLearner) -> TextLearner:
+    """The same learner with short answers, few of each prompt, tried once, that leaves data and stores alone."""
+    r, small = run.recipe.rollouts, {"attempts": 1}
+    small |= {"max_tokens": min(PROBE_TOKENS, r.max_tokens), "per_prompt": min(2, r.per_prompt)}
+    own = knobs(run.recipe)
+    if "reason_tokens" in own:
+        small["reason_tokens"] = min(PROBE_TOKENS, own["reason_tokens"])
+    recipe = with_knobs(run.recipe, {name: value for name, value in small.items() if name in own})
+    short = copy(run)
+    short.now = replace(run.now, recipe=recipe)
+    short.batching = Batching(short.now, run.models)
+    short.writing = run.writing.aside(short.now, short.batching)
+    return short
+
+
+def first_prompts(run: TextLearner) -> list[Prompt]:
+    """The prompts that the run will begin with; it takes them again."""
+    return copy(run.writing.prompts).take(PROBES)
+
+
+def probe_rollouts(short: TextLearner) -> tuple[list[Trajectory], bool]:
+    """A few rollouts written as the recipe writes them, and True; the student's own and False if it kept none."""
+    prompts = short.writing.prompts.take(PROBES)
+    written = short.recipe.rollout(short.writing.tools(0), prompts, 0)
+    kept = bool(written)
+    if not kept:
+        short.progress.say(
+            f"the recipe kept none of its {len(prompts)} short rollouts; the student's are looked at"
+        )
+        written = short.writing.tools(0).sample(prompts)
+    return short.writing.judged(written), kept
+
+
+def divergences(
+    run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context
+) -> Float[Tensor, "n T"]:
+    """[n, T] KL(role‖student) in nats of this process's rows, 0 where nothing was scored."""
+    temperature = run.recipe.temperature
+    return measured(
+        run, name, rollouts, seen, Quantity(lambda at: gap(at, name, temperature), (STUDENT, name))
+    )
+
+
+def log_probs(
+    run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context
+) -> Float[Tensor, "n T"]:
+    """[n, T] the role's log-prob (nats) of each response token of this process's rows."""
+    return measured(run, name, rollouts, seen, Quantity(lambda at: at.sampled(name), (name,)))
+
+
+@torch.no_grad()
+def measured(
+    run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context, wanted: Quantity
+) -> Float[Tensor, "n T"]:
+    # Every process checks its own rollouts: one may have less to check than another.
+    scoring = run.batching.scoring(rollouts, {name: seen}, alone=True)
+    column = scoring.measure({"wanted": wanted})["wanted"]
+    # 0 where the role scored nothing; a NaN that it gave stays one, and fails the check.
+    column = torch.where(scoring.columns.seen((name,)), column, 0.0)
+    return column

@@ -1,0 +1,76 @@
+"""Whether what is sampled from is what is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from selfteach.errors import NotFinite, UserError
+from selfteach.policy.loading import Policy, bare
+from selfteach.policy.sampler import Sample, Sampling
+from selfteach.policy.scorer import LocalScorer
+from selfteach.recipes.tools import Prompt
+from selfteach.training.text.batch import head_of
+from selfteach.training.text.preflight.check import Check
+from selfteach.training.text.preflight.probing import PROBE_TOKENS
+
+if TYPE_CHECKING:
+    from selfteach.training.text.learner import TextLearner
+
+WORST = 1e-2
+"""Nats by which one token's two log-probs may differ in float32: kernels of another order of summation."""
+MEAN = 5e-2
+"""Nats in the mean in bfloat16, where single tokens may differ by more."""
+
+
+def sampler_check(run: TextLearner, title: str, policy: Policy, prompts: Sequence[Prompt]) -> Check:
+    """Log-probs noted while sampling, token by token with a cache, against those of one scoring pass.
+
+    The prompts are sampled as in the run, many at a time, with one among them that is shorter, so that there is
+    padding: where generation is wrong in batches, or with a cache, ratios of the two are noise and evaluations are of
+    another policy.
+    """
+    name = f"{title}sampler"
+    contexts = [one.prompt_ids for one in prompts]
+    contexts.append(contexts[0][len(contexts[0]) // 2 :])
+    rollouts = run.recipe.rollouts
+    sampling = Sampling(min(PROBE_TOKENS, rollouts.max_tokens), rollouts.temperature)
+    sampler = run.batching.reading.sampler_of(policy)
+    try:
+        samples = sampler.sample(contexts, sampling, batch_size=run.config.bookkeeping.sample_batch)
+    except (UserError, NotFinite, torch.OutOfMemoryError):
+        raise
+    except Exception as problem:  # whatever a model's own generation may raise
+        said = (str(problem).splitlines() or [""])[0]
+        return Check(
+            name,
+            False,
+            f"generate() fails on {len(contexts)} prompts ({type(problem).__name__}: {said}){ADVICE}",
+        )
+    difference = differences(policy, contexts, samples, sampling.temperature).abs()
+    worst, mean = float(difference.max()), float(difference.mean())
+    exact = run.config.loading.precision == "float32"
+    told = f"sampled and scored log-probs of {len(difference)} tokens differ by up to {worst:.1e} nats, {mean:.1e} in "
+    told += f"the mean (allowed: {f'{WORST:g} for each' if exact else f'{MEAN:g} in the mean'})"
+    same = worst <= WORST if exact else mean <= MEAN
+    kind = type(bare(policy.model)).__name__
+    return Check(name, same, told if same else f"{told}: {kind} samples from another policy{ADVICE}")
+
+
+ADVICE = "; try --sample-batch 1, another version of transformers, or another model"
+
+
+@torch.no_grad()
+def differences(
+    policy: Policy, contexts: list[list[int]], samples: Sequence[Sample], temperature: float
+) -> Float[Tensor, "P"]:
+    """[P] scored minus noted log-prob (nats) of every sampled token."""
+    states = LocalScorer().states(policy, contexts, [one.ids for one in samples])
+    ids = torch.tensor([token for one in samples for token in one.ids], device=states.device)
+    noted = torch.tensor([value for one in samples for value in one.behavior], device=states.device)
+    log_probs = (head_of(policy).logits(states).float() / temperature).log_softmax(-1)
+    return log_probs.gather(1, ids[:, None]).squeeze(1) - noted

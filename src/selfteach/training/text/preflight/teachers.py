@@ -1,0 +1,144 @@
+"""Whether each teacher sees what it should, of the same tokens, with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from selfteach.policy.loading import Policy
+from selfteach.policy.scorer import pack
+from selfteach.roles.role import Role
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External, Random, Snapshot, Weights
+from selfteach.task.example import Example
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.text.contexts import Context
+from selfteach.training.text.preflight.check import Check, indented
+from selfteach.training.text.preflight.probing import divergences, log_probs
+from selfteach.training.text.preflight.words import PROBE, messages_check
+
+if TYPE_CHECKING:
+    from selfteach.training.text.learner import TextLearner
+
+
+def teacher_checks(
+    run: TextLearner, name: str, teacher: Role, rollouts: Sequence[Trajectory]
+) -> Iterator[Check]:
+    policy = run.models.weights.policy_of(teacher.weights)
+    short = replace(teacher, reason_first=None)
+    if policy is not run.policy:
+        yield tokenizer_check(name, run.policy, policy)
+    reading = run.batching.reading
+    seen = reading.context(short, rollouts)
+    if not any(seen.available):
+        yield unseen_check(name, teacher, seen)
+        return
+    shown = next(ids for ids in seen.prompts if ids is not None)
+    run.progress.say(f"{name} sees\n{indented(run.policy.renderer.show(shown))}")
+    told = reading.messages(short, rollouts)
+    known = [(m, ids) for m, ids in zip(told, seen.prompts, strict=True) if m is not None]
+    yield messages_check(run, name, [m for m, _ in known], [ids for _, ids in known])
+    yield alignment_check(run, name, rollouts, seen)
+    yield equality_check(run, name, teacher.weights, rollouts)
+    yield privilege_check(run, name, short, rollouts, seen)
+
+
+def unseen_check(name: str, teacher: Role, seen: Context) -> Check:
+    """A private field that nobody has is a mistake; a right sibling or a marked span may simply not have come yet."""
+    view = teacher.view
+    if not view.fields:
+        return Check(f"{name}: view", True, f"{view.name} waits for how answers turn out; not checked")
+    return Check(
+        f"{name}: view",
+        False,
+        f"view {view.name} has nothing to show of the first {len(seen.prompts)} examples ({seen.no_privilege} without "
+        f"{', '.join(view.fields)}, {seen.too_long} too long); choose another --view",
+    )
+
+
+def tokenizer_check(name: str, student: Policy, teacher: Policy) -> Check:
+    """EOS, vocabulary width and a probe text must agree: ids of one vocabulary mean nothing in another."""
+    ours, theirs = (p.renderer.tokenizer.encode(PROBE, add_special_tokens=False) for p in (student, teacher))
+    problems = []
+    if ours != theirs:
+        problems.append("a probe text is tokenized differently")
+    if student.vocabulary != teacher.vocabulary:
+        problems.append(f"vocabulary widths are {student.vocabulary} and {teacher.vocabulary}")
+    if student.renderer.tokenizer.eos_token_id != teacher.renderer.tokenizer.eos_token_id:
+        eos = (student.renderer.tokenizer.eos_token_id, teacher.renderer.tokenizer.eos_token_id)
+        problems.append(f"EOS ids are {eos[0]} and {eos[1]}")
+    return Check(
+        f"{name}: tokenizer", not problems, "; ".join(problems) or "EOS, width and a probe text agree"
+    )
+
+
+def alignment_check(run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Check:
+    """Under both views the scored places must be followed by the very same response ids."""
+    pad, ids = run.policy.renderer.pad_id, [one.ids for one in rollouts]
+    prompts = [c if c is not None else one.prompt_ids for c, one in zip(seen.prompts, rollouts, strict=True)]
+    for packed in (pack([one.prompt_ids for one in rollouts], ids, pad), pack(prompts, ids, pad)):
+        followed = packed.input_ids.gather(1, (packed.index + 1).clamp(max=packed.input_ids.shape[1] - 1))
+        if not torch.equal(followed[packed.mask], packed.ids[packed.mask]):
+            return Check(
+                f"{name}: alignment", False, "the teacher scores other tokens than the student wrote"
+            )
+    return Check(f"{name}: alignment", True, "the same response ids stand behind both prompts")
+
+
+def equality_check(run: TextLearner, name: str, weights: Weights, rollouts: Sequence[Trajectory]) -> Check:
+    """Equal weights under the student's own prompt must give divergence 0, or the two paths differ."""
+    if isinstance(weights, External | Random | Snapshot):
+        return Check(f"{name}: equality", True, "other weights from the start: not expected to agree")
+    own = Context([one.prompt_ids for one in rollouts])
+    worst = float(divergences(run, name, rollouts, own).max())
+    bound = 1e-2 if run.config.loading.precision != "float32" else 1e-4
+    return Check(
+        f"{name}: equality", worst <= bound, f"divergence {worst:.1e} nats when it sees what the student sees"
+    )
+
+
+def privilege_check(
+    run: TextLearner, name: str, teacher: Role, rollouts: Sequence[Trajectory], seen: Context
+) -> Check:
+    """Another privilege must change the role's log-probs, or the privilege does not reach it."""
+    if isinstance(teacher.view, Plain):
+        return Check(f"{name}: privilege", True, "none: it sees what the student sees")
+    if differ(rollouts, teacher.view.fields):
+        swapped = [
+            exchanged(one, rollouts[i - 1].example, teacher.view.fields) for i, one in enumerate(rollouts)
+        ]
+        other = run.batching.reading.context(teacher, swapped)
+    else:
+        # Nothing to exchange: no field, or all examples share one privilege (a rule). Then none at all is the other.
+        other = Context([one.prompt_ids for one in rollouts])
+    changed = [
+        i for i, (a, b) in enumerate(zip(seen.prompts, other.prompts, strict=True)) if a and b and a != b
+    ]
+    if not changed:
+        return Check(
+            f"{name}: privilege",
+            False,
+            "the rendered prompt does not change with it: check the view's template",
+        )
+    before, after = (log_probs(run, name, rollouts, c) for c in (seen, other))
+    moved = float((before - after)[changed].abs().max())
+    return Check(
+        f"{name}: privilege",
+        moved > 1e-4,
+        f"another privilege moves its log-probs by up to {moved:.2g} nats"
+        + ("" if moved > 1e-4 else ": the privilege does not reach the teacher"),
+    )
+
+
+def differ(rollouts: Sequence[Trajectory], fields: Sequence[str]) -> bool:
+    """Whether the examples have different values in any of the private fields."""
+    return any(len({one.example.private.get(name) for one in rollouts}) > 1 for name in fields)
+
+
+def exchanged(one: Trajectory, other: Example, fields: Sequence[str]) -> Trajectory:
+    """The rollout with another example's privilege in the named fields."""
+    private = {**one.example.private, **{f: other.private[f] for f in fields if f in other.private}}
+    return replace(one, example=replace(one.example, private=private))
