@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -234,6 +235,55 @@ def worker() -> Iterator[TimedWorker]:
 
 def test_worker_returns_the_value(worker: TimedWorker) -> None:
     assert worker.call(double, 21, seconds=5).value == 42
+
+
+class Interrupting:
+    """A queue of replies whose next reader is interrupted."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.calls = inner, 0
+
+    def put(self, line: str) -> None:
+        self.inner.put(line)
+
+    def get(self, timeout: float) -> str:
+        self.calls += 1
+        if self.calls == 1:
+            raise KeyboardInterrupt
+        return str(self.inner.get(timeout=timeout))
+
+
+def test_reply_to_an_interrupted_question_is_not_taken_for_the_next_ones(worker: TimedWorker) -> None:
+    assert worker.call(double, 1, seconds=60).value == 2
+    worker._replies = Interrupting(worker._replies)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        worker.call(double, 2, seconds=60)
+    assert [worker.call(double, i, seconds=60).value for i in (3, 4, 5)] == [6, 8, 10]
+
+
+def test_reply_with_another_number_is_passed_over(worker: TimedWorker) -> None:
+    worker.call(double, 1, seconds=60)
+    worker._replies.put('{"number": 1, "status": "done", "value": "stale"}\n')
+    assert worker.call(double, 4, seconds=60).value == 8
+
+
+def test_interrupt_during_a_check_spoils_no_verdict() -> None:
+    worker = math_answer._worker
+    check_math("1/32", "0.03125")
+    worker._replies = Interrupting(worker._replies)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        check_math("3/32", "0.1")
+    assert check_math("5/32", "0.15625") is Verdict.RIGHT
+    assert check_math("7/32", "0.3") is Verdict.WRONG
+    assert check_math("3/32", "0.09375") is Verdict.RIGHT
+    assert check_math("3/32", "0.1") is Verdict.WRONG
+
+
+def test_check_that_was_not_finished_is_not_remembered() -> None:
+    assert check_math("9^{9^{9^{8}}}", "5", seconds=0.5) is Verdict.TIMED_OUT
+    known = math_answer._check.cache_info().currsize
+    assert check_math("9^{9^{9^{8}}}", "6", seconds=0.5) is Verdict.TIMED_OUT
+    assert math_answer._check.cache_info().currsize == known
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers"])

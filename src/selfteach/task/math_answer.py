@@ -19,7 +19,7 @@ def check_math(answer: str, gold: str, seconds: float = 5.0) -> Verdict:
     executed, in a worker process that is killed after ``seconds``. An answer longer than MAX_CHARS characters,
     or one on which the parser fails or dies, is UNPARSEABLE; the same of the reference is
     REFERENCE_UNPARSEABLE, which no answer can mend. Repeated pairs are remembered, so that a group of rollouts
-    costs one check.
+    costs one check; a check that did not come to its end is tried again.
     """
     answer, gold = _bare(answer), _bare(gold)
     if not answer:
@@ -30,14 +30,26 @@ def check_math(answer: str, gold: str, seconds: float = 5.0) -> Verdict:
         return Verdict.REFERENCE_UNPARSEABLE
     if len(answer) > MAX_CHARS:
         return Verdict.UNPARSEABLE
-    return _check(answer, gold, seconds)
+    try:
+        return _check(answer, gold, seconds)
+    except _Unsettled as unsettled:
+        return unsettled.verdict
+
+
+class _Unsettled(Exception):
+    """The check did not come to its end (time, memory): raised, since only what is returned is remembered."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
 
 
 @lru_cache(maxsize=4096)
 def _check(answer: str, gold: str, seconds: float) -> Verdict:
     outcome = _worker.call(_compare, answer, gold, seconds=seconds)
     if outcome.status == "timed out":
-        return Verdict.TIMED_OUT
+        raise _Unsettled(Verdict.TIMED_OUT)
+    if outcome.status == "died":
+        raise _Unsettled(Verdict.UNPARSEABLE)
     return Verdict(outcome.value) if outcome.status == "done" else Verdict.UNPARSEABLE
 
 
