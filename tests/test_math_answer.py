@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from selfteach.task import math_answer
-from selfteach.task.answer import extract_answer, last_boxed, write_answer
+from selfteach.task.answer import AnswerFormat, extract_answer, last_boxed, write_answer
 from selfteach.task.math_answer import MAX_CHARS, check_math
 from selfteach.task.timed import TimedWorker
 from selfteach.task.verdict import Verdict
@@ -236,6 +237,55 @@ def test_worker_returns_the_value(worker: TimedWorker) -> None:
     assert worker.call(double, 21, seconds=5).value == 42
 
 
+class Interrupting:
+    """A queue of replies whose next reader is interrupted."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.calls = inner, 0
+
+    def put(self, line: str) -> None:
+        self.inner.put(line)
+
+    def get(self, timeout: float) -> str:
+        self.calls += 1
+        if self.calls == 1:
+            raise KeyboardInterrupt
+        return str(self.inner.get(timeout=timeout))
+
+
+def test_reply_to_an_interrupted_question_is_not_taken_for_the_next_ones(worker: TimedWorker) -> None:
+    assert worker.call(double, 1, seconds=60).value == 2
+    worker._replies = Interrupting(worker._replies)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        worker.call(double, 2, seconds=60)
+    assert [worker.call(double, i, seconds=60).value for i in (3, 4, 5)] == [6, 8, 10]
+
+
+def test_reply_with_another_number_is_passed_over(worker: TimedWorker) -> None:
+    worker.call(double, 1, seconds=60)
+    worker._replies.put('{"number": 1, "status": "done", "value": "stale"}\n')
+    assert worker.call(double, 4, seconds=60).value == 8
+
+
+def test_interrupt_during_a_check_spoils_no_verdict() -> None:
+    worker = math_answer._worker
+    check_math("1/32", "0.03125")
+    worker._replies = Interrupting(worker._replies)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        check_math("3/32", "0.1")
+    assert check_math("5/32", "0.15625") is Verdict.RIGHT
+    assert check_math("7/32", "0.3") is Verdict.WRONG
+    assert check_math("3/32", "0.09375") is Verdict.RIGHT
+    assert check_math("3/32", "0.1") is Verdict.WRONG
+
+
+def test_check_that_was_not_finished_is_not_remembered() -> None:
+    assert check_math("9^{9^{9^{8}}}", "5", seconds=0.5) is Verdict.TIMED_OUT
+    known = math_answer._check.cache_info().currsize
+    assert check_math("9^{9^{9^{8}}}", "6", seconds=0.5) is Verdict.TIMED_OUT
+    assert math_answer._check.cache_info().currsize == known
+
+
 @pytest.mark.parametrize("library", ["torch", "transformers"])
 def test_worker_starts_without_the_heavy_libraries(worker: TimedWorker, library: str) -> None:
     assert worker.call(loaded, library, seconds=5).value is False
@@ -309,6 +359,28 @@ def test_last_box_of_a_very_long_text_is_found_in_linear_time() -> None:
         ("Answer:\n5", None),
         ("MyAnswer: 5", None),
         ("the answer is 5", None),
+        ("**Answer:** 7", "7"),
+        ("**Answer: 7**", "7"),
+        ("**Answer**: 7", "7"),
+        ("**Answer:**7", "7"),
+        ("Answer: **7**", "7"),
+        ("**Final Answer: $7$**", "7"),
+        ("*Answer:* 7", "7"),
+        ("_Answer: 7_", "7"),
+        ("<b>Answer:</b> 7", "7"),
+        ("### Answer: 7", "7"),
+        ("- **Answer:** `7`", "7"),
+        ("Answer: $7$", "7"),
+        ("Answer: $\\boxed{7}$.", "7"),
+        ("Answer: \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("answer: 7", "7"),
+        ("ANSWER: 7.", "7"),
+        ("Answer： 7", "7"),
+        ("Answer: a*b", "a*b"),
+        ("Answer: *", "*"),
+        ("Answer: **a** and b", "**a** and b"),
+        ("Answer: f(x) = \\boxed{3}", "f(x) = \\boxed{3}"),
+        ("Answer: so be it.", "so be it."),
     ],
 )
 def test_last_answer_line_is_found(text: str, found: str | None) -> None:
@@ -323,7 +395,7 @@ def test_last_answer_tags_are_found(text: str, found: str | None) -> None:
     assert extract_answer(text, "tags") == found
 
 
-@pytest.mark.parametrize("answer_format", ["line", "boxed", "tags", "text"])
+@pytest.mark.parametrize("answer_format", ["line", "boxed", "tags", "hashes", "text"])
 def test_answer_is_read_back_from_how_it_is_written(answer_format: str) -> None:
     assert extract_answer(write_answer("x + 1", answer_format), answer_format) == "x + 1"  # type: ignore[arg-type]
 
@@ -335,8 +407,44 @@ def test_answer_is_read_back_from_how_it_is_written(answer_format: str) -> None:
         ("21 - 99 = -78", "-78"),
         ("about 1,234.50 in all", "1234.50"),
         ("none at all", None),
+        ("x is –4", "-4"),
+        ("x = −4", "-4"),
+        ("10-3", "3"),
+        ("pages 3–5", "5"),
+        ("1.5e-3", "1.5e-3"),
+        ("it is 1/2", "1/2"),
         ("7" * 100_000, "7" * 100_000),
     ],
 )
 def test_the_number_format_reads_the_last_number_written(text: str, found: str | None) -> None:
     assert extract_answer(text, "number") == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("So 3.\n#### 32", "32"),
+        ("#### 1\n#### 2 \nbye", "2"),
+        ("####", None),
+        ("none", None),
+        ("##### title", None),
+    ],
+)
+def test_the_answer_behind_hashes_is_found(text: str, found: str | None) -> None:
+    assert extract_answer(text, "hashes") == found
+
+
+@pytest.mark.parametrize("answer_format", get_args(AnswerFormat))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "answer:**" * 100_000,
+        "Answer: " * 100_000,
+        "#" * 500_000,
+        "-" * 500_000,
+        "1," * 300_000,
+        "*" * 500_000,
+    ],
+)
+def test_long_texts_are_read_in_linear_time(text: str, answer_format: AnswerFormat) -> None:
+    extract_answer(text, answer_format)  # quadratic time would be hours

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import Literal, get_args
 
-AnswerFormat = Literal["line", "boxed", "tags", "number", "text"]
+AnswerFormat = Literal["line", "boxed", "tags", "hashes", "number", "text"]
 
 INSTRUCTION: dict[AnswerFormat, str] = {
     "line": "End with a line that says 'Answer: ' and then the result alone.",
     "boxed": "Reason step by step and put the final answer inside \\boxed{}.",
     "tags": "Give the final answer between <answer> and </answer>.",
+    "hashes": "End with a line that says '#### ' and then the result alone.",
     "number": "Give the final answer as a number.",
     "text": "Reply with the answer alone.",
 }
 
-_LINE = re.compile(r"(?:^|\s)Answer:[^\S\n]*(\S[^\n]*)")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-_BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_CLOSED = r"(?:\*{1,3}|_{1,3}|</b>|</strong>)"
+_LINE = re.compile(
+    rf"(?<![^\W_])answer(?P<closed>{_CLOSED})?[^\S\n]*[:：](?P<closed2>{_CLOSED}(?=[^\S\n]))?[^\S\n]*"
+    r"(?P<value>\S[^\n]*)",
+    re.IGNORECASE,
+)
+_HASHES = re.compile(r"(?<!#)####(?!#)[^\S\n]*(\S[^\n]*)")
+_SIGN = "-−–"
+_NUMBER = re.compile(
+    rf"(?:(?<![\w)\]}}])[{_SIGN}]|(?<=[=(\s])[{_SIGN}])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+\b|/\d+(?![\d/.]))?"
+)
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_SENTENCE_END = re.compile(r"([-+$]?[\d,]*\d(?:\.\d+)?%?)\.")
 
 
 def extract_answer(text: str, answer_format: AnswerFormat) -> str | None:
     """The last final answer in ``text``, stripped; None if there is none in this format.
 
-    ``line``: what follows ``Answer:`` up to the line's end · ``boxed``: the content of the last closed
-    ``\\boxed{…}`` · ``tags``: the content of the last ``<answer>…</answer>`` · ``number``: the last
-    number written, without thousands separators (lenient, for models that keep no format) · ``text``: all of it.
+    ``line``: what follows ``Answer:`` up to the line's end, without bold, dollars or a box around it · ``boxed``: the
+    content of the last closed ``\\boxed{…}`` · ``tags``: the content of the last ``<answer>…</answer>`` · ``hashes``:
+    what follows the last ``####`` on its line, as GSM8K has it · ``number``: the last number written, with its sign,
+    without thousands separators (lenient, for models that keep no format) · ``text``: all of it.
     Linear in the length of the text, whatever it holds.
     """
     if answer_format == "line":
@@ -34,6 +47,8 @@ def extract_answer(text: str, answer_format: AnswerFormat) -> str | None:
         found = last_boxed(text)
     elif answer_format == "tags":
         found = _last_tagged(text)
+    elif answer_format == "hashes":
+        found = last_hashes(text)
     elif answer_format == "number":
         found = _last_number(text)
     elif answer_format == "text":
@@ -50,6 +65,7 @@ def write_answer(answer: str, answer_format: AnswerFormat) -> str:
         "line": f"Answer: {answer}",
         "boxed": f"\\boxed{{{answer}}}",
         "tags": f"<answer>{answer}</answer>",
+        "hashes": f"#### {answer}",
         "number": answer,
         "text": answer,
     }[answer_format]
@@ -61,7 +77,7 @@ def last_boxed(text: str) -> str | None:
     best: tuple[int, int] | None = None
     for match in _BRACES.finditer(text):
         token = match.group()
-        if token.startswith("\\boxed"):
+        if token.startswith(("\\boxed", "\\fbox")):
             opened.append(match.end())
         elif token == "{":
             opened.append(None)
@@ -72,14 +88,56 @@ def last_boxed(text: str) -> str | None:
     return None if best is None else text[best[0] : best[1]]
 
 
+def last_hashes(text: str) -> str | None:
+    """What stands behind the last ``####`` on its line; None without one, or with nothing behind it."""
+    last = _last_match(_HASHES, text)
+    return None if last is None else last.group(1).strip()
+
+
+def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    found = deque(pattern.finditer(text), maxlen=1)
+    return found[0] if found else None
+
+
 def _last_line(text: str) -> str | None:
-    found = _LINE.findall(text)
-    return found[-1] if found else None
+    last = _last_match(_LINE, text)
+    if last is None:
+        return None
+    value = last["value"].strip()
+    if not (last["closed"] or last["closed2"]):
+        before = text[text.rfind("\n", 0, last.start()) + 1 : last.start()]
+        value = _unopened(value, before)
+    return _bare(value)
+
+
+def _unopened(value: str, before: str) -> str:
+    """Without the end of what became bold or italic before ``Answer:``, on its line."""
+    for mark in ("**", "__", "*", "_"):
+        if before.count(mark) % 2 and value.count(mark) == 1:
+            return value.removeprefix(mark).removesuffix(mark).strip()
+    return value
+
+
+def _bare(value: str) -> str:
+    """The answer that a line ends in, without the Markdown and LaTeX that frames it."""
+    boxed = last_boxed(value)
+    if boxed is not None and _BOX_ALONE.match(value) and value.rstrip(" $.*").endswith("}"):
+        return boxed
+    for frame in ("**", "__", "`", "$$", "$"):
+        framed = value.removesuffix(".")
+        inner = framed[len(frame) : -len(frame)]
+        if inner.strip() and framed.startswith(frame) and framed.endswith(frame) and frame not in inner:
+            value = inner.strip()
+    sentence = _SENTENCE_END.fullmatch(value)
+    return sentence.group(1) if sentence else value
+
+
+_BOX_ALONE = re.compile(r"[\s$*]*\\(?:boxed|fbox)\b")
 
 
 def _last_number(text: str) -> str | None:
     found = _NUMBER.findall(text)
-    return found[-1].replace(",", "") if found else None
+    return found[-1].replace(",", "").translate({ord(one): "-" for one in _SIGN}) if found else None
 
 
 def _last_tagged(text: str) -> str | None:

@@ -99,7 +99,7 @@ class FileTask:
         if answer is None:
             return Verdict.NO_ANSWER
         if self.options.verifier == "math":
-            return check_math(answer, gold, self.options.grade_seconds)
+            return check_math(answer, gold, self.options.grade_seconds, self.options.answer_type)
         return Verdict.RIGHT if answer == gold.strip() else Verdict.WRONG
 
     def _example(self, row: Record) -> Example:

@@ -7,6 +7,7 @@ from typing import Literal
 from selfteach.errors import UserError
 from selfteach.settings import NonNegativeInt, OpenUnit, PositiveFloat, PositiveInt, settings
 from selfteach.task.answer import INSTRUCTION, AnswerFormat
+from selfteach.task.answer_type import AnswerType
 from selfteach.task.example import Message
 
 Verifier = Literal["math", "exact", "none"]
@@ -33,6 +34,12 @@ class TaskOptions:
 
     verifier: Verifier = "math"
     """How an answer is graded: math (math-verify), exact (same text), none (every reward is 0)."""
+
+    answer_type: AnswerType | None = None
+    """What the answers are, for the math verifier: number, expression, equation, interval, tuple (order counts), set,
+    choice (the letter of an option), text.
+
+    None: what each reference looks like. In number, exact holds 42.0 for 42."""
 
     held_out_file: str | None = None
     """Another file or folder with the held-out problems. They are taken out of the training rows."""

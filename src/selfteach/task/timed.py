@@ -2,7 +2,8 @@
 
 A computer-algebra call may hang in C, recurse, or eat all memory; a signal or a thread cannot stop it, killing
 its process can. The worker speaks JSON lines over pipes, so nothing is ever unpickled, and it is started with
-``-c`` rather than by ``multiprocessing``, so a user's script needs no ``__main__`` guard.
+``-c`` rather than by ``multiprocessing``, so a user's script needs no ``__main__`` guard. Every reply carries its
+question's number, and a worker whose caller was interrupted is replaced: no reply is taken for another's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,12 +57,17 @@ class TimedWorker:
         """``function(*arguments)`` in the worker, at most ``seconds`` long.
 
         ``function`` is a module's top-level function; ``arguments`` and the result are JSON values. Raises
-        RuntimeError only if no worker can be started.
+        RuntimeError only if no worker can be started. An interrupt (Ctrl-C) is passed on, and ends the worker: the next
+        call starts another.
         """
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            outcome = self._ask(function, arguments, seconds)
+            try:
+                if self._process is None or self._process.poll() is not None:
+                    self._start()
+                outcome = self._ask(function, arguments, seconds)
+            except BaseException:  # a reply is still to come, or half a question is in the pipe
+                self._stop()
+                raise
             if outcome.status in ("timed out", "died"):
                 self._stop()
             return outcome
@@ -74,6 +81,7 @@ class TimedWorker:
         """Own no process: at birth, and in a forked child, whose parent goes on talking to the worker."""
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._asked = 0
         self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def _start(self) -> None:
@@ -102,7 +110,9 @@ class TimedWorker:
     def _ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Outcome:
         assert self._process is not None
         assert self._process.stdin is not None
+        self._asked += 1
         request = {
+            "number": self._asked,
             "function": [function.__module__, function.__qualname__],
             "arguments": arguments,
             "seconds": seconds,
@@ -110,14 +120,23 @@ class TimedWorker:
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-            reply = self._replies.get(timeout=seconds)
+            reply = self._reply(self._asked, seconds)
         except queue.Empty:
             return Outcome("timed out", reason=f"longer than {seconds:g} s")
         except BrokenPipeError:
-            reply = ""
-        if not reply:
+            reply = None
+        if reply is None:
             return Outcome("died", reason="the checking process ended (out of memory, or a crash)")
-        return Outcome(**json.loads(reply))
+        return Outcome(**reply)
+
+    def _reply(self, number: int, seconds: float) -> dict[str, Any] | None:
+        """What was said to question ``number``, None if the worker has ended; queue.Empty after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while line := self._replies.get(timeout=max(0.0, deadline - time.monotonic())):
+            reply: dict[str, Any] = json.loads(line)
+            if reply.pop("number") == number:
+                return reply
+        return None
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -149,7 +168,8 @@ def serve() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for count, line in enumerate(requests):
-        replies.write(json.dumps(_answer(json.loads(line))) + "\n")
+        request = json.loads(line)
+        replies.write(json.dumps({"number": request["number"], **_answer(request)}) + "\n")
         replies.flush()
         if count == 0:
             os.dup2(nowhere, 2)

@@ -1,0 +1,267 @@
+"""Whether a final answer is the reference, by the reference's type. Runs in the checking process."""
+
+from __future__ import annotations
+
+import re
+import string
+
+from selfteach.task.answer_type import (
+    AnswerType,
+    bracketed,
+    choice_of,
+    infer_type,
+    split_list,
+    without_markup,
+)
+from selfteach.task.number import read_number, same_number
+from selfteach.task.plain import latex_of, unframed
+from selfteach.task.symbolic import Unreadable, parsed, same_expression
+from selfteach.task.units import without_unit
+
+MAX_ITEMS = 64
+MAX_DEPTH = 4
+
+
+def compare(answer: str, reference: str, answer_type: AnswerType | None = None, depth: int = 0) -> bool:
+    """Whether ``answer`` equals ``reference`` as an answer of ``answer_type`` (None: as the reference is written).
+
+    Raises Unreadable, with the argument "reference" if that is what cannot be read.
+    """
+    kind = answer_type or infer_type(reference)
+    if kind == "text":
+        return words_of(answer) == words_of(reference)
+    if kind == "choice":
+        return _same_choice(answer, reference, depth)
+    given, right = latex_of(_without_label(answer)), latex_of(reference)
+    if _squeezed(given) == _squeezed(right):
+        return True
+    if depth < MAX_DEPTH:
+        if kind == "set":
+            return _same_set(given, right, depth)
+        if kind == "tuple":
+            return _same_tuple(given, right, depth)
+        if kind == "interval":
+            return _same_intervals(given, right, depth)
+    if kind in ("number", "expression") and len(split_list(given)) > 1 and len(split_list(right)) == 1:
+        return False  # one value was asked for
+    return _same_value(given, right)
+
+
+def readable(reference: str, answer_type: AnswerType | None = None) -> bool:
+    """Whether the reference can be compared with anything but itself."""
+    kind = answer_type or infer_type(reference)
+    if kind in ("text", "choice"):
+        return kind == "text" or choice_of(unframed(reference)) is not None
+    right = latex_of(reference)
+    if kind in ("set", "tuple"):
+        items = _items(right) if kind == "set" else bracketed(right) or split_list(right)
+        return bool(items) and all(readable(item) for item in items if item != right) and right != items[0]
+    return _reads(_value_side(right))
+
+
+def _reads(text: str) -> bool:
+    return read_number(text) is not None or bool(parsed(without_unit(text)[0]))
+
+
+# --- words and choices ------------------------------------------------------------------------------------------------
+
+_EDGES = string.whitespace + ".,;:!?\"'*_`$"
+
+
+def words_of(text: str) -> str:
+    """The words alone: without markup, case, runs of blanks, and what stands around them."""
+    words = without_markup(unframed(text)).strip(_EDGES)
+    return " ".join(words.casefold().replace("’", "'").split())
+
+
+def _same_choice(answer: str, reference: str, depth: int) -> bool:
+    """By the letters; by the options' texts where the answer has no letter."""
+    right = choice_of(unframed(reference))
+    if right is None:
+        return words_of(answer) == words_of(reference)
+    bare = without_markup(unframed(answer))
+    given = choice_of(bare) or (choice_of(bare.upper()) if len(bare.strip("(). ")) == 1 else None)
+    if given is not None:
+        return given[0] == right[0]
+    return bool(right[1]) and compare(answer, right[1], depth=depth + 1)
+
+
+_LABEL = re.compile(r"\(\s*[A-J]\s*\)\s*[.:]?\s+(?=\S)|[A-J]\s*[.):]\s+(?=\S)")
+
+
+def _without_label(answer: str) -> str:
+    """``7`` of "(B) 7": what was chosen, where a value was asked for."""
+    text = without_markup(unframed(answer))
+    found = _LABEL.match(text)
+    return text[found.end() :] if found else answer
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+_SPACE = re.compile(r"\s+")
+_NAME = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\{[^{}=]{0,20}\}|\w))?'?(?:\s*\([A-Za-z, ]{1,20}\))?"
+_ASSIGNED = re.compile(
+    rf"\s*(?P<name>{_NAME}|\(\s*{_NAME}(?:\s*,\s*{_NAME}){{1,9}}\s*\))\s*(?:=|\\in(?![A-Za-z])|\\approx)\s*(?P<value>[^=]+)"
+)
+_LEADING = re.compile(r"^(?:=|\\approx|\\equiv)\s*")
+
+
+def _squeezed(text: str) -> str:
+    return _SPACE.sub("", text)
+
+
+def _assigned(text: str) -> tuple[str | None, str]:
+    """(name, value) of ``x = 5``; (None, text) of anything else."""
+    found = _ASSIGNED.fullmatch(text)
+    return (_squeezed(found["name"]), found["value"].strip()) if found else (None, _LEADING.sub("", text, 1))
+
+
+def _value_side(text: str) -> str:
+    return _assigned(text)[1]
+
+
+def _same_value(given: str, right: str) -> bool:
+    """Numbers exactly, all else by computer algebra."""
+    (own, given), (name, right) = _assigned(given), _assigned(right)
+    if own is not None and name is not None and own.lower() != name.lower():
+        return False
+    numbers = read_number(given), read_number(right)
+    if numbers[0] is not None and numbers[1] is not None:
+        return same_number(numbers[0], numbers[1])
+    (given, unit), (right, wanted) = without_unit(given), without_unit(right)
+    if unit and wanted and unit.known and wanted.known and unit != wanted:
+        return False
+    return same_expression(given, right)
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+_PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")
+
+
+def _items(text: str) -> list[str]:
+    """The elements of a set or list; of ``x = ±2``, x = +2 and x = -2."""
+    name, value = _assigned(text)
+    if value.startswith("\\{") and value.endswith("\\}") and "\\{" not in value[2:]:
+        text, name = value[2:-2], None
+    elif value.startswith("{") and value.endswith("}") and "{" not in value[1:]:
+        text, name = value[1:-1], None
+    found = []
+    for item in split_list(text):
+        if len(_PLUS_MINUS.findall(item)) == 1 and "\\mp" not in item:
+            found += [_PLUS_MINUS.sub("+", item), _PLUS_MINUS.sub("-", item)]
+        else:
+            found.append(item)
+    if name is not None and len(found) > 1 and not _assigned(found[1])[0]:
+        found[0] = _value_side(found[0])  # x = 1, 2
+    return found
+
+
+def _same_set(given: str, right: str, depth: int) -> bool:
+    """Each element of one is one of the other; ``x=1, y=2`` is by name, and in this order where the answer has none."""
+    if bracketed(given) is not None and right.startswith("\\{"):
+        return False  # (1,2) is a point or an interval
+    inner = bracketed(given)
+    wanted, have = _items(right), inner if inner is not None and given[0] == "(" else _items(given)
+    if not 0 < len(wanted) <= MAX_ITEMS or len(have) > MAX_ITEMS:
+        return False
+    if wanted == [right]:
+        return _same_value(given, right)
+    names = [_assigned(item)[0] for item in wanted]
+    if None not in names and len(set(names)) == len(names) and not any(_assigned(item)[0] for item in have):
+        return _in_order(have, [_value_side(item) for item in wanted], depth)
+    return _matched(have, wanted, depth)
+
+
+def _same_tuple(given: str, right: str, depth: int) -> bool:
+    """The same items in the same order; an open interval where it is written as one."""
+    wanted = bracketed(_value_side(right)) or split_list(right)
+    value = _value_side(given)
+    if value.startswith("\\{") or value.startswith("{"):
+        return False
+    have = bracketed(value)
+    if have is not None and value[0] != "\\" and not _brackets_agree(value, right, len(wanted)):
+        return False
+    if have is None:
+        have = split_list(given)
+        if len(have) != len(wanted):
+            return _relation_for(given) and _same_value(given, right)
+        pairs = [_assigned(item) for item in have]
+        if all(name for name, _ in pairs):
+            pairs = (
+                sorted(pairs, key=lambda pair: str(pair[0]))
+                if len({n for n, _ in pairs}) == len(pairs)
+                else pairs
+            )
+        have = [value for _, value in pairs]
+    return _in_order(have, wanted, depth)
+
+
+def _brackets_agree(given: str, right: str, items: int) -> bool:
+    """Of two items they tell open from closed; of more they may be round or square, but not one of each."""
+    brackets = given[0] + given[-1]
+    return brackets == right[0] + right[-1] or (items != 2 and brackets in ("()", "[]"))
+
+
+def _relation_for(text: str) -> bool:
+    return bool(re.search(r"<|>|\\(?:le|ge|lt|gt)(?![A-Za-z])", text))
+
+
+def _in_order(have: list[str], wanted: list[str], depth: int) -> bool:
+    return len(have) == len(wanted) and all(
+        compare(one, other, depth=depth + 1) for one, other in zip(have, wanted, strict=True)
+    )
+
+
+def _matched(have: list[str], wanted: list[str], depth: int) -> bool:
+    """Whether each item of one list equals one of the other, and every one is taken once."""
+    if len(have) != len(wanted):
+        return False
+    left = list(have)
+    for item in wanted:
+        found = next((one for one in left if _item_equals(one, item, depth)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
+
+
+def _item_equals(one: str, other: str, depth: int) -> bool:
+    """An item that cannot be read equals none."""
+    try:
+        return compare(one, other, depth=depth + 1)
+    except Unreadable as why:
+        if why.args == ("reference",):
+            raise
+        return False
+
+
+_BUILDER = re.compile(r"^\\\{\s*[A-Za-z]\s*(?:\||\\mid|:)\s*(.*)\\\}$")
+
+
+def _same_intervals(given: str, right: str, depth: int) -> bool:
+    """The same parts with the same ends; else, for inequalities and overlapping parts, by computer algebra."""
+    given, right = _value_side(given), _value_side(right)
+    parts = [[part.strip() for part in text.split("\\cup")] for text in (given, right)]
+    if all(bracketed(part) is not None for part in (*parts[0], *parts[1])):
+        left = list(parts[0])
+        for part in parts[1]:
+            found = next((one for one in left if _same_interval(one, part, depth)), None)
+            if found is None:
+                break
+            left.remove(found)
+        else:
+            return not left
+        if len(parts[0]) == len(parts[1]) == 1:
+            return False
+    given, right = (_BUILDER.sub(r"\1", text) for text in (given, right))
+    if given.startswith(("\\{", "{")) or not (bracketed(given) or _relation_for(given) or "\\" in given):
+        return False
+    return same_expression(given, right)
+
+
+def _same_interval(one: str, other: str, depth: int) -> bool:
+    ends = bracketed(one), bracketed(other)
+    if one[0] + one[-1] != other[0] + other[-1] or ends[0] is None or ends[1] is None:
+        return False
+    return _in_order(ends[0], ends[1], depth)
