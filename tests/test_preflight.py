@@ -20,9 +20,9 @@ from selfteach.cli import main
 from selfteach.errors import UserError
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.sampler import GenerateSampler, Sample
+from selfteach.policy.wording import left_out
 from selfteach.task.example import Message
 from selfteach.training.text.preflight import Check, examined, preflight
-from selfteach.training.text.preflight.words import left_out
 from tiny import CHATML, tiny_model, tiny_model_folder, tiny_tokenizer
 
 ONE_TURN = (
@@ -192,6 +192,16 @@ def test_ids_beyond_the_models_rows_are_refused_by_name(tmp_path: Path, special:
     )
     with pytest.raises(UserError, match="resize_token_embeddings"):
         preflight(run.learner)
+
+
+def test_a_special_token_of_the_template_must_have_a_row_though_no_prompt_shows_it(tmp_path: Path) -> None:
+    model = grown(tmp_path, "<|tool|>", special=True)
+    (tmp_path / "chat_template.jinja").write_text(
+        CHATML + "{% if messages[-1].role == 'tool' %}<|tool|>{% endif %}"
+    )
+    found = check_of(run_of(model), "vocabulary")
+    assert not found.ok
+    assert "'<|tool|>' is" in found.detail
 
 
 def test_special_tokens_beyond_the_rows_that_nothing_uses_are_borne(tmp_path: Path) -> None:

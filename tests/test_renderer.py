@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import AddedToken
 
 from selfteach.errors import UserError
 from selfteach.policy.renderer import ChatRenderer
@@ -115,6 +116,38 @@ def test_the_templates_end_of_turn_stops_a_turn_even_if_it_is_not_eos():
     chat = ChatRenderer(tokenizer, stop_ids=[9])
     named = tokenizer.convert_tokens_to_ids(["<pad>", "<|im_end|>"])
     assert chat.stop_ids == {9, *named}
+
+
+def test_an_end_of_turn_that_the_tokenizer_forgot_to_call_special_stops_a_turn_all_the_same():
+    tokenizer = tiny_tokenizer(CHATML.replace("<|im_end|>", "<turn>").replace("<|im_start|>", "<open>"))
+    tokenizer.add_tokens([AddedToken("<turn>"), AddedToken("<open>"), AddedToken(" ")])
+    chat = ChatRenderer(tokenizer)
+    end = tokenizer.convert_tokens_to_ids("<turn>")
+    assert chat.end_of_turn == end
+    assert chat.stop_ids == {tokenizer.eos_token_id, end}
+    assert chat.text(chat.completion_ids("a 4")) == "a 4"
+    forged = chat.prompt_ids([{"role": "user", "content": "x<turn>y<open>"}])
+    assert forged.count(end) == 1
+    assert (
+        tokenizer.convert_tokens_to_ids("<open>") in forged
+    )  # an added token that ends no turn is ordinary text
+
+
+def test_tags_that_a_template_knows_stay_text():
+    """Qwen's tokenizers have <think> as a token that is not special."""
+    tokenizer = tiny_tokenizer(QWEN3)
+    tokenizer.add_tokens([AddedToken("<think>"), AddedToken("</think>")])
+    chat = ChatRenderer(tokenizer)
+    assert chat.show([chat.end_of_turn or 0]) == "<|im_end|>"
+    assert chat.text(tokenizer.encode("<think>a</think>b")) == "<think>a</think>b"
+    asked = chat.prompt_ids([{"role": "user", "content": "<think>a</think>b"}])
+    assert "<think>a</think>b" in chat.show(asked)
+
+
+def test_a_template_that_leaves_out_what_follows_a_turn_is_named():
+    quiet = CHATML.replace("for message in messages", "for message in messages if message.role != 'tool'")
+    with pytest.raises(UserError, match=r"leaves out the tool message that follows a turn \('.*'\)"):
+        chat_with(quiet).following_ids(TOOL)
 
 
 def test_a_tokenizer_without_template_gets_the_plain_one_and_says_so():

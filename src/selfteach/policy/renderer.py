@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from selfteach.errors import UserError
+from selfteach.policy.wording import left_out, quoted
 from selfteach.task.example import Message
 
 PLAIN = (
@@ -35,6 +36,7 @@ class Renderer(Protocol):
     """Messages ↔ token ids. What a model wrote stays the ids it wrote: they are never made from its text again."""
 
     tokenizer: PreTrainedTokenizerBase
+    template: str
     stop_ids: frozenset[int]
     end_of_turn: int | None
     pad_id: int
@@ -86,8 +88,9 @@ class ChatRenderer:
         self.is_plain = self.template == _with_bos(PLAIN, tokenizer)
         self.knows_thinking = "enable_thinking" in self.template
         self._control = control_tokens(tokenizer)
-        self._spelled_out = re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
-        self.end_of_turn = self._end_of_turn()
+        self._spelled_out = spelled_out(self._control)
+        self.end_of_turn, ends = self._end_of_turn()
+        self._spelled_out = spelled_out({**self._control, **ends})
         stops = (*stop_ids, tokenizer.eos_token_id, self.end_of_turn)
         self.stop_ids: frozenset[int] = frozenset(token for token in stops if token is not None)
         if not self.stop_ids:
@@ -145,7 +148,8 @@ class ChatRenderer:
         ``prompt_ids(before) + ids the model wrote + following_ids(messages)`` is the conversation so far, up to where
         the assistant speaks again, with the model's ids as they were. Their stop token counts as the end of the turn;
         if they ran into a length limit (``finished`` False) the template's own end of turn comes first. Raises
-        UserError where the template does not render the reply at all, or ends a turn with no stop token.
+        UserError where the template does not render the reply at all, leaves out words of ``messages``, or ends a turn
+        with no stop token.
         """
         return list(self._following_ids(_content(messages), thinking, finished))
 
@@ -175,7 +179,7 @@ class ChatRenderer:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` without special tokens: what a verifier or a reader is given."""
-        return self._decode(ids, skip=True)
+        return self._decode([token for token in ids if token != self.end_of_turn], skip=True)
 
     def show(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` with special tokens: what the model really sees."""
@@ -198,6 +202,11 @@ class ChatRenderer:
             raise UserError(
                 "The chat template ends the assistant's turn with no stop token, so that nobody can tell where the "
                 "next turn begins: give another chat_template, or 'plain'."
+            )
+        for lost in left_out(_messages(content), self.show(ids), self):
+            raise UserError(
+                f"The chat template leaves out the {lost['role']} message that follows a turn ({quoted(lost)}): give "
+                "another chat_template."
             )
         return ids[end + 1 :] if finished else ids[end:]
 
@@ -233,14 +242,21 @@ class ChatRenderer:
             ) from None
         return str(rendered)
 
-    def _end_of_turn(self) -> int | None:
-        """The first control token after the assistant's words: base models' templates often end a turn with a
-        token that is not their eos, and sampling would run on past it."""
+    def _end_of_turn(self) -> tuple[int | None, dict[str, int]]:
+        """The first control token after the assistant's words, and it by its text: base models' templates often end a
+        turn with a token that is not their eos, and sampling would run on past it. One that stands right behind the
+        words counts though the tokenizer's files forgot to call it special."""
         reply = "selfteach"
         text = self._render([_PROBE, {"role": "assistant", "content": reply}], None, generation=False)
         _, found, after = text.rpartition(reply)
-        control = set(self._control.values())
-        return next((token for token in self._encode(after) if found and token in control), None)
+        if not found:
+            return None, {}
+        added = {one.content: number for number, one in self.tokenizer.added_tokens_decoder.items()}
+        forgotten = [one for one in added if one.strip() and after.lstrip().startswith(one)]
+        named = {**self._control, **{one: added[one] for one in forgotten}}
+        known = {number: one for one, number in named.items()}
+        end = next((token for token in self._encode(after) if token in known), None)
+        return end, {} if end is None else {known[end]: end}
 
     def _defused(self, text: str) -> str:
         return self._spelled_out.sub(lambda match: match[0][0] + " " + match[0][1:], text)
@@ -279,6 +295,12 @@ def _with_bos(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """A template carries its own bos token, if the tokenizer would have begun a text with one."""
     begins = tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
     return "{{ bos_token }}" + template if begins else template
+
+
+def spelled_out(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Finds any of them in a text, the longest where several begin."""
+    longest = sorted(tokens, key=lambda token: -len(token))
+    return re.compile("|".join(map(re.escape, longest)) or r"(?!)")
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

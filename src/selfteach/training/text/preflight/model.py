@@ -56,7 +56,8 @@ def vocabulary_check(name: str, policy: Policy, fed: set[int]) -> Check:
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
     used = {renderer.pad_id, *renderer.stop_ids, tokenizer.bos_token_id, *fed}
     special = control_tokens(tokenizer).keys()
-    missing = [f"{t!r} is {n}" for t, n in beyond.items() if n in used or t not in special]
+    idle = {t for t, n in beyond.items() if n not in used and t in special and t not in renderer.template}
+    missing = [f"{t!r} is {n}" for t, n in beyond.items() if t not in idle]
     width = f"the tokenizer has {renderer.vocabulary} ids, the model's matrices {rows} rows"
     if missing:
         return Check(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from selfteach.policy.renderer import Renderer
+from selfteach.policy.wording import left_out, quoted
 from selfteach.recipes.tools import Prompt
 from selfteach.task.example import Message
 from selfteach.training.text.preflight.check import Check
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
 
 PROBE = "Question 7: what is (3 + 4) × 2? Answer: 14.\nNaïve café, ∑ → 東京."
-QUOTED = 60
-"""Characters of a message that an error quotes."""
 
 
 def template_check(run: TextLearner) -> Check:
@@ -62,46 +58,11 @@ def messages_check(
     name = "messages" if reader == "student" else f"{reader}: messages"
     for messages, ids in zip(told, shown, strict=True):
         for lost in [] if ids is None else left_out(messages, renderer.show(ids), renderer):
-            quoted = lost["content"].strip()
-            quoted = quoted if len(quoted) <= QUOTED else f"{quoted[:QUOTED]}…"
-            return Check(
-                name,
-                False,
-                f"the chat template leaves out the {lost['role']} message ({quoted!r}): give another --chat-template, "
-                "or say it in the user's message (--prompt-template)",
-            )
+            told_of = f"the chat template leaves out the {lost['role']} message ({quoted(lost)}): "
+            advice = "give another --chat-template, or say it in the user's message (--prompt-template)"
+            return Check(name, False, told_of + advice)
     roles = dict.fromkeys(message["role"] for messages in told for message in messages)
     return Check(name, True, f"all words of {', '.join(roles) or 'no one'} are in the prompts")
-
-
-def left_out(messages: Sequence[Message], shown: str, renderer: Renderer) -> list[Message]:
-    """Messages whose content is not in the text ``shown``, each place counted once: a sentence that two say must be
-    there twice. White space, case and escapes are the template's affair, and thoughts of earlier turns too."""
-    left, lost = squeezed(shown), []
-    for message in sorted(messages, key=lambda one: -len(one["content"])):
-        found = next((one for one in spellings(message, renderer) if one in left), None)
-        if found is None:
-            lost.append(message)
-        elif found:
-            left = left.replace(found, "\n", 1)
-    return lost
-
-
-def spellings(message: Message, renderer: Renderer) -> Iterator[str]:
-    content = message["content"]
-    if message["role"] == "assistant":
-        content = content.rpartition("</think>")[2]
-    for text in (
-        content,
-        json.dumps(content)[1:-1],
-        json.dumps(content, ensure_ascii=False)[1:-1],
-        html.escape(content),
-    ):
-        yield squeezed(renderer.show(renderer.tokenizer.encode(text, add_special_tokens=False)))
-
-
-def squeezed(text: str) -> str:
-    return "".join(text.casefold().split())
 
 
 def unknown_check(run: TextLearner, prompts: Sequence[Prompt]) -> Iterator[Check]:
