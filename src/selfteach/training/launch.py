@@ -6,9 +6,10 @@ import atexit
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -26,6 +27,8 @@ from selfteach.training.text.learner import TextLearner
 from selfteach.training.tracking import tracked
 from selfteach.training.trainer import Settings, Trainer
 
+P = ParamSpec("P")
+R = TypeVar("R")
 FREE = (
     "versions",
     "loading.device",
@@ -82,6 +85,18 @@ def settings_of(config: TrainConfig) -> Settings:
     )
 
 
+def in_training_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """The function with gradients, whatever mode its caller is in: a notebook may stand under no_grad."""
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*args, **kwargs)
+
+    return called
+
+
+@in_training_mode
 def run_learner(
     learner: Learner | Callable[[], Learner],
     out: Path | str,
@@ -116,9 +131,7 @@ def run_learner(
         if folder is not None and (raised or not resume):
             # Only now: a start that fails leaves a folder that the corrected command may use.
             folder.write_config(config)
-        # Whatever the caller's mode: a notebook may stand under no_grad.
-        with torch.inference_mode(False), torch.enable_grad():
-            summary = trainer.train()
+        summary = trainer.train()
     finally:
         shown.stop()
         if folder is not None:
