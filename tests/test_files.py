@@ -336,8 +336,8 @@ def test_field_that_is_no_string_names_file_row_field_and_type(
 
 
 def test_unknown_column_lists_the_columns_and_the_option(tmp_path: Path) -> None:
-    message = refusal(tmp_path, [{"question": "p", "solution": "s"}])
-    assert "row 1: no field 'problem', it has 'question', 'solution'; set problem_column" in message
+    message = refusal(tmp_path, [{"exercise": "p", "solution": "s"}])
+    assert "row 1: no field 'problem', it has 'exercise', 'solution'; set problem_column" in message
 
 
 def test_column_that_fits_two_but_for_case_is_not_guessed(tmp_path: Path) -> None:

@@ -59,6 +59,25 @@ def extract_answer(text: str, answer_format: AnswerFormat) -> str | None:
     return (found.strip() or None) if found is not None else None
 
 
+_ASKING: tuple[tuple[AnswerFormat, re.Pattern[str]], ...] = (
+    ("boxed", re.compile(r"\\boxed")),
+    ("hashes", re.compile(r"####")),
+    ("tags", re.compile(r"<answer>")),
+    (
+        "line",
+        re.compile(
+            r"(?:form|format|with|line|say|write)[^\n]{0,40}?[\"'“`]?Answer: ?[$<\[{]?\w*", re.IGNORECASE
+        ),
+    ),
+)
+
+
+def asked_format(problem: str) -> AnswerFormat | None:
+    """The form in which a problem's own text asks for the final answer; None if it does not."""
+    end = problem[-1000:], problem[:1000]
+    return next((form for form, said in _ASKING if any(said.search(part) for part in end)), None)
+
+
 def write_answer(answer: str, answer_format: AnswerFormat) -> str:
     """``answer`` in the given format: what ``extract_answer`` would read it from."""
     return {

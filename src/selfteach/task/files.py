@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import lru_cache
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 from selfteach.errors import UserError
-from selfteach.task.answer import AnswerFormat, extract_answer, last_boxed
+from selfteach.task.answer import AnswerFormat, asked_format, extract_answer
+from selfteach.task.answer_type import types_of
+from selfteach.task.columns import Columns, resolve, say
 from selfteach.task.example import Example, Grade
-from selfteach.task.math_answer import check_math
+from selfteach.task.math_answer import MAX_CHARS, check_math, is_readable
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import Source
+from selfteach.task.record import NUMERIC, Incomplete, Record, read_record
 from selfteach.task.reward import RewardFunction
 from selfteach.task.split import fingerprint, held_out_of
 from selfteach.task.verdict import Verdict
@@ -26,15 +29,9 @@ from selfteach.task.verdict import Verdict
 log = logging.getLogger(__name__)
 
 FEWER = "fewer problems are held out"
-
-
-class Record(NamedTuple):
-    """One usable row."""
-
-    key: str
-    problem: str
-    private: Mapping[str, str]
-    tag: str | None
+SAMPLE = 1000
+"""So many rows are looked at to tell what the answers are and how they are asked for."""
+_DECIMAL = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ class FileTask:
     counts: Mapping[str, int]
     wording: Mapping[str, str] = field(default_factory=dict)
     verdicts: Counter[Verdict] = field(default_factory=Counter, compare=False)
+    layout: str = ""
     said: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
@@ -65,9 +63,17 @@ class FileTask:
             "source": self.name,
             "training rows": len(self.rows),
             "held-out rows": len(self.held_out_rows),
+            "columns": self.layout,
             "verifier": self.options.verifier,
+            **({} if self.options.verifier == "none" else self._graded_as()),
             **self.counts,
         }
+
+    def _graded_as(self) -> dict[str, Any]:
+        """The form and the types of the answers, as they are named or seem from the first of them."""
+        named = self.options.answer_type
+        found = types_of(row.private["answer"] for row in self.rows[:SAMPLE])
+        return {"answer format": self.answer_format, "answer types": named or found}
 
     def train(self, index: int) -> Example:
         epoch, position = divmod(index, len(self.rows))
@@ -100,10 +106,23 @@ class FileTask:
             return Verdict.NO_ANSWER
         if self.options.verifier == "math":
             return check_math(answer, gold, self.options.grade_seconds, self.options.answer_type)
-        return Verdict.RIGHT if answer == gold.strip() else Verdict.WRONG
+        return Verdict.RIGHT if self._same_text(answer, gold.strip()) else Verdict.WRONG
+
+    def _same_text(self, answer: str, gold: str) -> bool:
+        """The same characters; of numbers, the same number in decimal digits."""
+        if answer == gold or self.options.answer_type != "number":
+            return answer == gold
+        numbers = [_DECIMAL.fullmatch(one) for one in (answer, gold)]
+        return all(numbers) and len(answer) <= MAX_CHARS and Decimal(answer) == Decimal(gold)
+
+    def can_read_reference(self, example: Example) -> bool:
+        """Whether the verifier can compare anything but the reference's own text with it."""
+        if self.options.verifier != "math":
+            return True
+        return is_readable(example.private["answer"], self.options.grade_seconds, self.options.answer_type)
 
     def _example(self, row: Record) -> Example:
-        prompt = self.options.prompt(row.problem, self.answer_format)
+        prompt = self.options.prompt(row.problem, self.answer_format, row.before)
         return Example(key=row.key, prompt=prompt, private=row.private, tag=row.tag)
 
 
@@ -126,12 +145,16 @@ def read_task(
     if reward is not None:
         options = _graded_by(reward, options)
     counts: Counter[str] = Counter()
-    records = list(_records(source, options, reward, counts))
+    columns = resolve(source, options, reward)
+    say(name, columns)
+    records = list(_records(source, columns, options, reward, counts))
+    options = _with_type(records, _with_form(records, options), counts.pop(NUMERIC, 0))
     if options.held_out_file is None:
         known = held_out_of((r.problem for r in records), options.held_out_fraction)
         held_out = [r for r in records if fingerprint(r.problem) in known]
     else:
-        held_out = list(_records(open_held_out(options.held_out_file), options, reward, Counter()))
+        other = open_held_out(options.held_out_file)
+        held_out = list(_records(other, resolve(other, options, reward), options, reward, Counter()))
         known = frozenset(fingerprint(r.problem) for r in held_out)
     rows = [r for r in records if fingerprint(r.problem) not in known]
     if options.held_out_file is not None:
@@ -143,7 +166,8 @@ def read_task(
     for what, count in counts.items():
         if count:
             log.warning("%s: %s: %d", name, what, count)
-    return FileTask(name, rows, held_out, seed, options, {k: v for k, v in counts.items() if v})
+    counted = {what: count for what, count in counts.items() if count}
+    return FileTask(name, rows, held_out, seed, options, counted, layout=columns.described)
 
 
 def _graded_by(reward: RewardFunction, options: TaskOptions) -> TaskOptions:
@@ -152,83 +176,21 @@ def _graded_by(reward: RewardFunction, options: TaskOptions) -> TaskOptions:
     return replace(options, verifier="none")
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """The source's own names of the wanted columns; None where it has none."""
-
-    problem: str
-    solution: str | None
-    answer: str | None
-    tag: str | None
-    extra: Mapping[str, str]
-    """Private field → column, of fields that every row must have."""
-    read: tuple[str, ...] = ()
-    """Columns that a reward function has parameters for."""
-
-    @property
-    def names(self) -> list[str]:
-        wanted = (self.problem, self.solution, self.answer, self.tag, *self.extra.values(), *self.read)
-        return list(dict.fromkeys(name for name in wanted if name is not None))
-
-
-def _resolve(source: Source, options: TaskOptions, reward: RewardFunction | None) -> _Columns:
-    def find(option: str, name: str | None) -> str | None:
-        if name is None or name in source.columns:
-            return name
-        similar = [c for c in source.columns if c.casefold() == name.casefold()]
-        if len(similar) == 1:
-            return similar[0]
-        if option == "answer_column" and options.solution_column is not None:
-            return None  # the solution's last box is the answer
-        if option == "answer_column" and options.verifier == "none" and name == TaskOptions.answer_column:
-            return None  # nobody asked for this one
-        raise UserError(
-            f"{source.label}, row 1: no field {name!r}, it has {', '.join(map(repr, source.columns))}; "
-            f"set {option} to one of these" + (" or to None" if option == "solution_column" else "")
-        )
-
-    problem = find("problem_column", options.problem_column)
-    assert problem is not None
-    columns = _Columns(
-        problem=problem,
-        solution=find("solution_column", options.solution_column),
-        answer=find("answer_column", options.answer_column),
-        tag=find("tag_column", options.tag_column),
-        extra={name: str(find("extra_columns", name)) for name in options.extra_columns},
-    )
-    return columns if reward is None else replace(columns, read=_read_by(reward, source, columns))
-
-
-def _read_by(reward: RewardFunction, source: Source, columns: _Columns) -> tuple[str, ...]:
-    """The columns that a reward function has parameters for, beside those that are private fields anyway."""
-    fields = {
-        *columns.extra,
-        *(["solution"] if columns.solution else []),
-        *(["answer"] if columns.answer else []),
-    }
-    read = tuple(sorted(reward.columns.intersection(source.columns) - fields))
-    boxed = ["answer"] if columns.solution else []  # some of the solutions may hold it
-    lack = reward.lacks({*fields, *read, *boxed})
-    if lack is not None:
-        raise UserError(
-            f"{source.label}, row 1: no field {lack!r}, which {reward} has a parameter for; it has "
-            f"{', '.join(map(repr, source.columns))}"
-        )
-    return read
-
-
 def _records(
-    source: Source, options: TaskOptions, reward: RewardFunction | None, counts: Counter[str]
+    source: Source,
+    columns: Columns,
+    options: TaskOptions,
+    reward: RewardFunction | None,
+    counts: Counter[str],
 ) -> Iterator[Record]:
-    columns = _resolve(source, options, reward)
-    for number, row in source.rows(columns.names):
+    for number, row in source.rows(columns.wanted(source)):
         place = f"{source.label}, row {number}"
         try:
-            record = _record(source, number, row, columns, options, counts)
+            record = read_record(place, f"{source.name}:{number}", row, columns, options, counts)
             lack = None if reward is None else reward.lacks(record.private)
             if lack is not None:
-                raise _Incomplete(f"field {lack!r}, which {reward} has a parameter for, is missing or empty")
-        except _Incomplete as missing:
+                raise Incomplete(f"field {lack!r}, which {reward} has a parameter for, is missing or empty")
+        except Incomplete as missing:
             if not options.skip_incomplete_rows:
                 raise UserError(f"{place}: {missing}; mend the row or set skip_incomplete_rows") from None
             counts["rows left out: a needed field is missing"] += 1
@@ -240,72 +202,22 @@ def _records(
         yield record
 
 
-class _Incomplete(Exception):
-    """A row lacks a field; the text names it."""
+def _with_form(records: Sequence[Record], options: TaskOptions) -> TaskOptions:
+    """The options, where the problems themselves ask for a form of answer: that one, without a second request."""
+    if options.answer_format is not None or not records:
+        return options
+    forms = {asked_format(record.problem) for record in records[:SAMPLE]}
+    form = forms.pop()
+    if forms or form is None:
+        return options
+    return replace(options, answer_format=form, instruction=False)
 
 
-def _record(
-    source: Source,
-    number: int,
-    row: Mapping[str, Any],
-    columns: _Columns,
-    options: TaskOptions,
-    counts: Counter[str],
-) -> Record:
-    place = f"{source.label}, row {number}"
-
-    def needed(name: str) -> str:
-        text = _text(place, name, row.get(name))
-        if text is None:
-            raise _Incomplete(f"field {name!r} is missing or empty")
-        return text
-
-    private = {}
-    problem = needed(columns.problem)
-    if columns.solution is not None:
-        private["solution"] = needed(columns.solution)
-    answer = (
-        None
-        if columns.answer is None
-        else _text(place, columns.answer, row.get(columns.answer), numbers=True)
-    )
-    if answer is None and "solution" in private:
-        answer = (last_boxed(private["solution"]) or "").strip() or None
-        if answer is not None:
-            counts["answers taken from the solution's last \\boxed{}"] += 1
-    if answer is not None:
-        private["answer"] = answer
-    elif options.verifier != "none":
-        where = f"field {columns.answer!r}" if columns.answer else f"field {options.answer_column!r}"
-        raise _Incomplete(f"{where} is missing or empty and the solution has no \\boxed{{}}")
-    for name, column in columns.extra.items():
-        private[name] = needed(column)
-    for name in columns.read:
-        text = _text(place, name, row.get(name))
-        if text is not None:
-            private[name] = text
-    tag = None if columns.tag is None else needed(columns.tag)
-    return Record(key=f"{source.name}:{number}", problem=problem, private=private, tag=tag)
-
-
-def _text(place: str, name: str, value: Any, numbers: bool = False) -> str | None:
-    """The field as text, None if missing or blank. Numbers are taken for answers only."""
-    if value is None or (
-        isinstance(value, float) and math.isnan(value)
-    ):  # what tables write where nothing is
-        return None
-    if numbers and isinstance(value, Real) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        raise UserError(
-            f"{place}, field {name!r}: of type {type(value).__name__}, not a string; write it as one"
-        )
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        what = f"character {error.start} is half a surrogate pair"
-        raise UserError(f"{place}, field {name!r}: {what}; mend it") from error
-    return value if value.strip() else None
+def _with_type(records: Sequence[Record], options: TaskOptions, numeric: int) -> TaskOptions:
+    """The options, where all answers are numbers in the data: these are their type."""
+    if options.answer_type is None and 0 < len(records) == numeric:
+        return replace(options, answer_type="number")
+    return options
 
 
 def _distinct(records: Sequence[Record]) -> list[Record]:

@@ -18,13 +18,16 @@ class TaskOptions:
     """What is read from the data, how it is asked and how it is graded. An option the source ignores is an error."""
 
     problem_column: str = "problem"
-    """Column with the question. Case does not matter where one column only fits."""
+    """Column with the question. Case does not matter where one column only fits; a dot goes into a cell (info.text).
+
+    Where this and the next two are as they are by default, the columns of public data sets are known (docs/data.md)."""
 
     solution_column: str | None = "solution"
     """Column with the worked solution, shown to teachers only. None: the data has no solutions."""
 
     answer_column: str | None = "answer"
-    """Column with the final answer. Where it is absent or empty, the last \\boxed{} of the solution is the answer."""
+    """Column with the final answer, or a text that ends in it behind ####. Where it is absent or empty, the solution's
+    last \\boxed{}, or what stands behind its last ####, is the answer."""
 
     tag_column: str | None = None
     """Column with a label that may route an example to a teacher."""
@@ -91,12 +94,19 @@ class TaskOptions:
                 f"prompt_template {self.prompt_template!r} lacks {{problem}}: put it where the question goes"
             )
 
-    def prompt(self, problem: str, answer_format: AnswerFormat) -> tuple[Message, ...]:
-        """The student's conversation: system message if any, then template and instruction as one user message."""
+    def prompt(
+        self, problem: str, answer_format: AnswerFormat, before: tuple[Message, ...] = ()
+    ) -> tuple[Message, ...]:
+        """The student's conversation: system message if any, then template and instruction as one user message.
+
+        ``before``: the messages of a conversation that goes ahead of the problem; ``system_prompt`` stands in for the
+        system message that it begins with.
+        """
         text = self.prompt_template.replace("{problem}", problem)
         if self.instruction and self.verifier != "none":
             text = f"{text}\n\n{INSTRUCTION[answer_format]}"
         user: Message = {"role": "user", "content": text}
         if self.system_prompt is None:
-            return (user,)
-        return ({"role": "system", "content": self.system_prompt}, user)
+            return (*before, user)
+        earlier = tuple(message for message in before if message["role"] != "system")
+        return ({"role": "system", "content": self.system_prompt}, *earlier, user)

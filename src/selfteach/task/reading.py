@@ -18,6 +18,17 @@ HEAD_ROWS = 1000
 Row = tuple[int, Mapping[str, Any]]
 
 
+class JsonNumber(float):
+    """A number with a point or an exponent as it is ``written`` in the file: 0.10 is not 0.1 there."""
+
+    written: str
+
+    def __new__(cls, written: str) -> JsonNumber:
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+
 @dataclass(frozen=True)
 class Source:
     """``label`` names it in messages, ``name`` in the keys of examples (without the machine's folders).
@@ -89,7 +100,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 def _json_object(path: Path, number: int, text: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(text)
+        row = json.loads(text, parse_float=JsonNumber)
     except json.JSONDecodeError as error:
         what = f"{error.msg}, column {error.colno}"
         raise UserError(f"{path}, row {number}: not valid JSON ({what}); mend the line") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sized
 from copy import deepcopy
@@ -120,6 +121,7 @@ class RewardFunction:
             "data_source": example.tag if example.tag is not None else source,
             "extra_info": dict(private),
             **private,
+            **_as_dict(private.get("extra_info")),
         }
         if self.batched:
             lists = {name: [value] for name, value in fields.items()}
@@ -173,6 +175,15 @@ class Rewarded(Around):
         """What a run should write down about its data."""
         about = self.task.describe() if hasattr(self.task, "describe") else {"source": self.name}
         return {**about, "verifier": str(self.reward)}
+
+
+def _as_dict(written: str | None) -> dict[str, Any]:
+    """verl's extra_info, which is a dict in its data and JSON in a private field."""
+    try:
+        found = json.loads(written or "")
+    except ValueError:
+        return {}
+    return {"extra_info": found} if isinstance(found, dict) else {}
 
 
 _ANY_NUMBER = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)

@@ -1,0 +1,151 @@
+"""Which columns of a source are the problem, the solution, the answer and the rest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from selfteach.errors import UserError
+from selfteach.task.layouts import DEFAULT, PEEKED, Layout, recognized
+from selfteach.task.options import TaskOptions
+from selfteach.task.reading import Source
+from selfteach.task.reward import RewardFunction
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The source's own names of the wanted columns, or fields of them (``reward_model.ground_truth``); None where it
+    has none. ``layout`` names the public layout that they were found by."""
+
+    problem: str
+    solution: str | None
+    answer: str | None
+    tag: str | None
+    extra: Mapping[str, str]
+    """Private field → column, of fields that every row must have."""
+    read: tuple[str, ...] = ()
+    """Columns that a reward function has parameters for."""
+    layout: str = DEFAULT
+
+    def wanted(self, source: Source) -> list[str]:
+        """The source's columns that hold them."""
+        names = (self.problem, self.solution, self.answer, self.tag, *self.extra.values(), *self.read)
+        return list(dict.fromkeys(_holder(source, name) for name in names if name is not None))
+
+    @property
+    def described(self) -> str:
+        roles = (("problem", self.problem), ("solution", self.solution), ("answer", self.answer))
+        said = ", ".join(f"{role} = {name}" for role, name in roles if name is not None)
+        return f"{self.layout} ({said})"
+
+
+def pick(row: Mapping[str, Any], column: str) -> Any:
+    """The cell, or the field of it that a dotted name means; None where there is none."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for name in column.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def resolve(source: Source, options: TaskOptions, reward: RewardFunction | None) -> Columns:
+    """By the options where they name a column, else by the public layout that the source fits (``layouts``).
+
+    Raises UserError for a column that is wanted and not there.
+    """
+    layout = recognized(source.columns, lambda: _head(source))
+    names = _by_layout(options, layout)
+    columns = Columns(
+        problem=_needed(source, "problem_column", names["problem"]),
+        solution=None if names["solution"] is None else _needed(source, "solution_column", names["solution"]),
+        answer=_answer(source, options, names),
+        tag=None if options.tag_column is None else _needed(source, "tag_column", options.tag_column),
+        extra={name: _needed(source, "extra_columns", name) for name in options.extra_columns},
+        layout=DEFAULT if layout is None else layout.name,
+    )
+    if columns.answer == columns.solution:
+        columns = replace(columns, answer=None)  # the answer stands at the solution's end
+    return columns if reward is None else replace(columns, read=_read_by(reward, source, columns))
+
+
+def say(name: str, columns: Columns) -> None:
+    """Tell once what was recognized, if it is not what the options' defaults say anyway."""
+    if columns.layout != DEFAULT:
+        log.warning("%s: columns read as %s", name, columns.described)
+
+
+def _head(source: Source) -> Sequence[Mapping[str, Any]]:
+    rows = (row for _, row in islice(source.rows(list(source.columns)), PEEKED))
+    return [{str(name).casefold(): value for name, value in row.items()} for row in rows]
+
+
+def _by_layout(options: TaskOptions, layout: Layout | None) -> dict[str, str | None]:
+    """Names by role. An option that is set wins over the layout."""
+    found: dict[str, str | None] = {}
+    for role in ("problem", "solution", "answer"):
+        chosen = getattr(options, f"{role}_column")
+        default = getattr(TaskOptions, f"{role}_column")
+        found[role] = chosen if layout is None or chosen != default else getattr(layout, role)
+    return found
+
+
+def _answer(source: Source, options: TaskOptions, names: Mapping[str, str | None]) -> str | None:
+    """The column of the answer; None if there is none, where that is no mistake."""
+    name = names["answer"]
+    if name is None or (found := _match(source, name)) is not None:
+        return name if name is None else found
+    if names["solution"] is not None:
+        return None  # the solution's end is the answer
+    if options.verifier == "none" and name == TaskOptions.answer_column:
+        return None  # nobody asked for this one
+    return _needed(source, "answer_column", name)
+
+
+def _needed(source: Source, option: str, name: str | None) -> str:
+    found = None if name is None else _match(source, name)
+    if found is None:
+        raise UserError(
+            f"{source.label}, row 1: no field {name!r}, it has {', '.join(map(repr, source.columns))}; "
+            f"set {option} to one of these" + (" or to None" if option == "solution_column" else "")
+        )
+    return found
+
+
+def _match(source: Source, name: str) -> str | None:
+    """The source's spelling of a name, whatever its case where one column only fits; of a field, its column's."""
+    if name in source.columns:
+        return name
+    similar = [c for c in source.columns if c.casefold() == name.casefold()]
+    if len(similar) == 1:
+        return similar[0]
+    head, dot, rest = name.partition(".")
+    holder = _match(source, head) if dot else None
+    return None if holder is None else f"{holder}.{rest}"
+
+
+def _holder(source: Source, name: str) -> str:
+    return name if name in source.columns else name.partition(".")[0]
+
+
+def _read_by(reward: RewardFunction, source: Source, columns: Columns) -> tuple[str, ...]:
+    """The columns that a reward function has parameters for, beside those that are private fields anyway."""
+    fields = {
+        *columns.extra,
+        *(["solution"] if columns.solution else []),
+        *(["answer"] if columns.answer else []),
+    }
+    read = tuple(sorted(reward.columns.intersection(source.columns) - fields))
+    ended = ["answer"] if columns.solution else []  # some of the solutions may hold it
+    lack = reward.lacks({*fields, *read, *ended})
+    if lack is not None:
+        raise UserError(
+            f"{source.label}, row 1: no field {lack!r}, which {reward} has a parameter for; it has "
+            f"{', '.join(map(repr, source.columns))}"
+        )
+    return read

@@ -1,0 +1,109 @@
+"""How public data sets name their columns: a table, and which row of it a source fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+PEEKED = 20
+"""So many rows are looked at where the names of the columns do not tell."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """``columns``: those that must be there, whatever their case. The rest: which of them, or which field of one
+    (``reward_model.ground_truth``), is the problem, the solution and the answer; None: there is none."""
+
+    name: str
+    columns: frozenset[str]
+    problem: str
+    solution: str | None
+    answer: str | None
+    fits: Callable[[Sequence[Mapping[str, Any]]], bool] | None = None
+    """Asked of the first rows where the names alone do not tell."""
+
+
+def _layout(
+    name: str, columns: str, problem: str, solution: str | None, answer: str | None, **more: Any
+) -> Layout:
+    return Layout(name, frozenset(columns.split()), problem, solution, answer, **more)
+
+
+def _behind_hashes(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return bool(rows) and all("####" in str(row.get("answer")) for row in rows)
+
+
+def _has_worked_answer(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """verl's examples for GSM8K and MATH keep the worked answer beside the prompt."""
+    extras = [row.get("extra_info") for row in rows]
+    return bool(extras) and all(
+        isinstance(one, Mapping) and isinstance(one.get("answer"), str) for one in extras
+    )
+
+
+DEFAULT = "problem and solution"
+
+LAYOUTS: tuple[Layout, ...] = (
+    # MATH (hendrycks/competition_math: problem, level, type, solution), MATH-500 (HuggingFaceH4/MATH-500: and answer,
+    # subject, unique_id), NuminaMath (AI-MO/NuminaMath-CoT: source, problem, solution, messages; -1.5: and answer),
+    # OpenR1-Math, DeepScaleR, Omni-MATH, OPSD's set of OpenThoughts (problem, solution, Answer),
+    # AIME (Maxwell-Jia/AIME_2024: ID, Problem, Solution, Answer; HuggingFaceH4/aime_2024: and url, year).
+    _layout(DEFAULT, "problem solution", "problem", "solution", "answer"),
+    # openai/gsm8k: question, answer; the answer is the working, and '#### 32' at its end.
+    _layout("GSM8K", "question answer", "question", "answer", "answer", fits=_behind_hashes),
+    # verl's Parquet files (examples/data_preprocess: data_source, prompt, ability, reward_model, extra_info), and
+    # DAPO-Math (BytedTsinghua-SIA/DAPO-Math-17k), which is in them.
+    _layout(
+        "verl with worked answers",
+        "prompt reward_model extra_info",
+        "prompt",
+        "extra_info.answer",
+        "reward_model.ground_truth",
+        fits=_has_worked_answer,
+    ),
+    _layout("verl", "prompt reward_model", "prompt", None, "reward_model.ground_truth"),
+    # nvidia/OpenMathInstruct-2: problem, generated_solution, expected_answer, problem_source.
+    _layout(
+        "OpenMathInstruct",
+        "problem generated_solution expected_answer",
+        "problem",
+        "generated_solution",
+        "expected_answer",
+    ),
+    # open-thoughts/OpenThoughts-114k, subset metadata: problem, deepseek_solution, ground_truth_solution, domain …
+    _layout("OpenThoughts metadata", "problem deepseek_solution", "problem", "deepseek_solution", None),
+    # zwhe99/DeepMath-103K: question, final_answer, r1_solution_1 …
+    _layout("DeepMath", "question final_answer r1_solution_1", "question", "r1_solution_1", "final_answer"),
+    # meta-math/MetaMathQA: query, response (which ends in 'The answer is: 7').
+    _layout("MetaMath", "query response", "query", "response", None),
+    _layout("question and solution", "question solution", "question", "solution", "answer"),
+    # Without solutions: math-ai/aime25 and POLARIS (problem, answer), opencompass/AIME2025 (question, answer).
+    _layout("problem and answer", "problem answer", "problem", None, "answer"),
+    _layout("problem and expected answer", "problem expected_answer", "problem", None, "expected_answer"),
+    _layout("question and answer", "question answer", "question", None, "answer"),
+    # TRL's prompt-completion pairs, and the columns of its examples for verifiable rewards.
+    _layout("prompt and completion", "prompt completion", "prompt", "completion", "answer"),
+    _layout("prompt and solution", "prompt solution", "prompt", "solution", "answer"),
+    _layout("prompt and answer", "prompt answer", "prompt", None, "answer"),
+    _layout("prompt and ground truth", "prompt ground_truth", "prompt", None, "ground_truth"),
+    # Whole conversations: open-thoughts/OpenThoughts-114k and OpenThoughts3 (conversations of from and value), chat
+    # data of Hugging Face (messages of role and content). The last reply is the solution.
+    _layout("conversations", "conversations", "conversations", "conversations", "answer"),
+    _layout("messages", "messages", "messages", "messages", "answer"),
+)
+"""The first that fits counts."""
+
+
+def recognized(columns: Iterable[str], head: Callable[[], Sequence[Mapping[str, Any]]]) -> Layout | None:
+    """The layout of a source with these columns; ``head`` gives its first rows, by column names in small letters."""
+    known = {column.casefold() for column in columns}
+    rows: Sequence[Mapping[str, Any]] | None = None
+    for layout in LAYOUTS:
+        if layout.columns <= known:
+            if layout.fits is None:
+                return layout
+            rows = head() if rows is None else rows
+            if layout.fits(rows):
+                return layout
+    return None
