@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import subprocess
@@ -463,3 +464,23 @@ def test_missing_package_says_how_to_install_it(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"rows\.parquet: reading it needs the package pyarrow; pip install"):
         reading.open_file(path)
+
+
+@pytest.mark.parametrize("kind", ["broken", "mixed", "cut", "not text"])
+def test_a_bad_file_in_a_folder_is_told_in_one_line(kind: str, tmp_path: Path) -> None:
+    rows = "\n".join(
+        json.dumps({"problem": f"{i}+1", "solution": "s", "answer": str(i + 1)}) for i in range(40)
+    )
+    if kind == "broken":
+        (tmp_path / "train.jsonl").write_text(rows + '\n{"problem": "x",')
+    elif kind == "mixed":
+        (tmp_path / "a.jsonl").write_text(rows)
+        (tmp_path / "b.jsonl").write_text(json.dumps({"question": "q", "answer": [1]}))
+    elif kind == "cut":
+        (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(rows.encode())[:-150])
+    else:
+        (tmp_path / "train.jsonl").write_bytes(b"\xff\xfe\x00\x01" * 100)
+    with pytest.raises(UserError, match="cannot be loaded") as refused:
+        open_task(str(tmp_path))
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 800

@@ -160,8 +160,13 @@ def _folder(path: Path, split: str) -> Source:
             data = datasets.load_dataset(str(path), split=split)
     except IndexError as error:  # what load_from_disk raises where nothing was saved
         raise UserError(f"{label}: the dataset holds no rows") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{label}: cannot be loaded: {_first_line(error)}") from error
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:  # a bad file among good ones makes the library raise nearly anything
+        raise UserError(
+            f"{label}: cannot be loaded ({_cause(error)}): mend or take out the file that it names, or give the files "
+            "one by one as .jsonl or .parquet"
+        ) from error
     return dataset_source(label, path.name, data)
 
 
@@ -190,6 +195,13 @@ def _library(name: str, reader: str) -> ModuleType:
         raise UserError(
             f"{reader}: reading it needs the package {package}; pip install 'selfteach[data]'"
         ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """What was at the bottom of it, in one line: a library tells its own trouble first, and that of the file last."""
+    while error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return f"{type(error).__name__}: {_first_line(error)}"[:300]  # type: ignore[arg-type]
 
 
 def _first_line(error: Exception) -> str:
