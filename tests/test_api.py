@@ -211,6 +211,22 @@ def test_a_recipes_knob_may_not_have_the_name_of_another_setting() -> None:
             configured(settings(kind))
 
 
+def test_a_term_of_no_role_and_a_recipe_of_no_term_are_refused_before_step_1(tmp_path: Path) -> None:
+    @settings
+    class Typo(Mine):
+        def terms(self, stats: Statistics) -> Any:
+            yield Match(name="d", target=FromRole("techer"), divergence=ForwardKL())
+
+    @settings
+    class Empty(Mine):
+        def terms(self, stats: Statistics) -> Any:
+            return []
+
+    for kind, said in ((Typo, "reads 'techer', which is no role; did you mean teacher"), (Empty, "no term")):
+        with pytest.raises(selfteach.UserError, match=said):
+            few(kind, task="table", out=tmp_path / "run")
+
+
 def test_an_object_that_is_not_the_runs_is_refused(tmp_path: Path, capsys: Any) -> None:
     run = few(OPSD(beta=1.0, clip_entry=None, adapter=Adapter()), task="table", out=tmp_path / "run")
     with pytest.raises(selfteach.UserError, match="the recipe given"):
