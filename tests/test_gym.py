@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from selfteach.errors import UserError
-from selfteach.task import gym
-from selfteach.task.gym import GymTask, gym_names
+from selfteach.task import gym_worker
+from selfteach.task.gym import GymTask
 from selfteach.task.options import TaskOptions
 from selfteach.task.verdict import Verdict
 from selfteach.task.worked import WORKED, worked_solution
@@ -243,10 +243,11 @@ def test_composite_is_refused() -> None:
         GymTask("composite", {"datasets": [{"name": "n_queens"}]})
 
 
-def test_answers_that_span_lines_refuse_the_line_format() -> None:
+def test_answers_that_span_lines_are_asked_for_in_tags() -> None:
     with pytest.raises(UserError, match="choose tags"):
-        GymTask("sudoku")
-    task = GymTask("sudoku", options=TaskOptions(answer_format="tags"))
+        GymTask("sudoku", options=TaskOptions(answer_format="line"))
+    task = GymTask("sudoku")
+    assert task.answer_format == task.describe()["answer format"] == "tags"
     example = task.train(0)
     assert task.grade(example, f"<answer>\n{example.private['answer']}\n</answer>").reward == 1.0
 
@@ -254,14 +255,15 @@ def test_answers_that_span_lines_refuse_the_line_format() -> None:
 def test_every_scorer_that_evaluates_its_answer_is_known() -> None:
     from reasoning_gym.factory import DATASETS
 
-    known = gym.EVALUATES_PYTHON | gym.EVALUATES_ARITHMETIC | gym.EVALUATES_ALGEBRA
+    known = gym_worker.EVALUATES_PYTHON | gym_worker.EVALUATES_ARITHMETIC | gym_worker.EVALUATES_ALGEBRA
     evaluates = re.compile(r"\b(?:eval|exec|parse_expr|sympify|simplify|literal_eval)\(\s*(?:str\()?answer")
     found = {name for name, (cls, _) in DATASETS.items() if evaluates.search(inspect.getsource(cls))}
     assert found == known
 
 
 @pytest.mark.parametrize(
-    "dataset", sorted(gym.EVALUATES_PYTHON | gym.EVALUATES_ARITHMETIC | gym.EVALUATES_ALGEBRA)
+    "dataset",
+    sorted(gym_worker.EVALUATES_PYTHON | gym_worker.EVALUATES_ARITHMETIC | gym_worker.EVALUATES_ALGEBRA),
 )
 def test_answer_is_never_evaluated(dataset: str, tmp_path: Path) -> None:
     trace = tmp_path / "executed"
@@ -309,14 +311,71 @@ def test_scorer_that_raises_is_unparseable() -> None:
     assert task.verdicts == {Verdict.UNPARSEABLE: 1}
 
 
+NO_REFERENCE = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
+SPANS_LINES = {
+    "arc_agi", "binary_matrix", "futoshiki", "kakurasu", "manipulate_matrix", "mini_sudoku", "modulo_grid", "n_queens",
+    "pool_matrix", "rearc", "rotate_matrix", "sudoku", "survo", "tower_of_hanoi",
+}  # fmt: skip
+
+
 @pytest.mark.slow
-def test_every_task_opens_but_the_one_whose_scorer_accepts_anything() -> None:
-    refused = []
-    for dataset in gym_names():
+def test_each_of_the_106_tasks_is_asked_in_a_form_in_which_its_references_are_right() -> None:
+    from reasoning_gym.factory import DATASETS
+
+    assert len(DATASETS) == 106
+    refused, bare, tagged, failed = set(), set(), set(), {}
+    for dataset in sorted(DATASETS):
         try:
-            task = GymTask(dataset, options=TaskOptions(answer_format="tags"))
+            task = GymTask(dataset)
         except UserError:
-            refused.append(dataset)
-        else:
-            assert task.train(1) != task.train(2)
-    assert refused == ["game_of_life_halting"]
+            refused.add(dataset)
+            continue
+        if task.answer_format == "tags":
+            tagged.add(dataset)
+        for example in map(task.train, range(5)):
+            if "answer" not in example.private:
+                bare.add(dataset)
+            elif (grade := task.grade(example, f"So.\n{example.private['solution']}")).reward != 1:
+                failed[dataset] = (grade, example.private["answer"])
+            assert task.grade(example, "So.\nAnswer: junk <answer>junk</answer>").reward < 0.5
+        assert task.has_reference == (dataset not in bare)
+    assert failed == {}
+    assert refused == {"composite", "game_of_life_halting"}
+    assert bare == NO_REFERENCE
+    assert tagged == SPANS_LINES
+
+
+def test_task_without_a_reference_is_for_a_verifier_alone() -> None:
+    task = GymTask("rush_hour")
+    assert not task.has_reference
+    assert task.describe()["solution"] == "none: for methods that need a verifier only"
+    assert task.grade(task.train(0), "Answer: A+1").reward == 0
+
+
+def test_reference_that_is_not_worked_out_is_passed_over() -> None:
+    task = GymTask("intermediate_integration")
+    answers = [task.train(i).private["answer"] for i in range(60)]
+    assert not [one for one in answers if "Integral" in one]
+    assert task.flawed["train"] > 0
+
+
+def test_form_of_answer_does_not_depend_on_the_first_example() -> None:
+    assert {GymTask("rearc", seed=seed).answer_format for seed in range(4)} == {"tags"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("(10 - 4) * (5 - 1)", True),
+        ("(5 - 1) * (10 - 4)", True),
+        ("10*4 - 5*1", False),
+        ("6 * 4 * 1 * 1", False),
+        ("24", False),
+        ("(10 - 4) * (5 - 1) + 0", False),
+        ("(10-4)*(5-1", False),
+        ("10**4", False),
+        ("1/0", False),
+    ],
+)
+def test_puzzle_of_24_takes_the_numbers_of_the_question_only(answer: str, right: bool) -> None:
+    assert gym_worker._makes_24(answer, [1, 4, 5, 10]) is right

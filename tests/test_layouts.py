@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ FORMS = {
 }
 
 
-def opened(tmp_path: Path, rows: list[Row], kind: str = "jsonl", **options: Any) -> FileTask:
+def opened(tmp_path: Path, rows: Sequence[Row], kind: str = "jsonl", **options: Any) -> FileTask:
     path = tmp_path / f"rows.{kind}"
     if kind == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

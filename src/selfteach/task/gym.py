@@ -7,40 +7,30 @@ generators iterate over sets, so that only a fixed string-hash seed gives the sa
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.task import gym_worker
 from selfteach.task.answer import AnswerFormat, extract_answer, write_answer
 from selfteach.task.example import Example, Grade
 from selfteach.task.options import TaskOptions
-from selfteach.task.split import is_held_out
 from selfteach.task.timed import Outcome, TimedWorker
 from selfteach.task.verdict import Verdict
-from selfteach.task.worked import WORKED, worked_solution
+from selfteach.task.worked import WORKED
 
 DRAW_SECONDS = 60.0
-MAX_REDRAWS = 1000
 MAX_ANSWER_CHARS = 10_000
 
-REFUSED = {"composite": "it mixes other tasks; open those one by one"}
+FORMS: tuple[AnswerFormat, ...] = ("line", "tags")
+"""What a task may ask for by itself: the first that all its references fit."""
+TRIED = 8
+"""So many references are tried for it."""
 
-# Scorers that hand the answer to Python's or SymPy's evaluator. The answers of the first kind are compared as text
-# (the library pays full marks for nothing else); those of the others must first pass a filter of harmless characters.
-EVALUATES_PYTHON = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"})
-EVALUATES_ARITHMETIC = frozenset({"countdown", "puzzle24"})
-EVALUATES_ALGEBRA = frozenset({"intermediate_integration", "polynomial_multiplication", "simple_integration"})
-_ARITHMETIC = re.compile(r"[\d\s+\-*/().]+", re.ASCII)
-_FUNCTIONS = r"(?:exp|log|sqrt|a?(?:sin|cos|tan)h?)\b"
-_ALGEBRA = re.compile(
-    rf"(?:[\d\s+\-*/^()]|\.(?!\s*[A-Za-z])|[A-Za-z](?![A-Za-z0-9])|{_FUNCTIONS})+", re.ASCII
-)
+REFUSED = {"composite": "it mixes other tasks; open those one by one"}
 
 
 @dataclass(frozen=True)
@@ -63,24 +53,26 @@ class GymTask:
     wording: Mapping[str, str] = field(default_factory=dict)
     verdicts: Counter[Verdict] = field(default_factory=Counter, compare=False)
     flawed: Counter[str] = field(default_factory=Counter, compare=False)
+    answer_format: AnswerFormat = field(init=False)
 
     def __post_init__(self) -> None:
         self._check_name()
         self._check_config()
-        self._check_scorer()
+        object.__setattr__(self, "answer_format", self._form())
 
     @property
     def name(self) -> str:
         return f"gym:{self.dataset}"
 
     @property
-    def answer_format(self) -> AnswerFormat:
-        return self.options.answer_format or "line"
-
-    @property
     def has_worked_solution(self) -> bool:
         """Whether the private ``solution`` shows steps; if not, it is the bare answer."""
         return self.dataset in WORKED
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is a right answer to show a teacher; if not, the task is one for a verifier alone."""
+        return "answer" in self.train(0).private
 
     def describe(self) -> dict[str, Any]:
         """What a run should write down about its data."""
@@ -88,9 +80,16 @@ class GymTask:
             "source": self.name,
             "config": dict(self.config),
             "held_out": f"about {self.options.held_out_fraction:g} of the questions",
-            "solution": "worked" if self.has_worked_solution else "answer only",
+            "solution": self._privilege,
+            "answer format": self.answer_format,
             "verifier": "reasoning-gym",
         }
+
+    @property
+    def _privilege(self) -> str:
+        if not self.has_reference:
+            return "none: for methods that need a verifier only"
+        return "worked" if self.has_worked_solution else "answer only"
 
     def train(self, index: int) -> Example:
         return self._draw("train", index)
@@ -123,7 +122,10 @@ class GymTask:
             return Verdict.UNPARSEABLE
         draw = int(example.key.rpartition("/")[2])
         seconds = self.options.grade_seconds
-        outcome = _worker.call(_score, self.dataset, self._config, draw, answer, seconds=seconds)
+        return self._graded(draw, answer, seconds)
+
+    def _graded(self, draw: int, answer: str, seconds: float) -> Verdict:
+        outcome = _worker.call(gym_worker.score, self.dataset, self._config, draw, answer, seconds=seconds)
         if outcome.status == "timed out":
             return Verdict.TIMED_OUT
         if outcome.status != "done":
@@ -137,7 +139,7 @@ class GymTask:
     def _draw(self, side: str, index: int) -> Example:
         fraction = self.options.held_out_fraction
         stream = f"{self.seed}/{side}/{index}"
-        drawn = self._ask(_draw, stream, side == "held_out", fraction)
+        drawn = self._ask(gym_worker.draw, stream, side == "held_out", fraction, self.answer_format)
         self.flawed[side] += drawn["flawed"]
         private = {}
         if drawn["answer"] is not None:
@@ -165,95 +167,49 @@ class GymTask:
             raise UserError(f"reasoning-gym has no task {self.dataset!r}{hint}")
 
     def _check_config(self) -> None:
-        known = [name for name in self._ask(_fields) if name not in ("seed", "size")]
+        known = [name for name in self._ask(gym_worker.fields) if name not in ("seed", "size")]
         for name in self.config:
             if name not in known:
                 near = get_close_matches(name, known, n=1, cutoff=0.4)
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 raise UserError(f"{self.name} has no setting {name!r}{hint}; it has: {', '.join(known)}")
 
-    def _check_scorer(self) -> None:
-        """The reference answer must be right and junk wrong, through the very path that grading takes."""
-        example = self._draw("train", 0)
-        if self._check(example, "no such answer") is Verdict.RIGHT:
+    def _form(self) -> AnswerFormat:
+        """The form of answer that is asked for: what the options say, else the first in which references are right.
+
+        UserError if there is none, or if the scorer takes any text for right.
+        """
+        fraction = self.options.held_out_fraction
+        drawn = [
+            self._ask(gym_worker.draw, f"{self.seed}/train/{index}", False, fraction, None)
+            for index in range(TRIED)
+        ]
+        if self._graded(drawn[0]["draw"], "no such answer", DRAW_SECONDS) is Verdict.RIGHT:
             raise UserError(f"{self.name} cannot be used: its scorer accepts any text")
-        answer = example.private.get("answer")
-        if answer is None:
-            return
-        written = write_answer(answer, self.answer_format)
-        if self._check(example, extract_answer(written, self.answer_format)) is not Verdict.RIGHT:
-            raise UserError(
-                f"{self.name}: its answers ({answer[:40]!r} …) cannot be given in the form answer_format="
-                f"{self.answer_format}; choose tags, which may span lines"
-            )
+        known = [one for one in drawn if one["answer"] is not None]
+        named = self.options.answer_format
+        for form in FORMS if named is None else (named,):
+            if all(self._ask(gym_worker.fits, one["draw"], form) for one in known) and self._pays(known[:2]):
+                return form
+        answer = known[0]["answer"]
+        advice = "choose tags, which may span lines" if named not in (None, "tags") else "choose another task"
+        raise UserError(
+            f"{self.name}: its answers ({answer[:40]!r} …) cannot be given in the form answer_format="
+            f"{named or FORMS[-1]}; {advice}"
+        )
+
+    def _pays(self, known: list[dict[str, Any]]) -> bool:
+        """Whether the library's scorer gives its own references full marks."""
+        return all(
+            self._graded(one["draw"], one["answer"].strip(), DRAW_SECONDS) is Verdict.RIGHT for one in known
+        )
 
 
 def gym_names() -> list[str]:
     """All task names of the installed reasoning-gym."""
-    return [name for name in _worker.call(_names, seconds=DRAW_SECONDS).value if name not in REFUSED]
+    return [
+        name for name in _worker.call(gym_worker.names, seconds=DRAW_SECONDS).value if name not in REFUSED
+    ]
 
 
-# What follows runs in the worker.
-
-
-def _warm_up() -> None:
-    _score("chain_sum", "{}", 0, "1")
-
-
-def _names() -> list[str]:
-    from reasoning_gym.factory import DATASETS
-
-    return sorted(DATASETS)
-
-
-def _fields(name: str, config: str) -> list[str]:
-    from reasoning_gym.factory import DATASETS
-
-    return list(DATASETS[name][1].__dataclass_fields__)
-
-
-def _dataset(name: str, config: str, draw: int) -> Any:
-    import reasoning_gym
-
-    return reasoning_gym.create_dataset(name, seed=draw, size=1, **json.loads(config))
-
-
-@lru_cache(maxsize=1024)
-def _entry(name: str, config: str, draw: int) -> dict[str, Any]:
-    entry: dict[str, Any] = _dataset(name, config, draw)[0]
-    return entry
-
-
-def _draw(name: str, config: str, stream: str, held_out: bool, fraction: float) -> dict[str, Any]:
-    """The first question of a stream of draws that is sound and on the wanted side of the split."""
-    flaws: list[str] = []
-    for attempt in range(MAX_REDRAWS):
-        draw = int.from_bytes(blake2b(f"{stream}/{attempt}".encode(), digest_size=4).digest(), "big")
-        entry = _entry(name, config, draw)
-        if is_held_out(entry["question"], fraction) != held_out:
-            continue
-        try:
-            solution = worked_solution(name, entry)
-        except ValueError as error:
-            flaws.append(str(error))
-            continue
-        found = {"question": entry["question"], "answer": entry["answer"], "solution": solution}
-        return {**found, "draw": draw, "flawed": len(flaws)}
-    side = "held-out" if held_out else "training"
-    raise ValueError(f"{MAX_REDRAWS} draws gave no usable {side} question{f'; {flaws[-1]}' if flaws else ''}")
-
-
-def _score(name: str, config: str, draw: int, answer: str) -> float:
-    entry = _entry(name, config, draw)
-    reference = entry["answer"]
-    if reference is not None and answer == reference.strip():
-        answer = reference
-    if name in EVALUATES_PYTHON:
-        return float(answer in entry["metadata"].get("valid_answers", [reference]))
-    allowed = _ARITHMETIC if name in EVALUATES_ARITHMETIC else _ALGEBRA if name in EVALUATES_ALGEBRA else None
-    if allowed is not None and not allowed.fullmatch(answer):
-        return 0.0
-    return float(_dataset(name, config, draw).score_answer(answer, entry))
-
-
-_worker = TimedWorker(_warm_up)
+_worker = TimedWorker(gym_worker.warm_up)
