@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import selfteach
+from selfteach.api.progress import Lines
 from selfteach.api.training import configured
 from selfteach.cli import main
 from selfteach.recipes.kit import *
@@ -225,6 +226,34 @@ def test_a_term_of_no_role_and_a_recipe_of_no_term_are_refused_before_step_1(tmp
     for kind, said in ((Typo, "reads 'techer', which is no role; did you mean teacher"), (Empty, "no term")):
         with pytest.raises(selfteach.UserError, match=said):
             few(kind, task="table", out=tmp_path / "run")
+
+
+def test_a_reward_that_no_reference_earns_is_said_before_step_1(tmp_path: Path, capsys: Any) -> None:
+    rows = [{"problem": f"{i}+1", "answer": f"{i + 1}"} for i in range(20)]
+    model = str(model_folder("table"))
+    shown: dict[str, Any] = {
+        "progress": Lines,
+        "per_prompt": 2,
+        "out": tmp_path / "run",
+        "steps": 1,
+        "prompts": 1,
+    }
+    few(
+        "grpo:arena",
+        model,
+        rows,
+        reward=lambda completion, answer: float(answer + "!" == completion),
+        **shown,
+    )
+    assert "warn  references: 0 of 16 reference answers" in capsys.readouterr().err
+    few(
+        "grpo:arena",
+        model,
+        rows,
+        reward=lambda completion, answer: float(answer in completion),
+        **{**shown, "out": tmp_path / "b"},
+    )
+    assert "ok    references: 16 of 16 reference answers" in capsys.readouterr().err
 
 
 def test_an_object_that_is_not_the_runs_is_refused(tmp_path: Path, capsys: Any) -> None:

@@ -21,6 +21,7 @@ from selfteach.training.text.preflight.model import (
 )
 from selfteach.training.text.preflight.objective import objective_check
 from selfteach.training.text.preflight.probing import aside, first_prompts, probe_rollouts, shortened
+from selfteach.training.text.preflight.references import reference_checks
 from selfteach.training.text.preflight.sampling import sampler_check
 from selfteach.training.text.preflight.teachers import teacher_checks
 from selfteach.training.text.preflight.words import (
@@ -71,6 +72,7 @@ def words_and_ids(run: TextLearner) -> Iterator[Check]:
     )
     yield from unknown_check(run, prompts)
     yield from vocabulary_checks(run, prompts)
+    yield from reference_checks(run)
 
 
 def the_model(run: TextLearner) -> Iterator[Check]:

@@ -1,0 +1,26 @@
+"""Whether right answers earn a reward, and wrong ones none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from selfteach.task.references import check_references
+from selfteach.training.text.preflight.check import Check
+
+if TYPE_CHECKING:
+    from selfteach.training.text.learner import TextLearner
+
+EXAMPLES = 16
+"""Training examples whose references are graded."""
+
+
+def reference_checks(run: TextLearner) -> Iterator[Check]:
+    """What grading makes of the first examples' own references, in sentences with numbers.
+
+    None of it refuses a run: a method may learn without rewards. A reward that is always 0 is said, not found out.
+    """
+    report = check_references(run.task, [run.task.train(i) for i in range(EXAMPLES)])
+    good = report.fine and report.graded
+    for sentence in report.sentences:
+        yield Check("references", True, sentence.removeprefix(f"{report.task}: "), warns=not good)
