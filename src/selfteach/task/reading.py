@@ -152,7 +152,9 @@ def _folder(path: Path, split: str) -> Source:
         if (path / "dataset_dict.json").exists():
             data = datasets.load_from_disk(str(path))
             if split not in data:
-                raise ValueError(f"there is no split {split!r}, only {', '.join(data)}")
+                raise UserError(
+                    f"{label}: cannot be loaded: there is no split {split!r}, only {', '.join(data)}"
+                )
             data = data[split]
         elif (path / "state.json").exists():
             data = datasets.load_from_disk(str(path))
