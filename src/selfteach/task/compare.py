@@ -13,7 +13,7 @@ from selfteach.task.answer_type import (
     split_list,
     without_markup,
 )
-from selfteach.task.number import read_number, same_number
+from selfteach.task.number import read_number, same_number, without_separators
 from selfteach.task.plain import latex_of, unframed
 from selfteach.task.symbolic import Unreadable, parsed, same_expression
 from selfteach.task.units import without_unit
@@ -30,6 +30,7 @@ def compare(answer: str, reference: str, answer_type: AnswerType | None = None, 
     kind = answer_type or infer_type(reference)
     if kind == "text":
         return words_of(answer) == words_of(reference)
+    answer = _SAYING.sub("", answer)
     if kind == "choice":
         return _same_choice(answer, reference, depth)
     given, right = latex_of(_without_label(answer)), latex_of(reference)
@@ -68,10 +69,13 @@ def _reads(text: str) -> bool:
 _EDGES = string.whitespace + ".,;:!?\"'*_`$"
 
 
+_HALF_DAY = re.compile(r"\b([ap])\.?\s?m\b")
+
+
 def words_of(text: str) -> str:
     """The words alone: without markup, case, runs of blanks, and what stands around them."""
     words = without_markup(unframed(text)).strip(_EDGES)
-    return " ".join(words.casefold().replace("’", "'").split())
+    return _HALF_DAY.sub(r"\1m", " ".join(words.casefold().replace("’", "'").split()))
 
 
 def _same_choice(answer: str, reference: str, depth: int) -> bool:
@@ -98,11 +102,15 @@ def _without_label(answer: str) -> str:
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
+_SAYING = re.compile(
+    r"^\s*(?:so|thus|hence|therefore)?,?\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)\s*", re.IGNORECASE
+)
 _SPACE = re.compile(r"\s+")
 _NAME = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\{[^{}=]{0,20}\}|\w))?'?(?:\s*\([A-Za-z, ]{1,20}\))?"
 _ASSIGNED = re.compile(
     rf"\s*(?P<name>{_NAME}|\(\s*{_NAME}(?:\s*,\s*{_NAME}){{1,9}}\s*\))\s*(?:=|\\in(?![A-Za-z])|\\approx)\s*(?P<value>[^=]+)"
 )
+_EQUATION = re.compile(r"(?<![\\<>!])=")
 _LEADING = re.compile(r"^(?:=|\\approx|\\equiv)\s*")
 
 
@@ -122,16 +130,33 @@ def _value_side(text: str) -> str:
 
 def _same_value(given: str, right: str) -> bool:
     """Numbers exactly, all else by computer algebra."""
-    (own, given), (name, right) = _assigned(given), _assigned(right)
+    (own, value), (name, wanted) = _assigned(given), _assigned(right)
+    if not ((own is None) != (name is None) and _EQUATION.search(value if own is None else wanted)):
+        given, right = value, wanted  # else one is solved for a name, the other is not
     if own is not None and name is not None and own.lower() != name.lower():
         return False
     numbers = read_number(given), read_number(right)
     if numbers[0] is not None and numbers[1] is not None:
         return same_number(numbers[0], numbers[1])
-    (given, unit), (right, wanted) = without_unit(given), without_unit(right)
-    if unit and wanted and unit.known and wanted.known and unit != wanted:
+    given, right = (
+        text if one is None else without_separators(text)
+        for text, one in zip((given, right), numbers, strict=True)
+    )
+    if given.count(":") > 1 or right.count(":") > 1:
+        return _same_ratio(given, right)
+    (given, unit), (right, other) = without_unit(given), without_unit(right)
+    if unit and other and unit.known and other.known and unit != other:
         return False
     return same_expression(given, right)
+
+
+def _same_ratio(given: str, right: str) -> bool:
+    """Of three or more: 1:2:3 is 2:4:6."""
+    have, wanted = ([read_number(part.strip()) for part in text.split(":")] for text in (given, right))
+    if len(have) != len(wanted) or None in have or None in wanted:
+        return False
+    pairs = [(one.value, other.value) for one, other in zip(have, wanted, strict=True) if one and other]
+    return all(a * pairs[0][1] == b * pairs[0][0] for a, b in pairs)
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------
@@ -168,6 +193,8 @@ def _same_set(given: str, right: str, depth: int) -> bool:
     if wanted == [right]:
         return _same_value(given, right)
     names = [_assigned(item)[0] for item in wanted]
+    if None not in names and given.startswith("\\{"):
+        return False
     if None not in names and len(set(names)) == len(names) and not any(_assigned(item)[0] for item in have):
         return _in_order(have, [_value_side(item) for item in wanted], depth)
     return _matched(have, wanted, depth)
@@ -200,6 +227,8 @@ def _same_tuple(given: str, right: str, depth: int) -> bool:
 def _brackets_agree(given: str, right: str, items: int) -> bool:
     """Of two items they tell open from closed; of more they may be round or square, but not one of each."""
     brackets = given[0] + given[-1]
+    if right.startswith("\\langle"):
+        return brackets in ("()", "[]")
     return brackets == right[0] + right[-1] or (items != 2 and brackets in ("()", "[]"))
 
 

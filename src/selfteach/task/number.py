@@ -128,6 +128,11 @@ def _repeating(fixed: str, repeated: str) -> Fraction:
     return start + Fraction(int(repeated), 10**places * (10 ** len(repeated) - 1))
 
 
+def without_separators(text: str) -> str:
+    """Blanks and commas between thousands left out."""
+    return re.sub(_INTEGER, lambda found: re.sub("[, ]", "", found.group()), text)
+
+
 def same_number(given: Number, reference: Number) -> bool:
     """Whether an answer is the reference.
 
@@ -137,6 +142,11 @@ def same_number(given: Number, reference: Number) -> bool:
     count. A base that the reference names may be left out, but must not differ.
     """
     if not _same_base(given, reference):
+        return False
+    if any(
+        one.percent and other.unit and other.unit.known
+        for one, other in ((given, reference), (reference, given))
+    ):
         return False
     if given.unit and reference.unit and given.unit.known and reference.unit.known:
         if given.unit.dimension != reference.unit.dimension:

@@ -94,7 +94,7 @@ _CHARACTERS |= _greek_letters()
 _SCRIPT = re.compile(f"[{re.escape(''.join(_SUPERSCRIPT))}]+|[{re.escape(''.join(_SUBSCRIPT))}]+")
 _ROOT = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?|[A-Za-z]|(?=[({\\]))")
 _ROOT_NAMES = {"√": "\\sqrt", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]"}
-_SPACES = re.compile(r"(?:\\[,;:! ]|~|\\q?quad(?![A-Za-z])|\s)+")
+_SPACES = re.compile(r"(?:(?<!\\)\\[,;:! ]|~|\\q?quad(?![A-Za-z])|\s)+")
 _SIZES = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?)(?=[\\()\[\]{}|./<>])\.?"
     r"|\\(?:displaystyle|textstyle|limits|nolimits|boldsymbol|bm)(?![A-Za-z])"
@@ -121,6 +121,7 @@ _TOKEN = re.compile(
 )
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z\d.\\_])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,6})(?![A-Za-z\d.])")
 _MIXED = re.compile(r"(?<![\d.,/^_}{a-zA-Z])(\d{1,9}) +(\d{1,9}) ?/ ?(\d{1,9})(?![\d./^!])")
+_COEFFICIENT = re.compile(r"(?<![\w./^}])(\d{1,9})/(\d{1,9}) (?=[A-Za-z\\(])")
 _POWER = re.compile(r"\^ ?(-?\d+(?:\.\d+)?|-[A-Za-z])(?![\d.])")
 _ARGUMENT = re.compile(r" ?[A-Za-z(\\^{]")
 _LOG_BASE = re.compile(r"(?<![A-Za-z\\])log_?(2|10) ?(?=\()")
@@ -164,6 +165,7 @@ def latex_of(text: str) -> str:
     text = text.replace("<=", "\\le ").replace(">=", "\\ge ").replace("!=", "\\ne ")
     text = _SCIENTIFIC.sub(r"\1\\times 10^{\2}", text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
+    text = _COEFFICIENT.sub(r"\\frac{\1}{\2}", text)
     text = _UNION.sub(r"\\cup ", text)
     text = _parenthesized(_words(_LOG_BASE.sub(r"\\log_{\1}", text)))
     text = _POWER.sub(r"^{\1}", text)

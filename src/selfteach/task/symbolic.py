@@ -34,8 +34,33 @@ def same_expression(given: str, reference: str) -> bool:
         raise Unreadable("reference")
     if not answer:
         raise Unreadable("answer")
+    if _is_equation(right[0]) and _is_equation(answer[0]):
+        return _same_equation(right[0], answer[0])
     equal = verify(right, answer, timeout_seconds=None, allow_set_relation_comp=True)
     return bool(equal) and not _refuted(right[0], answer[0])
+
+
+def _is_equation(found: Any) -> bool:
+    from sympy import Eq, Expr
+
+    return isinstance(found, Eq) and isinstance(found.lhs, Expr) and isinstance(found.rhs, Expr)
+
+
+def _same_equation(right: Any, answer: Any) -> bool:
+    """Whether one equation is the other times a number: then they have the same solutions."""
+    from sympy import simplify
+
+    sides = [one.lhs - one.rhs for one in (right, _with_symbols_of(answer, right))]
+    if sides[0].is_zero or sides[1].is_zero:
+        return bool(sides[0] == sides[1])
+    ratio = simplify((sides[0] / sides[1]).doit())
+    return not ratio.free_symbols and not ratio.is_zero and bool(ratio.is_finite)
+
+
+def _with_symbols_of(answer: Any, right: Any) -> Any:
+    """Symbols of one name are one, whatever was assumed of them."""
+    known = {symbol.name: symbol for symbol in right.free_symbols}
+    return answer.subs({symbol: known.get(symbol.name, symbol) for symbol in answer.free_symbols})
 
 
 def parsed(text: str) -> list[Any]:
@@ -64,17 +89,13 @@ _LETTER = re.compile(r"\\[A-Za-z]+(?:\s*\{[A-Za-z]+\})?|[A-Za-z]")
 
 
 def _cases_apart(given: str, reference: str) -> tuple[str, str]:
-    """Capitals whose small letter occurs in the same text get a name of their own in both: R is not r."""
+    """Capitals whose small letter occurs too get a name of their own: R is not r, which the grammar takes for one."""
 
     def letters(text: str) -> set[str]:
         return {found for found in _LETTER.findall(text) if len(found) == 1}
 
-    mixed = {
-        one
-        for text in (given, reference)
-        for one in letters(text)
-        if one.isupper() and one.lower() in letters(text)
-    }
+    known = letters(given) | letters(reference)
+    mixed = {one for one in known if one.isupper() and one.lower() in known}
 
     def renamed(text: str) -> str:
         return _LETTER.sub(
@@ -88,7 +109,8 @@ def _refuted(right: Any, answer: Any) -> bool:
     """Whether values show that two expressions differ that were taken for equal."""
     from sympy import Eq, Expr
 
-    right, answer = (one.rhs if isinstance(one, Eq) else one for one in (right, answer))
+    if isinstance(right, Eq) != isinstance(answer, Eq):
+        right, answer = (one.rhs if isinstance(one, Eq) else one for one in (right, answer))
     if not (isinstance(right, Expr) and isinstance(answer, Expr)):
         return False
     names = sorted({symbol.name for one in (right, answer) for symbol in one.free_symbols})

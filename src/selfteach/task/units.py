@@ -90,6 +90,7 @@ _WRAPPED = re.compile(r"\\(?:text|mathrm|textrm|mbox|operatorname|textbf)[a-z]*\
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*(?:\\text\s*\{)?\s*([CF]?)\s*\}?")
 _POWER = re.compile(r"\s*\^\s*\{?\s*(-?\d)\s*\}?")
 _ORDINAL = re.compile(r"\^?\s*\{?\s*(?:\\(?:text|mathrm)\s*\{\s*)?(?:st|nd|rd|th)\s*\}{0,2}")
+_HALF_DAY = re.compile(r"[ap]\.?\s?m\.?", re.IGNORECASE)
 _NAME = re.compile(r"\\?[A-Za-z$€£¥₹.]+")
 _COMMAND = re.compile(r"\\(?!cdot|pounds)[A-Za-z]")
 _STOP = frozenset(("or", "and", "if", "when", "for", "where", "to", "x", "y", "z"))
@@ -102,6 +103,8 @@ def unit_of(text: str, attached: bool) -> Unit | None:
     ``attached``: whether it follows the number without a space.
     """
     if len(text) > MAX_CHARS:
+        return None
+    if _HALF_DAY.fullmatch(text):
         return None
     if _ORDINAL.fullmatch(text):
         return Unit(False)
