@@ -18,6 +18,7 @@ from selfteach.task.rows import make_task
 from selfteach.task.verdict import Verdict
 
 pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 pandas = pytest.importorskip("pandas")
 
 Row = Mapping[str, Any]
@@ -164,7 +165,7 @@ def opened(tmp_path: Path, rows: Sequence[Row], kind: str = "jsonl", **options: 
     if kind == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     else:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     task = open_task(str(path), options=TaskOptions(**options))
     assert isinstance(task, FileTask)
     return task

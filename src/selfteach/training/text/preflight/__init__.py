@@ -62,8 +62,9 @@ def examined(run: TextLearner) -> Iterator[Check]:
 
 
 def words_and_ids(run: TextLearner) -> Iterator[Check]:
-    """What becomes of the conversation before the model sees it."""
+    """What right answers earn, and what becomes of the conversation before the model sees it."""
     prompts = first_prompts(run)
+    yield from reference_checks(run)
     yield template_check(run)
     yield thinking_check(run)
     yield stops_check(run)
@@ -72,7 +73,6 @@ def words_and_ids(run: TextLearner) -> Iterator[Check]:
     )
     yield from unknown_check(run, prompts)
     yield from vocabulary_checks(run, prompts)
-    yield from reference_checks(run)
 
 
 def the_model(run: TextLearner) -> Iterator[Check]:
