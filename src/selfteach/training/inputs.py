@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
@@ -21,6 +21,8 @@ from selfteach.training.config import TrainConfig
 WHOLE = 64 * 2**20
 """Bytes up to which a file is read whole; of a larger one its length, beginning and end count."""
 PART = 8 * 2**20
+PLAIN = (bool, int, float, str, bytes, type(None), list, tuple, dict, set, frozenset)
+"""Values that code may depend on and that say all of themselves."""
 WEIGHTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 """What makes up a model's folder."""
 
@@ -47,29 +49,65 @@ def of_weights(network: nn.Module) -> str:
 
 
 def of_object(given: Any) -> str:
-    """16 hex digits of what was given from Python: of rows their content, of code its source."""
+    """16 hex digits of what was given from Python: of rows their content, of code what it does.
+
+    Of the same Python: its bytecode is another's.
+    """
     if isinstance(known := getattr(given, "_fingerprint", None), str):  # a datasets.Dataset
         return known
     rows = given.to_dict("records") if hasattr(given, "to_dict") and hasattr(given, "columns") else given
-    text = json.dumps(rows, default=str, sort_keys=True) if isinstance(rows, list | tuple) else of_code(given)
-    return sha256(text.encode()).hexdigest()[:16]
+    content = rows if isinstance(rows, list | tuple) else of_code(given)
+    return sha256(json.dumps(canonical(content)).encode()).hexdigest()[:16]
 
 
-def of_code(given: Any) -> str:
-    """What a function, a class or an object's class does: the bytecode of its functions with their constants.
+def of_code(given: Any) -> Any:
+    """What a function, a class or an object does, as plain values: bytecode, not source, which may not be at hand in a
+    notebook; with defaults, and the plain values that it closes over or finds in its module."""
+    if isinstance(given, partial):
+        return [of_code(given.func), given.args, given.keywords]
+    if isinstance(given, MethodType):
+        return [of_code(given.__func__), of_code(given.__self__)]
+    if isinstance(given, FunctionType):
+        return of_function(given)
+    kind = given if isinstance(given, type) else type(given)
+    members = {
+        name: getattr(one, "fget", None) or getattr(one, "__func__", one) for name, one in vars(kind).items()
+    }
+    methods = {name: of_function(one) for name, one in members.items() if isinstance(one, FunctionType)}
+    constants = {name: one for name, one in members.items() if isinstance(one, PLAIN) and name[:2] != "__"}
+    own = (
+        {}
+        if kind is given
+        else {k: v for k, v in getattr(given, "__dict__", {}).items() if isinstance(v, PLAIN)}
+    )
+    return [methods, constants, own]
 
-    Source may not be at hand in a notebook, and line numbers do not matter.
-    """
-    kind = given if isinstance(given, type) or inspect.isroutine(given) else type(given)
-    members = [kind] if inspect.isroutine(kind) else [vars(kind)[name] for name in sorted(vars(kind))]
-    found = [getattr(one, "fget", None) or getattr(one, "__func__", one) for one in members]
-    codes = [code for one in found if isinstance(code := getattr(one, "__code__", None), CodeType)]
-    return repr([compiled(code) for code in codes])
+
+def of_function(function: FunctionType) -> Any:
+    code = function.__code__
+    closed = [cell.cell_contents for cell in function.__closure__ or ()]
+    found = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
+    reached = {**dict(zip(code.co_freevars, closed, strict=True)), **found}
+    values = {name: one for name, one in reached.items() if isinstance(one, PLAIN)}
+    defaults = [function.__defaults__, function.__kwdefaults__]
+    return [compiled(code), values, defaults]
 
 
-def compiled(code: CodeType) -> tuple[Any, ...]:
-    constants = [compiled(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
-    return code.co_code, code.co_names, constants
+def compiled(code: CodeType) -> Any:
+    constants = [compiled(one) if isinstance(one, CodeType) else one for one in code.co_consts]
+    return [code.co_code.hex(), code.co_names, constants]
+
+
+def canonical(value: Any) -> Any:
+    """A value as text and lists, equal in every process: sets have no order, and a place in memory says nothing."""
+    if isinstance(value, dict):
+        return sorted((repr(key), canonical(one)) for key, one in value.items())
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    if isinstance(value, list | tuple):
+        return [canonical(one) for one in value]
+    text = repr(value)
+    return f"{type(value).__module__}.{type(value).__qualname__}" if " at 0x" in text else text
 
 
 def named_files(config: TrainConfig) -> Iterator[tuple[str, Path]]:
@@ -105,14 +143,15 @@ def external_models(config: TrainConfig) -> list[str]:
 
 
 def fingerprint(path: Path) -> str:
-    """16 hex digits of a file's content, or of a folder's model or data files with their names."""
+    """16 hex digits of a file's content, or of a folder's: of a model's what makes it up, of any other every file."""
     if path.is_file():
         return digest(path)
-    inside = sorted({file for pattern in WEIGHTS for file in path.glob(pattern)} or set(path.iterdir()))
+    model = (path / "config.json").is_file() or (path / "adapter_config.json").is_file()
+    inside = [file for pattern in WEIGHTS for file in path.glob(pattern)] if model else path.rglob("*")
     whole = sha256()
-    for file in inside:
+    for file in sorted(set(inside)):
         if file.is_file():
-            whole.update(f"{file.name} {digest(file)}\n".encode())
+            whole.update(f"{file.relative_to(path)} {digest(file)}\n".encode())
     return whole.hexdigest()[:16]
 
 
