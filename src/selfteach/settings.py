@@ -50,9 +50,8 @@ def settings(kind: type[T]) -> type[T]:
 
     Bounds stand on the fields: ``beta: UnitInterval = 0.0``. Text that is a number counts as one, as files and command
     lines give it, and "none" as None where a field may be None; NaN and infinity do not count. What spans several
-    fields
-    is left to ``__post_init__`` and ``require``. Making one raises UserError, in one line that names field, bound and
-    value.
+    fields is left to ``__post_init__`` and ``require``. Making one raises UserError, in one line that names field,
+    bound and value.
     """
     config = ConfigDict(
         arbitrary_types_allowed=True, allow_inf_nan=False, extra="forbid", validate_default=True
@@ -79,8 +78,7 @@ def is_settings(kind: type) -> bool:
 
 
 def means_none(kind: type, name: str, value: Any) -> bool:
-    """Whether a value is the word "none" in the place of None: where the field may be None and no choice is so
-    called."""
+    """Whether a value is the word "none" for None: where the field may be None, and no choice is called so."""
     if not (isinstance(value, str) and value.lower() == "none"):
         return False
     hint = hints_of(kind).get(name)

@@ -47,5 +47,5 @@ def parsed(suffix: str, text: str) -> Any:
 
 
 def is_of_a_run(table: Mapping[str, Any]) -> bool:
-    """Whether it is a run's own record, which is complete, and leaves out what is none."""
+    """Whether it is a run's own record, which is complete."""
     return isinstance(table.get("about"), Mapping) and isinstance(table.get("recipe"), Mapping)

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfteach.api.configfile import read_settings
+from selfteach.api.resolve import in_memory
 from selfteach.api.result import Result
 from selfteach.checks import nearest
 from selfteach.errors import UserError
@@ -165,12 +166,10 @@ def view_named(name: str) -> View:
 def policy_for(
     model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, loading: Loading
 ) -> Policy:
-    """The model to examine, on the device that ``loading`` says; one in memory is copied if it must move."""
+    """The model to examine, on the device that ``loading`` says; one in memory is copied."""
     device = "cuda" if torch.cuda.is_available() and loading.device == "auto" else "cpu"
     if isinstance(model, PreTrainedModel):
-        if tokenizer is None:
-            raise UserError("a model in memory needs its tokenizer: tokenizer=…")
-        name = model.name_or_path or type(model).__name__
+        name, tokenizer = in_memory(model, tokenizer)
         return policy_of(
             copy.deepcopy(model), tokenizer, name=name, precision=loading.precision,
             chat_template=loading.chat_template, device=device,

@@ -9,6 +9,8 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from selfteach.api.configfile import is_of_a_run
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
@@ -78,7 +80,14 @@ def refuse_taken(recipe: Recipe) -> None:
     for part in fields(recipe):
         value = getattr(recipe, part.name)
         names += [one.name for one in fields(value)] if is_dataclass(value) else [part.name]
-    taken = {one.name for bundle in BUNDLES.values() for one in fields(bundle)} | {*TOP, "config", "resume"}
+    taken = {one.name for bundle in BUNDLES.values() for one in fields(bundle)} | {
+        *TOP,
+        "config",
+        "resume",
+        "dry_run",
+        "tokenizer",
+        "progress",
+    }
     for name in names:
         require(
             names.count(name) == 1 and name not in taken,
@@ -101,11 +110,7 @@ def draft(
     table = table or {}
     if is_of_a_run(table):
         return of_a_run(table, recipe, preset, task, reward)
-    if isinstance(own := table.get("recipe"), Mapping):
-        names = {"recipe": own.get("name"), "preset": own.get("preset", table.get("preset"))}
-        rest = {k: v for k, v in own.items() if k not in ("name", "preset")}
-        table = {**table, **{k: v for k, v in names.items() if v is not None}, "settings of the recipe": rest}
-        table = table if "name" in own else {k: v for k, v in table.items() if k != "recipe"}
+    table = with_recipe_named(table)
     recipe = recipe if recipe is not None else table.get("recipe")
     if recipe is None:
         raise UserError(f"which recipe? known: {', '.join(RECIPES)}, or FILE:NAME of your own")
@@ -125,6 +130,16 @@ def draft(
     reward = reward if reward is not None else table.get("reward")
     config = TrainConfig(chosen, name, preset, task, NOWHERE, reward=reward, seed=table.get("seed", 0))
     return with_values(config, flat(table))
+
+
+def with_recipe_named(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A file of one's own that has its recipe as a table, as a run's record has: name and preset go to the top."""
+    own = table.get("recipe")
+    if not isinstance(own, Mapping):
+        return table
+    names = {top: own[name] for top, name in (("recipe", "name"), ("preset", "preset")) if name in own}
+    rest = {name: value for name, value in own.items() if name not in ("name", "preset")}
+    return {**{k: v for k, v in table.items() if k != "recipe"}, **names, "knobs of the recipe": rest}
 
 
 def of_a_run(
@@ -241,6 +256,15 @@ def require_model(config: TrainConfig) -> None:
         raise UserError(
             f"--model is missing: task {config.task_name} has no model of its own (give a folder or a hub id)"
         )
+
+
+def in_memory(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[str, PreTrainedTokenizerBase]:
+    """(what a model in memory is called, its tokenizer). UserError without a tokenizer."""
+    if tokenizer is None:
+        raise UserError("a model in memory needs its tokenizer: tokenizer=…")
+    return model.name_or_path or type(model).__name__, tokenizer
 
 
 def safe(name: str) -> str:

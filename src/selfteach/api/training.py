@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfteach.api.configfile import is_of_a_run, read_settings
 from selfteach.api.progress import Silent, progress_for_here
-from selfteach.api.resolve import RecipeLike, draft, placed, require_model, with_values
+from selfteach.api.resolve import RecipeLike, draft, in_memory, placed, require_model, with_values
 from selfteach.api.result import Result
 from selfteach.errors import UserError
 from selfteach.report import build_report
@@ -101,10 +101,8 @@ def configured(
         chosen = replace(chosen, seed=seed)
     model = model.folder if isinstance(model, Result) else model
     if isinstance(model, PreTrainedModel):
-        if tokenizer is None:
-            raise UserError("a model in memory needs its tokenizer: tokenizer=…")
-        chosen = replace(chosen, network=(model, tokenizer))
-        model = model.name_or_path or type(model).__name__
+        name, tokenizer = in_memory(model, tokenizer)
+        chosen, model = replace(chosen, network=(model, tokenizer)), name
     if model is not None:
         chosen = replace(chosen, loading=replace(chosen.loading, model=str(model)))
     require_model(chosen)
