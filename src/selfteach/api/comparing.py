@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfteach.api.progress import progress_for_here
 from selfteach.api.resolve import RecipeLike, kind_of, safe
-from selfteach.api.result import Result
+from selfteach.api.result import Result, linked
 from selfteach.api.training import ModelLike, configured, train
 from selfteach.errors import UserError
 from selfteach.studies.comparing import (
@@ -60,7 +60,7 @@ class Comparison:
         body = "".join(
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.values()) + "</tr>" for row in rows
         )
-        link = f'<a href="{escape(str(self.page))}" target="_blank">curves</a>'
+        link = f'<a href="{escape(linked(self.page))}" target="_blank">curves</a>'
         return f"<table><caption>{escape(about(self.results))}, {link}</caption><tr>{head}</tr>{body}</table>"
 
 
@@ -78,20 +78,12 @@ def compare(
     """Train each recipe with several seeds at equal generated tokens, or equal steps, and put the results side by side.
 
     ``recipes``: as ``selfteach.train`` takes them, or label → recipe; the first sets the token budget. ``knobs``: the
-    fields of ``Setup`` (``seeds=3, equal="tokens", steps=300, points=10`` …), and any setting for every run.
-    ``out``: its
-    folder (None: runs/compare-TASK); finished runs there are kept, an interrupted one goes on. UserError if it holds
-    another comparison, or if two recipes have one label.
+    fields of ``Setup`` (``seeds=3, equal="tokens", steps=300, points=10`` …), and any setting for every run. ``out``:
+    its folder (None: runs/compare-TASK); finished runs there are kept, an interrupted one goes on. UserError if it
+    holds another comparison, or if two recipes have one label.
     """
     named = labeled(recipes)
-    own = {one.name for one in fields(Setup)}
-    setup = Setup(**{name: value for name, value in knobs.items() if name in own})
-    every = {name: value for name, value in knobs.items() if name not in own}
-    for name in ("seed", "eval_every", "token_budget", "resume", "config"):
-        if name in every:
-            raise UserError(
-                f"compare sets {name} of each run by itself: leave it out (see seeds, points, tokens)"
-            )
+    setup, every = divided(knobs)
     given: dict[str, Any] = {"tokenizer": tokenizer, "reward": reward, **every}
     configs = {label: configured(one, model, task, **given) for label, one in named.items()}
     if not configs:
@@ -118,6 +110,18 @@ def compare(
     for run in runs:
         by_label.setdefault(run.label, []).append(Result(run.folder))
     return Comparison(folder, results, by_label)
+
+
+def divided(knobs: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
+    """What is equal between the runs, and the settings of every run. UserError for what is each run's own."""
+    own = {one.name for one in fields(Setup)}
+    every = {name: value for name, value in knobs.items() if name not in own}
+    for name in ("seed", "eval_every", "token_budget", "resume", "config"):
+        if name in every:
+            raise UserError(
+                f"compare sets {name} of each run by itself: leave it out (see seeds, points, tokens)"
+            )
+    return Setup(**{name: value for name, value in knobs.items() if name in own}), every
 
 
 def labeled(recipes: Iterable[RecipeLike] | Mapping[str, RecipeLike]) -> dict[str, RecipeLike]:

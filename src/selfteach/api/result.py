@@ -127,8 +127,12 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The headline's curve, the first numbers, and a link to the report."""
-        link = quote("./" + os.path.relpath(self.report()))
-        return notebook_card(self.data, self.lines(), link)
+        return notebook_card(self.data, self.lines(), linked(self.report()))
+
+
+def linked(page: Path) -> str:
+    """A page's address for a link in a notebook's cell, whatever the folder is called."""
+    return quote("./" + os.path.relpath(page))
 
 
 def load_run(folder: Path | str) -> Result:
