@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from selfteach.task.answer_type import infer_type, split_list, types_of
+from selfteach.task.compare import compare
 from selfteach.task.math_answer import check_math, is_readable
 from selfteach.task.number import read_number
 from selfteach.task.plain import latex_of, unframed
@@ -207,3 +208,18 @@ def test_reading_hostile_text_takes_little_memory(name: str) -> None:
 )
 def test_frames_are_taken_off_that_enclose_all(text: str, bare: str) -> None:
     assert unframed(text) == bare
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("1:2:3", "2:4:6", True),
+        ("0:1:2", "0:3:6", True),
+        ("0:1:2", "0:5:9", False),
+        ("0:0:0", "1:2:3", False),
+        ("1:2:3", "0:0:0", False),
+        ("-1:-2:-3", "1:2:3", True),
+    ],
+)
+def test_ratios_are_equal_up_to_a_factor_that_is_not_zero(answer: str, reference: str, right: bool) -> None:
+    assert compare(answer, reference) is right

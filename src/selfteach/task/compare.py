@@ -156,7 +156,8 @@ def _same_ratio(given: str, right: str) -> bool:
     if len(have) != len(wanted) or None in have or None in wanted:
         return False
     pairs = [(one.value, other.value) for one, other in zip(have, wanted, strict=True) if one and other]
-    return all(a * pairs[0][1] == b * pairs[0][0] for a, b in pairs)
+    factor = next((pair for pair in pairs if all(pair)), None)
+    return factor is not None and all(a * factor[1] == b * factor[0] for a, b in pairs)
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------
