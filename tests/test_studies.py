@@ -578,3 +578,21 @@ def test_a_study_runs_its_variants_and_writes_claims_table_and_plot_and_resumes(
     capsys.readouterr()
     assert main(words) == 0
     assert "starting" not in capsys.readouterr().out
+
+
+def test_a_study_of_ones_own_finds_its_recipe_beside_it_and_shows_no_path(tmp_path: Path) -> None:
+    folder = tmp_path / "else where"
+    folder.mkdir()
+    (folder / "mine.py").write_text(
+        "from selfteach.studies import Claim, Study\n"
+        "VARIANTS = {'a': 'mine.py:Own --steps 1', 'b': 'opsd --steps 2'}\n"
+        "STUDY = Study('mine', (Claim('says', VARIANTS, 'a', 'b'),), task='table')\n"
+    )
+    study = study_named(f"{folder / 'mine.py'}:STUDY")
+    claim = study.claims[0]
+    assert shlex.split(study.words(claim, "a")) == [
+        f"{folder / 'mine.py'}:Own",
+        *"--steps 1 --task table".split(),
+    ]
+    assert study.written(claim, "a") == "mine.py:Own --steps 1 --task table"
+    assert study.words(claim, "b") == study.written(claim, "b") == "opsd --steps 2 --task table"

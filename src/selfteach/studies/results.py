@@ -63,7 +63,7 @@ def as_json(one: Answer, plan: Plan) -> dict[str, Any]:
     return {
         "method": one.method,
         "says": one.claim.says,
-        "variants": {label: study.words(one.claim, label) for label in one.claim.variants},
+        "variants": {label: study.written(one.claim, label) for label in one.claim.variants},
         "metric": one.claim.metric,
         "higher": {"variant": one.claim.higher, "by_seed": one.higher},
         "lower": {"variant": one.claim.lower, "by_seed": one.lower},

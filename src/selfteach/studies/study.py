@@ -123,13 +123,17 @@ class Study:
                     f"got {words!r}",
                 )
 
-    def words(self, claim: Claim, label: str) -> str:
-        """All words after ``selfteach train`` of a variant: its own and, where these name none, the study's task."""
-        recipe, _, rest = claim.variants[label].partition(" ")
-        if self.home and is_reference(recipe):
-            recipe = str(Path(self.home) / recipe)
-        own = f"{recipe} {rest}".strip()
+    def written(self, claim: Claim, label: str) -> str:
+        """The words after ``selfteach train`` of a variant as the study has them, and its task where they name none."""
+        own = claim.variants[label]
         return own if not self.task or names_option(own.split(), "--task") else f"{own} --task {self.task}"
+
+    def words(self, claim: Claim, label: str) -> str:
+        """The same as they run from here: a recipe of one's own is looked for in ``home``."""
+        recipe, _, rest = self.written(claim, label).partition(" ")
+        if self.home and is_reference(recipe):
+            recipe = shlex.quote(str(Path(self.home) / recipe))
+        return f"{recipe} {rest}".strip()
 
 
 def understood(words: str) -> bool:
