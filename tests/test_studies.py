@@ -592,7 +592,7 @@ def test_a_study_of_ones_own_finds_its_recipe_beside_it_and_shows_no_path(tmp_pa
     claim = study.claims[0]
     assert shlex.split(study.words(claim, "a")) == [
         f"{folder / 'mine.py'}:Own",
-        *"--steps 1 --task table".split(),
+        *["--steps", "1", "--task", "table"],
     ]
     assert study.written(claim, "a") == "mine.py:Own --steps 1 --task table"
     assert study.words(claim, "b") == study.written(claim, "b") == "opsd --steps 2 --task table"
