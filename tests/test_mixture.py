@@ -13,6 +13,7 @@ from selfteach.errors import NotFinite, UserError
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
 from selfteach.policy.renderer import ChatRenderer
+from selfteach.policy.room import room_of
 from selfteach.policy.sampler import GenerateSampler, Sampling
 from tiny import tiny_model, tiny_tokenizer
 
@@ -22,7 +23,8 @@ PLAIN, EXPERT = 0, 1
 
 
 def policy_of(seed: int = 0) -> Policy:
-    return Policy("tiny", tiny_model(CHAT.vocabulary + 10, seed=seed), TOKENIZER, CHAT, CHAT.vocabulary)
+    model = tiny_model(CHAT.vocabulary + 10, seed=seed)
+    return Policy("tiny", model, TOKENIZER, CHAT, CHAT.vocabulary, room_of(model))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from arrays import LENGTHS, STEPS, arrays, log_softmax, mean_of_sequences, slope
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
 from selfteach.policy.renderer import ChatRenderer
+from selfteach.policy.room import room_of
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.kit import Recipe
 from selfteach.recipes.r10_sd_zero import SDZero, SelfRevision
@@ -231,7 +232,8 @@ def test_the_teacher_is_frozen_or_copied_now_and_then() -> None:
 def test_a_copied_teacher_is_the_student_bit_for_bit() -> None:
     tokenizer = tiny_tokenizer()
     chat = ChatRenderer(tokenizer)
-    student = Policy("tiny", tiny_model(chat.vocabulary), tokenizer, chat, chat.vocabulary)
+    model = tiny_model(chat.vocabulary)
+    student = Policy("tiny", model, tokenizer, chat, chat.vocabulary, room_of(model))
     spec = with_knobs(SDZero(), {"sync_every": 2}).teachers["teacher"].weights
     store = WeightStore({"policy": student})
     store.enter([spec])

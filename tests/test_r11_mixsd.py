@@ -13,6 +13,7 @@ from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
 from selfteach.policy.renderer import ChatRenderer
+from selfteach.policy.room import room_of
 from selfteach.recipes import recipe_named, with_knobs
 from selfteach.recipes.r11_mixsd import MixSD
 from selfteach.roles.view import Plain
@@ -98,7 +99,8 @@ def test_the_expert_is_shown_the_answer_or_the_solution_and_the_student_neither(
 def test_targets_have_the_likeliest_tokens_of_the_base_where_the_naive_context_was_picked() -> None:
     tokenizer = tiny_tokenizer()
     chat = ChatRenderer(tokenizer)
-    base = Policy("tiny", tiny_model(chat.vocabulary), tokenizer, chat, chat.vocabulary)
+    model = tiny_model(chat.vocabulary)
+    base = Policy("tiny", model, tokenizer, chat, chat.vocabulary, room_of(model))
     naive, expert = (chat.prompt_ids([{"role": "user", "content": t}]) for t in ("bix?", "bix? It is 407"))
     torch.manual_seed(0)
     ranks: dict[int, list[int]] = {0: [], 1: []}

@@ -10,6 +10,7 @@ from selfteach.errors import UserError
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import LoraConfig, Policy, bare, load_policy
 from selfteach.policy.renderer import ChatRenderer
+from selfteach.policy.room import room_of
 from selfteach.policy.sampler import GenerateSampler, Sample, Sampling
 from selfteach.policy.scorer import LocalScorer, ResponseScorer, pack, score
 from tiny import tiny_model, tiny_model_folder, tiny_tokenizer
@@ -26,7 +27,7 @@ def model():
 def sample(
     model: torch.nn.Module, prompts: list[list[int]], sampling: Sampling, batch_size: int | None = None
 ) -> list[Sample]:
-    policy = Policy("tiny", model, CHAT.tokenizer, CHAT, CHAT.vocabulary)
+    policy = Policy("tiny", model, CHAT.tokenizer, CHAT, CHAT.vocabulary, room_of(model))
     return GenerateSampler(policy).sample(prompts, sampling, batch_size=batch_size)
 
 

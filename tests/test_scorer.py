@@ -13,6 +13,7 @@ from selfteach.errors import UserError
 from selfteach.policy.head import check_head, exact_logits, output_head
 from selfteach.policy.loading import Policy
 from selfteach.policy.renderer import ChatRenderer
+from selfteach.policy.room import room_of
 from selfteach.policy.scorer import LocalScorer, ResponseScorer, pack, score
 from tiny import tiny_model, tiny_tokenizer
 
@@ -128,7 +129,7 @@ def test_pack_refuses_an_empty_prompt():
 
 def policy_of(model: transformers.PreTrainedModel) -> Policy:
     tokenizer = tiny_tokenizer()
-    return Policy("tiny", model, tokenizer, ChatRenderer(tokenizer), VOCABULARY)
+    return Policy("tiny", model, tokenizer, ChatRenderer(tokenizer), VOCABULARY, room_of(model))
 
 
 def test_local_states_lie_flat_over_the_written_positions_row_after_row():

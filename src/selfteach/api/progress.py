@@ -6,6 +6,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -19,12 +20,46 @@ from rich.text import Text
 
 from selfteach.training.progress import Silent as Silent
 
+EVERY = 15.0
+"""Seconds between two lines about a piece of work; what takes less is not spoken of."""
+
+
+class Pace:
+    """How long the rest of a piece of work takes at most, at its pace so far."""
+
+    def __init__(self) -> None:
+        self.what, self.share, self.began, self.told = "", 0.0, 0.0, 0.0
+
+    def line(self, what: str, share: float, every: float = EVERY) -> str | None:
+        """What is done and what is left, if ``every`` seconds have passed since the last line (else None)."""
+        now = time.monotonic()
+        if what != self.what or share < self.share:
+            self.what, self.began, self.told = what, now, now
+        self.share = share
+        if now - self.told < every or not 0 < share < 1:
+            return None
+        self.told = now
+        left = (now - self.began) * (1 - share) / share
+        return f"{what}: {share:.0%}, at most {spelled(left)} left"
+
+
+def spelled(seconds: float) -> str:
+    """42 s, 3 min, 2.5 h."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
 
 class Lines:
     """One line now and then: for logs and pipes."""
 
     def __init__(self, every: int = 10) -> None:
         self.every, self.steps, self.headline = every, 0, "headline"
+        self.pace = Pace()
+
+    def working(self, what: str, share: float) -> None:
+        if line := self.pace.line(what, share):
+            self.say(line)
 
     def say(self, text: str) -> None:
         try:
@@ -64,6 +99,7 @@ class Live:
         self.rows: deque[Mapping[str, Any]] = deque(maxlen=RECENT)
         self.headline, self.last = "headline", ""
         self.alarms: deque[str] = deque(maxlen=MOST_ALARMS)
+        self.pace, self.work = Pace(), ""
         self.display = Display(console=self.console, get_renderable=self.picture, refresh_per_second=4)
 
     def say(self, text: str) -> None:
@@ -83,6 +119,9 @@ class Live:
         self.last = f"{value_of(row)} at step {step}"
         self.say(f"step {step:>5}  {evaluation(self.headline, row)}")
 
+    def working(self, what: str, share: float) -> None:
+        self.work = "" if share >= 1 else self.pace.line(what, share, every=1.0) or self.work
+
     def stop(self) -> None:
         self.display.stop()
 
@@ -90,6 +129,8 @@ class Live:
         table = numbers(self.rows)
         if self.last:
             table.add_row(self.headline, self.last, "")
+        if self.work:
+            table.add_row("now", self.work, "")
         return Group(self.bar, table, *(Text(a, style="yellow") for a in self.alarms))
 
 
@@ -148,6 +189,7 @@ class Notebook:
         self.rows: deque[Mapping[str, Any]] = deque(maxlen=RECENT)
         self.said: deque[str] = deque(maxlen=MOST_ALARMS)
         self.steps, self.headline, self.last = 0, "headline", ""
+        self.pace, self.work = Pace(), ""
 
     def say(self, text: str) -> None:
         self.said.append(text)
@@ -166,6 +208,12 @@ class Notebook:
         self.last = f"{value_of(row)} at step {step}"
         self.show()
 
+    def working(self, what: str, share: float) -> None:
+        before = self.work
+        self.work = "" if share >= 1 else self.pace.line(what, share, every=1.0) or before
+        if self.work != before:
+            self.show()
+
     def stop(self) -> None:
         self.show()
 
@@ -173,6 +221,7 @@ class Notebook:
         done = self.rows[-1]["step"] if self.rows else 0
         lines = [(label, *shown) for label, *shown in courses(self.rows)]
         lines += [(self.headline, self.last, "")] if self.last else []
+        lines += [("now", self.work, "")] if self.work else []
         cells = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in line) + "</tr>" for line in lines)
         said = "".join(f"<div>{escape(text)}</div>" for text in self.said)
         bar = f"<progress value='{done}' max='{max(1, self.steps)}'></progress> step {done} of {self.steps}"

@@ -26,6 +26,7 @@ from selfteach.policy.lora import LoraConfig as LoraConfig
 from selfteach.policy.lora import with_lora
 from selfteach.policy.recomputing import recompute
 from selfteach.policy.renderer import ChatRenderer, Renderer
+from selfteach.policy.room import Room, room_of
 
 Precision = Literal["float32", "mixed", "bfloat16"]
 """``float32``: weights and arithmetic. ``mixed``: float32 weights, bfloat16 arithmetic in the transformer.
@@ -38,7 +39,8 @@ class Policy:
 
     ``vocabulary`` is the number of logit columns that mean a token: matrices are often padded beyond the
     tokenizer's ids, differently from one checkpoint to the next. ``precision`` says how it computes
-    (``arithmetic``) and in what numbers copies of it that never move are stored (``storage``).
+    (``arithmetic``) and in what numbers copies of it that never move are stored (``storage``). ``room`` bounds what
+    goes through it at once.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     renderer: Renderer
     vocabulary: int
+    room: Room
     precision: Precision = "float32"
 
     def arithmetic(self) -> torch.autocast:
@@ -121,13 +124,15 @@ def load_policy(
     revision: str | None = None,
     trust_remote_code: bool = False,
     device: torch.device | str | None = None,
+    memory: int | None = None,
 ) -> Policy:
     """Load ``model`` (a folder, or a name on the hub) in evaluation mode.
 
     A folder that holds a LoRA adapter is loaded with the adapter merged into its base. Only safetensors are
     read. Weights that are trained are float32 whatever the ``precision``: at a learning rate of 1e-6 most
     bfloat16 weights could not move at all. Those that are not (``trained`` False, or the base under LoRA) are
-    bfloat16 where it says so. ``chat_template`` is as in ``ChatRenderer``. Raises UserError for a missing or
+    bfloat16 where it says so. ``chat_template`` is as in ``ChatRenderer``. ``memory``: bytes
+    that the process may use there (none: all). Raises UserError for a missing or
     damaged folder, an unreachable name, a model that is no causal language model, weights that do not fill it,
     or a missing tokenizer.
     """
@@ -138,6 +143,7 @@ def load_policy(
     return policy_of(
         network, tokenizer, name=model, precision=precision, lora=lora,
         gradient_checkpointing=gradient_checkpointing, chat_template=chat_template, device=device,
+        memory=memory,
     )  # fmt: skip
 
 
@@ -151,6 +157,7 @@ def policy_of(
     gradient_checkpointing: bool = False,
     chat_template: str | None = None,
     device: torch.device | str | None = None,
+    memory: int | None = None,
 ) -> Policy:
     """A policy of a model that is loaded already; its weights are the policy's, not a copy.
 
@@ -164,7 +171,9 @@ def policy_of(
         recompute(network)
     tuned: Any = network if lora is None else with_lora(network, lora)
     width = min(renderer.vocabulary, rows)
-    return Policy(name, tuned.to(device).eval(), tokenizer, renderer, width, precision)
+    tuned = tuned.to(device).eval()
+    room = room_of(tuned, limit=memory, recomputed=gradient_checkpointing)
+    return Policy(name, tuned, tokenizer, renderer, width, room, precision)
 
 
 def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:

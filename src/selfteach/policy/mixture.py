@@ -54,7 +54,7 @@ def decode_mixture(
     (0: all). So the next token's distribution is the mixture of those of the contexts. Every context then reads it.
 
     ``weights``: under which weights each context is read (none: the policy as it is). ``generator``: on the policy's
-    device; none: torch's global one. ``batch_size`` bounds how many sequences run at once.
+    device; none: torch's global one. ``batch_size`` sequences run at once (none: as many as there is memory for).
 
     Raises ValueError for shares that are not K probabilities, UserError for settings out of range and where a context
     plus ``max_tokens`` exceeds a window, NotFinite for a model that has diverged.
@@ -64,14 +64,16 @@ def decode_mixture(
     if min(shares) < 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
         raise ValueError(f"shares must be probabilities that sum to 1, got {list(shares)}")
     sampling = Sampling(max_tokens, temperature, top_k=top_k)
-    size = batch_size or max(1, len(contexts))
+    # A sequence has a row in every context; they are padded to the longest.
+    lengths = [len(shares) * max(map(len, each)) for each in contexts]
+    parts = list(policy.room.sampling(lengths, len(shares) * max_tokens, batch_size))
     training = policy.model.training
     policy.model.eval()
     try:
         return [
             one
-            for start in range(0, len(contexts), size)
-            for one in _decode(policy, contexts[start : start + size], shares, sampling, generator, weights)
+            for part in parts
+            for one in _decode(policy, contexts[part.start : part.stop], shares, sampling, generator, weights)
         ]
     finally:
         policy.model.train(training)

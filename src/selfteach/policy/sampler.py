@@ -46,6 +46,8 @@ class Sampling:
             raise UserError(f"top_k is {self.top_k}: give a number of tokens, or 0 to keep all.")
 
 
+Watch = Callable[[float], None]
+"""Is told now and then what share of a piece of work is done, 0 to 1; it may jump ahead, as answers end early."""
 DIVERGED = "the policy's next-token distribution is not finite"
 
 
@@ -77,9 +79,13 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class GenerateSampler:
-    """transformers' own ``generate`` on the policy's own module, in the policy's precision."""
+    """transformers' own ``generate`` on the policy's own module, in the policy's precision.
+
+    ``watch`` is told the share of all tokens that could be written.
+    """
 
     policy: Policy
+    watch: Watch | None = None
 
     def sample(
         self, prompts: list[list[int]], sampling: Sampling, *, batch_size: int | None = None
@@ -87,15 +93,29 @@ class GenerateSampler:
         """Continue each prompt once; the samples come in the order of the prompts.
 
         Draws from torch's global generator only, ignores the generation defaults stored with the model, and
-        leaves the model in the mode (train or eval) it was in. ``batch_size`` bounds how many prompts run at
-        once. Raises UserError where a prompt plus ``max_tokens`` exceeds the model's context window, NotFinite
-        where the model's logits are not.
+        leaves the model in the mode (train or eval) it was in. ``batch_size`` prompts run at once (None: as many
+        as the policy's room has memory for). Raises UserError where a prompt plus ``max_tokens`` exceeds the model's
+        context window, NotFinite where the model's logits are not.
         """
         refuse_overlong(bare(self.policy.model), prompts, sampling)
-        size = batch_size or max(1, len(prompts))
+        batches = list(
+            self.policy.room.sampling([len(one) for one in prompts], sampling.max_tokens, batch_size)
+        )
+        found: list[Sample] = []
         with self._plain_generation(sampling) as config, self._arithmetic():
-            batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-            return [one for batch in batches for one in self._batch(batch, sampling, config)]
+            for batch in batches:
+                watch = self._watch_of(batch, len(prompts), sampling.max_tokens)
+                found += self._batch(prompts[batch.start : batch.stop], sampling, config, watch)
+        return found
+
+    def _watch_of(self, batch: range, rows: int, max_tokens: int) -> Callable[[int], None]:
+        """What is told, while a batch is sampled, how many tokens each of its rows has."""
+
+        def told(written: int) -> None:
+            if self.watch is not None:
+                self.watch((batch.start + len(batch) * written / max_tokens) / rows)
+
+        return told
 
     def sync(self, weights: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         """Nothing to do: it samples from the module whose weights these are."""
@@ -130,13 +150,19 @@ class GenerateSampler:
             model.generation_config = stored
             model.train(training)
 
-    def _batch(self, prompts: list[list[int]], sampling: Sampling, config: GenerationConfig) -> list[Sample]:
+    def _batch(
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        config: GenerationConfig,
+        watch: Callable[[int], None],
+    ) -> list[Sample]:
         model, renderer = bare(self.policy.model), self.policy.renderer
         width = max(map(len, prompts))
         padded = [[renderer.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
         attended = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         # The tokenizer's width, not the policy's: an id that a shorter matrix lacks could never be drawn.
-        recorder = _Recorder(renderer.vocabulary)
+        recorder = _Recorder(renderer.vocabulary, watch)
         generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
         try:
             sequences = generate(
@@ -193,13 +219,14 @@ class _Recorder(LogitsProcessor):
     at the next call (the last one's in ``log_probs``).
     """
 
-    def __init__(self, vocabulary: int) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, vocabulary: int, watch: Callable[[int], None]) -> None:
+        self.vocabulary, self.watch = vocabulary, watch
         self.columns: list[Tensor] = []
         self.pending: Tensor | None = None
 
     def __call__(self, input_ids: Int[Tensor, "N L"], scores: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         self._gather(input_ids[:, -1])
+        self.watch(len(self.columns))
         scores[:, self.vocabulary :] = -torch.inf
         self.pending = torch.log_softmax(scores, dim=-1)
         return scores

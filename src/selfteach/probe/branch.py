@@ -49,7 +49,7 @@ def successes(
     sampling: Sampling,
     *,
     completions: int,
-    batch_size: int,
+    batch_size: int | None,
 ) -> Float[Tensor, "B M"]:
     """[B, M = ``completions``] 1 where the policy's completion of the branch is graded right, else 0.
 
@@ -74,8 +74,9 @@ def successes(
     return result
 
 
-def batches(wanted: Sequence[Continuation], size: int, window: int) -> Iterator[list[Continuation]]:
-    """Those with most room first, so that a batch may run as long as its first; its longest must then fit."""
+def batches(wanted: Sequence[Continuation], size: int | None, window: int) -> Iterator[list[Continuation]]:
+    """Those with most room first, so that a batch may run as long as its first; its longest must then fit. ``size``:
+    most in a batch (None: no bound, for the sampler has its own)."""
     batch: list[Continuation] = []
     longest = 0
     for one in sorted(wanted, key=lambda one: -one.room):

@@ -69,9 +69,9 @@ class Scene:
         return Sampling(drawn.max_tokens, drawn.temperature, drawn.top_p, drawn.top_k)
 
     @property
-    def batch_size(self) -> int:
-        """Answers sampled at once."""
-        return self.learner.config.bookkeeping.sample_batch or 512
+    def batch_size(self) -> int | None:
+        """Answers sampled at once (None: as many as there is memory for)."""
+        return self.learner.config.bookkeeping.sample_batch
 
     def statistics(self, temperature: float, teachers: Collection[str]) -> Statistics:
         """The rollouts' columns with these teachers, as a recipe reads them at step 0."""
@@ -95,10 +95,7 @@ def set_scene(config: TrainConfig, views: Sequence[str], progress: Progress) -> 
     recipe's. Raises UserError for a recipe that begins on text of others, for an unknown view, and where a recipe's
     teacher sees too little (as in training).
     """
-    small = config.bookkeeping.micro_batch or MICRO_BATCH
-    learner = learner_of(
-        replace(config, bookkeeping=replace(config.bookkeeping, micro_batch=small)), progress
-    )
+    learner = learner_of(config, progress)
     recipe = learner.recipe
     if type(recipe).rollout is not Recipe.rollout:
         raise UserError(

@@ -11,7 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfteach.importing import is_reference
 from selfteach.recipes import Recipe, preset_of
-from selfteach.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitInterval, settings
+from selfteach.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    UnitInterval,
+    settings,
+)
 from selfteach.task.opening import TaskOptions
 
 FORMAT = 3
@@ -61,9 +68,11 @@ class Bookkeeping:
     """What is written down, and how work is cut to fit the machine."""
 
     micro_batch: PositiveInt | None = None
-    """Rollouts scored at once (none: all of a step). Does not change the result."""
+    """Rollouts scored at once (none: as many as there is memory for). Does not change the result."""
     sample_batch: PositiveInt | None = None
-    """Rollouts sampled at once (none: all of a step)."""
+    """Rollouts sampled at once (none: as many as there is memory for)."""
+    max_memory: PositiveFloat | None = None
+    """GB that the run may use, from which follows how much is sampled and scored at once (none: the machine's)."""
     checkpoint_every: NonNegativeInt = 50
     """Steps between checkpoints (0: only at the end or when interrupted)."""
     keep: PositiveInt = 2
@@ -88,6 +97,11 @@ class Bookkeeping:
     """Watch the metrics for signs of collapse, and say what was seen (docs/alarms.md)."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Log the metrics to this tracker as well; its package must be installed (none: to the run folder only)."""
+
+    @property
+    def memory(self) -> int | None:
+        """``max_memory`` in bytes."""
+        return None if self.max_memory is None else int(self.max_memory * 1e9)
 
 
 @settings

@@ -44,6 +44,9 @@ class Tracked:
         self.log(row, step)
         self.shown.evaluated(step, row)
 
+    def working(self, what: str, share: float) -> None:
+        self.shown.working(what, share)
+
     def stop(self) -> None:
         self.shown.stop()
         if self.started:

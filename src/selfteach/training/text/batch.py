@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -33,7 +33,8 @@ class Scoring:
     """Scores this process's ``rows``: roles without gradient once and first, trained ones whenever they are asked for.
 
     ``contexts``: what each role beside the student reads, of those that hand over distributions. ``columns`` are the
-    whole batch's, ``first_row`` is where this process's rows begin in it.
+    whole batch's, ``first_row`` is where this process's rows begin in it. ``micro_batch``: rows scored at once
+    (None: as many as the policy that scores has memory for). ``working`` is told how far a piece of work is.
     """
 
     roles: Mapping[str, Role]
@@ -42,8 +43,9 @@ class Scoring:
     contexts: Mapping[str, Context]
     columns: Columns
     first_row: int
-    micro_batch: int
+    micro_batch: int | None
     device: torch.device
+    working: Callable[[str, float], None]
     alone: bool = False
     """These rows are a batch of their own: other processes have none of it."""
     several: bool = False
@@ -63,7 +65,11 @@ class Scoring:
         """Micro-batches: this process's rows (those that are True in ``rows`` [N]), so many at a time."""
         own = range(len(self.rows))
         chosen = [i for i in own if rows is None or bool(rows[self.first_row + i])]
-        return [tuple(chosen[i : i + self.micro_batch]) for i in range(0, len(chosen), self.micro_batch)]
+        reads = (STUDENT, *self.contexts)  # whichever is trained
+        lengths = [max(len(self.context(name, i)) for name in reads) + len(self.rows[i].ids) for i in chosen]
+        widest = max((one.room for one in self.weights.trained.values()), key=lambda room: room.needs.trained)
+        ranges = widest.scoring(lengths, self.micro_batch, gradient=True)
+        return [tuple(chosen[i] for i in one) for one in ranges]
 
     def layout(self, part: Sequence[int]) -> Layout:
         row, step = [], []
@@ -165,10 +171,12 @@ class Scoring:
             for i, ids in enumerate(self.contexts[name].prompts)
             if ids is not None
         ]
+        lengths = [len(self.context(name, i)) + len(self.rows[i].ids) for name, i in wanted]
         found: dict[str, Float[Tensor, "P d"]] = {}
-        for begin in range(0, max(1, len(wanted)), self.micro_batch):
-            some = wanted[begin : begin + self.micro_batch]
+        for part in policy.room.scoring(lengths, self.micro_batch) if wanted else [range(0)]:
+            some = [wanted[i] for i in part]
             states = self.forward(policy, some)
+            self.working("scoring", (part.stop or 1) / max(1, len(wanted)))
             if not found:
                 found = {name: states.new_zeros(self.begins[-1], states.shape[-1]) for name in names}
             at = 0

@@ -31,9 +31,8 @@ class Batching:
     def reading(self) -> Reading:
         """How views become token ids at present."""
         now = self.now
-        return Reading(
-            self.models.weights, GenerateSampler, now.task.wording, now.recipe.rollouts.temperature
-        )
+        sampler_of = partial(GenerateSampler, watch=partial(now.progress.working, "sampling"))
+        return Reading(self.models.weights, sampler_of, now.task.wording, now.recipe.rollouts.temperature)
 
     def of(
         self,
@@ -82,10 +81,12 @@ class Batching:
             device=policy.model.device,
             alone=alone,
         )
-        size = self.now.config.bookkeeping.micro_batch or max(1, len(rows))
+        size = self.now.config.bookkeeping.micro_batch
         roles, weights = self.now.recipe.roles, self.models.weights
         full = {name: context for name, context in contexts.items() if name not in sampled}
-        return Scoring(roles, weights, rows, full, columns, first_row, size, policy.model.device, alone)
+        return Scoring(
+            roles, weights, rows, full, columns, first_row, size, policy.model.device, self.now.progress.working, alone
+        )  # fmt: skip
 
     # --- what the roles read --------------------------------------------------------------------------------------
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
-from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.policy.sampler import GenerateSampler, Sampling, Watch
 from selfteach.roles.view import Plain, View
 from selfteach.task.example import Example, Grade, Message, Task
 from selfteach.task.trajectory import Trajectory
@@ -80,12 +81,14 @@ def evaluate(
     view: View | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    watch: Watch | None = None,
 ) -> tuple[EvaluationResult, list[Answered]]:
     """Sample ``samples`` answers to each of ``problems`` held-out problems (all, if the task has fewer) and grade them.
 
     The problems are shared out over the processes; each returns the whole result. Draws from a generator state of its
     own and puts the caller's back, so that evaluating does not change a run. ``view``: answer under what a teacher
-    would be shown (to measure what a privilege is worth). UserError if there is no held-out problem.
+    would be shown (to measure what a privilege is worth). ``batch_size`` answers are sampled at once (None: as many as
+    there is memory for); ``watch`` is told the share that is done. UserError if there is no held-out problem.
     """
     examples = task.held_out(problems)
     if not examples:
@@ -101,10 +104,14 @@ def evaluate(
     size = samples * max(1, PART // samples)
     parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
     rank, world = processes()
-    answered = [
-        (number, answers_to(parts[number], policy, task, sampling, batch_size, seed + number * BETWEEN_SEEDS))
-        for number in range(rank, len(parts), world)
-    ]
+    mine = range(rank, len(parts), world)
+    answered = []
+    for done, number in enumerate(mine):
+        sampler = GenerateSampler(policy, watch and partial(within, watch, done, len(mine)))
+        answers = answers_to(
+            parts[number], sampler, task, sampling, batch_size, seed + number * BETWEEN_SEEDS
+        )
+        answered.append((number, answers))
     answers = [one for _, own in sorted(gather_rows(answered), key=lambda part: part[0]) for one in own]
     return result(answers, samples), answers
 
@@ -124,6 +131,7 @@ def examined(learner: TextLearner) -> tuple[dict[str, float], list[Answered]]:
             thinking=recipe.student_thinking,
             batch_size=learner.config.bookkeeping.sample_batch,
             seed=learner.config.seed,
+            watch=partial(learner.progress.working, f"evaluating on {task.name}"),
         )
 
     result, answers = of(learner.task)
@@ -133,20 +141,26 @@ def examined(learner: TextLearner) -> tuple[dict[str, float], list[Answered]]:
     return numbers, answers
 
 
+def within(watch: Watch, done: int, parts: int, share: float) -> None:
+    """Tell the share of the whole when that of one part is known."""
+    watch((done + share) / parts)
+
+
 def answers_to(
     prompts: Sequence[tuple[Example, list[int]]],
-    policy: Policy,
+    sampler: GenerateSampler,
     task: Task,
     sampling: Sampling,
     batch_size: int | None,
     seed: int,
 ) -> list[Answered]:
     """One graded answer to each prompt, sampled from a random state of its own."""
+    policy = sampler.policy
     devices = [policy.model.device] if policy.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         contexts = [ids for _, ids in prompts]
-        written = GenerateSampler(policy).sample(contexts, sampling, batch_size=batch_size)
+        written = sampler.sample(contexts, sampling, batch_size=batch_size)
     texts = [policy.renderer.text(one.ids) for one in written]
     return [
         Answered(example, ids, one.ids, text, one.finished, task.grade(example, text))

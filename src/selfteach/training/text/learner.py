@@ -64,7 +64,14 @@ class TextLearner(Learner):
         self.stages = [Stage(name, recipe.optimization.steps) for name, recipe in self.recipes]
         every = [recipe for _, recipe in self.recipes]
         self.now = Present(
-            config, task, every[0], self.stages[0].name, here.process_index, here.num_processes, Clock()
+            config,
+            task,
+            every[0],
+            self.stages[0].name,
+            here.process_index,
+            here.num_processes,
+            Clock(),
+            progress,
         )
         self.models = Models(config, every, here.device)
         self.batching = Batching(self.now, self.models)
@@ -245,6 +252,7 @@ class TextLearner(Learner):
             "hooked": self.hooked,
             "writing": self.writing.state(),
             "starts": self.models.starts.state(),
+            "room": {name: one.room.memory for name, one in self.models.policies.items()},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -255,6 +263,8 @@ class TextLearner(Learner):
         self.hooked = state["hooked"]
         self.writing.load_state(state["writing"])
         self.models.starts.load_state(state["starts"])
+        for name, memory in state["room"].items():  # the machine may be another one
+            self.models.policies[name].room.memory = memory
 
     def table(self) -> Mapping[str, Any]:
         return self.config.table()

@@ -95,7 +95,7 @@ def load_trained(config: TrainConfig, adapter: Adapter, device: torch.device) ->
         return policy_of(
             copy.deepcopy(network).float(), tokenizer, name=loading.model, precision=loading.precision, lora=lora,
             gradient_checkpointing=loading.gradient_checkpointing, chat_template=loading.chat_template,
-            device=device,
+            device=device, memory=config.bookkeeping.memory,
         )  # fmt: skip
     return load_policy(
         resolve_model(loading.model) if loading.model else str(model_folder(config.task)),
@@ -106,6 +106,7 @@ def load_trained(config: TrainConfig, adapter: Adapter, device: torch.device) ->
         revision=loading.model_revision,
         trust_remote_code=loading.trust_remote_code,
         device=device,
+        memory=config.bookkeeping.memory,
     )
 
 
@@ -118,4 +119,5 @@ def load_external(config: TrainConfig, device: torch.device, model: str) -> Poli
         trained=False,
         trust_remote_code=loading.trust_remote_code,
         device=device,
+        memory=config.bookkeeping.memory,
     )

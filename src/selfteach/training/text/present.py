@@ -9,6 +9,7 @@ from selfteach.recipes.base import Recipe
 from selfteach.task.example import Task
 from selfteach.training.clock import Clock
 from selfteach.training.config import TrainConfig
+from selfteach.training.progress import Progress
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Present:
     rank: int
     processes: int
     clock: Clock
+    progress: Progress
 
     def share(self, prompts: int) -> int:
         """Prompts for each process. UserError if they do not divide evenly."""

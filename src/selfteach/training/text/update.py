@@ -100,10 +100,10 @@ def backward(
                 whole = batch.statistics() if rows is not None else stats
                 batch.old = {role: whole.log_prob(role) for role in (STUDENT, *batch.roles)}
         trained = {one.term.role for one in weighted}
-        outcomes = [
-            differentiated(batch, part, weighted, trained, watch, compiler)
-            for part in batch.scoring.parts(rows)
-        ]
+        parts, outcomes = batch.scoring.parts(rows), []
+        for part in parts:
+            outcomes.append(differentiated(batch, part, weighted, trained, watch, compiler))
+            batch.scoring.working("gradient", len(outcomes) / len(parts))
     except ValueError as problem:  # the objective's own checks: NaN log-probs, shapes that do not fit
         raise NotFinite(str(problem)) from problem
     finally:

@@ -1,0 +1,143 @@
+"""How many rows go through a model at once: what a token of theirs takes there, and what memory there is for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+SHARE = 4
+"""One part in so many of the memory is for what passes through a model; the rest is for weights, optimizer, others."""
+LEAST = 2**26
+"""Bytes: a pass may take so much on any machine."""
+LAYER_STATES, TRAINED_STATES = 8, 18
+"""Vectors of a layer's width that a token holds while the layer computes: without gradient, and kept for it."""
+LAYER_INNER, TRAINED_INNER = 3, 4
+"""The same of the MLP's inner width."""
+DRAWN_COPIES = 5
+"""Arrays as wide as the vocabulary while a row's next token is drawn: logits, log-probs, what is kept, the draw."""
+FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a model takes beside its weights, estimated from its config (float32, which other precisions stay
+    below): ``cached`` a token of a row being sampled, ``drawn`` a row while its next token is drawn, ``read`` a token
+    that is read without gradient, ``trained`` one that is scored with gradient."""
+
+    cached: int
+    drawn: int
+    read: int
+    trained: int
+
+
+@dataclass
+class Room:
+    """``memory``: bytes that the rows of one pass may take together, whatever their number. It decides how sampling and
+    scoring are cut into batches, and so which random numbers a row draws: a run that is resumed keeps what it had."""
+
+    memory: int
+    needs: Footprint
+
+    def sampling(self, prompts: Sequence[int], new: int, most: int | None = None) -> Iterator[range]:
+        """Prompts of these lengths and up to ``new`` tokens after each, cut into batches to sample one after another;
+        ``most``: rows a batch (none: as many as fit)."""
+        return batches(
+            prompts, self.needs.cached + self.needs.read, self.needs.cached * new + self.needs.drawn,
+            self.memory, most,
+        )  # fmt: skip
+
+    def scoring(
+        self, lengths: Sequence[int], most: int | None = None, *, gradient: bool = False
+    ) -> Iterator[range]:
+        """Rows of these lengths, cut into batches to score one after another."""
+        return batches(lengths, self.needs.trained if gradient else self.needs.read, 0, self.memory, most)
+
+
+def batches(
+    lengths: Sequence[int], token: int, row: int, memory: int, most: int | None = None
+) -> Iterator[range]:
+    """Consecutive ranges of rows: of at most ``most`` rows, or (none) of as many as fit, padded to the longest:
+    rows · (``token`` · longest + ``row``) ≤ ``memory`` bytes. A row that does not fit by itself comes alone."""
+    begin, longest = 0, 0
+    for i, length in enumerate(lengths):
+        longest = max(longest, length)
+        rows = i - begin + 1
+        full = rows > most if most else rows * (token * longest + row) > memory
+        if full and i > begin:
+            yield range(begin, i)
+            begin, longest = i, length
+    if lengths:
+        yield range(begin, len(lengths))
+
+
+def footprint(model: nn.Module, *, recomputed: bool = False) -> Footprint:
+    """What a transformers model takes a token; ``recomputed``: its activations are, in the backward pass."""
+    config: Any = model.config
+    text: Any = config.get_text_config()
+    width = sized(text, "hidden_size", "n_embd", "d_model", "dim", default=1024)
+    layers = sized(text, "num_hidden_layers", "n_layer", "num_layers", default=24)
+    heads = sized(text, "num_attention_heads", "n_head", default=1)
+    inner = sized(text, "intermediate_size", "ffn_dim", "n_inner", default=4 * width)
+    experts = sized(text, "num_experts_per_tok", "top_k_experts", default=1)
+    inner = max(
+        inner, experts * sized(text, "moe_intermediate_size", default=inner) if experts > 1 else inner
+    )
+    keys = sized(text, "num_key_value_heads", default=heads) * sized(text, "head_dim", default=width // heads)
+    layer = (LAYER_STATES * width + LAYER_INNER * inner) * FLOAT
+    kept = (TRAINED_STATES * width + TRAINED_INNER * inner) * FLOAT
+    return Footprint(
+        cached=2 * layers * keys * FLOAT,
+        drawn=DRAWN_COPIES * sized(text, "vocab_size", default=2**15) * FLOAT,
+        read=layer,
+        trained=layers * width * FLOAT + kept if recomputed else layers * kept,
+    )
+
+
+def sized(config: Any, *names: str, default: int) -> int:
+    """The first of these fields that is a positive number; some models have one a layer: the largest."""
+    for name in names:
+        value = getattr(config, name, None)
+        found = max(value, default=0) if isinstance(value, list | tuple) else value
+        if isinstance(found, int) and found > 0:
+            return found
+    return default
+
+
+def room_of(model: nn.Module, *, limit: int | None = None, recomputed: bool = False) -> Room:
+    """A quarter of the memory of where the model is, but no more than half of what its weights, their gradients and
+    Adam's moments leave; rounded down to a power of two, so that alike machines do alike.
+
+    ``limit``: bytes that the process may use there (none: ``memory_limit``).
+    """
+    parameters = list(model.parameters())
+    device = parameters[0].device
+    weights = sum(p.nbytes * (4 if p.requires_grad else 1) for p in parameters)
+    limit = limit or memory_limit(device)
+    left = max(LEAST, min(limit // SHARE, (limit - weights) // 2))
+    return Room(2 ** (left.bit_length() - 1), footprint(model, recomputed=recomputed))
+
+
+def memory_limit(device: torch.device | str = "cpu") -> int:
+    """Bytes that this process may use there: the accelerator's memory; else its share of the machine's, or of what a
+    container may use, where several processes of one run are on it."""
+    where = torch.device(device)
+    if where.type == "cuda":
+        return int(torch.cuda.get_device_properties(where).total_memory)
+    total: int = min([psutil.virtual_memory().total, *container_limits()])
+    return total // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
+
+
+def container_limits() -> Iterator[int]:
+    """Bytes that control groups (version 2, then 1) allow."""
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            yield int(Path(file).read_text())
+        except (OSError, ValueError):  # there is none, or it is "max"
+            continue
