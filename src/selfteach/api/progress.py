@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from selfteach.training.clock import spelled
 from selfteach.training.progress import Silent as Silent
 
 EVERY = 15.0
@@ -27,12 +28,13 @@ EVERY = 15.0
 class Pace:
     """How long the rest of a piece of work takes at most, at its pace so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self.what, self.share, self.began, self.told = "", 0.0, 0.0, 0.0
 
     def line(self, what: str, share: float, every: float = EVERY) -> str | None:
         """What is done and what is left, if ``every`` seconds have passed since the last line (else None)."""
-        now = time.monotonic()
+        now = self.clock()
         if what != self.what or share < self.share:
             self.what, self.began, self.told = what, now, now
         self.share = share
@@ -41,13 +43,6 @@ class Pace:
         self.told = now
         left = (now - self.began) * (1 - share) / share
         return f"{what}: {share:.0%}, at most {spelled(left)} left"
-
-
-def spelled(seconds: float) -> str:
-    """42 s, 3 min, 2.5 h."""
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 class Lines:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfteach.api.configfile import is_of_a_run
+from selfteach.api.fit import AUTO
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
 from selfteach.importing import is_reference, load_object
@@ -126,7 +127,10 @@ def draft(
         require(preset is None, f"recipe {name} was given as an object: it has its settings, and no preset")
         preset, chosen = GIVEN, found
     else:
-        preset, chosen = preset_named(found, preset, arena=isinstance(task, str) and task in WORLDS)
+        arena = isinstance(task, str) and task in WORLDS
+        auto = preset == AUTO or (preset is None and not arena)
+        name_of, chosen = preset_named(found, None if preset == AUTO else preset, arena=arena)
+        preset = AUTO if auto else name_of
     reward = reward if reward is not None else table.get("reward")
     config = TrainConfig(chosen, name, preset, task, NOWHERE, reward=reward, seed=table.get("seed", 0))
     return with_values(config, flat(table))

@@ -10,8 +10,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfteach.api.configfile import is_of_a_run, read_settings
+from selfteach.api.fit import fitted
 from selfteach.api.progress import Silent, progress_for_here
-from selfteach.api.resolve import RecipeLike, draft, in_memory, placed, require_model, with_values
+from selfteach.api.resolve import RecipeLike, draft, flat, in_memory, placed, require_model, with_values
 from selfteach.api.result import Result
 from selfteach.errors import UserError
 from selfteach.report import build_report
@@ -106,4 +107,6 @@ def configured(
     if model is not None:
         chosen = replace(chosen, loading=replace(chosen.loading, model=str(model)))
     require_model(chosen)
+    if not is_of_a_run(table):
+        chosen = fitted(chosen, {*knobs, *flat(table)})
     return placed(chosen, out if out is not None else table.get("out"))

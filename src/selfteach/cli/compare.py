@@ -11,9 +11,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from selfteach.api.fit import fitted
 from selfteach.api.resolve import draft, require_model, safe
 from selfteach.cli.console import parsed
-from selfteach.cli.train import run_of
+from selfteach.cli.train import named_options, run_of
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, Recipe
 from selfteach.settings import PositiveInt, settings
@@ -67,7 +68,7 @@ def command(words: Sequence[str]) -> int:
     what, setup = given.what, given.setup
     if not what.recipes:
         raise UserError(f"which recipes? selfteach compare RECIPE …; known: {', '.join(RECIPES)}")
-    recipes = {label: recipe_of(what, label) for label in what.recipes}
+    recipes = {label: recipe_of(what, label, extra) for label in what.recipes}
     out = what.out or Path("runs") / f"compare-{safe(what.task)}"
     held = {k: v for k, v in asdict(what).items() if k not in ("out", "jobs", "recipes")}
     kept = {k: v for k, v in asdict(setup).items() if k != "seeds"}
@@ -89,11 +90,12 @@ def command(words: Sequence[str]) -> int:
     return 0
 
 
-def recipe_of(what: What, label: str) -> Recipe:
+def recipe_of(what: What, label: str, extra: Sequence[str]) -> Recipe:
     """The recipe of a label; refused here and not in a run of its own where recipe, task or model cannot be."""
     config = draft(label, task=what.task, reward=what.reward)
-    require_model(replace(config, loading=replace(config.loading, model=what.model)))
-    return config.recipe
+    config = replace(config, loading=replace(config.loading, model=what.model))
+    require_model(config)
+    return fitted(config, named_options(extra)).recipe
 
 
 def worded(what: What, run: Run, extra: Sequence[str]) -> Run:

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from selfteach.api.configfile import read_settings
+from selfteach.api.configfile import is_of_a_run, read_settings
+from selfteach.api.fit import AUTO, fitted
 from selfteach.api.progress import Silent, progress_for_here
-from selfteach.api.resolve import BUNDLES, draft, placed, require_model
+from selfteach.api.resolve import BUNDLES, draft, flat, placed, require_model
 from selfteach.api.training import require_run
 from selfteach.checks import require
 from selfteach.cli.console import parsed
@@ -40,7 +41,7 @@ class Where:
     out: Path | None = None
     """Run folder (none: runs/RECIPE-TASK-TIME)."""
     preset: str | None = None
-    """A named setting of the recipe (none: the paper's; in an arena world its "arena" one)."""
+    """A named setting of the recipe (none: "auto", the paper's with sizes for this machine; in a world "arena")."""
     config: Path | None = None
     """Settings to start from: a run's folder or config.toml, or TOML, YAML or JSON of your own; flags override it."""
     seed: NonNegativeInt = 0
@@ -102,6 +103,8 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
         evaluation=given.evaluation, bookkeeping=given.bookkeeping,
     )  # fmt: skip
     require_model(config)
+    if not is_of_a_run(table):
+        config = fitted(config, {*named_options(rest), *flat(table)})
     return placed(config, given.where.out or table.get("out")), given.where
 
 
@@ -134,11 +137,19 @@ def arguments(recipe: type[Recipe], parts: Sequence[str] = tuple(BUNDLES)) -> An
 
 
 def described(recipe: Recipe, preset: str) -> str:
-    known = ", ".join(presets(type(recipe)))
+    known = ", ".join([AUTO, *presets(type(recipe))])
+    lowered = " (the paper's; sizes are lowered to what this machine can do)" if preset == AUTO else ""
     return (
-        f"Defaults below are those of preset {preset}. Presets: {known}. "
+        f"Defaults below are those of preset {preset}{lowered}. Presets: {known}. "
         "--help-all lists the options of data and bookkeeping too."
     )
+
+
+def named_options(words: Sequence[str]) -> set[str]:
+    """The knobs that are set by words, by flat name."""
+    return {
+        word[2:].split("=")[0].split(".")[-1].replace("-", "_") for word in words if word.startswith("--")
+    }
 
 
 def option(words: Sequence[str], name: str) -> str | None:

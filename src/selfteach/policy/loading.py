@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -145,6 +146,21 @@ def load_policy(
         gradient_checkpointing=gradient_checkpointing, chat_template=chat_template, device=device,
         memory=memory,
     )  # fmt: skip
+
+
+def skeleton(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model that a folder's config describes (of an adapter: its base), on torch's meta device: shapes without
+    weights. Raises UserError as ``load_policy`` does."""
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    maker: Any = AutoModelForCausalLM
+    with _blaming(model):
+        if (Path(model) / "adapter_config.json").is_file():
+            base = peft.PeftConfig.from_pretrained(model).base_model_name_or_path or ""
+            return skeleton(base, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(model, **source)
+        with torch.device("meta"):
+            network: PreTrainedModel = maker.from_config(config, trust_remote_code=trust_remote_code)
+    return network
 
 
 def policy_of(

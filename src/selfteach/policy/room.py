@@ -16,7 +16,7 @@ SHARE = 4
 """One part in so many of the memory is for what passes through a model; the rest is for weights, optimizer, others."""
 LEAST = 2**26
 """Bytes: a pass may take so much on any machine."""
-LAYER_STATES, TRAINED_STATES = 8, 18
+LAYER_STATES, TRAINED_STATES = 16, 18
 """Vectors of a layer's width that a token holds while the layer computes: without gradient, and kept for it."""
 LAYER_INNER, TRAINED_INNER = 3, 4
 """The same of the MLP's inner width."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from selfteach.control.controller import ControllerSpec
 from selfteach.control.hook import HookSpec
@@ -28,6 +28,9 @@ from selfteach.roles.weights import POLICY, Live
 from selfteach.settings import settings
 from selfteach.task.trajectory import Trajectory
 
+Size = Literal["tokens", "group", "prompts", "steps", "schedule", "stored"]
+"""What a knob counts that says how much is done, not how: tokens of an answer, answers of a prompt, prompts of a step,
+steps, a number of steps within them, prompts answered once. Preset "auto" lowers these, and no others."""
 TEACHER, REFERENCE = "teacher", "reference"
 """What a recipe's only teacher is called, and the weights that it must not stray from."""
 
@@ -45,6 +48,11 @@ class Recipe(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}}
     """Named settings: the knobs in which each differs from the fields' defaults. The first is the default, the paper's;
     one called "arena" is taken in the arena's worlds."""
+    sizes: ClassVar[Mapping[str, Size]] = {
+        "max_tokens": "tokens", "per_prompt": "group", "prompts": "prompts", "steps": "steps", "warmup": "schedule",
+        "stored": "stored",
+    }  # fmt: skip
+    """The knobs that count how much is done, by what they count."""
     generates: ClassVar[bool] = True
     """Whether a step writes tokens of its own, so that a token budget can end the run."""
     annotated: ClassVar[bool] = False

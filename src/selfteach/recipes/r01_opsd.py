@@ -23,6 +23,7 @@ class OPSD(Recipe):
     title = "On-Policy Self-Distillation"
     source = "arXiv 2601.18734, card 01"
     formula = "mean_y (1/|y|) Σ_t Σ_v min( q(v) log(q(v)/p(v)), τ )"
+    sizes = {**Recipe.sizes, "reason_tokens": "tokens"}
     presets = {
         "v3-thinking": {},
         "v3-nonthinking": {"clip_entry": 1e-6},

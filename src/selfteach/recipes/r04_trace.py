@@ -32,6 +32,7 @@ class TRACE(Recipe):
     title = "Token-Routed Self On-Policy Alignment"
     source = "arXiv 2605.10194, card 04"
     formula = "GRPO off the spans + λ(step) mean_y (1/|y|) [ Σ_key KL(q‖p) + Σ_error KL(p‖q) ]"
+    sizes = {**Recipe.sizes, "kl_hold": "schedule", "kl_decay": "schedule", "sync_every": "schedule"}
     presets = {"trace-fkl": {}, "trace-rkl": {"key_weight": 0.0, "error_weight": 1.0}}
     annotated = True
 

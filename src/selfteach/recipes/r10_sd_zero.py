@@ -63,6 +63,7 @@ class SDZero(Recipe):
     title = "Self-Distillation Zero"
     source = "arXiv 2604.12002, card 10"
     formula = "mean_y Σ_t KL( π(·|x, y_<t) ‖ π_SRT(·|x, y, P_r, y_<t) )"
+    sizes = {**Recipe.sizes, "srt_steps": "steps", "srt_drafts": "stored", "sync_every": "schedule"}
     presets = {
         "paper": {},
         "iterated": {"sync_every": 400},

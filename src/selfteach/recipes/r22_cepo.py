@@ -34,6 +34,7 @@ class CEPO(Recipe):
     formula = (
         "mean_t −min(ρ A_t, clip(ρ) A_t),  A_t = A [(1 − λ) + λ clip(exp(sign(A) (log P⁺ − log P⁻)), 1 ± ε)]"
     )
+    sizes = {**Recipe.sizes, "mix_steps": "schedule"}
     presets = {
         "paper": {},
         "released-script": {"clip_weight": 0.2},

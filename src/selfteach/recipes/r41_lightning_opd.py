@@ -52,6 +52,13 @@ class LightningOPD(Recipe):
     title = "Lightning On-Policy Distillation"
     source = "arXiv 2604.13010, card 41"
     formula = "mean_y Σ_t −clip( log π_T/π, ±τ ) log π,  y ~ π_ref"
+    sizes = {
+        **Recipe.sizes,
+        "sft_steps": "steps",
+        "sft_prompts": "stored",
+        "sft_batch": "prompts",
+        "sft_max_tokens": "tokens",
+    }
     presets = {
         "4b": {},
         "8b": {"teacher": "Qwen/Qwen3-32B"},

@@ -123,6 +123,8 @@ class TrainConfig:
     bookkeeping: Bookkeeping = Bookkeeping()
     network: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     """A model in memory with its tokenizer, in place of ``loading.model``."""
+    fitted: str = ""
+    """What preset "auto" chose for this machine, in words."""
 
     @property
     def task_name(self) -> str:

@@ -57,6 +57,8 @@ class TextLearner(Learner):
 
     def __init__(self, config: TrainConfig, progress: Progress) -> None:
         self.config, self.progress = config, progress
+        if config.fitted:
+            progress.say(config.fitted)
         here = PartialState(cpu=on_cpu(config.loading.device))
         task = make_task(config.task, reward=config.reward, seed=config.seed, options=config.task_options)
         self.also = [open_task(name, seed=config.seed) for name in config.evaluation.eval_also]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from selfteach.errors import UserError
 from selfteach.training.text.preflight.check import Check, indented
+from selfteach.training.text.preflight.cost import cost_check, memory_check
 from selfteach.training.text.preflight.model import (
     gradient_check,
     head_check,
-    memory_check,
     vocabulary_checks,
     weights_check,
 )
@@ -85,8 +85,10 @@ def the_model(run: TextLearner) -> Iterator[Check]:
         with aside(run):
             check = sampler_check(run, title, policy, prompts)
         yield check
-    memory = memory_check(run)
+    memory = memory_check(run, prompts)
     yield memory
+    if memory.ok:
+        yield cost_check(run, prompts)
     for name in run.recipe.trained if memory.ok else ():
         title = "" if len(run.recipe.trained) == 1 else f"{name}: "
         yield gradient_check(title, run.models.policies[name], prompts[0].prompt_ids)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from selfteach.errors import NotFinite, UserError
-from selfteach.objective.record import CHUNK_BYTES
 from selfteach.policy.coverage import PREFIX, coverage
 from selfteach.policy.head import check_head, output_head
 from selfteach.policy.loading import Policy, bare
@@ -129,18 +127,3 @@ def gradient_check(title: str, policy: Policy, ids: Sequence[int]) -> Check:
 def plain(name: str) -> str:
     """A trained parameter's name without its layer's number and what PEFT adds."""
     return kind(name.removeprefix(PREFIX).replace(".default", "")).removesuffix(".weight")
-
-
-def memory_check(run: TextLearner) -> Check:
-    """Weights, gradients, Adam's two moments, copies of teachers and one chunk of logits against what is free."""
-    trainable = sum(p.nbytes for one in run.models.policies.values() for p in one.trainable().values())
-    held, copies = run.models.weights.copies, run.models.weights.copies_to_come
-    to_come = trainable * (3 + copies) + 2 * CHUNK_BYTES
-    device = run.policy.model.device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    detail = (
-        f"{to_come / 2**30:.2f} GiB still to come for gradients, optimizer, {copies} copies of weights besides "
-        f"{held} already held, and a chunk of logits, {free / 2**30:.2f} GiB free (activations not counted)"
-    )
-    advice = "; use LoRA (--lora-rank 64; --precision bfloat16 halves its base) or a smaller model"
-    return Check("memory", to_come < free, detail if to_come < free else detail + advice)

@@ -1,0 +1,181 @@
+"""Sizes that fit the machine: preset "auto", which ``train`` takes where nobody named another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, replace
+from statistics import quantiles
+from typing import Any
+
+from selfteach.api.machine import Work, machine_of
+from selfteach.policy.loading import context_window, skeleton
+from selfteach.recipes import knobs, with_knobs
+from selfteach.recipes.base import Size
+from selfteach.task.arena import model_folder, resolve_model
+from selfteach.task.rows import make_task
+from selfteach.training.config import TrainConfig
+
+AUTO = "auto"
+"""The preset that is the paper's, with sizes that this machine can do."""
+LETTERS = 3
+"""Letters of a token, rather too few: how long rows are is guessed before there is a tokenizer."""
+LOOKED_AT = 32
+"""Rows whose lengths are looked at."""
+USUAL = 128
+"""Tokens of a prompt where that is not known beforehand."""
+FEW_ROWS, SHORT, SMALL_GROUP, FEW_STEPS, FEW_PROBLEMS = 8, 32, 4, 20, 8
+"""Sizes are lowered towards these: answers become shorter rather than a step have fewer rows, and so on."""
+SHORTEST_WORK = 128
+"""Tokens that an answer may have however short the worked solutions are: models say more than people write."""
+STORING = 2
+"""What is written before the first step may take as long as so many steps."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens, by guess, of the longer prompts and of the longer worked solutions (None: there are none)."""
+
+    prompt: int = USUAL
+    solution: int | None = None
+
+
+def fitted(config: TrainConfig, given: Collection[str]) -> TrainConfig:
+    """A run of preset "auto" with sizes for this machine: none above the paper's, none that was ``given`` by name.
+
+    By estimate a step, an evaluation and the run take as long as ``Machine`` allows; schedules keep their shape.
+    ``config.fitted`` says each choice beside the paper's value. Raises UserError for a model or rows that cannot be
+    read.
+    """
+    if config.preset != AUTO:
+        return config
+    machine, lengths = machine_of(config), lengths_of(config)
+    source = {
+        "revision": config.loading.model_revision,
+        "trust_remote_code": config.loading.trust_remote_code,
+    }
+    model = config.network[0] if config.network else skeleton(model_of(config), **source)  # type: ignore[arg-type]
+    weights = sum(p.numel() for p in model.parameters())
+    kind = type(config.recipe)
+    work = Work(machine, weights, lengths.prompt, len(config.recipe.teachers), kind.generates)
+    chosen = dict(sizes(config, work, context_window(model), lengths, set(given)))
+    own = {name: value for name, value in chosen.items() if name in knobs(config.recipe)}
+    rest: dict[str, Any] = {name: value for name, value in chosen.items() if name not in own}
+    before = {**knobs(config.recipe), **asdict(config.evaluation)}
+    told = [f"{name} {value} (paper: {before[name]})" for name, value in own.items() if value != before[name]]
+    told += [f"{name} {value} (else {before[name]})" for name, value in rest.items() if value != before[name]]
+    if not told:
+        return replace(config, preset=next(iter(kind.presets)))
+    said = f"sizes for this machine ({machine.name}; {weights / 1e6:,.1f} M weights): {', '.join(told)}"
+    return replace(
+        config,
+        recipe=with_knobs(config.recipe, own),
+        evaluation=replace(config.evaluation, **rest),
+        fitted=f"{said}; --preset {next(iter(kind.presets))} takes the paper's",
+    )
+
+
+def sizes(
+    config: TrainConfig, work: Work, window: int, lengths: Lengths, given: set[str]
+) -> Iterator[tuple[str, int]]:
+    """(knob, value) of every size that was not given."""
+    now, kinds = knobs(config.recipe), {n: k for n, k in type(config.recipe).sizes.items() if n not in given}
+    rows = now["prompts"] * now["per_prompt"]
+    tokens = now["max_tokens"]
+    if "max_tokens" in kinds:
+        tokens = answer_tokens(tokens, rows, work, window, lengths)
+    if tokens < now["max_tokens"]:
+        yield from named(kinds, "tokens", now, tokens)
+
+    possible = max(1, work.rows_of_a_step(tokens))
+    group = now["per_prompt"]
+    if "per_prompt" in kinds:
+        group = min(group, max(SMALL_GROUP, possible // 2))
+        yield "per_prompt", group
+    prompts = max(1, possible // group, now["minibatches"])
+    yield from named(kinds, "prompts", now, whole_shares(prompts))
+
+    if "prompts" in kinds:
+        rows = min(now["prompts"], prompts) * group
+    share = min(1.0, work.machine.run / (work.step(rows, tokens) * total_steps(config, now)))
+    for name, kind in kinds.items():
+        if kind in ("steps", "schedule") and now[name]:
+            yield name, fewer(now[name], share, FEW_STEPS if kind == "steps" else 1)
+    writable = work.rows_written(tokens, STORING * work.machine.step) // group
+    yield from named(kinds, "stored", now, max(whole_shares(prompts), writable))
+    yield from evaluation_sizes(config, work, tokens, given)
+
+
+def answer_tokens(paper: int, rows: int, work: Work, window: int, lengths: Lengths) -> int:
+    """The longest answer: within the model's window, twice as long as worked solutions, and short enough that a step
+    has time for a few rows."""
+    longest = min(paper, max(SHORT, window - lengths.prompt))
+    if lengths.solution is not None:
+        longest = min(longest, max(SHORTEST_WORK, 2 ** (2 * lengths.solution - 1).bit_length()))
+    while longest > SHORT and work.rows_of_a_step(longest) < min(FEW_ROWS, rows):
+        longest = max(SHORT, 2 ** ((longest - 1).bit_length() - 1))
+    return longest
+
+
+def evaluation_sizes(
+    config: TrainConfig, work: Work, tokens: int, given: set[str]
+) -> Iterator[tuple[str, int]]:
+    """Problems come before samples: more of these tell more."""
+    now = config.evaluation
+    answers = work.rows_written(now.eval_max_tokens or tokens, work.machine.evaluation)
+    if answers >= now.eval_problems * now.eval_samples:
+        return
+    samples = now.eval_samples
+    if "eval_samples" not in given:
+        samples = max(1, min(samples, answers // 32))
+        yield "eval_samples", samples
+    if "eval_problems" not in given:
+        yield "eval_problems", min(now.eval_problems, max(FEW_PROBLEMS, answers // samples))
+
+
+def named(kinds: dict[str, Size], kind: Size, now: dict[str, Any], most: int) -> Iterator[tuple[str, int]]:
+    """The knobs of a kind, at most so large; 0 stays 0, for it switches off."""
+    for name, own in kinds.items():
+        if own == kind and now[name]:
+            yield name, min(now[name], most)
+
+
+def total_steps(config: TrainConfig, now: dict[str, Any]) -> int:
+    return sum(int(now[name]) for name, kind in type(config.recipe).sizes.items() if kind == "steps")
+
+
+def fewer(paper: int, share: float, least: int) -> int:
+    """A share of a number, to two digits."""
+    if share >= 1:
+        return paper
+    value = max(1, int(paper * share))
+    digits: int = 10 ** max(0, len(str(value)) - 2)
+    return min(paper, max(least, value // digits * digits))
+
+
+def whole_shares(prompts: int) -> int:
+    """So many prompts that every process has as many."""
+    processes = int(os.environ.get("WORLD_SIZE", "1") or 1)
+    return max(processes, prompts // processes * processes)
+
+
+def model_of(config: TrainConfig) -> str:
+    return resolve_model(config.loading.model) if config.loading.model else str(model_folder(config.task))
+
+
+def lengths_of(config: TrainConfig) -> Lengths:
+    """How long the first rows are. UserError for a task that cannot be opened."""
+    if callable(config.task):  # it is made once, for the run
+        return Lengths()
+    task = make_task(config.task, reward=config.reward, seed=config.seed, options=config.task_options)
+    examples = [task.train(i) for i in range(LOOKED_AT)]
+    worked = [one.private["solution"] for one in examples if one.private.get("solution")]
+    return Lengths(
+        longer([sum(len(m["content"]) for m in one.prompt) for one in examples]),
+        longer([len(text) for text in worked]) if len(worked) > LOOKED_AT // 2 else None,
+    )
+
+
+def longer(letters: list[int]) -> int:
+    """Tokens of the row that nine of ten are no longer than."""
+    return max(1, int(quantiles(letters, n=10)[-1]) // LETTERS)

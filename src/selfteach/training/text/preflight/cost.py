@@ -1,0 +1,228 @@
+"""What a run will take: memory at its peak, seconds a step, hours, tokens."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from selfteach.objective.record import CHUNK_BYTES
+from selfteach.policy.loading import Policy
+from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.policy.scorer import LocalScorer
+from selfteach.recipes.base import Recipe
+from selfteach.recipes.tools import Prompt
+from selfteach.roles.weights import External
+from selfteach.training.clock import spelled
+from selfteach.training.text.preflight.check import Check
+from selfteach.training.text.preflight.probing import aside
+from selfteach.training.text.present import share
+
+if TYPE_CHECKING:
+    from selfteach.training.text.learner import TextLearner
+
+FEW, SOME = 1, 5
+"""Tokens of two timed samplings: what the second takes longer is that of the tokens between."""
+READ, WRITTEN = 96, 32
+"""Tokens of the context and the answer whose scoring is timed."""
+SMALL = 20_000_000
+"""Weights; below it several rows are scored."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stage's steps, as this process does them: ``rows`` a step of ``prompt`` + at most ``tokens`` tokens; ``once``:
+    rows written before the first step, and no more after (0: they are written at each)."""
+
+    recipe: Recipe
+    steps: int
+    rows: int
+    once: int
+    prompt: int
+    tokens: int
+
+
+def plan_of(run: TextLearner, recipe: Recipe, prompt: int) -> Plan:
+    each = recipe.rollouts.per_prompt
+    rows = share(recipe.optimization.prompts, run.now.processes) * each
+    once = math.ceil(recipe.rollouts.stored / run.now.processes) * each
+    return Plan(recipe, recipe.optimization.steps, rows, once, prompt, recipe.rollouts.max_tokens)
+
+
+def plans_of(run: TextLearner, prompts: Sequence[Prompt]) -> list[Plan]:
+    """Of every stage; prompts are taken to be as long as the longest of these."""
+    longest = max(len(one.prompt_ids) for one in prompts)
+    return [plan_of(run, recipe, longest) for _, recipe in run.recipes]
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def memory_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
+    """Gradients, Adam's two moments, copies of teachers, and the larger of what sampling and scoring take at once,
+    against what is free."""
+    trainable = sum(p.nbytes for one in run.models.policies.values() for p in one.trainable().values())
+    held, copies = run.models.weights.copies, run.models.weights.copies_to_come
+    still = trainable * (3 + copies) + 2 * CHUNK_BYTES
+    plans = plans_of(run, prompts)
+    sampled = max(sampling_bytes(run, plan) for plan in plans)
+    scored = max(scoring_bytes(run, plan) for plan in plans)
+    to_come = still + max(sampled, scored)
+    device = run.policy.model.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    detail = (
+        f"{to_come / 2**30:.2f} GiB still to come: {still / 2**30:.2f} for gradients, optimizer, {copies} copies of "
+        f"weights besides {held} already held and a chunk of logits, and {sampled / 2**30:.2f} while sampling or "
+        f"{scored / 2**30:.2f} while scoring; {free / 2**30:.2f} GiB free"
+    )
+    if to_come < free:
+        return Check("memory", True, detail)
+    advice = (
+        "use LoRA (--lora-rank 64; --precision bfloat16 halves its base) or a smaller model"
+        if still >= free
+        else "lower --micro-batch, --sample-batch, --max-tokens or --max-memory, or set --gradient-checkpointing"
+    )
+    return Check("memory", False, f"{detail}; {advice}")
+
+
+def sampling_bytes(run: TextLearner, plan: Plan) -> int:
+    """The largest batch's cache, prompts and logits; of a step, or of an evaluation."""
+    room, settings = run.policy.room, run.config.evaluation
+    evaluated = settings.eval_problems * settings.eval_samples
+    wanted = [(plan.once or plan.rows, plan.tokens), (evaluated, settings.eval_max_tokens or plan.tokens)]
+    return max(
+        len(next(batches, ()))
+        * (plan.prompt * (room.needs.cached + room.needs.read) + tokens * room.needs.cached)
+        for rows, tokens in wanted
+        for batches in [room.sampling([plan.prompt] * rows, tokens, run.config.bookkeeping.sample_batch)]
+    )
+
+
+def scoring_bytes(run: TextLearner, plan: Plan) -> int:
+    """The largest micro-batch's activations, and the states of every role over the whole step."""
+    room, length = run.policy.room, plan.prompt + plan.tokens
+    part = next(room.scoring([length] * plan.rows, run.config.bookkeeping.micro_batch, gradient=True), ())
+    width = int(run.policy.model.config.get_text_config().hidden_size)
+    states = plan.rows * plan.tokens * width * 4 * len(plan.recipe.teachers)
+    return len(part) * length * room.needs.trained + states
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds: of a batch's first token and of each further one, with so many ``rows``; of a token that is scored
+    without gradient, and of one with it."""
+
+    rows: int
+    first: float
+    further: float
+    scored: float
+    trained: float
+
+    def written(self, rows: int, tokens: int) -> float:
+        """Seconds to write rows of so many tokens each."""
+        return math.ceil(rows / self.rows) * (self.first + tokens * self.further)
+
+
+def cost_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
+    """How long the run will take, from a few tokens that are sampled and scored now; never a reason to refuse."""
+    plans = plans_of(run, prompts)
+    with aside(run):
+        pace = pace_of(run, prompts, max(plan.once or plan.rows for plan in plans))
+    parts = [step_of(run, plan, pace) for plan in plans]
+    whole = sum(
+        plan.steps * (sampling + scoring) + pace.written(plan.once, plan.tokens)
+        for plan, (sampling, scoring) in zip(plans, parts, strict=True)
+    )
+    settings, last = run.config.evaluation, plans[-1]
+    answers = math.ceil(settings.eval_problems * settings.eval_samples / run.now.processes)
+    evaluation = pace.written(answers, settings.eval_max_tokens or last.tokens) * (1 + len(run.also))
+    times = 2 + (sum(p.steps for p in plans) // settings.eval_every if settings.eval_every else 0)
+    tokens = sum(
+        (plan.once or plan.rows * plan.steps) * plan.tokens for plan in plans if plan.recipe.generates
+    )
+    sampling, scoring = parts[-1]
+    steps = sum(plan.steps for plan in plans)
+    return Check(
+        "cost",
+        True,
+        f"at most {spelled(sampling + scoring)} a step ({spelled(sampling)} sampling, {spelled(scoring)} scoring), "
+        f"{spelled(evaluation)} an evaluation, {spelled(whole + times * evaluation)} for {steps} steps; "
+        f"at most {tokens * run.now.processes:,} tokens generated",
+    )
+
+
+def step_of(run: TextLearner, plan: Plan, pace: Pace) -> tuple[float, float]:
+    """(seconds of sampling, of scoring with gradient and by every teacher) of a step."""
+    writes = plan.recipe.generates and not plan.once
+    tokens = plan.rows * (plan.prompt + plan.tokens)
+    teachers = sum(relative_size(run, role.weights) for role in plan.recipe.teachers.values())
+    sampling = pace.written(plan.rows, plan.tokens) if writes else 0.0
+    return sampling, tokens * (pace.trained + teachers * pace.scored)
+
+
+def relative_size(run: TextLearner, spec: object) -> float:
+    """Weights of who scores, as a multiple of the student's."""
+    if not isinstance(spec, External):
+        return 1.0
+    return weights(run.models.weights.policy_of(spec)) / weights(run.policy)
+
+
+def weights(policy: Policy) -> int:
+    return sum(p.numel() for p in policy.model.parameters())
+
+
+def pace_of(run: TextLearner, prompts: Sequence[Prompt], rows: int) -> Pace:
+    """Time a few tokens: as many rows as one batch of the run has, and the scoring of a few."""
+    policy, contexts = run.policy, [one.prompt_ids for one in prompts]
+    tokens = run.recipe.rollouts.max_tokens
+    longest = max(map(len, contexts))
+    batches = policy.room.sampling([longest] * rows, tokens, run.config.bookkeeping.sample_batch)
+    batch = [ids for _, ids in zip(range(len(next(batches))), itertools.cycle(contexts), strict=False)]
+    first, _ = sampled(policy, batch, min(FEW, tokens))
+    whole, columns = sampled(policy, batch, min(SOME, tokens))
+    further = max(0.0, whole - first) / max(1, columns - 1)
+    context, answer = contexts[0][-READ:], (contexts[0] * WRITTEN)[:WRITTEN]
+    scored_rows = max(
+        1, min(len(batch), SMALL // weights(policy))
+    )  # one of a small model would be overhead alone
+    with torch.no_grad():
+        scored, _ = timed_states(policy, [context] * scored_rows, [answer] * scored_rows)
+    seconds, states = timed_states(policy, [context] * scored_rows, [answer] * scored_rows)
+    began = time.perf_counter()
+    if states.requires_grad:
+        torch.autograd.grad(states.float().sum(), list(policy.trainable().values()), allow_unused=True)
+        synchronize(policy)
+    trained = seconds + time.perf_counter() - began
+    length = scored_rows * (len(context) + len(answer))
+    return Pace(len(batch), first, further, scored / length, trained / length)
+
+
+def sampled(policy: Policy, batch: list[list[int]], tokens: int) -> tuple[float, int]:
+    """(seconds to write up to so many tokens after each context, the most that one got)."""
+    began = time.perf_counter()
+    found = GenerateSampler(policy).sample(batch, Sampling(tokens), batch_size=len(batch))
+    synchronize(policy)
+    return time.perf_counter() - began, max(len(one.ids) for one in found)
+
+
+def timed_states(
+    policy: Policy, contexts: list[list[int]], answers: list[list[int]]
+) -> tuple[float, torch.Tensor]:
+    began = time.perf_counter()
+    states = LocalScorer().states(policy, contexts, answers)
+    synchronize(policy)
+    return time.perf_counter() - began, states
+
+
+def synchronize(policy: Policy) -> None:
+    if policy.model.device.type == "cuda":
+        torch.cuda.synchronize(policy.model.device)
