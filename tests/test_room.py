@@ -34,6 +34,7 @@ def test_every_row_comes_once_and_in_order_and_a_batch_fits_or_is_a_single_row(
     for part in parts:
         cost = len(part) * (token * max(lengths[i] for i in part) + row)
         assert len(part) == 1 or (len(part) <= most if most else cost <= memory)
+    assert [len(part) for part in batches([1] * 2500, 1, 0, 10**9)] == [1024, 1024, 452]
 
 
 def test_a_batch_is_no_smaller_than_it_must_be() -> None:

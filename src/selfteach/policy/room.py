@@ -16,6 +16,8 @@ SHARE = 4
 """One part in so many of the memory is for what passes through a model; the rest is for weights, optimizer, others."""
 LEAST = 2**26
 """Bytes: a pass may take so much on any machine."""
+MOST_ROWS = 1024
+"""Of a batch, however small its rows: more gain nothing, and nobody could see how far it is."""
 LAYER_STATES, TRAINED_STATES = 16, 18
 """Vectors of a layer's width that a token holds while the layer computes: without gradient, and kept for it."""
 LAYER_INNER, TRAINED_INNER = 3, 4
@@ -64,12 +66,12 @@ def batches(
     lengths: Sequence[int], token: int, row: int, memory: int, most: int | None = None
 ) -> Iterator[range]:
     """Consecutive ranges of rows: of at most ``most`` rows, or (none) of as many as fit, padded to the longest:
-    rows · (``token`` · longest + ``row``) ≤ ``memory`` bytes. A row that does not fit by itself comes alone."""
+    rows ≤ ``MOST_ROWS`` and rows · (``token`` · longest + ``row``) ≤ ``memory`` bytes. A row that does not fit by itself comes alone."""
     begin, longest = 0, 0
     for i, length in enumerate(lengths):
         longest = max(longest, length)
         rows = i - begin + 1
-        full = rows > most if most else rows * (token * longest + row) > memory
+        full = rows > most if most else rows > MOST_ROWS or rows * (token * longest + row) > memory
         if full and i > begin:
             yield range(begin, i)
             begin, longest = i, length
