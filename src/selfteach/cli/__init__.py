@@ -64,13 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def quiet_libraries() -> None:
-    """Our own lines say what matters; a bar for every loaded shard does not."""
+    """Our own lines say what matters; a bar for every loaded shard does not, nor what libraries tell one another."""
+    import warnings
+
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging
 
     disable_progress_bars()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    for library in ("transformers", "peft"):
+        warnings.filterwarnings("ignore", module=library)
 
 
 def at_once(words: list[str]) -> str:

@@ -65,8 +65,11 @@ class Room:
 def batches(
     lengths: Sequence[int], token: int, row: int, memory: int, most: int | None = None
 ) -> Iterator[range]:
-    """Consecutive ranges of rows: of at most ``most`` rows, or (none) of as many as fit, padded to the longest:
-    rows ≤ ``MOST_ROWS`` and rows · (``token`` · longest + ``row``) ≤ ``memory`` bytes. A row that does not fit by itself comes alone."""
+    """Consecutive ranges of rows: of at most ``most`` rows, or (none) of as many as fit.
+
+    Padded to the longest: rows ≤ ``MOST_ROWS``, rows · (``token`` · longest + ``row``) ≤ ``memory`` bytes. A row that
+    does not fit by itself comes alone.
+    """
     begin, longest = 0, 0
     for i, length in enumerate(lengths):
         longest = max(longest, length)

@@ -93,10 +93,8 @@ def weights_check(title: str, policy: Policy) -> Check:
         return Check(f"{title}weights", True, told)
     on = [f"{one.name} ({one.matrices})" for one in seen.kinds if one.adapted]
     off = [f"{one.name} ({one.matrices}, {share:.1%})" for one, share in seen.left_out()]
-    told += (
-        f": adapters on {some(on, NAMED)}; none on {some(off, NAMED) or 'no other matrix'}, norms, biases, "
-    )
-    told += "embeddings and head"
+    rest = [*off, "norms, biases, embeddings and head"]
+    told += f": adapters on {some(on, NAMED)}; none on {some(rest, NAMED + 1)}"
     left = seen.left_out(NOTABLE)
     if left:
         told += (
