@@ -12,6 +12,7 @@ import pytest
 from selfteach.api.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
+from selfteach.training.config import Bookkeeping
 from selfteach.training.launch import launch
 from selfteach.training.rundir import read_rows
 from selfteach.training.tracking import plain, tracked
@@ -81,7 +82,7 @@ def test_tensorboard_gets_every_number_of_every_row(tmp_path: Path) -> None:
 
 def test_a_run_without_track_writes_to_its_folder_only(tmp_path: Path) -> None:
     shown = Silent()
-    assert tracked(shown, None, {}, tmp_path) is shown
+    assert tracked(shown, Bookkeeping(), {}, tmp_path) is shown
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,10 @@ from selfteach.errors import UserError
 
 COMMANDS = {
     "train": "train a model with a recipe",
-    "eval": "held-out accuracy of a model on a task",
+    "eval": "how well a model answers benchmarks, or what its run held out",
+    "chat": "talk to a model, a run or a checkpoint",
+    "show": "what a run wrote, in the terminal; its metrics as CSV",
+    "export": "a run or checkpoint as a Hugging Face folder, merged or not",
     "compare": "several recipes, several seeds, one table and plot",
     "study": "what papers claim, put to the test: runs, then verdicts",
     "recipes": "the methods: list, or one in full",
@@ -24,7 +27,7 @@ COMMANDS = {
     "demo": "OPSD on the arena, from start to report",
 }
 
-PRINTING = ("recipes", "report", "watch", "probe")
+PRINTING = ("recipes", "report", "watch", "probe", "eval", "chat", "show", "export")
 """Commands whose work is what they print."""
 
 
@@ -64,10 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def quiet_libraries() -> None:
-    """Our own lines say what matters; a bar for every loaded shard does not."""
+    """Our own lines say what matters; a bar for every loaded shard, and what a library says to another, do not."""
+    import warnings
+
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     disable_progress_bars()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

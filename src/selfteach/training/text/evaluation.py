@@ -120,8 +120,8 @@ def examined(learner: TextLearner) -> tuple[dict[str, float], list[Answered]]:
             task,
             problems=settings.eval_problems,
             samples=settings.eval_samples,
-            sampling=Sampling(longest, settings.eval_temperature),
-            thinking=recipe.student_thinking,
+            sampling=Sampling(longest, settings.eval_temperature, settings.eval_top_p, settings.eval_top_k),
+            thinking=recipe.student_thinking if settings.eval_thinking is None else settings.eval_thinking,
             batch_size=learner.config.bookkeeping.sample_batch,
             seed=learner.config.seed,
         )
