@@ -91,6 +91,10 @@ def at_once(words: list[str]) -> str:
 
 
 def dispatch(words: list[str]) -> int:
+    if words[0].startswith(("--tyro-print-completion", "--tyro-write-completion")):
+        from selfteach.cli.completion import command
+
+        return command(words)
     return command_named(words[0])(words[1:])
 
 

@@ -101,19 +101,18 @@ def given_names(words: Sequence[str]) -> set[str]:
 
 
 def without(words: Sequence[str], name: str) -> tuple[list[str], str]:
-    """(the words without an option, the last value that it was given: "" for none)."""
-    rest, value, taking = list[str](), "", False
-    for word in words:
-        if taking:
-            value, taking = word, False
-        elif word == name:
-            taking = True
+    """(the words without an option, the last value that it was given: "" for none). UserError where it lacks one."""
+    rest, value = list[str](), ""
+    left = iter(words)
+    for word in left:
+        if word == name:
+            value = next(left, "--")
+            if value.startswith("--"):
+                raise UserError(f"{name} needs a value")
         elif word.startswith(f"{name}="):
             value = word.partition("=")[2]
         else:
             rest.append(word)
-    if taking:
-        raise UserError(f"{name} needs a value")
     return rest, value
 
 

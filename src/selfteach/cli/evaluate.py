@@ -51,7 +51,8 @@ class What:
 
 
 def command(words: Sequence[str]) -> int:
-    rest, model = without(gathered(own_names(words), "--task"), "--model")
+    rest, model = without(own_names(words), "--model")
+    rest = gathered(rest, "--task")
     if model:
         rest = [model, *rest]
     elif rest and not rest[0].startswith("-"):
