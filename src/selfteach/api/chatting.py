@@ -94,7 +94,7 @@ def chat(
     loading = loading if device == "auto" else replace(loading, device=device)
     how = draft.how
     sampling = Sampling(
-        max_tokens or how.max_tokens or LONGEST,
+        (how.max_tokens or LONGEST) if max_tokens is None else max_tokens,
         how.temperature if temperature is None else temperature,
         how.top_p if top_p is None else top_p,
         how.top_k if top_k is None else top_k,

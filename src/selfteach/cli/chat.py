@@ -67,6 +67,9 @@ def talk(conversation: Chat) -> None:
             for piece in conversation.stream(text):
                 print(visible(piece), end="", flush=True)
             print(flush=True)
+        except KeyboardInterrupt:
+            print()
+            raise
         except UserError as problem:
             if not sys.stdin.isatty():
                 raise
