@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from selfteach.task.opening import HEEDED, HUB, kind_of
 from selfteach.task.options import TaskOptions
 from selfteach.task.rows import make_task
 from selfteach.training.config import named
-from selfteach.training.inputs import of_object
+from selfteach.training.inputs import file_of, fingerprint, of_object
 from selfteach.training.text.saved import SavedRun
 
+log = logging.getLogger(__name__)
 FEW = 128
 """Problems, where a task makes as many as are asked for, or holds out a part of its rows (as ``eval_problems``)."""
 DEFAULT_WORLD = "table"
@@ -57,6 +59,8 @@ def posed(
     part: Part = rows or ("held-out" if own or set(HELD_OUT) & set(options) else "all")
     if run is not None and own and reward is None:
         reward = run.reward
+    if run is not None and own and isinstance(task, str):
+        tell_of_changes(run, task)
     chosen = replace(carried(task, run, own, part), **options)
     made = make_task(task, reward=reward, seed=seed, options=chosen, part=part)
     held = getattr(made, "held_out_rows", None)
@@ -95,6 +99,13 @@ def is_of_run(task: Any, run: SavedRun, options: Mapping[str, Any]) -> bool:
     before = run.task_options
     other = any(name in options and options[name] != getattr(before, name) for name in HUB)
     return run.task is not None and not other and same_place(task, run.task)
+
+
+def tell_of_changes(run: SavedRun, task: str) -> None:
+    """Say so where the run's data is no longer what it was trained on: other problems may be held out now."""
+    known, place = run.config.get("inputs", {}).get("task"), file_of(task)
+    if known and place.exists() and fingerprint(place) != known:
+        log.warning("%s has changed since %s was trained on it", task, run.folder)
 
 
 def same_place(one: str, other: str) -> bool:
