@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def export(
             "dtype is of whole models; an adapter is float32: merge it, or leave dtype out",
         )
         name_base(policy, None if base is None else str(base), push_to_hub)
-    write(policy, out, merge, DTYPES[dtype])
+    write(as_stored(policy, merge, DTYPES[dtype]), out)
     if push_to_hub is not None:
         push(out, push_to_hub, private)
     return out
@@ -93,13 +94,21 @@ def refuse_occupied(out: Path) -> None:
     require(not occupied, f"{out} is there already, and not empty: choose another --out")
 
 
-def write(policy: Policy, out: Path, merge: bool, dtype: torch.dtype) -> None:
+def as_stored(policy: Policy, merge: bool, dtype: torch.dtype) -> Policy:
+    """The policy with its adapter merged, and in the numbers that were asked for: in place, for models are large."""
+    model: Any = policy.model
+    if merge:
+        model = model.merge_and_unload()
+    return replace(policy, model=model.to(dtype) if dtype != torch.float32 else model)
+
+
+def write(policy: Policy, out: Path) -> None:
     """The folder, whole or not at all."""
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
-        policy.save(aside, merge=merge, dtype=dtype)
+        policy.save(aside)
         if out.is_dir():
             out.rmdir()
         aside.replace(out)

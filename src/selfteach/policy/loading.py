@@ -72,18 +72,15 @@ class Policy:
         """The parameters that want a gradient, by name: all of them, or the adapter's."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
-    def save(self, folder: str | Path, *, merge: bool = False, dtype: torch.dtype | None = None) -> None:
+    def save(self, folder: str | Path, *, merge: bool = False) -> None:
         """Write an ordinary ``save_pretrained`` folder with the tokenizer: of a LoRA policy the adapter alone
-        or, with ``merge``, the whole model with the adapter added in. ``dtype``: in which numbers a whole model is
-        stored (none: as it is).
+        or, with ``merge``, the whole model with the adapter added in.
 
         The tokenizer has the chat template that the policy was prompted with, and generation ends where its turns do.
         """
         model = self.model
         if merge and isinstance(model, peft.PeftModel):
             model = copy.deepcopy(model).merge_and_unload()
-        if dtype is not None and isinstance(model, PreTrainedModel) and model.dtype != dtype:
-            model = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
         with self._stopping_where_it_stops(bare(model)):
             model.save_pretrained(str(folder))
         tokenizer, template = self.tokenizer, self.renderer.template
