@@ -318,8 +318,25 @@ def test_a_mistake_is_one_line(words: list[str], said: str, capsys: pytest.Captu
     assert said.removeprefix("--") in shown
 
 
-def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
-    words = ["eval", "--task", "table", "--problems", "2", "--samples", "1", "--max-tokens", "8"]
-    assert main([*words, "--csv", str(tmp_path / "file" / "t.csv")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    monkeypatch.setattr("selfteach.cli.evaluate.evaluate", None)
+    for option in ("--csv", "--out", "--answers"):
+        assert main(["eval", "--task", "table", option, str(tmp_path / "file" / "t.csv")]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_model_that_has_diverged_is_refused_in_one_line(home: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    broken = tmp_path / "broken"
+    shutil.copytree(home / "tiny", broken)
+    model = AutoModelForCausalLM.from_pretrained(broken)
+    model.model.norm.weight.data.fill_(float("nan"))
+    model.save_pretrained(broken)
+    with pytest.raises(selfteach.UserError, match=r"cannot be measured: .*not finite"):
+        selfteach.evaluate(broken, "table", problems=2, samples=1, max_tokens=4)
+    with pytest.raises(selfteach.UserError, match="not finite"):
+        selfteach.chat(broken)("Hello")

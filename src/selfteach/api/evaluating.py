@@ -16,7 +16,7 @@ from selfteach.api.posing import Posed, posed
 from selfteach.api.resolve import in_memory
 from selfteach.api.result import Result
 from selfteach.checks import nearest, require
-from selfteach.errors import UserError
+from selfteach.errors import NotFinite, UserError
 from selfteach.policy.loading import Policy, policy_of
 from selfteach.policy.sampler import Sampling
 from selfteach.roles.view import Answer, Plain, Solution, View
@@ -25,6 +25,7 @@ from selfteach.task.arena import WORLDS, model_folder
 from selfteach.task.options import TaskOptions
 from selfteach.training.config import Loading
 from selfteach.training.text.estimates import estimates
+from selfteach.training.text.evaluation import Answered
 from selfteach.training.text.evaluation import evaluate as measure
 from selfteach.training.text.saved import Saved, SavedRun, load_saved, saved_model
 
@@ -149,12 +150,13 @@ def examined(policy: Policy, what: Posed, how: EvalSettings, view: View | None, 
         "problems": what.count, "thinking": how.thinking, "view": view, "batch_size": how.sample_batch,
         "seed": how.seed,
     }  # fmt: skip
-    result, answers = measure(policy, what.task, samples=how.samples, sampling=sampling, **shared)
-    greedy = (
-        measure(policy, what.task, samples=1, sampling=Sampling(longest, 0.0), **shared)[1]
-        if how.greedy
-        else []
-    )
+    greedy: list[Answered] = []
+    try:
+        result, answers = measure(policy, what.task, samples=how.samples, sampling=sampling, **shared)
+        if how.greedy:
+            _, greedy = measure(policy, what.task, samples=1, sampling=Sampling(longest, 0.0), **shared)
+    except NotFinite as problem:
+        raise UserError(f"{model} cannot be measured: {problem}") from None
     numbers = estimates(answers, how.samples, how.pass_at_k, greedy)
     kept = ("samples", "temperature", "top_p", "top_k", "thinking", "seed")
     settings = {name: value for name, value in asdict(how).items() if name in kept} | {"max_tokens": longest}

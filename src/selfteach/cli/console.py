@@ -180,6 +180,18 @@ def writable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be written ({problem.strerror}): choose another place") from None
 
 
+def refuse_unwritable(path: Path | None) -> None:
+    """Refuse at once a file that could not be written at the end of a long command."""
+    if path is None:
+        return
+    with writable(path):
+        new = not path.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if new:
+            path.unlink()
+
+
 def fail(message: str) -> int:
     """Print a user's mistake in one line and return the exit code for it."""
     print(f"selfteach: {as_options(' '.join(message.split()))}", file=sys.stderr)

@@ -15,7 +15,7 @@ from rich.text import Text
 from selfteach.api.evaluated import Evaluated, Evaluations
 from selfteach.api.evaluating import EvalSettings, drafted, evaluate, view_named
 from selfteach.cli.brief import brief, options
-from selfteach.cli.console import gathered, given_names, output, parsed, without, writable
+from selfteach.cli.console import gathered, given_names, output, parsed, refuse_unwritable, without, writable
 from selfteach.errors import UserError
 from selfteach.report.text import visible
 from selfteach.roles.view import Messages, Prefix, View
@@ -73,6 +73,8 @@ def command(words: Sequence[str]) -> int:
     flat = {name: value for part in parts for name, value in asdict(getattr(given, part)).items()}
     settings = {name: value for name, value in flat.items() if name in given_names(rest) - {"model"}}
     several = list(what.task) if len(what.task) > 1 else next(iter(what.task), None)
+    for path in (what.out, what.csv, what.answers):
+        refuse_unwritable(path)
     found: Any = evaluate(
         what.model or None, several, reward=what.reward, view=viewed(what), base=what.base, **settings
     )

@@ -10,8 +10,9 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from selfteach.checks import require
+from selfteach.errors import UserError
 from selfteach.policy.loading import Policy, bare
-from selfteach.policy.sampler import Sampling
+from selfteach.policy.sampler import DIVERGED, Sampling
 
 
 class Told(StoppingCriteria):
@@ -49,6 +50,8 @@ def stream(policy: Policy, prompt: Sequence[int], sampling: Sampling) -> Iterato
     finally:
         stop.set()
         thread.join()
+    if raised and "probability tensor" in str(raised[0]):
+        raise UserError(f"{policy.name}: {DIVERGED}") from None
     if raised:
         raise raised[0]
 
