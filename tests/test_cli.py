@@ -44,7 +44,7 @@ def test_a_run_goes_from_words_to_a_report_and_a_model_that_can_be_evaluated(
     assert "accuracy" in capsys.readouterr().out
 
 
-def test_a_lora_run_saves_an_adapter_that_can_be_evaluated(
+def test_a_lora_run_saves_an_adapter_that_can_be_evaluated_and_merged(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -62,6 +62,10 @@ def test_a_lora_run_saves_an_adapter_that_can_be_evaluated(
         *SMALL,
     ]
     assert main(words) == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if "--merge" in line)
+    export = said[said.index("export") :].partition(" makes")[0].replace("FOLDER", str(tmp_path / "whole"))
+    assert main(export.split()) == 0
+    assert (tmp_path / "whole" / "model.safetensors").is_file()
     assert (
         main(["eval", "--task", "table", "--model", str(out / "model"), "--problems", "4", "--samples", "1"])
         == 0

@@ -12,6 +12,8 @@ import pytest
 from selfteach.api.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
+from selfteach.training import tracking
+from selfteach.training.config import Bookkeeping
 from selfteach.training.launch import launch
 from selfteach.training.rundir import read_rows
 from selfteach.training.tracking import plain, tracked
@@ -81,7 +83,7 @@ def test_tensorboard_gets_every_number_of_every_row(tmp_path: Path) -> None:
 
 def test_a_run_without_track_writes_to_its_folder_only(tmp_path: Path) -> None:
     shown = Silent()
-    assert tracked(shown, None, {}, tmp_path) is shown
+    assert tracked(shown, Bookkeeping(), {}, tmp_path) is shown
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,3 +108,22 @@ def test_a_nested_table_becomes_names_and_plain_values() -> None:
         "on": True,
     }
     assert dict(plain(table)) == {"loss": 0.5, "terms/a": 1, "turns": "[{'role': 'user'}]", "on": True}
+
+
+def test_a_tracker_is_told_the_project_and_the_runs_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, str]] = []
+    monkeypatch.setattr(tracking, "WandBTracker", lambda project, name, **how: made.append((project, name)))
+    monkeypatch.setattr(tracking, "TrackioTracker", lambda project, name: made.append((project, name)))
+    monkeypatch.setattr(tracking, "find_spec", lambda name: True)
+    for track in ("wandb", "trackio"):
+        plain_one, named = (
+            configured([*words(tmp_path / track, track)])[0],
+            configured(
+                [*words(tmp_path / f"{track}-named", track), "--project", "sums", "--run-name", "third try"]
+            )[0],
+        )
+        for config in (plain_one, named):
+            tracked(Silent(), config.bookkeeping, {}, config.out)
+    assert made == [("selfteach", "run"), ("sums", "third try")] * 2

@@ -1,6 +1,7 @@
 """On-policy self-distillation for language models: one small core, each method a short recipe.
 
-``train``, ``evaluate``, ``compare`` and ``load_run`` are the command line's commands as functions (docs/python.md).
+``train``, ``evaluate``, ``chat``, ``export``, ``compare`` and ``load_run`` are the command line's commands as
+functions (docs/python.md).
 They are loaded when they are first asked for: ``import selfteach`` alone loads no model library.
 """
 
@@ -10,8 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selfteach.api.chatting import chat
     from selfteach.api.comparing import Comparison, compare
     from selfteach.api.evaluating import evaluate
+    from selfteach.api.exporting import export
     from selfteach.api.result import Result, load_run
     from selfteach.api.training import train
     from selfteach.errors import UserError
@@ -23,6 +26,8 @@ __version__ = "0.1.0"
 _HOME = {
     "train": "api.training",
     "evaluate": "api.evaluating",
+    "chat": "api.chatting",
+    "export": "api.exporting",
     "compare": "api.comparing",
     "Comparison": "api.comparing",
     "load_run": "api.result",
@@ -43,8 +48,10 @@ __all__ = [
     "Task",
     "UserError",
     "__version__",
+    "chat",
     "compare",
     "evaluate",
+    "export",
     "load_run",
     "train",
 ]

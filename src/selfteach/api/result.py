@@ -11,10 +11,12 @@ from urllib.parse import quote
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfteach.api.showing import chosen, write_metrics
 from selfteach.errors import UserError
 from selfteach.policy.loading import load_policy
 from selfteach.report import build_report, notebook_card
 from selfteach.report.reading import RunData, read_run, table
+from selfteach.report.rows import read_rows
 from selfteach.report.text import as_number, measured, number
 
 if TYPE_CHECKING:
@@ -84,6 +86,23 @@ class Result:
         except ImportError:
             raise UserError("frame() needs pandas: pip install pandas, or use .metrics") from None
         return pandas.DataFrame(self.metrics)
+
+    def samples(
+        self,
+        *,
+        step: int | None = None,
+        phase: str | None = None,
+        key: str | None = None,
+        outcome: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """The answers that the run wrote down (samples.jsonl), those alone that fit all that is given: ``phase``
+        "before", "train", "probe" or "after"; ``outcome`` "right", "wrong", "cut off" … (docs/evaluate.md)."""
+        rows = read_rows(self.folder / "samples.jsonl", [])
+        return chosen(rows, step=step, phase=phase, key=key, outcome=outcome)
+
+    def csv(self, path: Path | str) -> None:
+        """Write the metrics as CSV, one row a step and one an evaluation."""
+        write_metrics(self.metrics, path)
 
     def load(self, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The trained model (an adapter merged into its base) and its tokenizer, in evaluation mode."""

@@ -11,7 +11,10 @@ from selfteach.errors import UserError
 
 COMMANDS = {
     "train": "train a model with a recipe",
-    "eval": "held-out accuracy of a model on a task",
+    "eval": "how well a model answers benchmarks, or what its run held out",
+    "chat": "talk to a model, a run or a checkpoint",
+    "show": "what a run wrote, in the terminal; its metrics as CSV",
+    "export": "a run or checkpoint as a Hugging Face folder, merged or not",
     "compare": "several recipes, several seeds, one table and plot",
     "study": "what papers claim, put to the test: runs, then verdicts",
     "recipes": "the methods: list, or one in full",
@@ -24,7 +27,7 @@ COMMANDS = {
     "demo": "OPSD on the arena, from start to report",
 }
 
-PRINTING = ("recipes", "report", "watch", "probe")
+PRINTING = ("recipes", "report", "watch", "probe", "eval", "chat", "show", "export")
 """Commands whose work is what they print."""
 
 
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def quiet_libraries() -> None:
-    """Our own lines say what matters; a bar for every loaded shard does not, nor what libraries tell one another."""
+    """Our own lines say what matters; a bar for every loaded shard, and what a library says to another, do not."""
     import warnings
 
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -89,6 +92,10 @@ def at_once(words: list[str]) -> str:
 
 
 def dispatch(words: list[str]) -> int:
+    if words[0].startswith(("--tyro-print-completion", "--tyro-write-completion")):
+        from selfteach.cli.completion import command
+
+        return command(words)
     return command_named(words[0])(words[1:])
 
 

@@ -8,12 +8,13 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TypeVar, get_args, get_type_hints
 
 import tyro
+from rich.console import Console
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from selfteach.errors import UserError
@@ -23,6 +24,7 @@ from selfteach.task.example import Message
 
 T = TypeVar("T")
 
+LOG_WIDTH = 160
 registry = ConstructorRegistry()
 
 
@@ -75,6 +77,45 @@ def parsed(
         raise UserError(one_line(complaint.getvalue(), program)) from None
 
 
+def gathered(words: Sequence[str], name: str) -> list[str]:
+    """The words with an option that is repeated (``--task a --task b``) as one that takes several values."""
+    rest: list[str] = []
+    values: list[str] = []
+    taking = False
+    for word in words:
+        if word == name or word.startswith(f"{name}="):
+            taking = word == name
+            values += [] if taking else [word.partition("=")[2]]
+        elif taking and not word.startswith("--"):
+            values.append(word)
+        else:
+            taking = False
+            rest.append(word)
+    return [*rest, name, *values] if values else rest
+
+
+def given_names(words: Sequence[str]) -> set[str]:
+    """The settings that the words name, as Python spells them; ``--no-greedy`` names greedy."""
+    names = {word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")}
+    return {name.removeprefix("no-").replace("-", "_") for name in names}
+
+
+def without(words: Sequence[str], name: str) -> tuple[list[str], str]:
+    """(the words without an option, the last value that it was given: "" for none). UserError where it lacks one."""
+    rest, value = list[str](), ""
+    left = iter(words)
+    for word in left:
+        if word == name:
+            value = next(left, "--")
+            if value.startswith("--"):
+                raise UserError(f"{name} needs a value")
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return rest, value
+
+
 def refuse_renamed(words: Sequence[str]) -> None:
     """UserError for an option of an earlier version, with its present name."""
     for word in words:
@@ -116,6 +157,39 @@ def one_line(panel: str, program: str) -> str:
     )
     hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
     return f"{said.rstrip('.')}{hint} ({program} --help lists every knob)"
+
+
+class Output(Console):
+    """Standard output; a reader that has gone (``| head``) is told to the caller instead of ending the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def output() -> Console:
+    """Standard output as wide as the terminal is, or wide enough for a table where there is none."""
+    return Output(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
+
+
+@contextlib.contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Within it a file that cannot be written is refused in one line."""
+    try:
+        yield
+    except OSError as problem:
+        raise UserError(f"{path} cannot be written ({problem.strerror}): choose another place") from None
+
+
+def refuse_unwritable(path: Path | None) -> None:
+    """Refuse at once a file that could not be written at the end of a long command."""
+    if path is None:
+        return
+    with writable(path):
+        new = not path.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if new:
+            path.unlink()
 
 
 def fail(message: str) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
-from dataclasses import field, make_dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,9 @@ from selfteach.api.progress import Silent, progress_for_here
 from selfteach.api.resolve import BUNDLES, draft, flat, placed, require_model
 from selfteach.api.training import require_run
 from selfteach.checks import require
+from selfteach.cli.brief import brief, options
 from selfteach.cli.console import parsed
+from selfteach.policy.loading import is_adapter
 from selfteach.recipes import RECIPES, Recipe
 from selfteach.report import build_report
 from selfteach.settings import NonNegativeInt, settings
@@ -62,6 +64,10 @@ def command(words: Sequence[str]) -> int:
     if folder is not None:
         page = build_report(folder)
         print(f"model    {folder / 'model'}\nreport   {page}")
+        if is_adapter(str(folder / "model")):
+            print(
+                f"merged   selfteach export {folder} --merge --out FOLDER makes a whole model of the adapter"
+            )
     return 0
 
 
@@ -91,12 +97,17 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     task, reward = option(rest, "--task"), option(rest, "--reward")
     begun = draft(name, preset=option(rest, "--preset"), task=task or None, reward=reward, table=table)
     where = Where(task=begun.task_name, reward=begun.reward, preset=begun.preset, seed=begun.seed)
-    rest, parts = helped(rest)
-    kind = arguments(type(begun.recipe), parts)
+    if "--help-all" not in rest and {"-h", "--help"} & set(rest):
+        print(
+            brief(f"selfteach {command} {begun.recipe_name} [OPTIONS]", described(begun), shown(begun, where))
+        )
+        raise SystemExit(0)
+    rest = ["--help" if word == "--help-all" else word for word in rest]
+    kind, parts = arguments(type(begun.recipe)), tuple(BUNDLES)
     given = parsed(
         kind, rest, program=f"selfteach {command} {begun.recipe_name}",
         default=kind(begun.recipe, where, *(getattr(begun, part) for part in parts)),
-        description=described(begun.recipe, begun.preset),
+        description=described(begun),
     )  # fmt: skip
     config = replace(
         begun, recipe=given.recipe, seed=given.where.seed, loading=given.loading, task_options=given.task_options,
@@ -122,11 +133,20 @@ def named_recipe(words: Sequence[str]) -> tuple[str | None, list[str]]:
     return words[0], list(words[1:])
 
 
-def helped(words: Sequence[str]) -> tuple[list[str], Sequence[str]]:
-    """The words, and the parts of the settings that their help shows: --help what most runs set, --help-all all."""
-    if "--help-all" in words:
-        return ["--help" if word == "--help-all" else word for word in words], tuple(BUNDLES)
-    return list(words), ("loading", "evaluation") if {"-h", "--help"} & set(words) else tuple(BUNDLES)
+COMMON = ("lr", "steps", "prompts", "schedule", "per_prompt", "temperature", "max_tokens", "lora_rank")
+"""What every method has, and most runs set."""
+MODEL = ("model", "precision", "chat_template", "device")
+EVALUATION = ("eval_every", "eval_problems", "eval_samples", "eval_max_tokens")
+
+
+def shown(begun: TrainConfig, where: Where) -> Iterator[tuple[str, Iterable[str]]]:
+    """The groups of the short help: what most runs set, and the knobs that are the method's own."""
+    yield "What and where", [*options(where), *options(begun.loading, MODEL)]
+    yield f"Knobs of {begun.recipe_name} alone", options(begun.recipe)
+    parts = [getattr(begun.recipe, one.name) for one in fields(begun.recipe)]
+    bundles = [one for one in parts if is_dataclass(one)]
+    common = [line for one in bundles for line in options(one, COMMON)]
+    yield "Knobs of every method", [*common, *options(begun.evaluation, EVALUATION)]
 
 
 def arguments(recipe: type[Recipe], parts: Sequence[str] = tuple(BUNDLES)) -> Any:
@@ -136,12 +156,12 @@ def arguments(recipe: type[Recipe], parts: Sequence[str] = tuple(BUNDLES)) -> An
     return make_dataclass("Arguments", [("recipe", recipe), where, *bundles], frozen=True)
 
 
-def described(recipe: Recipe, preset: str) -> str:
-    known = ", ".join([AUTO, *presets(type(recipe))])
-    lowered = " (the paper's; sizes are lowered to what this machine can do)" if preset == AUTO else ""
+def described(begun: TrainConfig) -> str:
+    known = ", ".join([AUTO, *presets(type(begun.recipe))])
+    lowered = " (the paper's; sizes are lowered to what this machine can do)" if begun.preset == AUTO else ""
     return (
-        f"Defaults below are those of preset {preset}{lowered}. Presets: {known}. "
-        "--help-all lists the options of data and bookkeeping too."
+        f"Defaults below are those of preset {begun.preset}{lowered}. Presets: {known}.\n"
+        "--help-all says more, and has every option: data, optimizer, checkpoints, trackers …"
     )
 
 

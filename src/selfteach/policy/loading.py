@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -78,12 +78,33 @@ class Policy:
 
     def save(self, folder: str | Path, *, merge: bool = False) -> None:
         """Write an ordinary ``save_pretrained`` folder with the tokenizer: of a LoRA policy the adapter alone
-        or, with ``merge``, the whole model with the adapter added in."""
+        or, with ``merge``, the whole model with the adapter added in.
+
+        The tokenizer has the chat template that the policy was prompted with, and generation ends where its turns do.
+        """
         model = self.model
         if merge and isinstance(model, peft.PeftModel):
             model = copy.deepcopy(model).merge_and_unload()
-        model.save_pretrained(str(folder))
-        self.tokenizer.save_pretrained(folder)
+        with self._stopping_where_it_stops(bare(model)):
+            model.save_pretrained(str(folder))
+        tokenizer, template = self.tokenizer, self.renderer.template
+        if not tokenizer.chat_template or tokenizer.get_chat_template() != template:
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
+
+    @contextmanager
+    def _stopping_where_it_stops(self, model: PreTrainedModel) -> Iterator[None]:
+        """Within it the model's generation settings name every stop token: its own may lack the template's."""
+        config = model.generation_config
+        before, stops = config.eos_token_id, sorted(self.renderer.stop_ids)
+        known = before if isinstance(before, list) else [] if before is None else [before]
+        if set(known) != set(stops):
+            config.eos_token_id = stops if len(stops) > 1 else stops[0]
+        try:
+            yield
+        finally:
+            config.eos_token_id = before
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
@@ -126,11 +147,14 @@ def load_policy(
     trust_remote_code: bool = False,
     device: torch.device | str | None = None,
     memory: int | None = None,
+    base: str | None = None,
+    merge: bool = True,
 ) -> Policy:
     """Load ``model`` (a folder, or a name on the hub) in evaluation mode.
 
-    A folder that holds a LoRA adapter is loaded with the adapter merged into its base. Only safetensors are
-    read. Weights that are trained are float32 whatever the ``precision``: at a learning rate of 1e-6 most
+    A folder that holds a LoRA adapter is loaded with the adapter merged into its base, or beside it (``merge`` False:
+    as it was trained, to the bit); ``base`` says where that is, if no longer where the adapter says. Only safetensors
+    are read. Weights that are trained are float32 whatever the ``precision``: at a learning rate of 1e-6 most
     bfloat16 weights could not move at all. Those that are not (``trained`` False, or the base under LoRA) are
     bfloat16 where it says so. ``chat_template`` is as in ``ChatRenderer``. ``memory``: bytes
     that the process may use there (none: all). Raises UserError for a missing or
@@ -139,13 +163,24 @@ def load_policy(
     """
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     tokenizer = _tokenizer(model, source)
-    halved = precision == "bfloat16" and not (trained and lora is None)
-    network = _network(model, "bfloat16" if halved else "float32", source)
-    return policy_of(
+    beside = is_adapter(model) and not merge
+    halved = precision == "bfloat16" and not (trained and lora is None and not beside)
+    network = _network(model, "bfloat16" if halved else "float32", source, base=base, merge=merge)
+    policy = policy_of(
         network, tokenizer, name=model, precision=precision, lora=lora,
         gradient_checkpointing=gradient_checkpointing, chat_template=chat_template, device=device,
         memory=memory,
     )  # fmt: skip
+    if not beside:
+        return policy
+    with _blaming(model):
+        adapted = peft.PeftModel.from_pretrained(network, model)
+    return replace(policy, model=adapted.to(device).eval())
+
+
+def is_adapter(model: str) -> bool:
+    """Whether it is the folder of a LoRA adapter."""
+    return (Path(model) / "adapter_config.json").is_file()
 
 
 def skeleton(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -192,9 +227,14 @@ def policy_of(
     return Policy(name, tuned, tokenizer, renderer, width, room, precision)
 
 
-def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
-    if (Path(model) / "adapter_config.json").is_file():
-        return _merged_adapter(model, dtype, source)
+def _network(
+    model: str, dtype: str, source: dict[str, Any], *, base: str | None = None, merge: bool = True
+) -> PreTrainedModel:
+    """The model; of an adapter its base, with the adapter merged into it or (``merge`` False) without it."""
+    if is_adapter(model):
+        return _of_adapter(model, dtype, source, base, merge)
+    if base is not None:
+        raise UserError(f"base is {base!r}, but model {model!r} is no LoRA adapter: leave --base out.")
     loader: Any = AutoModelForCausalLM
     with _blaming(model):
         network, info = loader.from_pretrained(
@@ -238,24 +278,41 @@ def _keep_scale(network: Any) -> None:
         network.config.rescale_every = 0
 
 
-def _merged_adapter(folder: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
+def _of_adapter(
+    folder: str, dtype: str, source: dict[str, Any], base: str | None, merge: bool
+) -> PreTrainedModel:
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         raise UserError(
             f"model {folder!r} is a LoRA adapter without adapter_model.safetensors: save it again."
         )
-    with _blaming(folder):
-        base = peft.PeftConfig.from_pretrained(folder).base_model_name_or_path
-    if not base:
-        raise UserError(
-            f"model {folder!r} is a LoRA adapter that names no base model in adapter_config.json."
-        )
-    network = _network(base, dtype, {**source, "revision": None})
+    network = _network(base or base_of(folder), dtype, {**source, "revision": None})
+    if not merge:
+        return network
     with _blaming(folder):
         merged: PreTrainedModel = peft.PeftModel.from_pretrained(network, folder).merge_and_unload()
     return merged
 
 
+def base_of(folder: str) -> str:
+    """The base model that an adapter names. UserError if it names none, or a folder that is no longer there."""
+    with _blaming(folder):
+        base = peft.PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if not base:
+        raise UserError(
+            f"model {folder!r} is a LoRA adapter that names no base model in adapter_config.json: give --base."
+        )
+    if _is_path(base) and not Path(base).is_dir():
+        raise UserError(
+            f"model {folder!r} is a LoRA adapter whose base model {base!r} is not there: say where it is, --base."
+        )
+    return str(base)
+
+
 def _tokenizer(model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
+    if (Path(model) / "manifest.json").is_file() and (Path(model) / "state.json").is_file():
+        raise UserError(
+            f"model {model!r} is a checkpoint of a run: selfteach export {model} --out FOLDER makes a model of it."
+        )
     with _blaming(model):
         tokenizer = AutoTokenizer.from_pretrained(model, **source)
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
@@ -271,14 +328,7 @@ def _generation_stops(network: PreTrainedModel) -> list[int]:
 @contextmanager
 def _blaming(model: str) -> Iterator[None]:
     """Turn what transformers raises for a bad folder or name into one line that says what to do."""
-    first = Path(model).parts[0] if "/" in model else ""
-    looks_like_a_path = (
-        not model
-        or model.startswith(("/", ".", "~"))
-        or model.count("/") > 1
-        or bool(first and Path(first).is_dir())
-    )
-    if looks_like_a_path and not (model and Path(model).is_dir()):
+    if _is_path(model) and not (model and Path(model).is_dir()):
         raise UserError(f"model {model!r}: there is no such folder.")
     try:
         yield
@@ -295,6 +345,13 @@ def _blaming(model: str) -> Iterator[None]:
             else "give the path of a model folder, or a name on the hub and a connection to it"
         )
         raise UserError(f"model {model!r} cannot be loaded ({_first_line(problem)}): {advice}.") from problem
+
+
+def _is_path(model: str) -> bool:
+    """Whether it can be no name on the hub, or is more likely a path."""
+    first = Path(model).parts[0] if "/" in model else ""
+    named = not model or model.startswith(("/", ".", "~")) or model.count("/") > 1
+    return named or bool(first and Path(first).is_dir())
 
 
 def _first_line(problem: Exception) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
+from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.task.answer import AnswerFormat, asked_format, extract_answer
 from selfteach.task.answer_type import types_of
@@ -28,6 +29,7 @@ from selfteach.task.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
+Part = Literal["all", "held-out"]
 FEWER = "fewer problems are held out"
 SAMPLE = 1000
 """So many rows are looked at to tell what the answers are and how they are asked for."""
@@ -96,7 +98,7 @@ class FileTask:
         """Reward 1 for the right final answer, else 0; always 0, and uncounted, without a verifier."""
         claim = extract_answer(answer, self.answer_format)
         if self.options.verifier == "none":
-            return Grade(0.0, claim=claim)
+            return Grade(0.0, claim=claim, verdict=Verdict.NO_REWARD.value)
         verdict = self._check(example.private["answer"], claim)
         self.verdicts[verdict] += 1
         return verdict.grade(claim)
@@ -134,13 +136,15 @@ def read_task(
     seed: int = 0,
     options: TaskOptions,
     reward: RewardFunction | None = None,
+    part: Part | None = None,
 ) -> FileTask:
     """Read and check every row once, and split. Raises UserError at the first row that cannot be used.
 
     A held-out problem is never trained on: with a held-out file its problems are taken out of the training rows,
     without one the hash of a problem decides, so that its duplicates go the same way. ``reward``: who grades in place
     of the verifier (the caller sees to that). Columns that it has parameters for become private fields, a row without
-    one that it cannot do without is incomplete, and apart from that no row needs an answer.
+    one that it cannot do without is incomplete, and apart from that no row needs an answer. ``part``: what a model is
+    measured on, where nothing is trained: "all" rows in their order, or the "held-out" ones, be there others or not.
     """
     if reward is not None:
         options = _graded_by(reward, options)
@@ -149,6 +153,8 @@ def read_task(
     say(name, columns)
     records = list(_records(source, columns, options, reward, counts))
     options = _with_type(records, _with_form(records, options), counts.pop(NUMERIC, 0))
+    if part == "all":
+        return _whole(name, source, records, seed, options, counts, columns)
     if options.held_out_file is None:
         known = held_out_of((r.problem for r in records), options.held_out_fraction)
         held_out = [r for r in records if fingerprint(r.problem) in known]
@@ -161,6 +167,8 @@ def read_task(
         counts["rows dropped: problem is held out"] = len(records) - len(rows)
     held_out = _distinct(held_out)
     counts["duplicate training rows"] = len(rows) - len({fingerprint(r.problem) for r in rows})
+    if part == "held-out":
+        rows = rows or held_out
     if not rows:
         raise UserError(f"{source.label}: no training rows are left ({_listed(counts)})")
     for what, count in counts.items():
@@ -168,6 +176,27 @@ def read_task(
             log.warning("%s: %s: %d", name, what, count)
     counted = {what: count for what, count in counts.items() if count}
     return FileTask(name, rows, held_out, seed, options, counted, layout=columns.described)
+
+
+def _whole(
+    name: str,
+    source: Source,
+    records: list[Record],
+    seed: int,
+    options: TaskOptions,
+    counts: Mapping[str, int],
+    columns: Columns,
+) -> FileTask:
+    """Every row as a problem to be measured on. UserError if there is none."""
+    require(
+        options.held_out_file is None,
+        f"{name}: held_out_file says what is held out, but all rows are asked for: leave one of the two out",
+    )
+    counted = {what: count for what, count in counts.items() if count}
+    require(bool(records), f"{source.label}: no rows are left ({_listed(counted)})")
+    for what, count in counted.items():
+        log.warning("%s: %s: %d", name, what, count)
+    return FileTask(name, records, records, seed, options, counted, layout=columns.described)
 
 
 def _graded_by(reward: RewardFunction, options: TaskOptions) -> TaskOptions:

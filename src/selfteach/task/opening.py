@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from selfteach.checks import nearest, require
 from selfteach.errors import UserError
 from selfteach.task.arena import WORLDS, open_world
 from selfteach.task.example import Task
-from selfteach.task.files import read_task
+from selfteach.task.files import Part, read_task
 from selfteach.task.gym import GymTask, gym_names
 from selfteach.task.one import OneQuestion
 from selfteach.task.options import TaskOptions
-from selfteach.task.reading import open_file, open_hub
+from selfteach.task.reading import Source, open_file, open_hub
 from selfteach.task.reward import Rewarded, RewardFunction
 
 __all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
 
 FILE_ENDINGS = (".jsonl", ".parquet")
+HUB = ("split", "subset", "revision")
+"""What a hub dataset's name may say behind a question mark."""
 _ANY = frozenset({"only"})
 _PROMPT = _ANY | frozenset(
     {"system_prompt", "prompt_template", "instruction", "answer_format", "grade_seconds"}
@@ -42,15 +45,48 @@ HEEDED: Mapping[str, frozenset[str]] = {
 
 
 def open_task(
-    name: str, *, seed: int = 0, options: TaskOptions | None = None, reward: RewardFunction | None = None
+    name: str,
+    *,
+    seed: int = 0,
+    options: TaskOptions | None = None,
+    reward: RewardFunction | None = None,
+    part: Part | None = None,
 ) -> Task:
-    """The task of this name; ``options`` None: the source's own defaults. ``reward`` grades in place of its verifier.
+    """The task of this name; ``options`` None: the source's own defaults. ``reward`` grades in place of its verifier;
+    ``part`` says what of rows is asked where nothing is trained (``read_task``).
 
     ``table``, ``chain`` … are worlds of the arena · ``gym:NAME`` or ``gym:NAME?setting=value&…`` a reasoning-gym
-    task · a path that ends in ``.jsonl`` or ``.parquet``, or a folder · ``hf:ID`` a dataset of the hub. Raises
-    UserError for a name that fits none of these, naming the nearest, and for options the source does not heed.
+    task · a path that ends in ``.jsonl`` or ``.parquet``, or a folder · ``hf:ID`` or ``hf:ID?split=test&subset=main``
+    a dataset of the hub. Raises UserError for a name that fits none of these, naming the nearest, and for options the
+    source does not heed.
     """
-    return finished(_opened(name, seed, options, reward), options, reward)
+    return finished(_opened(name, seed, options, reward, part), options, reward)
+
+
+def kind_of(name: str) -> str:
+    """Which kind of source a task's name means, as in ``HEEDED``; "" for none of them."""
+    if name.startswith(("gym:", "hf:")):
+        return name.partition(":")[0]
+    if name in WORLDS:
+        return "world"
+    if Path(name).is_dir():
+        return "folder"
+    return "file" if name.endswith(FILE_ENDINGS) else ""
+
+
+def open_rows(name: str) -> Source:
+    """The rows of a file, a folder, or ``hf:ID?split=…`` (a held-out file may be any of these)."""
+    return open_hub_named(name, TaskOptions()) if name.startswith("hf:") else open_file(name)
+
+
+def open_hub_named(name: str, options: TaskOptions) -> Source:
+    """``hf:ID?split=…&subset=…&revision=…``; what the name leaves open is as in ``options``."""
+    dataset, _, query = name.removeprefix("hf:").partition("?")
+    said = dict(parse_qsl(query, keep_blank_values=True))
+    for key in said:
+        require(key in HUB, f"{name}: there is no setting {key!r}{nearest(key, HUB)}")
+    chosen = {key: said.get(key, getattr(options, key)) for key in HUB}
+    return open_hub(dataset, **chosen)
 
 
 def finished(task: Task, options: TaskOptions | None, reward: RewardFunction | None) -> Task:
@@ -59,20 +95,22 @@ def finished(task: Task, options: TaskOptions | None, reward: RewardFunction | N
     return graded if options is None or options.only is None else OneQuestion(graded, options.only)
 
 
-def _opened(name: str, seed: int, options: TaskOptions | None, reward: RewardFunction | None) -> Task:
+def _opened(
+    name: str, seed: int, options: TaskOptions | None, reward: RewardFunction | None, part: Part | None
+) -> Task:
     if name.startswith("gym:"):
         return _gym(name, seed, options)
     if name.startswith("hf:"):
         chosen = heeded("hf", name, options)
-        source = open_hub(name[3:], split=chosen.split, subset=chosen.subset, revision=chosen.revision)
-        return read_task(name, source, open_file, seed=seed, options=chosen, reward=reward)
+        source = open_hub_named(name, chosen)
+        return read_task(name, source, open_rows, seed=seed, options=chosen, reward=reward, part=part)
     if name in WORLDS:
         heeded("world", name, options)
         return open_world(name, seed=seed)
     if Path(name).is_dir() or name.endswith(FILE_ENDINGS):
         chosen = heeded("folder" if Path(name).is_dir() else "file", name, options)
         source = open_file(name, split=chosen.split)
-        return read_task(name, source, open_file, seed=seed, options=chosen, reward=reward)
+        return read_task(name, source, open_rows, seed=seed, options=chosen, reward=reward, part=part)
     raise UserError(f"there is no task {name!r}; {_advice(name)}")
 
 

@@ -12,11 +12,11 @@ from typing import Any
 from selfteach.errors import UserError
 from selfteach.importing import in_one_line, is_reference, load_object, users_call
 from selfteach.task.example import Task
-from selfteach.task.files import read_task
-from selfteach.task.opening import finished, heeded, open_task
+from selfteach.task.files import Part, read_task
+from selfteach.task.opening import finished, heeded, open_rows, open_task
 from selfteach.task.options import TaskOptions
 from selfteach.task.own import METHODS, OwnTask, is_task
-from selfteach.task.reading import Row, Source, dataset_source, open_file
+from selfteach.task.reading import Row, Source, dataset_source
 from selfteach.task.reward import Reward, RewardFunction
 
 ROWS = "rows"
@@ -24,14 +24,20 @@ ROWS = "rows"
 
 
 def make_task(
-    task: Any, *, reward: Reward | str | None = None, seed: int = 0, options: TaskOptions | None = None
+    task: Any,
+    *,
+    reward: Reward | str | None = None,
+    seed: int = 0,
+    options: TaskOptions | None = None,
+    part: Part | None = None,
 ) -> Task:
     """A task from whatever names, holds or makes one (docs/data.md).
 
     ``task``: a name (``open_task``); an object with ``train``, ``held_out`` and ``grade``; rows (a list of dicts, a
     ``datasets.Dataset``, a pandas DataFrame); a function or class that makes one of these, called with ``seed`` if it
     has such a parameter; or a reference ``FILE.py:NAME`` to any of them. ``reward``: a function that grades in place of
-    the task's verifier, or a reference to one. Raises UserError, in one line, where it is none of these.
+    the task's verifier, or a reference to one. ``part``: what of rows is asked where nothing is trained. Raises
+    UserError, in one line, where it is none of these.
     """
     judge = None if reward is None else RewardFunction.of(reward)
     found, label = task, ROWS
@@ -41,7 +47,7 @@ def make_task(
     if callable(found) and not is_task(found, graded):
         found = _made(found, seed, label)
     if isinstance(found, str | os.PathLike):
-        return open_task(os.fspath(found), seed=seed, options=options, reward=judge)
+        return open_task(os.fspath(found), seed=seed, options=options, reward=judge, part=part)
     if is_task(found, graded):
         heeded("own", f"task {type(found).__name__}", options)
         ours = type(found).__module__.partition(".")[0] == "selfteach"
@@ -50,9 +56,8 @@ def make_task(
     if source is None:
         raise UserError(_none_of_these(found, label))
     chosen = heeded("rows", label, options)
-    return finished(
-        read_task(label, source, open_file, seed=seed, options=chosen, reward=judge), options, judge
-    )
+    read = read_task(label, source, open_rows, seed=seed, options=chosen, reward=judge, part=part)
+    return finished(read, options, judge)
 
 
 def source_of(rows: Any, label: str = ROWS) -> Source | None:

@@ -20,7 +20,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +107,16 @@ def damage(path: Path) -> str | None:
     return None if "state.json" in files else "manifest.json: incomplete"
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The state ``save`` was given, bit for bit, tensors on the CPU. Raises ``UserError`` if damaged."""
+def load(path: Path, groups: Collection[str] | None = None) -> dict[str, Any]:
+    """The state ``save`` was given, bit for bit, tensors on the CPU; ``groups``: these alone, each of which shares no
+    tensor with a group before it. Raises ``UserError`` if damaged."""
     if (fault := damage(path)) is not None:
         raise UserError(f"checkpoint {path} is damaged ({fault}); resume from an older one")
-    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    files = [file for file in sorted(path.glob("*.safetensors")) if groups is None or file.stem in groups]
+    tensors = {file.stem: load_file(file) for file in files}
     tree = json.loads((path / "state.json").read_bytes())
-    return {group: _joined(part, tensors) for group, part in tree.items()}
+    wanted = {group: part for group, part in tree.items() if groups is None or group in groups}
+    return {group: _joined(part, tensors) for group, part in wanted.items()}
 
 
 def step_of(path: Path) -> int:

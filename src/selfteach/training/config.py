@@ -16,6 +16,7 @@ from selfteach.settings import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PositiveUnit,
     UnitInterval,
     settings,
 )
@@ -57,10 +58,16 @@ class Evaluation:
     """Answers sampled for each problem: accuracy is their mean, pass@k counts any right one."""
     eval_temperature: NonNegativeFloat = 1.0
     """Sampling temperature of the evaluation (0: greedy)."""
+    eval_top_p: PositiveUnit = 1.0
+    """Nucleus sampling mass of the evaluation (1: off)."""
+    eval_top_k: NonNegativeInt = 0
+    """Sample from the k likeliest tokens only in the evaluation (0: off)."""
     eval_also: tuple[str, ...] = ()
     """Further tasks whose held-out accuracy is measured each time: what training makes the model forget."""
     eval_max_tokens: PositiveInt | None = None
     """Longest answer in an evaluation (none: as in training)."""
+    eval_thinking: bool | None = None
+    """Thinking flag of the chat template in an evaluation (none: as in training)."""
 
 
 @settings
@@ -97,6 +104,10 @@ class Bookkeeping:
     """Watch the metrics for signs of collapse, and say what was seen (docs/alarms.md)."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Log the metrics to this tracker as well; its package must be installed (none: to the run folder only)."""
+    project: str = "selfteach"
+    """What the tracker files the run under."""
+    run_name: str | None = None
+    """What the tracker calls the run (none: the name of its folder)."""
 
     @property
     def memory(self) -> int | None:

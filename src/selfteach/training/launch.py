@@ -34,6 +34,8 @@ FREE = (
     "loading.device",
     "bookkeeping.keep",
     "bookkeeping.track",
+    "bookkeeping.project",
+    "bookkeeping.run_name",
     "settings.device",
     "settings.keep",
 )
@@ -51,7 +53,7 @@ def launch(
     """Train ``config`` to its end. Returns the run folder (None on processes that do not write) and the summary."""
     config = replace(config, out=Path(config.out))
     first = PartialState(cpu=on_cpu(config.loading.device)).is_main_process
-    shown = tracked(progress(), config.bookkeeping.track, table_of(config), config.out) if first else silent()
+    shown = tracked(progress(), config.bookkeeping, table_of(config), config.out) if first else silent()
     settings = settings_of(config)
     # Adapters are drawn at random as they are made: before there is a Trainer.
     randomness.seed_all(settings.seed)

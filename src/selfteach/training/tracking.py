@@ -12,10 +12,10 @@ from typing import Any, Literal
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 
 from selfteach.errors import UserError
+from selfteach.training.config import Bookkeeping
 from selfteach.training.progress import Progress
 
 Tracking = Literal["tensorboard", "trackio", "wandb"]
-PROJECT = "selfteach"
 
 
 @dataclass
@@ -59,31 +59,33 @@ class Tracked:
         self.tracker.log(values, step=step)
 
 
-def tracked(shown: Progress, track: Tracking | None, config: Mapping[str, Any], out: Path) -> Progress:
+def tracked(shown: Progress, book: Bookkeeping, config: Mapping[str, Any], out: Path) -> Progress:
     """``shown``, with a tracker beside it if one is asked for; ``config`` goes to the tracker as it starts.
 
     TensorBoard writes into ``out``/tensorboard, trackio into its own local store. Weights & Biases stays offline
     unless the environment's WANDB_MODE says otherwise (``wandb sync`` uploads later): a run opens no connection that
     nobody asked for. Raises UserError naming the package to install where it is missing.
     """
+    track = book.track
     if track is None:
         return shown
     if find_spec(track) is None:
         raise UserError(
             f"--track {track} needs the package {track}, which is not installed: pip install {track}"
         )
-    return Tracked(shown, tracker(track, out), config)
+    return Tracked(shown, tracker(track, out, book.project, book.run_name or out.name), config)
 
 
-def tracker(track: Tracking, out: Path) -> GeneralTracker:
+def tracker(track: Tracking, out: Path, project: str, name: str) -> GeneralTracker:
+    """The tracker; TensorBoard, which knows no projects, is handed the run's folder alone."""
     match track:
         case "tensorboard":
             return TensorBoardTracker("tensorboard", logging_dir=out)
         case "trackio":
-            return TrackioTracker(PROJECT, name=out.name)
+            return TrackioTracker(project, name=name)
         case "wandb":
             mode = os.environ.get("WANDB_MODE", "offline")
-            return WandBTracker(PROJECT, name=out.name, dir=out, mode=mode)
+            return WandBTracker(project, name=name, dir=out, mode=mode)
 
 
 def plain(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | int | float | str]]:

@@ -111,6 +111,11 @@ class TextLearner(Learner):
         """The weights that a recipe trains unless it says otherwise."""
         return self.models.policy
 
+    @property
+    def rooms(self) -> dict[str, int]:
+        """Bytes of a pass of each trained policy: with them an evaluation elsewhere is cut, and so drawn, as here."""
+        return {name: one.room.memory for name, one in self.models.policies.items()}
+
     # --- what the Trainer asks for --------------------------------------------------------------------------------
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -254,7 +259,7 @@ class TextLearner(Learner):
             "hooked": self.hooked,
             "writing": self.writing.state(),
             "starts": self.models.starts.state(),
-            "room": {name: one.room.memory for name, one in self.models.policies.items()},
+            "room": self.rooms,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -274,6 +279,7 @@ class TextLearner(Learner):
     def summary(self) -> Mapping[str, Any]:
         return {
             "too_long_prompts": self.writing.prompts.too_long,
+            "room": self.rooms,
             "answers_until_solved": self.writing.answers_until_solved,
         }
 
