@@ -15,6 +15,7 @@ from selfteach.training import alarms, checkpoint, gradients, randomness, resumi
 from selfteach.training.clock import Clock
 from selfteach.training.interruption import Interrupted, interruption
 from selfteach.training.learner import Batch, Learner, Numbers, Role, Stage, Trained, Update
+from selfteach.training.marks import Marks
 from selfteach.training.memory import peak_memory
 from selfteach.training.progress import Progress
 from selfteach.training.reduce import on_cpu, sum_over_processes
@@ -102,7 +103,6 @@ class Trainer:
                     continue
                 if self.due(self.settings.eval_every) or self.stage_done == self.stages[self.stage].steps:
                     self.evaluate("train")
-                # After the last row of this step, so that a resumed run never writes one twice.
                 if self.due(self.settings.checkpoint_every):
                     resuming.save(self)
             if not self.finished():
@@ -238,10 +238,13 @@ class Trainer:
     def end(self) -> dict[str, Any]:
         """The last evaluation and checkpoint, the model, summary.json."""
         if not self.ended:
+            unended = self.marks()
             self.evaluate("after")
+            if self.due(self.settings.eval_every):
+                unended = self.marks()  # a longer run would have this row too
             self.write_samples(None, "after")
             self.ended = True
-            resuming.save(self)
+            resuming.save(self, unended=unended)
         values = {
             "steps": self.done,
             "spent": self.spent,
@@ -255,6 +258,10 @@ class Trainer:
             self.learner.export(self.folder.path / "model")
             self.folder.summary(values)
         return values
+
+    def marks(self) -> Marks | None:
+        """How far the run's files are written; None in processes that write none."""
+        return None if self.folder is None else self.folder.marks()
 
     # --- when and whether ---------------------------------------------------------------------------------------
 
