@@ -101,7 +101,12 @@ def left(out: Path) -> dict[str, Any]:
     tokens = {path.name: path.read_bytes() for path in (out / "tokens").iterdir()}
     last = checkpoint.latest(out)
     assert last is not None
-    return {"metrics": rows(out), "samples": read_rows(out / "samples.jsonl"), "tokens": tokens, "last": last.name}
+    return {
+        "metrics": rows(out),
+        "samples": read_rows(out / "samples.jsonl"),
+        "tokens": tokens,
+        "last": last.name,
+    }
 
 
 @pytest.fixture(scope="module")

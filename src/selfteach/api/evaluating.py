@@ -16,7 +16,7 @@ from selfteach.api.configfile import read_settings
 from selfteach.api.resolve import in_memory
 from selfteach.api.result import Result
 from selfteach.checks import nearest
-from selfteach.errors import UserError
+from selfteach.errors import UserError, diverged, within_memory
 from selfteach.policy.loading import Policy, load_policy, policy_of
 from selfteach.policy.sampler import Sampling
 from selfteach.roles.view import Answer, Plain, Solution, View
@@ -27,6 +27,8 @@ from selfteach.task.rows import make_task
 from selfteach.training.config import Loading, named
 from selfteach.training.text.evaluation import Answered, EvaluationResult
 from selfteach.training.text.evaluation import evaluate as measure
+
+DIVERGED = "its weights are not finite, or too large for the precision; take another model or float32"
 
 
 @settings
@@ -121,14 +123,17 @@ def evaluate(
         raise UserError(
             f"--model is missing: task {source.name} has no model of its own (give a folder or a hub id)"
         )
-    policy = policy_for(model if model is not None else str(model_folder(task)), tokenizer, loading)
+    with within_memory("loading the model", "take precision bfloat16, or a machine with more memory"):
+        policy = policy_for(model if model is not None else str(model_folder(task)), tokenizer, loading)
     sampling = Sampling(asked.max_tokens, asked.temperature, asked.top_p, asked.top_k)
-    result, answers = measure(
-        policy, source, problems=asked.problems, samples=asked.samples, sampling=sampling, thinking=asked.thinking,
-        view=view_named(view) if isinstance(view, str) else view, batch_size=asked.batch, seed=asked.seed,
-    )  # fmt: skip
     label = task if isinstance(task, str) else named(task)
     shown = f"arena {task}" if model is None else str(model) if isinstance(model, str | Path) else policy.name
+    with within_memory("evaluating", "lower --batch or max_tokens"), diverged(f"model {shown}", DIVERGED):
+        result, answers = measure(
+            policy, source, problems=asked.problems, samples=asked.samples, sampling=sampling,
+            thinking=asked.thinking, view=view_named(view) if isinstance(view, str) else view,
+            batch_size=asked.batch, seed=asked.seed,
+        )  # fmt: skip
     return Evaluated(shown, label, result, answers)
 
 

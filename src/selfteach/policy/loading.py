@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from selfteach.errors import UserError
+from selfteach.errors import UserError, exhausted
 from selfteach.policy.lora import LoraConfig as LoraConfig
 from selfteach.policy.lora import with_lora
 from selfteach.policy.recomputing import recompute
@@ -257,13 +257,15 @@ def _blaming(model: str) -> Iterator[None]:
         raise UserError(f"model {model!r}: there is no such folder.")
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, UserError):
+    except UserError:
         raise
     except SafetensorError as problem:
         raise UserError(
             f"model {model!r} is damaged ({_first_line(problem)}): get the folder again."
         ) from problem
     except Exception as problem:  # a broken config or tokenizer file makes transformers raise nearly anything
+        if exhausted(problem) is not None:
+            raise
         advice = (
             "the folder needs config.json, model.safetensors and tokenizer.json of a causal language model"
             if Path(model).is_dir()

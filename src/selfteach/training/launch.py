@@ -15,6 +15,7 @@ import torch
 from accelerate import PartialState
 from torch import distributed
 
+from selfteach.errors import within_memory
 from selfteach.training import alarms, randomness, resuming
 from selfteach.training.config import FORMAT, TrainConfig
 from selfteach.training.inputs import inputs_of
@@ -29,6 +30,7 @@ from selfteach.training.trainer import Settings, Trainer
 
 P = ParamSpec("P")
 R = TypeVar("R")
+NO_ROOM = "take a smaller model, precision bfloat16 with lora_rank, or a machine with more memory"
 FREE = (
     "versions",
     "loading.device",
@@ -40,7 +42,7 @@ FREE = (
     "settings.device",
     "settings.keep",
 )
-"""What may differ between a run and its resumption: what it is made with, and how its work is cut to fit the machine."""
+"""What may differ between a run and its resumption: what makes it, and how its work is cut to fit the machine."""
 
 
 def launch(
@@ -68,8 +70,9 @@ def learner_of(config: TrainConfig, progress: Progress) -> TextLearner:
     """The learner of a run of text at its beginning, seeded and on its device; nothing is checked or written."""
     # Adapters are drawn at random as they are made: before there is a Trainer.
     randomness.seed_all(config.seed)
-    learner = TextLearner(config, progress)
-    Trainer(learner, None, progress, settings_of(config))
+    with within_memory("loading the model", NO_ROOM):
+        learner = TextLearner(config, progress)
+        Trainer(learner, None, progress, settings_of(config))
     return learner
 
 
@@ -127,7 +130,8 @@ def run_learner(
     folder, changed = opened(out, config, resume) if first else (None, False)
     shown = progress() if first else Silent()
     try:
-        trainer = Trainer(made() if callable(made) else made, folder, shown, settings)
+        with within_memory("loading the model", NO_ROOM):
+            trainer = Trainer(made() if callable(made) else made, folder, shown, settings)
         trainer.check = check
         restored = resuming.restore(trainer, out) if resume else None
         if restored is None and check:

@@ -30,20 +30,20 @@ Marks = Mapping[str, Mark]
 
 @dataclass
 class Growing:
-    """A file to which is only ever appended: its length and hash so far, and whether all of it is on the disk."""
+    """A file to which is only ever appended: its bytes so far, their hash, and whether all of them are on the disk."""
 
-    bytes: int = 0
+    count: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
     synced: bool = True
 
     def grow(self, content: bytes) -> None:
-        self.bytes += len(content)
+        self.count += len(content)
         self.digest.update(content)
         self.synced = False
 
     @property
     def mark(self) -> Mark:
-        return Mark(bytes=self.bytes, sha256=self.digest.hexdigest())
+        return Mark(bytes=self.count, sha256=self.digest.hexdigest())
 
 
 def mark_of(path: Path) -> Mark:
@@ -80,7 +80,7 @@ def begun(path: Path, count: int) -> Growing:
     """A file's first ``count`` bytes, to be appended to."""
     growing = Growing()
     with path.open("rb") as stream:
-        while growing.bytes < count and (block := stream.read(min(1 << 20, count - growing.bytes))):
+        while growing.count < count and (block := stream.read(min(1 << 20, count - growing.count))):
             growing.grow(block)
     growing.synced = True
     return growing

@@ -46,7 +46,9 @@ def state(run: Trainer) -> dict[str, Any]:
 
 def load_state(run: Trainer, saved: checkpoint.State) -> None:
     """Put a state back. Raises ``UserError`` where the run is of other weights, optimizers or processes."""
-    require_processes(run.accelerator.num_processes, len(saved["random"]))  # before what each process has of its own
+    require_processes(
+        run.accelerator.num_processes, len(saved["random"])
+    )  # before what each process has of its own
     progress = saved["progress"]
     run.enter(progress["stage"])
     weights.load(run.wrapped, saved["weights"])
@@ -69,11 +71,15 @@ def load_state(run: Trainer, saved: checkpoint.State) -> None:
 
 
 def require_processes(here: int, there: int) -> None:
-    """Refuse to go on with another number of processes: each has random state, prompts and stored answers of its own."""
+    """UserError for another number of processes: each has random state, prompts and stored answers of its own."""
     if here != there:
         raise UserError(
             f"the run was begun with {counted(there)} and goes on with as many, not with {counted(here)}: "
-            + (f"launch it by torchrun --nproc-per-node {there}" if there > 1 else "launch it without torchrun")
+            + (
+                f"launch it by torchrun --nproc-per-node {there}"
+                if there > 1
+                else "launch it without torchrun"
+            )
         )
 
 
@@ -87,12 +93,13 @@ def save(run: Trainer, *, unended: Marks | None = None) -> None:
     ``unended``: of a run's end, how far its files would be written if it had been longer.
     Raises ``UserError`` for weights, copies or optimizers that are not finite: a checkpoint is always good.
     """
-    whole = state(run)
-    refuse_broken(run, whole)
-    if run.folder is not None:
-        run.folder.sync()
-        files = {"files": run.folder.marks(), "unended": unended}
-        checkpoint.save(run.folder.path, run.done, {**whole, "written": files}, keep=run.settings.keep)
+    with run.refusing(None, "saving a checkpoint"):
+        whole = state(run)
+        refuse_broken(run, whole)
+        if run.folder is not None:
+            run.folder.sync()
+            files = {"files": run.folder.marks(), "unended": unended}
+            checkpoint.save(run.folder.path, run.done, {**whole, "written": files}, keep=run.settings.keep)
 
 
 def refuse_broken(run: Trainer, whole: checkpoint.State) -> None:
@@ -106,7 +113,13 @@ def tensors_of(tree: Any, place: str = "") -> dict[str, Shaped[Tensor, "..."]]:
     """Every tensor of a nested state, by its place."""
     if isinstance(tree, Tensor):
         return {place: tree}
-    parts = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list | tuple) else ()
+    parts = (
+        tree.items()
+        if isinstance(tree, Mapping)
+        else enumerate(tree)
+        if isinstance(tree, list | tuple)
+        else ()
+    )
     return {name: one for key, part in parts for name, one in tensors_of(part, f"{place}/{key}").items()}
 
 

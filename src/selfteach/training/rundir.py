@@ -12,9 +12,12 @@ reads back. Text is escaped to ASCII, so that half a surrogate pair from a model
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
 import re
+import shutil
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -121,10 +124,10 @@ class RunFolder:
 
     def marks(self) -> dict[str, Mark]:
         """How far rows and columns are written: what a checkpoint that is made now relies on."""
-        return {name: one.mark for name, one in self._rows.items() if one.bytes} | self._tokens
+        return {name: one.mark for name, one in self._rows.items() if one.count} | self._tokens
 
     def sync(self) -> None:
-        """Force all rows to the disk: before a checkpoint that relies on them. Columns are there as they are written."""
+        """Force all rows to the disk, for a checkpoint that relies on them; columns are there as they are written."""
         for name, one in self._rows.items():
             if not one.synced:
                 with writing(self.path / name):
@@ -205,7 +208,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises ``UserError`` naming a line that is no row.
     """
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else (), start=1):
+    for number, line in enumerate(
+        path.read_bytes().splitlines(keepends=True) if path.exists() else (), start=1
+    ):
         if not line.endswith(b"\n"):
             break
         try:
@@ -308,7 +313,36 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(
-            f"{path} could not be written ({reason}); make room or choose another --out"
-        ) from error
+        reason = str(error.strerror) if isinstance(error, OSError) else str(error).splitlines()[0]
+        full = getattr(error, "errno", None) in FULL or any(os.strerror(one) in reason for one in FULL)
+        advice = "make room, then use --resume" if full else "choose another --out"
+        raise UserError(f"{named(path)} could not be written ({reason}); {advice}") from error
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def named(path: Path, most: int = 300) -> str:
+    """A path for a message; of one that is too long, its end."""
+    return str(path) if len(str(path)) <= most else f"… {str(path)[-most:]}"
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to that stands at ``path`` afterwards: whole or not at all, in the place of what was there.
+
+    Raises ``UserError`` where the disk refuses; nothing half-written is left then.
+    """
+    aside = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            yield aside
+            for file in (*aside.rglob("*"), aside):
+                sync(file)
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
+            sync(path.parent)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
