@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from selfteach.errors import UserError, exhausted
+from selfteach.policy.adapter import base_of, is_adapter, merged, note_base, without_base
 from selfteach.policy.lora import LoraConfig as LoraConfig
 from selfteach.policy.lora import with_lora
 from selfteach.policy.recomputing import recompute
@@ -79,6 +80,8 @@ class Policy:
         if merge and isinstance(model, peft.PeftModel):
             model = copy.deepcopy(model).merge_and_unload()
         model.save_pretrained(str(folder))
+        if isinstance(model, peft.PeftModel):
+            note_base(model, folder)
         self.tokenizer.save_pretrained(folder)
 
     @contextmanager
@@ -135,10 +138,15 @@ def load_policy(
     tokenizer = _tokenizer(model, source)
     halved = precision == "bfloat16" and not (trained and lora is None)
     network = _network(model, "bfloat16" if halved else "float32", source)
-    return policy_of(
+    # What an adapter on it will name as its base: this folder from wherever, or this adapter merged, not its own base.
+    network.name_or_path = str(Path(model).resolve()) if Path(model).is_dir() else model
+    policy = policy_of(
         network, tokenizer, name=model, precision=precision, lora=lora,
         gradient_checkpointing=gradient_checkpointing, chat_template=chat_template, device=device,
     )  # fmt: skip
+    if isinstance(policy.model, peft.PeftModel):
+        policy.model.peft_config["default"].revision = revision
+    return policy
 
 
 def policy_of(
@@ -168,7 +176,7 @@ def policy_of(
 
 
 def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
-    if (Path(model) / "adapter_config.json").is_file():
+    if is_adapter(model):
         return _merged_adapter(model, dtype, source)
     loader: Any = AutoModelForCausalLM
     with _blaming(model):
@@ -214,20 +222,14 @@ def _keep_scale(network: Any) -> None:
 
 
 def _merged_adapter(folder: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
-    if not (Path(folder) / "adapter_model.safetensors").is_file():
-        raise UserError(
-            f"model {folder!r} is a LoRA adapter without adapter_model.safetensors: save it again."
-        )
     with _blaming(folder):
-        base = peft.PeftConfig.from_pretrained(folder).base_model_name_or_path
-    if not base:
-        raise UserError(
-            f"model {folder!r} is a LoRA adapter that names no base model in adapter_config.json."
-        )
-    network = _network(base, dtype, {**source, "revision": None})
+        base, revision = base_of(folder)
+    try:
+        network = _network(base, dtype, {**source, "revision": revision})
+    except UserError as problem:
+        raise without_base(folder, base, str(problem)) from problem
     with _blaming(folder):
-        merged: PreTrainedModel = peft.PeftModel.from_pretrained(network, folder).merge_and_unload()
-    return merged
+        return cast(PreTrainedModel, merged(network, folder))
 
 
 def _tokenizer(model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
