@@ -79,6 +79,42 @@ def test_processes_with_unequal_numbers_of_rows_compute_what_one_does(
     assert read_rows(tmp_path / "one" / "metrics.jsonl")[0]["unavailable/teacher"] == pytest.approx(blind)
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_with_as_many_processes_as_it_was_begun_with(tmp_path: Path) -> None:
+    """The stored answers of a stage are divided among the processes, as are prompts and random states."""
+    stored = ("opsd", "--stored", "8", "--steps", "2")
+    for begun, other in ((2, 1), (1, 2)):
+        out = tmp_path / str(begun)
+        done = selfteach(begun, *stored, "--out", str(out))
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f'processes = "{begun}"' in (out / "config.toml").read_text()
+        (out / "summary.json").unlink()
+        refused = selfteach(other, "--out", str(out), "--resume")
+        assert refused.returncode != 0
+        said = next(line for line in refused.stderr.splitlines() if line.startswith("selfteach: "))
+        assert f"begun with {begun} process" in said
+        assert f"not with {other} process" in said
+        assert ("--nproc-per-node 2" in said) == (begun == 2)
+        assert "selfteach/cli" not in refused.stderr  # the launcher has a traceback of its own
+        assert not (out / "summary.json").exists()
+        assert selfteach(begun, "--out", str(out), "--resume").returncode == 0
+
+
+def selfteach(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """``selfteach train`` on world "table", as several processes are launched by the README."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    device = ("--device", "cpu") if torch.accelerator.is_available() else ()
+    few = ("--task", "table", "--prompts", "4", "--max-tokens", "24", "--eval-problems", "0")
+    new = () if "--resume" in words else few
+    program = [sys.executable, *(launcher if processes > 1 else []), "-m", "selfteach", "train"]
+    return subprocess.run(
+        [*program, *words, *new, *device],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
 def assert_same(folder: Path) -> None:
     """The runs "one" and "two" in the folder ended with the same weights, and wrote the same numbers on the way."""
     one, two = (load_file(folder / name / "model" / "model.safetensors") for name in ("one", "two"))

@@ -220,7 +220,7 @@ def test_an_adapter_whose_base_has_moved_finds_it_again(home: Path, tmp_path: Pa
     (adapter / "adapter_config.json").write_text(
         json.dumps({**config, "base_model_name_or_path": "/gone/tiny"})
     )
-    with pytest.raises(selfteach.UserError, match=r"base model '/gone/tiny' is not there.*--base"):
+    with pytest.raises(selfteach.UserError, match=r"base model '/gone/tiny' there is no such folder.*--base"):
         selfteach.evaluate(adapter, data, **few)
     assert selfteach.evaluate(adapter, data, base=base, **few).answers == there.answers
     with pytest.raises(selfteach.UserError, match="is no LoRA adapter"):

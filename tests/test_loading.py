@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from selfteach.errors import UserError
@@ -294,3 +295,131 @@ def test_an_adapter_without_safetensors_is_refused(folder, tmp_path):
     (tmp_path / "saved" / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"adapter_model\.safetensors"):
         load_policy(str(tmp_path / "saved"))
+
+
+# --- adapters that are not whole, or not of this base
+
+
+@pytest.fixture
+def saved(folder, tmp_path):
+    """An adapter on a base of its own, to be spoiled."""
+    shutil.copytree(folder, tmp_path / "base")
+    lora_policy(tmp_path / "base").save(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def respelled(saved, change):
+    file = saved / "adapter_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def first_of(tensors):
+    return min(tensors)
+
+
+def without_all(tensors):
+    tensors.clear()
+    tensors["x"] = torch.zeros(1)
+
+
+SPOILED = {
+    "one tensor missing": (lambda t: t.pop(first_of(t)), "lacks 1 tensors"),
+    "all tensors missing": (without_all, "lacks 28 tensors"),
+    "a layer missing": (lambda t: [t.pop(k) for k in list(t) if ".layers.1." in k], "lacks 14 tensors"),
+    "another name": (lambda t: t.update({first_of(t) + "x": t.pop(first_of(t))}), "1 tensors"),
+    "one too many": (
+        lambda t: t.update({k.replace("layers.0", "layers.9"): v.clone() for k, v in list(t.items())[:1]}),
+        "no place in its base for 1 tensors",
+    ),
+    "another shape": (lambda t: t.update({first_of(t): torch.zeros(3, 3)}), "size mismatch"),
+    "another rank": (lambda t: t.update({k: torch.cat([v, v]) for k, v in t.items()}), "size mismatch"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_an_adapter_whose_tensors_are_not_those_of_its_configuration_is_refused(saved, how):
+    change, said = SPOILED[how]
+    respelled(saved, change)
+    with pytest.raises(UserError, match=said) as problem:
+        load_policy(str(saved))
+    assert str(saved) in str(problem.value)
+    assert "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"layers": 1}, {"layers": 3}, {"width": 32}, {"tied": False}], ids=str
+)
+def test_an_adapter_of_another_base_is_refused(saved, tmp_path, other):
+    shutil.rmtree(tmp_path / "base")
+    tiny_model_folder(tmp_path / "base", **other)
+    with pytest.raises(UserError, match="adapter") as problem:
+        load_policy(str(saved))
+    assert str(saved) in str(problem.value)
+    assert "base_model_name_or_path" in str(problem.value)
+
+
+def test_an_adapter_of_another_program_is_held_to_its_tensors_alone(saved, tmp_path):
+    expected = logits(load_policy(str(saved)))
+    (saved / "base.json").unlink()
+    assert torch.equal(logits(load_policy(str(saved))), expected)
+    shutil.rmtree(tmp_path / "base")
+    tiny_model_folder(tmp_path / "base", layers=1)
+    with pytest.raises(UserError, match="no place in its base for 14 tensors"):
+        load_policy(str(saved))
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed", "bfloat16"])
+def test_an_adapter_knows_its_base_in_any_precision(saved, precision):
+    assert load_policy(str(saved), precision=precision, trained=False).name == str(saved)
+
+
+def test_a_moved_base_is_named_with_what_to_do(saved, tmp_path):
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="no such folder") as problem:
+        load_policy(str(saved))
+    said = str(problem.value)
+    assert f"{tmp_path / 'base'}" in said
+    assert f"base_model_name_or_path of {saved / 'adapter_config.json'}" in said
+    assert "export --merge" in said
+    config = json.loads((saved / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(tmp_path / "elsewhere")
+    (saved / "adapter_config.json").write_text(json.dumps(config))
+    load_policy(str(saved))
+
+
+@pytest.mark.parametrize("base", [None, ""])
+def test_an_adapter_that_names_no_base_says_so(saved, base):
+    config = json.loads((saved / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = base
+    (saved / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="names no base model: write"):
+        load_policy(str(saved))
+
+
+def test_a_base_named_from_another_folder_is_still_found(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    policy = load_policy("base", lora=LoraConfig(rank=2))
+    policy.save("again")
+    (tmp_path / "deeper").mkdir()
+    monkeypatch.chdir(tmp_path / "deeper")
+    assert torch.equal(logits(load_policy("../again")), logits(policy))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_adapter_trained_on_an_adapter_keeps_both(saved, tmp_path, precision):
+    second = lora_policy(saved)
+    expected = logits(second)
+    second.save(tmp_path / "second")
+    again = load_policy(str(tmp_path / "second"), precision=precision, trained=False)
+    if precision == "float32":
+        torch.testing.assert_close(logits(again), expected, rtol=1e-4, atol=1e-5)
+    respelled(saved, lambda tensors: tensors.update({k: -v for k, v in tensors.items()}))
+    with pytest.raises(UserError, match="of other weights"):
+        load_policy(str(tmp_path / "second"))
+
+
+def test_the_bases_revision_goes_with_an_adapter(folder, tmp_path):
+    load_policy(str(folder), lora=LoraConfig(rank=2), revision="v2").save(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "adapter_config.json").read_text())["revision"] == "v2"

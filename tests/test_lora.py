@@ -8,8 +8,9 @@ import peft
 import pytest
 import torch
 
-from families import family_folder, family_model
+from families import FAMILIES, family_folder, family_model
 from selfteach.errors import UserError
+from selfteach.policy.adapter import fingerprint
 from selfteach.policy.coverage import coverage
 from selfteach.policy.loading import Policy, load_policy, policy_of
 from selfteach.policy.lora import LoraConfig, kind, with_lora
@@ -157,3 +158,18 @@ def test_names_of_numbered_modules_are_not_taken_for_layers() -> None:
 def test_no_target_at_all_is_refused() -> None:
     with pytest.raises(UserError, match="lora_targets is empty"):
         Adapter(lora_targets=())
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_model_is_known_by_its_weights_with_and_without_an_adapter(name: str) -> None:
+    network = family_model(name)
+    before = fingerprint(network)
+    policy = policy_of(network, tiny_tokenizer(), name=name, lora=LoraConfig(rank=2))
+    assert fingerprint(policy.model) == before
+    with torch.no_grad():
+        for parameter in policy.trainable().values():
+            parameter.add_(1)
+    assert fingerprint(policy.model) == before
+    with torch.no_grad():
+        next(p for n, p in policy.model.named_parameters() if "lora_" not in n).add_(1)
+    assert fingerprint(policy.model) != before

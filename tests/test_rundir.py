@@ -203,7 +203,7 @@ def test_a_row_that_cannot_be_written_leaves_those_before_it_whole(tmp_path):
                 run.metrics({"step": 2, "text": "x" * 100})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, saved)
-        run.truncate_after(2)
+        run.cut(run.marks())
     assert rows(tmp_path / "metrics.jsonl") == [{"step": 1}]
 
 
@@ -269,32 +269,41 @@ def content(path: Path) -> dict[str, bytes]:
 def test_a_resumed_runs_files_equal_an_uninterrupted_runs(tmp_path, torn):
     with RunFolder.create(tmp_path / "whole") as run:
         write_steps(run, range(10))
+        marks = run.marks()
     with RunFolder.create(tmp_path / "broken") as run:
         run.write_config(CONFIG)
-        write_steps(run, range(8))
+        write_steps(run, range(5))
+        known = run.marks()
+        write_steps(run, range(5, 8))
     with (tmp_path / "broken" / "metrics.jsonl").open("ab") as stream:
         stream.write(torn)
     with RunFolder.resume(tmp_path / "broken", CONFIG) as run:
-        run.truncate_after(4)
+        run.cut(known)
         write_steps(run, range(5, 10))
+        assert run.marks() == marks
     (tmp_path / "broken" / "config.toml").unlink()
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
 
 
 def test_a_run_killed_before_its_first_row_can_be_cut(tmp_path):
     with RunFolder.create(tmp_path) as run:
-        run.truncate_after(0)
+        run.cut({})
+    assert content(tmp_path) == {}
+
+
+def test_a_run_without_a_checkpoint_begins_with_empty_files(tmp_path):
+    with RunFolder.create(tmp_path) as run:
+        write_steps(run, range(4))
+        run.cut({})
+        assert run.marks() == {}
     assert content(tmp_path) == {}
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1}', "nonsense", "null"])
-def test_a_broken_row_in_the_middle_is_named_and_nothing_is_cut(tmp_path, line):
-    text = '{"step": 1}\n' + line + '\n{"step": 9}\n'
-    with RunFolder.create(tmp_path) as run:
-        (tmp_path / "metrics.jsonl").write_text(text)
-        with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
-            run.truncate_after(4)
-    assert (tmp_path / "metrics.jsonl").read_text() == text
+def test_a_broken_row_in_the_middle_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + '\n{"step": 9}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
+        read_rows(tmp_path / "metrics.jsonl")
 
 
 def test_rows_read_back_without_a_torn_last_one(tmp_path):
@@ -307,5 +316,5 @@ def test_rows_read_back_without_a_torn_last_one(tmp_path):
 def test_failed_batches_outlive_a_resume(tmp_path):
     with RunFolder.create(tmp_path) as run:
         run.write_aside(9, {}, "loss is NaN")
-        run.truncate_after(3)
+        run.cut({})
     assert set(content(tmp_path)) == {"failed/step-9.json", "failed/step-9.safetensors"}

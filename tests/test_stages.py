@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +226,9 @@ def test_a_store_read_back_is_the_one_written(model: str, tmp_path: Path) -> Non
     run = run_with(Imitation(), model, tmp_path)
     run.step()
     run.learner.writing.store("train").notes["seen"] = 8
-    run.learner.writing.state()
-    assert NamedStore.load(run.learner.writing.path("train", 1), 1) == run.learner.writing.store("train")
+    (versions,) = run.learner.writing.state()["stores"]
+    path = partial(run.learner.writing.path, "train")
+    assert NamedStore.load(path, versions["train"]) == run.learner.writing.store("train")
 
 
 def test_a_store_without_an_answer_says_so(model: str, tmp_path: Path) -> None:
@@ -236,11 +238,27 @@ def test_a_store_without_an_answer_says_so(model: str, tmp_path: Path) -> None:
         run_with(MIXED, model, tmp_path).step()
 
 
-@pytest.mark.parametrize("text", ["", '{}\n{"ids": [1]}\n', '{}\n{"ids"', "[1]\n"])
-def test_a_damaged_store_is_named(text: str, tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text(text)
-    with pytest.raises(UserError, match=r"x\.jsonl"):
-        NamedStore.load(tmp_path / "x.jsonl", 1)
+@pytest.mark.parametrize("kept", [0, 1, 3], ids=["none", "the notes", "a whole line less"])
+@pytest.mark.parametrize("more", [b"", b"{}\n", b"null\n" * 9])
+def test_a_store_that_was_cut_or_changed_is_named(kept: int, more: bytes, tmp_path: Path) -> None:
+    store = NamedStore([blank(i, group=i) for i in range(3)])
+    written = store.save(lambda version: tmp_path / f"x-{version}.jsonl", keep=1)
+    lines = (tmp_path / "x-1.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 4
+    (tmp_path / "x-1.jsonl").write_bytes(b"".join(lines[:kept]) + more)
+    with pytest.raises(UserError, match=r"x-1\.jsonl"):
+        NamedStore.load(lambda version: tmp_path / f"x-{version}.jsonl", written)
+
+
+def test_a_store_that_has_grown_or_is_gone_is_named(tmp_path: Path) -> None:
+    written = NamedStore([blank(0, group=0)]).save(lambda version: tmp_path / f"x-{version}.jsonl", keep=1)
+    with (tmp_path / "x-1.jsonl").open("ab") as stream:
+        stream.write(b"{}\n")
+    with pytest.raises(UserError, match=r"x-1\.jsonl: the file has grown"):
+        NamedStore.load(lambda version: tmp_path / f"x-{version}.jsonl", written)
+    (tmp_path / "x-1.jsonl").unlink()
+    with pytest.raises(UserError, match=r"x-1\.jsonl: the file is missing"):
+        NamedStore.load(lambda version: tmp_path / f"x-{version}.jsonl", written)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from selfteach.training import checkpoint
 from selfteach.training.clock import Clock
 from selfteach.training.interruption import Interrupted
 from selfteach.training.launch import run_learner
-from selfteach.training.learner import Learner, Numbers, Sample, Stage, Trained, Update
+from selfteach.training.learner import Learner, Numbers, Role, Sample, Stage, Trained, Update
 from selfteach.training.progress import Silent
 from selfteach.training.rundir import read_rows
 from selfteach.training.schedule import scheduled
@@ -247,6 +247,16 @@ def broken(where: str) -> Slope:
                 raise NotFinite("the held-out distribution is NaN")
             return super().evaluate(phase)
 
+        def samples(self, batch: int | None, phase: str) -> list[Sample]:
+            if where == "samples" and self.told.count("batch over") == 3:
+                raise NotFinite("the look's distribution is NaN")
+            return []
+
+        def metrics(self, batch: int, done: Sequence[Numbers]) -> Mapping[str, Any]:
+            if where == "metrics" and batch == 3:
+                raise NotFinite("a measured log-prob is NaN")
+            return {}
+
         def failed(self, batch: int | None) -> Mapping[str, Any]:
             return {"batch": batch, "weights": self.net["a"].detach()}
 
@@ -284,6 +294,134 @@ def test_what_is_not_finite_stops_the_run_in_one_line_and_keeps_the_batch(
 def test_an_evaluation_that_is_not_finite_stops_the_run_too() -> None:
     with pytest.raises(UserError, match="held-out distribution is NaN at step 3"):
         trainer(broken("evaluate"), eval_every=1).train()
+
+
+def test_a_look_or_a_measurement_that_is_not_finite_stops_the_run_too() -> None:
+    with pytest.raises(UserError, match="look's distribution is NaN at step 3; there is no checkpoint yet"):
+        trainer(broken("samples"), samples_every=1).train()
+    with pytest.raises(UserError, match="measured log-prob is NaN at step 4; there is no checkpoint yet"):
+        trainer(broken("metrics")).train()
+
+
+@pytest.mark.parametrize("what", ["weights", "roles", "optimizers"])
+def test_what_a_checkpoint_would_hold_is_looked_at_when_it_is_saved(tmp_path: Path, what: str) -> None:
+    """Nobody's update broke it: a copy that follows, an optimizer's average, a buffer set on the side."""
+
+    class Poisoned(Slope):
+        def observe(self, row: Mapping[str, Any]) -> None:
+            if row["step"] != 3:
+                return
+            if what == "weights":
+                self.net["b"].data.fill_(float("inf"))
+            elif what == "roles":
+                self.role.kept = torch.tensor([1.0, float("nan")])
+            else:
+                self.made["a"].optimizer.state[self.net["a"]]["exp_avg_sq"] = torch.tensor([float("inf")] * 2)
+
+        def optimizers(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Trained]:
+            self.made = super().optimizers(wrapped)
+            return self.made
+
+        def roles(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Role]:
+            self.role = Keeper()
+            return {"kept": self.role}
+
+    with pytest.raises(UserError) as problem:
+        run_learner(Poisoned(), tmp_path / "run", replace(CPU, checkpoint_every=1))
+    said = str(problem.value)
+    assert f"the checkpoint would be broken: {what}/" in said
+    assert "is not finite at step 3" in said
+    assert "the last checkpoint is intact" in said
+    assert checkpoint.step_of(checkpoint.latest(tmp_path / "run")) == 2  # type: ignore[arg-type]
+
+
+class Keeper:
+    """A role that keeps a tensor."""
+
+    def __init__(self) -> None:
+        self.kept = torch.zeros(2)
+
+    def after_step(self, moved: Collection[str]) -> None: ...
+
+    def after_batch(self) -> None: ...
+
+    def state(self) -> dict[str, Any]:
+        return {"kept": self.kept}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.kept = state["kept"]
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def allocate_too_much() -> None:
+    torch.empty(10**15)
+
+
+def on_a_device() -> None:
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.1 GiB.\nIf reserved …"
+    )
+
+
+def in_python() -> None:
+    raise MemoryError
+
+
+OUT_OF_MEMORY = {
+    "torch": (allocate_too_much, "tried to allocate 4000000000000000 bytes"),
+    "device": (on_a_device, "tried to allocate 2.50 GiB"),
+    "python": (in_python, "MemoryError"),
+}
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+@pytest.mark.parametrize(
+    ("where", "batches", "doing"),
+    [
+        ("collect", 3, "collecting the batch at step 3"),
+        ("push", 3, "scoring and updating at step 3"),
+        ("metrics", 4, "measuring the step at step 4"),
+        ("samples", 4, "looking at rollouts at step 4"),
+        ("evaluate", 4, "evaluating at step 4"),
+        ("state", 4, "saving a checkpoint at step 4"),
+        ("export", 6, "saving the model at step 6"),
+    ],
+)
+def test_memory_that_is_used_up_is_one_line_with_advice(
+    tmp_path: Path, where: str, batches: int, doing: str, kind: str
+) -> None:
+    run_out, said_by_it = OUT_OF_MEMORY[kind]
+
+    class Large(Slope):
+        def memory_advice(self, doing: str) -> str:
+            return "rent a larger machine"
+
+    def failing(self: Large, *arguments: Any) -> Any:
+        if self.told.count("batch over") == batches:
+            run_out()
+        return getattr(super(Large, self), where)(*arguments)
+
+    setattr(Large, where, failing)
+    settings = replace(CPU, checkpoint_every=2, eval_every=4, samples_every=4)
+    with pytest.raises(UserError) as problem:
+        run_learner(Large(), tmp_path / "run", settings)
+    said = str(problem.value)
+    assert f"out of memory while {doing} ({said_by_it}); the last checkpoint is intact" in said
+    assert said.endswith("rent a larger machine; then use --resume")
+    assert "\n" not in said
+    assert not (tmp_path / "run" / "failed").exists()
+    assert checkpoint.latest(tmp_path / "run") is not None
+
+
+def test_another_error_is_not_taken_for_memory() -> None:
+    class Wrong(Slope):
+        def collect(self, step: int) -> int:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        trainer(Wrong()).train()
 
 
 def test_an_evaluation_without_a_headline_is_named() -> None:

@@ -1,4 +1,10 @@
-"""What any floor may raise: a user's own mistake, and numbers that have diverged."""
+"""What any floor may raise: a user's own mistake, numbers that have diverged, memory that is used up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -8,6 +14,56 @@ class UserError(Exception):
     """
 
 
-class NotFinite(ArithmeticError):
+class NotFinite(UserError, ArithmeticError):
     """Numbers have diverged: NaN or infinite logits, log-probs or losses. A run keeps the batch aside and stops in one
     line."""
+
+
+class OutOfMemory(UserError):
+    """Nothing is left of the device's or the machine's memory."""
+
+
+ALLOCATORS = (
+    "out of memory",
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What a RuntimeError says that is an allocator's."""
+
+
+def exhausted(error: BaseException) -> str | None:
+    """What an allocator said that had nothing left, in one line; None: the error is another."""
+    if isinstance(error, OutOfMemory):
+        return None  # it is told already
+    text = " ".join(str(error).split())
+    runtime = isinstance(error, RuntimeError) and any(said in text for said in ALLOCATORS)
+    # torch's own class by its name: this module must not load torch.
+    if not runtime and not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+        return None
+    asked = re.search(r"tried to allocate [\d.,]+ ?\w+", text, re.IGNORECASE)
+    return f"t{asked[0][1:]}" if asked else text.split(". ")[0][:200] or type(error).__name__
+
+
+@contextmanager
+def within_memory(doing: str, advice: str) -> Iterator[None]:
+    """Within it an allocator that has nothing left is an ``OutOfMemory``: while ``doing`` what, and what to do."""
+    try:
+        yield
+    except Exception as error:
+        if (said := exhausted(error)) is None:
+            raise
+        told = OutOfMemory(f"out of memory while {doing} ({said}): {advice}")
+    else:
+        return
+    raise told  # outside of the handler: what the frames of the error hold is free by now
+
+
+@contextmanager
+def diverged(where: str, advice: str) -> Iterator[None]:
+    """Within it a ``NotFinite`` says ``where`` it was found, and what to do."""
+    try:
+        yield
+    except NotFinite as problem:
+        raise NotFinite(f"{where}: {problem}: {advice}") from problem

@@ -16,7 +16,7 @@ from selfteach.api.posing import Posed, posed
 from selfteach.api.resolve import in_memory
 from selfteach.api.result import Result
 from selfteach.checks import nearest, require
-from selfteach.errors import NotFinite, UserError
+from selfteach.errors import UserError, diverged, within_memory
 from selfteach.policy.loading import Policy, policy_of
 from selfteach.policy.sampler import Sampling
 from selfteach.roles.view import Answer, Plain, Solution, View
@@ -32,6 +32,8 @@ from selfteach.training.text.saved import Saved, SavedRun, load_saved, saved_mod
 ModelLike = str | Path | PreTrainedModel | Result
 LONGEST, LONGEST_IN_A_WORLD = 1024, 64
 """Tokens of an answer, where neither a run nor the user says."""
+
+DIVERGED = "its weights are not finite, or too large for the precision; take another model or float32"
 
 
 @settings
@@ -134,9 +136,9 @@ def evaluate(
     for one in task if several else [task]:
         what = posed(one, draft.run, how.rows, how.problems, how.seed, asked[TaskOptions], reward)
         if policy is None or model is None:
-            policy = policy_for(
-                model, draft.saved, what, tokenizer, loading, None if base is None else str(base)
-            )
+            where = None if base is None else str(base)
+            with within_memory("loading the model", "take precision bfloat16, or a machine with more memory"):
+                policy = policy_for(model, draft.saved, what, tokenizer, loading, where)
         shown = f"arena {what.label}" if model is None else label_of(draft.saved, policy)
         found.append(examined(policy, what, how, view_named(view) if isinstance(view, str) else view, shown))
     return Evaluations(found) if several else found[0]
@@ -151,12 +153,13 @@ def examined(policy: Policy, what: Posed, how: EvalSettings, view: View | None, 
         "seed": how.seed,
     }  # fmt: skip
     greedy: list[Answered] = []
-    try:
+    with (
+        within_memory("evaluating", "lower sample_batch or max_tokens"),
+        diverged(f"model {model}", DIVERGED),
+    ):
         result, answers = measure(policy, what.task, samples=how.samples, sampling=sampling, **shared)
         if how.greedy:
             _, greedy = measure(policy, what.task, samples=1, sampling=Sampling(longest, 0.0), **shared)
-    except NotFinite as problem:
-        raise UserError(f"{model} cannot be measured: {problem}") from None
     numbers = estimates(answers, how.samples, how.pass_at_k, greedy)
     kept = ("samples", "temperature", "top_p", "top_k", "thinking", "seed")
     settings = {name: value for name, value in asdict(how).items() if name in kept} | {"max_tokens": longest}

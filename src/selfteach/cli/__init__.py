@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from selfteach.errors import UserError
+from selfteach.errors import UserError, exhausted
 
 COMMANDS = {
     "train": "train a model with a recipe",
@@ -64,6 +65,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read has gone. A command that only prints is done then; runs go on without their lines (Lines.say).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0 if words[:1] and words[0] in PRINTING else 1
+    except Exception as problem:
+        if debug or (told := of_the_machine(problem)) is None:
+            raise
+        return fail(told)
+
+
+REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.EIO),
+)
+"""What a disk or a file system refuses for reasons that are not the program's."""
+
+
+def of_the_machine(problem: Exception) -> str | None:
+    """In one line, what memory or disk refused where nobody knew more of it; None: the error is the program's."""
+    if (said := exhausted(problem)) is not None:
+        return (
+            f"out of memory ({said}): lower micro_batch, sample_batch or max_tokens, or take a smaller model"
+        )
+    if isinstance(problem, OSError) and problem.errno in REFUSALS:
+        where = f"{shortened(str(problem.filename))}: " if problem.filename else ""
+        return f"{where}{problem.strerror}: make room, or choose another folder (--out)"
+    return None
+
+
+def shortened(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def quiet_libraries() -> None:

@@ -14,13 +14,15 @@ from selfteach.api.progress import Lines
 from selfteach.checks import nearest
 from selfteach.cli.console import parsed
 from selfteach.cli.train import configured
-from selfteach.errors import UserError
+from selfteach.errors import UserError, diverged, within_memory
 from selfteach.probe import alignment, usefulness, viability
 from selfteach.probe.finding import Finding, on_terminal, write_numbers
 from selfteach.probe.page import write_page
 from selfteach.probe.scene import Scene, set_scene
 
 LOG_WIDTH = 180
+LESS_MEMORY = "lower prompts, micro_batch, sample_batch or max_tokens"
+DIVERGED = "the model's weights are not finite, or too large for its precision; take another model or float32"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def command(words: Sequence[str]) -> int:
     knobs = parsed(probe.knobs, mine, program=program, default=probe.knobs(), description=about)
     config, _ = configured(theirs, command=f"probe {name}")
     progress = Lines()
-    found = probe.look(set_scene(config, knobs.views, progress), knobs)
+    with within_memory("probing", LESS_MEMORY), diverged("probe", DIVERGED):
+        found = probe.look(set_scene(config, knobs.views, progress), knobs)
     command_line = shlex.join(["selfteach", "probe", *words])
     model = config.loading.model or f"arena {config.task_name}"
     run = {"command": command_line, "recipe": f"{config.recipe_name}, preset {config.preset}", "model": model}

@@ -19,7 +19,7 @@ from selfteach.api.training import require_run
 from selfteach.checks import require
 from selfteach.cli.brief import brief, options
 from selfteach.cli.console import parsed
-from selfteach.policy.loading import is_adapter
+from selfteach.policy.adapter import is_adapter
 from selfteach.recipes import RECIPES, Recipe
 from selfteach.report import build_report
 from selfteach.settings import NonNegativeInt, settings

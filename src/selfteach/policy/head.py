@@ -14,7 +14,7 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from selfteach.errors import UserError
+from selfteach.errors import NotFinite, UserError
 from selfteach.objective.head import Head, LowRank
 from selfteach.policy.loading import bare
 from selfteach.policy.scorer import ResponseScorer, pack
@@ -127,7 +127,8 @@ def exact_logits(model: nn.Module) -> Iterator[None]:
 def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:
     """Refuse a model whose own logits on ``prompt`` differ from ``head`` applied to its hidden states.
 
-    This is how an architecture with a logit trick of its own fails loudly. Raises UserError naming it.
+    This is how an architecture with a logit trick of its own fails loudly. Raises UserError naming it, NotFinite for a
+    model that gives no numbers at all.
     """
     policy = bare(model)
     training = policy.training
@@ -142,6 +143,8 @@ def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:
             )
     finally:
         policy.train(training)
+    if not (ours.isfinite().all() and theirs.isfinite().all()):
+        raise NotFinite("the logits of a probe text are not finite")
     tolerance = 1e-4 if _is_exact(policy) else 2e-2
     if not torch.allclose(
         ours, theirs.to(ours.dtype), rtol=tolerance, atol=tolerance * float(theirs.abs().max())

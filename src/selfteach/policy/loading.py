@@ -22,7 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from selfteach.errors import UserError
+from selfteach.errors import UserError, exhausted
+from selfteach.policy.adapter import base_of, is_adapter, merged, note_base, with_adapter, without_base
 from selfteach.policy.lora import LoraConfig as LoraConfig
 from selfteach.policy.lora import with_lora
 from selfteach.policy.recomputing import recompute
@@ -87,6 +88,8 @@ class Policy:
             model = copy.deepcopy(model).merge_and_unload()
         with self._stopping_where_it_stops(bare(model)):
             model.save_pretrained(str(folder))
+        if isinstance(model, peft.PeftModel):
+            note_base(model, folder)
         tokenizer, template = self.tokenizer, self.renderer.template
         if not tokenizer.chat_template or tokenizer.get_chat_template() != template:
             tokenizer = copy.deepcopy(tokenizer)
@@ -166,21 +169,21 @@ def load_policy(
     beside = is_adapter(model) and not merge
     halved = precision == "bfloat16" and not (trained and lora is None and not beside)
     network = _network(model, "bfloat16" if halved else "float32", source, base=base, merge=merge)
+    if not beside:
+        # What an adapter on it will name as its base: this folder from wherever, or this adapter merged, not its base.
+        network.name_or_path = str(Path(model).resolve()) if Path(model).is_dir() else model
     policy = policy_of(
         network, tokenizer, name=model, precision=precision, lora=lora,
         gradient_checkpointing=gradient_checkpointing, chat_template=chat_template, device=device,
         memory=memory,
     )  # fmt: skip
+    if lora is not None:
+        cast(Any, policy.model).peft_config["default"].revision = revision
     if not beside:
         return policy
     with _blaming(model):
-        adapted = peft.PeftModel.from_pretrained(network, model)
+        adapted = with_adapter(network, model)
     return replace(policy, model=adapted.to(device).eval())
-
-
-def is_adapter(model: str) -> bool:
-    """Whether it is the folder of a LoRA adapter."""
-    return (Path(model) / "adapter_config.json").is_file()
 
 
 def skeleton(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -189,9 +192,9 @@ def skeleton(model: str, *, revision: str | None = None, trust_remote_code: bool
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     maker: Any = AutoModelForCausalLM
     with _blaming(model):
-        if (Path(model) / "adapter_config.json").is_file():
-            base = peft.PeftConfig.from_pretrained(model).base_model_name_or_path or ""
-            return skeleton(base, trust_remote_code=trust_remote_code)
+        if is_adapter(model):
+            base, its_revision = base_of(model)
+            return skeleton(base, revision=its_revision, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(model, **source)
         with torch.device("meta"):
             network: PreTrainedModel = maker.from_config(config, trust_remote_code=trust_remote_code)
@@ -281,31 +284,16 @@ def _keep_scale(network: Any) -> None:
 def _of_adapter(
     folder: str, dtype: str, source: dict[str, Any], base: str | None, merge: bool
 ) -> PreTrainedModel:
-    if not (Path(folder) / "adapter_model.safetensors").is_file():
-        raise UserError(
-            f"model {folder!r} is a LoRA adapter without adapter_model.safetensors: save it again."
-        )
-    network = _network(base or base_of(folder), dtype, {**source, "revision": None})
+    with _blaming(folder):
+        named, revision = (base, None) if base else base_of(folder)
+    try:
+        network = _network(named, dtype, {**source, "revision": revision})
+    except UserError as problem:
+        raise without_base(folder, named, str(problem)) from problem
     if not merge:
         return network
     with _blaming(folder):
-        merged: PreTrainedModel = peft.PeftModel.from_pretrained(network, folder).merge_and_unload()
-    return merged
-
-
-def base_of(folder: str) -> str:
-    """The base model that an adapter names. UserError if it names none, or a folder that is no longer there."""
-    with _blaming(folder):
-        base = peft.PeftConfig.from_pretrained(folder).base_model_name_or_path
-    if not base:
-        raise UserError(
-            f"model {folder!r} is a LoRA adapter that names no base model in adapter_config.json: give --base."
-        )
-    if _is_path(base) and not Path(base).is_dir():
-        raise UserError(
-            f"model {folder!r} is a LoRA adapter whose base model {base!r} is not there: say where it is, --base."
-        )
-    return str(base)
+        return cast(PreTrainedModel, merged(network, folder))
 
 
 def _tokenizer(model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -332,13 +320,15 @@ def _blaming(model: str) -> Iterator[None]:
         raise UserError(f"model {model!r}: there is no such folder.")
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, UserError):
+    except UserError:
         raise
     except SafetensorError as problem:
         raise UserError(
             f"model {model!r} is damaged ({_first_line(problem)}): get the folder again."
         ) from problem
     except Exception as problem:  # a broken config or tokenizer file makes transformers raise nearly anything
+        if exhausted(problem) is not None:
+            raise
         advice = (
             "the folder needs config.json, model.safetensors and tokenizer.json of a causal language model"
             if Path(model).is_dir()

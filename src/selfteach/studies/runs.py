@@ -6,7 +6,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import time
 import tomllib
@@ -19,6 +18,7 @@ from typing import Any
 from selfteach.errors import UserError
 from selfteach.report.older import row_of_today, summary_of_today
 from selfteach.report.text import measured
+from selfteach.studies.children import Children, terminated_as_interrupted
 from selfteach.training.rundir import read_rows
 
 
@@ -37,15 +37,27 @@ def finished(runs: Sequence[Planned]) -> bool:
 
 
 def finish(runs: Sequence[Planned], jobs: int) -> None:
-    """Bring every run to its end, ``jobs`` at a time: finished ones are kept, interrupted ones go on."""
+    """Bring every run to its end, ``jobs`` at a time: finished ones are kept, interrupted ones go on.
+
+    Interrupted (Ctrl-C, SIGTERM), it ends those in training, which are saved, and starts no other; however this process
+    ends, none of them outlives it.
+    """
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    with ThreadPoolExecutor(jobs) as pool:
-        for failed in pool.map(lambda run: bring_to_end(run, threads), runs):
-            if failed is not None:
-                raise UserError(failed)
+    children = Children()
+    with terminated_as_interrupted(), ThreadPoolExecutor(jobs) as pool:
+        ends = [pool.submit(bring_to_end, run, threads, children) for run in runs]
+        try:
+            for one in ends:
+                if (failed := one.result()) is not None:
+                    raise UserError(failed)
+        except KeyboardInterrupt:
+            for one in ends:
+                one.cancel()
+            children.stop()
+            raise
 
 
-def bring_to_end(run: Planned, threads: str) -> str | None:
+def bring_to_end(run: Planned, threads: str, children: Children) -> str | None:
     """None if the run is finished, else what went wrong."""
     if finished([run]):
         print(f"{run.label} seed {run.seed}: finished before", flush=True)
@@ -54,13 +66,10 @@ def bring_to_end(run: Planned, threads: str) -> str | None:
     print(f"{run.label} seed {run.seed}: {'going on' if begun else 'starting'}", flush=True)
     began = time.monotonic()
     log = run.folder.with_name(f"{run.folder.name}.log")
+    words = [*run.words, *(["--resume"] if begun else [])]
     with log.open("ab") as stream:
-        code = subprocess.run(
-            [sys.executable, "-m", "selfteach", *run.words, *(["--resume"] if begun else [])],
-            stdout=stream,
-            stderr=stream,
-            env={**os.environ, "OMP_NUM_THREADS": threads},
-        ).returncode
+        env = {**os.environ, "OMP_NUM_THREADS": threads}
+        code = children.run([sys.executable, "-m", "selfteach.child", *words], stream, env)
     if code:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         return f"{run.label} seed {run.seed} ended with code {code} ({' '.join(last)}); the log is {log}"

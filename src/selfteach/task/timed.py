@@ -130,22 +130,27 @@ class TimedWorker:
         return Outcome(**reply)
 
     def _reply(self, number: int, seconds: float) -> dict[str, Any] | None:
-        """What was said to question ``number``, None if the worker has ended; queue.Empty after ``seconds``."""
+        """What was said to question ``number``, None if the worker has ended (or says what is no reply); queue.Empty
+        after ``seconds``."""
         deadline = time.monotonic() + seconds
         while line := self._replies.get(timeout=max(0.0, deadline - time.monotonic())):
-            reply: dict[str, Any] = json.loads(line)
-            if reply.pop("number") == number:
-                return reply
+            try:
+                reply: dict[str, Any] = json.loads(line)
+                if reply.pop("number") == number:
+                    return reply
+            except (ValueError, KeyError, AttributeError):
+                return None
         return None
 
     def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            assert self._process.stdin is not None
+        # It is nobody's from here on: whoever interrupts this is not left with a worker that is about to die.
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            assert process.stdin is not None
             with suppress(BrokenPipeError):  # what was still buffered has no reader any more
-                self._process.stdin.close()
-            self._process = None
+                process.stdin.close()
 
 
 def _pump(stream: IO[str], replies: queue.SimpleQueue[str]) -> None:

@@ -14,14 +14,19 @@ class Clock:
     phases of a step add up to the time it took."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    stopped: str = ""
+    """The innermost phase that an error has left."""
     _inner: list[float] = field(default_factory=lambda: [0.0])
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        began = time.perf_counter()
+        began, self.stopped = time.perf_counter(), ""
         self._inner.append(0.0)
         try:
             yield
+        except Exception:
+            self.stopped = self.stopped or phase
+            raise
         finally:
             spent, inner = time.perf_counter() - began, self._inner.pop()
             self.seconds[phase] = self.seconds.get(phase, 0.0) + spent - inner

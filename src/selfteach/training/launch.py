@@ -15,13 +15,14 @@ import torch
 from accelerate import PartialState
 from torch import distributed
 
-from selfteach.training import randomness, resuming
+from selfteach.errors import within_memory
+from selfteach.training import alarms, randomness, resuming
 from selfteach.training.config import FORMAT, TrainConfig
 from selfteach.training.inputs import inputs_of
 from selfteach.training.learner import Learner
 from selfteach.training.progress import Progress, Silent
-from selfteach.training.reduce import on_cpu
-from selfteach.training.rundir import RunFolder, dotted, saved_config
+from selfteach.training.reduce import on_cpu, processes
+from selfteach.training.rundir import RunFolder, changes, dotted, read_rows, saved_config
 from selfteach.training.text.evaluation import HEADLINE
 from selfteach.training.text.learner import TextLearner
 from selfteach.training.tracking import tracked
@@ -29,6 +30,7 @@ from selfteach.training.trainer import Settings, Trainer
 
 P = ParamSpec("P")
 R = TypeVar("R")
+NO_ROOM = "take a smaller model, precision bfloat16 with lora_rank, or a machine with more memory"
 FREE = (
     "versions",
     "loading.device",
@@ -36,10 +38,13 @@ FREE = (
     "bookkeeping.track",
     "bookkeeping.project",
     "bookkeeping.run_name",
+    "bookkeeping.micro_batch",
+    "bookkeeping.sample_batch",
+    "loading.gradient_checkpointing",
     "settings.device",
     "settings.keep",
 )
-"""What may differ between a run and its resumption."""
+"""What may differ between a run and its resumption: what makes it, and how its work is cut to fit the machine."""
 
 
 def launch(
@@ -67,8 +72,9 @@ def learner_of(config: TrainConfig, progress: Progress) -> TextLearner:
     """The learner of a run of text at its beginning, seeded and on its device; nothing is checked or written."""
     # Adapters are drawn at random as they are made: before there is a Trainer.
     randomness.seed_all(config.seed)
-    learner = TextLearner(config, progress)
-    Trainer(learner, None, progress, settings_of(config))
+    with within_memory("loading the model", NO_ROOM):
+        learner = TextLearner(config, progress)
+        Trainer(learner, None, progress, settings_of(config))
     return learner
 
 
@@ -123,16 +129,21 @@ def run_learner(
         assert not callable(made)
         table = learner_table(made, settings)
     config = {**table, "versions": versions()}
-    folder, raised = opened(out, config, resume) if first else (None, False)
+    folder, changed = opened(out, config, resume) if first else (None, False)
     shown = progress() if first else Silent()
     try:
-        trainer = Trainer(made() if callable(made) else made, folder, shown, settings)
+        with within_memory("loading the model", NO_ROOM):
+            trainer = Trainer(made() if callable(made) else made, folder, shown, settings)
         trainer.check = check
-        if not (resume and resuming.restore(trainer, out)) and check:
+        restored = resuming.restore(trainer, out) if resume else None
+        if restored is None and check:
             trainer.learner.preflight()
-        if folder is not None and (raised or not resume):
+        if folder is not None and (changed or restored is None):
             # Only now: a start that fails leaves a folder that the corrected command may use.
             folder.write_config(config)
+        if folder is not None and resume:
+            resuming.cut(folder, restored)
+            trainer.memory = alarms.remembered(read_rows(folder.path / "metrics.jsonl"), trainer.memory)
         summary = trainer.train()
     finally:
         shown.stop()
@@ -163,11 +174,14 @@ def learner_table(learner: Learner, settings: Settings) -> dict[str, Any]:
 
 
 def opened(out: Path, config: Mapping[str, Any], resume: bool) -> tuple[RunFolder, bool]:
-    """The run's folder, and whether the run that is there is to go on beyond the end it was given."""
+    """The run's folder, and whether the run that is there is to go on with other settings: beyond the end it was
+    given, or cut to fit the machine in another way."""
     if not resume:
         return RunFolder.create(out), False
-    raised = longer(saved_config(out / "config.toml"), config) if (out / "config.toml").is_file() else set()
-    return RunFolder.resume(out, config, free=(*FREE, *raised)), bool(raised)
+    saved = saved_config(out / "config.toml") if (out / "config.toml").is_file() else {}
+    raised = longer(saved, config)
+    folder = RunFolder.resume(out, config, free=(*FREE, *raised))
+    return folder, bool(changes(out, config, free=("versions",)))
 
 
 def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
@@ -208,4 +222,5 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "device": device,
         "threads": str(torch.get_num_threads()),
+        "processes": str(processes()[1]),
     }

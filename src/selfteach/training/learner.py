@@ -125,6 +125,11 @@ class Learner(Protocol):
         known); None if the run is not evaluated. Moves no weight and no random state."""
         ...
 
+    def memory_advice(self, doing: str) -> str:
+        """What to do where memory was used up while ``doing`` this ("sampling", "scoring and updating", "evaluating"
+        …)."""
+        return "make the batch smaller"
+
     def enter(self, stage: int) -> None:
         """Begin a stage: fresh optimizers and roles are asked for next, with the weights as they are now."""
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Shaped
+from torch import Tensor
+
 from selfteach.errors import UserError
-from selfteach.training import alarms, checkpoint, randomness, weights
+from selfteach.training import checkpoint, gradients, marks, randomness, weights
 from selfteach.training.learner import Trained
+from selfteach.training.marks import Marks
 from selfteach.training.reduce import gather_rows
-from selfteach.training.rundir import read_rows
+from selfteach.training.rundir import RunFolder
 
 if TYPE_CHECKING:
     from selfteach.training.trainer import Trainer
@@ -40,6 +46,9 @@ def state(run: Trainer) -> dict[str, Any]:
 
 def load_state(run: Trainer, saved: checkpoint.State) -> None:
     """Put a state back. Raises ``UserError`` where the run is of other weights, optimizers or processes."""
+    require_processes(
+        run.accelerator.num_processes, len(saved["random"])
+    )  # before what each process has of its own
     progress = saved["progress"]
     run.enter(progress["stage"])
     weights.load(run.wrapped, saved["weights"])
@@ -52,9 +61,6 @@ def load_state(run: Trainer, saved: checkpoint.State) -> None:
     for name, role in run.roles.items():
         role.load_state(saved["roles"][name])
     run.learner.load_state(saved["learner"])
-    here, there = run.accelerator.num_processes, len(saved["random"])
-    if here != there:
-        raise UserError(f"the run was begun with {there} processes; resume it with as many, not {here}")
     randomness.restore(saved["random"][run.accelerator.process_index])
     run.done, run.stage_done, run.spent = progress["step"], progress["stage_done"], progress["spent"]
     run.training_seconds, run.last, run.ended = (
@@ -64,28 +70,93 @@ def load_state(run: Trainer, saved: checkpoint.State) -> None:
     )
 
 
-def save(run: Trainer) -> None:
-    """Write a checkpoint. Every process must take part, the first one writes."""
-    whole = state(run)
-    if run.folder is not None:
-        checkpoint.save(run.folder.path, run.done, whole, keep=run.settings.keep)
+def require_processes(here: int, there: int) -> None:
+    """UserError for another number of processes: each has random state, prompts and stored answers of its own."""
+    if here != there:
+        raise UserError(
+            f"the run was begun with {counted(there)} and goes on with as many, not with {counted(here)}: "
+            + (
+                f"launch it by torchrun --nproc-per-node {there}"
+                if there > 1
+                else "launch it without torchrun"
+            )
+        )
 
 
-def restore(run: Trainer, out: Path) -> bool:
-    """Go on from the newest good checkpoint of the run in ``out``; False if there is none yet. Rows written after it
-    are forgotten; of a run that goes on beyond its end, those of the end too. Every process must call it."""
+def counted(processes: int) -> str:
+    return f"{processes} process{'es' * (processes > 1)}"
+
+
+def save(run: Trainer, *, unended: Marks | None = None) -> None:
+    """Write a checkpoint. Every process must take part, the first one writes.
+
+    ``unended``: of a run's end, how far its files would be written if it had been longer.
+    Raises ``UserError`` for weights, copies or optimizers that are not finite: a checkpoint is always good.
+    """
+    with run.refusing(None, "saving a checkpoint"):
+        whole = state(run)
+        refuse_broken(run, whole)
+        if run.folder is not None:
+            run.folder.sync()
+            files = {"files": run.folder.marks(), "unended": unended}
+            checkpoint.save(run.folder.path, run.done, {**whole, "written": files}, keep=run.settings.keep)
+
+
+def refuse_broken(run: Trainer, whole: checkpoint.State) -> None:
+    """Stop the run if what is to be saved holds a number that is not finite."""
+    for kind in ("weights", "roles", "optimizers"):
+        if broken := gradients.not_finite(tensors_of(whole[kind])):
+            run.refuse(f"the checkpoint would be broken: {kind}{broken} is not finite", None)
+
+
+def tensors_of(tree: Any, place: str = "") -> dict[str, Shaped[Tensor, "..."]]:
+    """Every tensor of a nested state, by its place."""
+    if isinstance(tree, Tensor):
+        return {place: tree}
+    parts = (
+        tree.items()
+        if isinstance(tree, Mapping)
+        else enumerate(tree)
+        if isinstance(tree, list | tuple)
+        else ()
+    )
+    return {name: one for key, part in parts for name, one in tensors_of(part, f"{place}/{key}").items()}
+
+
+@dataclass(frozen=True)
+class Restored:
+    """``kept``: how far the run's files belong to it; ``beyond``: it had ended there, and is to be longer now."""
+
+    kept: Marks
+    beyond: bool
+
+
+def restore(run: Trainer, out: Path) -> Restored | None:
+    """Go on from the newest good checkpoint of the run in ``out``; None if there is none yet.
+
+    Every process must call it. Raises ``UserError`` where the run's rows are not those that the checkpoint relies on.
+    """
     path = checkpoint.latest(out)
-    if path is not None:
-        load_state(run, checkpoint.load(path))
-        run.progress.say(f"resumed at step {run.done} from {path}")
+    if path is None:
+        return None
+    saved = checkpoint.load(path)
+    if "written" not in saved:
+        raise UserError(f"{path} was written by an earlier selfteach: it cannot go on; start a new run")
+    load_state(run, saved)
     beyond = run.ended and not run.finished()
     run.ended &= not beyond
+    kept: Marks = saved["written"]["unended" if beyond else "files"]
     if run.folder is not None:
-        run.folder.truncate_after(run.done if path is not None else -1)
-        if beyond:
-            run.folder.forget_end(run.done, due=run.due(run.settings.eval_every))
-        run.memory = alarms.remembered(read_rows(run.folder.path / "metrics.jsonl"), run.memory)
-    return path is not None
+        marks.require(run.folder.path, kept, path)
+    run.progress.say(f"resumed at step {run.done} from {path}")
+    return Restored(kept, beyond)
+
+
+def cut(folder: RunFolder, restored: Restored | None) -> None:
+    """Forget the rows written after the checkpoint that a run goes on from (None: all of them)."""
+    folder.cut(restored.kept if restored is not None else {})
+    if restored is not None and restored.beyond:
+        folder.forget_summary()
 
 
 def optimizer_state(one: Trained) -> dict[str, Any]:

@@ -12,9 +12,12 @@ reads back. Text is escaped to ASCII, so that half a surrogate pair from a model
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
 import re
+import shutil
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -28,8 +31,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from selfteach.errors import UserError
+from selfteach.training import marks
 from selfteach.training.checkpoint import storable, sync
+from selfteach.training.marks import Growing, Mark, Marks
 
+ROWS = ("metrics.jsonl", "samples.jsonl")
+"""Files that grow row by row."""
 RUN_FILES = ("config.toml", "metrics.jsonl", "samples.jsonl", "checkpoints", "summary.json")
 
 
@@ -39,7 +46,9 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """Lock ``path``, creating it if need be; use ``create`` or ``resume``."""
         self.path = Path(path)
-        with _writing(self.path):
+        self._rows = {name: Growing() for name in ROWS}
+        self._tokens: dict[str, Mark] = {}
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
             try:
@@ -101,7 +110,9 @@ class RunFolder:
 
         Nested columns get dotted names.
         """
-        self._columns(self.path / "tokens", step, columns)
+        written = self._columns(self.path / "tokens", step, columns)
+        for path in (written, written.with_suffix(".safetensors")):
+            self._tokens[f"tokens/{path.name}"] = marks.mark_of(path)
 
     def write_aside(self, step: int, batch: Mapping[str, Any], reason: str) -> Path:
         """Keep the batch that stopped a run: failed/step-N.safetensors and .json (returned)."""
@@ -111,35 +122,37 @@ class RunFolder:
         """Write summary.json, whole or not at all."""
         self._replace(self.path / "summary.json", (json.dumps(jsonable(values), indent=1) + "\n").encode())
 
-    def truncate_after(self, step: int) -> None:
-        """Forget what was written after ``step``, so that a resumed run's files equal an uninterrupted run's.
+    def marks(self) -> dict[str, Mark]:
+        """How far rows and columns are written: what a checkpoint that is made now relies on."""
+        return {name: one.mark for name, one in self._rows.items() if one.count} | self._tokens
 
-        Rows of ``step`` itself stay: write a step's rows before its checkpoint.
+    def sync(self) -> None:
+        """Force all rows to the disk, for a checkpoint that relies on them; columns are there as they are written."""
+        for name, one in self._rows.items():
+            if not one.synced:
+                with writing(self.path / name):
+                    sync(self.path / name)
+                    sync(self.path)
+                one.synced = True
+
+    def cut(self, kept: Marks) -> None:
+        """Forget what was written behind these marks, so that a resumed run's files equal an uninterrupted run's.
+
+        Look first (``marks.require``) whether the files are what the marks say.
         """
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            path = self.path / name
-            if path.exists():
-                lines = [line for row, line in _rows_and_lines(path) if row["step"] <= step]
-                self._replace(path, b"".join(lines))
-        for path in (self.path / "tokens").glob("step-*.*"):
-            if int(path.stem.removeprefix("step-")) > step:
+        for name in ROWS:
+            path, count = self.path / name, kept[name]["bytes"] if name in kept else 0
+            with writing(path):
+                marks.cut(path, count)
+                self._rows[name] = marks.begun(path, count) if count else Growing()
+        self._tokens = {name: mark for name, mark in kept.items() if name not in ROWS}
+        for path in (*(self.path / "tokens").glob("step-*.*"), *(self.path / "tokens").glob(".*.partial")):
+            if f"tokens/{path.name}" not in kept:
                 path.unlink()
 
-    def forget_end(self, step: int, *, due: bool) -> None:
-        """Forget that the run ended at ``step``: its summary, its last samples and, unless it was ``due`` anyhow, its
-        last evaluation. Then its files are those of a run that was longer from the start."""
+    def forget_summary(self) -> None:
+        """Forget that the run had ended: it goes on."""
         (self.path / "summary.json").unlink(missing_ok=True)
-
-        def of_the_end(row: Mapping[str, Any]) -> bool:
-            return row["step"] == step and (
-                row["phase"] == "after" if "phase" in row else not due and "loss" not in row
-            )
-
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            path = self.path / name
-            if path.exists():
-                kept = [line for row, line in _rows_and_lines(path) if not of_the_end(row)]
-                self._replace(path, b"".join(kept))
 
     def close(self) -> None:
         """Let other processes write here. A folder in which nothing was written is taken away again."""
@@ -162,12 +175,14 @@ class RunFolder:
 
     def _append(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(jsonable(row), allow_nan=False) + "\n" for row in rows)
-        with _writing(path), path.open("a", encoding="ascii") as stream:
-            stream.write(text)
+        content = text.encode("ascii")
+        with writing(path), path.open("ab") as stream:
+            stream.write(content)
+        self._rows[path.name].grow(content)
 
     def _replace(self, path: Path, content: bytes) -> None:
         aside = path.with_name(f".{path.name}.partial")
-        with _writing(path):
+        with writing(path):
             aside.write_bytes(content)
             sync(aside)
             aside.replace(path)
@@ -178,9 +193,10 @@ class RunFolder:
         tensors = {name: column for name, column in flat.items() if isinstance(column, Tensor)}
         rest = {name: jsonable(column) for name, column in flat.items() if name not in tensors}
         aside = folder / f".step-{step}.partial"
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir(exist_ok=True)
             save_file(storable(tensors), aside)
+            sync(aside)
             aside.replace(folder / f"step-{step}.safetensors")
         self._replace(folder / f"step-{step}.json", (json.dumps(rest, allow_nan=False) + "\n").encode())
         return folder / f"step-{step}.json"
@@ -191,7 +207,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
     Raises ``UserError`` naming a line that is no row.
     """
-    return [row for row, _ in _rows_and_lines(path)] if path.exists() else []
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(
+        path.read_bytes().splitlines(keepends=True) if path.exists() else (), start=1
+    ):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            row = json.loads(line)
+            row["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: not a row with a step; remove that line") from error
+        rows.append(row)
+    return rows
 
 
 def refuse_older_format(path: Path, config: Mapping[str, Any]) -> None:
@@ -279,24 +307,42 @@ def with_none_spelled(table: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rows_and_lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            return
-        try:
-            row = json.loads(line)
-            row["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: not a row with a step; remove that line") from error
-        yield row, line
-
-
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Within it a refusal of the disk is a ``UserError`` that names ``path``."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(
-            f"{path} could not be written ({reason}); make room or choose another --out"
-        ) from error
+        reason = str(error.strerror) if isinstance(error, OSError) else str(error).splitlines()[0]
+        full = getattr(error, "errno", None) in FULL or any(os.strerror(one) in reason for one in FULL)
+        advice = "make room, then use --resume" if full else "choose another --out"
+        raise UserError(f"{named(path)} could not be written ({reason}); {advice}") from error
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def named(path: Path, most: int = 300) -> str:
+    """A path for a message; of one that is too long, its end."""
+    return str(path) if len(str(path)) <= most else f"… {str(path)[-most:]}"
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to that stands at ``path`` afterwards: whole or not at all, in the place of what was there.
+
+    Raises ``UserError`` where the disk refuses; nothing half-written is left then.
+    """
+    aside = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            yield aside
+            for file in (*aside.rglob("*"), aside):
+                sync(file)
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
+            sync(path.parent)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise

@@ -10,15 +10,26 @@ from typing import Any, Literal, NoReturn
 from accelerate import Accelerator
 from torch import nn
 
-from selfteach.errors import NotFinite, UserError
+from selfteach.errors import NotFinite, OutOfMemory, UserError, exhausted
 from selfteach.training import alarms, checkpoint, gradients, randomness, resuming, weights
 from selfteach.training.clock import Clock
 from selfteach.training.interruption import Interrupted, interruption
 from selfteach.training.learner import Batch, Learner, Numbers, Role, Stage, Trained, Update
+from selfteach.training.marks import Marks
 from selfteach.training.memory import peak_memory
 from selfteach.training.progress import Progress
 from selfteach.training.reduce import on_cpu, sum_over_processes
-from selfteach.training.rundir import RunFolder
+from selfteach.training.rundir import RunFolder, writing
+
+DOING = {
+    "collect": "collecting the batch",
+    "sample": "sampling",
+    "grade": "grading",
+    "view": "rendering what teachers see",
+    "update": "scoring and updating",
+    "metrics": "measuring the step",
+}
+"""The phases of a step, in words."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,6 @@ class Trainer:
                     continue
                 if self.due(self.settings.eval_every) or self.stage_done == self.stages[self.stage].steps:
                     self.evaluate("train")
-                # After the last row of this step, so that a resumed run never writes one twice.
                 if self.due(self.settings.checkpoint_every):
                     resuming.save(self)
             if not self.finished():
@@ -114,15 +124,15 @@ class Trainer:
     def step(self) -> None:
         """One batch: collect, update as often as the learner says, measure, write down."""
         self.clock.restart()
-        with self.clock("collect"), self.refusing(None):
+        with self.refusing(None), self.clock("collect"):
             batch = self.learner.collect(self.stage_done)
-        with self.clock("update"), self.refusing(batch):
+        with self.refusing(batch), self.clock("update"):
             done = [self.update(update, batch) for update in self.learner.updates(batch)]
             for role in self.roles.values():
                 role.after_batch()
         self.done += 1
         self.stage_done += 1
-        with self.clock("metrics"):
+        with self.refusing(batch), self.clock("metrics"):
             self.spent += int(sum_over_processes({"spent": self.learner.spent(batch)})["spent"])
             measured = {**means([numbers for numbers, _ in done]), **means([norms for _, norms in done])}
             measured |= self.learner.metrics(batch, [numbers for numbers, _ in done])
@@ -197,7 +207,7 @@ class Trainer:
 
     def evaluate(self, phase: Literal["before", "train", "after"]) -> None:
         """Held-out numbers, written down; none where the learner is not evaluated."""
-        with self.refusing(None):
+        with self.refusing(None, "evaluating"):
             self.last = self.learner.evaluate(phase)
         if self.last is None:
             return
@@ -224,7 +234,8 @@ class Trainer:
 
     def write_samples(self, batch: Batch | None, phase: Literal["before", "train", "after"]) -> None:
         """Every process makes its samples (that may take all of them), the first one writes."""
-        made = list(self.learner.samples(batch, phase))
+        with self.refusing(batch, "looking at rollouts"):
+            made = list(self.learner.samples(batch, phase))
         if self.folder is None:
             return
         for one in made:
@@ -238,10 +249,13 @@ class Trainer:
     def end(self) -> dict[str, Any]:
         """The last evaluation and checkpoint, the model, summary.json."""
         if not self.ended:
+            unended = self.marks()
             self.evaluate("after")
+            if self.due(self.settings.eval_every):
+                unended = self.marks()  # a longer run would have this row too
             self.write_samples(None, "after")
             self.ended = True
-            resuming.save(self)
+            resuming.save(self, unended=unended)
         values = {
             "steps": self.done,
             "spent": self.spent,
@@ -252,17 +266,23 @@ class Trainer:
             **(self.last or {}),
         }
         if self.folder is not None:
-            self.learner.export(self.folder.path / "model")
+            with self.refusing(None, "saving the model"), writing(self.folder.path / "model"):
+                self.learner.export(self.folder.path / "model")
             self.folder.summary(values)
         return values
+
+    def marks(self) -> Marks | None:
+        """How far the run's files are written; None in processes that write none."""
+        return None if self.folder is None else self.folder.marks()
 
     # --- when and whether ---------------------------------------------------------------------------------------
 
     def begin_next_stage(self) -> None:
-        self.enter(self.stage + 1)
-        self.progress.say(f"stage {self.stage + 1} of {len(self.stages)}: {self.stages[self.stage].name}")
-        if self.check:
-            self.learner.preflight()
+        with self.refusing(None, "beginning a stage"):
+            self.enter(self.stage + 1)
+            self.progress.say(f"stage {self.stage + 1} of {len(self.stages)}: {self.stages[self.stage].name}")
+            if self.check:
+                self.learner.preflight()
 
     def due(self, every: int) -> bool:
         return every > 0 and self.done % every == 0
@@ -273,12 +293,25 @@ class Trainer:
         return self.done >= self.steps or spent or self.learner.finished()
 
     @contextmanager
-    def refusing(self, batch: Batch | None) -> Iterator[None]:
-        """Within it a learner's ``NotFinite`` stops the run in one line."""
+    def refusing(self, batch: Batch | None, doing: str = "") -> Iterator[None]:
+        """Within it numbers that are not finite, and memory that is used up, stop the run in one line.
+
+        ``doing``: what is done; of a step it is known by its phase.
+        """
         try:
             yield
+            return
         except NotFinite as problem:
             self.refuse(str(problem), batch)
+        except Exception as problem:
+            if (said := exhausted(problem)) is None:
+                raise
+        # Outside of the handler: what the frames of the error hold is free by now.
+        doing = doing or DOING.get(self.clock.stopped, self.clock.stopped)
+        raise OutOfMemory(
+            f"out of memory while {doing} at step {self.done} ({said}); {self.intact}: "
+            f"{self.learner.memory_advice(doing)}" + ("; then use --resume" if self.saved else "")
+        )
 
     def refuse_unless_finite(self, numbers: Numbers, batch: Batch) -> None:
         for name, value in numbers.items():
@@ -296,8 +329,11 @@ class Trainer:
             where = (
                 f" the batch is in {self.folder.write_aside(self.done, self.learner.failed(batch), what)};"
             )
-        intact = "the last checkpoint is intact" if self.saved else "there is no checkpoint yet"
-        raise UserError(f"{what} at step {self.done};{where} {intact}: {self.learner.advice}")
+        raise UserError(f"{what} at step {self.done};{where} {self.intact}: {self.learner.advice}")
+
+    @property
+    def intact(self) -> str:
+        return "the last checkpoint is intact" if self.saved else "there is no checkpoint yet"
 
     @property
     def saved(self) -> bool:

@@ -34,6 +34,7 @@ from selfteach.training.config import TrainConfig
 from selfteach.training.learner import Learner, Numbers, Role, Sample, Stage, Trained, Update
 from selfteach.training.progress import Progress
 from selfteach.training.reduce import on_cpu
+from selfteach.training.rundir import whole_folder
 from selfteach.training.text import metrics, preflight, tokens
 from selfteach.training.text.batching import Batching
 from selfteach.training.text.classes import read_classes, token_classes
@@ -44,6 +45,14 @@ from selfteach.training.text.private import private_gradient
 from selfteach.training.text.probe import reference_likelihoods
 from selfteach.training.text.update import TextBatch, backward, losses_of
 from selfteach.training.text.writing import Writing
+
+LESS_MEMORY = "lower micro_batch, sample_batch or max_tokens, or set gradient_checkpointing"
+"""What to do where memory is used up, whatever was being done."""
+MEMORY_ADVICE = {
+    "sampling": "lower sample_batch or max_tokens",
+    "evaluating": "lower sample_batch or eval_max_tokens",
+    "scoring and updating": "lower micro_batch or max_tokens, or set gradient_checkpointing",
+}
 
 
 class TextLearner(Learner):
@@ -120,6 +129,9 @@ class TextLearner(Learner):
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {name: policy.model for name, policy in self.models.policies.items()}
+
+    def memory_advice(self, doing: str) -> str:
+        return MEMORY_ADVICE.get(doing, LESS_MEMORY)
 
     def enter(self, stage: int) -> None:
         """Begin a stage: its weights from where it says, its roles, its controllers, its hook."""
@@ -285,4 +297,7 @@ class TextLearner(Learner):
 
     def export(self, folder: Path) -> None:
         for name, policy in self.models.policies.items():
-            policy.save(folder if name == POLICY else folder.with_name(f"{folder.name}-{name}"))
+            with whole_folder(
+                folder if name == POLICY else folder.with_name(f"{folder.name}-{name}")
+            ) as aside:
+                policy.save(aside)

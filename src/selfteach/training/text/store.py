@@ -8,10 +8,21 @@ from dataclasses import dataclass, field
 from operator import is_
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypedDict
 
 from selfteach.errors import UserError
 from selfteach.task.trajectory import Trajectory
+from selfteach.training import marks
+from selfteach.training.checkpoint import sync
+from selfteach.training.marks import Mark
+from selfteach.training.rundir import writing
+
+
+class Version(TypedDict):
+    """One of the files that a store was written to, and how it was then."""
+
+    version: int
+    mark: Mark
 
 
 @dataclass
@@ -22,6 +33,7 @@ class NamedStore:
     notes: dict[str, Any] = field(default_factory=dict)
     version: int = field(default=0, compare=False)
     saved: tuple[list[Trajectory], str] | None = field(default=None, compare=False)
+    written: Version | None = field(default=None, compare=False)
 
     def take(self, step: int, groups: int, seed: str) -> list[Trajectory]:
         """Those of the ``groups`` prompts whose turn it is at ``step`` = 0, 1, 2 …: every epoch in another order, a
@@ -39,28 +51,29 @@ class NamedStore:
         }
         return [one for epoch, place in places for one in by_group[orders[epoch][place]]]
 
-    def save(self, path_of: Callable[[int], Path], keep: int) -> int:
-        """Write it as JSON lines, whole or not at all, if it has changed; the version that is on the disk now.
+    def save(self, path_of: Callable[[int], Path], keep: int) -> Version:
+        """Write it as JSON lines, synced, whole or not at all, if it has changed; what is on the disk now.
 
         Each change is a file of its own, so that an older checkpoint finds what it knew; the last ``keep`` stay.
         UserError if the disk refuses.
         """
-        if self.unchanged and path_of(self.version).exists():
-            return self.version
+        if self.written is not None and self.unchanged and path_of(self.version).exists():
+            return self.written
         self.version += 1
         path = path_of(self.version)
         aside = path.with_name(f".{path.name}.partial")
         rows = [self.notes, *(one.to_json() for one in self.trajectories)]
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
             aside.write_text(text, encoding="ascii")
+            sync(aside)
             aside.replace(path)
+            sync(path.parent)
             path_of(self.version - keep - 1).unlink(missing_ok=True)
-        except OSError as problem:
-            raise UserError(f"{path} could not be written ({problem.strerror}); make room") from problem
+            self.written = Version(version=self.version, mark=marks.mark_of(path))
         self.saved = (list(self.trajectories), json.dumps(self.notes))
-        return self.version
+        return self.written
 
     @property
     def unchanged(self) -> bool:
@@ -72,15 +85,18 @@ class NamedStore:
         return same and notes == json.dumps(self.notes)
 
     @classmethod
-    def load(cls, path: Path, version: int) -> NamedStore:
+    def load(cls, path_of: Callable[[int], Path], written: Version) -> NamedStore:
         """What ``save`` wrote as this version, exactly. UserError if it is not there or was changed."""
-        try:
-            notes, *rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
-            return cls([Trajectory.from_json(row) for row in rows], dict(notes), version)
-        except (OSError, ValueError, KeyError, TypeError) as problem:
+        path, mark = path_of(written["version"]), written["mark"]
+        wrong = marks.fault(path, mark)
+        if wrong is not None or path.stat().st_size > mark["bytes"]:
             raise UserError(
-                f"the stored answers in {path} cannot be read ({problem}); start anew"
-            ) from problem
+                f"the stored answers in {path}: the file {wrong or 'has grown'}, and the run relies on it: put it back "
+                "as it was, or start a new run"
+            )
+        notes, *rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+        stored = [Trajectory.from_json(row) for row in rows]
+        return cls(stored, dict(notes), written["version"], (list(stored), json.dumps(notes)), written)
 
 
 def require_answers(count: int) -> None:

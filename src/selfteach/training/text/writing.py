@@ -131,7 +131,7 @@ class Writing:
 
     def load_state(self, state: dict[str, Any]) -> None:
         versions = state["stores"][self.now.rank]
-        self.stores = {name: NamedStore.load(self.path(name, v), v) for name, v in versions.items()}
+        self.stores = {name: NamedStore.load(partial(self.path, name), one) for name, one in versions.items()}
         self.filled = set(state["filled"])
         self.prompts.cursor, self.prompts.too_long = state["cursor"], state["too_long"]
         self.answers, self.answers_until_solved = state["answers"], state["answers_until_solved"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from selfteach.errors import UserError
+from selfteach.errors import UserError, diverged, within_memory
 from selfteach.training.text.preflight.check import Check, indented
 from selfteach.training.text.preflight.cost import cost_check, memory_check
 from selfteach.training.text.preflight.model import (
@@ -35,15 +35,19 @@ from selfteach.training.text.preflight.words import (
 if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
 
+ROOM = "lower micro_batch, sample_batch or max_tokens, set gradient_checkpointing, or take a smaller model"
+DIVERGED = "the model's weights are not finite, or too large for its precision; take another model or float32"
+
 __all__ = ["Check", "examined", "preflight"]
 
 
 def preflight(run: TextLearner) -> list[Check]:
     """Run every check, show what they found, and refuse to train if one failed (UserError names it)."""
     checks = []
-    for check in examined(run):
-        run.progress.say(f"{check.word}  {check.name}: {check.detail}")
-        checks.append(check)
+    with within_memory("checking the run", ROOM), diverged("preflight", DIVERGED):
+        for check in examined(run):
+            run.progress.say(f"{check.word}  {check.name}: {check.detail}")
+            checks.append(check)
     failed = [check for check in checks if not check.ok]
     if failed:
         raise UserError(f"preflight: {failed[0].name}: {failed[0].detail}")

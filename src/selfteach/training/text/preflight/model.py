@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from selfteach.errors import NotFinite, UserError
+from selfteach.errors import UserError, exhausted
 from selfteach.policy.coverage import PREFIX, coverage
 from selfteach.policy.head import check_head, output_head
 from selfteach.policy.loading import Policy, bare
@@ -74,9 +74,11 @@ def head_check(title: str, policy: Policy) -> Check:
     ids = policy.tokenizer.encode(PROBE, add_special_tokens=False)[:32] or [0, 0]
     try:
         check_head(policy.model, head, ids)
-    except (UserError, NotFinite, torch.OutOfMemoryError):
+    except UserError:
         raise
     except Exception as problem:  # whatever a model's own forward pass may raise
+        if exhausted(problem) is not None:
+            raise
         said = f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0]}"
         advice = "name other modules in --lora-targets" if policy.adapted else "use another model"
         raise UserError(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selfteach.errors import NotFinite, UserError
+from selfteach.errors import UserError, exhausted
 from selfteach.policy.loading import Policy, bare
 from selfteach.policy.sampler import Sample, Sampling
 from selfteach.policy.scorer import LocalScorer
@@ -42,9 +42,11 @@ def sampler_check(run: TextLearner, title: str, policy: Policy, prompts: Sequenc
     sampler = run.batching.reading.sampler_of(policy)
     try:
         samples = sampler.sample(contexts, sampling, batch_size=run.config.bookkeeping.sample_batch)
-    except (UserError, NotFinite, torch.OutOfMemoryError):
+    except UserError:
         raise
     except Exception as problem:  # whatever a model's own generation may raise
+        if exhausted(problem) is not None:
+            raise
         said = (str(problem).splitlines() or [""])[0]
         return Check(
             name,

@@ -1,0 +1,75 @@
+"""Commands run as processes of their own that never outlive this one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import IO
+
+STOPPED = -1
+"""Instead of an exit code: the process was not even started."""
+
+
+class Children:
+    """Processes that have ``selfteach.child`` within them, so that they end when their standard input is closed.
+
+    They are no part of the terminal's group of processes: Ctrl-C reaches this process alone, which tells each of them
+    once. Any thread may call.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._alive: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def run(self, command: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> int:
+        """Run a command to its end, its output to ``log``; its exit code, or STOPPED."""
+        with self._lock:
+            if self._stopped:
+                return STOPPED
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=dict(env), start_new_session=True
+            )
+            self._alive.add(process)
+        try:
+            return process.wait()
+        finally:
+            with self._lock:
+                self._alive.discard(process)
+
+    def stop(self) -> None:
+        """Tell all to end, start no other, and wait until they have ended. Interrupted once more, kill them."""
+        with self._lock:
+            self._stopped, alive = True, list(self._alive)
+        for process in alive:
+            assert process.stdin is not None
+            with suppress(OSError):
+                process.stdin.close()
+        try:
+            for process in alive:
+                process.wait()
+        except BaseException:
+            for process in alive:
+                process.kill()
+            raise
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Within it SIGTERM is a KeyboardInterrupt, so that what is begun is brought in order."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may take signals
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

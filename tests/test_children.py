@@ -1,0 +1,132 @@
+"""Runs that a comparison starts end when it does, however that is; with real processes and real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from selfteach.studies.children import STOPPED, Children
+from selfteach.training import checkpoint
+from selfteach.training.rundir import read_rows
+
+CHILD = textwrap.dedent("""
+    import os, signal, sys, time
+    from selfteach.child import end_with_parent
+    def told(*_):
+        os.write(ended, b"told")
+        sys.exit(130)
+    ended = os.open(sys.argv[1], os.O_WRONLY)
+    signal.signal(signal.SIGTERM, told)
+    end_with_parent()
+    os.write(ended, b"begun ")
+    while True:
+        time.sleep(1)
+""")
+"""Writes into a pipe when it begins and when it is told to end; the pipe ends when it has ended."""
+
+PARENT = textwrap.dedent("""
+    import os, sys
+    from selfteach.studies.children import Children, terminated_as_interrupted
+    from concurrent.futures import ThreadPoolExecutor
+    children = Children()
+    with terminated_as_interrupted(), ThreadPoolExecutor(1) as pool:
+        end = pool.submit(children.run, sys.argv[1:], sys.stderr.buffer, os.environ)
+        try:
+            end.result()
+        except KeyboardInterrupt:
+            children.stop()
+            print("ended with", end.result())
+""")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_child_is_told_to_end_once_its_parent_is_gone(sent: signal.Signals, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    child = [sys.executable, "-c", CHILD, str(tmp_path / "fifo")]
+    program = [sys.executable, "-c", PARENT, *child]
+    parent = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+    with (tmp_path / "fifo").open("rb") as ended:
+        assert ended.read(6) == b"begun "
+        parent.send_signal(sent)
+        # No more than this: told once, and then the pipe's end, which comes when the child has ended.
+        assert ended.read() == b"told"
+    said, _ = parent.communicate()
+    if sent in (signal.SIGTERM, signal.SIGINT):
+        assert said == "ended with 130\n"
+    else:
+        assert parent.returncode == -sent
+
+
+def test_nothing_is_started_after_a_stop(tmp_path: Path) -> None:
+    children = Children()
+    children.stop()
+    with (tmp_path / "log").open("wb") as log:
+        assert children.run([sys.executable, "-c", "raise SystemExit(3)"], log, os.environ) == STOPPED
+    with (tmp_path / "log").open("wb") as log:
+        assert Children().run([sys.executable, "-c", "raise SystemExit(3)"], log, os.environ) == 3
+
+
+FEW = [
+    "--prompts",
+    "2",
+    "--max-tokens",
+    "8",
+    "--eval-problems",
+    "0",
+    "--device",
+    "cpu",
+    "--samples-every",
+    "0",
+]
+COMMANDS = {
+    "compare": ["opsd", "sft", "--seeds", "1", "--steps", "100000", "--equal", "steps", "--", *FEW],
+    "study": ["pw-opsd", "--seeds", "2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_comparison_that_is_ended_leaves_no_run_in_training(
+    command: str, sent: signal.Signals, tmp_path: Path
+) -> None:
+    """The run it had started is saved after its step, and no other is begun."""
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "selfteach", command, "--out", str(out), *COMMANDS[command]]
+    parent = subprocess.Popen(
+        words,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    run = in_training(out, parent)
+    parent.send_signal(sent)
+    _, said = parent.communicate()
+    assert parent.returncode == (-sent if sent is signal.SIGKILL else 130), said
+    assert "Traceback" not in said
+    with FileLock(run / ".lock"):  # held by the run as long as it lives
+        assert not (run / "summary.json").exists()
+        last = checkpoint.latest(run)
+        assert last is not None
+        assert checkpoint.step_of(last) == read_rows(run / "metrics.jsonl")[-1]["step"]
+        assert "interrupted" in run.with_name(f"{run.name}.log").read_text()
+        assert [path.parent for path in out.rglob("config.toml")] == [run]
+
+
+def in_training(out: Path, parent: subprocess.Popen[str]) -> Path:
+    """The first run that has made a step."""
+    while parent.poll() is None:
+        for path in out.rglob("metrics.jsonl"):
+            if any("loss" in row for row in read_rows(path)):
+                return path.parent
+        time.sleep(0.05)
+    raise AssertionError(parent.communicate()[1])
