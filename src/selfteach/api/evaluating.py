@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfteach.api.configfile import read_settings
+from selfteach.api.configfile import given_from_python, read_settings
 from selfteach.api.resolve import in_memory
 from selfteach.api.result import Result
 from selfteach.checks import nearest
@@ -20,7 +21,15 @@ from selfteach.errors import UserError
 from selfteach.policy.loading import Policy, load_policy, policy_of
 from selfteach.policy.sampler import Sampling
 from selfteach.roles.view import Answer, Plain, Solution, View
-from selfteach.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveUnit, settings
+from selfteach.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    PositiveRows,
+    PositiveUnit,
+    Seed,
+    settings,
+)
 from selfteach.task.arena import WORLDS, model_folder, resolve_model
 from selfteach.task.options import TaskOptions
 from selfteach.task.rows import make_task
@@ -33,9 +42,9 @@ from selfteach.training.text.evaluation import evaluate as measure
 class EvalSettings:
     """How a model is examined."""
 
-    problems: PositiveInt = 256
+    problems: PositiveRows = 256
     """Held-out problems."""
-    samples: PositiveInt = 4
+    samples: PositiveRows = 4
     """Answers sampled for each problem."""
     temperature: NonNegativeFloat = 1.0
     """Sampling temperature (0: greedy)."""
@@ -47,9 +56,9 @@ class EvalSettings:
     """Longest answer, in tokens."""
     thinking: bool | None = None
     """Thinking flag of the chat template (none: its own default)."""
-    batch: PositiveInt = 256
+    batch: PositiveRows = 256
     """Answers sampled at once."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of problems and sampling."""
 
 
@@ -148,10 +157,12 @@ def divided(settings: Mapping[str, Any]) -> tuple[EvalSettings, TaskOptions, Loa
 
 def task_of(model: Any) -> str:
     """The task of the run whose folder is the model, if it can be named; else world "table"."""
-    if isinstance(model, str | Path) and (Path(model) / "config.toml").is_file():
-        run = read_settings(model).get("run", {})
-        if "task" not in run.get("given", ()) and isinstance(run.get("task"), str):
-            return str(run["task"])
+    if isinstance(model, str | Path) and os.path.isfile(Path(model) / "config.toml"):
+        settings = read_settings(model)
+        run = settings.get("run")
+        task = run.get("task") if isinstance(run, Mapping) else None
+        if "task" not in given_from_python(settings) and isinstance(task, str):
+            return task
     return "table"
 
 

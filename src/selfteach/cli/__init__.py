@@ -48,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return fail(str(mistake))
+    except OSError as refusal:
+        if isinstance(refusal, BrokenPipeError):
+            return unheard(words)
+        if debug:
+            traceback.print_exc()
+        return fail(str(UserError(f"{named(refusal)}{refusal.strerror or refusal}")))
     except Interrupted as where:
         print(
             f"selfteach: interrupted; go on with selfteach train --resume --out {where}",
@@ -57,10 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("selfteach: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read has gone. A command that only prints is done then; runs go on without their lines (Lines.say).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0 if words[:1] and words[0] in PRINTING else 1
+
+
+def unheard(words: Sequence[str]) -> int:
+    """Whoever read has gone. A command that only prints is done then; runs go on without their lines (Lines.say)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0 if words[:1] and words[0] in PRINTING else 1
+
+
+def named(refusal: OSError) -> str:
+    """The file that the machine refused, if it was one."""
+    return "" if refusal.filename is None else f"{refusal.filename}: "
 
 
 def quiet_libraries() -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from selfteach.cli.console import parsed
+from selfteach.settings import Seed, settings
 
 
-@dataclass(frozen=True)
+@settings
 class Arguments:
     action: Annotated[Literal["rebuild", "measure"], tyro.conf.Positional]
     """rebuild: pretrain from a seed; measure: accuracy without help and under each view it was taught."""
@@ -20,7 +20,7 @@ class Arguments:
     """table, chain, tutor, trail, facts, tutor-large or tutor-large-other."""
     out: Path | None = None
     """Folder of the rebuilt model (none: models/arena-MODEL)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the pretraining."""
 
 

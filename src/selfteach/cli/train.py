@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from selfteach.api.configfile import read_settings
+from selfteach.api.configfile import given_from_python, read_settings
 from selfteach.api.progress import Silent, progress_for_here
 from selfteach.api.resolve import BUNDLES, draft, placed, require_model
 from selfteach.api.training import require_run
@@ -19,7 +19,7 @@ from selfteach.checks import require
 from selfteach.cli.console import parsed
 from selfteach.recipes import RECIPES, Recipe
 from selfteach.report import build_report
-from selfteach.settings import NonNegativeInt, settings
+from selfteach.settings import Seed, settings
 from selfteach.studies.laptop import presets
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import launch, table_of
@@ -43,7 +43,7 @@ class Where:
     """A named setting of the recipe (none: the paper's; in an arena world its "arena" one)."""
     config: Path | None = None
     """Settings to start from: a run's folder or config.toml, or TOML, YAML or JSON of your own; flags override it."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of data order, sampling and evaluation."""
     resume: bool = False
     """Go on with the run in --out: its settings are read from there. --steps and --token-budget may be raised."""
@@ -84,7 +84,7 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
         require_run(out)
     table = read_settings(file) if file else {}
     require(
-        "model" not in table.get("run", {}).get("given", ()),
+        "model" not in given_from_python(table),
         "the run's model was given from Python: go on there",
     )
     task, reward = option(rest, "--task"), option(rest, "--reward")

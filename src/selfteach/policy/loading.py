@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ def policy_of(
 
 
 def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
-    if (Path(model) / "adapter_config.json").is_file():
+    if os.path.isfile(Path(model) / "adapter_config.json"):
         return _merged_adapter(model, dtype, source)
     loader: Any = AutoModelForCausalLM
     with _blaming(model):
@@ -251,9 +252,9 @@ def _blaming(model: str) -> Iterator[None]:
         not model
         or model.startswith(("/", ".", "~"))
         or model.count("/") > 1
-        or bool(first and Path(first).is_dir())
+        or bool(first and os.path.isdir(first))
     )
-    if looks_like_a_path and not (model and Path(model).is_dir()):
+    if looks_like_a_path and not (model and os.path.isdir(model)):
         raise UserError(f"model {model!r}: there is no such folder.")
     try:
         yield
@@ -266,7 +267,7 @@ def _blaming(model: str) -> Iterator[None]:
     except Exception as problem:  # a broken config or tokenizer file makes transformers raise nearly anything
         advice = (
             "the folder needs config.json, model.safetensors and tokenizer.json of a causal language model"
-            if Path(model).is_dir()
+            if os.path.isdir(model)
             else "give the path of a model folder, or a name on the hub and a connection to it"
         )
         raise UserError(f"model {model!r} cannot be loaded ({_first_line(problem)}): {advice}.") from problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ class RunData:
 
 def read_run(folder: Path) -> RunData:
     """Read a run folder. Raises ``UserError`` if it is none."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is no folder; give the --out of a run")
     if not any((folder / name).exists() for name in ("config.toml", "metrics.jsonl", "summary.json")):
         raise UserError(f"{folder} holds no run (no config.toml, metrics.jsonl or summary.json)")

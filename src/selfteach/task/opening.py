@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -69,8 +70,8 @@ def _opened(name: str, seed: int, options: TaskOptions | None, reward: RewardFun
     if name in WORLDS:
         heeded("world", name, options)
         return open_world(name, seed=seed)
-    if Path(name).is_dir() or name.endswith(FILE_ENDINGS):
-        chosen = heeded("folder" if Path(name).is_dir() else "file", name, options)
+    if os.path.isdir(name) or name.endswith(FILE_ENDINGS):
+        chosen = heeded("folder" if os.path.isdir(name) else "file", name, options)
         source = open_file(name, split=chosen.split)
         return read_task(name, source, open_file, seed=seed, options=chosen, reward=reward)
     raise UserError(f"there is no task {name!r}; {_advice(name)}")

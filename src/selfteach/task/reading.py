@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -45,7 +46,7 @@ class Source:
 def open_file(path: str | Path, *, split: str = "train") -> Source:
     """A ``.jsonl`` or ``.parquet`` file, or a folder that ``datasets`` can read."""
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{path}: there is no such file or folder")
     if path.is_dir():
         return _folder(path, split)

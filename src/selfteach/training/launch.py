@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -164,7 +165,9 @@ def opened(out: Path, config: Mapping[str, Any], resume: bool) -> tuple[RunFolde
     """The run's folder, and whether the run that is there is to go on beyond the end it was given."""
     if not resume:
         return RunFolder.create(out), False
-    raised = longer(saved_config(out / "config.toml"), config) if (out / "config.toml").is_file() else set()
+    raised = (
+        longer(saved_config(out / "config.toml"), config) if os.path.isfile(out / "config.toml") else set()
+    )
     return RunFolder.resume(out, config, free=(*FREE, *raised)), bool(raised)
 
 

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from selfteach.errors import UserError
+from selfteach.outside import read_toml, within_bounds
 from selfteach.training.checkpoint import storable, sync
 
 RUN_FILES = ("config.toml", "metrics.jsonl", "samples.jsonl", "checkpoints", "summary.json")
@@ -122,7 +123,8 @@ class RunFolder:
                 lines = [line for row, line in _rows_and_lines(path) if row["step"] <= step]
                 self._replace(path, b"".join(lines))
         for path in (self.path / "tokens").glob("step-*.*"):
-            if int(path.stem.removeprefix("step-")) > step:
+            number = path.stem.removeprefix("step-")
+            if number.isdecimal() and int(number) > step:
                 path.unlink()
 
     def forget_end(self, step: int, *, due: bool) -> None:
@@ -250,10 +252,7 @@ def _same(old: Any, new: Any) -> bool:
 
 def saved_config(path: Path) -> dict[str, Any]:
     """What a run's config.toml holds. UserError if it is not valid."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML ({error}); restore it or start a new run") from error
+    return read_toml(path, str(path), "restore it or start a new run")
 
 
 def _toml(config: Mapping[str, Any]) -> str:
@@ -279,15 +278,23 @@ def with_none_spelled(table: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def step_row(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line, if it has a step that is a number; else None."""
+    try:
+        row = within_bounds(json.loads(line))
+    except (ValueError, RecursionError):
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return row if isinstance(step, int | float) and abs(step) < 2**53 else None
+
+
 def _rows_and_lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
             return
-        try:
-            row = json.loads(line)
-            row["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: not a row with a step; remove that line") from error
+        row = step_row(line)
+        if row is None:
+            raise UserError(f"{path}, line {number}: not a row with a step; remove that line")
         yield row, line
 
 
