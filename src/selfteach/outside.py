@@ -35,7 +35,7 @@ def blamed(what: str, advice: str = "") -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{what} cannot be read ({said_by(error)}){advice and f': {advice}'}") from error
+        raise UserError(f"{what} cannot be read ({said_by(error)}){advice and f'; {advice}'}") from error
 
 
 def said_by(error: BaseException) -> str:
@@ -77,20 +77,22 @@ def read_text(path: Path | str, what: str, advice: str = "", most: int = MOST_BY
 
 def read_json(path: Path | str, what: str, advice: str = "") -> Any:
     """What a JSON file holds. UserError where it is not valid, or deeper than ``DEEPEST``."""
-    return read_parsed(json.loads, path, what, advice)
+    return read_parsed(json.loads, "JSON", path, what, advice)
 
 
 def read_toml(path: Path | str, what: str, advice: str = "") -> dict[str, Any]:
     """The table that a TOML file holds. UserError where it is not valid, or deeper than ``DEEPEST``."""
-    table: dict[str, Any] = read_parsed(tomllib.loads, path, what, advice)
+    table: dict[str, Any] = read_parsed(tomllib.loads, "TOML", path, what, advice)
     return table
 
 
-def read_parsed(parse: Callable[[str], Any], path: Path | str, what: str, advice: str = "") -> Any:
-    """What a parser makes of a file's text, within the bounds on depth and size."""
+def read_parsed(parse: Callable[[str], Any], form: str, path: Path | str, what: str, advice: str = "") -> Any:
+    """What a parser of ``form`` makes of a file's text, within the bounds on depth and size."""
     text = read_text(path, what, advice)
-    with blamed(what, advice):
+    try:
         return within_bounds(parse(text))
+    except Exception as error:  # YAML's builders of dates and numbers raise nearly anything
+        raise UserError(f"{what} is not valid {form} ({said_by(error)}){advice and f'; {advice}'}") from error
 
 
 def within_bounds(value: Any) -> Any:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from selfteach.errors import UserError
-from selfteach.outside import read_text, said_by, within_bounds
+from selfteach.outside import read_parsed
 
-FORMS = (".toml", ".yaml", ".yml", ".json")
+PARSERS: Mapping[str, Callable[[str], Any]] = {
+    ".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".json": json.loads,
+}  # fmt: skip
 
 
 def read_settings(path: Path | str) -> dict[str, Any]:
@@ -24,23 +26,12 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     path = path / "config.toml" if os.path.isdir(path) else path
-    if path.suffix not in FORMS:
-        raise UserError(f"settings file {path}: its name must end in {', '.join(FORMS)}")
-    what = f"settings file {path}"
-    text = read_text(path, what)
-    try:
-        table = within_bounds(parsed(path.suffix, text))
-    except Exception as problem:  # YAML's builders of dates and numbers raise nearly anything
-        raise UserError(f"{what} is not valid {path.suffix[1:]} ({said_by(problem)})") from None
+    if path.suffix not in PARSERS:
+        raise UserError(f"settings file {path}: its name must end in {', '.join(PARSERS)}")
+    table = read_parsed(PARSERS[path.suffix], path.suffix[1:], path, f"settings file {path}")
     if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
         raise UserError(f"settings file {path} holds no table of names and values")
     return table
-
-
-def parsed(suffix: str, text: str) -> Any:
-    if suffix == ".toml":
-        return tomllib.loads(text)
-    return json.loads(text) if suffix == ".json" else yaml.safe_load(text)
 
 
 def given_from_python(table: Mapping[str, Any]) -> tuple[str, ...]:
