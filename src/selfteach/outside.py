@@ -95,17 +95,17 @@ def read_parsed(parse: Callable[[str], Any], form: str, path: Path | str, what: 
         raise UserError(f"{what} is not valid {form} ({said_by(error)}){advice and f'; {advice}'}") from error
 
 
-def within_bounds(value: Any) -> Any:
-    """The value, if it is no deeper than ``DEEPEST`` and no larger than ``MOST_VALUES``; else ValueError. It ends for
-    values that hold themselves too."""
+def within_bounds(value: Any, most: int | None = MOST_VALUES) -> Any:
+    """The value, if it is no deeper than ``DEEPEST`` and holds no more than ``most`` values; else ValueError. It ends
+    for values that hold themselves too."""
     left, seen = [(value, 0)], 0
     while left:
         part, depth = left.pop()
         seen += 1
         if depth > DEEPEST:
             raise ValueError(f"nested deeper than {DEEPEST} levels")
-        if seen > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values")
+        if most is not None and seen > most:
+            raise ValueError(f"more than {most:,} values")
         inner = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
         left.extend((one, depth + 1) for one in inner)
     return value

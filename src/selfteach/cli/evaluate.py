@@ -18,7 +18,7 @@ from selfteach.training.config import Loading
 @dataclass(frozen=True)
 class Arguments:
     task: str = ""
-    """A world of the arena, gym:NAME, hf:ID, a .jsonl or .parquet file, or FILE:NAME of your own (empty: that of the
+    """A world of the arena, gym:NAME, hf:ID, a data file, or FILE:NAME of your own (empty: that of the
     run that --model names, else world "table")."""
     reward: str | None = None
     """FILE:NAME of a reward function of your own (none: the task's verifier)."""

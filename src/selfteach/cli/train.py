@@ -33,7 +33,7 @@ class Where:
     own_recipe: Annotated[str, tyro.conf.arg(name="recipe")] = ""
     """FILE:NAME of a recipe of your own, in the place of RECIPE (docs/add-a-method.md)."""
     task: str = ""
-    """A world of the arena, gym:NAME, hf:ID, a .jsonl or .parquet file (docs/data.md), or FILE:NAME of your own (empty:
+    """A world of the arena, gym:NAME, hf:ID, a data file (docs/data.md), or FILE:NAME of your own (empty:
     the arena world that suits the recipe)."""
     reward: str | None = None
     """FILE:NAME of a reward function of your own, docs/data.md (none: the task's verifier)."""

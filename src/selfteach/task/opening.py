@@ -18,12 +18,11 @@ from selfteach.task.files import read_task
 from selfteach.task.gym import GymTask, gym_names
 from selfteach.task.one import OneQuestion
 from selfteach.task.options import TaskOptions
-from selfteach.task.reading import open_file, open_hub
+from selfteach.task.reading import ENDINGS, open_file, open_hub
 from selfteach.task.reward import Rewarded, RewardFunction
 
 __all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
 
-FILE_ENDINGS = (".jsonl", ".parquet")
 _ANY = frozenset({"only"})
 _PROMPT = _ANY | frozenset(
     {"system_prompt", "prompt_template", "instruction", "answer_format", "grade_seconds"}
@@ -48,8 +47,9 @@ def open_task(
     """The task of this name; ``options`` None: the source's own defaults. ``reward`` grades in place of its verifier.
 
     ``table``, ``chain`` … are worlds of the arena · ``gym:NAME`` or ``gym:NAME?setting=value&…`` a reasoning-gym
-    task · a path that ends in ``.jsonl`` or ``.parquet``, or a folder · ``hf:ID`` a dataset of the hub. Raises
-    UserError for a name that fits none of these, naming the nearest, and for options the source does not heed.
+    task · a path that ends in ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``, or a folder · ``hf:ID`` a dataset of
+    the hub. Raises UserError for a name that fits none of these, naming the nearest, and for options the source does
+    not heed.
     """
     return finished(_opened(name, seed, options, reward), options, reward)
 
@@ -70,7 +70,7 @@ def _opened(name: str, seed: int, options: TaskOptions | None, reward: RewardFun
     if name in WORLDS:
         heeded("world", name, options)
         return open_world(name, seed=seed)
-    if os.path.isdir(name) or name.endswith(FILE_ENDINGS):
+    if os.path.isdir(name) or name.endswith(ENDINGS):
         chosen = heeded("folder" if os.path.isdir(name) else "file", name, options)
         source = open_file(name, split=chosen.split)
         return read_task(name, source, open_file, seed=seed, options=chosen, reward=reward)
@@ -86,10 +86,10 @@ def _gym(name: str, seed: int, options: TaskOptions | None) -> GymTask:
 def _advice(name: str) -> str:
     """What the user may have meant."""
     if "/" in name or Path(name).suffix:
-        return "if it is a file, give its path with .jsonl or .parquet; if it is on the hub, write hf:ID"
+        return f"if it is a file, give its path with {' or '.join(ENDINGS)}; if it is on the hub, write hf:ID"
     near = get_close_matches(name, list(WORLDS), n=2)
     near += [f"gym:{close}" for close in get_close_matches(name, gym_names(), n=2)]
-    known = f"give one of {', '.join(sorted(WORLDS))}, gym:NAME, hf:ID or a .jsonl or .parquet file"
+    known = f"give one of {', '.join(sorted(WORLDS))}, gym:NAME, hf:ID or a {' or '.join(ENDINGS)} file"
     return f"did you mean {' or '.join(near)}? Else {known}" if near else known
 
 
