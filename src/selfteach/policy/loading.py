@@ -23,6 +23,8 @@ from transformers import (
 )
 
 from selfteach.errors import UserError
+from selfteach.outside import said_by
+from selfteach.policy.folder import adapter_of, folder_of, require_plain, require_quick
 from selfteach.policy.lora import LoraConfig as LoraConfig
 from selfteach.policy.lora import with_lora
 from selfteach.policy.recomputing import recompute
@@ -132,10 +134,12 @@ def load_policy(
     damaged folder, an unreachable name, a model that is no causal language model, weights that do not fill it,
     or a missing tokenizer.
     """
-    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    tokenizer = _tokenizer(model, source)
+    source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    refuse_lost_folder(model)
+    folder = folder_of(model, revision, trust_remote_code)
+    tokenizer = _tokenizer(folder, model, source)
     halved = precision == "bfloat16" and not (trained and lora is None)
-    network = _network(model, "bfloat16" if halved else "float32", source)
+    network = _network(folder, model, "bfloat16" if halved else "float32", source)
     return policy_of(
         network, tokenizer, name=model, precision=precision, lora=lora,
         gradient_checkpointing=gradient_checkpointing, chat_template=chat_template, device=device,
@@ -168,13 +172,17 @@ def policy_of(
     return Policy(name, tuned.to(device).eval(), tokenizer, renderer, width, precision)
 
 
-def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
-    if os.path.isfile(Path(model) / "adapter_config.json"):
-        return _merged_adapter(model, dtype, source)
+def _network(
+    folder: Path, model: str, dtype: str, source: dict[str, Any], above: tuple[Path, ...] = ()
+) -> PreTrainedModel:
+    """The model in ``folder``, which the user calls ``model``; ``above``: adapters on it, by folder."""
+    if (folder / "adapter_config.json").is_file():
+        return _merged_adapter(folder, model, dtype, source, above)
+    require_plain(folder, model)
     loader: Any = AutoModelForCausalLM
     with _blaming(model):
         network, info = loader.from_pretrained(
-            model,
+            str(folder),
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
@@ -188,6 +196,7 @@ def _network(model: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
             f"another shape (the first is {unfilled[0]}) and would stay random: get a complete folder."
         )
     _keep_savable(network)
+    network.name_or_path = network.config.name_or_path = model  # not where the hub's files are kept
     return cast(PreTrainedModel, network)
 
 
@@ -214,26 +223,26 @@ def _keep_scale(network: Any) -> None:
         network.config.rescale_every = 0
 
 
-def _merged_adapter(folder: str, dtype: str, source: dict[str, Any]) -> PreTrainedModel:
-    if not (Path(folder) / "adapter_model.safetensors").is_file():
-        raise UserError(
-            f"model {folder!r} is a LoRA adapter without adapter_model.safetensors: save it again."
-        )
-    with _blaming(folder):
-        base = peft.PeftConfig.from_pretrained(folder).base_model_name_or_path
-    if not base:
-        raise UserError(
-            f"model {folder!r} is a LoRA adapter that names no base model in adapter_config.json."
-        )
-    network = _network(base, dtype, {**source, "revision": None})
-    with _blaming(folder):
-        merged: PreTrainedModel = peft.PeftModel.from_pretrained(network, folder).merge_and_unload()
+def _merged_adapter(
+    folder: Path, model: str, dtype: str, source: dict[str, Any], above: tuple[Path, ...]
+) -> PreTrainedModel:
+    config = adapter_of(folder, model)
+    name = str(config["base_model_name_or_path"])
+    if folder.resolve() in above:
+        raise UserError(f"model {model!r} is a LoRA adapter on itself: name its base in adapter_config.json.")
+    refuse_lost_folder(name, f"the base of adapter {model!r}, model ")
+    base = folder_of(name, None, source["trust_remote_code"])
+    network = _network(base, name, dtype, source, (*above, folder.resolve()))
+    require_quick(config, network, model)
+    with _blaming(model):
+        merged: PreTrainedModel = peft.PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
     return merged
 
 
-def _tokenizer(model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
+def _tokenizer(folder: Path, model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
     with _blaming(model):
-        tokenizer = AutoTokenizer.from_pretrained(model, **source)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **source)
+        tokenizer.name_or_path = model
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
         raise UserError(f"model {model!r} has no tokenizer: put its tokenizer.json into the folder.")
     return tokenizer
@@ -244,9 +253,8 @@ def _generation_stops(network: PreTrainedModel) -> list[int]:
     return stored if isinstance(stored, list) else [] if stored is None else [stored]
 
 
-@contextmanager
-def _blaming(model: str) -> Iterator[None]:
-    """Turn what transformers raises for a bad folder or name into one line that says what to do."""
+def refuse_lost_folder(model: str, what: str = "model ") -> None:
+    """UserError for what looks like a path and is no folder: nobody should ask the hub for it."""
     first = Path(model).parts[0] if "/" in model else ""
     looks_like_a_path = (
         not model
@@ -255,7 +263,12 @@ def _blaming(model: str) -> Iterator[None]:
         or bool(first and os.path.isdir(first))
     )
     if looks_like_a_path and not (model and os.path.isdir(model)):
-        raise UserError(f"model {model!r}: there is no such folder.")
+        raise UserError(f"{what}{model!r}: there is no such folder.")
+
+
+@contextmanager
+def _blaming(model: str) -> Iterator[None]:
+    """Turn what transformers raises for a bad folder into one line that says what to do."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, UserError):
@@ -265,14 +278,9 @@ def _blaming(model: str) -> Iterator[None]:
             f"model {model!r} is damaged ({_first_line(problem)}): get the folder again."
         ) from problem
     except Exception as problem:  # a broken config or tokenizer file makes transformers raise nearly anything
-        advice = (
-            "the folder needs config.json, model.safetensors and tokenizer.json of a causal language model"
-            if os.path.isdir(model)
-            else "give the path of a model folder, or a name on the hub and a connection to it"
-        )
+        advice = "it needs config.json, model.safetensors and tokenizer.json of a causal language model"
         raise UserError(f"model {model!r} cannot be loaded ({_first_line(problem)}): {advice}.") from problem
 
 
 def _first_line(problem: Exception) -> str:
-    said = str(problem).strip().splitlines() or [""]
-    return f"{type(problem).__name__}: {said[0].rstrip('.')}"
+    return f"{type(problem).__name__}: {said_by(problem)}"

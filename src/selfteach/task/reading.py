@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.hub import hub_at_hand
 from selfteach.outside import DEEPEST, blamed, require_file, said_by, within_bounds
 from selfteach.task.source import JsonNumber, Row, Source
 from selfteach.task.tables import csv_source, json_source, refuse_doubled
@@ -47,13 +48,14 @@ def open_hub(
 ) -> Source:
     """A dataset of the Hugging Face hub, by its id; loading scripts are never run."""
     datasets = _library("datasets", f"hf:{name}")
-    label = f"hf:{name} ({split})"
+    label, silent = f"hf:{name} ({split})", None
     try:
-        data = datasets.load_dataset(name, name=subset, split=split, revision=revision)
+        with hub_at_hand() as silent:
+            data = datasets.load_dataset(name, name=subset, split=split, revision=revision)
     except MemoryError:
         raise
     except Exception as error:  # of an unreachable or a broken one the library raises nearly anything
-        raise UserError(f"{label}: cannot be loaded: {said_by(error)}") from error
+        raise UserError(f"{label}: cannot be loaded: {silent or said_by(error)}") from error
     return dataset_source(label, name, data)
 
 
