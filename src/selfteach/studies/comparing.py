@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfteach.errors import UserError
+from selfteach.outside import read_text
 from selfteach.recipes import Recipe
 from selfteach.report import comparison_page
 from selfteach.settings import Few, PositiveCount, PositiveInt, PositiveRows, settings
@@ -114,7 +115,7 @@ def refuse_another(out: Path, held: Mapping[str, Any]) -> None:
     """A folder holds one comparison: other settings would silently reuse its runs."""
     path = out / "comparison.json"
     held = json.loads(json.dumps(held))
-    if path.exists() and path.read_text(encoding="utf-8") != json.dumps(held, indent=1):
+    if path.exists() and read_text(path, str(path)) != json.dumps(held, indent=1):
         raise UserError(
             f"{out} holds a comparison with other settings; choose another --out, or repeat the same ones"
         )

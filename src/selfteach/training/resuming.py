@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from selfteach.errors import UserError
+from selfteach.outside import said_by
 from selfteach.training import alarms, checkpoint, randomness, weights
 from selfteach.training.learner import Trained
 from selfteach.training.reduce import gather_rows
@@ -41,6 +46,7 @@ def state(run: Trainer) -> dict[str, Any]:
 def load_state(run: Trainer, saved: checkpoint.State) -> None:
     """Put a state back. Raises ``UserError`` where the run is of other weights, optimizers or processes."""
     progress = saved["progress"]
+    require_progress(progress)
     run.enter(progress["stage"])
     weights.load(run.wrapped, saved["weights"])
     run.ever = weights.names(saved["weights"])
@@ -76,7 +82,8 @@ def restore(run: Trainer, out: Path) -> bool:
     are forgotten; of a run that goes on beyond its end, those of the end too. Every process must call it."""
     path = checkpoint.latest(out)
     if path is not None:
-        load_state(run, checkpoint.load(path))
+        with fitting(path):
+            load_state(run, checkpoint.load(path))
         run.progress.say(f"resumed at step {run.done} from {path}")
     beyond = run.ended and not run.finished()
     run.ended &= not beyond
@@ -86,6 +93,30 @@ def restore(run: Trainer, out: Path) -> bool:
             run.folder.forget_end(run.done, due=run.due(run.settings.eval_every))
         run.memory = alarms.remembered(read_rows(run.folder.path / "metrics.jsonl"), run.memory)
     return path is not None
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """A checkpoint whose files are whole, and whose content is not what this run would have written, is a UserError."""
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as problem:
+        said = f"{type(problem).__name__}: {said_by(problem)}"
+        raise UserError(
+            f"checkpoint {path} does not fit this run ({said}); resume with the saved model and settings, or take it "
+            "out to go on from an older one"
+        ) from problem
+
+
+def require_progress(progress: Any) -> None:
+    """TypeError or KeyError unless every number of the run's progress is one."""
+    for name in ("step", "stage_done", "spent", "training_seconds"):
+        if isinstance(value := progress[name], bool) or not isinstance(value, int | float) or not value >= 0:
+            raise TypeError(f"progress.{name} is {value!r}, not a number")
+    if not isinstance(progress["last"], Mapping | None) or not isinstance(progress["ended"], bool):
+        raise TypeError("progress.last or progress.ended is of another type")
 
 
 def optimizer_state(one: Trained) -> dict[str, Any]:

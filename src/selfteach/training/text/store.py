@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.outside import said_by
 from selfteach.task.trajectory import Trajectory
 
 
@@ -77,9 +78,9 @@ class NamedStore:
         try:
             notes, *rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
             return cls([Trajectory.from_json(row) for row in rows], dict(notes), version)
-        except (OSError, ValueError, KeyError, TypeError) as problem:
+        except Exception as problem:  # of rows that this version would not write nearly anything
             raise UserError(
-                f"the stored answers in {path} cannot be read ({problem}); start anew"
+                f"the stored answers in {path} cannot be read ({said_by(problem)}); start anew"
             ) from problem
 
 
