@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from selfteach.recipes import RECIPES, knobs
 from selfteach.recipes.parts import PerRecord, ReferenceProbe, TrainedWeights
 from selfteach.settings import LARGEST, SMALLEST, leaves
 from selfteach.studies.comparing import Setup
+from selfteach.task.arena import TABLE, World
 from selfteach.task.options import TaskOptions
 from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
 
@@ -151,14 +153,15 @@ def test_a_settings_file_gives_a_run_or_one_line(form: str, tmp_path: Path) -> N
         "True",
         "dict",
     )
-    for knob in flat_names():
-        for name in some:
-            try:
-                file.write_text(written(form, knob, VALUES[name]), encoding="utf-8", errors="surrogatepass")
-            except (ValueError, TypeError, yaml.YAMLError):
-                continue  # this form cannot even write it
-            with contextlib.suppress(UserError):
-                draft(None, table=read_settings(file))
+    forms = ["toml", "yaml", "json"]
+    pairs = [(knob, name) for knob in flat_names() for name in some]
+    for knob, name in pairs[forms.index(form) :: 2 * len(forms)]:
+        try:
+            file.write_text(written(form, knob, VALUES[name]), encoding="utf-8", errors="surrogatepass")
+        except (ValueError, TypeError, yaml.YAMLError):
+            continue  # this form cannot even write it
+        with contextlib.suppress(UserError):
+            draft(None, table=read_settings(file))
 
 
 @pytest.mark.parametrize(
@@ -269,3 +272,32 @@ def test_the_command_line_says_one_line(
 def test_deep_values_do_not_reach_the_settings() -> None:
     with pytest.raises(UserError):
         Loading(model=nested(100_000))
+
+
+def test_a_world_that_holds_out_too_few_says_how_many() -> None:
+    class Few(World):
+        def draw(self, rng: Random, *, held_out: bool) -> str:
+            return rng.choice(["1+1", "1+2"])
+
+    few = Few("few", TABLE.pose, TABLE.work, TABLE.final, TABLE.fault, {})
+    assert len(few.held_out(2)) == 2
+    with pytest.raises(UserError, match="holds out 2 problems, 3 were asked for"):
+        few.held_out(3)
+
+
+def test_a_refusal_of_the_machine_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(words: list[str]) -> int:
+        raise PermissionError(13, "Permission denied", "/some/\x1bfile")
+
+    monkeypatch.setattr("selfteach.cli.dispatch", refuse)
+    assert main(["recipes"]) == 2
+    assert capsys.readouterr().err == "selfteach: /some/\\x1bfile: Permission denied\n"
+
+
+def test_a_message_is_one_line_for_a_terminal() -> None:
+    assert str(UserError(" a\n  b\r\nc\t\x1b[31m\x00\ud800é ")) == "a b c\\t\\x1b[31m\\x00\\ud800é"
+    long = str(UserError("x" * 10_000))
+    assert "…" in long
+    assert len(long) < 1001

@@ -338,12 +338,13 @@ class Silent:
 
 @pytest.fixture
 def unplugged(monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants, utils
+    import huggingface_hub
+    from huggingface_hub import constants
 
     Silent.asked = 0
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "_answered", set())
-    monkeypatch.setattr(utils, "get_session", Silent)
+    monkeypatch.setattr(huggingface_hub, "get_session", Silent)
     monkeypatch.setattr(
         "time.sleep", lambda seconds: pytest.fail("nobody waits for a hub that does not answer")
     )

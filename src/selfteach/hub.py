@@ -15,8 +15,7 @@ _answered: set[str] = set()
 
 def silence() -> str | None:
     """Why the hub does not answer; None if it does, or if the user has asked for none (HF_HUB_OFFLINE)."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE or constants.ENDPOINT in _answered:
         return None

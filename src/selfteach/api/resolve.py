@@ -148,13 +148,13 @@ def of_a_run(
 ) -> TrainConfig:
     """The settings that a run's config.toml holds. UserError where it lacks some, or holds others."""
     saved, run = table["recipe"], table.get("run")
-    require(isinstance(run, Mapping), "the settings lack the table run: a run's record is complete")
-    assert isinstance(run, Mapping)
     known = table["about"].get("format", 1)
     require(
         known == FORMAT,
         f"the settings are of an earlier selfteach (config format {known}, now {FORMAT}); start anew",
     )
+    require(isinstance(run, Mapping), "the settings lack the table run: a run's record is complete")
+    assert isinstance(run, Mapping)
     require("name" in saved and "preset" in saved, "the settings are of a learner without a recipe")
     require({"task", "seed"} <= run.keys(), "the settings lack run.task or run.seed")
     again = {"recipe": recipe, "task": task, "reward": reward}

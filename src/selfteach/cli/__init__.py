@@ -78,6 +78,7 @@ def named(refusal: OSError) -> str:
 
 def quiet_libraries() -> None:
     """Our own lines say what matters; a bar for every loaded shard does not."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging
 

@@ -35,6 +35,7 @@ def command(words: Sequence[str]) -> int:
     from selfteach.task.arena.pretrain import rebuild
 
     folder = given.out or Path("models") / f"arena-{given.model}"
+    folder.mkdir(parents=True, exist_ok=True)  # refused before the minutes of training, not after
     rebuild(given.model, folder, seed=given.seed)
     print(folder)
     return 0

@@ -83,10 +83,10 @@ def render(template: str, messages: list[dict[str, str]], generation: bool, name
     """The conversation as transformers renders it. Called in the worker."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    found, _ = render_jinja_template(
+    made: Any = render_jinja_template(
         conversations=[messages], chat_template=template, add_generation_prompt=generation, **named
     )
-    text = str(found[0])
+    text = str(made[0][0])
     given = sum(len(message["content"]) for message in messages)
     if len(text) > MOST_CHARACTERS + SWELLING * given:
         raise Endless(f"it makes {len(text):,} characters of {given:,}")

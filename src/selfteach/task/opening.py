@@ -18,7 +18,7 @@ from selfteach.task.files import read_task
 from selfteach.task.gym import GymTask, gym_names
 from selfteach.task.one import OneQuestion
 from selfteach.task.options import TaskOptions
-from selfteach.task.reading import ENDINGS, open_file, open_hub
+from selfteach.task.reading import ENDINGS, SAID, open_file, open_hub
 from selfteach.task.reward import Rewarded, RewardFunction
 
 __all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
@@ -86,10 +86,10 @@ def _gym(name: str, seed: int, options: TaskOptions | None) -> GymTask:
 def _advice(name: str) -> str:
     """What the user may have meant."""
     if "/" in name or Path(name).suffix:
-        return f"if it is a file, give its path with {' or '.join(ENDINGS)}; if it is on the hub, write hf:ID"
+        return f"if it is a file, give its path with {SAID}; if it is on the hub, write hf:ID"
     near = get_close_matches(name, list(WORLDS), n=2)
     near += [f"gym:{close}" for close in get_close_matches(name, gym_names(), n=2)]
-    known = f"give one of {', '.join(sorted(WORLDS))}, gym:NAME, hf:ID or a {' or '.join(ENDINGS)} file"
+    known = f"give one of {', '.join(sorted(WORLDS))}, gym:NAME, hf:ID or a {SAID} file"
     return f"did you mean {' or '.join(near)}? Else {known}" if near else known
 
 

@@ -16,10 +16,11 @@ from selfteach.outside import DEEPEST, blamed, require_file, said_by, within_bou
 from selfteach.task.source import JsonNumber, Row, Source
 from selfteach.task.tables import csv_source, json_source, refuse_doubled
 
-__all__ = ["ENDINGS", "JsonNumber", "Row", "Source", "dataset_source", "open_file", "open_hub"]
+__all__ = ["ENDINGS", "SAID", "JsonNumber", "Row", "Source", "dataset_source", "open_file", "open_hub"]
 
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 """Of the files that are read."""
+SAID = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
 
 BATCH_ROWS = 512
 HEAD_ROWS = 1000
@@ -37,9 +38,7 @@ def open_file(path: str | Path, *, split: str = "train") -> Source:
         raise UserError(f"{path}: the file is empty")
     readers = dict(zip(ENDINGS, (_jsonl, json_source, csv_source, _parquet), strict=True))
     if path.suffix not in readers:
-        raise UserError(
-            f"{path}: cannot read {path.suffix or 'a file without ending'}; give a {' or '.join(ENDINGS)} file"
-        )
+        raise UserError(f"{path}: cannot read {path.suffix or 'a file without ending'}; give a {SAID} file")
     return readers[path.suffix](path)
 
 
