@@ -6,7 +6,9 @@ import pytest
 from tokenizers import AddedToken
 
 from selfteach.errors import UserError
+from selfteach.policy import renderer
 from selfteach.policy.renderer import ChatRenderer
+from selfteach.policy.templates import rendered
 from selfteach.task.example import Message
 from tiny import CHATML, tiny_tokenizer
 
@@ -286,10 +288,7 @@ def test_a_template_without_an_end_of_turn_cannot_go_on():
 def test_each_conversation_is_rendered_once_and_what_is_given_is_the_callers_own(monkeypatch):
     chat = chat_with(CHATML)
     calls = []
-    render = type(chat.tokenizer).apply_chat_template
-    monkeypatch.setattr(
-        type(chat.tokenizer), "apply_chat_template", lambda *a, **k: calls.append(a) or render(*a, **k)
-    )
+    monkeypatch.setattr(renderer, "rendered", lambda *given: calls.append(given) or rendered(*given))
     first = chat.prompt_ids(QUESTION)
     first.append(0)
     assert chat.prompt_ids([dict(QUESTION[0])]) == first[:-1]

@@ -466,8 +466,8 @@ def test_all_methods_are_compared_on_one_task_too(
     ("words", "said"),
     [
         (["study", "pw-ospd"], "did you mean pw-opsd"),
-        (["study", "--seeds", "0"], "seeds must be at least 1"),
-        (["study", "--jobs", "0"], "jobs must be at least 1"),
+        (["study", "--seeds", "0"], "seeds must be above 0"),
+        (["study", "--jobs", "0"], "jobs must be above 0"),
         (["study", "none.py:STUDY"], "none.py"),
         (["study", "sdpo", "--common-task", "tuttor"], "tuttor"),
         (["compare", "--suite", "first"], "selfteach study"),

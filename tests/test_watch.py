@@ -145,8 +145,8 @@ def test_a_taken_port_is_one_line(server: Server, run: Path) -> None:
     ("words", "what"),
     [
         (["nowhere"], "nowhere is no folder"),
-        ([".", "--every", "0"], "--every"),
-        ([".", "--port", "99999"], "--port"),
+        ([".", "--every", "0"], "every must be above 0"),
+        ([".", "--port", "99999"], "port must be at most 65,535"),
     ],
 )
 def test_wrong_words_are_one_line(words: list[str], what: str) -> None:

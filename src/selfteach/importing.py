@@ -178,7 +178,7 @@ def _module_named(where: str) -> ModuleType:
 
 def _module_of_file(where: str) -> ModuleType:
     """The file as a module: the one there is while its text stays the same."""
-    if not Path(where).is_file():
+    if not os.path.isfile(where):
         raise UserError(f"{where}: there is no such file")
     path = Path(where).resolve()
     try:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from selfteach.errors import UserError
+from selfteach.outside import read_parsed
 
-FORMS = (".toml", ".yaml", ".yml", ".json")
+PARSERS: Mapping[str, Callable[[str], Any]] = {
+    ".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".json": json.loads,
+}  # fmt: skip
 
 
 def read_settings(path: Path | str) -> dict[str, Any]:
@@ -21,29 +25,20 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     UserError: it is missing, of another form, not valid, or no table.
     """
     path = Path(path)
-    path = path / "config.toml" if path.is_dir() else path
-    if path.suffix not in FORMS:
-        raise UserError(f"settings file {path}: its name must end in {', '.join(FORMS)}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = parsed(path.suffix, text)
-        json.dumps(table, default=str, skipkeys=True)  # refuses what holds itself
-    except RecursionError:
-        raise UserError(f"settings file {path} is nested too deep") from None
-    except OSError as problem:
-        raise UserError(f"settings file {path} cannot be read ({problem.strerror})") from None
-    except (ValueError, yaml.YAMLError) as problem:
-        first = " ".join(str(problem).split())[:200]
-        raise UserError(f"settings file {path} is not valid {path.suffix[1:]} ({first})") from None
+    path = path / "config.toml" if os.path.isdir(path) else path
+    if path.suffix not in PARSERS:
+        raise UserError(f"settings file {path}: its name must end in {', '.join(PARSERS)}")
+    table = read_parsed(PARSERS[path.suffix], path.suffix[1:], path, f"settings file {path}")
     if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
         raise UserError(f"settings file {path} holds no table of names and values")
     return table
 
 
-def parsed(suffix: str, text: str) -> Any:
-    if suffix == ".toml":
-        return tomllib.loads(text)
-    return json.loads(text) if suffix == ".json" else yaml.safe_load(text)
+def given_from_python(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """What of a run was given as an object, by its record: which of recipe, task, reward and model."""
+    run = table.get("run")
+    given = run.get("given") if isinstance(run, Mapping) else None
+    return tuple(map(str, given)) if isinstance(given, list) else ()
 
 
 def is_of_a_run(table: Mapping[str, Any]) -> bool:

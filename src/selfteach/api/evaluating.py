@@ -20,7 +20,15 @@ from selfteach.errors import UserError, diverged, within_memory
 from selfteach.policy.loading import Policy, policy_of
 from selfteach.policy.sampler import Sampling
 from selfteach.roles.view import Answer, Plain, Solution, View
-from selfteach.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveUnit, settings
+from selfteach.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    PositiveRows,
+    PositiveUnit,
+    Seed,
+    settings,
+)
 from selfteach.task.arena import WORLDS, model_folder
 from selfteach.task.options import TaskOptions
 from selfteach.training.config import Loading
@@ -40,12 +48,12 @@ DIVERGED = "its weights are not finite, or too large for the precision; take ano
 class EvalSettings:
     """How a model is examined: each setting is also called as in ``train``, ``eval_problems`` for ``problems``."""
 
-    problems: PositiveInt | None = None
+    problems: PositiveRows | None = None
     """How many problems (none: all rows of a benchmark; else as many as the run was measured on, or 128)."""
     rows: Literal["all", "held-out"] | None = None
     """What of a file or dataset is asked (none: of the data that the run was trained on what it held out, and of any
     other data all, unless a held-out option is given)."""
-    samples: PositiveInt = 4
+    samples: PositiveRows = 4
     """Answers sampled for each problem."""
     pass_at_k: tuple[PositiveInt, ...] = ()
     """Which pass@k are estimated (none: powers of two up to the samples)."""
@@ -62,9 +70,9 @@ class EvalSettings:
     an arena world)."""
     thinking: bool | None = None
     """Thinking flag of the chat template (none: its own default)."""
-    sample_batch: PositiveInt | None = None
+    sample_batch: PositiveRows | None = None
     """Answers sampled at once (none: as a run does)."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of problems and sampling."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -11,11 +12,11 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfteach.api.configfile import is_of_a_run
+from selfteach.api.configfile import given_from_python, is_of_a_run
 from selfteach.api.fit import AUTO
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
-from selfteach.importing import is_reference, load_object
+from selfteach.importing import in_one_line, is_reference, load_object
 from selfteach.recipes import RECIPES, Recipe, knobs, with_knobs
 from selfteach.recipes.knobs import refuse_renamed
 from selfteach.settings import is_settings
@@ -150,20 +151,26 @@ def of_a_run(
     table: Mapping[str, Any], recipe: RecipeLike | None, preset: str | None, task: Any, reward: Any
 ) -> TrainConfig:
     """The settings that a run's config.toml holds. UserError where it lacks some, or holds others."""
-    saved, run = table["recipe"], table.get("run", {})
+    saved, run = table["recipe"], table.get("run")
     known = table["about"].get("format", 1)
     require(
         known == FORMAT,
         f"the settings are of an earlier selfteach (config format {known}, now {FORMAT}); start anew",
     )
+    require(isinstance(run, Mapping), "the settings lack the table run: a run's record is complete")
+    assert isinstance(run, Mapping)
     require("name" in saved and "preset" in saved, "the settings are of a learner without a recipe")
     require({"task", "seed"} <= run.keys(), "the settings lack run.task or run.seed")
     again = {"recipe": recipe, "task": task, "reward": reward}
-    for what in run.get("given", ()):
+    for what in given_from_python(table):
         require(
-            what == "model" or again[what] is not None,
+            what == "model" or again.get(what) is not None,
             f"the run's {what} was given from Python: pass it again, train(…, {what}=…, out=…, resume=True)",
         )
+    require(
+        all(isinstance(saved[name], str) for name in ("name", "preset")),
+        "the settings name no recipe and preset",
+    )
     name, of_name, found = kind_of(recipe if recipe is not None else saved["name"])
     preset = preset or of_name
     require(name == saved["name"], f"the settings are of recipe {saved['name']}, not {name}")
@@ -187,6 +194,7 @@ def of_a_run(
 
 def read(default: S, table: Mapping[str, Any], place: str) -> S:
     """Settings as a run's table has them. UserError for a name that is none of theirs, or for one that is missing."""
+    require(isinstance(table, Mapping), f"the settings have {place} {in_one_line(table)}: it must be a table")
     values: dict[str, Any] = {}
     for one in fields(default):  # type: ignore[arg-type]
         inner = getattr(default, one.name)
@@ -250,7 +258,7 @@ def require_model(config: TrainConfig) -> None:
     """Refuse a task without a model of its own; a task that does not exist is refused as such first."""
     model = config.loading.model
     if model or config.network is not None:
-        named_world = model in WORLDS and not Path(model).exists()
+        named_world = model in WORLDS and not os.path.exists(model)
         require(
             not named_world, f"{model!r} is a task, not a model: task={model!r}, or model 'arena:{model}'"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfteach.api.configfile import is_of_a_run, read_settings
+from selfteach.api.configfile import given_from_python, is_of_a_run, read_settings
 from selfteach.api.fit import fitted
 from selfteach.api.progress import Silent, progress_for_here
 from selfteach.api.resolve import RecipeLike, draft, flat, in_memory, placed, require_model, with_values
@@ -75,7 +76,7 @@ def require_run(folder: Path | str | None) -> None:
     """Refuse to resume where no run is."""
     if folder is None:
         raise UserError("resume needs the run's folder: out=…")
-    if not (Path(folder) / "config.toml").is_file():
+    if not os.path.isfile(Path(folder) / "config.toml"):
         raise UserError(f"{folder} holds no run to resume (no config.toml); start it without resume")
 
 
@@ -95,7 +96,7 @@ def configured(
     """The resolved settings of a run, which ``train`` would make of the same arguments."""
     table = read_settings(config) if config is not None else {}
     chosen = with_values(draft(recipe, preset=preset, task=task, reward=reward, table=table), knobs)
-    given = table.get("run", {}).get("given", ()) if is_of_a_run(table) else ()
+    given = given_from_python(table) if is_of_a_run(table) else ()
     if "model" in given and not isinstance(model, PreTrainedModel):
         raise UserError("the run's model was given from Python: pass it again, with its tokenizer")
     if seed is not None:

@@ -52,6 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return fail(str(mistake))
+    except OSError as refusal:
+        if isinstance(refusal, BrokenPipeError):
+            return unheard(words)
+        if debug:
+            traceback.print_exc()
+        advice = ": make room, or choose another folder (--out)" if refusal.errno in REFUSALS else ""
+        return fail(str(UserError(f"{named(refusal)}{refusal.strerror or refusal}{advice}")))
     except Interrupted as where:
         print(
             f"selfteach: interrupted; go on with selfteach train --resume --out {where}",
@@ -61,10 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("selfteach: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read has gone. A command that only prints is done then; runs go on without their lines (Lines.say).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0 if words[:1] and words[0] in PRINTING else 1
     except Exception as problem:
         if debug or (told := of_the_machine(problem)) is None:
             raise
@@ -79,14 +82,11 @@ REFUSALS = (
 
 
 def of_the_machine(problem: Exception) -> str | None:
-    """In one line, what memory or disk refused where nobody knew more of it; None: the error is the program's."""
+    """In one line, that memory is used up where nobody knew more of it; None: the error is the program's."""
     if (said := exhausted(problem)) is not None:
         return (
             f"out of memory ({said}): lower micro_batch, sample_batch or max_tokens, or take a smaller model"
         )
-    if isinstance(problem, OSError) and problem.errno in REFUSALS:
-        where = f"{shortened(str(problem.filename))}: " if problem.filename else ""
-        return f"{where}{problem.strerror}: make room, or choose another folder (--out)"
     return None
 
 
@@ -94,10 +94,22 @@ def shortened(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
+def unheard(words: Sequence[str]) -> int:
+    """Whoever read has gone. A command that only prints is done then; runs go on without their lines (Lines.say)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0 if words[:1] and words[0] in PRINTING else 1
+
+
+def named(refusal: OSError) -> str:
+    """The file that the machine refused, if it was one."""
+    return "" if refusal.filename is None else f"{shortened(str(refusal.filename))}: "
+
+
 def quiet_libraries() -> None:
     """Our own lines say what matters; a bar for every loaded shard, and what a library says to another, do not."""
     import warnings
 
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from selfteach.cli.console import parsed
+from selfteach.settings import Seed, settings
 
 
-@dataclass(frozen=True)
+@settings
 class Arguments:
     action: Annotated[Literal["rebuild", "measure"], tyro.conf.Positional]
     """rebuild: pretrain from a seed; measure: accuracy without help and under each view it was taught."""
@@ -20,7 +20,7 @@ class Arguments:
     """table, chain, tutor, trail, facts, tutor-large or tutor-large-other."""
     out: Path | None = None
     """Folder of the rebuilt model (none: models/arena-MODEL)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the pretraining."""
 
 
@@ -35,6 +35,7 @@ def command(words: Sequence[str]) -> int:
     from selfteach.task.arena.pretrain import rebuild
 
     folder = given.out or Path("models") / f"arena-{given.model}"
+    folder.mkdir(parents=True, exist_ok=True)  # refused before the minutes of training, not after
     rebuild(given.model, folder, seed=given.seed)
     print(folder)
     return 0

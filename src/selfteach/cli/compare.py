@@ -17,7 +17,7 @@ from selfteach.cli.console import parsed
 from selfteach.cli.train import named_options, run_of
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, Recipe
-from selfteach.settings import PositiveInt, settings
+from selfteach.settings import Few, settings
 from selfteach.studies.comparing import (
     Run,
     Setup,
@@ -46,7 +46,7 @@ class What:
     """FILE:NAME of a reward function of your own (none: the task's verifier)."""
     model: str = ""
     """Which model (empty: the arena world's own)."""
-    jobs: PositiveInt = 1
+    jobs: Few = 1
     """Runs at a time; each gets its share of the cores."""
     out: Path | None = None
     """Folder of the comparison (none: runs/compare-TASK). An interrupted comparison goes on where it stopped."""

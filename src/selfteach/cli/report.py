@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +10,10 @@ import tyro
 
 from selfteach.cli.console import parsed
 from selfteach.report import build_report
+from selfteach.settings import settings
 
 
-@dataclass(frozen=True)
+@settings
 class Arguments:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from selfteach.checks import require
 from selfteach.cli.console import parsed
 from selfteach.cli.train import run_of
+from selfteach.settings import Few, PositiveCount, settings
 from selfteach.studies import STUDIES, Study, study_named
 from selfteach.studies.plan import StudySettings
 from selfteach.studies.runner import commands, run_studies
@@ -21,13 +20,13 @@ COMMON_TASK = "tutor"
 """Reads every kind of help, so that every method can be tried on it."""
 
 
-@dataclass(frozen=True)
+@settings
 class Arguments:
     methods: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Whose claims: methods, or studies of one's own as FILE.py:NAME (none: every method that has a study)."""
-    seeds: int = 3
+    seeds: Few = 3
     """Runs of each variant, with seeds 0, 1, … A verdict needs two at least."""
-    jobs: int = 1
+    jobs: Few = 1
     """Runs at a time; each gets its share of the cores."""
     out: Path = Path("runs/study")
     """Folder of the runs. What is finished there is kept, what was interrupted goes on."""
@@ -36,16 +35,12 @@ class Arguments:
     common_task: str | None = ""
     """The arena world on which baselines and methods are compared at equal generated tokens (empty: tutor if no method
     is named, else none; none: no such comparison)."""
-    tokens: int = 200_000
+    tokens: PositiveCount = 200_000
     """Generated tokens of each method on the common task."""
     list: bool = False
     """Print the claims with their variants, and stop."""
     dry_run: bool = False
     """Print the commands that would run, and stop."""
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "jobs", "tokens"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 def command(words: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from selfteach.api.configfile import is_of_a_run, read_settings
+from selfteach.api.configfile import given_from_python, is_of_a_run, read_settings
 from selfteach.api.fit import AUTO, fitted
 from selfteach.api.progress import Silent, progress_for_here
 from selfteach.api.resolve import BUNDLES, draft, flat, placed, require_model
@@ -22,7 +22,7 @@ from selfteach.cli.console import parsed
 from selfteach.policy.adapter import is_adapter
 from selfteach.recipes import RECIPES, Recipe
 from selfteach.report import build_report
-from selfteach.settings import NonNegativeInt, settings
+from selfteach.settings import Seed, settings
 from selfteach.studies.laptop import presets
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import launch, table_of
@@ -36,7 +36,7 @@ class Where:
     own_recipe: Annotated[str, tyro.conf.arg(name="recipe")] = ""
     """FILE:NAME of a recipe of your own, in the place of RECIPE (docs/add-a-method.md)."""
     task: str = ""
-    """A world of the arena, gym:NAME, hf:ID, a .jsonl or .parquet file (docs/data.md), or FILE:NAME of your own (empty:
+    """A world of the arena, gym:NAME, hf:ID, a data file (docs/data.md), or FILE:NAME of your own (empty:
     the arena world that suits the recipe)."""
     reward: str | None = None
     """FILE:NAME of a reward function of your own, docs/data.md (none: the task's verifier)."""
@@ -46,7 +46,7 @@ class Where:
     """A named setting of the recipe (none: "auto", the paper's with sizes for this machine; in a world "arena")."""
     config: Path | None = None
     """Settings to start from: a run's folder or config.toml, or TOML, YAML or JSON of your own; flags override it."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of data order, sampling and evaluation."""
     resume: bool = False
     """Go on with the run in --out: its settings are read from there. --steps and --token-budget may be raised."""
@@ -91,7 +91,7 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
         require_run(out)
     table = read_settings(file) if file else {}
     require(
-        "model" not in table.get("run", {}).get("given", ()),
+        "model" not in given_from_python(table),
         "the run's model was given from Python: go on there",
     )
     task, reward = option(rest, "--task"), option(rest, "--reward")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,23 +14,25 @@ from threading import Lock
 from typing import Annotated, Any
 
 import tyro
+from annotated_types import Interval
 
 from selfteach.cli.console import parsed
 from selfteach.errors import UserError
 from selfteach.report import build_report
+from selfteach.settings import PositiveInt, settings
 
 LOCALHOST = "127.0.0.1"
 READ = ("config.toml", "metrics.jsonl", "samples.jsonl", "summary.json", "failed/*", "tokens/*", "probe/*")
 """What of a run folder the report may show: a change of these, and no other, makes it anew."""
 
 
-@dataclass(frozen=True)
+@settings
 class Arguments:
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
-    port: int = 8631
+    port: Annotated[int, Interval(ge=0, le=65_535)] = 8631
     """Port on 127.0.0.1 (0: any free one)."""
-    every: int = 10
+    every: PositiveInt = 10
     """Seconds after which the page loads itself again, until the run has ended."""
 
 
@@ -70,7 +73,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, page: Page, port: int, every: int) -> None:
+    def __init__(self, page: Page, port: int, every: PositiveInt) -> None:
         self.page, self.every = page, every
         try:
             super().__init__((LOCALHOST, port), Handler)
@@ -140,9 +143,7 @@ class Handler(BaseHTTPRequestHandler):
 def command(words: Sequence[str]) -> int:
     """Serve until Ctrl-C."""
     given = parsed(Arguments, words, program="selfteach watch")
-    if given.every < 1:
-        raise UserError(f"--every must be at least 1 second, got {given.every}")
-    if not given.run.is_dir():
+    if not os.path.isdir(given.run):
         raise UserError(f"{given.run} is no folder; give the --out of a run")
     with (
         TemporaryDirectory() as aside,

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from selfteach.errors import UserError, exhausted
+from selfteach.policy.folder import adapter_of, require_quick
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base.json"
@@ -22,50 +23,55 @@ LOOKED_AT = 64
 """Numbers of each tensor that a fingerprint reads: other weights differ everywhere."""
 
 
-def is_adapter(folder: str) -> bool:
+def is_adapter(folder: Path | str) -> bool:
+    """Whether it is the folder of an adapter."""
     return (Path(folder) / CONFIG).is_file()
 
 
-def base_of(folder: str) -> tuple[str, str | None]:
-    """(name or folder, revision) of the base model that an adapter names. UserError if it names none."""
-    if not (Path(folder) / WEIGHTS).is_file():
-        raise UserError(f"model {folder!r} is a LoRA adapter without {WEIGHTS}: save it again.")
-    config = peft.PeftConfig.from_pretrained(folder)
-    if not config.base_model_name_or_path:
+def base_of(folder: Path, model: str, base: str | None = None) -> tuple[str, str | None]:
+    """(name or folder, revision) of the base of the adapter in ``folder``, which the user calls ``model``: ``base``, or
+    what it names itself. UserError if it is no LoRA adapter in safetensors, or names none."""
+    config = adapter_of(folder, model)
+    named = base or config.get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
         raise UserError(
-            f"model {folder!r} is a LoRA adapter that names no base model: write its folder or hub id into "
-            f"base_model_name_or_path of {CONFIG}, or save the model merged (selfteach export --merge)."
+            f"model {model!r} is a LoRA adapter that names no base model: say where it is (--base in eval, chat, "
+            f"export; else base_model_name_or_path of {CONFIG}), or save the model merged (selfteach export --merge)."
         )
-    return config.base_model_name_or_path, config.revision
+    revision = config.get("revision")
+    return named, revision if isinstance(revision, str) and not base else None
 
 
-def without_base(folder: str, base: str, why: str) -> UserError:
+def without_base(model: str, folder: Path, base: str, why: str) -> UserError:
     """What to say of an adapter whose base model cannot be had."""
     return UserError(
-        f"model {folder!r} is a LoRA adapter of {base!r}, which cannot be had ({why.rstrip('.')}): say where the base "
-        f"model is now (--base in eval, chat, export; else base_model_name_or_path of {Path(folder) / CONFIG}); "
+        f"model {model!r} is a LoRA adapter of {base!r}, which cannot be had ({why.rstrip('.')}): say where the base "
+        f"model is now (--base in eval, chat, export; else base_model_name_or_path of {folder / CONFIG}); "
         "an adapter that was merged (selfteach export --merge) needs no base."
     )
 
 
-def with_adapter(network: nn.Module, folder: str) -> Any:
+def with_adapter(network: nn.Module, folder: Path, model: str) -> Any:
     """``network`` with the adapter in ``folder`` on it.
 
     Raises UserError where the adapter was trained on another model, or where its tensors are not exactly those that
     its configuration asks for on this one: those it lacks would be as if untrained.
     """
-    refuse_other_base(network, folder)
+    refuse_other_base(network, folder, model)
+    require_quick(adapter_of(folder, model), network, model)
     try:
-        tuned: Any = peft.PeftModel.from_pretrained(network, folder)
+        tuned: Any = peft.PeftModel.from_pretrained(network, str(folder))
         # Once more, for what it says of names: from_pretrained forgets it.
-        found = tuned.load_adapter(folder, "default", torch_device=str(next(network.parameters()).device))
+        found = tuned.load_adapter(
+            str(folder), "default", torch_device=str(next(network.parameters()).device)
+        )
     except (RuntimeError, ValueError, KeyError) as problem:  # shapes that differ, modules that are not there
         if exhausted(problem) is not None:
             raise
         lines = [line.strip() for line in str(problem).splitlines()] or [""]
         said = next((line for line in lines if line.startswith("size mismatch")), lines[0]).rstrip(".")
         raise UserError(
-            f"model {folder!r}: the LoRA adapter does not fit its base ({said[:300]}): it belongs to another base "
+            f"model {model!r}: the LoRA adapter does not fit its base ({said[:300]}): it belongs to another base "
             f"model, or {CONFIG} to another adapter."
         ) from problem
     for names, what in (
@@ -74,25 +80,25 @@ def with_adapter(network: nn.Module, folder: str) -> Any:
     ):
         if names:
             raise UserError(
-                f"model {folder!r}: the LoRA adapter {what} {len(names)} tensors ({min(names)} …): "
+                f"model {model!r}: the LoRA adapter {what} {len(names)} tensors ({min(names)} …): "
                 "its file was cut, or it belongs to another base model."
             )
     return tuned
 
 
-def refuse_other_base(network: nn.Module, folder: str) -> None:
+def refuse_other_base(network: nn.Module, folder: Path, model: str) -> None:
     """UserError if an adapter that says what it was trained on was not trained on ``network``."""
-    path = Path(folder) / BASE
+    path = folder / BASE
     if not path.is_file():
         return  # of an adapter of another program nothing is known
     try:
         trained_on = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise UserError(f"model {folder!r}: {BASE} cannot be read ({problem}): save it again.") from None
+        raise UserError(f"model {model!r}: {BASE} cannot be read ({problem}): save it again.") from None
     if trained_on != fingerprint(network):
         raise UserError(
-            f"model {folder!r} is a LoRA adapter of other weights than its base model has now: put the base model "
-            f"back as it was, or name the right one in base_model_name_or_path of {Path(folder) / CONFIG}."
+            f"model {model!r} is a LoRA adapter of other weights than its base model has now: put the base model "
+            f"back as it was, or name the right one in base_model_name_or_path of {folder / CONFIG}."
         )
 
 
@@ -119,10 +125,10 @@ def fingerprint(network: nn.Module) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def merged(network: nn.Module, folder: str) -> Any:
+def merged(network: nn.Module, folder: Path, model: str) -> Any:
     """``network`` with the adapter in ``folder`` added to its weights. Raises UserError as ``with_adapter`` does."""
     # Not of the sums: they are rounded differently in other numbers.
-    known = fingerprint(network) + hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()
-    whole = with_adapter(network, folder).merge_and_unload()
+    known = fingerprint(network) + hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    whole = with_adapter(network, folder, model).merge_and_unload()
     setattr(whole, MERGED, hashlib.sha256(known.encode()).hexdigest())
     return whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,9 @@ from transformers import (
 )
 
 from selfteach.errors import UserError, exhausted
+from selfteach.outside import said_by
 from selfteach.policy.adapter import base_of, is_adapter, merged, note_base, with_adapter, without_base
+from selfteach.policy.folder import folder_of, require_plain
 from selfteach.policy.lora import LoraConfig as LoraConfig
 from selfteach.policy.lora import with_lora
 from selfteach.policy.recomputing import recompute
@@ -164,11 +167,14 @@ def load_policy(
     damaged folder, an unreachable name, a model that is no causal language model, weights that do not fill it,
     or a missing tokenizer.
     """
-    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    tokenizer = _tokenizer(model, source)
-    beside = is_adapter(model) and not merge
+    source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    refuse_lost_folder(model)
+    folder = folder_of(model, revision, trust_remote_code)
+    refuse_checkpoint(folder, model)
+    tokenizer = _tokenizer(folder, model, source)
+    beside = is_adapter(folder) and not merge
     halved = precision == "bfloat16" and not (trained and lora is None and not beside)
-    network = _network(model, "bfloat16" if halved else "float32", source, base=base, merge=merge)
+    network = _network(folder, model, "bfloat16" if halved else "float32", source, base=base, merge=merge)
     if not beside:
         # What an adapter on it will name as its base: this folder from wherever, or this adapter merged, not its base.
         network.name_or_path = str(Path(model).resolve()) if Path(model).is_dir() else model
@@ -182,20 +188,21 @@ def load_policy(
     if not beside:
         return policy
     with _blaming(model):
-        adapted = with_adapter(network, model)
+        adapted = with_adapter(network, folder, model)
     return replace(policy, model=adapted.to(device).eval())
 
 
 def skeleton(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model that a folder's config describes (of an adapter: its base), on torch's meta device: shapes without
     weights. Raises UserError as ``load_policy`` does."""
-    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    refuse_lost_folder(model)
+    folder = folder_of(model, revision, trust_remote_code)
+    if is_adapter(folder):
+        base, its_revision = base_of(folder, model)
+        return skeleton(base, revision=its_revision, trust_remote_code=trust_remote_code)
     maker: Any = AutoModelForCausalLM
     with _blaming(model):
-        if is_adapter(model):
-            base, its_revision = base_of(model)
-            return skeleton(base, revision=its_revision, trust_remote_code=trust_remote_code)
-        config = AutoConfig.from_pretrained(model, **source)
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             network: PreTrainedModel = maker.from_config(config, trust_remote_code=trust_remote_code)
     return network
@@ -231,17 +238,26 @@ def policy_of(
 
 
 def _network(
-    model: str, dtype: str, source: dict[str, Any], *, base: str | None = None, merge: bool = True
+    folder: Path,
+    model: str,
+    dtype: str,
+    source: dict[str, Any],
+    *,
+    base: str | None = None,
+    merge: bool = True,
+    above: tuple[Path, ...] = (),
 ) -> PreTrainedModel:
-    """The model; of an adapter its base, with the adapter merged into it or (``merge`` False) without it."""
-    if is_adapter(model):
-        return _of_adapter(model, dtype, source, base, merge)
+    """The model in ``folder``, which the user calls ``model``; of an adapter its base, with the adapter merged into it
+    or (``merge`` False) without it. ``above``: adapters on it, by folder."""
+    if is_adapter(folder):
+        return _of_adapter(folder, model, dtype, source, base, merge, above)
     if base is not None:
         raise UserError(f"base is {base!r}, but model {model!r} is no LoRA adapter: leave --base out.")
+    require_plain(folder, model)
     loader: Any = AutoModelForCausalLM
     with _blaming(model):
         network, info = loader.from_pretrained(
-            model,
+            str(folder),
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
@@ -255,6 +271,7 @@ def _network(
             f"another shape (the first is {unfilled[0]}) and would stay random: get a complete folder."
         )
     _keep_savable(network)
+    network.name_or_path = network.config.name_or_path = model  # not where the hub's files are kept
     return cast(PreTrainedModel, network)
 
 
@@ -282,27 +299,40 @@ def _keep_scale(network: Any) -> None:
 
 
 def _of_adapter(
-    folder: str, dtype: str, source: dict[str, Any], base: str | None, merge: bool
+    folder: Path,
+    model: str,
+    dtype: str,
+    source: dict[str, Any],
+    base: str | None,
+    merge: bool,
+    above: tuple[Path, ...],
 ) -> PreTrainedModel:
-    with _blaming(folder):
-        named, revision = (base, None) if base else base_of(folder)
+    if folder.resolve() in above:
+        raise UserError(f"model {model!r} is a LoRA adapter on itself: name its base in adapter_config.json.")
+    named, revision = base_of(folder, model, base)
     try:
-        network = _network(named, dtype, {**source, "revision": revision})
+        refuse_lost_folder(named)
+        its_folder = folder_of(named, revision, source["trust_remote_code"])
+        network = _network(its_folder, named, dtype, source, above=(*above, folder.resolve()))
     except UserError as problem:
-        raise without_base(folder, named, str(problem)) from problem
+        raise without_base(model, folder, named, str(problem)) from problem
     if not merge:
         return network
-    with _blaming(folder):
-        return cast(PreTrainedModel, merged(network, folder))
+    with _blaming(model):
+        return cast(PreTrainedModel, merged(network, folder, model))
 
 
-def _tokenizer(model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
-    if (Path(model) / "manifest.json").is_file() and (Path(model) / "state.json").is_file():
+def refuse_checkpoint(folder: Path, model: str) -> None:
+    if (folder / "manifest.json").is_file() and (folder / "state.json").is_file():
         raise UserError(
             f"model {model!r} is a checkpoint of a run: selfteach export {model} --out FOLDER makes a model of it."
         )
+
+
+def _tokenizer(folder: Path, model: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
     with _blaming(model):
-        tokenizer = AutoTokenizer.from_pretrained(model, **source)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **source)
+        tokenizer.name_or_path = model
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
         raise UserError(f"model {model!r} has no tokenizer: put its tokenizer.json into the folder.")
     return tokenizer
@@ -313,11 +343,22 @@ def _generation_stops(network: PreTrainedModel) -> list[int]:
     return stored if isinstance(stored, list) else [] if stored is None else [stored]
 
 
+def refuse_lost_folder(model: str) -> None:
+    """UserError for what looks like a path and is no folder: nobody should ask the hub for it."""
+    first = Path(model).parts[0] if "/" in model else ""
+    looks_like_a_path = (
+        not model
+        or model.startswith(("/", ".", "~"))
+        or model.count("/") > 1
+        or bool(first and os.path.isdir(first))
+    )
+    if looks_like_a_path and not (model and os.path.isdir(model)):
+        raise UserError(f"model {model!r}: there is no such folder.")
+
+
 @contextmanager
 def _blaming(model: str) -> Iterator[None]:
-    """Turn what transformers raises for a bad folder or name into one line that says what to do."""
-    if _is_path(model) and not (model and Path(model).is_dir()):
-        raise UserError(f"model {model!r}: there is no such folder.")
+    """Turn what transformers raises for a bad folder into one line that says what to do."""
     try:
         yield
     except UserError:
@@ -329,21 +370,9 @@ def _blaming(model: str) -> Iterator[None]:
     except Exception as problem:  # a broken config or tokenizer file makes transformers raise nearly anything
         if exhausted(problem) is not None:
             raise
-        advice = (
-            "the folder needs config.json, model.safetensors and tokenizer.json of a causal language model"
-            if Path(model).is_dir()
-            else "give the path of a model folder, or a name on the hub and a connection to it"
-        )
+        advice = "it needs config.json, model.safetensors and tokenizer.json of a causal language model"
         raise UserError(f"model {model!r} cannot be loaded ({_first_line(problem)}): {advice}.") from problem
 
 
-def _is_path(model: str) -> bool:
-    """Whether it can be no name on the hub, or is more likely a path."""
-    first = Path(model).parts[0] if "/" in model else ""
-    named = not model or model.startswith(("/", ".", "~")) or model.count("/") > 1
-    return named or bool(first and Path(first).is_dir())
-
-
 def _first_line(problem: Exception) -> str:
-    said = str(problem).strip().splitlines() or [""]
-    return f"{type(problem).__name__}: {said[0].rstrip('.')}"
+    return f"{type(problem).__name__}: {said_by(problem)}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from selfteach.errors import UserError
+from selfteach.outside import blamed, read_text
+from selfteach.policy.templates import LONGEST, TemplateFault, rendered
 from selfteach.policy.wording import left_out, quoted
 from selfteach.task.example import Message
 
@@ -73,7 +73,8 @@ class ChatRenderer:
     ``template`` replaces the tokenizer's own: the path of a Jinja file, or ``plain``. A tokenizer that has
     none gets the plain one, and ``is_plain`` tells the caller to say so. ``end_of_turn`` is the special token
     that the template ends a turn with (None: it has none); ``stop_ids`` are it, eos, and the tokens that end a
-    sequence by the model's generation settings alone. Templates run in transformers' sandbox, and a control
+    sequence by the model's generation settings alone. Templates run in transformers' sandbox in a
+    process of their own (``templates.py``), and a control
     token spelled out in a message (``<|im_end|>`` in a data file) is broken up by a space, so that no text
     forges a turn. Each distinct conversation is rendered once (the last few thousand are remembered).
 
@@ -85,6 +86,7 @@ class ChatRenderer:
     ) -> None:
         self.tokenizer = tokenizer
         self.template = _template(tokenizer, template)
+        self._named = "The chat template" + ("" if template in (None, "plain") else f" {template}")
         self.is_plain = self.template == _with_bos(PLAIN, tokenizer)
         self.knows_thinking = "enable_thinking" in self.template
         self._control = control_tokens(tokenizer)
@@ -228,19 +230,17 @@ class ChatRenderer:
     def _render(self, messages: Sequence[Message], thinking: bool | None, *, generation: bool) -> str:
         switch: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
         try:
-            rendered = self.tokenizer.apply_chat_template(
+            return rendered(
+                self.template,
                 [{"role": m["role"], "content": self._defused(m["content"])} for m in messages],
-                chat_template=self.template,
-                add_generation_prompt=generation,
-                tokenize=False,
-                **switch,
+                generation,
+                {**self.tokenizer.special_tokens_map, **switch},
             )
-        except TemplateError as problem:
+        except TemplateFault as problem:
             roles = ", ".join(message["role"] for message in messages)
             raise UserError(
-                f"The chat template refuses a conversation of the roles [{roles}]: {problem}"
+                f"{self._named} refuses a conversation of the roles [{roles}]: {problem}"
             ) from None
-        return str(rendered)
 
     def _end_of_turn(self) -> tuple[int | None, dict[str, int]]:
         """The first control token after the assistant's words, and it by its text: base models' templates often end a
@@ -281,14 +281,16 @@ def _messages(content: Conversation) -> list[Message]:
 def _template(tokenizer: PreTrainedTokenizerBase, wanted: str | None) -> str:
     if wanted == "plain" or (wanted is None and not tokenizer.chat_template):
         return _with_bos(PLAIN, tokenizer)
-    if wanted is None:
-        return str(tokenizer.get_chat_template())
-    try:
-        return Path(wanted).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
+    if wanted is not None:
+        advice = "give the path of a Jinja file, or 'plain'"
+        return read_text(wanted, f"chat_template {wanted!r}", advice, most=LONGEST)
+    with blamed("The tokenizer's chat template", "give another one with chat_template"):
+        own = str(tokenizer.get_chat_template())
+    if len(own) > LONGEST:
         raise UserError(
-            f"chat_template {wanted!r} cannot be read ({problem}): give the path of a Jinja file, or 'plain'."
-        ) from None
+            f"The tokenizer's chat template has {len(own):,} characters: at most {LONGEST:,} are read"
+        )
+    return own
 
 
 def _with_bos(template: str, tokenizer: PreTrainedTokenizerBase) -> str:

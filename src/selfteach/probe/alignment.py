@@ -31,33 +31,33 @@ from selfteach.probe.interval import (
 )
 from selfteach.probe.nodes import Nodes, Way, find_nodes
 from selfteach.probe.scene import Scene
+from selfteach.settings import PositiveRows, UnitInterval, settings
 
 SHOWN_LOSS = "reverse KL"
 MOST_SHOWN = 16
 THIRDS = ("early third", "middle third", "late third")
 
 
-@dataclass(frozen=True)
+@settings
 class Knobs:
     """How closely the rollouts are looked at."""
 
-    nodes: int = 4
+    nodes: PositiveRows = 4
     """Positions looked at in each rollout: those where the student's entropy is highest."""
-    candidates: int = 6
+    candidates: PositiveRows = 6
     """Most next tokens forced at a node: the likeliest to anybody."""
-    min_prob: float = 0.01
+    min_prob: UnitInterval = 0.01
     """A candidate must be this likely to the student or to a teacher."""
-    completions: int = 16
+    completions: PositiveRows = 16
     """The student's completions of each forced token (even: two halves correct for their noise)."""
     views: tuple[str, ...] = ()
     """Views to compare with the recipe's own teachers, such as plain, partial, answer, sibling, field:NAME."""
 
     def __post_init__(self) -> None:
-        require(self.nodes >= 1, "nodes must be at least 1")
         require(
             self.candidates >= 2, "candidates must be at least 2: a gradient needs something to choose from"
         )
-        require(0 <= self.min_prob < 1, "min_prob must lie in [0, 1)")
+        require(self.min_prob < 1, "min_prob must be below 1")
         require(
             self.completions >= 2 and self.completions % 2 == 0, "completions must be even and at least 2"
         )

@@ -16,11 +16,12 @@ from selfteach.probe.finding import Cell, Finding, Table
 from selfteach.probe.interval import mean_interval, share_interval
 from selfteach.probe.scene import Scene
 from selfteach.roles.weights import Live
+from selfteach.settings import settings
 
 BASE = "plain"
 
 
-@dataclass(frozen=True)
+@settings
 class Knobs:
     """Which views are compared."""
 

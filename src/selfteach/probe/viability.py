@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.divergence import ForwardKL
@@ -23,31 +22,26 @@ from selfteach.probe.branch import Branch, successes
 from selfteach.probe.finding import Cell, Finding, Table
 from selfteach.probe.interval import auroc, bootstrap, share_interval
 from selfteach.probe.scene import Scene
+from selfteach.settings import OpenUnit, PositiveRows, settings
 
 CHUNK = 256
 FIFTHS = 5
 
 
-@dataclass(frozen=True)
+@settings
 class Knobs:
     """Which alternatives are tried, and how often."""
 
-    nodes: int = 4
+    nodes: PositiveRows = 4
     """Positions tried in each rollout, drawn at random from those where a teacher has an alternative."""
-    candidates: int = 2
+    candidates: PositiveRows = 2
     """Most alternatives tried at a position: the teacher's likeliest tokens beside the one the student took."""
-    min_prob: float = 0.05
+    min_prob: OpenUnit = 0.05
     """An alternative must be this likely to the teacher."""
-    completions: int = 1
+    completions: PositiveRows = 1
     """The student's completions of each alternative; each is a row of its own."""
     views: tuple[str, ...] = ()
     """Views to try beside the recipe's own teachers, such as plain, partial, answer, sibling, field:NAME."""
-
-    def __post_init__(self) -> None:
-        require(self.nodes >= 1, "nodes must be at least 1")
-        require(self.candidates >= 1, "candidates must be at least 1")
-        require(0 < self.min_prob < 1, "min_prob must lie strictly between 0 and 1")
-        require(self.completions >= 1, "completions must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ from selfteach.settings import (
     OpenUnit,
     PositiveFloat,
     PositiveInt,
+    PositiveRows,
     PositiveUnit,
     UnitInterval,
     settings,
@@ -111,7 +112,7 @@ __all__ = [  # noqa: RUF022
     "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "GRPOSettings", "Optimization",
     "PerRecord", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools", "TrainedWeights", "Trajectory",
     "settings", "require", "NonNegativeFloat", "NonNegativeInt", "OpenUnit", "PositiveFloat", "PositiveInt",
-    "PositiveUnit", "UnitInterval",
+    "PositiveRows", "PositiveUnit", "UnitInterval",
     # who scores: weights × views × spans
     "BEGINNING_ONLY", "EMA", "Answer", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn", "Frozen",
     "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst", "Reprompt", "Revision", "Ring",

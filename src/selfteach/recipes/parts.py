@@ -14,9 +14,11 @@ from selfteach.objective.terms import PolicyGradient
 from selfteach.settings import (
     NonNegativeFloat,
     NonNegativeInt,
+    NonNegativeRows,
     OpenUnit,
     PositiveFloat,
     PositiveInt,
+    PositiveRows,
     PositiveUnit,
     UnitInterval,
     settings,
@@ -31,7 +33,7 @@ behind it, at that stage's end."""
 class Rollouts:
     """How the student's answers come about."""
 
-    per_prompt: PositiveInt = 1
+    per_prompt: PositiveRows = 1
     """Answers sampled for each prompt of a step."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature; the loss uses the same one unless the recipe says otherwise."""
@@ -41,7 +43,7 @@ class Rollouts:
     """Sample from the k likeliest tokens only (0: off)."""
     max_tokens: PositiveInt = 1024
     """Longest answer, in tokens."""
-    stored: NonNegativeInt = 0
+    stored: NonNegativeRows = 0
     """Prompts answered once, before the first step, and trained on ever after (0: fresh answers each step)."""
 
 
@@ -53,7 +55,7 @@ class Optimization:
     """Peak learning rate."""
     steps: PositiveInt = 100
     """Batches; each makes one optimizer step, unless update_epochs or minibatches says otherwise."""
-    prompts: PositiveInt = 32
+    prompts: PositiveRows = 32
     """Prompts per step, over all processes."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape of the learning rate after warm-up."""
@@ -82,7 +84,7 @@ class Optimization:
 class Adapter:
     """Which weights are trained: all of them, or a LoRA adapter."""
 
-    lora_rank: NonNegativeInt = 0
+    lora_rank: NonNegativeRows = 0
     """Rank of the LoRA adapter (0: train all weights)."""
     lora_alpha: PositiveInt = 128
     """LoRA's alpha: the update is scaled by alpha / rank."""
@@ -158,4 +160,4 @@ class ReferenceProbe:
     The examples are kept out of training. A controller may read it (card 06)."""
 
     field: str = "answer"
-    examples: PositiveInt = 16
+    examples: PositiveRows = 16

@@ -35,7 +35,7 @@ class ATESD(OPSD):
     policy: BetaPolicy = BetaPolicy()
     probe_field: str = "answer"
     """The private field whose likelihood measures progress: the reference answer in the paper."""
-    probe_examples: PositiveInt = 16
+    probe_examples: PositiveRows = 16
     """Examples kept out of training for that measure (ours; not in the paper)."""
 
     def __post_init__(self) -> None:

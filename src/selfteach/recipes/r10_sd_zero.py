@@ -25,7 +25,7 @@ class SelfRevision(Recipe):
     source = "arXiv 2604.12002, card 10"
     formula = "−log π([y_init, P_r, y_rev] | x) − log π(y_rev | x, y_init, P_r)"
 
-    revisions: PositiveInt = 3
+    revisions: PositiveRows = 3
     """Revisions written of each draft; the wrong ones are thrown away."""
     losses: Losses = "both"
     """Which of the two sums counts."""
@@ -77,9 +77,9 @@ class SDZero(Recipe):
     srt_steps: NonNegativeInt = 375
     """Steps of phase 1 (0: none, the model given was trained to revise already; or the paper's ablation). Not stated:
     one pass over the paper's 6k revisions and 9k prompts in batches of 16."""
-    srt_drafts: PositiveInt = 10000
+    srt_drafts: PositiveRows = 10000
     """Prompts of phase 1, each with one draft."""
-    revisions: PositiveInt = 3
+    revisions: PositiveRows = 3
     """Revisions written of each draft; only verified ones are imitated."""
     srt_losses: Losses = "both"
     """Phase 1 imitates the whole text and the revision once more (both, paper), or one of the two (its ablations)."""

@@ -86,9 +86,9 @@ class LightningOPD(Recipe):
     """Let sft_teacher and teacher differ, to see what it costs."""
     sft_steps: NonNegativeInt = 3000
     """Steps of stage "sft" (0: none, the model given was fine-tuned already)."""
-    sft_prompts: PositiveInt = 300000
+    sft_prompts: PositiveRows = 300000
     """Prompts that the teacher answers for stage "sft"."""
-    sft_batch: PositiveInt = 100
+    sft_batch: PositiveRows = 100
     """Prompts a step of stage "sft" (not stated: one pass over its prompts)."""
     sft_lr: PositiveFloat = 8e-5
     """Peak learning rate of stage "sft": cosine, a tenth of the steps to warm up."""

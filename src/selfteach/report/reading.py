@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.outside import read_toml
 from selfteach.report.older import row_of_today, summary_of_today
 from selfteach.report.others import Other, other
 from selfteach.report.rows import Row, read_object, read_rows
@@ -73,7 +74,7 @@ class RunData:
 
 def read_run(folder: Path) -> RunData:
     """Read a run folder. Raises ``UserError`` if it is none."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is no folder; give the --out of a run")
     if not any((folder / name).exists() for name in ("config.toml", "metrics.jsonl", "summary.json")):
         raise UserError(f"{folder} holds no run (no config.toml, metrics.jsonl or summary.json)")
@@ -93,12 +94,12 @@ def read_run(folder: Path) -> RunData:
 
 
 def read_config(path: Path, notes: list[str]) -> Row:
-    if not path.exists():
+    if not os.path.lexists(path):
         notes.append("There is no config.toml: what was run is not known.")
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return read_toml(path, "config.toml")
+    except UserError as error:
         notes.append(f"config.toml could not be read: {error}.")
         return {}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from selfteach.outside import require_file
 from selfteach.report.rows import parsed
 
 Array = np.ndarray[Any, Any]
@@ -70,7 +70,9 @@ def read_looks(folder: Path, notes: list[str]) -> dict[int, Look]:
         step = path.stem.removeprefix("step-")
         try:
             looks[int(step)] = read_look(path)
-        except (ValueError, KeyError, TypeError, OSError, SafetensorError):
+        except (
+            Exception
+        ):  # of files that do not belong together nearly anything; which ones is all that is told
             broken.append(step)
     if broken:
         notes.append(
@@ -81,8 +83,8 @@ def read_looks(folder: Path, notes: list[str]) -> dict[int, Look]:
 
 def read_look(path: Path) -> Look:
     """Raises ValueError, KeyError or TypeError where the two files do not belong together."""
-    texts = parsed(path.read_bytes())
-    tensors = load_file(path.with_suffix(".safetensors"))
+    texts = parsed(require_file(path, path.name).read_bytes())
+    tensors = load_file(require_file(path.with_suffix(".safetensors"), path.name))
     lengths, pieces = texts["lengths"], texts["pieces"]
     starts = [0, *np.cumsum(lengths, dtype=np.int64).tolist()]
     if [len(row) for row in pieces] != lengths or any(len(t) != starts[-1] for t in tensors.values()):

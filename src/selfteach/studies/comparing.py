@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfteach.errors import UserError
+from selfteach.outside import read_text
 from selfteach.recipes import Recipe
 from selfteach.report import comparison_page
-from selfteach.settings import PositiveInt, settings
+from selfteach.settings import Few, PositiveCount, PositiveInt, PositiveRows, settings
 from selfteach.studies.runs import Planned, cells, condensed, curve, heads, labels, summary_of, write_aside
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import FREE, table_of, versions
@@ -22,19 +23,19 @@ from selfteach.training.rundir import changes
 class Setup:
     """What is equal between the runs of a comparison."""
 
-    seeds: PositiveInt = 3
+    seeds: Few = 3
     """Runs of each recipe, with seeds 0, 1, …"""
     equal: Literal["tokens", "steps"] = "tokens"
     """Give each the same number of generated tokens, or of steps. A recipe that generates none gets equal steps."""
-    tokens: PositiveInt | None = None
+    tokens: PositiveCount | None = None
     """The token budget (none: what the first recipe generates in its steps)."""
     steps: PositiveInt = 300
     """Steps of the first recipe, and of any that generates no tokens."""
-    points: PositiveInt = 10
+    points: PositiveRows = 10
     """Evaluations along each run."""
-    eval_problems: PositiveInt = 256
+    eval_problems: PositiveRows = 256
     """Held-out problems in each evaluation."""
-    eval_samples: PositiveInt = 2
+    eval_samples: PositiveRows = 2
     """Answers sampled for each problem."""
 
 
@@ -114,7 +115,7 @@ def refuse_another(out: Path, held: Mapping[str, Any]) -> None:
     """A folder holds one comparison: other settings would silently reuse its runs."""
     path = out / "comparison.json"
     held = json.loads(json.dumps(held))
-    if path.exists() and path.read_text(encoding="utf-8") != json.dumps(held, indent=1):
+    if path.exists() and read_text(path, str(path)) != json.dumps(held, indent=1):
         raise UserError(
             f"{out} holds a comparison with other settings; choose another --out, or repeat the same ones"
         )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
 import sys
 import time
-import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.outside import read_json, read_toml
 from selfteach.report.older import row_of_today, summary_of_today
 from selfteach.report.text import measured
 from selfteach.studies.children import Children, terminated_as_interrupted
@@ -87,7 +86,11 @@ def rows_of(run: Planned) -> list[dict[str, Any]]:
 
 def summary_of(run: Planned) -> dict[str, Any]:
     """Its summary.json, in today's names."""
-    return summary_of_today(json.loads((run.folder / "summary.json").read_text()))
+    path = run.folder / "summary.json"
+    summary = read_json(path, str(path), "take the run's folder away")
+    if not isinstance(summary, dict):
+        raise UserError(f"{path} is no table: take the run's folder away")
+    return summary_of_today(summary)
 
 
 def curve(run: Planned) -> dict[str, Any]:
@@ -103,7 +106,8 @@ def curve(run: Planned) -> dict[str, Any]:
 
 def labels(runs: Sequence[Planned]) -> dict[str, str]:
     """``headline`` and ``unit``: what the runs' headline is and what they spent. UserError if they differ in either."""
-    tables = [tomllib.loads((run.folder / "config.toml").read_text(encoding="utf-8"))["run"] for run in runs]
+    files = [run.folder / "config.toml" for run in runs]
+    tables = [read_toml(file, str(file), "take the run's folder away").get("run", {}) for file in files]
     found: dict[str, str] = {}
     for name, older in (("headline", "held-out accuracy"), ("unit", "tokens")):
         different = list(dict.fromkeys(table.get(name, older) for table in tables)) or [older]

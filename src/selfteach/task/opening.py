@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -18,12 +19,11 @@ from selfteach.task.files import Part, read_task
 from selfteach.task.gym import GymTask, gym_names
 from selfteach.task.one import OneQuestion
 from selfteach.task.options import TaskOptions
-from selfteach.task.reading import Source, open_file, open_hub
+from selfteach.task.reading import ENDINGS, SAID, Source, open_file, open_hub
 from selfteach.task.reward import Rewarded, RewardFunction
 
 __all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
 
-FILE_ENDINGS = (".jsonl", ".parquet")
 HUB = ("split", "subset", "revision")
 """What a hub dataset's name may say behind a question mark."""
 _ANY = frozenset({"only"})
@@ -56,9 +56,9 @@ def open_task(
     ``part`` says what of rows is asked where nothing is trained (``read_task``).
 
     ``table``, ``chain`` … are worlds of the arena · ``gym:NAME`` or ``gym:NAME?setting=value&…`` a reasoning-gym
-    task · a path that ends in ``.jsonl`` or ``.parquet``, or a folder · ``hf:ID`` or ``hf:ID?split=test&subset=main``
-    a dataset of the hub. Raises UserError for a name that fits none of these, naming the nearest, and for options the
-    source does not heed.
+    task · a path that ends in ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``, or a folder · ``hf:ID`` or
+    ``hf:ID?split=test&subset=main`` a dataset of the hub. Raises UserError for a name that fits none of these, naming
+    the nearest, and for options the source does not heed.
     """
     return finished(_opened(name, seed, options, reward, part), options, reward)
 
@@ -71,7 +71,7 @@ def kind_of(name: str) -> str:
         return "world"
     if Path(name).is_dir():
         return "folder"
-    return "file" if name.endswith(FILE_ENDINGS) else ""
+    return "file" if name.endswith(ENDINGS) else ""
 
 
 def open_rows(name: str) -> Source:
@@ -107,8 +107,8 @@ def _opened(
     if name in WORLDS:
         heeded("world", name, options)
         return open_world(name, seed=seed)
-    if Path(name).is_dir() or name.endswith(FILE_ENDINGS):
-        chosen = heeded("folder" if Path(name).is_dir() else "file", name, options)
+    if os.path.isdir(name) or name.endswith(ENDINGS):
+        chosen = heeded("folder" if os.path.isdir(name) else "file", name, options)
         source = open_file(name, split=chosen.split)
         return read_task(name, source, open_rows, seed=seed, options=chosen, reward=reward, part=part)
     raise UserError(f"there is no task {name!r}; {_advice(name)}")
@@ -123,10 +123,10 @@ def _gym(name: str, seed: int, options: TaskOptions | None) -> GymTask:
 def _advice(name: str) -> str:
     """What the user may have meant."""
     if "/" in name or Path(name).suffix:
-        return "if it is a file, give its path with .jsonl or .parquet; if it is on the hub, write hf:ID"
+        return f"if it is a file, give its path with {SAID}; if it is on the hub, write hf:ID"
     near = get_close_matches(name, list(WORLDS), n=2)
     near += [f"gym:{close}" for close in get_close_matches(name, gym_names(), n=2)]
-    known = f"give one of {', '.join(sorted(WORLDS))}, gym:NAME, hf:ID or a .jsonl or .parquet file"
+    known = f"give one of {', '.join(sorted(WORLDS))}, gym:NAME, hf:ID or a {SAID} file"
     return f"did you mean {' or '.join(near)}? Else {known}" if near else known
 
 

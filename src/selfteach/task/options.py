@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from selfteach.errors import UserError
-from selfteach.settings import NonNegativeInt, OpenUnit, PositiveFloat, PositiveInt, settings
+from selfteach.settings import NonNegativeRows, OpenUnit, PositiveInt, Seconds, settings
 from selfteach.task.answer import INSTRUCTION, AnswerFormat
 from selfteach.task.answer_type import AnswerType
 from selfteach.task.example import Message
@@ -80,12 +80,12 @@ class TaskOptions:
 
     None: boxed for files and Hugging Face datasets, line for reasoning-gym."""
 
-    only: NonNegativeInt | None = None
+    only: NonNegativeRows | None = None
     """Train on this one held-out example alone, counted from 0, again and again (test-time training).
 
     None: on the training examples."""
 
-    grade_seconds: PositiveFloat = 5.0
+    grade_seconds: Seconds = 5.0
     """Time limit for checking one answer, in seconds."""
 
     def __post_init__(self) -> None:

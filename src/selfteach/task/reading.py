@@ -1,63 +1,45 @@
-"""Rows of a JSONL file, a Parquet file, a folder or a Hugging Face dataset, with every row's place in it."""
+"""Rows of a data file, a folder or a Hugging Face dataset, with every row's place in it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.hub import hub_at_hand
+from selfteach.outside import DEEPEST, blamed, require_file, said_by, within_bounds
+from selfteach.task.source import JsonNumber, Row, Source
+from selfteach.task.tables import csv_source, json_source, refuse_doubled
+
+__all__ = ["ENDINGS", "SAID", "JsonNumber", "Row", "Source", "dataset_source", "open_file", "open_hub"]
+
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+"""Of the files that are read."""
+SAID = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
 
 BATCH_ROWS = 512
 HEAD_ROWS = 1000
 
-Row = tuple[int, Mapping[str, Any]]
-
-
-class JsonNumber(float):
-    """A number with a point or an exponent as it is ``written`` in the file: 0.10 is not 0.1 there."""
-
-    written: str
-
-    def __new__(cls, written: str) -> JsonNumber:
-        number = super().__new__(cls, written)
-        number.written = written
-        return number
-
-
-@dataclass(frozen=True)
-class Source:
-    """``label`` names it in messages, ``name`` in the keys of examples (without the machine's folders).
-
-    ``rows(columns)`` gives (1-based row number, the named columns).
-    """
-
-    label: str
-    name: str
-    columns: Sequence[str]
-    rows: Callable[[Sequence[str]], Iterator[Row]]
-
 
 def open_file(path: str | Path, *, split: str = "train") -> Source:
-    """A ``.jsonl`` or ``.parquet`` file, or a folder that ``datasets`` can read."""
+    """A ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file, or a folder that ``datasets`` can read."""
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{path}: there is no such file or folder")
     if path.is_dir():
         return _folder(path, split)
+    require_file(path, str(path))
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
-    if path.suffix == ".jsonl":
-        return _jsonl(path)
-    if path.suffix == ".parquet":
-        return _parquet(path)
-    raise UserError(
-        f"{path}: cannot read {path.suffix or 'a file without ending'}; give a .jsonl or .parquet file"
-    )
+    readers = dict(zip(ENDINGS, (_jsonl, json_source, csv_source, _parquet), strict=True))
+    if path.suffix not in readers:
+        raise UserError(f"{path}: cannot read {path.suffix or 'a file without ending'}; give a {SAID} file")
+    return readers[path.suffix](path)
 
 
 def open_hub(
@@ -65,11 +47,14 @@ def open_hub(
 ) -> Source:
     """A dataset of the Hugging Face hub, by its id; loading scripts are never run."""
     datasets = _library("datasets", f"hf:{name}")
-    label = f"hf:{name} ({split})"
+    label, silent = f"hf:{name} ({split})", None
     try:
-        data = datasets.load_dataset(name, name=subset, split=split, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{label}: cannot be loaded: {_first_line(error)}") from error
+        with hub_at_hand() as silent:
+            data = datasets.load_dataset(name, name=subset, split=split, revision=revision)
+    except MemoryError:
+        raise
+    except Exception as error:  # of an unreachable or a broken one the library raises nearly anything
+        raise UserError(f"{label}: cannot be loaded: {silent or said_by(error)}") from error
     return dataset_source(label, name, data)
 
 
@@ -85,7 +70,7 @@ def _jsonl(path: Path) -> Source:
 def _json_rows(path: Path) -> Iterator[Row]:
     """Blank lines are passed over; row numbers are line numbers."""
     offset = 0
-    with path.open("rb") as file:
+    with blamed(str(path)), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -101,13 +86,13 @@ def _json_rows(path: Path) -> Iterator[Row]:
 def _json_object(path: Path, number: int, text: str) -> Mapping[str, Any]:
     try:
         row = json.loads(text, parse_float=JsonNumber)
+        if text.count("[") + text.count("{") > DEEPEST:
+            within_bounds(row, most=None)
     except json.JSONDecodeError as error:
         what = f"{error.msg}, column {error.colno}"
         raise UserError(f"{path}, row {number}: not valid JSON ({what}); mend the line") from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of too many digits
-        raise UserError(
-            f"{path}, row {number}: not usable JSON ({_first_line(error)}); mend the line"
-        ) from error
+        raise UserError(f"{path}, row {number}: not usable JSON ({said_by(error)}); mend the line") from error
     if not isinstance(row, dict):
         kind = type(row).__name__
         raise UserError(f'{path}, row {number}: a {kind}, not an object; write {{"problem": …}} on each line')
@@ -115,25 +100,27 @@ def _json_object(path: Path, number: int, text: str) -> Mapping[str, Any]:
 
 
 def _parquet(path: Path) -> Source:
-    pyarrow = _library("pyarrow", str(path))
     parquet = _library("pyarrow.parquet", str(path))
     try:
         names = parquet.ParquetFile(path).schema_arrow.names
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {_first_line(error)}") from error
+    except Exception as error:  # of a damaged file nearly anything
+        raise UserError(f"{path}: not a readable Parquet file: {said_by(error)}") from error
+    refuse_doubled(str(path), names)
     return Source(str(path), path.name, tuple(names), lambda columns: _parquet_rows(path, columns))
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    pyarrow, parquet = _library("pyarrow", str(path)), _library("pyarrow.parquet", str(path))
+    parquet = _library("pyarrow.parquet", str(path))
     number = 0
     try:
         for batch in parquet.ParquetFile(path).iter_batches(BATCH_ROWS, columns=list(columns)):
             for i in range(batch.num_rows):
                 number += 1
                 yield number, {name: _value(path, number, name, batch.column(name)[i]) for name in columns}
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}, after row {number}: not readable: {_first_line(error)}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}, after row {number}: not readable: {said_by(error)}") from error
 
 
 def _value(path: Path, number: int, name: str, cell: Any) -> Any:
@@ -142,6 +129,10 @@ def _value(path: Path, number: int, name: str, cell: Any) -> Any:
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}, row {number}, field {name!r}: not UTF-8; write the file anew as UTF-8"
+        ) from error
+    except (ValueError, OverflowError) as error:  # a date beyond Python's
+        raise UserError(
+            f"{path}, row {number}, field {name!r}: {said_by(error)}; write it as text"
         ) from error
 
 
@@ -178,13 +169,21 @@ def dataset_source(label: str, name: str, data: Any) -> Source:
         raise UserError(f"{label}: the dataset holds no rows")
 
     def rows(columns: Sequence[str]) -> Iterator[Row]:
-        chosen = data.select_columns(list(columns))
+        chosen = undecoded(data.select_columns(list(columns)))
         for start in range(0, data.num_rows, BATCH_ROWS):
-            batch = chosen[start : start + BATCH_ROWS]
+            with blamed(f"{label}, after row {start}"):
+                batch = chosen[start : start + BATCH_ROWS]
+                batch = batch.to_pydict() if hasattr(batch, "to_pydict") else batch
             for i in range(min(BATCH_ROWS, data.num_rows - start)):
                 yield start + i + 1, {name: batch[name][i] for name in columns}
 
     return Source(label, name, tuple(data.column_names), rows)
+
+
+def undecoded(data: Any) -> Any:
+    """The dataset as Arrow holds it: no file that a cell names (a picture's path) is opened. One whose owner formats it
+    stays as it is."""
+    return data if data.format["type"] is not None else data.with_format("arrow")
 
 
 def _library(name: str, reader: str) -> ModuleType:
@@ -203,8 +202,4 @@ def _cause(error: BaseException) -> str:
     """What was at the bottom of it, in one line: a library tells its own trouble first, and that of the file last."""
     while error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return f"{type(error).__name__}: {_first_line(error)}"[:300]  # type: ignore[arg-type]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {said_by(error)}"

@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfteach.errors import UserError
+from selfteach.outside import blamed, require_file, within_bounds
 
 State = Mapping[str, Any]
 Tensors = dict[str, dict[str, Shaped[Tensor, "..."]]]
@@ -91,7 +92,7 @@ def latest(folder: Path) -> Path | None:
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, in words (file and fault); None if every file is as it was written."""
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
+        manifest = json.loads(require_file(path / "manifest.json", "manifest.json").read_bytes())
         format_, step, files = manifest["format"], manifest["step"], manifest["files"]
         if format_ != FORMAT or step != step_of(path):
             return f"manifest.json: format {format_} of step {step}"
@@ -102,7 +103,7 @@ def damage(path: Path) -> str | None:
                 return f"{name}: its content has changed"
     except OSError as error:
         return f"{Path(error.filename or path).name}: {error.strerror}"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "manifest.json: unreadable"
     return None if "state.json" in files else "manifest.json: incomplete"
 
@@ -112,11 +113,12 @@ def load(path: Path, groups: Collection[str] | None = None) -> dict[str, Any]:
     tensor with a group before it. Raises ``UserError`` if damaged."""
     if (fault := damage(path)) is not None:
         raise UserError(f"checkpoint {path} is damaged ({fault}); resume from an older one")
-    files = [file for file in sorted(path.glob("*.safetensors")) if groups is None or file.stem in groups]
-    tensors = {file.stem: load_file(file) for file in files}
-    tree = json.loads((path / "state.json").read_bytes())
-    wanted = {group: part for group, part in tree.items() if groups is None or group in groups}
-    return {group: _joined(part, tensors) for group, part in wanted.items()}
+    with blamed(f"checkpoint {path}", "resume from an older one"):
+        files = [file for file in sorted(path.glob("*.safetensors")) if groups is None or file.stem in groups]
+        tensors = {file.stem: load_file(file) for file in files}
+        tree = within_bounds(json.loads((path / "state.json").read_bytes()), most=None)
+        wanted = {group: part for group, part in tree.items() if groups is None or group in groups}
+        return {group: _joined(part, tensors) for group, part in wanted.items()}
 
 
 def step_of(path: Path) -> int:
@@ -319,13 +321,27 @@ def load_optimizer_state(
         )
     optimizer.state.clear()
     for group, saved_group in zip(optimizer.param_groups, state["groups"], strict=True):
+        for key, value in saved_group.items():
+            if key in group and isinstance(group[key], int | float) is not isinstance(value, int | float):
+                raise UserError(f"the checkpoint's optimizer has {key} {value!r}, here it is {group[key]!r}")
         group.update({key: value for key, value in saved_group.items() if key != "names"})
         step_on_device = group.get("capturable") or group.get("fused")
         for parameter in group["params"]:
             if (name := name_of[id(parameter)]) in state["parameters"]:
+                refuse_odd_moments(name, parameter, state["parameters"][name])
                 optimizer.state[parameter] = {
                     key: value.to(parameter.device, copy=True)
                     if isinstance(value, Tensor) and (key != "step" or step_on_device)
                     else value
                     for key, value in state["parameters"][name].items()
                 }
+
+
+def refuse_odd_moments(name: str, parameter: Shaped[Tensor, "..."], moments: Mapping[str, Any]) -> None:
+    """UserError where an optimizer's tensors for a parameter are not of its shape (but for counts, which have none)."""
+    for key, value in moments.items():
+        if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+            raise UserError(
+                f"the checkpoint's {key} of {name} is of shape {list(value.shape)}, the parameter of "
+                f"{list(parameter.shape)}; resume with the saved model and settings"
+            )

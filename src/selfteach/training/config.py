@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from annotated_types import Interval
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfteach.importing import is_reference
@@ -14,9 +13,13 @@ from selfteach.recipes import Recipe, preset_of
 from selfteach.settings import (
     NonNegativeFloat,
     NonNegativeInt,
+    NonNegativeRows,
+    PositiveCount,
     PositiveFloat,
     PositiveInt,
+    PositiveRows,
     PositiveUnit,
+    Seed,
     UnitInterval,
     settings,
 )
@@ -52,9 +55,9 @@ class Evaluation:
 
     eval_every: NonNegativeInt = 0
     """Steps between evaluations (0: before and after training only)."""
-    eval_problems: NonNegativeInt = 128
+    eval_problems: NonNegativeRows = 128
     """Held-out problems."""
-    eval_samples: PositiveInt = 4
+    eval_samples: PositiveRows = 4
     """Answers sampled for each problem: accuracy is their mean, pass@k counts any right one."""
     eval_temperature: NonNegativeFloat = 1.0
     """Sampling temperature of the evaluation (0: greedy)."""
@@ -74,9 +77,9 @@ class Evaluation:
 class Bookkeeping:
     """What is written down, and how work is cut to fit the machine."""
 
-    micro_batch: PositiveInt | None = None
+    micro_batch: PositiveRows | None = None
     """Rollouts scored at once (none: as many as there is memory for). Does not change the result."""
-    sample_batch: PositiveInt | None = None
+    sample_batch: PositiveRows | None = None
     """Rollouts sampled at once (none: as many as there is memory for)."""
     max_memory: PositiveFloat | None = None
     """GB that the run may use, from which follows how much is sampled and scored at once (none: the machine's)."""
@@ -86,11 +89,11 @@ class Bookkeeping:
     """Checkpoints kept."""
     samples_every: NonNegativeInt = 20
     """Steps between looks at a few rollouts, written down token by token (0: none)."""
-    token_rollouts: NonNegativeInt = 4
+    token_rollouts: NonNegativeRows = 4
     """Rollouts of the step written down at each look."""
-    probes: NonNegativeInt = 4
+    probes: NonNegativeRows = 4
     """Held-out problems answered greedily at each look, so that one prompt can be followed through training."""
-    token_budget: PositiveInt | None = None
+    token_budget: PositiveCount | None = None
     """Stop before the step that would begin with this many tokens generated (none: run all steps)."""
     until_solved: bool = False
     """Stop after the first step with a right answer (test-time training on one question, see --only)."""
@@ -127,7 +130,7 @@ class TrainConfig:
     out: Path
     reward: Any = None
     """A reward function of the user's own, or FILE:NAME of one (None: the task's verifier)."""
-    seed: Annotated[int, Interval(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     loading: Loading = Loading()
     task_options: TaskOptions = TaskOptions()
     evaluation: Evaluation = Evaluation()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
@@ -29,7 +30,7 @@ WEIGHTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 def inputs_of(config: TrainConfig) -> dict[str, str]:
     """Role → fingerprint of every file or folder that the settings name and that is there; hub names have none."""
-    found = {role: fingerprint(path) for role, path in named_files(config) if path.exists()}
+    found = {role: fingerprint(path) for role, path in named_files(config) if os.path.exists(path)}
     objects = {"task": config.task, "reward": config.reward}
     found |= {r: of_object(one) for r, one in objects.items() if not isinstance(one, str | Path | None)}
     kind = type(config.recipe)

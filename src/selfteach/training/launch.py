@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -178,7 +179,7 @@ def opened(out: Path, config: Mapping[str, Any], resume: bool) -> tuple[RunFolde
     given, or cut to fit the machine in another way."""
     if not resume:
         return RunFolder.create(out), False
-    saved = saved_config(out / "config.toml") if (out / "config.toml").is_file() else {}
+    saved = saved_config(out / "config.toml") if os.path.isfile(out / "config.toml") else {}
     raised = longer(saved, config)
     folder = RunFolder.resume(out, config, free=(*FREE, *raised))
     return folder, bool(changes(out, config, free=("versions",)))

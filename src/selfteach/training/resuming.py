@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from selfteach.errors import UserError
+from selfteach.outside import said_by
 from selfteach.training import checkpoint, gradients, marks, randomness, weights
 from selfteach.training.learner import Trained
 from selfteach.training.marks import Marks
@@ -50,6 +53,7 @@ def load_state(run: Trainer, saved: checkpoint.State) -> None:
         run.accelerator.num_processes, len(saved["random"])
     )  # before what each process has of its own
     progress = saved["progress"]
+    require_progress(progress)
     run.enter(progress["stage"])
     weights.load(run.wrapped, saved["weights"])
     run.ever = weights.names(saved["weights"])
@@ -142,7 +146,8 @@ def restore(run: Trainer, out: Path) -> Restored | None:
     saved = checkpoint.load(path)
     if "written" not in saved:
         raise UserError(f"{path} was written by an earlier selfteach: it cannot go on; start a new run")
-    load_state(run, saved)
+    with fitting(path):
+        load_state(run, saved)
     beyond = run.ended and not run.finished()
     run.ended &= not beyond
     kept: Marks = saved["written"]["unended" if beyond else "files"]
@@ -157,6 +162,30 @@ def cut(folder: RunFolder, restored: Restored | None) -> None:
     folder.cut(restored.kept if restored is not None else {})
     if restored is not None and restored.beyond:
         folder.forget_summary()
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """A checkpoint whose files are whole, and whose content is not what this run would have written, is a UserError."""
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as problem:
+        said = f"{type(problem).__name__}: {said_by(problem)}"
+        raise UserError(
+            f"checkpoint {path} does not fit this run ({said}); resume with the saved model and settings, or take it "
+            "out to go on from an older one"
+        ) from problem
+
+
+def require_progress(progress: Any) -> None:
+    """TypeError or KeyError unless every number of the run's progress is one."""
+    for name in ("step", "stage_done", "spent", "training_seconds"):
+        if isinstance(value := progress[name], bool) or not isinstance(value, int | float) or not value >= 0:
+            raise TypeError(f"progress.{name} is {value!r}, not a number")
+    if not isinstance(progress["last"], Mapping | None) or not isinstance(progress["ended"], bool):
+        raise TypeError("progress.last or progress.ended is of another type")
 
 
 def optimizer_state(one: Trained) -> dict[str, Any]:

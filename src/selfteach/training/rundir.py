@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from selfteach.errors import UserError
+from selfteach.outside import read_toml, within_bounds
 from selfteach.training import marks
 from selfteach.training.checkpoint import storable, sync
 from selfteach.training.marks import Growing, Mark, Marks
@@ -213,13 +214,20 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     ):
         if not line.endswith(b"\n"):
             break
-        try:
-            row = json.loads(line)
-            row["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: not a row with a step; remove that line") from error
+        if (row := step_row(line)) is None:
+            raise UserError(f"{path}, line {number}: not a row with a step; remove that line")
         rows.append(row)
     return rows
+
+
+def step_row(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line, if it has a step that is a number; else None."""
+    try:
+        row = within_bounds(json.loads(line))
+    except (ValueError, RecursionError):
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return row if isinstance(step, int | float) and abs(step) < 2**53 else None
 
 
 def refuse_older_format(path: Path, config: Mapping[str, Any]) -> None:
@@ -278,10 +286,7 @@ def _same(old: Any, new: Any) -> bool:
 
 def saved_config(path: Path) -> dict[str, Any]:
     """What a run's config.toml holds. UserError if it is not valid."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML ({error}); restore it or start a new run") from error
+    return read_toml(path, str(path), "restore it or start a new run")
 
 
 def _toml(config: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ and to carry what it is told (a terse solution at least) over into its own style
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 from importlib.resources import files
@@ -87,7 +88,7 @@ def named_model(name: str) -> str:
 def resolve_model(text: str) -> str:
     """``arena:NAME`` as the folder of that shipped model; a run's folder as that of the model it trained; any other
     text, a folder or a hub id, as it is."""
-    if (Path(text) / "config.toml").is_file() and (Path(text) / "model").is_dir():
+    if os.path.isfile(Path(text) / "config.toml") and os.path.isdir(Path(text) / "model"):
         return str(Path(text) / "model")
     if not text.startswith(MODEL_PREFIX):
         return text

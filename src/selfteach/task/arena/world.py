@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from random import Random
 
+from selfteach.errors import UserError
 from selfteach.task.arena.arithmetic import Calculator, Step, exact
 from selfteach.task.example import Example, Grade, Message
 from selfteach.task.verdict import Verdict
 
 HELD_OUT_ONE_IN = 16
+REPEATED = 10_000
+"""So many problems in a row that were drawn before: there are no others."""
 
 
 def is_held_out(problem: str) -> bool:
@@ -91,8 +94,15 @@ class World:
     def held_out(self, count: int) -> list[Example]:
         rng = Random(f"{self.name} held out")
         problems: dict[str, None] = {}
+        known = 0
         while len(problems) < count:
+            before = len(problems)
             problems[self.draw(rng, held_out=True)] = None
+            known = known + 1 if len(problems) == before else 0
+            if known > REPEATED:
+                raise UserError(
+                    f"world {self.name!r} holds out {before} problems, {count} were asked for: ask for fewer"
+                )
         return [self.example(problem) for problem in problems]
 
     def grade(self, example: Example, answer: str) -> Grade:

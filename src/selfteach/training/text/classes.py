@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from selfteach.errors import UserError
+from selfteach.outside import read_json
 from selfteach.policy.renderer import Renderer
+from selfteach.task.patterns import first_found, search
 
 OTHER = "other"
 CLASSES: Mapping[str, str] = {
@@ -26,30 +26,22 @@ def token_classes(
     chat: Renderer, width: int, patterns: Mapping[str, str] = CLASSES
 ) -> tuple[list[str], Int[Tensor, "V"]]:
     """(class names, [V = width] long: each token id's class). The first pattern found in a token's text names it."""
-    names = [*patterns, OTHER]
-    compiled = [re.compile(pattern) for pattern in patterns.values()]
     texts = chat.tokenizer.batch_decode([[i] for i in range(width)], clean_up_tokenization_spaces=False)
+    search_in = search if patterns is CLASSES else partial(first_found, "token_classes")
+    found = search_in(list(patterns.values()), texts)
     special = set(chat.tokenizer.all_special_ids)
-    found = [
-        next(
-            (k for k, pattern in enumerate(compiled) if pattern.search(text) and i not in special),
-            len(compiled),
-        )
-        for i, text in enumerate(texts)
-    ]
-    return names, torch.tensor(found)
+    classes = [len(patterns) if i in special else k for i, k in enumerate(found)]
+    return [*patterns, OTHER], torch.tensor(classes)
 
 
 def read_classes(path: str | None) -> Mapping[str, str]:
     """Class patterns from a JSON file of name → regular expression (None: the built-in ones)."""
     if path is None:
         return CLASSES
-    try:
-        patterns = json.loads(Path(path).read_text(encoding="utf-8"))
-        for pattern in patterns.values():
-            re.compile(pattern)
-    except (OSError, ValueError, AttributeError, TypeError, re.error) as error:
-        raise UserError(
-            f"token_classes {path}: {error}; give a JSON object of class name → regular expression"
-        ) from None
+    advice = "give a JSON object of class name → regular expression"
+    patterns = read_json(path, f"token_classes {path}", advice)
+    plain = isinstance(patterns, dict) and all(isinstance(one, str) for one in patterns.values())
+    if not plain or OTHER in patterns:
+        raise UserError(f"token_classes {path} is no such table, or names a class {OTHER!r}: {advice}")
+    first_found(f"token_classes {path}", list(patterns.values()), [])
     return dict(patterns)

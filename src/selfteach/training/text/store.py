@@ -11,6 +11,7 @@ from random import Random
 from typing import Any, TypedDict
 
 from selfteach.errors import UserError
+from selfteach.outside import blamed
 from selfteach.task.trajectory import Trajectory
 from selfteach.training import marks
 from selfteach.training.checkpoint import sync
@@ -94,9 +95,10 @@ class NamedStore:
                 f"the stored answers in {path}: the file {wrong or 'has grown'}, and the run relies on it: put it back "
                 "as it was, or start a new run"
             )
-        notes, *rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
-        stored = [Trajectory.from_json(row) for row in rows]
-        return cls(stored, dict(notes), written["version"], (list(stored), json.dumps(notes)), written)
+        with blamed(f"the stored answers in {path}", "start anew"):  # rows that this version would not write
+            notes, *rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+            stored = [Trajectory.from_json(row) for row in rows]
+            return cls(stored, dict(notes), written["version"], (list(stored), json.dumps(notes)), written)
 
 
 def require_answers(count: int) -> None:
