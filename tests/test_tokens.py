@@ -18,6 +18,8 @@ from selfteach.api.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.policy.loading import Policy
 from selfteach.policy.renderer import ChatRenderer
+from selfteach.task.arena import open_world
+from selfteach.task.outcome import outcome
 from selfteach.task.segment import Segment
 from selfteach.training.launch import launch
 from selfteach.training.rundir import read_rows
@@ -187,6 +189,21 @@ def test_rows_and_columns_of_a_look_belong_together(model: str, tmp_path: Path) 
     assert {len(column) for column in tensors.values()} == {sum(texts["lengths"])}
     for row, parts in zip(rows, texts["pieces"], strict=True):
         assert "".join(parts).removesuffix("<|im_end|>") == row["answer"]
+
+
+def test_a_row_says_what_became_of_the_answer_and_what_it_was_compared_with(
+    model: str, tmp_path: Path
+) -> None:
+    rows = read_rows(trained(model, tmp_path / "run") / "samples.jsonl")
+    assert {row["phase"] for row in rows} == {"before", "train", "probe", "after"}
+    world = open_world("table")
+    for row in rows:
+        example = world.example(row["problem"])
+        grade = world.grade(example, row["answer"])
+        assert row["outcome"] == outcome(grade, row["finished"])
+        assert (row["reward"], row["claim"], row["feedback"]) == (grade.reward, grade.claim, grade.feedback)
+        assert row["reference"] == example.private["answer"]
+    assert {row["outcome"] for row in rows if not row["finished"]} == {"cut off"}
 
 
 def test_looking_changes_nothing(model: str, tmp_path: Path) -> None:

@@ -39,12 +39,15 @@ class Example:
 class Grade:
     """A verifier's result: ``reward``, any finite number (1.0 is right, 0.0 wrong), and ``feedback`` for a teacher.
 
-    ``claim`` is the final answer as read out of the text, None if none was found.
+    ``claim`` is the final answer as read out of the text, None if none was found. ``verdict``: what the check found
+    (a ``Verdict``, such as "unparseable"), None where it told a reward only; ``outcome`` reads it. Grades are equal
+    where the first three are.
     """
 
     reward: float
     feedback: str | None = None
     claim: str | None = None
+    verdict: str | None = field(default=None, compare=False)
 
     @property
     def correct(self) -> bool:

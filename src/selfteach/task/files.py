@@ -96,7 +96,7 @@ class FileTask:
         """Reward 1 for the right final answer, else 0; always 0, and uncounted, without a verifier."""
         claim = extract_answer(answer, self.answer_format)
         if self.options.verifier == "none":
-            return Grade(0.0, claim=claim)
+            return Grade(0.0, claim=claim, verdict=Verdict.NO_REWARD.value)
         verdict = self._check(example.private["answer"], claim)
         self.verdicts[verdict] += 1
         return verdict.grade(claim)

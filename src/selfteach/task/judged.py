@@ -24,8 +24,9 @@ def judged(said: Any, claim: str | None = None) -> tuple[Verdict, Grade]:
     the answer's final answer, if it is known. Raises ValueError for anything else, NaN and infinities among them; its
     text is what was said.
     """
-    feedback = None
+    feedback = found = None
     if isinstance(said, Grade):
+        found = said.verdict
         claim = said.claim if said.claim is not None else claim
         said, feedback = said.reward, said.feedback
     elif isinstance(said, Mapping):
@@ -35,8 +36,8 @@ def judged(said: Any, claim: str | None = None) -> tuple[Verdict, Grade]:
     if not (feedback is None or isinstance(feedback, str)):
         raise ValueError(f"feedback that is no text ({in_one_line(feedback)})")
     if said is None:
-        return Verdict.NO_REWARD, Grade(0.0, feedback or None, claim)
-    grade = Grade(_number(said), feedback or None, claim)
+        return Verdict.NO_REWARD, Grade(0.0, feedback or None, claim, Verdict.NO_REWARD.value)
+    grade = Grade(_number(said), feedback or None, claim, found)
     return Verdict.RIGHT if grade.correct else Verdict.WRONG, grade
 
 

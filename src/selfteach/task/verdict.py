@@ -20,7 +20,7 @@ class Verdict(StrEnum):
 
     def grade(self, claim: str | None = None) -> Grade:
         """Reward 1.0 if right, else 0.0; feedback only where it says more than the reward does."""
-        return Grade(reward=float(self is Verdict.RIGHT), feedback=_FEEDBACK.get(self), claim=claim)
+        return Grade(float(self is Verdict.RIGHT), _FEEDBACK.get(self), claim, self.value)
 
 
 _FEEDBACK = {

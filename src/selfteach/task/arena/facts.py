@@ -109,7 +109,7 @@ class Facts:
         else:
             verdict, feedback = Verdict.WRONG, f"{_key(example.problem)} is {value}, not {claim}"
         self.verdicts[verdict] += 1
-        return Grade(float(verdict is Verdict.RIGHT), feedback, claim)
+        return Grade(float(verdict is Verdict.RIGHT), feedback, claim, verdict.value)
 
     def _example(self, form: str, key: str, value: str) -> Example:
         problem = form.format(key=key)

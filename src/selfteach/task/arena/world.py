@@ -100,7 +100,7 @@ class World:
         steps, claim = self.work(example.problem, exact), self.claim(answer)
         verdict, feedback = self._judge(steps, answer, claim)
         self.verdicts[verdict] += 1
-        return Grade(float(verdict is Verdict.RIGHT), feedback, claim)
+        return Grade(float(verdict is Verdict.RIGHT), feedback, claim, verdict.value)
 
     def claim(self, answer: str) -> str | None:
         """The results that an answer claims: what follows its only ``#``; None if that is nothing."""

@@ -22,6 +22,7 @@ from selfteach.objective.statistics import role_entropy
 from selfteach.objective.terms import PolicyGradient
 from selfteach.policy.renderer import Renderer
 from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.task.outcome import outcome, reference_of
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.learner import Sample
 from selfteach.training.text.batch import Scoring
@@ -201,8 +202,8 @@ def term_columns(batch: TextBatch, count: int, others: int) -> dict[str, Float[T
         term = weighted.term
         columns[f"weight/{term.name}"] = flat(weighted.coefficients * whole.mask.sum())
         losses = weighted.coefficients.new_full(shape, torch.nan)
-        for outcome in batch.outcomes:
-            losses[outcome.layout.row, outcome.layout.step] = outcome.token[f"loss/{term.name}"].to(losses)
+        for made in batch.outcomes:
+            losses[made.layout.row, made.layout.step] = made.token[f"loss/{term.name}"].to(losses)
         columns[f"loss/{term.name}"] = flat(losses)
         if isinstance(term, PolicyGradient):
             columns[f"advantage/{term.name}"] = flat(by_position(term.advantage).expand(shape))
@@ -260,7 +261,7 @@ def answer_row(one: Answered, renderer: Renderer) -> dict[str, Any]:
     return {
         "problem": one.example.problem,
         "prompt": renderer.show(one.prompt_ids),
-        **answered(one.text, one.grade.reward, one.finished, len(one.ids)),
+        **answered(one),
     }
 
 
@@ -270,7 +271,6 @@ def rollout_rows(seen: Look, renderer: Renderer) -> Iterator[tuple[str, dict[str
     ``phase`` is "train" for the step's own, "probe" for greedy answers to held-out problems.
     """
     for i, one in enumerate(seen.rows):
-        reward = None if one.grade is None else one.grade.reward
         yield (
             one.example.key,
             {
@@ -281,10 +281,21 @@ def rollout_rows(seen: Look, renderer: Renderer) -> Iterator[tuple[str, dict[str
                 "teacher_prompts": {
                     name: renderer.show(read.prompts[i] or []) for name, read in seen.contexts.items()
                 },
-                **answered(one.text, reward, one.finished, len(one.ids)),
+                **answered(one),
             },
         )
 
 
-def answered(text: str, reward: float | None, finished: bool, length: int) -> dict[str, Any]:
-    return {"answer": text, "reward": reward, "finished": finished, "length": length}
+def answered(one: Answered | Trajectory) -> dict[str, Any]:
+    """What was written, what became of it (``Outcome``) and why: the answer read out of it, and the reference."""
+    grade = one.grade
+    return {
+        "answer": one.text,
+        "reward": None if grade is None else grade.reward,
+        "outcome": outcome(grade, one.finished),
+        "claim": None if grade is None else grade.claim,
+        "reference": reference_of(one.example),
+        "feedback": None if grade is None else grade.feedback,
+        "finished": one.finished,
+        "length": len(one.ids),
+    }
