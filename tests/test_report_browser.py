@@ -363,9 +363,9 @@ def test_outcome_and_step_narrow_the_list_and_the_reason_stands_beside_a_rollout
     (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with opened(browser, build_report(run)) as shown:
         page = shown.page
-        page.get_by_label("Outcome").select_option("no answer")
+        page.locator("[name=outcome]").select_option("no answer")
         assert text_of(shown, ".count") == "6 of 24 rollouts"
-        page.get_by_label("Step", exact=True).select_option("3")
+        page.locator("[name=step]").select_option("3")
         assert text_of(shown, ".count") == "1 of 24 rollouts"
         page.locator(".entry").first.click()
         assert text_of(shown, ".viewer .verdict") == "✗ no answer"
@@ -387,12 +387,12 @@ def test_pairs_are_narrowed_by_outcome_and_words(browser: Any, folder: Path, tmp
     with opened(browser, build_report(run)) as shown:
         pairs = shown.page.locator(".sample:visible")
         assert pairs.count() == 4
-        shown.page.get_by_label("After").select_option("right")
+        shown.page.locator("[data-filter=after]").select_option("right")
         assert pairs.count() == 3
         shown.page.get_by_label("Key or problem").fill("KEY-2" + "k" * 150)
         assert pairs.count() == 1
         assert text_of(shown, "[data-count]") == "1 of 4 problems"
-        shown.page.get_by_label("Before").select_option("cut off")
+        shown.page.locator("[data-filter=before]").select_option("cut off")
         assert pairs.count() == 1
 
 
@@ -406,13 +406,20 @@ def test_endless_names_do_not_widen_the_page_and_no_letter_is_small(
     tables = {"about": config, "recipe": {"name": long, "k" * 3000: long}, "paper": {"a": long}}
     (run / "config.toml").write_text(tomli_w.dumps(tables | {"run": {"task": long, "headline": long}}))
     (run / "summary.json").write_text(json.dumps({long: long}))
-    row = {"step": 6, long: 1.0, "eval/headline": 0.5, "alarms": [dict.fromkeys(("name", "since", "seen"), long)]}
+    row = {
+        "step": 6,
+        long: 1.0,
+        "eval/headline": 0.5,
+        "alarms": [dict.fromkeys(("name", "since", "seen"), long)],
+    }
     with (run / "metrics.jsonl").open("a") as stream:
         stream.write(json.dumps(row) + "\n")
     told = dict.fromkeys(("key", "problem", "reference", "claim", "feedback", "answer"), long)
     with (run / "samples.jsonl").open("a") as stream:
         for step, phase in ((0, "before"), (6, "after"), (6, "train")):
-            stream.write(json.dumps({"step": step, "phase": phase, "reward": 0.0, "outcome": "wrong"} | told) + "\n")
+            stream.write(
+                json.dumps({"step": step, "phase": phase, "reward": 0.0, "outcome": "wrong"} | told) + "\n"
+            )
     for page_path in (build_report(run), build_report([run, folder], tmp_path / "both.html")):
         with opened(browser, page_path, viewport={"width": width, "height": 800}) as shown:
             shown.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")

@@ -70,7 +70,9 @@ def test_the_page_begins_with_whether_it_learned(
 
 def test_the_change_has_the_interval_of_both_standard_errors(tmp_path: Path) -> None:
     rows = [evaluated(0.4, 0.03), evaluated(0.5, 0.04, 9)]
-    assert "(95 % interval of the change: +0.002 to +0.198)" in learned(read_run(written(tmp_path, rows))).answer
+    assert (
+        "(95 % interval of the change: +0.002 to +0.198)" in learned(read_run(written(tmp_path, rows))).answer
+    )
 
 
 def test_no_right_answer_of_few_is_not_certainty(tmp_path: Path) -> None:
@@ -78,9 +80,10 @@ def test_no_right_answer_of_few_is_not_certainty(tmp_path: Path) -> None:
     rows = [evaluated(0.0, 0.0, problems=8), evaluated(0.25, 0.164, 9, problems=8)]
     assert "no more than chance" in learned(read_run(written(tmp_path, rows))).answer
     rows = [evaluated(0.0, 0.0, problems=8), evaluated(1.0, 0.0, 9, problems=8)]
-    assert "more than chance explains (95 % interval of the change: +0.541 to +1.46)" in learned(
-        read_run(written(tmp_path, rows))
-    ).answer
+    assert (
+        "more than chance explains (95 % interval of the change: +0.541 to +1.46)"
+        in learned(read_run(written(tmp_path, rows))).answer
+    )
 
 
 def test_a_headline_to_be_lowered_is_better_when_it_falls(tmp_path: Path) -> None:
@@ -187,7 +190,14 @@ def test_evaluations_are_not_smoothed() -> None:
 
 
 def answer(phase: str, step: int, **values: Any) -> dict[str, Any]:
-    return {"step": step, "phase": phase, "key": "a", "problem": "1+1?", "reference": "2", "finished": True} | values
+    return {
+        "step": step,
+        "phase": phase,
+        "key": "a",
+        "problem": "1+1?",
+        "reference": "2",
+        "finished": True,
+    } | values
 
 
 def test_beside_an_answer_stand_what_was_read_the_reference_and_the_reason(tmp_path: Path) -> None:
@@ -232,7 +242,9 @@ def test_a_row_without_an_outcome_has_that_of_its_reward(row: dict[str, Any], ex
 
 def test_pairs_can_be_chosen_by_their_outcomes(tmp_path: Path) -> None:
     samples = [
-        answer(phase, step, key=f"k{i}", answer="x", reward=float(good), outcome="right" if good else "cut off")
+        answer(
+            phase, step, key=f"k{i}", answer="x", reward=float(good), outcome="right" if good else "cut off"
+        )
         for i in range(3)
         for phase, step, good in (("before", 0, False), ("after", 9, i > 0))
     ]
@@ -250,7 +262,11 @@ def test_pairs_can_be_chosen_by_their_outcomes(tmp_path: Path) -> None:
 def test_bytes_are_shown_as_megabytes_or_gigabytes(tmp_path: Path) -> None:
     assert [size(x) for x in (5.7e8, 2.34e10, 900)] == ["570 MB", "23.4 GB", "900 bytes"]
     (made,) = main_charts(columns([{"step": 1, "memory/peak_bytes": 572_182_528}]))
-    assert (made.unit, made.series[0].label, number(made.series[0].points[0][1])) == ("peak, MB", "peak", "572")
+    assert (made.unit, made.series[0].label, number(made.series[0].points[0][1])) == (
+        "peak, MB",
+        "peak",
+        "572",
+    )
     (other,) = other_charts(columns([{"step": 1, "cache/held_bytes": 3.2e9}]))
     assert (other.unit, other.series[0].points) == ("GB", ((1, 3.2),))
     run = written(tmp_path / "run", [{"step": 1, "loss": 0.1}])
@@ -275,7 +291,9 @@ def test_names_of_any_length_are_clipped_with_the_whole_within_reach(tmp_path: P
                answer=LONG, reward=0.0, teacher_prompts={LONG: LONG})
         for phase, step in (("before", 0), ("after", 9), ("train", 5))
     ]  # fmt: skip
-    metrics = [{"step": 1, LONG: 1.0, "alarms": [{"name": LONG, "since": LONG, "seen": LONG, "advice": LONG}]}]
+    metrics = [
+        {"step": 1, LONG: 1.0, "alarms": [{"name": LONG, "since": LONG, "seen": LONG, "advice": LONG}]}
+    ]
     texts = {"title": LONG, "source": LONG, "formula": LONG}
     run = written(
         tmp_path / "run", metrics, samples, about=texts, recipe={"name": LONG, LONG[:300]: LONG}, paper={"a": LONG},

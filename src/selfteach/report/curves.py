@@ -41,7 +41,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over one pair of axes; ``unit`` says what y is; x spans ``x_range`` and every point.
+    """Lines over one pair of axes; ``unit`` says what y is; x spans ``x_range`` and every point, y also ``y_range``.
 
     ``kind``: what the chart is for, whatever its title says; ``metrics``: their names; ``not_finite``: how many values cannot be drawn (None: as
     many as the series have).
@@ -55,6 +55,7 @@ class Chart:
     note: str = ""
     kind: str = ""
     metrics: tuple[str, ...] = ()
+    y_range: tuple[float, ...] = ()
     not_finite: int | None = None
 
 
@@ -332,9 +333,14 @@ def comparison_charts(
     recipes: Mapping[str, Mapping[str, Any]], headline: str = "held-out accuracy", unit: str = "tokens"
 ) -> list[Chart]:
     """The headline against what was spent and against steps: each seed thin, their mean thick."""
+    headline, unit = cut(headline, MOST_LABEL), cut(unit, MOST_LABEL)
     spending = {name: one for name, one in recipes.items() if any(p["spent"] for p in all_points(one))}
     silent = [name for name in recipes if name not in spending]
-    note = f"They spent no {unit}, so they are in the other plot only: {', '.join(silent)}." if silent else ""
+    note = (
+        f"They spent no {unit}, so they are in the other plot only: {', '.join(cut(one, MOST_LABEL) for one in silent)}."
+        if silent
+        else ""
+    )
     about = f"{headline}; thin: one seed, thick: mean over seeds"
     colors = {name: color for color, name in enumerate(recipes)}
     charts = []
@@ -354,6 +360,7 @@ def all_points(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def seeds_and_mean(name: str, recipe: Mapping[str, Any], x: str, color: int) -> list[Series]:
     """One line a seed, and their mean over the evaluations that every seed has."""
+    name = cut(name, MOST_LABEL)
     lines = [[(float(p[x]), float(p["headline"])) for p in run["points"]] for run in recipe["runs"]]
     seeds = [
         Series(f"{name}, seed {run['seed']}", tuple(line), color=color, faint=True)

@@ -125,7 +125,9 @@ class Packed:
                 **{
                     name: self.text(told)
                     for name, told in (
-                        ("claim", one.claim), ("reference", one.reference), ("feedback", one.feedback)
+                        ("claim", one.claim),
+                        ("reference", one.reference),
+                        ("feedback", one.feedback),
                     )
                     if told is not None
                 },

@@ -122,7 +122,9 @@ def doubts(run: RunData, found: Columns) -> list[str]:
             "they do not end (--max-tokens)."
         )
     if (unread := unread_share(found)) >= OFTEN:
-        said.append(f"{number(100 * unread)} % of the latest training answers held no answer that could be read.")
+        said.append(
+            f"{number(100 * unread)} % of the latest training answers held no answer that could be read."
+        )
     return said
 
 

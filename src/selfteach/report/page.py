@@ -106,16 +106,6 @@ def place_of(folders: Sequence[Path]) -> Path:
     return folders[0].resolve().parent / f"report-{names[:100]}.html"
 
 
-def comparison_page(results: Mapping[str, Any], out: Path) -> Path:
-    """Write a comparison's results (as in ``results.json``) as one HTML page and return its path."""
-    charts = curves.comparison_charts(results["recipes"], results["headline"], results["unit"])
-    title = f"Comparison on {results['task']}"
-    return written(
-        render("comparison.html", title=title, results=results, charts=[draw(one) for one in charts]),
-        Path(out),
-    )
-
-
 # --- what a run's page shows
 
 
@@ -240,6 +230,7 @@ def environment() -> Environment:
         "name": text.name,
         "rounded": rounded,
         "measured": text.measured,
+        "duration": text.duration,
     }
     made.globals |= {"plot": plot}
     return made

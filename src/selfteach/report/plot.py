@@ -31,12 +31,13 @@ class Line:
     dots: list[Point]
     value: str
     smooth: str = ""
+    last: Point | None = None
 
 
 @dataclass(frozen=True)
 class Drawing:
     """All a template needs to draw a chart. ``hover``: JSON of positions, x values and each line's values there;
-    ``said``: the chart in words."""
+    ``said``: the chart in words; ``ends``: labels (x, y, text, color) at the lines' ends."""
 
     chart: Chart
     lines: list[Line]
@@ -46,6 +47,7 @@ class Drawing:
     last_x: str
     not_finite: int
     said: str
+    ends: Sequence[tuple[float, float, str, int]] = ()
 
 
 def draw(chart: Chart) -> Drawing:
@@ -54,7 +56,7 @@ def draw(chart: Chart) -> Drawing:
     xs = [x for x, _ in finite] + list(chart.x_range)
     x_range = (min(xs, default=0.0), max(xs, default=1.0))
     x_ticks = ticks(x_range, whole=True)
-    y_ticks = ticks([0.0, *(edge for s in chart.series for edge in edges(s))])
+    y_ticks = ticks([0.0, *chart.y_range, *(edge for s in chart.series for edge in edges(s))])
     place = Placement(x_range, (y_ticks[0], y_ticks[-1]))
     hidden = sum(len(s.points) for s in chart.series) - len(finite)
     last = max((x for s in chart.series if not s.faint for x, _ in s.points), default=math.nan)
@@ -135,6 +137,7 @@ def line(series: Series, place: Placement, last: float) -> Line:
         [(place.x(x), place.y(y)) for x, y in finite] if few else [],
         values_along(series, [last])[0],
         path(series.smooth, place),
+        (place.x(finite[-1][0]), place.y(finite[-1][1])) if finite else None,
     )
 
 

@@ -63,7 +63,9 @@ def clip(text: object, most: int = MOST_NAME) -> Markup:
     whole = str(text)
     if len(whole) <= most:
         return marked(whole)
-    return Markup('<span class="clip" title="{}">{}…</span>').format(cut(whole, MOST_TITLE), marked(whole[:most]))
+    return Markup('<span class="clip" title="{}">{}…</span>').format(
+        cut(whole, MOST_TITLE), marked(whole[:most])
+    )
 
 
 def name(text: object, most: int = MOST_NAME) -> Markup:
@@ -128,7 +130,10 @@ def exact(value: object) -> str:
         return "yes" if value else "no"
     try:
         return "none" if value is None else str(value)
-    except (ValueError, RecursionError):  # an int of thousands of digits, alone or in a list; lists in lists in lists
+    except (
+        ValueError,
+        RecursionError,
+    ):  # an int of thousands of digits, alone or in a list; lists in lists in lists
         return "(cannot be written out)"
 
 
