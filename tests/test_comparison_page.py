@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_few_recipes_share_a_plot_with_names_at_the_lines_ends() -> None:
     ends = line_ends(drawing)
     assert [label for _, _, label, _ in ends] == ["c", "b", "a"]
     heights = [y for _, y, _, _ in ends]
-    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 14
+    assert min(b - a for a, b in itertools.pairwise(heights)) >= 14
 
 
 def test_many_recipes_have_a_plot_each_over_the_same_axes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import html
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ CONFIG = {"recipe": {"name": "opsd"}, "run": {"task": "table", "seed": 3}}
 
 
 def written(
-    folder: Path, metrics: list[dict[str, Any]], samples: list[dict[str, Any]] = [], **config: Any
+    folder: Path, metrics: list[dict[str, Any]], samples: Sequence[dict[str, Any]] = (), **config: Any
 ) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "config.toml").write_text(tomli_w.dumps({**CONFIG, **config}))

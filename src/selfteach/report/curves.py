@@ -43,8 +43,8 @@ class Series:
 class Chart:
     """Lines over one pair of axes; ``unit`` says what y is; x spans ``x_range`` and every point, y also ``y_range``.
 
-    ``kind``: what the chart is for, whatever its title says; ``metrics``: their names; ``not_finite``: how many values cannot be drawn (None: as
-    many as the series have).
+    ``kind``: what the chart is for, whatever its title says; ``metrics``: their names; ``not_finite``: how many values
+    cannot be drawn (None: as many as the series have).
     """
 
     title: str
@@ -336,11 +336,8 @@ def comparison_charts(
     headline, unit = cut(headline, MOST_LABEL), cut(unit, MOST_LABEL)
     spending = {name: one for name, one in recipes.items() if any(p["spent"] for p in all_points(one))}
     silent = [name for name in recipes if name not in spending]
-    note = (
-        f"They spent no {unit}, so they are in the other plot only: {', '.join(cut(one, MOST_LABEL) for one in silent)}."
-        if silent
-        else ""
-    )
+    absent = ", ".join(cut(name, MOST_LABEL) for name in silent)
+    note = f"They spent no {unit}, so they are in the other plot only: {absent}." if silent else ""
     about = f"{headline}; thin: one seed, thick: mean over seeds"
     colors = {name: color for color, name in enumerate(recipes)}
     charts = []

@@ -91,7 +91,7 @@ def evaluations(rows: Sequence[Row]) -> list[Evaluation]:
 
 
 def half_width(one: Evaluation) -> float | None:
-    """Half a 95 % interval; where all n problems came out alike, the width that Wilson's interval of 0 or n of n has."""
+    """Half a 95 % interval; where all n problems came out alike, the width of Wilson's interval of 0 or n of n."""
     if one.error == 0 and one.value in (0.0, 1.0):
         return Z**2 / (one.problems + Z**2) if one.problems and one.problems > 0 else None
     return None if one.error is None else Z * one.error

@@ -158,7 +158,7 @@ def dotted(values: Mapping[str, Any]) -> dict[str, Any]:
     while left:
         path, value = left.pop()
         if isinstance(value, Mapping) and len(path) < DEEPEST:
-            left += [((*path, str(key)), part) for key, part in reversed(value.items())]
+            left += [((*path, str(key)), part) for key, part in reversed(list(value.items()))]
         else:
             flat[".".join(path)] = TOO_DEEP if isinstance(value, Mapping) else value
     return flat

@@ -90,4 +90,5 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def _refused(path: Path, why: str) -> str:
-    return f"{path} holds no results ({why}); give a run folder, or the results.json of compare or the methods.json of study"
+    wanted = "give a run folder, or the results.json of compare or the methods.json of study"
+    return f"{path} holds no results ({why}); {wanted}"
