@@ -115,6 +115,7 @@ def test_a_mean_without_bounds_or_spread_has_no_interval_and_says_so(value: floa
     assert found.estimate == pytest.approx(value)
     assert np.isnan([found.low, found.high]).all()
     assert shown(found) == f"{value:.3f} (no spread, so no interval) n=8"
+    assert "(one prompt, so no interval)" in shown(mean_interval([value, value + 1], [3, 3]))
     assert plain(found) == {"estimate": found.estimate, "low": None, "high": None, "n": 8, "clusters": 8}
 
 

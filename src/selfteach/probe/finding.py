@@ -69,7 +69,8 @@ def shown(value: Cell) -> str:
     if not value.n or math.isnan(value.estimate):
         return f"undefined n={value.n}"
     if math.isnan(value.low) or math.isnan(value.high):
-        return f"{value.estimate:.3f} (no spread, so no interval) n={value.n}"
+        why = "one prompt" if value.clusters == 1 else "no spread"
+        return f"{value.estimate:.3f} ({why}, so no interval) n={value.n}"
     return f"{value.estimate:.3f} [{value.low:.3f}, {value.high:.3f}] n={value.n}"
 
 
