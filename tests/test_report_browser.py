@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from selfteach.report import build_report
+from selfteach.report import build_report, comparison_page, read_results
 from synthetic_run import write_run
 
 BROWSER = next(
@@ -456,3 +456,17 @@ def test_the_page_fits_its_screen_in_light_and_dark(
         shown.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
         assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
         assert float(shown.page.evaluate(SMALLEST_LETTER)) >= 12
+
+
+@pytest.mark.parametrize("name", ["methods", "arena"])
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_a_comparison_fits_its_screen_and_no_letter_is_small(
+    browser: Any, tmp_path: Path, name: str, width: int
+) -> None:
+    numbers = Path(__file__).parent.parent / "results" / f"{name}.json"
+    path = comparison_page(read_results(numbers), tmp_path / "page.html")
+    with browser.new_context(viewport={"width": width, "height": 800}) as context:
+        page = context.new_page()
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert float(page.evaluate(SMALLEST_LETTER)) >= 12
