@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfteach.probe.finding import plain, shown
 from selfteach.probe.interval import (
     auroc,
     bootstrap,
@@ -78,6 +79,69 @@ def test_a_share_without_a_single_exception_still_has_an_interval() -> None:
     assert found.estimate == found.high == 1
     assert found.low**20 == pytest.approx(0.05)
     assert share_interval(np.zeros(40), np.arange(40) // 2).high == pytest.approx(1 - found.low)
+
+
+EIGHT = np.arange(8)
+U = 1 - 0.05 ** (1 / 8)
+"""A share that eight prompts would all have missed with probability 5 %."""
+
+
+@pytest.mark.parametrize(
+    ("values", "clusters", "expected"),
+    [
+        (np.zeros(8), EIGHT, (0, U)),
+        (np.ones(8), EIGHT, (1 - U, 1)),
+        (np.full(8, 0.1), EIGHT, (0.1 - 0.1 * U, 0.1 + 0.9 * U)),
+        ([0, 1] * 8, np.arange(16) // 2, (0.5 - 0.5 * U, 0.5 + 0.5 * U)),
+        ([0, 1, 1, 0], [3, 3, 3, 3], (0.5 - 0.475, 0.5 + 0.475)),
+    ],
+)
+def test_a_share_on_which_all_prompts_agree_is_not_certain(
+    values: list[float], clusters: list[int], expected: tuple[float, float]
+) -> None:
+    """None right of 8, all, the same of each, half of each prompt's answers, one prompt alone."""
+    found = share_interval(values, clusters)
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
+def test_a_gain_of_nothing_is_not_certain_and_may_go_both_ways() -> None:
+    found = mean_interval(np.zeros(8), EIGHT, bounds=(-1.0, 1.0))
+    assert (found.low, found.high) == pytest.approx((-U, U))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 37.0])
+def test_a_mean_without_bounds_or_spread_has_no_interval_and_says_so(value: float) -> None:
+    found = mean_interval(np.full(8, value), EIGHT)
+    assert found.estimate == pytest.approx(value)
+    assert np.isnan([found.low, found.high]).all()
+    assert shown(found) == f"{value:.3f} (no spread, so no interval) n=8"
+    assert "(one prompt, so no interval)" in shown(mean_interval([value, value + 1], [3, 3]))
+    assert plain(found) == {"estimate": found.estimate, "low": None, "high": None, "n": 8, "clusters": 8}
+
+
+def test_a_perfect_ranking_of_few_is_not_certain() -> None:
+    label = EIGHT >= 4
+    found = bootstrap(auroc(EIGHT, label), EIGHT, bounds=(0.0, 1.0))
+    assert (found.estimate, found.low, found.high) == pytest.approx((1, 1 - U, 1))
+
+
+def test_a_difference_without_spread_has_an_interval_within_its_bounds() -> None:
+    values, of = np.tile([0.5, 0.25], 8), np.tile([True, False], 8)
+    found = difference_interval(values, of, np.arange(16) // 2, bounds=(-2.0, 2.0))
+    assert (found.low, found.high) == pytest.approx((0.25 - 2.25 * U, 0.25 + 1.75 * U))
+
+
+def test_an_estimate_beyond_its_bounds_keeps_an_end_of_its_own() -> None:
+    """The pooled cosine is free of bias and may exceed 1 a little."""
+    found = mean_interval(np.full(8, 1.02), EIGHT, bounds=(-1.0, 1.0))
+    assert (found.low, found.high) == pytest.approx((1.02 - 2.02 * U, 1.02))
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=12), st.integers(1, 4))
+def test_no_share_has_an_interval_of_width_zero(values: list[float], size: int) -> None:
+    found = share_interval(values, np.arange(len(values)) // size)
+    assert 0 <= found.low <= found.estimate <= found.high <= 1
+    assert found.high - found.low > 1e-6
 
 
 def test_undefined_values_are_left_out_and_counted_out() -> None:

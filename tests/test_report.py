@@ -718,7 +718,7 @@ def chart_of(*points: tuple[float, float], errors: tuple[float, ...] = ()) -> Ch
 
 def test_a_straight_line_is_drawn_straight_from_corner_to_corner():
     (line,) = draw(chart_of((0, 0), (5, 0.5), (10, 1.0))).lines
-    assert line.path == "M50 196L249 103L448 10"
+    assert line.path == "M54 138L202 74L350 10"
 
 
 def test_the_band_reaches_one_standard_error_to_both_sides():

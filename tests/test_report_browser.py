@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
-from selfteach.report import build_report
+from selfteach.report import build_report, comparison_page, read_results
 from synthetic_run import write_run
 
 BROWSER = next(
@@ -351,7 +352,96 @@ def test_the_curves_still_answer_the_pointer(shown: Opened) -> None:
     assert figure.locator("[data-at]").inner_text() != at_rest
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+def test_outcome_and_step_narrow_the_list_and_the_reason_stands_beside_a_rollout(
+    browser: Any, folder: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(folder, tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "samples.jsonl").open()]
+    for i, row in enumerate(rows):
+        told = {"outcome": "no answer", "reward": 0.0} if i % 4 == 0 else {"outcome": "right", "reward": 1.0}
+        row |= {"reference": "<b>42</b>", "feedback": "look again"} | told
+    (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with opened(browser, build_report(run)) as shown:
+        page = shown.page
+        page.locator("[name=outcome]").select_option("no answer")
+        assert text_of(shown, ".count") == "6 of 24 rollouts"
+        page.locator("[name=step]").select_option("3")
+        assert text_of(shown, ".count") == "1 of 24 rollouts"
+        page.locator(".entry").first.click()
+        assert text_of(shown, ".viewer .verdict") == "✗ no answer"
+        reason = text_of(shown, ".viewer .why")
+        assert reason.startswith("reference: <b>42</b> · read out: nothing · No final answer was found")
+        assert reason.endswith("look again")
+        assert shown.complaints == []
+
+
+def test_pairs_are_narrowed_by_outcome_and_words(browser: Any, folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(folder, tmp_path / "run")
+    with (run / "samples.jsonl").open("a") as stream:
+        for i in range(4):
+            for phase, step in (("before", 0), ("after", 6)):
+                good = phase == "after" and i < 3
+                row = {"step": step, "phase": phase, "key": f"key-{i}" + "k" * 200, "problem": f"problem {i}",
+                       "answer": "x", "reward": float(good), "outcome": "right" if good else "cut off"}  # fmt: skip
+                stream.write(json.dumps(row) + "\n")
+    with opened(browser, build_report(run)) as shown:
+        pairs = shown.page.locator(".sample:visible")
+        assert pairs.count() == 4
+        shown.page.locator("[data-filter=after]").select_option("right")
+        assert pairs.count() == 3
+        shown.page.get_by_label("Key or problem").fill("KEY-2" + "k" * 150)
+        assert pairs.count() == 1
+        assert text_of(shown, "[data-count]") == "1 of 4 problems"
+        shown.page.locator("[data-filter=before]").select_option("cut off")
+        assert pairs.count() == 1
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_endless_names_do_not_widen_the_page_and_no_letter_is_small(
+    browser: Any, folder: Path, tmp_path: Path, width: int
+) -> None:
+    run = shutil.copytree(folder, tmp_path / ("r" * 200))
+    long = "x" * 100_000
+    config = {name: long for name in ("title", "source", "formula")}
+    tables = {"about": config, "recipe": {"name": long, "k" * 3000: long}, "paper": {"a": long}}
+    (run / "config.toml").write_text(tomli_w.dumps(tables | {"run": {"task": long, "headline": long}}))
+    (run / "summary.json").write_text(json.dumps({long: long}))
+    row = {
+        "step": 6,
+        long: 1.0,
+        "eval/headline": 0.5,
+        "alarms": [dict.fromkeys(("name", "since", "seen"), long)],
+    }
+    with (run / "metrics.jsonl").open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+    told = dict.fromkeys(("key", "problem", "reference", "claim", "feedback", "answer"), long)
+    with (run / "samples.jsonl").open("a") as stream:
+        for step, phase in ((0, "before"), (6, "after"), (6, "train")):
+            stream.write(
+                json.dumps({"step": step, "phase": phase, "reward": 0.0, "outcome": "wrong"} | told) + "\n"
+            )
+    for page_path in (build_report(run), build_report([run, folder], tmp_path / "both.html")):
+        with opened(browser, page_path, viewport={"width": width, "height": 800}) as shown:
+            shown.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+            assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+            assert float(shown.page.evaluate(SMALLEST_LETTER)) >= 12
+            assert shown.complaints == []
+
+
+SMALLEST_LETTER = """() => {
+  let least = 1000;
+  for (const one of document.querySelectorAll("body *")) {
+    if (![...one.childNodes].some(node => node.nodeType === 3 && node.textContent.trim())) continue;
+    if (!one.getClientRects().length) continue;
+    const drawing = one.closest("svg");
+    const scale = drawing ? drawing.getBoundingClientRect().width / drawing.viewBox.baseVal.width : 1;
+    least = Math.min(least, parseFloat(getComputedStyle(one).fontSize) * scale);
+  }
+  return least;
+}"""
+
+
+@pytest.mark.parametrize("width", [320, 360, 390, 768, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_its_screen_in_light_and_dark(
     browser: Any, page_path: Path, width: int, scheme: str
@@ -363,3 +453,20 @@ def test_the_page_fits_its_screen_in_light_and_dark(
             ".map(c => c.match(/\\d+/g).map(Number).reduce((a, b) => a + b))"
         )
         assert (ink < paper) == (scheme == "light")
+        shown.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+        assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert float(shown.page.evaluate(SMALLEST_LETTER)) >= 12
+
+
+@pytest.mark.parametrize("name", ["methods", "arena"])
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_a_comparison_fits_its_screen_and_no_letter_is_small(
+    browser: Any, tmp_path: Path, name: str, width: int
+) -> None:
+    numbers = Path(__file__).parent.parent / "results" / f"{name}.json"
+    path = comparison_page(read_results(numbers), tmp_path / "page.html")
+    with browser.new_context(viewport={"width": width, "height": 800}) as context:
+        page = context.new_page()
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert float(page.evaluate(SMALLEST_LETTER)) >= 12

@@ -28,6 +28,7 @@ from selfteach.probe.interval import (
     difference_interval,
     mean_interval,
     ratio,
+    share_interval,
 )
 from selfteach.probe.nodes import Nodes, Way, find_nodes
 from selfteach.probe.scene import Scene
@@ -36,6 +37,7 @@ from selfteach.settings import PositiveRows, UnitInterval, settings
 SHOWN_LOSS = "reverse KL"
 MOST_SHOWN = 16
 THIRDS = ("early third", "middle third", "late third")
+COSINE = (-1.0, 1.0)
 
 
 @settings
@@ -128,7 +130,7 @@ def finding(scene: Scene, knobs: Knobs, result: Aligned, looked_at: int) -> Find
         "nodes where success hangs on the token": int((result.ideal.norm(dim=1) > TINY).sum()),
         "forced tokens": int(nodes.kept.sum()),
         "completions of each": knobs.completions,
-        "the student's mass on the candidates": mean_interval(nodes.coverage.numpy(), groups),
+        "the student's mass on the candidates": share_interval(nodes.coverage.numpy(), groups),
     }
     tables = [
         by_outcome(result, groups, correct),
@@ -170,9 +172,9 @@ def by_outcome(result: Aligned, groups: Array, correct: Flags) -> Table:
         return {
             "teacher": way[0],
             "loss": way[1],
-            "A, right rollouts": mean_interval(values[correct], groups[correct]),
-            "A, wrong rollouts": mean_interval(values[~correct], groups[~correct]),
-            "wrong − right": difference_interval(values, ~correct, groups),
+            "A, right rollouts": mean_interval(values[correct], groups[correct], bounds=COSINE),
+            "A, wrong rollouts": mean_interval(values[~correct], groups[~correct], bounds=COSINE),
+            "wrong − right": difference_interval(values, ~correct, groups, bounds=(-2.0, 2.0)),
         }
 
     note = (
@@ -219,14 +221,17 @@ def pooled_interval(result: Aligned, descent: Float[Tensor, "n C"], groups: Arra
         product = (weight @ length) * (weight @ ideal)
         return ratio(weight @ along, np.sqrt(product)) if product > TINY**2 else np.nan
 
-    return bootstrap(statistic, groups[where])
+    return bootstrap(statistic, groups[where], bounds=COSINE)
 
 
 def by_place(result: Aligned, groups: Array, place: Array) -> Table:
     third = np.minimum((place * 3).astype(int), 2)
 
     def row(way: Way, score: Float[Tensor, "n"]) -> dict[str, Cell]:
-        parts = [mean_interval(score.numpy()[third == i], groups[third == i]) for i in range(len(THIRDS))]
+        parts = [
+            mean_interval(score.numpy()[third == i], groups[third == i], bounds=COSINE)
+            for i in range(len(THIRDS))
+        ]
         return {"teacher": way[0], "loss": way[1], **dict(zip(THIRDS, parts, strict=True))}
 
     rows = [row(way, score) for way, score in result.score.items()]

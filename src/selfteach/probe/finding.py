@@ -63,11 +63,14 @@ class Finding:
 
 
 def shown(value: Cell) -> str:
-    """A cell in words: ``0.312 [0.250, 0.371] n=128``."""
+    """A cell in words: ``0.312 [0.250, 0.371] n=128``; ``0.312 (no spread, so no interval) n=8`` where all agree."""
     if not isinstance(value, Interval):
         return number(value)
     if not value.n or math.isnan(value.estimate):
         return f"undefined n={value.n}"
+    if math.isnan(value.low) or math.isnan(value.high):
+        why = "one prompt" if value.clusters == 1 else "no spread"
+        return f"{value.estimate:.3f} ({why}, so no interval) n={value.n}"
     return f"{value.estimate:.3f} [{value.low:.3f}, {value.high:.3f}] n={value.n}"
 
 

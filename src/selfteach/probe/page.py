@@ -17,6 +17,7 @@ from selfteach.probe.interval import Interval
 from selfteach.report import text
 
 WIDTH = 160
+MOST_WORDS = 400
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def write_page(found: Finding, folder: Path) -> Path:
         lstrip_blocks=True,
         finalize=inert,
     )
-    made.filters |= {"shown": shown, "block": text.block, "marked": text.marked}
+    made.filters |= {"shown": cell_shown, "block": text.block, "marked": text.marked}
     made.globals |= {"bars": bars, "width": WIDTH}
     style = made.get_template("probe.css").render()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -49,6 +50,11 @@ def write_page(found: Finding, folder: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
     return path
+
+
+def cell_shown(value: Cell) -> str:
+    """A cell in words; a name of any length does not widen the page."""
+    return text.name(value, MOST_WORDS) if isinstance(value, str) else shown(value)
 
 
 def inert(value: object) -> str:

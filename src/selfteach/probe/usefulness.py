@@ -91,7 +91,9 @@ def worth_of(own: Answers, bare: Answers, groups: np.ndarray) -> dict[str, Cell]
         "can see": float(seen.mean()),
         "accuracy": share_interval(own.success[seen], groups[seen]),
         "plain, same rows": share_interval(bare.success[seen], groups[seen]),
-        "gain": None if own is bare else mean_interval(own.success - bare.success, groups),
+        "gain": None
+        if own is bare
+        else mean_interval(own.success - bare.success, groups, bounds=(-1.0, 1.0)),
         "answer length": mean_interval(own.length, groups),
     }
 

@@ -185,12 +185,14 @@ def ranking(name: str, rows: Sequence[Alternative], label: np.ndarray, groups: n
     def advantage(score: str) -> Cell:
         """AUROC of position minus this one's, on the same draws of prompts."""
         ours, theirs = auroc(scores[first], label), auroc(scores[score], label)
-        return None if score == first else bootstrap(lambda w: ours(w) - theirs(w), groups)
+        return (
+            None if score == first else bootstrap(lambda w: ours(w) - theirs(w), groups, bounds=(-1.0, 1.0))
+        )
 
     cells = [
         {
             "score": score,
-            "AUROC": bootstrap(auroc(values, label), groups),
+            "AUROC": bootstrap(auroc(values, label), groups, bounds=(0.0, 1.0)),
             "AUROC(position) − AUROC": advantage(score),
         }
         for score, values in scores.items()

@@ -9,10 +9,14 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from selfteach.report.text import as_number
+from selfteach.report.smoothing import smoothed
+from selfteach.report.text import as_number, cut, drawable
 
 MOST_SERIES = 8
+MOST_CHARTS = 60
+MOST_LABEL = 120
 BUCKETS = 250
+"""Stretches of a chart's lines, all together, of which each keeps its ends: more cannot be told apart."""
 DEEPEST = 3
 NOT_DRAWN = ("step", "eval/problems")
 
@@ -22,18 +26,26 @@ Columns = Mapping[str, Sequence[Point]]
 
 @dataclass(frozen=True)
 class Series:
-    """One line: points (x, y), an optional standard error for each, and which color it has."""
+    """One line: points (x, y), an optional standard error for each, and which color it has.
+
+    ``smooth``: a line drawn over the points, which then stand pale behind it.
+    """
 
     label: str
     points: tuple[Point, ...]
     errors: tuple[float, ...] = ()
     color: int = 0
     faint: bool = False
+    smooth: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over one pair of axes; ``unit`` says what y is; x spans ``x_range`` and every point."""
+    """Lines over one pair of axes; ``unit`` says what y is; x spans ``x_range`` and every point, y also ``y_range``.
+
+    ``kind``: what the chart is for, whatever its title says; ``metrics``: their names; ``not_finite``: how many values
+    cannot be drawn (None: as many as the series have).
+    """
 
     title: str
     unit: str
@@ -41,6 +53,10 @@ class Chart:
     x_label: str = "step"
     x_range: tuple[float, ...] = ()
     note: str = ""
+    kind: str = ""
+    metrics: tuple[str, ...] = ()
+    y_range: tuple[float, ...] = ()
+    not_finite: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +96,15 @@ MAIN = (
     Wanted("Spent", "so far", ("spent/*",), after_slash),
     Wanted("Speed", "generated tokens a second", ("tokens_per_second",), lambda name: "tokens a second"),
     Wanted("Time by phase", "seconds a step", ("seconds/*",), after_slash),
-    Wanted("Memory", "peak, bytes", ("memory/*",), after_slash),
+    Wanted("Memory", "peak", ("memory/*",), lambda name: after_slash(name).removesuffix("_bytes")),
 )  # fmt: skip
+DIVERGENCE = "Divergence"
+LEADING = (HEADLINE, "Training reward", DIVERGENCE, "Response length", "Entropy", "Loss", "Terms of the loss")
+"""What a reader looks at first, in this order."""
+LEADERS = 4
+LAST = ("Spent", "Speed", "Time by phase", "Memory")
+"""What leads only where there is nothing else."""
+SIZES = ((1e9, "GB"), (1e6, "MB"))
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
@@ -120,16 +143,40 @@ def main_charts(found: Columns, headline: str = "held-out accuracy") -> list[Cha
         names = [n for p in wanted.patterns for n in found if fnmatchcase(n, p) and not n.endswith("_se")]
         if wanted.title == "Terms of the loss" and len(names) < 2:
             continue
-        if wanted.title == "Divergence":
+        if wanted.title == DIVERGENCE:
             charts += divergence_charts(found, names, wanted)
         elif wanted.title == HEADLINE and names:
             labels = [(headline if n == HEADLINE else wanted.label(n), n) for n in names]
-            charts.append(
-                chart(capital(headline), wanted.unit if f"{HEADLINE}_se" in found else "", labels, found)
-            )
+            unit = wanted.unit if f"{HEADLINE}_se" in found else ""
+            charts.append(replace(chart(capital(headline), unit, labels, found), kind=HEADLINE))
         elif names:
-            charts.append(chart(wanted.title, wanted.unit, [(wanted.label(n), n) for n in names], found))
+            one = chart(wanted.title, wanted.unit, [(wanted.label(n), n) for n in names], found)
+            charts.append(replace(one, kind=wanted.title))
     return charts
+
+
+def leading_charts(found: Columns, main: Sequence[Chart], others: Sequence[Chart]) -> list[Chart]:
+    """The few charts to see first: of ``main``, then whatever else there is. A divergence by classes leads by its
+    totals."""
+    totals = totals_chart(found)
+    ordered = [totals if kind == DIVERGENCE else one for kind in LEADING for one in first(main, kind)]
+    rest = [one for one in main if one not in ordered and one.kind not in (DIVERGENCE, *LAST)]
+    late = [one for one in main if one.kind in LAST]
+    return [one for one in [*ordered, *rest, *others, *late] if one is not None][:LEADERS]
+
+
+def first(charts: Sequence[Chart], kind: str) -> list[Chart]:
+    return [one for one in charts if one.kind == kind][:1]
+
+
+def totals_chart(found: Columns) -> Chart | None:
+    """Every teacher's divergence over all tokens, without its classes; None where none was measured."""
+    names = [n for n in found if n.startswith("divergence/") and n.count("/") == 1 and not n.endswith("_se")]
+    if not names:
+        return None
+    to = "the teacher" if len(names) == 1 else "each teacher"
+    made = chart(f"Divergence from {to}", "nats a token", [(after_slash(n), n) for n in names], found)
+    return replace(made, kind=DIVERGENCE)
 
 
 def divergence_charts(found: Columns, names: Sequence[str], wanted: Wanted) -> list[Chart]:
@@ -145,7 +192,8 @@ def divergence_charts(found: Columns, names: Sequence[str], wanted: Wanted) -> l
         ]
         charts.append(chart(f"Divergence from {teacher}, by token class", wanted.unit, own, found))
     rest = [(after_slash(n), n) for n in names if n.split("/")[1] not in teachers]
-    return charts + ([chart("Divergence", wanted.unit, rest, found)] if rest else [])
+    charts += [chart(DIVERGENCE, wanted.unit, rest, found)] if rest else []
+    return [replace(one, kind=DIVERGENCE) for one in charts]
 
 
 def other_charts(found: Columns) -> list[Chart]:
@@ -155,26 +203,63 @@ def other_charts(found: Columns) -> list[Chart]:
     for name in found:
         if name not in shown and not name.endswith("_se"):
             groups.setdefault(name.partition("/")[0], []).append(name)
-    return [
-        chart(head, "", [(after_slash(n) or n, n) for n in part], found)
+    parts = [
+        (head, names[i : i + MOST_SERIES])
         for head, names in groups.items()
-        for part in (names[i : i + MOST_SERIES] for i in range(0, len(names), MOST_SERIES))
+        for i in range(0, len(names), MOST_SERIES)
     ]
+    made = [
+        chart(head, "", [(after_slash(n) or n, n) for n in part], found) for head, part in parts[:MOST_CHARTS]
+    ]
+    if left := sum(len(part) for _, part in parts[MOST_CHARTS:]):
+        said = f"{made[-1].note} {left} more metrics, each by its name, are in metrics.jsonl.".strip()
+        made[-1] = replace(made[-1], note=said)
+    return made
 
 
 def chart(title: str, unit: str, named: Sequence[tuple[str, str]], found: Columns) -> Chart:
-    """A chart of the metrics ``named`` (label, name), thinned to what can be seen."""
+    """A chart of the metrics ``named`` (label, name), thinned to what can be seen; bytes become MB or GB."""
     kept = named[:MOST_SERIES]
-    seen = steps_to_draw([found[name] for _, name in kept])
-    series = []
+    lines = {name: found[name] for _, name in kept}
+    if all(name.endswith("_bytes") for name in lines):
+        lines, size = in_sizes(lines)
+        unit = ", ".join(filter(None, (unit, size)))
+    seen, hidden = steps_to_draw(list(lines.values())), 0
+    series, windows = [], []
     for color, (label, name) in enumerate(kept):
-        errors = dict(found.get(f"{name}_se", ()))
-        points = tuple(point for point in found[name] if point[0] in seen)
-        own = tuple(errors.get(x, math.nan) for x, _ in points) if errors else ()
-        series.append(Series(label, points, own, color))
-    left = len(named) - len(kept)
-    note = f"{left} more are in metrics.jsonl." if left else ""
-    return Chart(title, unit, tuple(series), x_range=span(found), note=note)
+        points, errors = lines[name], dict(found.get(f"{name}_se", ()))
+        shown = tuple(point for point in points if point[0] in seen)
+        own = tuple(errors.get(x, math.nan) for x, _ in shown) if errors else ()
+        window, smooth = (0, ()) if errors else smoothed(points, BUCKETS // len(kept))
+        hidden += sum(not drawable(y) for _, y in points)
+        windows.append(window)
+        series.append(Series(cut(label, MOST_LABEL), shown, own, color, smooth=smooth))
+    notes = [smoothing_said(windows)] if any(windows) else []
+    if left := len(named) - len(kept):
+        notes.append(f"{left} more are in metrics.jsonl.")
+    return Chart(
+        cut(title, MOST_LABEL),
+        unit,
+        tuple(series),
+        x_range=span(found),
+        note=" ".join(notes),
+        metrics=tuple(name for _, name in kept),
+        not_finite=hidden,
+    )
+
+
+def smoothing_said(windows: Sequence[int]) -> str:
+    """What the thick lines are."""
+    sizes = sorted({one for one in windows if one})
+    width = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return f"Thick: mean of the {width} values around each; pale: the values themselves, which the pointer reads."
+
+
+def in_sizes(lines: Columns) -> tuple[dict[str, Sequence[Point]], str]:
+    """Bytes as GB or MB, whichever suits the greatest, and which of the two."""
+    most = max((y for points in lines.values() for _, y in points if drawable(y)), default=0.0)
+    size, name = next((one for one in SIZES if most >= one[0]), SIZES[-1])
+    return {key: [(x, y / size) for x, y in points] for key, points in lines.items()}, name
 
 
 def span(found: Columns) -> tuple[float, ...]:
@@ -184,17 +269,24 @@ def span(found: Columns) -> tuple[float, ...]:
 
 
 def steps_to_draw(lines: Sequence[Sequence[Point]]) -> set[float]:
-    """The steps to keep of long lines: in each stretch the first, the least and the greatest of every line."""
+    """The steps to keep of long lines: in each stretch the first, the least and the greatest of every line, and one
+    that is NaN."""
     kept: set[float] = set()
+    buckets = max(1, BUCKETS // max(1, len(lines)))
     for points in lines:
-        size = math.ceil(len(points) / BUCKETS)
-        for start in range(0, len(points), max(1, size)):
+        size = max(1, math.ceil(len(points) / buckets))
+        for start in range(0, len(points), size):
             stretch = points[start : start + size]
-            ordered = sorted(stretch, key=lambda point: (math.isnan(point[1]), point[1]))
-            finite = [point for point in ordered if not math.isnan(point[1])] or ordered
-            kept |= {stretch[0][0], finite[0][0], finite[-1][0], *(x for x, y in stretch if math.isnan(y))}
+            unknown = [x for x, y in stretch if math.isnan(y)][:1]
+            known = [point for point in stretch if not math.isnan(point[1])] or stretch[:1]
+            ends = (min(known, key=second), max(known, key=second)) if size > 1 else known
+            kept |= {stretch[0][0], *(x for x, _ in ends), *unknown}
         kept |= {points[-1][0]} if points else set()
     return kept
+
+
+def second(point: Point) -> float:
+    return point[1]
 
 
 def other_shared_charts(runs: Sequence[tuple[str, Columns]]) -> list[Chart]:
@@ -241,9 +333,11 @@ def comparison_charts(
     recipes: Mapping[str, Mapping[str, Any]], headline: str = "held-out accuracy", unit: str = "tokens"
 ) -> list[Chart]:
     """The headline against what was spent and against steps: each seed thin, their mean thick."""
+    headline, unit = cut(headline, MOST_LABEL), cut(unit, MOST_LABEL)
     spending = {name: one for name, one in recipes.items() if any(p["spent"] for p in all_points(one))}
     silent = [name for name in recipes if name not in spending]
-    note = f"They spent no {unit}, so they are in the other plot only: {', '.join(silent)}." if silent else ""
+    absent = ", ".join(cut(name, MOST_LABEL) for name in silent)
+    note = f"They spent no {unit}, so they are in the other plot only: {absent}." if silent else ""
     about = f"{headline}; thin: one seed, thick: mean over seeds"
     colors = {name: color for color, name in enumerate(recipes)}
     charts = []
@@ -263,6 +357,7 @@ def all_points(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def seeds_and_mean(name: str, recipe: Mapping[str, Any], x: str, color: int) -> list[Series]:
     """One line a seed, and their mean over the evaluations that every seed has."""
+    name = cut(name, MOST_LABEL)
     lines = [[(float(p[x]), float(p["headline"])) for p in run["points"]] for run in recipe["runs"]]
     seeds = [
         Series(f"{name}, seed {run['seed']}", tuple(line), color=color, faint=True)

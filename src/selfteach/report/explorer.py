@@ -120,6 +120,17 @@ class Packed:
                 "phase": one.phase,
                 "key": cut(one.key, MOST_PIECE),
                 "reward": finite(one.reward),
+                "outcome": one.outcome,
+                "why": self.text(one.why),
+                **{
+                    name: self.text(told)
+                    for name, told in (
+                        ("claim", one.claim),
+                        ("reference", one.reference),
+                        ("feedback", one.feedback),
+                    )
+                    if told is not None
+                },
                 "cutOff": one.cut_off,
                 "length": finite(one.length),
                 "problem": self.text(one.problem),

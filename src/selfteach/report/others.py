@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from selfteach.report.plot import HEIGHT, WIDTH, Placement, drawable
+from selfteach.report.plot import HEIGHT, WIDTH, Placement
 from selfteach.report.rows import Row
-from selfteach.report.text import as_number
+from selfteach.report.text import as_number, drawable
 
 MOST_SHOWN = 12
 MOST_POINTS = 400
@@ -31,7 +31,10 @@ class Other:
 
     @property
     def text(self) -> str:
-        return json.dumps(self.values, indent=1, ensure_ascii=False)
+        try:
+            return json.dumps(self.values, indent=1, ensure_ascii=False)
+        except RecursionError:
+            return "(nested too deeply to be shown; it is in samples.jsonl)"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from selfteach.errors import UserError
-from selfteach.report import curves, reading, text
+from selfteach.report import curves, plot, reading, text
 from selfteach.report.explorer import explorer
+from selfteach.report.learned import Learned, doubts, learned
 from selfteach.report.others import Other, Scatter, few, scatters
 from selfteach.report.plot import Drawing, draw
 from selfteach.report.reading import RunData, Sample, dotted, table
@@ -52,6 +53,9 @@ class RunView:
     formula: str
     state: str
     facts: dict[str, str]
+    learned: Learned
+    doubts: list[str]
+    leading: list[Drawing]
     charts: list[Drawing]
     more_charts: list[Drawing]
     others: list[tuple[Other, list[Scatter]]]
@@ -84,7 +88,7 @@ def build_report(run: Path | Sequence[Path], out: Path | None = None) -> Path:
     html = render(
         "report.html",
         columns=[name for name in dict.fromkeys(n for one in views for n in one.facts) if name != "model"],
-        title=f"{runs[0].recipe}: {labels[0]}" if len(runs) == 1 else f"{len(runs)} runs",
+        title=text.cut(f"{runs[0].recipe}: {labels[0]}", 120) if len(runs) == 1 else f"{len(runs)} runs",
         runs=list(zip(labels, views, strict=True)),
         shared=[draw(chart) for chart in curves.shared_charts(together, headline)],
         shared_more=[draw(chart) for chart in curves.other_shared_charts(together)],
@@ -102,16 +106,6 @@ def place_of(folders: Sequence[Path]) -> Path:
     return folders[0].resolve().parent / f"report-{names[:100]}.html"
 
 
-def comparison_page(results: Mapping[str, Any], out: Path) -> Path:
-    """Write a comparison's results (as in ``results.json``) as one HTML page and return its path."""
-    charts = curves.comparison_charts(results["recipes"], results["headline"], results["unit"])
-    title = f"Comparison on {results['task']}"
-    return written(
-        render("comparison.html", title=title, results=results, charts=[draw(one) for one in charts]),
-        Path(out),
-    )
-
-
 # --- what a run's page shows
 
 
@@ -119,6 +113,9 @@ def view(run: RunData) -> RunView:
     found = curves.columns(run.metrics)
     about = table(run.config, "about")
     pairs, shown = paired(run.samples), few(run.others)
+    main, others = curves.main_charts(found, run.headline), curves.other_charts(found)
+    leading = curves.leading_charts(found, main, others)
+    seen = {chart.metrics for chart in leading}
     return RunView(
         data=run,
         title=str(about.get("title", "")),
@@ -126,8 +123,11 @@ def view(run: RunData) -> RunView:
         formula=str(about.get("formula", "")),
         state=state(run),
         facts=facts(run, found),
-        charts=[draw(chart) for chart in curves.main_charts(found, run.headline)],
-        more_charts=[draw(chart) for chart in curves.other_charts(found)],
+        learned=learned(run),
+        doubts=doubts(run, found),
+        leading=[draw(chart) for chart in leading],
+        charts=[draw(chart) for chart in main if chart.metrics not in seen],
+        more_charts=[draw(chart) for chart in others if chart.metrics not in seen],
         others=[(one, scatters(one)) for one in shown],
         others_left_out=len(run.others) - len(shown),
         pairs=pairs[:MOST_PAIRS],
@@ -169,7 +169,7 @@ def facts(run: RunData, found: curves.Columns) -> dict[str, str]:
     if spent := found.get(f"spent/{run.unit}"):
         shown += [(f"{run.unit} spent", text.number(spent[-1][1]))]
     if seconds := text.as_number(run.summary.get("training_seconds")):
-        shown += [("training time", f"{text.number(seconds)} s")]
+        shown += [("training time", text.duration(seconds))]
     return {label: value for label, value in shown if value}
 
 
@@ -226,9 +226,22 @@ def environment() -> Environment:
         "block": text.block,
         "number": text.number,
         "exact": text.exact,
+        "clip": text.clip,
+        "name": text.name,
+        "rounded": rounded,
         "measured": text.measured,
+        "duration": text.duration,
     }
+    made.globals |= {"plot": plot}
     return made
+
+
+def rounded(value: object, name: str = "") -> Markup:
+    """A measured number in a few digits, the whole of it in a tooltip; bytes as MB or GB."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return text.name(text.exact(value))
+    few = text.size(value) if name.endswith("_bytes") and abs(value) < 1e30 else text.number(value)
+    return Markup('<span title="{}">{}</span>').format(text.exact(value), few)
 
 
 def shown(value: object) -> str:

@@ -9,15 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from selfteach.report.curves import Chart, Point, Series
-from selfteach.report.text import number, short
+from selfteach.report.text import drawable, number, short
 
-WIDTH, HEIGHT = 460, 230
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 34
+WIDTH, HEIGHT = 360, 180
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 42
+"""Room for labels of 17 units, which are 12 px where a chart is as narrow as on a phone (style.css)."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One series, drawn; ``dots`` only where points are few.
+    """One series, drawn; ``dots`` only where points are few; ``smooth``: the path over it, where there is one.
 
     ``value`` is its last, with its error and, if other series go on after it, its x.
     """
@@ -29,11 +30,14 @@ class Line:
     band: str
     dots: list[Point]
     value: str
+    smooth: str = ""
+    last: Point | None = None
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """All a template needs to draw a chart. ``hover``: JSON of positions, x values and each line's values there."""
+    """All a template needs to draw a chart. ``hover``: JSON of positions, x values and each line's values there;
+    ``said``: the chart in words; ``ends``: labels (x, y, text, color) at the lines' ends."""
 
     chart: Chart
     lines: list[Line]
@@ -42,6 +46,8 @@ class Drawing:
     hover: str
     last_x: str
     not_finite: int
+    said: str
+    ends: Sequence[tuple[float, float, str, int]] = ()
 
 
 def draw(chart: Chart) -> Drawing:
@@ -50,9 +56,9 @@ def draw(chart: Chart) -> Drawing:
     xs = [x for x, _ in finite] + list(chart.x_range)
     x_range = (min(xs, default=0.0), max(xs, default=1.0))
     x_ticks = ticks(x_range, whole=True)
-    y_ticks = ticks([0.0, *(edge for s in chart.series for edge in edges(s))])
+    y_ticks = ticks([0.0, *chart.y_range, *(edge for s in chart.series for edge in edges(s))])
     place = Placement(x_range, (y_ticks[0], y_ticks[-1]))
-    points = sum(len(s.points) for s in chart.series)
+    hidden = sum(len(s.points) for s in chart.series) - len(finite)
     last = max((x for s in chart.series if not s.faint for x, _ in s.points), default=math.nan)
     return Drawing(
         chart,
@@ -61,8 +67,22 @@ def draw(chart: Chart) -> Drawing:
         [(place.y(y), short(y)) for y in y_ticks],
         hover(chart.series, place),
         number(last),
-        points - len(finite),
+        hidden if chart.not_finite is None else chart.not_finite,
+        said(chart),
     )
+
+
+def said(chart: Chart) -> str:
+    """What a reader who does not see the chart is told: of each line its ends and its extremes."""
+    return " ".join(course(one) for one in chart.series if not one.faint)
+
+
+def course(series: Series) -> str:
+    known = [y for x, y in series.points if drawable(x) and drawable(y)]
+    if not known:
+        return f"{series.label}: no value."
+    ends = f"{number(known[0])} at first, {number(known[-1])} at last"
+    return f"{series.label}: {ends}, between {number(min(known))} and {number(max(known))}."
 
 
 @dataclass(frozen=True)
@@ -77,11 +97,6 @@ class Placement:
 
     def y(self, value: float) -> float:
         return round(HEIGHT - BOTTOM - share(value, self.ys) * (HEIGHT - TOP - BOTTOM), 1)
-
-
-def drawable(value: float) -> bool:
-    """Finite, and small enough that differences of such values are."""
-    return abs(value) < 1e150
 
 
 def share(value: float, between: tuple[float, float]) -> float:
@@ -112,7 +127,7 @@ def ticks(values: Sequence[float], whole: bool = False) -> list[float]:
 
 def line(series: Series, place: Placement, last: float) -> Line:
     finite = [p for p in series.points if all(map(drawable, p))]
-    few = len(finite) <= 30 and not series.faint
+    few = len(finite) <= 30 and not series.faint and not series.smooth
     return Line(
         series.label,
         series.color,
@@ -121,6 +136,8 @@ def line(series: Series, place: Placement, last: float) -> Line:
         band(series, place),
         [(place.x(x), place.y(y)) for x, y in finite] if few else [],
         values_along(series, [last])[0],
+        path(series.smooth, place),
+        (place.x(finite[-1][0]), place.y(finite[-1][1])) if finite else None,
     )
 
 

@@ -15,6 +15,11 @@ from selfteach.report.others import Other, other
 from selfteach.report.rows import Row, read_object, read_rows
 from selfteach.report.text import as_number
 from selfteach.report.tokens import Look, read_looks
+from selfteach.task.example import Grade
+from selfteach.task.outcome import OUTCOMES, WHY, Outcome, outcome
+
+DEEPEST = 40
+TOO_DEEP = "(nested too deeply to be shown)"
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,20 @@ class Sample:
     cut_off: bool
     length: float | None
     row: int | None = None
+    outcome: Outcome = "ungraded"
+    claim: str | None = None
+    reference: str | None = None
+    feedback: str | None = None
 
     @property
     def right(self) -> bool | None:
-        """Whether the verifier liked it; None if it was not graded."""
-        return None if self.reward is None else self.reward >= 0.5
+        """Whether the verifier liked it; None if nobody judged it."""
+        return None if self.outcome in ("ungraded", "no reward") else self.outcome == "right"
+
+    @property
+    def why(self) -> str:
+        """Its outcome in a sentence."""
+        return WHY[self.outcome]
 
 
 @dataclass(frozen=True)
@@ -114,7 +128,16 @@ def sample(row: Row) -> Sample:
         cut_off=row.get("finished") is False,
         length=as_number(row.get("length")),
         row=row["row"] if isinstance(row.get("row"), int) else None,
+        outcome=outcome_of(row),
+        **{name: row[name] for name in ("claim", "reference", "feedback") if isinstance(row.get(name), str)},
     )
+
+
+def outcome_of(row: Row) -> Outcome:
+    """The outcome that a row tells; of a row that tells none (an older run's) what its reward says."""
+    told = next((one for one in OUTCOMES if one == row.get("outcome")), None)
+    reward = as_number(row.get("reward"))
+    return told or outcome(None if reward is None else Grade(reward), row.get("finished") is not False)
 
 
 def read_failure(folder: Path, notes: list[str]) -> Row:
@@ -129,9 +152,14 @@ def table(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested table as one with dotted names."""
+def dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested table as one with dotted names, in its own order; one nested deeper than ``DEEPEST`` as a word."""
     flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    left: list[tuple[tuple[str, ...], Any]] = [((), values)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, Mapping) and len(path) < DEEPEST:
+            left += [((*path, str(key)), part) for key, part in reversed(list(value.items()))]
+        else:
+            flat[".".join(path)] = TOO_DEEP if isinstance(value, Mapping) else value
     return flat

@@ -9,6 +9,9 @@ import unicodedata
 from markupsafe import Markup, escape
 
 FOLD_CHARACTERS, FOLD_LINES = 700, 14
+MOST_NAME, MOST_TITLE = 80, 2_000
+"""Characters of a name that stand on the page; of its full text in a tooltip (a longer one is folded out)."""
+LARGEST_DRAWN = 1e150
 CUT_CHARACTERS = 20_000
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 LETTER_JOINERS = "\u200c\u200d"  # Persian, Indic scripts and emoji are written with these
@@ -55,6 +58,24 @@ def block(text: str) -> Markup:
     ).format(marked(opening), number(len(text)), body)
 
 
+def clip(text: object, most: int = MOST_NAME) -> Markup:
+    """A name of any length on one line: its beginning, the whole in a tooltip."""
+    whole = str(text)
+    if len(whole) <= most:
+        return marked(whole)
+    return Markup('<span class="clip" title="{}">{}…</span>').format(
+        cut(whole, MOST_TITLE), marked(whole[:most])
+    )
+
+
+def name(text: object, most: int = MOST_NAME) -> Markup:
+    """``clip``, where there is room for more: a name too long for a tooltip can be folded out."""
+    whole = str(text)
+    if len(whole) <= MOST_TITLE:
+        return clip(whole, most)
+    return block(whole)
+
+
 def cut(text: str, most: int) -> str:
     """``visible`` text of at most ``most`` characters, and how many more there were."""
     left = len(text) - most
@@ -67,6 +88,8 @@ def number(value: object) -> str:
         return "none"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
+    if isinstance(value, int) and abs(value) >= 10**300:
+        return "beyond 1e300" if value > 0 else "below −1e300"
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
     if float(value).is_integer() and abs(value) < 1e15:
@@ -75,6 +98,22 @@ def number(value: object) -> str:
         return f"{value:,.0f}".replace("-", "−")
     text = f"{value:.3g}"
     return text if "e" in text else text.replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """47.1 s · 12 min 30 s · 3 h 20 min."""
+    if not 100 <= seconds < 1e9:
+        return f"{number(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def size(count: float) -> str:
+    """Bytes as GB, MB or kB."""
+    for unit, letters in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(count) >= unit:
+            return f"{number(count / unit)} {letters}"
+    return f"{number(count)} bytes"
 
 
 def measured(value: float, error: float | None = None) -> str:
@@ -89,7 +128,18 @@ def exact(value: object) -> str:
     """A setting's value, no digit lost."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None else str(value)
+    try:
+        return "none" if value is None else str(value)
+    except (
+        ValueError,
+        RecursionError,
+    ):  # an int of thousands of digits, alone or in a list; lists in lists in lists
+        return "(cannot be written out)"
+
+
+def drawable(value: float) -> bool:
+    """Finite, and small enough that differences of such values are."""
+    return abs(value) < LARGEST_DRAWN
 
 
 def short(value: float) -> str:

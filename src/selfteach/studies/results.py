@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfteach.recipes import RECIPES
 from selfteach.report import comparison_page
 from selfteach.studies.answer import Answer, Open
 from selfteach.studies.plan import Plan, StudySettings
@@ -53,8 +54,9 @@ def write_results(
     )
     write_aside(folder / "methods.md", markdown(facts, claims, answers, table))
     print(f"results  {folder / 'methods.md'}")
-    if table:
-        print(f"plot     {comparison_page({**facts, 'recipes': table}, folder / 'methods.html')}")
+    if table or claims:
+        whole = {**facts, "claims": claims, "recipes": table}
+        print(f"page     {comparison_page(whole, folder / 'methods.html')}")
 
 
 def as_json(one: Answer, plan: Plan) -> dict[str, Any]:
@@ -153,6 +155,7 @@ def mean_and_error(values: Sequence[float]) -> str:
 def common_section(facts: Mapping[str, Any], table: Mapping[str, Any]) -> list[str]:
     top = heads(facts["unit"])
     rows = [top, ["---"] * len(top), *(cells(label, row) for label, row in table.items())]
+    not_run = [name for name in RECIPES if name not in table]
     return [
         f"## All on {facts['task']!r}, equal generated tokens",
         "",
@@ -161,4 +164,5 @@ def common_section(facts: Mapping[str, Any], table: Mapping[str, Any]) -> list[s
         "",
         *map(table_row, rows),
         "",
+        *([f"Not run here: {', '.join(not_run)}.", ""] if not_run else []),
     ]

@@ -47,8 +47,25 @@
   const pieces = (rollout) => Array.from(places(rollout.pieces), (i) => data.words[i]);
   const answer = (rollout) => (rollout.written ??= rollout.pieces === undefined ? text(rollout.answer) : pieces(rollout).join(""));
 
-  const verdict = (rollout) =>
-    rollout.reward === null ? ["ungraded", "soft"] : rollout.reward >= 0.5 ? ["✓ right", "good"] : ["✗ wrong", "bad"];
+  const verdict = (rollout) => {
+    if (rollout.outcome === "right") return ["✓ right", "good"];
+    return ["ungraded", "no reward"].includes(rollout.outcome) ? [rollout.outcome, "soft"] : [`✗ ${rollout.outcome}`, "bad"];
+  };
+
+  // What was read out of the answer, what it was compared with, and why it is not right.
+  const reason = (rollout) => {
+    const parts = [];
+    const add = (label, i) => {
+      parts.push(make("span", "soft", parts.length ? ` · ${label}: ` : `${label}: `));
+      parts.push(i === undefined ? "nothing" : make("code", "", text(i)));
+    };
+    if (rollout.reference !== undefined) add("reference", rollout.reference);
+    if (rollout.reference !== undefined || rollout.claim !== undefined) add("read out", rollout.claim);
+    const said = rollout.outcome === "right" ? [] : [text(rollout.why)];
+    if (rollout.feedback !== undefined) said.push(text(rollout.feedback));
+    if (said.length) parts.push(make("span", "soft", `${parts.length ? " · " : ""}${said.join(" ")}`));
+    return parts;
+  };
 
   // --- one rollout
 
@@ -78,6 +95,7 @@
       const [words, mood] = verdict(rollout);
       const set = (selector, content) => (this.root.querySelector(selector).textContent = content);
       set(".key", rollout.key);
+      this.root.querySelector(".key").title = rollout.key;
       set(".verdict", words);
       this.root.querySelector(".verdict").className = `verdict ${mood}`;
       set(".where", described(rollout));
@@ -86,6 +104,7 @@
       set(".steps output", which);
       this.slider.setAttribute("aria-valuetext", which);
       set(".problem", text(rollout.problem));
+      this.root.querySelector(".why").replaceChildren(...reason(rollout));
       this.write();
       this.prompts();
       this.held = false;
@@ -269,11 +288,15 @@
     const query = control("query").value.toLowerCase();
     const phase = control("phase").value;
     const run = control("run").value;
+    const outcome = control("outcome").value;
+    const step = control("step").value;
     const holds = (words) => words.toLowerCase().includes(query);
     found = data.rollouts.filter(
       (one) =>
         (!phase || one.phase === phase) &&
         (!run || one.run === Number(run)) &&
+        (!outcome || one.outcome === outcome) &&
+        (!step || one.step === Number(step)) &&
         (!query || holds(one.key) || holds(text(one.problem)) || holds(answer(one))),
     );
     found.sort(orders[control("sort").value]);
@@ -364,13 +387,20 @@
   };
   control("column").append(...data.columns.map((one) => option(one.name, one.label)));
   control("run").append(...data.runs.map((label, i) => option(i, label)));
+  const counted = (name) => {
+    const counts = new Map();
+    data.rollouts.forEach((one) => counts.set(one[name], (counts.get(one[name]) ?? 0) + 1));
+    return counts;
+  };
+  control("outcome").append(...[...counted("outcome")].map(([name, count]) => option(name, `${name} (${count})`)));
+  control("step").append(...[...counted("step").keys()].sort((a, b) => a - b).map((step) => option(step, number(step))));
   root.querySelector(".runs").hidden = data.runs.length < 2;
   root.querySelector(".shading").hidden = !data.columns.length;
   control("column").addEventListener("change", () => {
     scale();
     viewers.forEach((one) => one.shade());
   });
-  for (const name of ["query", "phase", "run", "sort"]) control(name).addEventListener("input", search);
+  for (const name of ["query", "phase", "outcome", "step", "run", "sort"]) control(name).addEventListener("input", search);
 
   // To begin with, the newest probe that the teachers disagree with most; of several runs, that one in the first two.
   const openings = [];

@@ -45,3 +45,25 @@ for (const figure of document.querySelectorAll("figure[data-hover]")) {
     show(chosen === null ? start : Math.min(last, Math.max(0, moves[event.key])));
   });
 }
+
+// Answers before and after training, narrowed by outcome and by words.
+for (const part of document.querySelectorAll(".filtered")) {
+  const items = [...part.querySelectorAll(".sample")];
+  const inputs = [...part.querySelectorAll("[data-filter]")];
+  const count = part.querySelector("[data-count]");
+  const words = items.map((item) => {
+    const shown = item.querySelector(".problem")?.textContent ?? "";
+    const key = item.querySelector(".key");
+    return `${key.textContent} ${key.querySelector("[title]")?.title ?? ""} ${shown}`.toLowerCase();
+  });
+  const fits = (item, i) =>
+    inputs.every(({ value, dataset }) =>
+      !value || (dataset.filter === "text" ? words[i].includes(value.toLowerCase()) : item.dataset[dataset.filter] === value),
+    );
+  const narrow = () => {
+    const kept = items.filter((item, i) => !(item.hidden = !fits(item, i)));
+    count.textContent = kept.length < items.length ? `${kept.length} of ${items.length} problems` : "";
+  };
+  inputs.forEach((input) => input.addEventListener("input", narrow));
+  part.querySelector(".controls").hidden = false;
+}
