@@ -18,6 +18,7 @@ from torch import distributed
 from selfteach.training import randomness, resuming
 from selfteach.training.config import FORMAT, TrainConfig
 from selfteach.training.inputs import inputs_of
+from selfteach.training.interruption import Interrupted
 from selfteach.training.learner import Learner
 from selfteach.training.progress import Progress, Silent
 from selfteach.training.reduce import on_cpu
@@ -34,8 +35,11 @@ FREE = (
     "loading.device",
     "bookkeeping.keep",
     "bookkeeping.track",
+    "bookkeeping.max_idle_steps",
+    "bookkeeping.max_unavailable",
     "settings.device",
     "settings.keep",
+    "settings.max_idle_steps",
 )
 """What may differ between a run and its resumption."""
 
@@ -61,6 +65,19 @@ def launch(
     )  # fmt: skip
 
 
+def rehearse(config: TrainConfig, progress: Progress, out: Path | None, *, resume: bool = False) -> None:
+    """All that ``launch`` would refuse before its first step, and at the beginning of each further stage, refused now;
+    nothing is trained or kept. ``out``: the folder that was asked for, looked at too. Raises UserError."""
+    tracked(progress, config.bookkeeping.track, {}, config.out)
+    if out is not None:
+        opened(out, {**table_of(config), "versions": versions()}, resume)[0].close()
+    randomness.seed_all(config.seed)
+    trainer = Trainer(TextLearner(config, progress), None, progress, settings_of(config))
+    trainer.learner.preflight()
+    while trainer.stage + 1 < len(trainer.stages):
+        trainer.begin_next_stage()
+
+
 def learner_of(config: TrainConfig, progress: Progress) -> TextLearner:
     """The learner of a run of text at its beginning, seeded and on its device; nothing is checked or written."""
     # Adapters are drawn at random as they are made: before there is a Trainer.
@@ -81,6 +98,7 @@ def settings_of(config: TrainConfig) -> Settings:
         keep=book.keep,
         budget=book.token_budget,
         alarms=book.alarms,
+        max_idle_steps=0 if book.until_solved else book.max_idle_steps,
         device=config.loading.device,
     )
 
@@ -123,6 +141,7 @@ def run_learner(
     config = {**table, "versions": versions()}
     folder, raised = opened(out, config, resume) if first else (None, False)
     shown = progress() if first else Silent()
+    trainer: Trainer | None = None
     try:
         trainer = Trainer(made() if callable(made) else made, folder, shown, settings)
         trainer.check = check
@@ -132,6 +151,12 @@ def run_learner(
             # Only now: a start that fails leaves a folder that the corrected command may use.
             folder.write_config(config)
         summary = trainer.train()
+    except Interrupted:
+        raise
+    except BaseException:
+        if folder is not None and not resume and (trainer is None or trainer.done == 0):
+            folder.forget_all()  # nothing was learned: the corrected command may have the folder
+        raise
     finally:
         shown.stop()
         if folder is not None:

@@ -15,6 +15,7 @@ import contextlib
 import json
 import math
 import re
+import shutil
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,9 @@ from selfteach.errors import UserError
 from selfteach.training.checkpoint import storable, sync
 
 RUN_FILES = ("config.toml", "metrics.jsonl", "samples.jsonl", "checkpoints", "summary.json")
+
+FURTHER = ("tokens", "stored", "tensorboard", "wandb")
+"""What else a run, or its tracker, may have written."""
 
 
 class RunFolder:
@@ -140,6 +144,15 @@ class RunFolder:
             if path.exists():
                 kept = [line for row, line in _rows_and_lines(path) if not of_the_end(row)]
                 self._replace(path, b"".join(kept))
+
+    def forget_all(self) -> None:
+        """Forget a run that ended before its first step. What was written aside for the user (failed/) stays."""
+        for name in (*RUN_FILES, *FURTHER):
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let other processes write here. A folder in which nothing was written is taken away again."""
