@@ -29,6 +29,8 @@ from selfteach.task.verdict import Verdict
 log = logging.getLogger(__name__)
 
 FEWER = "fewer problems are held out"
+NAMED = 5
+"""So many rows that lack a field are named."""
 SAMPLE = 1000
 """So many rows are looked at to tell what the answers are and how they are asked for."""
 _DECIMAL = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
@@ -183,23 +185,44 @@ def _records(
     reward: RewardFunction | None,
     counts: Counter[str],
 ) -> Iterator[Record]:
-    for number, row in source.rows(columns.wanted(source)):
+    missing: list[tuple[int, str]] = []
+    read = 0
+    for read, (number, row) in enumerate(source.rows(columns.wanted(source)), start=1):
         place = f"{source.label}, row {number}"
         try:
             record = read_record(place, f"{source.name}:{number}", row, columns, options, counts)
             lack = None if reward is None else reward.lacks(record.private)
             if lack is not None:
                 raise Incomplete(f"field {lack!r}, which {reward} has a parameter for, is missing or empty")
-        except Incomplete as missing:
-            if not options.skip_incomplete_rows:
-                raise UserError(f"{place}: {missing}; mend the row or set skip_incomplete_rows") from None
-            counts["rows left out: a needed field is missing"] += 1
+        except Incomplete as lack_of_it:
+            missing.append((number, str(lack_of_it)))
             continue
         length = len(record.problem) + sum(map(len, record.private.values()))
         if options.max_chars is not None and length > options.max_chars:
             counts["rows left out: longer than max_chars"] += 1
             continue
         yield record
+    if missing:
+        _tell_missing(source, missing, read, options, counts)
+
+
+def _tell_missing(
+    source: Source,
+    missing: Sequence[tuple[int, str]],
+    read: int,
+    options: TaskOptions,
+    counts: Counter[str],
+) -> None:
+    """Say how many rows lack a field, and the first of them: as an error, unless they may be left out."""
+    (first, what), *more = missing
+    share = f"{len(missing)} of {read} rows ({len(missing) / read:.0%})"
+    listed = ", ".join(str(number) for number, _ in missing[:NAMED]) + (" …" if len(missing) > NAMED else "")
+    if not options.skip_incomplete_rows:
+        others = f" ({share} lack a field: rows {listed})" if more else ""
+        advice = "mend them" if more else "mend the row"
+        raise UserError(f"{source.label}, row {first}: {what}{others}; {advice} or set skip_incomplete_rows")
+    counts["rows left out: a needed field is missing"] += len(missing)
+    log.warning("%s: %s lack a needed field and are left out: rows %s", source.label, share, listed)
 
 
 def _with_form(records: Sequence[Record], options: TaskOptions) -> TaskOptions:

@@ -49,6 +49,11 @@ def top_k(settings: Settings) -> bool:
     return any(settings.get(knob) is not None for knob in TOP_K)
 
 
+def in_groups(settings: Settings) -> bool:
+    """Whether several answers to one prompt are compared."""
+    return settings.get("per_prompt", 1) > 1
+
+
 def can_be_frozen(settings: Settings) -> bool:
     return settings.get("weights") not in (None, "frozen") and teaches("live", "ema", "lagged", "ring")(
         settings
@@ -100,9 +105,19 @@ CUT = (
 DOCTOR = Advice("see what each role is shown (selfteach doctor)", lambda s: bool(s.get("teachers")))
 LOOK = Advice("look at the answers (samples.jsonl, the report)")
 MORE_ANSWERS = (
-    Advice("raise --per-prompt, so that some answer of a group is another", lambda s: "per_prompt" in s),
+    Advice("raise --per-prompt, so that some answer of a group is another", in_groups),
     Advice("raise --temperature", lambda s: s.get("temperature", 1.0) < 1.0),
-    Advice("begin with easier problems"),
+    Advice("begin with easier problems", in_groups),
+)
+AGREE = (
+    Advice(
+        "teacher and student agree at every token: give another --teacher",
+        lambda s: "teacher" in s and not in_groups(s),
+    ),
+    Advice(
+        "teacher and student agree at every token: show the teacher more, --view",
+        lambda s: "view" in s and not in_groups(s),
+    ),
 )
 FEEDBACK = Advice(
     f"show the teacher what the verifier said, --feedback always ({cited('SDPO')})",
@@ -204,7 +219,7 @@ ADVICE: Mapping[str, Sequence[Advice]] = {
             f"({cited('Even your Teacher Needs Guidance')})"
         ),
     ),
-    "nothing to learn": (*MORE_ANSWERS, FEEDBACK, SIBLINGS, DOCTOR),
+    "nothing to learn": (*AGREE, *MORE_ANSWERS, FEEDBACK, SIBLINGS, DOCTOR, LOOK),
     "a teacher sees nothing": (FEEDBACK, SIBLINGS, *MORE_ANSWERS, DOCTOR),
     "every answer is cut": CUT,
     "no answer can be read": (

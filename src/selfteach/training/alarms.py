@@ -19,7 +19,7 @@ from selfteach.training.advice import Settings, advised
 START = 5
 """Rows whose mean is "at the start" where one row is too noisy: rewards."""
 WINDOW = 10
-"""Latest rows whose mean is "now". No alarm sounds before there are so many."""
+"""Latest rows whose mean is "now". No alarm that looks at means sounds before there are so many."""
 
 LONGER, SHORTER = 2.0, 0.5
 """Factors of length (TRACE: 2027 → 1042 and 1873 → 759 tokens as accuracy fell; Many Faces: length runs away)."""
@@ -43,6 +43,8 @@ NOTHING = 1e-8
 """Gradient norm below which a step moves nothing: what stays of terms that are 0."""
 UNREAD = ("no answer", "unparseable", "timed out", "reference unparseable")
 """Verdicts of answers that nobody could read."""
+IN_A_ROW = 3
+"""One step without a gradient may be chance where groups are few; a run that begins so, or three steps, are none."""
 MANY = 16
 """So many graded answers of one step, all of one reward, are no chance."""
 MASS = 0.05
@@ -298,7 +300,8 @@ AT_ONCE: Mapping[str, Rule] = {
     "no answer can be read": unread,
     "all rewards are equal": same_rewards,
 }
-"""Judged by every row alone, from the first on; each sounds until none of the latest ``WINDOW`` rows shows it."""
+"""Judged by rows alone: a stage's first, or any ``IN_A_ROW``; each sounds until none of the latest ``WINDOW`` rows
+shows it."""
 
 
 def after(memory: Memory, row: Mapping[str, Any]) -> Memory:
@@ -358,16 +361,17 @@ def judged(
 
 
 def immediate(memory: Memory) -> tuple[Alarm, ...]:
-    """What the latest rows show one by one."""
+    """What rows show one by one: the first row of a stage, or the latest ``IN_A_ROW``; and what was shown lately."""
     known = {alarm.name: alarm for alarm in memory.alarms}
+    begins = len(memory.recent) == len(memory.start) == 1
     found = []
     for name, rule in AT_ONCE.items():
-        shows = [(row, rule(Seen(memory.first, row, row))) for row in memory.recent]
-        said = [(row, seen) for row, seen in shows if seen is not None]
-        if name in known and said:
+        shown = [rule(Seen(memory.first, row, row)) for row in memory.recent]
+        last = shown[-1:] if begins else shown[-IN_A_ROW:]
+        if name in known and any(shown):
             found.append(known[name])
-        elif said and said[-1][0] is memory.recent[-1]:
-            found.append(Alarm(name, int(said[-1][0]["step"]), said[-1][1]))
+        elif all(last) and (begins or len(last) == IN_A_ROW):
+            found.append(Alarm(name, int(memory.recent[-len(last)]["step"]), str(shown[-1])))
     return tuple(found)
 
 

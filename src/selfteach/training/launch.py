@@ -27,11 +27,14 @@ from selfteach.training.text.evaluation import HEADLINE
 from selfteach.training.text.learner import TextLearner
 from selfteach.training.tracking import tracked
 from selfteach.training.trainer import Settings, Trainer
+from selfteach.training.whereabouts import STARTED_IN, base_of, renamed, started_in
 
 P = ParamSpec("P")
 R = TypeVar("R")
+STEPS, BUDGET = "recipe.optimization.steps", "bookkeeping.token_budget"
 FREE = (
     "versions",
+    "run.started_in",
     "loading.device",
     "bookkeeping.keep",
     "bookkeeping.track",
@@ -57,11 +60,13 @@ def launch(
     first = PartialState(cpu=on_cpu(config.loading.device)).is_main_process
     shown = tracked(progress(), config.bookkeeping.track, table_of(config), config.out) if first else silent()
     settings = settings_of(config)
+    table = table_of(config)
+    table = {**table, "run": {**table["run"], STARTED_IN: started_in(config.out)}}
     # Adapters are drawn at random as they are made: before there is a Trainer.
     randomness.seed_all(settings.seed)
     return run_learner(
         lambda: TextLearner(config, shown), config.out, settings,
-        table=table_of(config), resume=resume, check=check, progress=lambda: shown,
+        table=table, resume=resume, check=check, progress=lambda: shown,
     )  # fmt: skip
 
 
@@ -189,8 +194,32 @@ def opened(out: Path, config: Mapping[str, Any], resume: bool) -> tuple[RunFolde
     """The run's folder, and whether the run that is there is to go on beyond the end it was given."""
     if not resume:
         return RunFolder.create(out), False
-    raised = longer(saved_config(out / "config.toml"), config) if (out / "config.toml").is_file() else set()
-    return RunFolder.resume(out, config, free=(*FREE, *raised)), bool(raised)
+    saved = saved_config(out / "config.toml") if (out / "config.toml").is_file() else {}
+    raised = longer(saved, config) if saved else set()
+    same = renamed(dict(dotted(saved)), dict(dotted(config)), base_of(saved, out))
+    folder = RunFolder.resume(out, config, free=(*FREE, *raised, *same), why=why_not(saved, config))
+    return folder, bool(raised)
+
+
+def why_not(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """Why steps and budget cannot be what they are asked to be, by dotted name."""
+    old, new = dict(dotted(saved)), dict(dotted(config))
+    schedule, knobs = new.get("recipe.optimization.schedule", "constant"), new.get("run.controlled")
+    anew = "start a new run in another --out, perhaps from this one's weights (--model RUN)"
+    fixed = ""
+    if schedule != "constant":
+        fixed = (
+            f"the {schedule} schedule of the learning rate was laid out for {old.get(STEPS)} steps: {anew}"
+        )
+    elif knobs:
+        fixed = f"{', '.join(knobs)} is chosen by the share of the steps that is done: {anew}"
+    lowered = "it can be raised, not lowered"
+    found = {}
+    for name in (STEPS, BUDGET):
+        before, now = old.get(name), new.get(name)
+        less = isinstance(now, int) and (not isinstance(before, int) or now < before)
+        found[name] = lowered if less else fixed if name == STEPS else ""
+    return {name: text for name, text in found.items() if text}
 
 
 def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
@@ -199,7 +228,7 @@ def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
     old, new = dict(dotted(saved)), dict(dotted(config))
     found = {
         name
-        for name in ("recipe.optimization.steps", "bookkeeping.token_budget")
+        for name in (STEPS, BUDGET)
         if isinstance(old.get(name), int) and (not isinstance(new.get(name), int) or new[name] > old[name])
     }
     schedule, found_on_the_way = (
@@ -207,7 +236,7 @@ def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
         new.get("run.controlled"),
     )
     fixed = schedule != "constant" or found_on_the_way
-    return found - {"recipe.optimization.steps"} if fixed else found
+    return found - {STEPS} if fixed else found
 
 
 def table_of(config: TrainConfig) -> dict[str, Any]:
