@@ -16,7 +16,7 @@ from typing import Any
 from selfteach.errors import UserError
 from selfteach.task.answer import AnswerFormat, asked_format, extract_answer
 from selfteach.task.answer_type import types_of
-from selfteach.task.columns import Columns, resolve, say
+from selfteach.task.columns import Columns, composed, resolve, say, ungraded
 from selfteach.task.example import Example, Grade
 from selfteach.task.math_answer import MAX_CHARS, check_math, is_readable
 from selfteach.task.options import TaskOptions
@@ -147,8 +147,13 @@ def read_task(
     if reward is not None:
         options = _graded_by(reward, options)
     counts: Counter[str] = Counter()
-    columns = resolve(source, options, reward)
+    source, columns = _understood(source, options, reward)
     say(name, columns)
+    if reward is None and ungraded(source, columns, options):
+        log.warning(
+            "%s: no answers are found: nothing is graded (as with verifier none), every reward is 0", name
+        )
+        options = replace(options, verifier="none")
     records = list(_records(source, columns, options, reward, counts))
     options = _with_type(records, _with_form(records, options), counts.pop(NUMERIC, 0))
     if options.held_out_file is None:
@@ -156,7 +161,7 @@ def read_task(
         held_out = [r for r in records if fingerprint(r.problem) in known]
     else:
         other = open_held_out(options.held_out_file)
-        held_out = list(_records(other, resolve(other, options, reward), options, reward, Counter()))
+        held_out = list(_records(*_understood(other, options, reward), options, reward, Counter()))
         known = frozenset(fingerprint(r.problem) for r in held_out)
     rows = [r for r in records if fingerprint(r.problem) not in known]
     if options.held_out_file is not None:
@@ -170,6 +175,15 @@ def read_task(
             log.warning("%s: %s: %d", name, what, count)
     counted = {what: count for what, count in counts.items() if count}
     return FileTask(name, rows, held_out, seed, options, counted, layout=columns.described)
+
+
+def _understood(
+    source: Source, options: TaskOptions, reward: RewardFunction | None
+) -> tuple[Source, Columns]:
+    """The source, with problems made of several columns where its layout wants that, and its columns."""
+    source, form = composed(source, options)
+    columns = resolve(source, options, reward)
+    return source, columns if form is None else replace(columns, layout=form, composed=True)
 
 
 def _graded_by(reward: RewardFunction, options: TaskOptions) -> TaskOptions:
@@ -187,7 +201,8 @@ def _records(
 ) -> Iterator[Record]:
     missing: list[tuple[int, str]] = []
     read = 0
-    for read, (number, row) in enumerate(source.rows(columns.wanted(source)), start=1):
+    for number, row in source.rows(columns.wanted(source)):
+        read += 1
         place = f"{source.label}, row {number}"
         try:
             record = read_record(place, f"{source.name}:{number}", row, columns, options, counts)

@@ -51,7 +51,7 @@ def top_k(settings: Settings) -> bool:
 
 def in_groups(settings: Settings) -> bool:
     """Whether several answers to one prompt are compared."""
-    return settings.get("per_prompt", 1) > 1
+    return int(settings.get("per_prompt", 1)) > 1
 
 
 def can_be_frozen(settings: Settings) -> bool:
@@ -61,7 +61,8 @@ def can_be_frozen(settings: Settings) -> bool:
 
 
 def has_room(settings: Settings) -> bool:
-    return "max_tokens" in settings and settings["max_tokens"] < settings.get("room", float("inf"))
+    longest, room = settings.get("max_tokens"), settings.get("room")
+    return isinstance(longest, int) and (room is None or longest < int(room))
 
 
 def reverse(settings: Settings) -> bool:
