@@ -34,6 +34,9 @@ R = TypeVar("R")
 STEPS, BUDGET = "recipe.optimization.steps", "bookkeeping.token_budget"
 FREE = (
     "versions",
+    "about.title",
+    "about.source",
+    "about.formula",
     "run.started_in",
     "loading.device",
     "bookkeeping.keep",

@@ -1,4 +1,4 @@
-"""From what an annotator marked in a text to marks on its tokens (card 04)."""
+"""From what an annotator marked in a text to marks on its tokens (TRACE)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from selfteach.training.text.written import text_metrics
 WATCHED = ("divergence", "entropy", "mass", "overlap")
 """Kinds of columns whose means are metrics."""
 TOP_K = 5
-"""How many of the likeliest tokens are compared (card 05 reports k from 1 to 50; a character has few rivals)."""
+"""How many of the likeliest tokens are compared (Many Faces reports k from 1 to 50; a character has few rivals)."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ def mass(at: Positions, role: str, temperature: float, top: Likeliest) -> Float[
 
 
 def overlap(at: Positions, teacher: str, top: Likeliest) -> Float[Tensor, "P"]:
-    """[P] share of the student's likeliest tokens that are among the teacher's likeliest too (card 05)."""
+    """[P] share of the student's likeliest tokens that are among the teacher's likeliest too (Many Faces)."""
     mine, theirs = top(at, STUDENT), top(at, teacher)
     return (mine.unsqueeze(-1) == theirs.unsqueeze(-2)).any(-1).float().mean(-1)
 

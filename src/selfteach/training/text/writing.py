@@ -108,7 +108,7 @@ class Writing:
         return graded
 
     def count(self, trajectories: Sequence[Trajectory]) -> None:
-        """How many answers it took until the first right one, over all processes (test-time training, card 28)."""
+        """How many answers it took until the first right one, over all processes (test-time training, SDPO)."""
         for right in gather_rows(one.right for one in trajectories):
             self.answers += 1
             if right and self.answers_until_solved is None:
