@@ -221,7 +221,7 @@ ADVICE: Mapping[str, Sequence[Advice]] = {
         ),
     ),
     "nothing to learn": (*AGREE, *MORE_ANSWERS, FEEDBACK, SIBLINGS, DOCTOR, LOOK),
-    "a teacher sees nothing": (FEEDBACK, SIBLINGS, *MORE_ANSWERS, DOCTOR),
+    "a teacher sees nothing": (FEEDBACK, SIBLINGS, *MORE_ANSWERS, DOCTOR, LOOK),
     "every answer is cut": CUT,
     "no answer can be read": (
         Advice("see what form the task asks for and grades: --answer-format, --verifier"),
