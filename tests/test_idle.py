@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -266,3 +267,20 @@ def test_a_run_that_moves_now_and_then_goes_on(tiny: str, tmp_path: Path) -> Non
     norms = [row["grad_norm"] for row in read_rows(result.folder / "metrics.jsonl")]
     assert [norm > 0 for norm in norms].count(True) == 3
     assert json.loads((result.folder / "summary.json").read_text())["steps"] == 9
+
+
+def test_nothing_that_a_user_reads_names_a_paper_by_a_number() -> None:
+    root = Path(selfteach.__file__).parents[2]
+    for path in [
+        *root.glob("src/**/*.py"),
+        *root.glob("src/**/*.html"),
+        *root.glob("docs/**/*.md"),
+        root / "README.md",
+    ]:
+        found = re.findall(r"\b[Cc]ards? \d+", path.read_text(encoding="utf-8"))
+        assert not found, (path, found)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_where_its_paper_is(name: str) -> None:
+    assert re.search(r"https://arxiv\.org/abs/\d{4}\.\d{5}$", RECIPES[name].source)

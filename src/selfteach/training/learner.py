@@ -167,7 +167,7 @@ class Learner(Protocol):
         """Every resolved setting, for config.toml."""
         return {}
 
-    def settings(self) -> Mapping[str, Any]:
+    def facts(self) -> Mapping[str, Any]:
         """What advice must look at, of the present stage (``training/advice.py``); nothing: what holds for any run."""
         return {}
 

@@ -225,7 +225,7 @@ class Trainer:
     def judged(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with the alarms that begin to sound at it."""
         if self.settings.alarms:
-            self.memory, row = alarms.judged(self.memory, row, self.learner.settings())
+            self.memory, row = alarms.judged(self.memory, row, self.learner.facts())
         return row
 
     def write_samples(self, batch: Batch | None, phase: Literal["before", "train", "after"]) -> None:
@@ -299,7 +299,7 @@ class Trainer:
         resuming.save(self)
         raise UserError(
             f"{self.idle} steps in a row without a gradient, the last of them {self.done}: nothing is learned "
-            f"(see the alarm 'nothing to learn'): {advised('nothing to learn', self.learner.settings())}; the run is "
+            f"(see the alarm 'nothing to learn'): {advised('nothing to learn', self.learner.facts())}; the run is "
             "saved, to go on all the same: --resume --max-idle-steps 0"
         )
 

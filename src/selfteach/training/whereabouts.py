@@ -13,6 +13,17 @@ from selfteach.training.inputs import file_of, fingerprint
 STARTED_IN = "started_in"
 """In a record's table ``run``: the folder that a run was started in, from the run's own folder."""
 
+MAY_NAME_FILES = (
+    "run.task",
+    "run.reward",
+    "loading.model",
+    "loading.chat_template",
+    "task_options.held_out_file",
+    "evaluation.eval_also",
+    "bookkeeping.token_classes",
+)
+"""Settings by dotted name, beside the recipe's, whose teachers may be folders."""
+
 
 def started_in(out: Path) -> str:
     """The present folder, from the run's folder ``out``: both may move together."""
@@ -53,5 +64,7 @@ def same_thing(old: Any, new: Any, base: Path) -> bool:
 def renamed(old: Mapping[str, Any], new: Mapping[str, Any], base: Path) -> Iterator[str]:
     """The dotted names of values that differ in how they are written alone."""
     for name, value in old.items():
+        if not (name in MAY_NAME_FILES or name.startswith("recipe.")):
+            continue
         if name in new and value != new[name] and same_thing(value, new[name], base):
             yield name

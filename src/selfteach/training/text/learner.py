@@ -263,7 +263,7 @@ class TextLearner(Learner):
     def table(self) -> Mapping[str, Any]:
         return self.config.table()
 
-    def settings(self) -> Mapping[str, Any]:
+    def facts(self) -> Mapping[str, Any]:
         teachers = self.recipe.teachers.values()
         return {
             **knobs(self.recipe),
