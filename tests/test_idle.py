@@ -13,6 +13,7 @@ import pytest
 
 import selfteach
 from runs import Rows
+from selfteach.cli import main
 from selfteach.recipes import RECIPES, knobs
 from selfteach.training.advice import ADVICE, TOP_K, advised
 from selfteach.training.alarms import IN_A_ROW, WINDOW, Memory, idle_steps, judged, remembered
@@ -284,3 +285,12 @@ def test_nothing_that_a_user_reads_names_a_paper_by_a_number() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_says_where_its_paper_is(name: str) -> None:
     assert re.search(r"https://arxiv\.org/abs/\d{4}\.\d{5}$", RECIPES[name].source)
+
+
+def test_addresses_are_whole_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["recipes"]) == 0
+    shown = capsys.readouterr().out
+    assert all(kind.source.rpartition("https://")[2] in shown for kind in RECIPES.values())
