@@ -56,9 +56,10 @@ at the standard errors of the ratios before believing any of them to be above or
 is ten times as accurate, so the privilege is read. But the divergence that training removes is that of style and
 filler tokens, while the divergence on content tokens (digits, operators) stays where it was: the student takes over
 the teacher's manner (answers as long as the teacher's, and as often cut off), not its numbers, which it cannot know
-from the question. That is the published failure of instance-specific privilege (card 05), and what the clip of card
-01 is against. Tried here: reverse KL on the answer. Not tried for want of time: the worked solution with clipped
-forward KL (`solution-fkl`, in the script), more steps, partial solutions (card 06).
+from the question. That is the published failure of instance-specific privilege
+([Many Faces](https://arxiv.org/abs/2605.11182)), and what the clip of [OPSD](https://arxiv.org/abs/2601.18734)
+is against. Tried here: reverse KL on the answer. Not tried for want of time: the worked solution with clipped
+forward KL (`solution-fkl`, in the script), more steps, partial solutions ([ATESD](https://arxiv.org/abs/2605.11458)).
 """
 
 

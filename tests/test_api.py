@@ -237,6 +237,7 @@ def test_a_reward_that_no_reference_earns_is_said_before_step_1(tmp_path: Path, 
         "out": tmp_path / "run",
         "steps": 1,
         "prompts": 1,
+        "held_out_fraction": 0.05,
     }
     few(
         "grpo:arena",

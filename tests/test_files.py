@@ -151,10 +151,15 @@ def test_held_out_problems_are_never_trained_on(tmp_path: Path) -> None:
     assert held_out.isdisjoint({task.train(i).problem for i in range(len(task.rows))})
 
 
-def test_held_out_problems_stay_held_out_when_the_file_grows_and_the_seed_changes(tmp_path: Path) -> None:
-    small = open_rows(tmp_path, [sum_row(i) for i in range(100)], seed=1)
-    large = open_rows(tmp_path, [sum_row(i) for i in reversed(range(300))], seed=2)
-    assert {r.problem for r in small.held_out_rows} < {r.problem for r in large.held_out_rows}
+@pytest.mark.parametrize(
+    ("before", "now"), [(40, 41), (40, 60), (40, 159), (100, 159), (160, 300), (300, 900)]
+)
+def test_held_out_problems_stay_held_out_when_the_file_grows_and_the_seed_changes(
+    tmp_path: Path, before: int, now: int
+) -> None:
+    small = open_rows(tmp_path, [sum_row(i) for i in range(before)], seed=1)
+    large = open_rows(tmp_path, [sum_row(i) for i in reversed(range(now))], seed=2)
+    assert {r.problem for r in small.held_out_rows} <= {r.problem for r in large.held_out_rows}
 
 
 def test_more_held_out_problems_than_there_are_give_all_of_them_and_that_is_said_once(

@@ -195,6 +195,12 @@ def test_every_layout_of_the_table_is_tried(tmp_path: Path) -> None:
         "problem and expected answer",
         "prompt and solution",
         "prompt and ground truth",
+        # test_composed_layouts.py:
+        "preference pairs",
+        "preference pairs in conversations",
+        "conversation",
+        "question and response",
+        "prompts alone",
     }
     assert found | others == {layout.name for layout in LAYOUTS}
 

@@ -25,6 +25,7 @@ from selfteach.task.arena import WORLDS
 from selfteach.task.options import TaskOptions
 from selfteach.task.rows import make_task
 from selfteach.training.config import FORMAT, Bookkeeping, Evaluation, Loading, TrainConfig
+from selfteach.training.whereabouts import same_thing
 
 GIVEN = "given"
 """The preset of a recipe that was given as an object."""
@@ -173,7 +174,10 @@ def of_a_run(
     )
     name, of_name, found = kind_of(recipe if recipe is not None else saved["name"])
     preset = preset or of_name
-    require(name == saved["name"], f"the settings are of recipe {saved['name']}, not {name}")
+    require(
+        name == saved["name"] or same_thing(saved["name"], name, Path.cwd()),
+        f"the settings are of recipe {saved['name']}, not {name}",
+    )
     require(
         preset in (None, saved["preset"]),
         f"the settings are of preset {saved['preset']}: leave --preset out, or leave the file out",

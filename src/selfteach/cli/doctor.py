@@ -1,4 +1,4 @@
-"""``selfteach doctor RECIPE …``: the preflight of the same command with ``train``, without training."""
+"""``selfteach doctor RECIPE …``: what the same command with ``train`` would refuse, without training."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from selfteach.api.progress import Lines
 from selfteach.cli.train import configured
-from selfteach.training.launch import learner_of
+from selfteach.training.launch import rehearse
 
 
 def command(words: Sequence[str]) -> int:
-    config, _ = configured(words, command="doctor")
-    learner_of(config, Lines()).preflight()
+    config, where = configured(words, command="doctor")
+    rehearse(config, Lines(), where.out, resume=where.resume)
     print("ready to train")
     return 0

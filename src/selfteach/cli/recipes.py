@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from selfteach.api.resolve import kind_of
 from selfteach.cli.console import parsed
@@ -41,9 +41,11 @@ def command(words: Sequence[str]) -> int:
 
 
 def listing() -> Table:
-    table = Table("recipe", "method", "source", "loss", box=None, pad_edge=False)
+    # An address that is cut or broken leads nowhere.
+    source = Column("paper", no_wrap=True)
+    table = Table("recipe", "method", source, "loss", box=None, pad_edge=False)
     for name, kind in RECIPES.items():
-        table.add_row(name, kind.title, kind.source, kind.formula)
+        table.add_row(name, kind.title, kind.source.rpartition("https://")[2], kind.formula)
     return table
 
 

@@ -1,4 +1,4 @@
-"""A knob in [0, 1] drawn from a small Beta policy that learns from the progress its draws led to (card 06)."""
+"""A knob in [0, 1] drawn from a small Beta policy that learns from the progress its draws led to (ATESD)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ INSIDE = 1e-6
 class BetaPolicy:
     """Draw a knob's value x ~ Beta(a, b), (a, b) = 1 + softplus(f(s)), f a small network and s the state of training.
 
-    "Adaptive Teacher Exposure" (arXiv 2605.11458, card 06). A value is held for ``hold`` steps. With ℓ the probe's NLL
+    "Adaptive Teacher Exposure" (arXiv 2605.11458). A value is held for ``hold`` steps. With ℓ the probe's NLL
     under the student and g the teacher's mean log-prob of the probe's text (nats a token), a draw before step t0 + 1 is
     rewarded by the ``lookahead`` = L steps that follow, γ = ``discount``:
 

@@ -1,4 +1,4 @@
-"""What may happen to the weights between two optimizer steps (cards 26, 39)."""
+"""What may happen to the weights between two optimizer steps (Sleep, EffOPD)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class HoldThenDecay:
     """``start`` for the first ``hold`` steps, then linearly to 0 over ``decay`` steps, then 0 for ever.
 
-    Card 04: (0.5, 10, 30). Card 22: hold 0, decay 25. A term whose coefficient is 0 needs no teacher: see ``over``.
+    TRACE: (0.5, 10, 30). CEPO: hold 0, decay 25. A term whose coefficient is 0 needs no teacher: see ``over``.
     """
 
     start: float

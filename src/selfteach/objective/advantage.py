@@ -55,7 +55,7 @@ def group_advantage(
 
 
 def normalized(weight: Float[Tensor, "*N"], over: Bool[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """Scale weights so that their mean over the True entries of ``over`` is 1; zero outside (card 15)."""
+    """Scale weights so that their mean over the True entries of ``over`` is 1; zero outside (SRPO)."""
     chosen = torch.where(over, weight, torch.zeros_like(weight))
     return chosen * over.sum().clamp(min=1) / chosen.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
@@ -63,7 +63,7 @@ def normalized(weight: Float[Tensor, "*N"], over: Bool[Tensor, "*N"]) -> Float[T
 def group_softmax(
     score: Float[Tensor, "N"], group: Int[Tensor, "N"], among: Bool[Tensor, "N"]
 ) -> Float[Tensor, "N"]:
-    """[N] softmax of ``score`` over the rows of each group that ``among`` [N] selects; 0 elsewhere (card 37).
+    """[N] softmax of ``score`` over the rows of each group that ``among`` [N] selects; 0 elsewhere (SCOPE).
 
     A group's weights sum to 1; a lone row has weight 1.
     """

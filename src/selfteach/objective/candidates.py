@@ -1,4 +1,4 @@
-"""A match on a few candidate tokens, chosen by all roles of the target together and by the sample (card 19)."""
+"""A match on a few candidate tokens, chosen by all roles of the target together and by the sample (AVSD)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ NEVER = -math.inf
 class Divergence(ABC):
     """D(student, teacher) = Σ_j summand_j, per position.
 
-    ``clip_entry`` caps each vocabulary entry's summand (OPSD's point-wise clip, card 01), ``clip_token`` the
+    ``clip_entry`` caps each vocabulary entry's summand (OPSD's point-wise clip), ``clip_token`` the
     summed value; both from above only, so a clipped value may be negative. What is capped gets no gradient.
     """
 
@@ -86,7 +86,7 @@ class Divergence(ABC):
         """([...] what ``__call__`` gives, [..., V] its closed-form gradient in the student's logits).
 
         Exact when ``student`` is a log-softmax over the whole last dimension: p_j (f_j − Σ_i p_i f_i) with
-        p_j f_j = ``slope``_j, and slope 0 for a clipped entry (card 16). ValueError as ``entries``.
+        p_j f_j = ``slope``_j, and slope 0 for a clipped entry (Unmasking OPD). ValueError as ``entries``.
         """
         check_log_probs(student, teacher)
         summand, slope = self.summand_and_slope(student, teacher)
@@ -134,11 +134,11 @@ class ReverseKL(Divergence):
 
     ``detach_ratio``: the gradient flows through the weight p only, Σ p · sg[log p − log q]. On a distribution
     that sums to 1 that changes nothing; on a truncated support it removes the bias ∇P(S) (``topk_notail_sg``
-    and ``intersect_sg_norm`` of card 05, arXiv 2605.11182: with ``TopK(…, tail="drop")``, resp.
+    and ``intersect_sg_norm`` of Many Faces, arXiv 2605.11182: with ``TopK(…, tail="drop")``, resp.
     ``"renormalize"``).
 
     ``clip_ratio``: the detached log p − log q, minus the advantage of entry j, is held within ± this many nats, so
-    that the gradient is that of a policy gradient with clipped advantages (card 28).
+    that the gradient is that of a policy gradient with clipped advantages (SDPO).
     """
 
     detach_ratio: bool = False
@@ -203,7 +203,7 @@ class JSD(Divergence):
 
 @dataclass(frozen=True)
 class SkewForwardKL(Divergence):
-    """``skew_forward_kl``: KL(teacher ‖ α teacher + (1−α) student) ≤ −log α (DistiLLM's SKL, card 23)."""
+    """``skew_forward_kl``: KL(teacher ‖ α teacher + (1−α) student) ≤ −log α (DistiLLM's SKL, the OPD survey)."""
 
     alpha: float = 0.1
 
@@ -221,7 +221,7 @@ class SkewForwardKL(Divergence):
 
 @dataclass(frozen=True)
 class SkewReverseKL(Divergence):
-    """``skew_reverse_kl``: KL(student ‖ (1−α) teacher + α student) ≤ −log α (DistiLLM's SRKL, card 23)."""
+    """``skew_reverse_kl``: KL(student ‖ (1−α) teacher + α student) ≤ −log α (DistiLLM's SRKL, the OPD survey)."""
 
     alpha: float = 0.1
 
@@ -365,7 +365,7 @@ class EntropyAware(_TwoSidedKL):
     ``softness``).
 
     Where the teacher is unsure the student should cover its modes, elsewhere imitate it (arXiv 2603.07079;
-    cards 02, 23). Threshold and softness in nats; softness → 0 is the switch 1[H > threshold]. H is taken
+    PW-OPSD, the OPD survey). Threshold and softness in nats; softness → 0 is the switch 1[H > threshold]. H is taken
     over the given support.
     """
 
@@ -391,7 +391,7 @@ class ToDi(_TwoSidedKL):
     no gradient in a.
 
     Tokens the student underrates are pulled up by the forward KL, overrated ones pushed down by the reverse
-    KL (arXiv 2505.16297; card 23). Every summand is ≥ 0.
+    KL (https://arxiv.org/abs/2505.16297). Every summand is ≥ 0.
     """
 
     def weights(self, student: Entries, teacher: Entries) -> tuple[Entries, Entries]:

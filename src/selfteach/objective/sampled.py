@@ -71,7 +71,7 @@ def control_variate(
 ) -> Float[Tensor, "*P"]:
     """KL(p ‖ q) from full log-probs [P, V] → [P], no gradient: minus the mean of ``distillation_advantage``.
 
-    Add it to that advantage (card 32): the sum has mean zero and the same expected gradient. A ``support`` such as
+    Add it to that advantage (vOPD): the sum has mean zero and the same expected gradient. A ``support`` such as
     ``TopK(100, of="student", tail="renormalize")`` keeps it independent of y, so the gradient stays unbiased, but the
     mean is no longer exactly 0. It lowers the variance summed over positions, not that of each. ValueError: shapes or
     types differ, NaN.

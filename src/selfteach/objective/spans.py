@@ -15,14 +15,14 @@ _ROUNDING = 1e-9
 
 
 def capped(marked: Bool[Tensor, "N T"], mask: Bool[Tensor, "N T"], share: float) -> Bool[Tensor, "N T"]:
-    """[N, T] bool: of each rollout's ``marked`` [N, T] tokens the first ⌊share · |y|⌋, |y| written tokens (card 04)."""
+    """[N, T] bool: of each rollout's ``marked`` [N, T] tokens the first ⌊share · |y|⌋, |y| written tokens (TRACE)."""
     _require_share(share)
     kept = marked & mask
     return kept & (kept.cumsum(dim=1) <= (share * mask.sum(dim=1, keepdim=True) + _ROUNDING).floor())
 
 
 def scattered(mask: Bool[Tensor, "N T"], share: float, seed: int) -> Bool[Tensor, "N T"]:
-    """[N, T] bool: ⌊share · |y|⌋ of each rollout's written tokens, each as likely as any other (card 04's ablation).
+    """[N, T] bool: ⌊share · |y|⌋ of each rollout's written tokens, each as likely as any other (TRACE's ablation).
 
     A pure function of ``seed`` and of how much each rollout wrote: padding does not move it.
     """

@@ -38,7 +38,7 @@ class Statistics:
     ``step``: the optimizer step the loss is for, from 0. ``roles``: those scored beside the student. ``rows`` [N] bool:
     the rows of the present update (None: all). ``old``: role → [N, T] log-probs measured before the first update
     of this batch (None: this is the first). ``record``: the rows are one record's, whose gradient must know nothing of
-    the others (card 62): a statistic of the whole batch is refused. ``metrics``: what the recipe reported.
+    the others (DP-OPD): a statistic of the whole batch is refused. ``metrics``: what the recipe reported.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Statistics:
 
     @property
     def relative_position(self) -> Float[Tensor, "N T"]:
-        """[N, T] (t − ½)/|y| of the t-th (from 1) written token of a rollout; 0 where it wrote none (card 02)."""
+        """[N, T] (t − ½)/|y| of the t-th (from 1) written token of a rollout; 0 where it wrote none (PW-OPSD)."""
         written = self.columns.mask
         nth = written.cumsum(dim=1).to(self.dtype) - 0.5
         return torch.where(written, nth / self.length.clamp(min=1).unsqueeze(1), 0.0)
@@ -204,7 +204,7 @@ class Statistics:
 
     def importance(self, cap: float | None = None) -> ImportanceRatio | None:
         """The gate min(π/μ, ``cap``), μ = ``behavior_log_prob``; None where it would be 1: the present policy wrote the
-        tokens. It corrects the sampler's mismatch (cards 28, 33)."""
+        tokens. It corrects the sampler's mismatch (SDPO, ExOPD)."""
         if self.columns.behavior is None and self._old is None:
             return None
         return ImportanceRatio(self.behavior_log_prob, cap, self.temperature)

@@ -41,13 +41,13 @@ class TopK:
       exceeds its full value; equal from k = V − 1 on. The tail is summed over its entries, so it neither
       vanishes nor needs a clamp when the top-k mass rounds to 1.
     - ``renormalize``: both sides are rescaled to sum to 1. Blind to mass that leaves the set; identically 0
-      at k = 1, and may exceed the full divergence (card 28).
+      at k = 1, and may exceed the full divergence (SDPO).
     - ``drop``: the plain log-probs. BIASED: no divergence any more, may be negative, leaves a gradient at
       student = teacher. The reverse KL's gradient carries the extra ∇P(S), P(S) the student's mass on the set
-      (card 05): its minimum is p = q/e there, so descent moves mass out of the set.
+      (Many Faces): its minimum is p = q/e there, so descent moves mass out of the set.
       ``ReverseKL(detach_ratio=True)`` removes exactly that term.
 
-    Card 05's stop-gradient form is therefore no tail of its own but ``ReverseKL(detach_ratio=True)`` on
+    Many Faces's stop-gradient form is therefore no tail of its own but ``ReverseKL(detach_ratio=True)`` on
     ``drop``. An empty intersection contributes 0 (with ``bucket`` both tails hold everything: also 0).
     """
 

@@ -90,7 +90,7 @@ class _Pool:
 
 @dataclass(frozen=True)
 class Mixture(_Pool):
-    """Σ_i w_i q_i: the arithmetic mean, which minimizes Σ_i w_i KL(q_i ‖ r) over r (cards 05, 19)."""
+    """Σ_i w_i q_i: the arithmetic mean, which minimizes Σ_i w_i KL(q_i ‖ r) over r (Many Faces, AVSD)."""
 
     elementwise: ClassVar[bool] = True
 
@@ -101,7 +101,7 @@ class Mixture(_Pool):
 
 @dataclass(frozen=True)
 class GeometricMean(_Pool):
-    """∝ Π_i q_i^(w_i): a product of experts, which minimizes Σ_i w_i KL(r ‖ q_i) over r (cards 05, 19).
+    """∝ Π_i q_i^(w_i): a product of experts, which minimizes Σ_i w_i KL(r ‖ q_i) over r (Many Faces, AVSD).
 
     ``renormalize=False`` leaves Σ_i w_i log q_i as it is, with a sum of at most 1.
     """
@@ -120,7 +120,7 @@ class GeometricMean(_Pool):
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """∝ reference^(1−λ) · teacher^λ, λ = ``strength`` ≥ 0: the optimum of G-OPD (card 33, arXiv 2602.12125).
+    """∝ reference^(1−λ) · teacher^λ, λ = ``strength`` ≥ 0: the optimum of G-OPD (https://arxiv.org/abs/2602.12125).
 
     λ = 0 is the reference, 1 the teacher, below 1 lies between, above 1 beyond the teacher (ExOPD: 1.25).
     """
@@ -146,7 +146,7 @@ class Extrapolation:
 
 @dataclass(frozen=True)
 class TrustRegion:
-    """∝ reference^(1−a) · teacher^a, a = ``rate`` in [0, 1]: SDPO's lerp of logits (card 28, arXiv
+    """∝ reference^(1−a) · teacher^a, a = ``rate`` in [0, 1]: SDPO's lerp of logits (arXiv
     2601.20802).
 
     a = 0 is the reference (the frozen weights), 1 the teacher (the live weights), both under the privileged
@@ -177,7 +177,7 @@ class AdvantageTilted:
     weight τ to base.
 
     ``base`` and ``baseline`` name roles; None is the trained one. By default both are that: p^(1−1/τ)
-    q^(1/τ), a step of size 1/τ from it to the teacher in logit space (card 16: its reverse-KL gradient is
+    q^(1/τ), a step of size 1/τ from it to the teacher in logit space (Unmasking OPD: its reverse-KL gradient is
     the ascent direction of E_p[A]). ``baseline`` the same model without the privilege tilts by what the
     privilege alone adds; base = baseline = a reference is ``Extrapolation`` with strength 1/τ.
     """
@@ -207,7 +207,7 @@ class AdvantageTilted:
 
 @dataclass(frozen=True)
 class StudentMix:
-    """(1−λ) sg[p] + λ q, λ = ``share``: a target that starts at the trained role and moves (TAID, card 23).
+    """(1−λ) sg[p] + λ q, λ = ``share``: a target that starts at the trained role and moves (TAID, the OPD survey).
 
     The same walk in logit space, p^(1−λ) q^λ, is ``AdvantageTilted(name, temperature=1/λ)``.
     """
@@ -230,7 +230,7 @@ class StudentMix:
 
 @dataclass(frozen=True)
 class Consensus:
-    """AVSD (card 19, arXiv 2605.20643): log q* = log q_G + λ J, what the views agree on plus a gated
+    """AVSD (https://arxiv.org/abs/2605.20643): log q* = log q_G + λ J, what the views agree on plus a gated
     residual.
 
     Over the M views ``names``: q_G their geometric, q_A their arithmetic mean, Δ_m = log q_m − log p, A_G =

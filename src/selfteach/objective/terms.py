@@ -105,7 +105,7 @@ class Term(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Match(Term):
-    """Pull the role's whole next-token distribution to a target (card 01 and most others).
+    """Pull the role's whole next-token distribution to a target (OPSD and most others).
 
     Both sides are divided by ``temperature`` before the softmax (``target_temperature`` if the target's roles'
     differs). The support is cut before the divergence is taken. ``ceiling``: upper bound on a token's loss (nats); what
@@ -170,9 +170,9 @@ class Sampled(OfSampledToken):
     """A function of the sampled token's log-probs: ``function(log p(y), log target(y))`` → [P] losses.
 
     ``sampled.distillation`` (the default) is −sg[log target(y) − log p(y)] · log p(y), whose mean over y ~ p is
-    ∇KL(p‖target) (card 01 variant, card 33); ``sampled.k2`` and ``sampled.k3`` are the estimators of that name as
-    differentiable losses (card 59); any other will do. ``control_variate``: a support over which KL(p‖target) is taken
-    as the closed-form baseline of that policy gradient (card 32); it adds −sg[KL] · log p(y).
+    ∇KL(p‖target) (OPSD variant, ExOPD); ``sampled.k2`` and ``sampled.k3`` are the estimators of that name as
+    differentiable losses (CurioSFT); any other will do. ``control_variate``: a support over which KL(p‖target) is taken
+    as the closed-form baseline of that policy gradient (vOPD); it adds −sg[KL] · log p(y).
     """
 
     target: Target

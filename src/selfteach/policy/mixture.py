@@ -1,4 +1,4 @@
-"""Decoding from several contexts at once: each token is drawn from one of them, and all of them read it (card 11)."""
+"""Decoding from several contexts at once: each token is drawn from one of them, and all of them read it (MixSD)."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class ChatRenderer:
         """The conversation up to where the assistant speaks, plus ``prefill``, put into its mouth.
 
         ``thinking`` is handed to the template as ``enable_thinking`` (None: its own default). A template that
-        opens ``<think>`` regardless gets it closed when ``thinking`` is False (card 02).
+        opens ``<think>`` regardless gets it closed when ``thinking`` is False (PW-OPSD).
         """
         return list(self._prompt_ids(_content(messages), thinking, prefill))
 

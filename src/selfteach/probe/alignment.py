@@ -1,4 +1,4 @@
-"""Gradient alignment: does a distillation loss push a token where the student's own success lies? (card 16)
+"""Gradient alignment: does a distillation loss push a token where the student's own success lies? (Unmasking OPD)
 
 At chosen positions ("nodes") of the student's rollouts each candidate next token is forced and completed by the
 student; the share of right answers estimates V_j. The gradient that most increases success is then known, and its

@@ -1,4 +1,4 @@
-"""Forced-token continuations: what becomes of an answer once a certain token was taken (cards 02 and 16)."""
+"""Forced-token continuations: what becomes of an answer once a certain token was taken (PW-OPSD and Unmasking OPD)."""
 
 from __future__ import annotations
 

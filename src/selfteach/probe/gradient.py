@@ -1,4 +1,4 @@
-"""Logit gradients on a set of candidate tokens, and how well two of them agree (card 16, arXiv 2605.10889).
+"""Logit gradients on a set of candidate tokens, and how well two of them agree (https://arxiv.org/abs/2605.10889).
 
 p is the student's next-token distribution, V_j the success probability once token j was taken. On the candidate set
 C everything is taken at a fixed mass p(C): then nothing need be known of tokens outside, and C = the whole vocabulary

@@ -1,4 +1,4 @@
-"""Nodes: positions of rollouts with candidate next tokens, and every loss's logit gradient on them (card 16)."""
+"""Nodes: positions of rollouts with candidate next tokens, and every loss's logit gradient on them (Unmasking OPD)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Branch viability: does a token the privileged teacher proposes still lead the student to a right answer? (card 02)
+"""Branch viability: does a token the privileged teacher proposes still lead the student to a right answer? (PW-OPSD)
 
 At a position of the student's rollout (the "spine") the teacher's likely tokens that the student did not take are
 forced, one at a time, after the student's own prompt; the student goes on alone. Which score foretells success is

@@ -42,7 +42,7 @@ class Recipe(ABC):
     title: ClassVar[str] = ""
     """What the method is called in its paper."""
     source: ClassVar[str] = ""
-    """Paper (arXiv id) and card."""
+    """The address of its paper."""
     formula: ClassVar[str] = ""
     """The loss in one line."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}}
@@ -56,7 +56,7 @@ class Recipe(ABC):
     generates: ClassVar[bool] = True
     """Whether a step writes tokens of its own, so that a token budget can end the run."""
     annotated: ClassVar[bool] = False
-    """Whether the task's annotator marks each rollout: then there are the marks "key" and "error" (card 04)."""
+    """Whether the task's annotator marks each rollout: then there are the marks "key" and "error" (TRACE)."""
 
     rollouts: Rollouts = Rollouts()
     optimization: Optimization = Optimization()

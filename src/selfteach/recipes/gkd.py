@@ -21,7 +21,7 @@ class GKD(Recipe):
     """
 
     title = "Generalized Knowledge Distillation"
-    source = "arXiv 2306.13649"
+    source = "https://arxiv.org/abs/2306.13649"
     formula = "mean_y (1/|y|) Σ_t JSD_β(q ‖ p),  y ~ λ p + (1 − λ) data"
     presets = {
         "paper": {},

@@ -20,7 +20,7 @@ class GRPO(Recipe):
     """
 
     title = "Group Relative Policy Optimization"
-    source = "arXiv 2402.03300"
+    source = "https://arxiv.org/abs/2402.03300"
     formula = "mean_y (1/|y|) Σ_t −min( ρ A, clip(ρ) A ) + β k3(p, ref)"
     presets = {
         "deepseekmath": {},

@@ -141,7 +141,7 @@ class TrainedWeights:
 @settings
 class PerRecord:
     """Gradients of single records (all rows of one prompt): each clipped to norm ``clip``, summed, noise of deviation
-    ``noise`` · ``clip`` added once, divided by the ``expected`` number of records a batch (DP-SGD, card 62).
+    ``noise`` · ``clip`` added once, divided by the ``expected`` number of records a batch (DP-SGD, DP-OPD).
 
     Each record's loss is the recipe's loss on that record alone, divisors included: what other records are would leak.
     A statistic of the whole batch (``Statistics.quantile``) is refused. The noise is drawn from the run's seed, which
@@ -157,7 +157,7 @@ class PerRecord:
 class ReferenceProbe:
     """Measure at every step how likely some examples' private text is: as NLL of the student under the bare problem
     (``reference/student``, nats a token) and as mean log-prob of each teacher under its view (``reference/NAME``).
-    The examples are kept out of training. A controller may read it (card 06)."""
+    The examples are kept out of training. A controller may read it (ATESD)."""
 
     field: str = "answer"
     examples: PositiveRows = 16

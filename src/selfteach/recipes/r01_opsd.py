@@ -1,4 +1,4 @@
-"""Card 01: on-policy self-distillation (OPSD)."""
+"""On-policy self-distillation (OPSD)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selfteach.recipes.kit import *
 class OPSD(Recipe):
     """Pull the student to its solution-reading, frozen self on its own tokens.
 
-    "Self-Distilled Reasoner" (arXiv 2601.18734, v3; card 01). The student p answers the bare problem; the teacher
+    "Self-Distilled Reasoner" (https://arxiv.org/abs/2601.18734). The student p answers the bare problem; the teacher
     q, the same model at step 0, reads the reference solution and scores those tokens:
 
         L = mean over rollouts of (1/|y|) Σ_t Σ_v min( q(v) (log q(v) − log p(v)), clip_entry )
@@ -21,7 +21,7 @@ class OPSD(Recipe):
     """
 
     title = "On-Policy Self-Distillation"
-    source = "arXiv 2601.18734, card 01"
+    source = "https://arxiv.org/abs/2601.18734"
     formula = "mean_y (1/|y|) Σ_t Σ_v min( q(v) log(q(v)/p(v)), τ )"
     sizes = {**Recipe.sizes, "reason_tokens": "tokens"}
     presets = {

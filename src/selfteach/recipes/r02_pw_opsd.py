@@ -1,4 +1,4 @@
-"""Card 02: position-weighted on-policy self-distillation (PW-OPSD)."""
+"""Position-weighted on-policy self-distillation (PW-OPSD)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selfteach.recipes.r01_opsd import OPSD
 class PWOPSD(OPSD):
     """OPSD that trusts the teacher more, the later it speaks in a rollout.
 
-    "When Are Teacher Tokens Reliable?" (arXiv 2605.21606, card 02). The t-th of a rollout's |y| own tokens has the
+    "When Are Teacher Tokens Reliable?" (arXiv 2605.21606). The t-th of a rollout's |y| own tokens has the
     relative position r = (t − ½)/|y| and the weight w(r) = w_min + (1 − w_min) σ((r − τ)/s):
 
         L = mean over rollouts of (1/|y|) Σ_t w(r_t) Σ_v min( q(v) (log q(v) − log p(v)), clip_entry )
@@ -27,7 +27,7 @@ class PWOPSD(OPSD):
     """
 
     title = "Position-Weighted On-Policy Self-Distillation"
-    source = "arXiv 2605.21606, card 02"
+    source = "https://arxiv.org/abs/2605.21606"
     formula = "mean_y (1/|y|) Σ_t w(t/|y|) Σ_v min( q(v) log(q(v)/p(v)), τ )"
     presets = {"moderate": {}, "position-global": {"mean_over": "tokens"}}
 

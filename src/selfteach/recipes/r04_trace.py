@@ -1,4 +1,4 @@
-"""Card 04: token-routed self on-policy alignment (TRACE)."""
+"""Token-routed self on-policy alignment (TRACE)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selfteach.recipes.kit import *
 class TRACE(Recipe):
     """GRPO everywhere, and for the first steps a KL to a hinted teacher on the few tokens that an annotator marked.
 
-    TRACE (arXiv 2605.10194; card 04). An annotator marks key spans K of right rollouts and error spans E of wrong
+    TRACE (arXiv 2605.10194). An annotator marks key spans K of right rollouts and error spans E of wrong
     ones; the teacher q, a copy of the student p every ``sync_every`` steps, reads the type of what was marked, neither
     place nor text. With λ the schedule's value at this step (of ``kl_start`` = λ_0, held, then linearly to 0):
 
@@ -30,7 +30,7 @@ class TRACE(Recipe):
     """
 
     title = "Token-Routed Self On-Policy Alignment"
-    source = "arXiv 2605.10194, card 04"
+    source = "https://arxiv.org/abs/2605.10194"
     formula = "GRPO off the spans + λ(step) mean_y (1/|y|) [ Σ_key KL(q‖p) + Σ_error KL(p‖q) ]"
     sizes = {**Recipe.sizes, "kl_hold": "schedule", "kl_decay": "schedule", "sync_every": "schedule"}
     presets = {"trace-fkl": {}, "trace-rkl": {"key_weight": 0.0, "error_weight": 1.0}}

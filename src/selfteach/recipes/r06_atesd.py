@@ -1,4 +1,4 @@
-"""Card 06: adaptive teacher exposure for self-distillation (ATESD)."""
+"""Adaptive teacher exposure for self-distillation (ATESD)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfteach.recipes.r01_opsd import OPSD
 class ATESD(OPSD):
     """OPSD whose teacher reads a share α of the reference solution, found while training by a learned policy.
 
-    "Adaptive Teacher Exposure for Self-Distillation in LLM Reasoning" (arXiv 2605.11458, card 06). Of a reference's m
+    "Adaptive Teacher Exposure for Self-Distillation in LLM Reasoning" (arXiv 2605.11458). Of a reference's m
     segments the teacher reads the first ⌊α m⌋ and always the final answer; α is one number for the whole batch:
 
         L = mean over rollouts of (1/|y|) Σ_t KL( q_α(· | x, y*_α, y_<t) ‖ p(· | x, y_<t) )
@@ -24,7 +24,7 @@ class ATESD(OPSD):
     """
 
     title = "Adaptive Teacher Exposure for Self-Distillation"
-    source = "arXiv 2605.11458, card 06"
+    source = "https://arxiv.org/abs/2605.11458"
     formula = "mean_y (1/|y|) Σ_t KL(q_α‖p), α ~ Beta policy(state), R = Σ γ^(i−1) (ℓ_{i−1} − ℓ_i)₊ + λ ḡ"
     presets = {"paper": {}}
 

@@ -1,4 +1,4 @@
-"""Card 10: self-distillation zero (SD-Zero): learn to revise, then distill the reviser into the first try."""
+"""Self-distillation zero (SD-Zero): learn to revise, then distill the reviser into the first try."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SelfRevision(Recipe):
     """
 
     title = "Self-Revision Training"
-    source = "arXiv 2604.12002, card 10"
+    source = "https://arxiv.org/abs/2604.12002"
     formula = "−log π([y_init, P_r, y_rev] | x) − log π(y_rev | x, y_init, P_r)"
 
     revisions: PositiveRows = 3
@@ -50,7 +50,7 @@ class SelfRevision(Recipe):
 class SDZero(Recipe):
     """Learn to revise, then pull the first try to what the reviser would have written.
 
-    "Self-Distillation Zero" (arXiv 2604.12002; card 10). Phase 1 is ``SelfRevision``. In phase 2 the student π answers
+    "Self-Distillation Zero" (arXiv 2604.12002). Phase 1 is ``SelfRevision``. In phase 2 the student π answers
     x; the answer y is verified; the teacher, the weights at the end of phase 1, reads x, the whole of y and the phrase
     P_r that says whether y was right, all in one assistant's turn, and scores the same tokens once more:
 
@@ -61,7 +61,7 @@ class SDZero(Recipe):
     """
 
     title = "Self-Distillation Zero"
-    source = "arXiv 2604.12002, card 10"
+    source = "https://arxiv.org/abs/2604.12002"
     formula = "mean_y Σ_t KL( π(·|x, y_<t) ‖ π_SRT(·|x, y, P_r, y_<t) )"
     sizes = {**Recipe.sizes, "srt_steps": "steps", "srt_drafts": "stored", "sync_every": "schedule"}
     presets = {

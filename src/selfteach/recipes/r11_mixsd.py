@@ -1,4 +1,4 @@
-"""Card 11: mixed contextual self-distillation (MixSD), knowledge put into a model in its own words."""
+"""Mixed contextual self-distillation (MixSD), knowledge put into a model in its own words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOVICE, EXPERT = "novice", "expert"
 class MixSD(Recipe):
     """Imitate answers that the model itself wrote, by turns knowing the fact and not.
 
-    "MixSD" (arXiv 2605.16865; card 11). Before training the initial policy θ* writes one target for each question x,
+    "MixSD" (arXiv 2605.16865). Before training the initial policy θ* writes one target for each question x,
     x⁺ being the question with the answer told:
 
         y_t ~ share · p_θ*(· | x, y_<t) + (1 − share) · p_θ*(· | x⁺, y_<t)
@@ -26,7 +26,7 @@ class MixSD(Recipe):
     """
 
     title = "Mixed Contextual Self-Distillation"
-    source = "arXiv 2605.16865, card 11"
+    source = "https://arxiv.org/abs/2605.16865"
     formula = "mean_t −log p(y_t),  y_t ~ λ p*(·|x, y_<t) + (1−λ) p*(·|x⁺, y_<t)"
     presets = {
         "paper": {},

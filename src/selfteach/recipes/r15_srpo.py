@@ -1,4 +1,4 @@
-"""Card 15: sample-routed policy optimization (SRPO), GRPO for some rollouts and SDPO for the others."""
+"""Sample-routed policy optimization (SRPO), GRPO for some rollouts and SDPO for the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selfteach.recipes.kit import *
 class SRPO(Recipe):
     """Wrong rollouts with a right sibling learn from its reader, token by token; the rest by their group's rewards.
 
-    "Unifying Group-Relative and Self-Distillation Policy Optimization via Sample Routing" (arXiv 2604.02288; card 15).
+    "Unifying Group-Relative and Self-Distillation Policy Optimization via Sample Routing" (arXiv 2604.02288).
     With z_i = 1 where rollout i is wrong and another of its group is right, p the student, q its running average that
     reads a right sibling, A_i = (r_i − group mean) / (group std + ε) over the whole group:
 
@@ -27,7 +27,7 @@ class SRPO(Recipe):
     """
 
     title = "Sample-Routed Policy Optimization"
-    source = "arXiv 2604.02288, card 15"
+    source = "https://arxiv.org/abs/2604.02288"
     formula = (
         "( Σ_{z=0} −min(ρ A, clip(ρ) A) + Σ_{z=1} w JSD(p, sg q) ) / Σ|y|,  z = wrong with a right sibling"
     )
@@ -43,7 +43,7 @@ class SRPO(Recipe):
     route: Literal["wrong", "right", "all"] = "wrong"
     """Which rollouts with a right sibling are distilled: the wrong ones (paper), the right ones, or all."""
     update_rate: UnitInterval = 0.05
-    """Share of the new weights in each average of the teacher (as in SDPO, card 28)."""
+    """Share of the new weights in each average of the teacher (as in SDPO)."""
     alpha: UnitInterval = 0.5
     """Divergence of the distilled rollouts: 0 forward KL, 1 reverse KL, between JSD with α on the teacher."""
     student_top_k: PositiveInt | None = 100

@@ -1,4 +1,4 @@
-"""Card 19: adaptive-view self-distillation (AVSD)."""
+"""Adaptive-view self-distillation (AVSD)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selfteach.recipes.kit import *
 class AVSD(Recipe):
     """Pull the student to what several views of one problem agree on, and as far beyond as the agreement carries.
 
-    "AVSD: Adaptive-View Self-Distillation" (arXiv 2605.20643, card 19). The frozen teacher reads M views, q_m. With
+    "AVSD: Adaptive-View Self-Distillation" (arXiv 2605.20643). The frozen teacher reads M views, q_m. With
     log q_G the mean of the log q_m, q_A the mean of the q_m, Δ_m = log q_m − log p, A_G = log q_G − log p and
     J = max(0, log q_A − log q_G), all at the sampling temperature, the target is
 
@@ -26,7 +26,7 @@ class AVSD(Recipe):
     """
 
     title = "Adaptive-View Self-Distillation"
-    source = "arXiv 2605.20643, card 19"
+    source = "https://arxiv.org/abs/2605.20643"
     formula = "mean_t −sg[ log q_G + λ J − log p ] log p,  J = log q_A − log q_G,  λ = C·R"
     presets = {"math": {}}
 

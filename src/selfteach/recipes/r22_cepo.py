@@ -1,4 +1,4 @@
-"""Card 22: contrastive evidence policy optimization (CEPO), and RLSD, its ancestor."""
+"""Contrastive evidence policy optimization (CEPO), and RLSD, its ancestor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RIGHT, WRONG = "right", "wrong"
 class CEPO(Recipe):
     """GRPO whose advantage falls on the tokens that the right answer speaks for and a wrong one against.
 
-    "RLVR Self-Distillation using Contrastive Evidence Policy Optimization" (arXiv 2605.19436; card 22). Two teachers,
+    "RLVR Self-Distillation using Contrastive Evidence Policy Optimization" (arXiv 2605.19436). Two teachers,
     the student's own weights, score the sampled tokens behind a spliced-in answer: P⁺ behind the right one, P⁻ behind
     the one that the group's worst wrong rollout gave. With A_i the group advantage and Δ_t = log P⁺(y_t) − log P⁻(y_t):
 
@@ -30,7 +30,7 @@ class CEPO(Recipe):
     """
 
     title = "Contrastive Evidence Policy Optimization"
-    source = "arXiv 2605.19436, card 22"
+    source = "https://arxiv.org/abs/2605.19436"
     formula = (
         "mean_t −min(ρ A_t, clip(ρ) A_t),  A_t = A [(1 − λ) + λ clip(exp(sign(A) (log P⁺ − log P⁻)), 1 ± ε)]"
     )

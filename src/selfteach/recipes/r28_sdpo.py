@@ -1,4 +1,4 @@
-"""Card 28: self-distillation policy optimization (SDPO), reinforcement learning from rich feedback."""
+"""Self-distillation policy optimization (SDPO), reinforcement learning from rich feedback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALONE = {"sibling": False, "clip_advantage": 5.0, "per_prompt": 16, "prompts": 1
 class SDPO(Recipe):
     """Pull the student to what it would have said, had it read the feedback on its own attempt.
 
-    "Reinforcement Learning via Self-Distillation" (arXiv 2601.20802; card 28). The student p answers the question x;
+    "Reinforcement Learning via Self-Distillation" (arXiv 2601.20802). The student p answers the question x;
     the teacher q, its running average, reads x with a right answer from the same group and/or the verifier's text f
     and scores those very tokens:
 
@@ -32,7 +32,7 @@ class SDPO(Recipe):
     """
 
     title = "Self-Distillation Policy Optimization"
-    source = "arXiv 2601.20802, card 28"
+    source = "https://arxiv.org/abs/2601.20802"
     formula = "mean_t min(p/μ, 2) · JSD_α( p(·|x,y<t), sg q(·|x,f,y<t) ) on the student's top K + tail"
     presets = {
         "sec3": {},
@@ -73,7 +73,7 @@ class SDPO(Recipe):
     is_clip: PositiveFloat | None = 2.0
     """Cap on the importance ratio policy/sampler of each token (none: no such weight)."""
     distill: Literal["all", "wrong", "right"] = "all"
-    """Which rollouts are distilled: all that got feedback, or only wrong or right ones (ablation of card 15)."""
+    """Which rollouts are distilled: all that got feedback, or only wrong or right ones (ablation of SRPO)."""
     grpo_share: UnitInterval = 0.0
     """λ of the mixed advantage λ A_GRPO + (1 − λ) A_SDPO, A_GRPO = reward − group mean (``scale`` none; ablation:
     0.9)."""

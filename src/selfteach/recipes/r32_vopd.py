@@ -1,4 +1,4 @@
-"""Card 32: on-policy distillation with a control-variate baseline (vOPD)."""
+"""On-policy distillation with a control-variate baseline (vOPD)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selfteach.recipes.kit import *
 class VOPD(Recipe):
     """Distill on sampled tokens, each against what a token was worth on average at its position.
 
-    "KL for a KL" (arXiv 2605.07865; card 32). The student p answers, an external teacher q scores the sampled tokens
+    "KL for a KL" (arXiv 2605.07865). The student p answers, an external teacher q scores the sampled tokens
     y_t. The reward log q(y_t)/p(y_t) has a value function in closed form, −KL(p‖q), which serves as its baseline:
 
         A_t = log q(y_t) − log p(y_t) + KL( p(·|s_t) ‖ q(·|s_t) )          without gradient
@@ -27,7 +27,7 @@ class VOPD(Recipe):
     """
 
     title = "On-Policy Distillation with a Control Variate Baseline"
-    source = "arXiv 2605.07865, card 32"
+    source = "https://arxiv.org/abs/2605.07865"
     formula = "mean_t −[ log q(y_t) − log p(y_t) + KL(p‖q) ] log p(y_t)"
     presets = {"paper": {}, "top-k": {"baseline": "top-k"}}
 

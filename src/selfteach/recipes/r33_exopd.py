@@ -1,4 +1,4 @@
-"""Card 33: generalized on-policy distillation with reward extrapolation (ExOPD)."""
+"""Generalized on-policy distillation with reward extrapolation (ExOPD)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUTED = re.compile(r"([\w-]+)=(.+)")
 class ExOPD(Recipe):
     """Go past the teacher, along the way that leads from a reference to it, on the student's own tokens.
 
-    "Learning beyond Teacher" (arXiv 2602.12125; card 33). The student π answers; a teacher π* and a reference
+    "Learning beyond Teacher" (https://arxiv.org/abs/2602.12125). The student π answers; a teacher π* and a reference
     π_ref score the sampled tokens y_t under the same prompt. On-policy distillation maximizes
     E_y[ Σ_t log π*/π_ref ] − KL(π‖π_ref); here the reward counts λ times:
 
@@ -32,7 +32,7 @@ class ExOPD(Recipe):
     """
 
     title = "Generalized On-Policy Distillation with Reward Extrapolation"
-    source = "arXiv 2602.12125, card 33"
+    source = "https://arxiv.org/abs/2602.12125"
     formula = "mean_t −min(π/π_rollout, 5) [ log π*/π + (λ−1) log π*/π_ref ] log π"
     presets = {
         "same-size": {},

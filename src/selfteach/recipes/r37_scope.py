@@ -1,4 +1,4 @@
-"""Card 37: signal-calibrated on-policy distillation with two weighted paths (SCOPE)."""
+"""Signal-calibrated on-policy distillation with two weighted paths (SCOPE)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIGN: Mapping[Favor, float] = {"high-perplexity": -1.0, "low-perplexity": 1.0, "
 class SCOPE(Recipe):
     """Wrong rollouts learn from the teacher, right ones from themselves, each path weighted by a perplexity.
 
-    SCOPE (arXiv 2604.10688; card 37). Of a prompt's rollouts C are right and W wrong; PPL(y) = exp(−mean_t log π(y_t)):
+    SCOPE (arXiv 2604.10688). Of a prompt's rollouts C are right and W wrong; PPL(y) = exp(−mean_t log π(y_t)):
 
         w_i = softmax over C of −mean_t log π(y_t) / τ           unlikely to the student: the edge of its skill
         w_j = softmax over W of +mean_t log π_T(y_t) / τ         likely to the teacher: it knows its way from there
@@ -32,7 +32,7 @@ class SCOPE(Recipe):
     """
 
     title = "Signal-Calibrated On-Policy Distillation Enhancement with Dual-Path Adaptive Weighting"
-    source = "arXiv 2604.10688, card 37"
+    source = "https://arxiv.org/abs/2604.10688"
     formula = "Σ_right w Σ_t −log π + Σ_wrong w Σ_t ρ (log π − log π_T)"
     presets = {
         "paper": {},

@@ -1,4 +1,4 @@
-"""Card 41: offline on-policy distillation (Lightning OPD), rollouts and the teacher's scores of them stored once."""
+"""Offline on-policy distillation (Lightning OPD), rollouts and the teacher's scores of them stored once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TeacherText(Recipe):
     """The first stage of Lightning OPD: imitate answers that a teacher wrote, L = mean over tokens of −log p(y_t)."""
 
     title = "Supervised fine-tuning on a teacher's answers"
-    source = "arXiv 2604.13010, card 41"
+    source = "https://arxiv.org/abs/2604.13010"
     formula = "mean_t −log p(y_t), y ~ teacher"
 
     teacher: str = "Qwen/Qwen3-8B"
@@ -38,7 +38,7 @@ class TeacherText(Recipe):
 class LightningOPD(Recipe):
     """On-policy distillation whose answers are sampled once and scored once, after the teacher's own text was imitated.
 
-    Lightning OPD (arXiv 2604.13010; card 41). Stage "sft" is ``TeacherText``; its end is π_ref. Then π_ref answers
+    Lightning OPD (arXiv 2604.13010). Stage "sft" is ``TeacherText``; its end is π_ref. Then π_ref answers
     ``stored`` prompts once and the teacher π_T scores the tokens y_t once; in training only the student π moves:
 
         A_t = clip( log π_T(y_t) − log π(y_t), ± clip_advantage )              without gradient, in nats
@@ -50,7 +50,7 @@ class LightningOPD(Recipe):
     """
 
     title = "Lightning On-Policy Distillation"
-    source = "arXiv 2604.13010, card 41"
+    source = "https://arxiv.org/abs/2604.13010"
     formula = "mean_y Σ_t −clip( log π_T/π, ±τ ) log π,  y ~ π_ref"
     sizes = {
         **Recipe.sizes,

@@ -12,11 +12,11 @@ from selfteach.recipes.kit import *
 class SFT(Recipe):
     """Raise the likelihood of the data's reference solutions: L = mean over tokens of −log p(y_t).
 
-    Off-policy imitation, the baseline that card 01 and its successors compare with.
+    Off-policy imitation, the baseline that OPSD and its successors compare with.
     """
 
     title = "Supervised fine-tuning"
-    source = "baseline of card 01"
+    source = "baseline of OPSD, https://arxiv.org/abs/2601.18734"
     formula = "mean_t −log p(y_t)"
     presets = {"default": {}}
     generates = False

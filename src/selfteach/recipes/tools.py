@@ -57,7 +57,7 @@ class Tools(Protocol):
         temperature: float = 0.0,
         top_k: int = 0,
     ) -> list[Trajectory]:
-        """One text for each prompt, each token by a role drawn anew with probability ``shares[role]`` (card 11).
+        """One text for each prompt, each token by a role drawn anew with probability ``shares[role]`` (MixSD).
 
         The mark ``from/ROLE`` says whose token it is. Temperature 0 takes the likeliest token.
         """
@@ -89,7 +89,7 @@ class Tools(Protocol):
 
     def edit(self, trajectory: Trajectory, begin: int, text: str) -> Trajectory:
         """The trajectory with ``text`` in the place of everything from token ``begin`` on, ended as the template ends a
-        turn. Its new tokens have no behavior log-probs (card 17). Behind an environment's answer they are a new turn;
+        turn. Its new tokens have no behavior log-probs (CaOPD). Behind an environment's answer they are a new turn;
         ValueError if ``begin`` lies within one."""
 
     def store(self, name: str) -> Store:

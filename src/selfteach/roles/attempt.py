@@ -12,7 +12,7 @@ from selfteach.task.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Evidence:
-    """A final answer spliced in where the assistant begins to speak, without a word of instruction (card 22).
+    """A final answer spliced in where the assistant begins to speak, without a word of instruction (CEPO).
 
     The right answer, or with ``wrong`` the one that the group's worst wrong rollout gave: its claim, else the first
     ``longest`` characters of its text. A group without a wrong rollout shows the right answer, so that both scores
@@ -50,7 +50,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Revision:
-    """The whole attempt followed by a phrase that says whether it was right; then it is scored again (card 10).
+    """The whole attempt followed by a phrase that says whether it was right; then it is scored again (SD-Zero).
 
     The teacher reads the very tokens that it is to score. Wordings: "revise-right" and "revise-wrong", which hold
     {attempt}. None before the attempt is graded.

@@ -1,4 +1,4 @@
-"""The view of TRACE: what kind of thing was marked in the answer, neither where nor what (card 04)."""
+"""The view of TRACE: what kind of thing was marked in the answer, neither where nor what (TRACE)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ BEGINNING_ONLY = (
     "--- beginning of a reference solution ---\n{partial}\n--- the rest is left out ---\n\n"
     "Let it guide you without mentioning it, and solve the problem yourself, step by step."
 )
-"""What ``Partial`` says where the final answer is to stay hidden (card 19)."""
+"""What ``Partial`` says where the final answer is to stay hidden (AVSD)."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Partial:
-    """The problem with the first ``share`` of the reference solution, and the final answer (card 06).
+    """The problem with the first ``share`` of the reference solution, and the final answer (ATESD).
 
     Of m segments (``segments``) the first ⌊share · m⌋ are shown (``rounding`` "up": ⌈share · m⌉, never all). With all
     of them it is the view ``Solution``, byte for byte; with none the view ``Answer``. A ``template``, or a task's
     wording "partial", without {answer} keeps the answer to itself: then what is shown loses its ``\\boxed{…}`` too, and
-    with none the problem stands as the template words it (card 19). None if a field is missing.
+    with none the problem stands as the template words it (AVSD). None if a field is missing.
     """
 
     share: float = 0.5
@@ -109,7 +109,7 @@ class Partial:
 
 def segments(solution: str) -> list[str]:
     """A solution cut into steps that join to it again: at blank lines, else list items, else sentences, else
-    characters (card 19)."""
+    characters (AVSD)."""
     for boundary in (_BLANK_LINES, _LIST_ITEM, _SENTENCE_END):
         cuts = [0, *(found.end() for found in boundary.finditer(solution)), len(solution)]
         parts = [solution[a:b] for a, b in itertools.pairwise(cuts) if a < b]

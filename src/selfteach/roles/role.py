@@ -12,7 +12,7 @@ from selfteach.roles.weights import Frozen, Weights
 
 @dataclass(frozen=True)
 class ReasonFirst:
-    """Let the role write an analysis of what it was shown before it scores (card 01, option ``reason_first``).
+    """Let the role write an analysis of what it was shown before it scores (OPSD, option ``reason_first``).
 
     The role's weights answer ``instruction`` (at most ``max_tokens``); its context becomes view + analysis +
     ``transition``.
@@ -31,7 +31,7 @@ class Role:
     """``weights`` score the written tokens under ``view``; ``thinking`` is the chat template's flag (None: unset).
 
     ``signal``: what it hands over, its full distribution or the sampled tokens' log-probs alone (of stored rollouts
-    these are computed once, card 41). ``tag``: it scores examples of this tag only (None: all; card 33). ``span``: the
+    these are computed once, Lightning OPD). ``tag``: it scores examples of this tag only (None: all). ``span``: the
     part of a trajectory that it scores, behind its view.
     """
 

@@ -1,4 +1,4 @@
-"""The view of SDPO: what the environment said of the attempt, and how a sibling solved it (cards 15, 28)."""
+"""The view of SDPO: what the environment said of the attempt, and how a sibling solved it (SRPO, SDPO)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Reprompt:
     ``sibling``: show the first right rollout of the group, without its thoughts; ``own_success`` lets a right rollout
     be shown to itself. ``feedback``: show the verifier's text about this rollout always, only where no right sibling
     stands, or never. ``readers``: whom it is made for at all; other rollouts cost no teacher. A section without content
-    is dropped; None if both are. The attempt itself is never shown: with it the teacher imitates the attempt (card 28,
+    is dropped; None if both are. The attempt itself is never shown: with it the teacher imitates the attempt (SDPO,
     table 6).
     """
 

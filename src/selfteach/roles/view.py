@@ -47,7 +47,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Solution:
-    """The problem with its worked reference solution (card 01: the teacher's prompt of OPSD).
+    """The problem with its worked reference solution (OPSD: the teacher's prompt of OPSD).
 
     ``template`` holds {problem} and private fields; it replaces the last user message.
     """
@@ -73,7 +73,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Answer:
-    """The problem with its final answer only (card 05: instance-specific privilege in its barest form)."""
+    """The problem with its final answer only (Many Faces: instance-specific privilege in its barest form)."""
 
     template: str = (
         "{problem}\n\nThe correct final answer is {answer}. Work out for yourself, step by step, why; "
@@ -93,7 +93,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Turns that stand before every conversation: a system prompt, rules, worked examples (card 05: shared rule)."""
+    """Turns that stand before every conversation: a system prompt, rules, worked examples (Many Faces: shared rule)."""
 
     turns: Messages
     name: ClassVar[str] = "prefix"

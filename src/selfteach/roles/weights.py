@@ -20,18 +20,18 @@ class Live:
 @dataclass(frozen=True)
 class Frozen:
     """The trained weights as the stage began. With LoRA in a first stage: the adapters switched off, which costs
-    nothing (card 01)."""
+    nothing (OPSD)."""
 
     of: str = POLICY
 
 
 @dataclass(frozen=True)
 class EMA:
-    """An exponential moving average of the trained weights (cards 01, 20, 28).
+    """An exponential moving average of the trained weights (OPSD, TT-OPD, SDPO).
 
     Every ``every`` optimizer steps ema ← ema + gate · (1 − decay) · (θ − ema), and every ``copy_every`` steps (0:
-    never) ema ← θ. It starts as the stage's initial weights with ``from_start`` (cards 15, 28), else as a copy at the
-    first of these steps (card 01's released code); until then the role scores with the weights as they are. ``gate``: a
+    never) ema ← θ. It starts as the stage's initial weights with ``from_start`` (SRPO, SDPO), else as a copy at the
+    first of these steps (OPSD's released code); until then the role scores with the weights as they are. ``gate``: a
     factor from the metrics row last observed (none, and before any: 1); a module's function or a frozen dataclass, so
     that equal specifications are equal. Raises ValueError for a setting out of range.
     """
@@ -52,7 +52,7 @@ class EMA:
 
 @dataclass(frozen=True)
 class Lagged:
-    """A copy that is brought up to date every ``every`` optimizer steps, or batches (cards 04, 10).
+    """A copy that is brought up to date every ``every`` optimizer steps, or batches (TRACE, SD-Zero).
 
     Raises ValueError for ``every`` below 1.
     """
@@ -99,7 +99,7 @@ class Random:
 
 @dataclass(frozen=True)
 class External:
-    """Another model of the same tokenizer, frozen (cards 33, 37, 41): a folder, a hub id or ``arena:NAME``."""
+    """Another model of the same tokenizer, frozen (ExOPD, SCOPE …): a folder, a hub id or ``arena:NAME``."""
 
     model: str
 

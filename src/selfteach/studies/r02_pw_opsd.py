@@ -1,4 +1,4 @@
-"""Card 02, PW-OPSD: weights that rise along the rollout."""
+"""PW-OPSD: weights that rise along the rollout."""
 
 from __future__ import annotations
 

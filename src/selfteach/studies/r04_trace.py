@@ -1,4 +1,4 @@
-"""Card 04, TRACE: a KL on the spans that an annotator marks, faded out, beside GRPO."""
+"""TRACE: a KL on the spans that an annotator marks, faded out, beside GRPO."""
 
 from __future__ import annotations
 

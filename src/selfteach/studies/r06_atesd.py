@@ -1,4 +1,4 @@
-"""Card 06, ATESD: how much of the reference the teacher reads is learned along the way."""
+"""ATESD: how much of the reference the teacher reads is learned along the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Card 10, SD-Zero: first learn to revise, then distill the reviser."""
+"""SD-Zero: first learn to revise, then distill the reviser."""
 
 from __future__ import annotations
 

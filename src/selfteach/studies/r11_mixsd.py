@@ -1,4 +1,4 @@
-"""Card 11, MixSD: imitate what the model wrote, by turns knowing the fact and not."""
+"""MixSD: imitate what the model wrote, by turns knowing the fact and not."""
 
 from __future__ import annotations
 

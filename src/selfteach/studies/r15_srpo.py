@@ -1,4 +1,4 @@
-"""Card 15, SRPO: GRPO for some rollouts, self-distillation for the others."""
+"""SRPO: GRPO for some rollouts, self-distillation for the others."""
 
 from __future__ import annotations
 

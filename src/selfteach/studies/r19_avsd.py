@@ -1,4 +1,4 @@
-"""Card 19, AVSD: what several views agree on, and a gated residual."""
+"""AVSD: what several views agree on, and a gated residual."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Card 22, CEPO: GRPO whose credit is found by contrasting a right answer with a wrong one."""
+"""CEPO: GRPO whose credit is found by contrasting a right answer with a wrong one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Card 28, SDPO: siblings and feedback as privilege; training on one question at test time."""
+"""SDPO: siblings and feedback as privilege; training on one question at test time."""
 
 from __future__ import annotations
 

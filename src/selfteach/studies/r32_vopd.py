@@ -1,4 +1,4 @@
-"""Card 32, vOPD: sampled-token distillation with a control variate."""
+"""vOPD: sampled-token distillation with a control variate."""
 
 from __future__ import annotations
 

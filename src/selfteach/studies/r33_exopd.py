@@ -1,4 +1,4 @@
-"""Card 33, ExOPD: distillation that goes past the teacher. The teacher is made first, from the same base model."""
+"""ExOPD: distillation that goes past the teacher. The teacher is made first, from the same base model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Card 37, SCOPE: right and wrong rollouts on two weighted paths."""
+"""SCOPE: right and wrong rollouts on two weighted paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Card 41, Lightning OPD: answers and the teacher's scores are stored once."""
+"""Lightning OPD: answers and the teacher's scores are stored once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parts of an answer an annotator marked (card 04): character spans of its text, and a coarse type."""
+"""Which parts of an answer an annotator marked (TRACE): character spans of its text, and a coarse type."""
 
 from __future__ import annotations
 

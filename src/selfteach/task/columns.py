@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.task.answer import last_boxed, last_hashes
+from selfteach.task.composed import composed_of, made
+from selfteach.task.conversation import messages_of, replied
 from selfteach.task.layouts import DEFAULT, PEEKED, Layout, recognized
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import Source
 from selfteach.task.reward import RewardFunction
 
 log = logging.getLogger(__name__)
+
+SAID = re.compile(r"(?:^|\n)[^\n]{0,40}?[Tt]he answer is:?[^\S\n]*(\S[^\n]*)")
+"""An answer that a text says in words."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class Columns:
     read: tuple[str, ...] = ()
     """Columns that a reward function has parameters for."""
     layout: str = DEFAULT
+    composed: bool = False
+    """The cells are made of several columns (``composed``)."""
 
     def wanted(self, source: Source) -> list[str]:
         """The source's columns that hold them."""
@@ -40,6 +49,8 @@ class Columns:
     @property
     def described(self) -> str:
         roles = (("problem", self.problem), ("solution", self.solution), ("answer", self.answer))
+        if self.composed:
+            return self.layout
         said = ", ".join(f"{role} = {name}" for role, name in roles if name is not None)
         return f"{self.layout} ({said})"
 
@@ -52,6 +63,27 @@ def pick(row: Mapping[str, Any], column: str) -> Any:
     for name in column.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
+
+
+def composed(source: Source, options: TaskOptions) -> tuple[Source, str | None]:
+    """The source with problems made of several columns, and the layout's name, if it has one that needs that and no
+    option names a column; else the source as it is, and None."""
+    roles = ("problem_column", "solution_column", "answer_column")
+    if any(getattr(options, role) != getattr(TaskOptions, role) for role in roles):
+        return source, None
+    layout = composed_of(source, lambda: _head(source))
+    return (source, None) if layout is None else (made(source, layout), layout.name)
+
+
+def ungraded(source: Source, columns: Columns, options: TaskOptions) -> bool:
+    """Whether nothing could grade an answer: there is no answer column, and none of the first solutions ends in one."""
+    if options.verifier != TaskOptions.verifier or columns.answer is not None or columns.layout == DEFAULT:
+        return False
+    if columns.solution is None:
+        return True
+    wanted = columns.wanted(source)
+    cells = [pick(row, columns.solution) for _, row in islice(source.rows(wanted), PEEKED)]
+    return not any(ends_in_an_answer(cell) for cell in cells)
 
 
 def resolve(source: Source, options: TaskOptions, reward: RewardFunction | None) -> Columns:
@@ -149,3 +181,24 @@ def _read_by(reward: RewardFunction, source: Source, columns: Columns) -> tuple[
             f"{', '.join(map(repr, source.columns))}"
         )
     return read
+
+
+def ends_in_an_answer(cell: Any) -> bool:
+    """Whether a solution's text, or the last reply of a conversation, holds a final answer."""
+    try:
+        messages = messages_of(cell)
+    except ValueError:
+        return False
+    text = cell if messages is None else replied(messages)
+    return isinstance(text, str) and any(found is not None for _, found in endings(text))
+
+
+def endings(solution: str) -> tuple[tuple[str, str | None], ...]:
+    """(where, what) may be the final answer in a worked solution: its last box, what stands behind its last ####, or
+    the answer that it says."""
+    said = SAID.findall(solution)
+    return (
+        ("the solution's last \\boxed{}", last_boxed(solution)),
+        ("behind ####", last_hashes(solution)),
+        ("'The answer is' in the solution", said[-1].strip().removesuffix(".") if said else None),
+    )

@@ -17,7 +17,7 @@ from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.task.answer import AnswerFormat, asked_format, extract_answer
 from selfteach.task.answer_type import types_of
-from selfteach.task.columns import Columns, resolve, say
+from selfteach.task.columns import Columns, composed, resolve, say, ungraded
 from selfteach.task.example import Example, Grade
 from selfteach.task.math_answer import MAX_CHARS, check_math, is_readable
 from selfteach.task.options import TaskOptions
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 Part = Literal["all", "held-out"]
 FEWER = "fewer problems are held out"
+NAMED = 5
+"""So many rows that lack a field are named."""
 SAMPLE = 1000
 """So many rows are looked at to tell what the answers are and how they are asked for."""
 _DECIMAL = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
@@ -149,8 +151,13 @@ def read_task(
     if reward is not None:
         options = _graded_by(reward, options)
     counts: Counter[str] = Counter()
-    columns = resolve(source, options, reward)
+    source, columns = _understood(source, options, reward)
     say(name, columns)
+    if reward is None and ungraded(source, columns, options):
+        log.warning(
+            "%s: no answers are found: nothing is graded (as with verifier none), every reward is 0", name
+        )
+        options = replace(options, verifier="none")
     records = list(_records(source, columns, options, reward, counts))
     options = _with_type(records, _with_form(records, options), counts.pop(NUMERIC, 0))
     if part == "all":
@@ -160,7 +167,7 @@ def read_task(
         held_out = [r for r in records if fingerprint(r.problem) in known]
     else:
         other = open_held_out(options.held_out_file)
-        held_out = list(_records(other, resolve(other, options, reward), options, reward, Counter()))
+        held_out = list(_records(*_understood(other, options, reward), options, reward, Counter()))
         known = frozenset(fingerprint(r.problem) for r in held_out)
     rows = [r for r in records if fingerprint(r.problem) not in known]
     if options.held_out_file is not None:
@@ -199,6 +206,15 @@ def _whole(
     return FileTask(name, records, records, seed, options, counted, layout=columns.described)
 
 
+def _understood(
+    source: Source, options: TaskOptions, reward: RewardFunction | None
+) -> tuple[Source, Columns]:
+    """The source, with problems made of several columns where its layout wants that, and its columns."""
+    source, form = composed(source, options)
+    columns = resolve(source, options, reward)
+    return source, columns if form is None else replace(columns, layout=form, composed=True)
+
+
 def _graded_by(reward: RewardFunction, options: TaskOptions) -> TaskOptions:
     if options.verifier not in ("none", TaskOptions.verifier):
         raise UserError(f"verifier is {options.verifier}, but {reward} grades: leave one of the two out")
@@ -212,23 +228,45 @@ def _records(
     reward: RewardFunction | None,
     counts: Counter[str],
 ) -> Iterator[Record]:
+    missing: list[tuple[int, str]] = []
+    read = 0
     for number, row in source.rows(columns.wanted(source)):
+        read += 1
         place = f"{source.label}, row {number}"
         try:
             record = read_record(place, f"{source.name}:{number}", row, columns, options, counts)
             lack = None if reward is None else reward.lacks(record.private)
             if lack is not None:
                 raise Incomplete(f"field {lack!r}, which {reward} has a parameter for, is missing or empty")
-        except Incomplete as missing:
-            if not options.skip_incomplete_rows:
-                raise UserError(f"{place}: {missing}; mend the row or set skip_incomplete_rows") from None
-            counts["rows left out: a needed field is missing"] += 1
+        except Incomplete as lack_of_it:
+            missing.append((number, str(lack_of_it)))
             continue
         length = len(record.problem) + sum(map(len, record.private.values()))
         if options.max_chars is not None and length > options.max_chars:
             counts["rows left out: longer than max_chars"] += 1
             continue
         yield record
+    if missing:
+        _tell_missing(source, missing, read, options, counts)
+
+
+def _tell_missing(
+    source: Source,
+    missing: Sequence[tuple[int, str]],
+    read: int,
+    options: TaskOptions,
+    counts: Counter[str],
+) -> None:
+    """Say how many rows lack a field, and the first of them: as an error, unless they may be left out."""
+    (first, what), *more = missing
+    share = f"{len(missing)} of {read} rows ({len(missing) / read:.0%})"
+    listed = ", ".join(str(number) for number, _ in missing[:NAMED]) + (" …" if len(missing) > NAMED else "")
+    if not options.skip_incomplete_rows:
+        others = f" ({share} lack a field: rows {listed})" if more else ""
+        advice = "mend them" if more else "mend the row"
+        raise UserError(f"{source.label}, row {first}: {what}{others}; {advice} or set skip_incomplete_rows")
+    counts["rows left out: a needed field is missing"] += len(missing)
+    log.warning("%s: %s lack a needed field and are left out: rows %s", source.label, share, listed)
 
 
 def _with_form(records: Sequence[Record], options: TaskOptions) -> TaskOptions:

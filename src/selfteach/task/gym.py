@@ -18,6 +18,7 @@ from selfteach.task import gym_worker
 from selfteach.task.answer import AnswerFormat, extract_answer, write_answer
 from selfteach.task.example import Example, Grade
 from selfteach.task.options import TaskOptions
+from selfteach.task.split import FRACTION
 from selfteach.task.timed import Outcome, TimedWorker
 from selfteach.task.verdict import Verdict
 from selfteach.task.worked import WORKED
@@ -79,7 +80,7 @@ class GymTask:
         return {
             "source": self.name,
             "config": dict(self.config),
-            "held_out": f"about {self.options.held_out_fraction:g} of the questions",
+            "held_out": f"about {self.options.held_out_fraction or FRACTION:g} of the questions",
             "solution": self._privilege,
             "answer format": self.answer_format,
             "verifier": "reasoning-gym",

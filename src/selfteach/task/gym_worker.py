@@ -57,7 +57,7 @@ def _entry(name: str, config: str, draw: int) -> dict[str, Any]:
 
 
 def draw(
-    name: str, config: str, stream: str, held_out: bool, fraction: float, form: AnswerFormat | None
+    name: str, config: str, stream: str, held_out: bool, fraction: float | None, form: AnswerFormat | None
 ) -> dict[str, Any]:
     """The first question of a stream of draws that is sound and on the wanted side of the split.
 

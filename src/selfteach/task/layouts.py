@@ -6,8 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfteach.task.composed import plain
+
 PEEKED = 20
 """So many rows are looked at where the names of the columns do not tell."""
+
+
+BESIDE = frozenset(
+    {"prompt", "id", "index", "prompt_id", "source", "data_source", "dataset", "category", "tag", "language"}
+)
+"""Columns that say nothing of an answer."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +42,22 @@ def _behind_hashes(rows: Sequence[Mapping[str, Any]]) -> bool:
     return bool(rows) and all("####" in str(row.get("answer")) for row in rows)
 
 
+def _nothing_else(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """No column that might be an answer stands beside the prompt."""
+    return bool(rows) and {name for row in rows for name in row} <= BESIDE
+
+
 def _has_worked_answer(rows: Sequence[Mapping[str, Any]]) -> bool:
     """verl's examples for GSM8K and MATH keep the worked answer beside the prompt."""
     extras = [row.get("extra_info") for row in rows]
     return bool(extras) and all(
         isinstance(one, Mapping) and isinstance(one.get("answer"), str) for one in extras
     )
+
+
+def _chosen_talk(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """A chosen answer that is a conversation holds its prompt too."""
+    return bool(rows) and all(isinstance(plain(row.get("chosen")), list) for row in rows)
 
 
 DEFAULT = "problem and solution"
@@ -82,6 +100,17 @@ LAYOUTS: tuple[Layout, ...] = (
     _layout("problem and answer", "problem answer", "problem", None, "answer"),
     _layout("problem and expected answer", "problem expected_answer", "problem", None, "expected_answer"),
     _layout("question and answer", "question answer", "question", None, "answer"),
+    # TRL's pairs of a chosen and a rejected answer: with a prompt, text or messages, or in whole conversations. The
+    # chosen one is the solution.
+    _layout("preference pairs", "prompt chosen rejected", "prompt", "chosen", "answer"),
+    _layout(
+        "preference pairs in conversations",
+        "chosen rejected",
+        "chosen",
+        "chosen",
+        "answer",
+        fits=_chosen_talk,
+    ),
     # TRL's prompt-completion pairs, and the columns of its examples for verifiable rewards.
     _layout("prompt and completion", "prompt completion", "prompt", "completion", "answer"),
     _layout("prompt and solution", "prompt solution", "prompt", "solution", "answer"),
@@ -91,6 +120,10 @@ LAYOUTS: tuple[Layout, ...] = (
     # data of Hugging Face (messages of role and content). The last reply is the solution.
     _layout("conversations", "conversations", "conversations", "conversations", "answer"),
     _layout("messages", "messages", "messages", "messages", "answer"),
+    _layout("conversation", "conversation", "conversation", "conversation", "answer"),
+    _layout("question and response", "question response", "question", "response", None),
+    # TRL's prompts alone: for a reward function of one's own, or a method without rewards.
+    _layout("prompts alone", "prompt", "prompt", None, None, fits=_nothing_else),
 )
 """The first that fits counts."""
 

@@ -1,4 +1,4 @@
-"""One question, asked again and again: the task of test-time training (card 28)."""
+"""One question, asked again and again: the task of test-time training (SDPO)."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.settings import NonNegativeRows, OpenUnit, PositiveInt, Seconds, settings
 from selfteach.task.answer import INSTRUCTION, AnswerFormat
@@ -47,8 +48,10 @@ class TaskOptions:
     held_out_file: str | None = None
     """Another file or folder with the held-out problems. They are taken out of the training rows."""
 
-    held_out_fraction: OpenUnit = 0.05
-    """Share of the problems that is held out, chosen by a hash of their text, if there is no held-out file."""
+    held_out_fraction: OpenUnit | None = None
+    """Share of the problems that is held out, chosen by a hash of their text, if there is no held-out file.
+
+    None: 0.05, and 0.2 of fewer than 160 problems."""
 
     split: str = "train"
     """Split of a Hugging Face dataset."""
@@ -89,6 +92,16 @@ class TaskOptions:
     """Time limit for checking one answer, in seconds."""
 
     def __post_init__(self) -> None:
+        require(
+            self.held_out_file is None or self.held_out_fraction is None,
+            "held_out_file and held_out_fraction both say what is held out: give one of them",
+        )
+        require(
+            self.answer_type is None
+            or self.verifier == "math"
+            or (self.verifier, self.answer_type) == ("exact", "number"),
+            f"verifier {self.verifier} does not look at answer_type {self.answer_type}: leave one of the two out",
+        )
         if "{problem}" not in self.prompt_template:
             raise UserError(
                 f"prompt_template {self.prompt_template!r} lacks {{problem}}: put it where the question goes"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
@@ -12,8 +11,8 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 from selfteach.errors import UserError
-from selfteach.task.answer import last_boxed, last_hashes
-from selfteach.task.columns import Columns, pick
+from selfteach.task.answer import last_hashes
+from selfteach.task.columns import Columns, endings, pick
 from selfteach.task.conversation import asked, messages_of, replied
 from selfteach.task.example import Message
 from selfteach.task.options import TaskOptions
@@ -106,8 +105,6 @@ def _messages(place: str, name: str, value: Any) -> list[Message] | None:
 
 # --- answers ----------------------------------------------------------------------------------------------------------
 
-_SAID = re.compile(r"(?:^|\n)[^\n]{0,40}?[Tt]he answer is:?[^\S\n]*(\S[^\n]*)")
-
 
 def _answer(
     place: str, row: Mapping[str, Any], columns: Columns, solution: str | None, counts: Counter[str]
@@ -127,13 +124,7 @@ def _answer(
 
 def _at_the_end(solution: str, counts: Counter[str]) -> str | None:
     """The final answer in a worked solution: its last box, what stands behind its last ####, or the answer it says."""
-    said = _SAID.findall(solution)
-    ends = (
-        ("the solution's last \\boxed{}", last_boxed(solution)),
-        ("behind ####", last_hashes(solution)),
-        ("'The answer is' in the solution", said[-1].strip().removesuffix(".") if said else None),
-    )
-    for where, found in ends:
+    for where, found in endings(solution):
         if found is not None and found.strip():
             counts[f"answers taken from {where}"] += 1
             return found.strip()

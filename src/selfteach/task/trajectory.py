@@ -179,7 +179,7 @@ class Trajectory:
     def edited(
         self, begin: int, ids: list[int], author: str = EDIT, *, text: str, finished: bool
     ) -> Trajectory:
-        """With ``ids`` of ``author`` in place of all tokens from ``begin`` on; ``text`` is the whole one's (card 17).
+        """With ``ids`` of ``author`` in place of all tokens from ``begin`` on; ``text`` is the whole one's (CaOPD).
 
         ``finished``: whether the new tokens end the turn by themselves, however the old ones ended.
 

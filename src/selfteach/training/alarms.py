@@ -1,7 +1,8 @@
 """Collapse watch: from the rows of metrics.jsonl to alarms that say what was seen, since when, and what papers advise.
 
 Pure functions of a bounded memory: the first row (the untrained policy), the first few and the latest few. A resumed
-run finds the same memory again by reading its rows (``remembered``). Each kind of alarm: docs/alarms.md.
+run finds the same memory again by reading its rows (``remembered``). What to do about each stands in ``advice``; each
+kind of alarm: docs/alarms.md.
 """
 
 from __future__ import annotations
@@ -13,35 +14,45 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from typing import Any, Literal
 
+from selfteach.training.advice import Settings, advised
+
 START = 5
 """Rows whose mean is "at the start" where one row is too noisy: rewards."""
 WINDOW = 10
-"""Latest rows whose mean is "now". No alarm sounds before there are so many."""
+"""Latest rows whose mean is "now". No alarm that looks at means sounds before there are so many."""
 
 LONGER, SHORTER = 2.0, 0.5
-"""Factors of length (card 04: 2027 → 1042 and 1873 → 759 tokens as accuracy fell; card 05: length runs away)."""
+"""Factors of length (TRACE: 2027 → 1042 and 1873 → 759 tokens as accuracy fell; Many Faces: length runs away)."""
 FAR_LONGER = 4.0
 """A factor of length that is suspicious even while the reward rises: a verifier may be paying for length."""
 CUT, ALL_CUT = 0.25, 0.95
-"""Rise of the share of rollouts cut by the limit (card 03 saw more than its paper told), and when all are cut."""
+"""Rise of the share of rollouts cut by the limit (Vision-OPD's runs saw more than its paper told), and when all are."""
 ENTROPY_GONE, ENTROPY_UP = 0.2, 3.0
 """Factors of the student's entropy (chosen here between healthy and collapsed arena runs; no paper gives a bound)."""
 LOOPS = 0.1
-"""Share of rollouts that repeat themselves (each: 3-gram repetition ratio above 0.6, card 31)."""
+"""Share of rollouts that repeat themselves (each: 3-gram repetition ratio above 0.6, MAD-OPD)."""
 ALIKE = 0.5
 """Factor of distinct-3 over all rollouts: half of the diversity (chosen here)."""
 DIVERGED = 1.5
-"""Factor of a divergence (card 36: it climbs as success collapses; card 20 turns the loss off above 0.7 nats)."""
+"""Factor of a divergence (TCOD: it climbs as success collapses; TT-OPD turns the loss off above 0.7 nats)."""
 FELL, GAINED = 0.7, 0.05
 """Factor of the reward that counts as fallen; rise of it that counts as learning."""
 NO_DIVERGENCE, NO_GRADIENT = 1e-4, 1e-2
 """Nats a token and gradient norm below which a step teaches nothing (bfloat16 alone makes some 1e-5 nats)."""
+NOTHING = 1e-8
+"""Gradient norm below which a step moves nothing: what stays of terms that are 0."""
+UNREAD = ("no answer", "unparseable", "timed out", "reference unparseable")
+"""Verdicts of answers that nobody could read."""
+IN_A_ROW = 3
+"""One step without a gradient may be chance where groups are few; a run that begins so, or three steps, are none."""
+MANY = 16
+"""So many graded answers of one step, all of one reward, are no chance."""
 MASS = 0.05
-"""Fall of the student's probability on its own likeliest tokens (card 05: biased top-k losses push it out)."""
+"""Fall of the student's probability on its own likeliest tokens (Many Faces: biased top-k losses push it out)."""
 LEAKS = 0.05
-"""Share of wrong rollouts with a private phrase, or of rollouts that speak of the privilege (card 12)."""
+"""Share of wrong rollouts with a private phrase, or of rollouts that speak of the privilege (pi-Distill)."""
 STYLE = 0.5
-"""Share of all divergence on style tokens (card 01: they carry 0.79–0.92 nats, content 0.06–0.14)."""
+"""Share of all divergence on style tokens (OPSD: they carry 0.79–0.92 nats, content 0.06–0.14)."""
 LOST, NOISE = 0.3, 3.0
 """Share of its best that the headline has lost, and the standard errors that the loss must exceed (chosen here)."""
 
@@ -50,12 +61,12 @@ Means = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Alarm:
-    """``since``: the first step that shows it; ``seen``: the numbers; ``advice``: what to do, and from which card."""
+    """``since``: the first step that shows it; ``seen``: the numbers; ``advice``: what to do, and from which paper."""
 
     name: str
     since: int
     seen: str
-    advice: str
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,66 +209,99 @@ def falling(seen: Seen) -> str | None:
     return f"eval/headline was {seen.now['eval/best']:.3g} at best, now it is {seen.now['eval/headline']:.3g}"
 
 
-RULES: Mapping[str, tuple[Rule, str]] = {
-    "length runs away": (
-        longer,
-        "weigh late tokens less, or lower --lr; a loss on all tokens makes the end of turn ever less likely late in an "
-        "answer (card 05). See that student and teacher end a turn with the same token",
-    ),
-    "length dies": (
-        shorter,
-        "self-distillation on all tokens copies the teacher's terseness: train on the spans that decide, or fade the "
-        "divergence out and go on with the reward (card 04); a mean over sequences also holds the length (card 36)",
-    ),
-    "rollouts are cut": (
-        cut,
-        "raise --max-tokens; what is cut has no graded end (card 03 loses by short rollouts)",
-    ),
-    "entropy collapses": (
-        certain,
-        "lower --lr, anchor the student to its start by a KL term (card 24), or keep the teacher frozen (card 28)",
-    ),
-    "entropy explodes": (
-        uncertain,
-        "forward KL and losses on a cut support spread the student: try reverse KL (card 25), the whole vocabulary or "
-        "a tail bucket (card 05), a lower --lr",
-    ),
-    "repetition": (
-        repeating,
-        "a biased top-k loss makes loops: stop the gradient of the log-ratio or renormalize (card 05); leave looping "
-        "rollouts out of the loss (card 31)",
-    ),
-    "divergence rises, reward falls": (
-        diverging,
-        "the student runs away from its teacher: use a frozen or averaged teacher instead of a live one (card 28), a "
-        "lower --lr, shorter rollouts first (card 36)",
-    ),
-    "no signal": (
-        silent,
-        "teacher and student agree everywhere and the step teaches nothing: see that the privilege reaches the teacher "
-        "(selfteach doctor), show it more (card 12), or stop if the reward is where it should be",
-    ),
-    "top-k mass is lost": (
-        escaping,
-        "the student moves probability out of its likeliest tokens, as a top-k divergence without its tail rewards: "
-        "add the tail bucket, renormalize, or stop the gradient of the log-ratio (card 05)",
-    ),
-    "leakage": (
-        leaking,
-        "answers repeat what only the teacher was shown: tell the teacher to use its own words (card 01), show it a "
-        "coarser privilege (card 04), weigh such tokens down (card 12)",
-    ),
-    "style dominates": (
-        styled,
-        "most of the loss is on words like 'so' and 'wait': cap each vocabulary entry with --clip-entry (card 01), or "
-        "train on the spans that decide (card 04)",
-    ),
-    "headline falls": (
-        falling,
-        "the best was earlier: keep checkpoints of evaluated steps and take that one, stop earlier, or lower --lr; a "
-        "model that is distilled into itself again and again needs some ground truth in every round (card 35)",
-    ),
+def norms(row: Means) -> list[float]:
+    return [value for name, value in row.items() if name.partition("/")[0] == "grad_norm"]
+
+
+def idle(row: Mapping[str, Any]) -> bool:
+    """Whether a step moved nothing: every gradient is 0."""
+    found = norms(looked_at(row))
+    return bool(found) and max(found) < NOTHING
+
+
+def idle_steps(before: int, row: Mapping[str, Any]) -> int:
+    """Steps in a row without a gradient, with one more row; one without a norm (no optimizer stepped) says nothing."""
+    return before if not norms(looked_at(row)) else before + 1 if idle(row) else 0
+
+
+def nothing(seen: Seen) -> str | None:
+    if not idle(seen.now):
+        return None
+    row = seen.now
+    told = [f"gradient norm {max(norms(row)):.1e}, loss {row.get('loss', 0.0):.4f}"]
+    told += [
+        f"{one} sees nothing in {share:.0%} of the rollouts" for one, share in unavailable(row) if share > 0
+    ]
+    if "reward/zero_std" in row:
+        told.append(
+            f"{row['reward/zero_std']:.0%} of the groups have equal rewards (mean {row['reward/mean']:.2g})"
+        )
+    return "; ".join(told)
+
+
+def unavailable(row: Means) -> list[tuple[str, float]]:
+    return [(name.split("/", 1)[1], value) for name, value in row.items() if name.startswith("unavailable/")]
+
+
+def blind(seen: Seen) -> str | None:
+    names = [name for name, share in unavailable(seen.now) if share == 1]
+    return f"{' and '.join(names)} had nothing to see in any rollout" if names else None
+
+
+def all_cut(seen: Seen) -> str | None:
+    if seen.now.get("truncated", 0.0) < 1:
+        return None
+    return f"the length limit cut every rollout (mean length {seen.now.get('length/mean', 0.0):.0f} tokens)"
+
+
+def unread(seen: Seen) -> str | None:
+    counts = {
+        name.split("/", 1)[1]: value for name, value in seen.now.items() if name.startswith("verdicts/")
+    }
+    lost = {name: int(counts.get(name, 0)) for name in UNREAD}
+    if not sum(counts.values()) or sum(lost.values()) < sum(counts.values()):
+        return None
+    return (
+        ", ".join(f"{name}: {count}" for name, count in lost.items() if count)
+        + f" of {int(sum(counts.values()))}"
+    )
+
+
+def same_rewards(seen: Seen) -> str | None:
+    """Rewards that all are the same, of as many answers as chance does not explain; 1 for all is none to mend."""
+    row = seen.now
+    if unread(seen) is not None:  # then that is why
+        return None
+    graded = sum(value for name, value in row.items() if name.startswith("verdicts/"))
+    if row.get("reward/std", 1.0) > 0 or graded < MANY or row.get("reward/mean", 1.0) >= 1:
+        return None
+    return f"{int(graded)} answers of this step all have reward {row['reward/mean']:.3g}"
+
+
+RULES: Mapping[str, Rule] = {
+    "length runs away": longer,
+    "length dies": shorter,
+    "rollouts are cut": cut,
+    "entropy collapses": certain,
+    "entropy explodes": uncertain,
+    "repetition": repeating,
+    "divergence rises, reward falls": diverging,
+    "no signal": silent,
+    "top-k mass is lost": escaping,
+    "leakage": leaking,
+    "style dominates": styled,
+    "headline falls": falling,
 }
+"""Judged by means, once there are ``WINDOW`` rows."""
+AT_ONCE: Mapping[str, Rule] = {
+    "nothing to learn": nothing,
+    "a teacher sees nothing": blind,
+    "every answer is cut": all_cut,
+    "no answer can be read": unread,
+    "all rewards are equal": same_rewards,
+}
+"""Judged by rows alone: a stage's first, or any ``IN_A_ROW``; each sounds until none of the latest ``WINDOW`` rows
+shows it."""
 
 
 def after(memory: Memory, row: Mapping[str, Any]) -> Memory:
@@ -279,7 +323,9 @@ def after(memory: Memory, row: Mapping[str, Any]) -> Memory:
         start=memory.start if len(memory.start) == START else (*memory.start, kept),
         recent=(*memory.recent, kept)[-WINDOW:],
     )
-    return replace(memory, alarms=sounding(memory) if len(memory.recent) == WINDOW else ())
+    return replace(
+        memory, alarms=(*immediate(memory), *(sounding(memory) if len(memory.recent) == WINDOW else ()))
+    )
 
 
 def headline(memory: Memory, row: Mapping[str, Any]) -> Means:
@@ -299,23 +345,45 @@ def remembered(rows: Iterable[Mapping[str, Any]], start: Memory | None = None) -
     return reduce(after, rows, start or Memory())
 
 
-def judged(memory: Memory, row: Mapping[str, Any]) -> tuple[Memory, dict[str, Any]]:
-    """The memory after ``row``, and the row with the alarms that begin to sound at it, if any, as ``alarms``."""
+def judged(
+    memory: Memory, row: Mapping[str, Any], settings: Settings | None = None
+) -> tuple[Memory, dict[str, Any]]:
+    """The memory after ``row``, and the row with the alarms that begin to sound at it, if any, as ``alarms``: with
+    advice that fits the run's ``settings``."""
     sounded = {alarm.name for alarm in memory.alarms}
     memory = after(memory, row)
-    new = [asdict(alarm) for alarm in memory.alarms if alarm.name not in sounded]
+    new = [
+        asdict(replace(alarm, advice=advised(alarm.name, settings or {})))
+        for alarm in memory.alarms
+        if alarm.name not in sounded
+    ]
     return memory, {**row, "alarms": new} if new else dict(row)
+
+
+def immediate(memory: Memory) -> tuple[Alarm, ...]:
+    """What rows show one by one: the first row of a stage, or the latest ``IN_A_ROW``; and what was shown lately."""
+    known = {alarm.name: alarm for alarm in memory.alarms}
+    begins = len(memory.recent) == len(memory.start) == 1
+    found = []
+    for name, rule in AT_ONCE.items():
+        shown = [rule(Seen(memory.first, row, row)) for row in memory.recent]
+        last = shown[-1:] if begins else shown[-IN_A_ROW:]
+        if name in known and any(shown):
+            found.append(known[name])
+        elif all(last) and (begins or len(last) == IN_A_ROW):
+            found.append(Alarm(name, int(memory.recent[-len(last)]["step"]), str(shown[-1])))
+    return tuple(found)
 
 
 def sounding(memory: Memory) -> tuple[Alarm, ...]:
     start, now = mean(memory.start), mean(memory.recent)
     since = {alarm.name: alarm.since for alarm in memory.alarms}
     found = []
-    for name, (rule, advice) in RULES.items():
+    for name, rule in RULES.items():
         seen = rule(Seen(memory.first, start, now))
         if seen is not None:
             step = since.get(name) or first_step(memory, start, rule)
-            found.append(Alarm(name, step, seen, advice))
+            found.append(Alarm(name, step, seen))
     return tuple(found)
 
 
@@ -326,7 +394,8 @@ def first_step(memory: Memory, start: Means, rule: Rule) -> int:
 
 
 KEPT = re.compile(
-    r"step|stage|length/mean|truncated|reward/mean|grad_norm|entropy/student|mass/student|distinct/3|repetition/looping"
+    r"step|stage|loss|length/mean|truncated|reward/(mean|std|zero_std)|grad_norm(/[^/]+)?|unavailable/[^/]+|verdicts/[^/]+"
+    r"|entropy/student|mass/student|distinct/3|repetition/looping"
     r"|leakage/\w+|divergence/[^/]+|divergence_share/[^/]+/style"
 )
 

@@ -25,8 +25,8 @@ from selfteach.settings import (
 )
 from selfteach.task.opening import TaskOptions
 
-FORMAT = 3
-"""Of config.toml; 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written."""
+FORMAT = 4
+"""Of config.toml; 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written, 3 before sizes and idle steps."""
 
 
 @settings
@@ -99,6 +99,8 @@ class Bookkeeping:
     """Stop after the first step with a right answer (test-time training on one question, see --only)."""
     max_unavailable: UnitInterval = 0.5
     """Largest share of rollouts in a step whose teacher has nothing to see; beyond it the run stops."""
+    max_idle_steps: NonNegativeInt = 20
+    """Steps in a row whose gradients are all 0 before the run stops (0: never; until_solved waits without end)."""
     token_classes: str | None = None
     """JSON file of class name → regular expression on a token's text, for divergence by token class."""
     compile: bool = False

@@ -20,6 +20,7 @@ from selfteach.errors import within_memory
 from selfteach.training import alarms, randomness, resuming
 from selfteach.training.config import FORMAT, TrainConfig
 from selfteach.training.inputs import inputs_of
+from selfteach.training.interruption import Interrupted
 from selfteach.training.learner import Learner
 from selfteach.training.progress import Progress, Silent
 from selfteach.training.reduce import on_cpu, processes
@@ -28,12 +29,18 @@ from selfteach.training.text.evaluation import HEADLINE
 from selfteach.training.text.learner import TextLearner
 from selfteach.training.tracking import tracked
 from selfteach.training.trainer import Settings, Trainer
+from selfteach.training.whereabouts import STARTED_IN, base_of, renamed, started_in
 
 P = ParamSpec("P")
 R = TypeVar("R")
 NO_ROOM = "take a smaller model, precision bfloat16 with lora_rank, or a machine with more memory"
+STEPS, BUDGET = "recipe.optimization.steps", "bookkeeping.token_budget"
 FREE = (
     "versions",
+    "about.title",
+    "about.source",
+    "about.formula",
+    "run.started_in",
     "loading.device",
     "bookkeeping.keep",
     "bookkeeping.track",
@@ -42,8 +49,11 @@ FREE = (
     "bookkeeping.micro_batch",
     "bookkeeping.sample_batch",
     "loading.gradient_checkpointing",
+    "bookkeeping.max_idle_steps",
+    "bookkeeping.max_unavailable",
     "settings.device",
     "settings.keep",
+    "settings.max_idle_steps",
 )
 """What may differ between a run and its resumption: what makes it, and how its work is cut to fit the machine."""
 
@@ -61,12 +71,28 @@ def launch(
     first = PartialState(cpu=on_cpu(config.loading.device)).is_main_process
     shown = tracked(progress(), config.bookkeeping, table_of(config), config.out) if first else silent()
     settings = settings_of(config)
+    table = table_of(config)
+    table = {**table, "run": {**table["run"], STARTED_IN: started_in(config.out)}}
     # Adapters are drawn at random as they are made: before there is a Trainer.
     randomness.seed_all(settings.seed)
     return run_learner(
         lambda: TextLearner(config, shown), config.out, settings,
-        table=table_of(config), resume=resume, check=check, progress=lambda: shown,
+        table=table, resume=resume, check=check, progress=lambda: shown,
     )  # fmt: skip
+
+
+def rehearse(config: TrainConfig, progress: Progress, out: Path | None, *, resume: bool = False) -> None:
+    """All that ``launch`` would refuse before its first step, and at the beginning of each further stage, refused now;
+    nothing is trained or kept. ``out``: the folder that was asked for, looked at too. Raises UserError."""
+    tracked(progress, config.bookkeeping, {}, config.out)
+    if out is not None:
+        opened(out, {**table_of(config), "versions": versions()}, resume)[0].close()
+    randomness.seed_all(config.seed)
+    with within_memory("loading the model", NO_ROOM):
+        trainer = Trainer(TextLearner(config, progress), None, progress, settings_of(config))
+    trainer.learner.preflight()
+    while trainer.stage + 1 < len(trainer.stages):
+        trainer.begin_next_stage()
 
 
 def learner_of(config: TrainConfig, progress: Progress) -> TextLearner:
@@ -90,6 +116,7 @@ def settings_of(config: TrainConfig) -> Settings:
         keep=book.keep,
         budget=book.token_budget,
         alarms=book.alarms,
+        max_idle_steps=0 if book.until_solved else book.max_idle_steps,
         device=config.loading.device,
     )
 
@@ -132,6 +159,7 @@ def run_learner(
     config = {**table, "versions": versions()}
     folder, changed = opened(out, config, resume) if first else (None, False)
     shown = progress() if first else Silent()
+    trainer: Trainer | None = None
     try:
         with within_memory("loading the model", NO_ROOM):
             trainer = Trainer(made() if callable(made) else made, folder, shown, settings)
@@ -146,6 +174,12 @@ def run_learner(
             resuming.cut(folder, restored)
             trainer.memory = alarms.remembered(read_rows(folder.path / "metrics.jsonl"), trainer.memory)
         summary = trainer.train()
+    except Interrupted:
+        raise
+    except BaseException:
+        if folder is not None and not resume and (trainer is None or trainer.done == 0):
+            folder.forget_all()  # nothing was learned: the corrected command may have the folder
+        raise
     finally:
         shown.stop()
         if folder is not None:
@@ -180,9 +214,31 @@ def opened(out: Path, config: Mapping[str, Any], resume: bool) -> tuple[RunFolde
     if not resume:
         return RunFolder.create(out), False
     saved = saved_config(out / "config.toml") if os.path.isfile(out / "config.toml") else {}
-    raised = longer(saved, config)
-    folder = RunFolder.resume(out, config, free=(*FREE, *raised))
+    raised = longer(saved, config) if saved else set()
+    same = renamed(dict(dotted(saved)), dict(dotted(config)), base_of(saved, out))
+    folder = RunFolder.resume(out, config, free=(*FREE, *raised, *same), why=why_not(saved, config))
     return folder, bool(changes(out, config, free=("versions",)))
+
+
+def why_not(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """Why steps and budget cannot be what they are asked to be, by dotted name."""
+    old, new = dict(dotted(saved)), dict(dotted(config))
+    schedule, knobs = new.get("recipe.optimization.schedule", "constant"), new.get("run.controlled")
+    anew = "start a new run in another --out, perhaps from this one's weights (--model RUN)"
+    fixed = ""
+    if schedule != "constant":
+        fixed = (
+            f"the {schedule} schedule of the learning rate was laid out for {old.get(STEPS)} steps: {anew}"
+        )
+    elif knobs:
+        fixed = f"{', '.join(knobs)} is chosen by the share of the steps that is done: {anew}"
+    lowered = "it can be raised, not lowered"
+    found = {}
+    for name in (STEPS, BUDGET):
+        before, now = old.get(name), new.get(name)
+        less = isinstance(now, int) and (not isinstance(before, int) or now < before)
+        found[name] = lowered if less else fixed if name == STEPS else ""
+    return {name: text for name, text in found.items() if text}
 
 
 def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
@@ -191,7 +247,7 @@ def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
     old, new = dict(dotted(saved)), dict(dotted(config))
     found = {
         name
-        for name in ("recipe.optimization.steps", "bookkeeping.token_budget")
+        for name in (STEPS, BUDGET)
         if isinstance(old.get(name), int) and (not isinstance(new.get(name), int) or new[name] > old[name])
     }
     schedule, found_on_the_way = (
@@ -199,7 +255,7 @@ def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
         new.get("run.controlled"),
     )
     fixed = schedule != "constant" or found_on_the_way
-    return found - {"recipe.optimization.steps"} if fixed else found
+    return found - {STEPS} if fixed else found
 
 
 def table_of(config: TrainConfig) -> dict[str, Any]:

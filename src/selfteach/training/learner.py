@@ -172,6 +172,10 @@ class Learner(Protocol):
         """Every resolved setting, for config.toml."""
         return {}
 
+    def facts(self) -> Mapping[str, Any]:
+        """What advice must look at, of the present stage (``training/advice.py``); nothing: what holds for any run."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         """What else a checkpoint must hold: any nesting of plain values and tensors, the same on all processes."""
         return {}

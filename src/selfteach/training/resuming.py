@@ -43,6 +43,7 @@ def state(run: Trainer) -> dict[str, Any]:
             "training_seconds": run.training_seconds,
             "last": run.last and dict(run.last),
             "ended": run.ended,
+            "idle": run.idle,
         },
     }
 
@@ -72,6 +73,7 @@ def load_state(run: Trainer, saved: checkpoint.State) -> None:
         progress["last"],
         progress["ended"],
     )
+    run.idle = progress.get("idle", 0)
 
 
 def require_processes(here: int, there: int) -> None:

@@ -40,6 +40,9 @@ ROWS = ("metrics.jsonl", "samples.jsonl")
 """Files that grow row by row."""
 RUN_FILES = ("config.toml", "metrics.jsonl", "samples.jsonl", "checkpoints", "summary.json")
 
+FURTHER = ("tokens", "stored", "tensorboard", "wandb")
+"""What else a run, or its tracker, may have written."""
+
 
 class RunFolder:
     """One run's folder, locked against other writers until ``close`` or the end of the process."""
@@ -72,17 +75,27 @@ class RunFolder:
         return run
 
     @classmethod
-    def resume(cls, path: Path, config: Mapping[str, Any], free: Collection[str] = ()) -> Self:
+    def resume(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        free: Collection[str] = (),
+        why: Mapping[str, str] | None = None,
+    ) -> Self:
         """An interrupted run's folder. Raises ``UserError`` naming each knob that differs from its config.
 
-        ``free`` lists knobs or whole tables (dotted names) that may differ, such as ``versions``.
+        ``free`` lists knobs or whole tables (dotted names) that may differ, such as ``versions``; ``why`` says of some
+        others why they may not.
         """
         if not (Path(path) / "config.toml").is_file():
             raise UserError(f"{path} holds no run to resume (no config.toml); start it without --resume")
         refuse_older_format(path, config)
         run = cls(path)
         try:
-            changed = changes(run.path, config, free)
+            changed = [
+                f"{one} ({why[name]})" if why and (name := one.partition(": ")[0]) in why else one
+                for one in changes(run.path, config, free)
+            ]
         except BaseException:
             run.close()
             raise
@@ -90,7 +103,7 @@ class RunFolder:
             run.close()
             raise UserError(
                 f"{path} was started with other values: {'; '.join(changed)}; "
-                "resume with the saved values, or start a new run with another --out"
+                "leave these out to go on (--resume --out RUN is enough), or start a new run with another --out"
             )
         return run
 
@@ -154,6 +167,15 @@ class RunFolder:
     def forget_summary(self) -> None:
         """Forget that the run had ended: it goes on."""
         (self.path / "summary.json").unlink(missing_ok=True)
+
+    def forget_all(self) -> None:
+        """Forget a run that ended before its first step. What was written aside for the user (failed/) stays."""
+        for name in (*RUN_FILES, *FURTHER):
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let other processes write here. A folder in which nothing was written is taken away again."""
@@ -248,14 +270,30 @@ def changes(path: Path, config: Mapping[str, Any], free: Collection[str] = ()) -
 
 
 def differing(saved: Mapping[str, Any], given: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
-    """The knobs whose values differ, each as ``name: saved → given`` with a dotted name."""
+    """The knobs whose values differ, each as ``name: saved → given`` with a dotted name; of what a run reads, in words:
+    its fingerprints say nothing."""
     old, new = dict(dotted(saved)), dict(dotted(given))
     names = [name for name in {**old, **new} if not any(name == f or name.startswith(f + ".") for f in free)]
     return [
-        f"{name}: {old.get(name, 'unset')!r} → {new.get(name, 'unset')!r}"
+        told(name, old.get(name, "unset"), new.get(name, "unset"))
         for name in names
         if not _same(old.get(name), new.get(name))
     ]
+
+
+def told(name: str, old: Any, new: Any) -> str:
+    """One difference."""
+    if name.startswith("inputs."):
+        what = (
+            "is new" if old == "unset" else "is not there any more" if new == "unset" else "has changed since"
+        )
+        return f"{name}: what it reads {what}"
+    return f"{name}: {shortened(old)} → {shortened(new)}"
+
+
+def shortened(value: Any, most: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def dotted(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from selfteach.errors import NotFinite, OutOfMemory, UserError, exhausted
 from selfteach.training import alarms, checkpoint, gradients, randomness, resuming, weights
+from selfteach.training.advice import advised
 from selfteach.training.clock import Clock
 from selfteach.training.interruption import Interrupted, interruption
 from selfteach.training.learner import Batch, Learner, Numbers, Role, Stage, Trained, Update
@@ -47,6 +48,8 @@ class Settings:
     budget: int | None = None
     """Stop before the step that would begin with this many units spent."""
     alarms: bool = True
+    max_idle_steps: int = 20
+    """Stop after so many steps in a row whose gradients are all 0 (0: never)."""
     device: Literal["auto", "cpu"] = "auto"
 
 
@@ -73,6 +76,7 @@ class Trainer:
         self.memory = alarms.Memory(better=learner.better)
         self.last: Mapping[str, float] | None = None
         self.ended = False
+        self.idle = 0
         self.ever: Mapping[str, set[str]] = {}
         self.enter(0)
 
@@ -140,6 +144,7 @@ class Trainer:
         self.write_row(measured)
         if self.done == 1 or self.due(self.settings.samples_every):
             self.write_samples(batch, "train")
+        self.refuse_idleness()
 
     def update(self, update: Update, batch: Batch) -> tuple[Numbers, Numbers]:
         """One optimizer step; gives the update's numbers and the gradients' norms."""
@@ -193,6 +198,7 @@ class Trainer:
         }
         # Last: the step is the Trainer's, whatever a learner calls its numbers.
         row = self.judged(row | {"step": self.done})
+        self.idle = alarms.idle_steps(self.idle, row)
         self.learner.observe(row)
         self.progress.step(row)
         if self.folder is not None:
@@ -229,7 +235,7 @@ class Trainer:
     def judged(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with the alarms that begin to sound at it."""
         if self.settings.alarms:
-            self.memory, row = alarms.judged(self.memory, row)
+            self.memory, row = alarms.judged(self.memory, row, self.learner.facts())
         return row
 
     def write_samples(self, batch: Batch | None, phase: Literal["before", "train", "after"]) -> None:
@@ -317,6 +323,18 @@ class Trainer:
         for name, value in numbers.items():
             if not -float("inf") < value < float("inf"):
                 self.refuse(f"{name.replace('_', ' ')} is {float(value)}", batch)
+
+    def refuse_idleness(self) -> None:
+        """Stop a run that has not moved for long, saved: it would end as it began."""
+        bound = self.settings.max_idle_steps
+        if not bound or self.idle < bound or self.finished():
+            return
+        resuming.save(self)
+        raise UserError(
+            f"{self.idle} steps in a row without a gradient, the last of them {self.done}: nothing is learned "
+            f"(see the alarm 'nothing to learn'): {advised('nothing to learn', self.learner.facts())}; the run is "
+            "saved, to go on all the same: --resume --max-idle-steps 0"
+        )
 
     def refuse_broken_weights(self, batch: Batch) -> None:
         if broken := gradients.not_finite(weights.flat(weights.kept(self.wrapped))):

@@ -64,7 +64,7 @@ def _drawn_facts(rng: Random, count: int, without: frozenset[str]) -> Mapping[st
 
 @dataclass(frozen=True)
 class Facts:
-    """Fifty facts under a seed, a finite task (card 11: knowledge that no model has, to be put into one).
+    """Fifty facts under a seed, a finite task (MixSD: knowledge that no model has, to be put into one).
 
     ``train`` asks for each once an epoch, reshuffled, as ``fact bix?``. ``held_out`` asks for *the same facts* as
     ``what is bix?``: it tests whether what was learned outlives a change of words, not facts never seen. Private

@@ -54,7 +54,7 @@ class TaughtWorld(World):
         return super()._judge(steps, answer.rpartition("|")[2], claim)
 
     def annotate(self, example: Example, answer: str) -> Annotation | None:
-        """Where a right answer is earned and a wrong one is lost (card 04), by rule.
+        """Where a right answer is earned and a wrong one is lost (TRACE), by rule.
 
         A right answer: its steps with ``@``, or its first step if there are none. A wrong answer: the steps
         worked out wrongly. The kind is the sign of the first marked step's operation. None if no step is to be

@@ -1,4 +1,4 @@
-"""From what an annotator marked in a text to marks on its tokens (card 04)."""
+"""From what an annotator marked in a text to marks on its tokens (TRACE)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ class Annotator(Protocol):
     def annotate(self, example: Example, answer: str) -> Annotation | None: ...
 
 
-def annotated(task: Task, chat: Renderer, rollouts: Sequence[Trajectory]) -> list[Trajectory]:
-    """Each rollout with the marks "key" and "error" on its tokens. UserError if the task has no annotator."""
+def require_annotator(task: Task) -> Annotator:
+    """The task as an annotator. UserError if it is none."""
     if not isinstance(task, Annotator):
         raise UserError(
             f"task {task.name} has no annotator to mark key and error spans, which this recipe needs; "
             "the arena's tutor and trail have one, or give your task a method annotate(example, answer)"
         )
+    return task
+
+
+def annotated(task: Task, chat: Renderer, rollouts: Sequence[Trajectory]) -> list[Trajectory]:
+    """Each rollout with the marks "key" and "error" on its tokens. UserError if the task has no annotator."""
+    annotator = require_annotator(task)
     result = []
     for one in rollouts:
-        note = task.annotate(one.example, one.text)
+        note = annotator.annotate(one.example, one.text)
         spans = {"key": note.key if note else (), "error": note.error if note else ()}
         marks = {name: token_mask(chat, one.ids, found) for name, found in spans.items()}
         result.append(replace(one, annotation=note, marks={**one.marks, **marks}))

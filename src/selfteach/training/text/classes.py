@@ -1,4 +1,4 @@
-"""Token classes: which kind of token carries the divergence (card 01: style tokens dominate it)."""
+"""Token classes: which kind of token carries the divergence (OPSD: style tokens dominate it)."""
 
 from __future__ import annotations
 

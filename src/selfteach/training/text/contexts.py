@@ -102,7 +102,7 @@ class Reading:
         rows: Sequence[Trajectory],
         shown: Sequence[Messages | None],
     ) -> list[Messages | None]:
-        """Each view followed by the role's own written analysis of it and the transition (card 01)."""
+        """Each view followed by the role's own written analysis of it and the transition (OPSD)."""
         wanted = [i for i, messages in enumerate(shown) if messages is not None]
         questions = [asking_for_analysis(shown[i] or (), reason) for i in wanted]
         with self.weights.scoring(role.weights) as policy:
@@ -165,5 +165,10 @@ def refuse_blind(found: Mapping[str, Context], waits: Mapping[str, bool], bound:
         if long + (0 if waits[name] else none) > bound * rows:
             raise UserError(
                 f"role {name!r} has nothing to see in {none + long} of {rows} rollouts ({none} without its privilege, "
-                f"{long} too long for the window): more than --max-unavailable {bound}"
+                f"{long} too long for the window): more than --max-unavailable {bound}; "
+                + (
+                    "lower --max-tokens or show it less (--view)"
+                    if long > none
+                    else "choose another --view or other data"
+                )
             )

@@ -22,7 +22,7 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.minibatch import Minibatch
 from selfteach.policy.loading import Policy
 from selfteach.recipes.base import Recipe
-from selfteach.recipes.knobs import with_knobs
+from selfteach.recipes.knobs import knobs, with_knobs
 from selfteach.recipes.parts import PerRecord
 from selfteach.roles.weights import POLICY
 from selfteach.task.example import Task
@@ -35,7 +35,7 @@ from selfteach.training.learner import Learner, Numbers, Role, Sample, Stage, Tr
 from selfteach.training.progress import Progress
 from selfteach.training.reduce import on_cpu
 from selfteach.training.rundir import whole_folder
-from selfteach.training.text import metrics, preflight, tokens
+from selfteach.training.text import data, metrics, preflight, tokens
 from selfteach.training.text.batching import Batching
 from selfteach.training.text.classes import read_classes, token_classes
 from selfteach.training.text.evaluation import HEADLINE, Answered, examined
@@ -72,6 +72,8 @@ class TextLearner(Learner):
         task = make_task(config.task, reward=config.reward, seed=config.seed, options=config.task_options)
         self.also = [open_task(name, seed=config.seed) for name in config.evaluation.eval_also]
         self.recipes = list(config.recipe.stages.items())
+        for line in data.examined(config, task, self.also, dict(self.recipes)):
+            progress.say(line)
         self.stages = [Stage(name, recipe.optimization.steps) for name, recipe in self.recipes]
         every = [recipe for _, recipe in self.recipes]
         self.now = Present(
@@ -95,6 +97,7 @@ class TextLearner(Learner):
         self.hook: Hook | None = None
         self.hooked = self.step = 0
         self.answers_shown: list[Answered] = []
+        self.longest_prompt = 0
 
     # --- where it stands ------------------------------------------------------------------------------------------
 
@@ -167,6 +170,7 @@ class TextLearner(Learner):
         with self.clock("grade"):
             trajectories = self.writing.judged(written)
         self.writing.count(trajectories)
+        self.longest_prompt = max([self.longest_prompt, *(len(one.prompt_ids) for one in trajectories)])
         batch = self.batching.of(trajectories, self.recipe.active(step), step, spent)
         batch.verdicts = Counter(self.task.verdicts) - before
         return batch
@@ -287,6 +291,14 @@ class TextLearner(Learner):
 
     def table(self) -> Mapping[str, Any]:
         return self.config.table()
+
+    def facts(self) -> Mapping[str, Any]:
+        teachers = self.recipe.teachers.values()
+        return {
+            **knobs(self.recipe),
+            "teachers": sorted({type(one.weights).__name__.lower() for one in teachers}),
+            "room": self.policy.window - self.longest_prompt,
+        }
 
     def summary(self) -> Mapping[str, Any]:
         return {

@@ -25,7 +25,7 @@ from selfteach.training.text.written import text_metrics
 WATCHED = ("divergence", "entropy", "mass", "overlap")
 """Kinds of columns whose means are metrics."""
 TOP_K = 5
-"""How many of the likeliest tokens are compared (card 05 reports k from 1 to 50; a character has few rivals)."""
+"""How many of the likeliest tokens are compared (Many Faces reports k from 1 to 50; a character has few rivals)."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ def mass(at: Positions, role: str, temperature: float, top: Likeliest) -> Float[
 
 
 def overlap(at: Positions, teacher: str, top: Likeliest) -> Float[Tensor, "P"]:
-    """[P] share of the student's likeliest tokens that are among the teacher's likeliest too (card 05)."""
+    """[P] share of the student's likeliest tokens that are among the teacher's likeliest too (Many Faces)."""
     mine, theirs = top(at, STUDENT), top(at, teacher)
     return (mine.unsqueeze(-1) == theirs.unsqueeze(-2)).any(-1).float().mean(-1)
 
@@ -100,10 +100,22 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
         **token_means(batch.columns, batch.looked, classes),
         **text_metrics(rows, private),
         **{"reward/mean": 0.0, **means},
+        **spread(batch.columns),
         **batch.reported,
         "tokens_per_second": tokens / max(seconds, 1e-9),
         **{f"verdicts/{name!s}": count for name, count in sum_over_processes(batch.verdicts).items()},
     }
+
+
+def spread(columns: Columns) -> dict[str, float]:
+    """How rewards differ over the batch of all processes: ``reward/std``, and ``reward/zero_std``, the share of the
+    groups of several rollouts in which all rewards are equal: a group's advantages are then 0."""
+    if columns.reward is None or columns.group is None or len(columns.reward) < 2:
+        return {}
+    groups = [columns.reward[columns.group == one] for one in columns.group.unique()]
+    several = [bool((one == one[0]).all()) for one in groups if len(one) > 1]
+    std = float(columns.reward.std(correction=0))
+    return {"reward/std": std, **({"reward/zero_std": sum(several) / len(several)} if several else {})}
 
 
 def blind(context: Context) -> list[bool]:

@@ -1,4 +1,4 @@
-"""Gradients of single records, clipped, summed and noised: one step of DP-SGD (card 62)."""
+"""Gradients of single records, clipped, summed and noised: one step of DP-SGD (DP-OPD)."""
 
 from __future__ import annotations
 

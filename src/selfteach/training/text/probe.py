@@ -1,4 +1,4 @@
-"""How likely some examples' private text is, measured at every step for controllers (card 06)."""
+"""How likely some examples' private text is, measured at every step for controllers (ATESD)."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
 from selfteach.recipes.tools import Prompt
 from selfteach.task.example import Task
+from selfteach.task.split import fingerprint
 
 TOO_MANY = 100
 """So many prompts in a row without room for an answer are a mistake, not bad luck."""
@@ -15,7 +16,9 @@ TOO_MANY = 100
 
 @dataclass
 class PromptStream:
-    """``cursor`` (the task's next example) and ``too_long`` (how many were passed over) are all it must remember."""
+    """``cursor`` (the task's next example) and ``too_long`` (how many were passed over) are all it must remember.
+
+    ``kept_out``: fingerprints of problems that are passed over, in whatever epoch they come."""
 
     task: Task
     policy: Policy
@@ -23,6 +26,7 @@ class PromptStream:
     max_tokens: int
     cursor: int = 0
     too_long: int = 0
+    kept_out: frozenset[int] = frozenset()
 
     def take(self, count: int) -> list[Prompt]:
         """The next ``count`` prompts that fit, groups numbered from 0. UserError if a hundred in a row are too long."""
@@ -31,6 +35,8 @@ class PromptStream:
         while len(taken) < count:
             example = self.task.train(self.cursor)
             self.cursor += 1
+            if self.kept_out and fingerprint(example.problem) in self.kept_out:
+                continue
             ids = self.policy.renderer.prompt_ids(example.prompt, self.thinking)
             if len(ids) + self.max_tokens <= self.policy.window:
                 taken.append(Prompt(example, ids, len(taken)))

@@ -18,7 +18,7 @@ Named = dict[str, Shaped[Tensor, "..."]]
 
 
 class Starts:
-    """Copies of the trained weights that a later stage begins from (cards 26, 42, 64), and no others."""
+    """Copies of the trained weights that a later stage begins from (Sleep, ERPD, pi-Play), and no others."""
 
     def __init__(self, policies: Mapping[str, Policy], recipes: Sequence[Recipe]) -> None:
         self.policies = policies

@@ -1,4 +1,4 @@
-"""Trajectories that outlive a step: trained on again and again, replayed, or remembered (cards 10, 11, 41)."""
+"""Trajectories that outlive a step: trained on again and again, replayed, or remembered (SD-Zero, MixSD …)."""
 
 from __future__ import annotations
 

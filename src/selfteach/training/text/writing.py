@@ -10,11 +10,14 @@ from typing import Any
 
 from selfteach.policy.loading import Policy
 from selfteach.recipes.tools import Prompt
+from selfteach.task.sizes import sizes_of
+from selfteach.task.split import fingerprint
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.progress import Progress
 from selfteach.training.reduce import gather_rows, sum_over_processes
 from selfteach.training.text.annotate import annotated
 from selfteach.training.text.batching import Batching, rows_of
+from selfteach.training.text.data import probed_of
 from selfteach.training.text.present import Present
 from selfteach.training.text.prompts import PromptStream
 from selfteach.training.text.store import NamedStore, require_answers
@@ -29,7 +32,10 @@ class Writing:
         self.prompts = PromptStream(
             now.task, policy, now.recipe.student_thinking, now.recipe.rollouts.max_tokens
         )
-        self.probed: list[Prompt] = self.prompts.take(probed)
+        sizes = sizes_of(now.task)
+        self.probed: list[Prompt] = self.prompts.take(probed if sizes is None else probed_of(sizes, probed))
+        if sizes is not None:  # else they would come again in the next epoch
+            self.prompts.kept_out = frozenset(fingerprint(one.example.problem) for one in self.probed)
         self.stores: dict[str, NamedStore] = {}
         self.filled: set[str] = set()
         self.answers = 0
@@ -102,7 +108,7 @@ class Writing:
         return graded
 
     def count(self, trajectories: Sequence[Trajectory]) -> None:
-        """How many answers it took until the first right one, over all processes (test-time training, card 28)."""
+        """How many answers it took until the first right one, over all processes (test-time training, SDPO)."""
         for right in gather_rows(one.right for one in trajectories):
             self.answers += 1
             if right and self.answers_until_solved is None:

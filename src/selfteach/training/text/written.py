@@ -12,9 +12,9 @@ from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import gather_rows
 
 GRAM = 3
-"""Tokens in a sequence that counts as repeated (cards 05 and 31: the 3-gram repetition ratio)."""
+"""Tokens in a sequence that counts as repeated (Many Faces and MAD-OPD: the 3-gram repetition ratio)."""
 LOOPING = 0.6
-"""A rollout whose 3-gram repetition ratio is above this loops (card 31 throws such rollouts away)."""
+"""A rollout whose 3-gram repetition ratio is above this loops (MAD-OPD throws such rollouts away)."""
 PHRASE = 8
 """Consecutive words that count as copied from a private text."""
 WORD = re.compile(r"[^\W_]+")
@@ -23,7 +23,7 @@ MENTION = re.compile(
     r"|\b(?:the|a|this|your) hints?\b|\bas hinted\b|\bthe feedback\b",
     re.IGNORECASE,
 )
-"""Words that name what only a teacher was shown (card 12: such tokens carry huge divergence)."""
+"""Words that name what only a teacher was shown (pi-Distill: such tokens carry huge divergence)."""
 
 
 def text_metrics(rollouts: Sequence[Trajectory], shown: Collection[str]) -> dict[str, float]:

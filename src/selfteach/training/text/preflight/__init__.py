@@ -25,6 +25,7 @@ from selfteach.training.text.preflight.references import reference_checks
 from selfteach.training.text.preflight.sampling import sampler_check
 from selfteach.training.text.preflight.teachers import teacher_checks
 from selfteach.training.text.preflight.words import (
+    evaluation_check,
     messages_check,
     stops_check,
     template_check,
@@ -75,7 +76,8 @@ def words_and_ids(run: TextLearner) -> Iterator[Check]:
     yield messages_check(
         run, "student", [one.example.prompt for one in prompts], [one.prompt_ids for one in prompts]
     )
-    yield from unknown_check(run, prompts)
+    yield from unknown_check(run, "student", [one.prompt_ids for one in prompts])
+    yield from evaluation_check(run)
     yield from vocabulary_checks(run, prompts)
 
 

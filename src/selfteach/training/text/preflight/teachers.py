@@ -18,7 +18,7 @@ from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.contexts import Context
 from selfteach.training.text.preflight.check import Check, indented
 from selfteach.training.text.preflight.probing import divergences, log_probs
-from selfteach.training.text.preflight.words import PROBE, messages_check
+from selfteach.training.text.preflight.words import PROBE, messages_check, unknown_check
 
 if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
@@ -41,6 +41,7 @@ def teacher_checks(
     told = reading.messages(short, rollouts)
     known = [(m, ids) for m, ids in zip(told, seen.prompts, strict=True) if m is not None]
     yield messages_check(run, name, [m for m, _ in known], [ids for _, ids in known])
+    yield from unknown_check(run, name, seen.prompts)
     yield alignment_check(run, name, rollouts, seen)
     yield equality_check(run, name, teacher.weights, rollouts)
     yield privilege_check(run, name, short, rollouts, seen)

@@ -1,0 +1,90 @@
+"""What a run has to train and to be measured on: refused or said before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from selfteach.checks import require
+from selfteach.recipes.base import Recipe
+from selfteach.task.example import Task
+from selfteach.task.one import OneQuestion
+from selfteach.task.sizes import Sizes, require_enough, sizes_of
+from selfteach.training.config import TrainConfig
+from selfteach.training.text.annotate import require_annotator
+
+
+def examined(
+    config: TrainConfig, task: Task, also: Sequence[Task], stages: Mapping[str, Recipe]
+) -> list[str]:
+    """What is to be told of the data, a line each. UserError for too few rows, a measure without a problem to be
+    measured on, and options that contradict each other."""
+    refuse_contradictions(config, stages)
+    if any(one.annotated for one in stages.values()):
+        require_annotator(task)
+    sizes = require_enough(task)
+    return [*([] if sizes is None else data_lines(sizes, stages)), *evaluation_lines(config, task, also)]
+
+
+def refuse_contradictions(config: TrainConfig, stages: Mapping[str, Recipe]) -> None:
+    """UserError where one option would make another do nothing."""
+    evaluation, book, data = config.evaluation, config.bookkeeping, config.task_options
+    if evaluation.eval_problems == 0:
+        require(
+            evaluation.eval_every == 0,
+            f"eval_every is {evaluation.eval_every}, but eval_problems is 0: raise it, or leave eval_every out",
+        )
+        require(
+            not evaluation.eval_also,
+            "eval_also names tasks, but eval_problems is 0: raise eval_problems, or leave eval_also out",
+        )
+    require(
+        book.token_budget is None or any(one.generates for one in stages.values()),
+        f"recipe {config.recipe_name} writes no tokens that a token_budget could end: set steps instead",
+    )
+    require(
+        not (book.until_solved and config.reward is None and data.verifier == "none"),
+        "until_solved waits for a right answer, but verifier none calls none right: choose one, or give a reward",
+    )
+
+
+def data_lines(sizes: Sizes, stages: Mapping[str, Recipe]) -> Iterator[str]:
+    """How many rows there are, and how often each stage reads them."""
+    yield f"data: {sizes}"
+    asked = max((one.reference_probe.examples for one in stages.values() if one.reference_probe), default=0)
+    if asked:
+        kept = probed_of(sizes, asked)
+        yield f"data: training problems kept for the probe of references: {kept} of {asked} asked for"
+    for name, recipe in stages.items():
+        stage, o, stored = (
+            ("" if len(stages) == 1 else f"stage {name}: "),
+            recipe.optimization,
+            recipe.rollouts.stored,
+        )
+        drawn = stored or o.steps * o.prompts
+        what = (
+            f"{stored:,} prompts answered once" if stored else f"{o.steps:,} steps of {o.prompts:,} prompts"
+        )
+        again = "; rows are drawn again within a step" if not stored and o.prompts > sizes.rows else ""
+        yield f"data: {stage}{what} over {sizes.rows:,} rows: {drawn / sizes.rows:.3g} epochs{again}"
+
+
+def evaluation_lines(config: TrainConfig, task: Task, also: Sequence[Task]) -> Iterator[str]:
+    """Where fewer problems are held out than are to be asked. UserError where there is none."""
+    asked = config.evaluation.eval_problems
+    if asked == 0:
+        return
+    for one in (task, *also):
+        found = len(one.held_out(asked))
+        require(
+            found > 0,
+            f"task {one.name} has no held-out problem to be measured on ({asked} were asked for): give it some, or set "
+            "eval_problems to 0",
+        )
+        # Of rows the task itself says so; of one question there is no more to say.
+        if found < asked and sizes_of(one) is None and not isinstance(one, OneQuestion):
+            yield f"evaluation: {found} problems of {one.name}: of {asked} asked for, no more are held out"
+
+
+def probed_of(sizes: Sizes, asked: int) -> int:
+    """How many training problems a probe of references takes: as many as asked, at most a quarter."""
+    return min(asked, max(1, sizes.problems // 4))
