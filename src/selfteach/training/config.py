@@ -26,7 +26,8 @@ from selfteach.settings import (
 from selfteach.task.opening import TaskOptions
 
 FORMAT = 4
-"""Of config.toml; 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written, 3 before sizes and idle steps."""
+"""Of config.toml: 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written, 3 before
+there was ``max_memory``."""
 
 
 @settings
