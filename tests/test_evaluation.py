@@ -220,7 +220,7 @@ def test_an_adapter_whose_base_has_moved_finds_it_again(home: Path, tmp_path: Pa
     (adapter / "adapter_config.json").write_text(
         json.dumps({**config, "base_model_name_or_path": "/gone/tiny"})
     )
-    with pytest.raises(selfteach.UserError, match=r"base model '/gone/tiny' there is no such folder.*--base"):
+    with pytest.raises(selfteach.UserError, match=r"'/gone/tiny': there is no such folder.*--base"):
         selfteach.evaluate(adapter, data, **few)
     assert selfteach.evaluate(adapter, data, base=base, **few).answers == there.answers
     with pytest.raises(selfteach.UserError, match="is no LoRA adapter"):
@@ -336,7 +336,7 @@ def test_a_model_that_has_diverged_is_refused_in_one_line(home: Path, tmp_path: 
     model = AutoModelForCausalLM.from_pretrained(broken)
     model.model.norm.weight.data.fill_(float("nan"))
     model.save_pretrained(broken)
-    with pytest.raises(selfteach.UserError, match=r"cannot be measured: .*not finite"):
+    with pytest.raises(selfteach.UserError, match=r"not finite"):
         selfteach.evaluate(broken, "table", problems=2, samples=1, max_tokens=4)
     with pytest.raises(selfteach.UserError, match="not finite"):
         selfteach.chat(broken)("Hello")

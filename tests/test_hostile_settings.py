@@ -293,7 +293,10 @@ def test_a_refusal_of_the_machine_is_one_line(
 
     monkeypatch.setattr("selfteach.cli.dispatch", refuse)
     assert main(["recipes"]) == 2
-    assert capsys.readouterr().err == "selfteach: /some/\\x1bfile: Permission denied\n"
+    assert (
+        capsys.readouterr().err
+        == "selfteach: /some/\\x1bfile: Permission denied: choose another file or folder\n"
+    )
 
 
 def test_a_message_is_one_line_for_a_terminal() -> None:

@@ -394,7 +394,7 @@ def test_an_adapter_that_names_no_base_says_so(saved, base):
     config = json.loads((saved / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = base
     (saved / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="names no base model: write"):
+    with pytest.raises(UserError, match="names no base model: say where"):
         load_policy(str(saved))
 
 

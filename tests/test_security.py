@@ -234,7 +234,7 @@ def test_a_pickled_adapter_is_refused(adapter: Path, canary: Path) -> None:
         ({"megatron_config": {"a": 1}}, "Megatron"),
         ({"target_modules": "((a+)+)+$"}, None),
         ({"target_modules": 5}, "cannot be loaded"),
-        ({"r": -1}, "cannot be loaded"),
+        ({"r": -1}, "does not fit its base"),
         ({"r": "many"}, "cannot be loaded"),
         ({"rank_pattern": {"(": 1}}, "no regular expression"),
     ],

@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from statistics import quantiles
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from selfteach.api.machine import Work, machine_of
+from selfteach.errors import UserError
 from selfteach.policy.loading import context_window, skeleton
 from selfteach.recipes import knobs, with_knobs
 from selfteach.recipes.base import Size
 from selfteach.task.arena import model_folder, resolve_model
-from selfteach.task.rows import make_task
+from selfteach.task.example import Task
 from selfteach.training.config import TrainConfig
 
 AUTO = "auto"
@@ -22,8 +25,6 @@ LETTERS = 3
 """Letters of a token, rather too few: how long rows are is guessed before there is a tokenizer."""
 LOOKED_AT = 32
 """Rows whose lengths are looked at."""
-USUAL = 128
-"""Tokens of a prompt where that is not known beforehand."""
 FEW_ROWS, SHORT, SMALL_GROUP, FEW_STEPS, FEW_PROBLEMS = 8, 32, 4, 20, 8
 """Sizes are lowered towards these: answers become shorter rather than a step have fewer rows, and so on."""
 SHORTEST_WORK = 128
@@ -36,28 +37,27 @@ STORING = 2
 class Lengths:
     """Tokens, by guess, of the longer prompts and of the longer worked solutions (None: there are none)."""
 
-    prompt: int = USUAL
-    solution: int | None = None
+    prompt: int
+    solution: int | None
 
 
 def fitted(config: TrainConfig, given: Collection[str]) -> TrainConfig:
     """A run of preset "auto" with sizes for this machine: none above the paper's, none that was ``given`` by name.
 
     By estimate a step, an evaluation and the run take as long as ``Machine`` allows; schedules keep their shape.
-    ``config.fitted`` says each choice beside the paper's value. Raises UserError for a model or rows that cannot be
-    read.
+    ``config.fitted`` says each choice beside the paper's value. Raises UserError for a task that cannot be opened.
     """
     if config.preset != AUTO:
         return config
-    machine, lengths = machine_of(config), lengths_of(config)
-    source = {
-        "revision": config.loading.model_revision,
-        "trust_remote_code": config.loading.trust_remote_code,
-    }
-    model = config.network[0] if config.network else skeleton(model_of(config), **source)  # type: ignore[arg-type]
+    papers = next(iter(type(config.recipe).presets))
+    config = replace(config, opened=config.open_task())
+    try:
+        model = config.network[0] if config.network else skeleton_of(config)
+    except UserError:  # what is wrong with it is said when it is loaded, after the data were looked at
+        return replace(config, preset=papers)
+    machine, lengths = machine_of(config), lengths_of(config.opened)
     weights = sum(p.numel() for p in model.parameters())
-    kind = type(config.recipe)
-    work = Work(machine, weights, lengths.prompt, len(config.recipe.teachers), kind.generates)
+    work = Work(machine, weights, lengths.prompt, len(config.recipe.teachers), type(config.recipe).generates)
     chosen = dict(sizes(config, work, context_window(model), lengths, set(given)))
     own = {name: value for name, value in chosen.items() if name in knobs(config.recipe)}
     rest: dict[str, Any] = {name: value for name, value in chosen.items() if name not in own}
@@ -65,13 +65,13 @@ def fitted(config: TrainConfig, given: Collection[str]) -> TrainConfig:
     told = [f"{name} {value} (paper: {before[name]})" for name, value in own.items() if value != before[name]]
     told += [f"{name} {value} (else {before[name]})" for name, value in rest.items() if value != before[name]]
     if not told:
-        return replace(config, preset=next(iter(kind.presets)))
+        return replace(config, preset=papers)
     said = f"sizes for this machine ({machine.name}; {weights / 1e6:,.1f} M weights): {', '.join(told)}"
     return replace(
         config,
         recipe=with_knobs(config.recipe, own),
         evaluation=replace(config.evaluation, **rest),
-        fitted=f"{said}; --preset {next(iter(kind.presets))} takes the paper's",
+        fitted=f"{said}; --preset {papers} takes the paper's",
     )
 
 
@@ -159,15 +159,18 @@ def whole_shares(prompts: int) -> int:
     return max(processes, prompts // processes * processes)
 
 
-def model_of(config: TrainConfig) -> str:
-    return resolve_model(config.loading.model) if config.loading.model else str(model_folder(config.task))
+def skeleton_of(config: TrainConfig) -> PreTrainedModel:
+    """The run's model without its weights. UserError where it cannot be looked at."""
+    own, how = config.loading.model, config.loading
+    return skeleton(
+        resolve_model(own) if own else str(model_folder(config.task)),
+        revision=how.model_revision,
+        trust_remote_code=how.trust_remote_code,
+    )
 
 
-def lengths_of(config: TrainConfig) -> Lengths:
-    """How long the first rows are. UserError for a task that cannot be opened."""
-    if callable(config.task):  # it is made once, for the run
-        return Lengths()
-    task = make_task(config.task, reward=config.reward, seed=config.seed, options=config.task_options)
+def lengths_of(task: Task) -> Lengths:
+    """How long the first rows are."""
     examples = [task.train(i) for i in range(LOOKED_AT)]
     worked = [one.private["solution"] for one in examples if one.private.get("solution")]
     return Lengths(

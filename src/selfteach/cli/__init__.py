@@ -52,13 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return fail(str(mistake))
-    except OSError as refusal:
-        if isinstance(refusal, BrokenPipeError):
-            return unheard(words)
-        if debug:
-            traceback.print_exc()
-        advice = ": make room, or choose another folder (--out)" if refusal.errno in REFUSALS else ""
-        return fail(str(UserError(f"{named(refusal)}{refusal.strerror or refusal}{advice}")))
+    except BrokenPipeError:
+        return unheard(words)
     except Interrupted as where:
         print(
             f"selfteach: interrupted; go on with selfteach train --resume --out {where}",
@@ -74,19 +69,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(told)
 
 
-REFUSALS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.EIO),
-)
-"""What a disk or a file system refuses for reasons that are not the program's."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk says that has no room left."""
 
 
 def of_the_machine(problem: Exception) -> str | None:
-    """In one line, that memory is used up where nobody knew more of it; None: the error is the program's."""
+    """In one line, what memory or disk refused where nobody knew more of it; None: the error is the program's."""
     if (said := exhausted(problem)) is not None:
         return (
             f"out of memory ({said}): lower micro_batch, sample_batch or max_tokens, or take a smaller model"
         )
+    if isinstance(problem, OSError):
+        where = f"{shortened(str(problem.filename))}: " if problem.filename else ""
+        advice = "make room there" if problem.errno in FULL else "choose another file or folder"
+        return str(UserError(f"{where}{problem.strerror or problem}: {advice}"))
     return None
 
 
@@ -98,11 +94,6 @@ def unheard(words: Sequence[str]) -> int:
     """Whoever read has gone. A command that only prints is done then; runs go on without their lines (Lines.say)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if words[:1] and words[0] in PRINTING else 1
-
-
-def named(refusal: OSError) -> str:
-    """The file that the machine refused, if it was one."""
-    return "" if refusal.filename is None else f"{shortened(str(refusal.filename))}: "
 
 
 def quiet_libraries() -> None:

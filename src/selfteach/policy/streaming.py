@@ -7,6 +7,8 @@ from threading import Event, Thread
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from selfteach.checks import require
@@ -21,7 +23,9 @@ class Told(StoppingCriteria):
     def __init__(self, event: Event) -> None:
         self.event = event
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def __call__(
+        self, input_ids: Int[Tensor, "N L"], scores: Float[Tensor, "N V"], **kwargs: Any
+    ) -> Bool[Tensor, "N"]:
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,9 @@ from selfteach.settings import (
     UnitInterval,
     settings,
 )
+from selfteach.task.example import Task
 from selfteach.task.opening import TaskOptions
+from selfteach.task.rows import make_task
 
 FORMAT = 4
 """Of config.toml: 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written, 3 before
@@ -142,6 +144,15 @@ class TrainConfig:
     """A model in memory with its tokenizer, in place of ``loading.model``."""
     fitted: str = ""
     """What preset "auto" chose for this machine, in words."""
+    opened: Any = field(default=None, compare=False, repr=False)
+    """The task, where it was opened to choose sizes by its rows: a run takes it, and opens none itself."""
+
+    def open_task(self) -> Task:
+        """The task of this run. UserError where it cannot be opened."""
+        task: Task = self.opened or make_task(
+            self.task, reward=self.reward, seed=self.seed, options=self.task_options
+        )
+        return task
 
     @property
     def task_name(self) -> str:

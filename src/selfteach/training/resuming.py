@@ -50,11 +50,12 @@ def state(run: Trainer) -> dict[str, Any]:
 
 def load_state(run: Trainer, saved: checkpoint.State) -> None:
     """Put a state back. Raises ``UserError`` where the run is of other weights, optimizers or processes."""
-    require_processes(
-        run.accelerator.num_processes, len(saved["random"])
-    )  # before what each process has of its own
     progress = saved["progress"]
     require_progress(progress)
+    if not saved["random"]:
+        raise ValueError("no process has a random state")
+    # Before what each process has of its own:
+    require_processes(run.accelerator.num_processes, len(saved["random"]))
     run.enter(progress["stage"])
     weights.load(run.wrapped, saved["weights"])
     run.ever = weights.names(saved["weights"])

@@ -27,7 +27,6 @@ from selfteach.recipes.parts import PerRecord
 from selfteach.roles.weights import POLICY
 from selfteach.task.example import Task
 from selfteach.task.opening import open_task
-from selfteach.task.rows import make_task
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.clock import Clock
 from selfteach.training.config import TrainConfig
@@ -69,7 +68,7 @@ class TextLearner(Learner):
         if config.fitted:
             progress.say(config.fitted)
         here = PartialState(cpu=on_cpu(config.loading.device))
-        task = make_task(config.task, reward=config.reward, seed=config.seed, options=config.task_options)
+        task = config.open_task()
         self.also = [open_task(name, seed=config.seed) for name in config.evaluation.eval_also]
         self.recipes = list(config.recipe.stages.items())
         for line in data.examined(config, task, self.also, dict(self.recipes)):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from selfteach.objective.record import CHUNK_BYTES
 from selfteach.policy.loading import Policy
@@ -216,7 +218,7 @@ def sampled(policy: Policy, batch: list[list[int]], tokens: int) -> tuple[float,
 
 def timed_states(
     policy: Policy, contexts: list[list[int]], answers: list[list[int]]
-) -> tuple[float, torch.Tensor]:
+) -> tuple[float, Float[Tensor, "P d"]]:
     began = time.perf_counter()
     states = LocalScorer().states(policy, contexts, answers)
     synchronize(policy)
