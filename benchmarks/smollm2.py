@@ -23,7 +23,7 @@ PLAIN = "--temperature 1 --top-p 1 --top-k 0 --lora-rank 0 --max-grad-norm 1"
 PLAIN += " --student-thinking none --teacher-thinking none"
 EVERY = "--eval-samples 1 --eval-temperature 0.7 --checkpoint-every 15 --keep 1 --samples-every 5"
 FREE = "--no-instruction --answer-format number"
-ASKED = f"{MODEL} {TASK} --samples 1 --temperature 0.7 --batch 50"
+ASKED = f"{MODEL} {TASK} --samples 1 --temperature 0.7 --sample-batch 50"
 TURNS = "--no-instruction --view prefix --prefix examples/arithmetic_turns.json"
 WITH_TURNS = (
     f"selfteach train opsd {MODEL} {TASK} {TURNS} --clip-entry none --lr 5e-5 {PLAIN} --max-tokens 16 "
