@@ -11,7 +11,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from selfteach.api import fit
-from selfteach.api.fit import AUTO, Lengths, answer_tokens, fewer, sizes
+from selfteach.api.fit import AUTO, Lengths, answer_tokens, chosen_sizes, fewer, sizes
 from selfteach.api.machine import Machine, Work
 from selfteach.api.resolve import draft
 from selfteach.api.training import configured
@@ -160,3 +160,27 @@ def test_sizes_are_knobs_of_the_recipe_that_count(recipe: str) -> None:
     own = knobs(preset_of(RECIPES[recipe]))
     for name in RECIPES[recipe].sizes:
         assert isinstance(own[name], int | None), name
+
+
+@pytest.mark.usefixtures("cpu")
+def test_runs_of_one_comparison_have_the_same_sizes_whatever_their_seeds(large: str) -> None:
+    rows = [{**row, "solution": "so " * (i % 7) * 40 + row["answer"]} for i, row in enumerate(ROWS * 5)]
+    chosen_by = [chosen_sizes(configured("grpo", large, rows, seed=seed)) for seed in range(4)]
+    assert chosen_by[0]
+    assert all(one == chosen_by[0] for one in chosen_by)
+    again = configured("grpo", large, rows, steps=30, eval_problems=4, eval_samples=1, **chosen_by[0])
+    assert {name: knobs(again.recipe)[name] for name in chosen_by[0]} == chosen_by[0]
+
+
+@pytest.mark.usefixtures("cpu")
+def test_answers_are_not_made_shorter_than_worked_solutions(large: str) -> None:
+    rows = [{**row, "solution": "so " * 300 + row["answer"]} for row in ROWS]
+    config = configured("opsd", large, rows)
+    assert config.recipe.rollouts.max_tokens >= 300
+    assert config.recipe.optimization.prompts < 8
+
+
+def test_why_sizes_are_the_paper_s_is_said_where_the_model_cannot_be_looked_at(tmp_path: Any) -> None:
+    config = configured("opsd", tmp_path / "none", ROWS)
+    assert (config.preset, config.recipe) == ("v3-thinking", preset_of(RECIPES["opsd"]))
+    assert "there is no such folder" in config.fitted

@@ -343,3 +343,21 @@ def test_a_model_that_does_not_run_is_told_in_one_line(
         match=r"LlamaForCausalLM does not run on a probe text \(RuntimeError: shapes cannot be multiplied\)",
     ):
         preflight(run.learner)
+
+
+@pytest.mark.parametrize("recipe", ["grpo", "srpo", "scope", "opsd"])
+def test_a_recipe_that_learns_from_rewards_is_refused_where_nothing_is_graded(
+    recipe: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        "".join(json.dumps({"problem": f"Say {n}.", "solution": f"It is {n}."}) + "\n" for n in range(80))
+    )
+    more = ["--teacher", folder(tmp_path)] if recipe == "scope" else []
+    words = ["--task", str(file), "--verifier", "none", "--lora-rank", "0", "--max-unavailable", "1", *more]
+    checks = [one for one in examined(run_of(folder(tmp_path), *words, recipe=recipe).learner) if not one.ok]
+    if recipe == "opsd":
+        assert not checks
+    else:
+        assert [one.name for one in checks] == ["objective"]
+        assert "nothing is graded" in checks[0].detail

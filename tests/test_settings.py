@@ -94,3 +94,15 @@ def test_no_number_of_a_recipe_may_be_none_that_is_a_number(name: str) -> None:
                 replace(recipe, **{field: value})
     for one in fields(Optimization):
         assert not is_dataclass(getattr(Optimization(), one.name))
+
+
+def test_a_field_of_any_type_holds_what_the_user_brings() -> None:
+    @settings
+    class Holder:
+        rows: Any = None
+        name: Any = None
+
+    brought = [{"x": 1e300, "y": 2**70, "z": "\0"}]
+    assert Holder(rows=brought).rows is brought
+    with pytest.raises(UserError, match="name must be text without a NUL"):
+        Holder(name="a\0b")

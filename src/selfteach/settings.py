@@ -111,9 +111,16 @@ def extremes_first(kind: type) -> None:
 
 
 def refuse_extremes(made: Any) -> None:
-    """UserError for a value that no arithmetic, file or page could hold, wherever in the field it stands."""
+    """UserError for a value that no arithmetic, file or page could hold, wherever in the field it stands.
+
+    A field of any type holds an object of the user's (rows, a task): of these only a name is looked at.
+    """
+    hints: Mapping[str, Any] = hints_of(cast(Any, type(made)))
     for one in fields(made):
-        for part in leaves(getattr(made, one.name)):
+        value = getattr(made, one.name)
+        if hints.get(one.name) is Any and not isinstance(value, str):
+            continue
+        for part in leaves(value):
             if lack := lack_of(part):
                 raise UserError(f"{one.name} {lack}, got {shown(part)}")
 

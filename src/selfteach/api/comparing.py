@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from selfteach.api.fit import chosen_sizes
 from selfteach.api.progress import progress_for_here
 from selfteach.api.resolve import RecipeLike, kind_of, safe
 from selfteach.api.result import Result, linked
@@ -96,7 +97,8 @@ def compare(
 
     def finish(runs: list[Run]) -> None:
         for run in runs:
-            settings = {**given, **(run.knobs or {}), "seed": run.seed, "out": run.folder}
+            sizes = chosen_sizes(configs[run.label])
+            settings = {**sizes, **given, **(run.knobs or {}), "seed": run.seed, "out": run.folder}
             refuse_changed(run, configured(named[run.label], model, task, **settings))
             if not (run.folder / "summary.json").exists():
                 begun = (run.folder / "config.toml").exists()

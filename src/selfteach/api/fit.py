@@ -53,8 +53,8 @@ def fitted(config: TrainConfig, given: Collection[str]) -> TrainConfig:
     config = replace(config, opened=config.open_task())
     try:
         model = config.network[0] if config.network else skeleton_of(config)
-    except UserError:  # what is wrong with it is said when it is loaded, after the data were looked at
-        return replace(config, preset=papers)
+    except UserError as problem:  # it is said again when it is loaded, after the data were looked at
+        return replace(config, preset=papers, fitted=f"sizes are those of preset {papers}: {problem}")
     machine, lengths = machine_of(config), lengths_of(config.opened)
     weights = sum(p.numel() for p in model.parameters())
     work = Work(machine, weights, lengths.prompt, len(config.recipe.teachers), type(config.recipe).generates)
@@ -110,11 +110,24 @@ def answer_tokens(paper: int, rows: int, work: Work, window: int, lengths: Lengt
     """The longest answer: within the model's window, twice as long as worked solutions, and short enough that a step
     has time for a few rows."""
     longest = min(paper, max(SHORT, window - lengths.prompt))
+    shortest = SHORT
     if lengths.solution is not None:
         longest = min(longest, max(SHORTEST_WORK, 2 ** (2 * lengths.solution - 1).bit_length()))
-    while longest > SHORT and work.rows_of_a_step(longest) < min(FEW_ROWS, rows):
-        longest = max(SHORT, 2 ** ((longest - 1).bit_length() - 1))
+        shortest = min(
+            longest, max(SHORT, lengths.solution)
+        )  # rather fewer rows than answers that are all cut
+    while longest > shortest and work.rows_of_a_step(longest) < min(FEW_ROWS, rows):
+        longest = max(shortest, 2 ** ((longest - 1).bit_length() - 1))
     return longest
+
+
+def chosen_sizes(config: TrainConfig) -> dict[str, Any]:
+    """What preset "auto" chose, by knob, but for the steps: for runs of one comparison, which must be alike whatever
+    their seeds and cores."""
+    if not config.fitted:
+        return {}
+    own = knobs(config.recipe)
+    return {name: own[name] for name, kind in type(config.recipe).sizes.items() if kind != "steps"}
 
 
 def evaluation_sizes(
@@ -170,12 +183,13 @@ def skeleton_of(config: TrainConfig) -> PreTrainedModel:
 
 
 def lengths_of(task: Task) -> Lengths:
-    """How long the first rows are."""
-    examples = [task.train(i) for i in range(LOOKED_AT)]
+    """How long rows are: of those held out, which are the same whatever the seed; runs of several must be alike."""
+    examples = task.held_out(LOOKED_AT)
+    examples += [task.train(i) for i in range(2 if len(examples) < 2 else 0)]
     worked = [one.private["solution"] for one in examples if one.private.get("solution")]
     return Lengths(
         longer([sum(len(m["content"]) for m in one.prompt) for one in examples]),
-        longer([len(text) for text in worked]) if len(worked) > LOOKED_AT // 2 else None,
+        longer([len(text) for text in worked]) if len(worked) > max(1, len(examples) // 2) else None,
     )
 
 

@@ -11,12 +11,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from selfteach.api.fit import fitted
-from selfteach.api.resolve import draft, require_model, safe
+from selfteach.api.fit import chosen_sizes
+from selfteach.api.resolve import safe
 from selfteach.cli.console import parsed
-from selfteach.cli.train import named_options, run_of
+from selfteach.cli.train import run_of
 from selfteach.errors import UserError
-from selfteach.recipes import RECIPES, Recipe
+from selfteach.recipes import RECIPES
 from selfteach.settings import Few, settings
 from selfteach.studies.comparing import (
     Run,
@@ -68,19 +68,19 @@ def command(words: Sequence[str]) -> int:
     what, setup = given.what, given.setup
     if not what.recipes:
         raise UserError(f"which recipes? selfteach compare RECIPE …; known: {', '.join(RECIPES)}")
-    recipes = {label: recipe_of(what, label, extra) for label in what.recipes}
+    configs = {label: run_of(asked(what, label, extra)) for label in what.recipes}
     out = what.out or Path("runs") / f"compare-{safe(what.task)}"
     held = {k: v for k, v in asdict(what).items() if k not in ("out", "jobs", "recipes")}
     kept = {k: v for k, v in asdict(setup).items() if k != "seeds"}
     refuse_another(out, {**held, **kept, "extra": extra, "first": what.recipes[0]})
 
     def bring(planned: list[Run]) -> None:
-        commands = [worded(what, run, extra) for run in planned]
+        commands = [worded(what, run, chosen_sizes(configs[run.label]), extra) for run in planned]
         for one in commands:
             refuse_changed(one, run_of(one.words[1:]))
         finish(commands, what.jobs)
 
-    runs = compared(setup, recipes, out, bring)
+    runs = compared(setup, {label: one.recipe for label, one in configs.items()}, out, bring)
     results = summarized(
         setup, runs, task=what.task, model=what.model or f"arena {what.task}", command=repeated(given, extra)
     )
@@ -90,21 +90,20 @@ def command(words: Sequence[str]) -> int:
     return 0
 
 
-def recipe_of(what: What, label: str, extra: Sequence[str]) -> Recipe:
-    """The recipe of a label; refused here and not in a run of its own where recipe, task or model cannot be."""
-    config = draft(label, task=what.task, reward=what.reward)
-    config = replace(config, loading=replace(config.loading, model=what.model))
-    require_model(config)
-    return fitted(config, named_options(extra)).recipe
-
-
-def worded(what: What, run: Run, extra: Sequence[str]) -> Run:
-    """The run as a command of its own."""
-    words = ["train", run.label, "--task", what.task, "--seed", str(run.seed), "--out", str(run.folder)]
+def asked(what: What, label: str, extra: Sequence[str]) -> list[str]:
+    """The words of a label's runs; what cannot be is refused here, and not in a run of its own."""
+    words = [label, "--task", what.task]
     words += ["--model", what.model] if what.model else []
     words += ["--reward", what.reward] if what.reward else []
-    words += [word for name, value in (run.knobs or {}).items() for word in (option(name), str(value))]
-    return replace(run, words=[*words, *extra])
+    return [*words, *extra]
+
+
+def worded(what: What, run: Run, sizes: Mapping[str, Any], extra: Sequence[str]) -> Run:
+    """The run as a command of its own."""
+    knobs = {**sizes, **(run.knobs or {})}
+    set_here = [word for name, value in knobs.items() for word in (option(name), str(value).lower())]
+    where = ["--seed", str(run.seed), "--out", str(run.folder)]
+    return replace(run, words=["train", *asked(what, run.label, (*where, *set_here, *extra))])
 
 
 def option(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ class Setup:
     """Held-out problems in each evaluation."""
     eval_samples: PositiveRows = 2
     """Answers sampled for each problem."""
+    eval_max_tokens: PositiveInt | None = None
+    """Longest answer of an evaluation, the same for all (none: the longest that any of the recipes trains on)."""
 
 
 @dataclass
@@ -55,6 +57,8 @@ def compared(
     ``recipes``: label → recipe. Finished runs of the same folder are kept.
     """
     require_distinct(recipes)
+    longest = setup.eval_max_tokens or max(one.rollouts.max_tokens for one in recipes.values())
+    setup = replace(setup, eval_max_tokens=longest)
     first, *others = recipes
     runs = [planned(setup, first, recipes[first], seed, out, None) for seed in range(setup.seeds)]
     finish(runs)
@@ -82,6 +86,7 @@ def planned(setup: Setup, label: str, recipe: Recipe, seed: int, out: Path, budg
         "eval_every": max(1, setup.steps // setup.points),
         "eval_problems": setup.eval_problems,
         "eval_samples": setup.eval_samples,
+        "eval_max_tokens": setup.eval_max_tokens,
     }
     if budget is not None:
         knobs["token_budget"] = budget

@@ -149,10 +149,10 @@ class TrainConfig:
 
     def open_task(self) -> Task:
         """The task of this run. UserError where it cannot be opened."""
-        task: Task = self.opened or make_task(
-            self.task, reward=self.reward, seed=self.seed, options=self.task_options
-        )
-        return task
+        if self.opened is not None:
+            found: Task = self.opened
+            return found
+        return make_task(self.task, reward=self.reward, seed=self.seed, options=self.task_options)
 
     @property
     def task_name(self) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from selfteach.objective.record import CHUNK_BYTES
 from selfteach.policy.loading import Policy
+from selfteach.policy.room import sized
 from selfteach.policy.sampler import GenerateSampler, Sampling
 from selfteach.policy.scorer import LocalScorer
 from selfteach.recipes.base import Recipe
@@ -110,7 +111,7 @@ def scoring_bytes(run: TextLearner, plan: Plan) -> int:
     """The largest micro-batch's activations, and the states of every role over the whole step."""
     room, length = run.policy.room, plan.prompt + plan.tokens
     part = next(room.scoring([length] * plan.rows, run.config.bookkeeping.micro_batch, gradient=True), ())
-    width = int(run.policy.model.config.get_text_config().hidden_size)
+    width = sized(run.policy.model.config.get_text_config(), "hidden_size", "n_embd", "d_model", default=1024)
     states = plan.rows * plan.tokens * width * 4 * len(plan.recipe.teachers)
     return len(part) * length * room.needs.trained + states
 
@@ -156,9 +157,9 @@ def cost_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
     return Check(
         "cost",
         True,
-        f"at most {spelled(sampling + scoring)} a step ({spelled(sampling)} sampling, {spelled(scoring)} scoring), "
+        f"about {spelled(sampling + scoring)} a step ({spelled(sampling)} sampling, {spelled(scoring)} scoring), "
         f"{spelled(evaluation)} an evaluation, {spelled(whole + times * evaluation)} for {steps} steps; "
-        f"at most {tokens * run.now.processes:,} tokens generated",
+        f"{tokens * run.now.processes:,} tokens generated; if every answer is as long as it may be",
     )
 
 

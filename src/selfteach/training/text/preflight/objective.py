@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from selfteach.checks import nearest
 from selfteach.task.trajectory import Trajectory
+from selfteach.task.verdict import Verdict
 from selfteach.training.text.preflight.check import Check
 
 if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
+    from selfteach.training.text.update import TextBatch
 
 SAMPLED = "which hands over the sampled tokens' log-probs alone"
+
+
+def reads_reward(run: TextLearner, batch: TextBatch) -> bool:
+    """Whether the recipe's terms ask for the reward: they cannot be made without it."""
+    stats = batch.statistics()
+    stats.columns = replace(stats.columns, reward=None)
+    try:
+        with torch.no_grad():
+            list(run.recipe.summands(stats))
+    except ValueError as problem:
+        return "reward" in str(problem)
+    return False
 
 
 def objective_check(run: TextLearner, rollouts: Sequence[Trajectory]) -> Check:
     """The recipe's terms on these rollouts: each must be given by the roles what it reads of them."""
     batch = run.batching.of(rollouts, run.recipe.active(0), 0, alone=True)
+    graded = [one for one in rollouts if one.grade and one.grade.verdict != Verdict.NO_REWARD.value]
+    if not graded and reads_reward(run, batch):
+        return Check(
+            "objective",
+            False,
+            f"{type(run.recipe).__name__} learns from the reward, but nothing is graded, so that it is always 0: give "
+            "rows with answers, a reward function (--reward FILE:NAME), or take a recipe without a reward",
+        )
     try:
         with torch.no_grad():
             terms = list(run.recipe.summands(batch.statistics(record=run.recipe.per_record is not None)))
