@@ -152,7 +152,7 @@ def test_held_out_problems_are_never_trained_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "now"), [(40, 41), (40, 60), (40, 159), (100, 159), (160, 300), (300, 900)]
+    ("before", "now"), [(40, 41), (40, 60), (40, 599), (100, 159), (600, 800), (700, 900)]
 )
 def test_held_out_problems_stay_held_out_when_the_file_grows_and_the_seed_changes(
     tmp_path: Path, before: int, now: int

@@ -113,7 +113,7 @@ def test_train_without_a_preset_says_each_choice_beside_the_paper_s(large: str) 
     assert config.preset == AUTO
     assert config.recipe.rollouts.max_tokens == 128
     assert "max_tokens 128 (paper: 1024)" in config.fitted
-    assert "--preset v3-thinking takes the paper's" in config.fitted
+    assert "--preset paper takes the paper's" in config.fitted
     assert config.recipe.optimization.lr == preset_of(RECIPES["opsd"]).optimization.lr
 
 

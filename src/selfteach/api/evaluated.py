@@ -21,8 +21,8 @@ from selfteach.training.text.evaluation import Answered, EvaluationResult
 class Evaluated:
     """One model on one task. ``result``: accuracy with its standard error over problems, pass@k, mean length in tokens,
     share that finished; ``estimates``: average@n, pass@k, maj@n and greedy accuracy, each with its 95 % interval;
-    ``answers``: every answer with its grade, ``greedy`` those of temperature 0; ``part``: "all" rows or the "held-out"
-    ones; ``how``: the settings that decide the numbers."""
+    ``answers``: every answer with its grade, ``greedy`` those of temperature 0; ``part``: of "all" rows or of the
+    "held-out" ones, ``rows``: how many rows there are; ``how``: the settings that decide the numbers."""
 
     model: str
     task: str
@@ -31,6 +31,7 @@ class Evaluated:
     estimates: list[Estimate] = field(default_factory=list)
     greedy: list[Answered] = field(default_factory=list)
     part: str = "held-out"
+    rows: int | None = None
     how: Mapping[str, Any] = field(default_factory=dict)
     show: Callable[[Sequence[int]], str] = field(default=str, repr=False, compare=False)
     """Token ids as text, special tokens among it."""
@@ -93,9 +94,12 @@ class Evaluated:
 
     def __repr__(self) -> str:
         one = self.result
+        shown = [
+            f"{each.measure} {each.value:.3f} (95 % interval {each.low:.3f} to {each.high:.3f})"
+            for each in self.estimates
+        ]
         return (
-            f"{self.model} on {self.task}: accuracy {one.accuracy:.3f} ± {one.accuracy_se:.3f} (standard error over "
-            f"{one.problems} problems)  pass@{one.k} {one.pass_at_k:.3f}  length {one.length:.1f} tokens  "
+            f"{self.model} on {self.task}, {one.problems} problems: {', '.join(shown)}; length {one.length:.1f} tokens, "
             f"finished {one.finished:.2f}"
         )
 

@@ -30,6 +30,7 @@ from selfteach.settings import (
     settings,
 )
 from selfteach.task.arena import WORLDS, model_folder
+from selfteach.task.example import is_graded
 from selfteach.task.options import TaskOptions
 from selfteach.training.config import Loading
 from selfteach.training.text.estimates import estimates
@@ -143,6 +144,10 @@ def evaluate(
     found, policy = [], None
     for one in task if several else [task]:
         what = posed(one, draft.run, how.rows, how.problems, how.seed, asked[TaskOptions], reward)
+        require(
+            is_graded(what.task),
+            f"nothing in {what.label} is graded, for its rows have no answers: give a reward (--reward FILE:NAME)",
+        )
         if policy is None or model is None:
             where = None if base is None else str(base)
             with within_memory("loading the model", "take precision bfloat16, or a machine with more memory"):
@@ -173,7 +178,16 @@ def examined(policy: Policy, what: Posed, how: EvalSettings, view: View | None, 
     settings = {name: value for name, value in asdict(how).items() if name in kept} | {"max_tokens": longest}
     settings |= {"view": (view or Plain()).name, **what.asked}
     return Evaluated(
-        model, what.label, result, answers, numbers, greedy, what.part, settings, policy.renderer.show
+        model,
+        what.label,
+        result,
+        answers,
+        numbers,
+        greedy,
+        what.part,
+        what.rows,
+        settings,
+        policy.renderer.show,
     )
 
 

@@ -71,7 +71,7 @@ def fitted(config: TrainConfig, given: Collection[str]) -> TrainConfig:
         config,
         recipe=with_knobs(config.recipe, own),
         evaluation=replace(config.evaluation, **rest),
-        fitted=f"{said}; --preset {papers} takes the paper's",
+        fitted=f"{said}; --preset paper takes the paper's",
     )
 
 

@@ -37,6 +37,8 @@ class Posed:
     part: Part
     count: int
     asked: Mapping[str, Any]
+    rows: int | None = None
+    """How many rows the part has; None: it makes them."""
 
 
 def posed(
@@ -78,7 +80,14 @@ def posed(
         count = min(count or len(held), len(held))
     default = asdict(TaskOptions())
     asked = {name: value for name, value in asdict(chosen).items() if value != default[name]}
-    return Posed(made, task if isinstance(task, str) else named(task), part, count or FEW, asked)
+    return Posed(
+        made,
+        task if isinstance(task, str) else named(task),
+        part,
+        count or FEW,
+        asked,
+        None if held is None else len(held),
+    )
 
 
 def task_of(run: SavedRun | None) -> str:

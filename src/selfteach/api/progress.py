@@ -269,4 +269,6 @@ def evaluation(headline: str, row: Mapping[str, Any]) -> str:
 def value_of(row: Mapping[str, Any]) -> str:
     """The headline with its standard error, as far as that is known."""
     error = f" ± {row['eval/headline_se']:.3f}" if "eval/headline_se" in row else ""
+    if row.get("eval/headline_se") == 0:
+        error = " (no spread)"  # not certainty: few problems may agree by chance
     return f"{row['eval/headline']:.3f}{error}"

@@ -176,6 +176,8 @@ def writable(path: Path) -> Iterator[None]:
     """Within it a file that cannot be written is refused in one line."""
     try:
         yield
+    except BrokenPipeError:  # whoever read has gone
+        raise
     except OSError as problem:
         raise UserError(f"{path} cannot be written ({problem.strerror}): choose another place") from None
 

@@ -58,6 +58,8 @@ def command(words: Sequence[str]) -> int:
     """Parse, train, report."""
     config, where = configured(words)
     if where.dry_run:
+        if config.fitted:
+            print(config.fitted, file=sys.stderr)
         sys.stdout.write(toml_text(table_of(config)))
         return 0
     folder, _ = launch(config, progress_for_here, Silent, resume=where.resume)

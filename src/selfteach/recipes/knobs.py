@@ -15,8 +15,28 @@ from selfteach.errors import UserError
 
 R = TypeVar("R", bound=Any)
 
-RENAMED = {"distil": "distill"}
-"""Knobs of earlier versions by their old names: refused with the new one."""
+RENAMED = {
+    "distil": "distill",
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "save_steps": "checkpoint_every",
+    "save_every": "checkpoint_every",
+    "save_total_limit": "keep",
+    "eval_steps": "eval_every",
+    "num_generations": "per_prompt",
+    "per_device_train_batch_size": "prompts",
+    "max_completion_length": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "warmup_steps": "warmup",
+    "lr_scheduler_type": "schedule",
+    "lora_r": "lora_rank",
+    "target_modules": "lora_targets",
+    "report_to": "track",
+    "output_dir": "out",
+    "model_name_or_path": "model",
+    "dataset_name": "task",
+}
+"""Knobs by the names that they have elsewhere, or had in earlier versions: refused with ours."""
 
 
 def knobs(recipe: Any) -> dict[str, Any]:
@@ -33,8 +53,8 @@ def knobs(recipe: Any) -> dict[str, Any]:
 
 
 def refuse_renamed(name: str) -> None:
-    """UserError with the new name where a knob has another since."""
-    require(name not in RENAMED, f"knob {name!r} is now called {RENAMED.get(name)!r}")
+    """UserError with our name where a knob has another elsewhere, or had one before."""
+    require(name not in RENAMED, f"knob {name!r} is called {RENAMED.get(name)!r} here")
 
 
 def with_knobs(recipe: R, changes: Mapping[str, Any]) -> R:

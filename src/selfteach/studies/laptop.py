@@ -13,7 +13,7 @@ from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, Recipe, preset_of, with_knobs
 
-ARENA = "arena"
+ARENA, PAPER = "arena", "paper"
 Knobs = Mapping[str, Any]
 
 
@@ -149,6 +149,8 @@ def preset_named(kind: type[Recipe], preset: str | None = None, *, arena: bool =
     UserError naming the nearest if it is unknown.
     """
     known = presets(kind)
+    if preset == PAPER and PAPER not in known:
+        preset = next(iter(known))
     if preset is None:
         preset = ARENA if arena and ARENA in known else next(iter(known))
     if preset not in known:

@@ -80,3 +80,8 @@ class Task(Protocol):
     def held_out(self, count: int) -> list[Example]: ...
 
     def grade(self, example: Example, answer: str) -> Grade: ...
+
+
+def is_graded(task: Task) -> bool:
+    """Whether anybody grades its answers: a task of rows without answers says in ``graded`` that nobody does."""
+    return bool(getattr(task, "graded", True))

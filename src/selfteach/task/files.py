@@ -96,6 +96,11 @@ class FileTask:
             log.warning("%s: %d of %d problems asked for: no more are held out", self.name, have, count)
         return [self._example(row) for row in self.held_out_rows[:count]]
 
+    @property
+    def graded(self) -> bool:
+        """Whether there is a verifier."""
+        return self.options.verifier != "none"
+
     def grade(self, example: Example, answer: str) -> Grade:
         """Reward 1 for the right final answer, else 0; always 0, and uncounted, without a verifier."""
         claim = extract_answer(answer, self.answer_format)

@@ -151,6 +151,8 @@ class RewardFunction:
 class Rewarded(Around):
     """``task``, graded by a user's function. UserError at once if that has a parameter nothing is known for."""
 
+    graded = True
+
     def __init__(self, task: Task, reward: RewardFunction | Reward | str) -> None:
         super().__init__(task)
         self.reward = reward if isinstance(reward, RewardFunction) else RewardFunction.of(reward)

@@ -7,8 +7,8 @@ from hashlib import blake2b
 
 FRACTION = 0.05
 """Share of the problems that is held out where nobody says otherwise and there are enough."""
-FEW, FRACTION_OF_FEW = 160, 0.2
-"""Of fewer problems than these, of which that share would be less than eight, a larger one is held out. What is held
+FEW, FRACTION_OF_FEW = 600, 0.2
+"""Of fewer problems than these, of which that share would be less than thirty, a larger one is held out. What is held
 out stays so while a file grows up to there, and again from there on."""
 LEAST = 2
 """One problem has no standard error."""

@@ -206,7 +206,8 @@ def styled(seen: Seen) -> str | None:
 def falling(seen: Seen) -> str | None:
     if seen.now.get("eval/lost", 0.0) < LOST:
         return None
-    return f"eval/headline was {seen.now['eval/best']:.3g} at best, now it is {seen.now['eval/headline']:.3g}"
+    best, now = seen.now["eval/best"], seen.now["eval/headline"]
+    return f"eval/headline was {best:.3g} at best, and is {now:.3g} in the mean over the latest steps"
 
 
 def norms(row: Means) -> list[float]:

@@ -102,8 +102,7 @@ class RunFolder:
         if changed:
             run.close()
             raise UserError(
-                f"{path} was started with other values: {'; '.join(changed)}; "
-                "leave these out to go on (--resume --out RUN is enough), or start a new run with another --out"
+                f"{path} was started with other values: {'; '.join(changed)}; {advice_on(changed)}"
             )
         return run
 
@@ -240,6 +239,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: not a row with a step; remove that line")
         rows.append(row)
     return rows
+
+
+def advice_on(changed: Sequence[str]) -> str:
+    """What to do where a run cannot go on with these values."""
+    anew = "start a new run in another --out, perhaps from this one's weights (--model RUN)"
+    if all(one.startswith("inputs.") for one in changed):
+        return f"put back what it reads, or {anew}"
+    return f"leave these out to go on (--resume --out RUN is enough), or {anew}"
 
 
 def step_row(line: bytes) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from selfteach.checks import require
 from selfteach.recipes.base import Recipe
-from selfteach.task.example import Task
+from selfteach.task.example import Task, is_graded
 from selfteach.task.one import OneQuestion
 from selfteach.task.sizes import Sizes, require_enough, sizes_of
 from selfteach.training.config import TrainConfig
@@ -72,6 +72,9 @@ def evaluation_lines(config: TrainConfig, task: Task, also: Sequence[Task]) -> I
     """Where fewer problems are held out than are to be asked. UserError where there is none."""
     asked = config.evaluation.eval_problems
     if asked == 0:
+        return
+    if not is_graded(task):
+        yield "evaluation: nothing is graded, so there is no held-out accuracy (--reward FILE:NAME gives one)"
         return
     for one in (task, *also):
         found = len(one.held_out(asked))

@@ -25,7 +25,7 @@ from selfteach.recipes.base import Recipe
 from selfteach.recipes.knobs import knobs, with_knobs
 from selfteach.recipes.parts import PerRecord
 from selfteach.roles.weights import POLICY
-from selfteach.task.example import Task
+from selfteach.task.example import Task, is_graded
 from selfteach.task.opening import open_task
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.clock import Clock
@@ -244,7 +244,7 @@ class TextLearner(Learner):
         return True
 
     def evaluate(self, phase: Literal["before", "train", "after", "hook"]) -> Mapping[str, float] | None:
-        if self.config.evaluation.eval_problems == 0:
+        if self.config.evaluation.eval_problems == 0 or not is_graded(self.task):
             return None
         numbers, answers = examined(self)
         if phase != "hook":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from selfteach.policy.scorer import pack
 from selfteach.roles.role import Role
 from selfteach.roles.view import Plain
 from selfteach.roles.weights import External, Random, Snapshot, Weights
-from selfteach.task.example import Example
+from selfteach.task.example import Example, is_graded
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.contexts import Context
 from selfteach.training.text.preflight.check import Check, indented
@@ -34,7 +34,8 @@ def teacher_checks(
     reading = run.batching.reading
     seen = reading.context(short, rollouts)
     if not any(seen.available):
-        yield unseen_check(name, teacher, seen)
+        has = {known for one in rollouts for known in one.example.private}
+        yield unseen_check(name, teacher, seen, has, graded=is_graded(run.task))
         return
     shown = next(ids for ids in seen.prompts if ids is not None)
     run.progress.say(f"{name} sees\n{indented(run.policy.renderer.show(shown))}")
@@ -47,16 +48,23 @@ def teacher_checks(
     yield privilege_check(run, name, short, rollouts, seen)
 
 
-def unseen_check(name: str, teacher: Role, seen: Context) -> Check:
+def unseen_check(
+    name: str, teacher: Role, seen: Context, private: Collection[str] = (), *, graded: bool = True
+) -> Check:
     """A private field that nobody has is a mistake; a right sibling or a marked span may simply not have come yet."""
     view = teacher.view
+    if not view.fields and not graded:
+        told = f"{view.name} waits for how answers turn out, but nothing is graded"
+        return Check(f"{name}: view", False, f"{told}: give rows with answers, or --reward FILE:NAME")
     if not view.fields:
         return Check(f"{name}: view", True, f"{view.name} waits for how answers turn out; not checked")
+    has = next((known for known in ("solution", "answer") if known in private), None)
+    advice = "choose another --view" if has is None else f"the rows have {has!r}: --view {has}"
     return Check(
         f"{name}: view",
         False,
         f"view {view.name} has nothing to show of the first {len(seen.prompts)} examples ({seen.no_privilege} without "
-        f"{', '.join(view.fields)}, {seen.too_long} too long); choose another --view",
+        f"{', '.join(view.fields)}, {seen.too_long} too long); {advice}",
     )
 
 
