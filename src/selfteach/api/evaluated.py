@@ -22,7 +22,7 @@ class Evaluated:
     """One model on one task. ``result``: accuracy with its standard error over problems, pass@k, mean length in tokens,
     share that finished; ``estimates``: average@n, pass@k, maj@n and greedy accuracy, each with its 95 % interval;
     ``answers``: every answer with its grade, ``greedy`` those of temperature 0; ``part``: of "all" rows or of the
-    "held-out" ones, ``rows``: how many rows there are; ``how``: the settings that decide the numbers."""
+    "held-out" ones, ``available``: how many rows that has; ``how``: the settings that decide the numbers."""
 
     model: str
     task: str
@@ -31,7 +31,7 @@ class Evaluated:
     estimates: list[Estimate] = field(default_factory=list)
     greedy: list[Answered] = field(default_factory=list)
     part: str = "held-out"
-    rows: int | None = None
+    available: int | None = None
     how: Mapping[str, Any] = field(default_factory=dict)
     show: Callable[[Sequence[int]], str] = field(default=str, repr=False, compare=False)
     """Token ids as text, special tokens among it."""
@@ -99,8 +99,8 @@ class Evaluated:
             for each in self.estimates
         ]
         return (
-            f"{self.model} on {self.task}, {one.problems} problems: {', '.join(shown)}; length {one.length:.1f} tokens, "
-            f"finished {one.finished:.2f}"
+            f"{self.model} on {self.task}, {one.problems} problems: {', '.join(shown)}; "
+            f"length {one.length:.1f} tokens, finished {one.finished:.2f}"
         )
 
 

@@ -117,11 +117,11 @@ def without(words: Sequence[str], name: str) -> tuple[list[str], str]:
 
 
 def refuse_renamed(words: Sequence[str]) -> None:
-    """UserError for an option of an earlier version, with its present name."""
+    """UserError for an option by the name that it has elsewhere, or had in an earlier version, with ours."""
     for word in words:
         name = word.partition("=")[0].removeprefix("--").replace("-", "_")
         if word.startswith("--") and name in RENAMED:
-            raise UserError(f"--{name.replace('_', '-')} is now called --{RENAMED[name].replace('_', '-')}")
+            raise UserError(f"--{name.replace('_', '-')} is called --{RENAMED[name].replace('_', '-')}")
 
 
 def spelled(words: Sequence[str], literal: Collection[str] = ()) -> list[str]:

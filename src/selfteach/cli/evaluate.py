@@ -124,7 +124,9 @@ def asked(one: Evaluated) -> str:
     count, how = one.result.problems, one.how
     problems = f"{count} held-out problems"
     if one.part == "all":
-        problems = f"all {count} rows" if count == one.rows else f"the first {count} of {one.rows} rows"
+        problems = (
+            f"all {count} rows" if count == one.available else f"the first {count} of {one.available} rows"
+        )
     drawn = "greedy" if how["temperature"] == 0 else f"temperature {how['temperature']:g}"
     return f"{problems} × {one.result.k}, {drawn}, up to {how['max_tokens']} tokens, seed {how['seed']}"
 
