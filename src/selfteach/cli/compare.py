@@ -14,7 +14,7 @@ from rich.table import Table
 from selfteach.api.fit import fitted
 from selfteach.api.resolve import draft, require_model, safe
 from selfteach.cli.console import parsed
-from selfteach.cli.train import named_options, run_of
+from selfteach.cli.train import run_of
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, Recipe
 from selfteach.settings import Few, settings
@@ -29,7 +29,7 @@ from selfteach.studies.comparing import (
     write_results,
 )
 from selfteach.studies.runs import cells, finish, heads
-from selfteach.studies.study import names_option
+from selfteach.words import given_names, option
 
 ABOUT = "What stands after a lone -- goes to every run as it is: selfteach compare opsd grpo -- --lr 1e-4"
 
@@ -62,7 +62,7 @@ def command(words: Sequence[str]) -> int:
     own, extra = list(words), tuple[str, ...]()
     if "--" in words:
         own, extra = list(words[: words.index("--")]), tuple(words[words.index("--") + 1 :])
-    if names_option(own, "--suite"):
+    if "suite" in given_names(own):
         raise UserError("compare --suite is a command of its own now: selfteach study [METHOD …]")
     given = parsed(Arguments, own, program="selfteach compare", default=Arguments(), description=ABOUT)
     what, setup = given.what, given.setup
@@ -95,7 +95,7 @@ def recipe_of(what: What, label: str, extra: Sequence[str]) -> Recipe:
     config = draft(label, task=what.task, reward=what.reward)
     config = replace(config, loading=replace(config.loading, model=what.model))
     require_model(config)
-    return fitted(config, named_options(extra)).recipe
+    return fitted(config, given_names(extra)).recipe
 
 
 def worded(what: What, run: Run, extra: Sequence[str]) -> Run:
@@ -105,10 +105,6 @@ def worded(what: What, run: Run, extra: Sequence[str]) -> Run:
     words += ["--reward", what.reward] if what.reward else []
     words += [word for name, value in (run.knobs or {}).items() for word in (option(name), str(value))]
     return replace(run, words=[*words, *extra])
-
-
-def option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def repeated(given: Arguments, extra: Sequence[str]) -> str:

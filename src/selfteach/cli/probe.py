@@ -19,6 +19,7 @@ from selfteach.probe import alignment, usefulness, viability
 from selfteach.probe.finding import Finding, on_terminal, write_numbers
 from selfteach.probe.page import write_page
 from selfteach.probe.scene import Scene, set_scene
+from selfteach.words import name_of
 
 LOG_WIDTH = 180
 LESS_MEMORY = "lower prompts, micro_batch, sample_batch or max_tokens"
@@ -77,7 +78,7 @@ def divided(words: Sequence[str], names: Sequence[str]) -> tuple[list[str], list
     side = 1
     for word in words:
         if word.startswith("-"):
-            side = 0 if word.removeprefix("--").split("=")[0].replace("-", "_") in names else 1
+            side = 0 if name_of(word) in names else 1
         sides[side].append(word)
     return sides
 
