@@ -135,7 +135,7 @@ def test_a_run_out_of_memory_goes_on_with_other_batches(
 def test_allocators_are_known_by_what_they_say(error: Exception, said: str | None) -> None:
     assert exhausted(error) == said
     if said is not None:
-        with pytest.raises(OutOfMemory, match="while folding"), within_memory("folding", "unfold"):
+        with pytest.raises(OutOfMemory, match="while folding"), within_memory("folding"):
             raise error
 
 

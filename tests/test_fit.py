@@ -16,8 +16,8 @@ from selfteach.api.machine import Machine, Work
 from selfteach.api.resolve import draft
 from selfteach.api.training import configured
 from selfteach.cli.train import configured as configured_by_words
-from selfteach.words import given_names
 from selfteach.recipes import RECIPES, knobs, preset_of
+from selfteach.words import given_names
 
 CPU = Machine(
     "2 CPU cores, 25 GB",

@@ -22,8 +22,6 @@ from selfteach.probe.scene import Scene, set_scene
 from selfteach.words import name_of
 
 LOG_WIDTH = 180
-LESS_MEMORY = "lower prompts, micro_batch, sample_batch or max_tokens"
-DIVERGED = "the model's weights are not finite, or too large for its precision; take another model or float32"
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def command(words: Sequence[str]) -> int:
     knobs = parsed(probe.knobs, mine, program=program, default=probe.knobs(), description=about)
     config, _ = configured(theirs, command=f"probe {name}")
     progress = Lines()
-    with within_memory("probing", LESS_MEMORY), diverged("probe", DIVERGED):
+    with within_memory("probing"), diverged("probe"):
         found = probe.look(set_scene(config, knobs.views, progress), knobs)
     command_line = shlex.join(["selfteach", "probe", *words])
     model = config.loading.model or f"arena {config.task_name}"
