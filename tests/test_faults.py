@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selfteach.cli import main, of_the_machine
-from selfteach.errors import OutOfMemory, UserError, exhausted, within_memory
+from selfteach.cli.console import as_options, known_options
+from selfteach.errors import LESS_MEMORY, OutOfMemory, UserError, exhausted, less_memory, within_memory
 from selfteach.policy.sampler import GenerateSampler
 from selfteach.task.arena import model_folder
 from selfteach.training import checkpoint, rundir
@@ -77,7 +79,7 @@ def no_room_to_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "doing"),
     [
-        (["eval", "--task", "table", "--problems", "2"], "evaluating"),
+        (["eval", "--task", "table", "--problems", "2"], "answering"),
         (["doctor", "opsd", *SMALL], "checking the run"),
         (["train", "opsd", *RUN], "checking the run"),
         (["probe", "views", "opsd", *SMALL], "probing"),
@@ -91,8 +93,17 @@ def test_no_memory_to_sample_is_one_line_that_names_the_knobs(
     assert main([*words, *out]) == 2
     said = line_of(capsys)
     assert f"out of memory while {doing} (tried to allocate 4000000000000000 bytes)" in said
+    assert said.endswith(as_options(less_memory(doing)))
     assert "--max-tokens" in said
     assert "batch" in said
+
+
+@pytest.mark.parametrize("doing", LESS_MEMORY)
+def test_advice_on_memory_names_options_that_there_are(doing: str) -> None:
+    names = set(re.findall(r"[a-z]+(?:_[a-z]+)+", less_memory(doing)))
+    assert names
+    assert names <= known_options()
+    assert less_memory("folding") == less_memory()
 
 
 def test_a_run_out_of_memory_goes_on_with_other_batches(
@@ -135,7 +146,7 @@ def test_a_run_out_of_memory_goes_on_with_other_batches(
 def test_allocators_are_known_by_what_they_say(error: Exception, said: str | None) -> None:
     assert exhausted(error) == said
     if said is not None:
-        with pytest.raises(OutOfMemory, match="while folding"), within_memory("folding", "unfold"):
+        with pytest.raises(OutOfMemory, match="while folding"), within_memory("folding"):
             raise error
 
 

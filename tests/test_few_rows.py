@@ -124,6 +124,8 @@ def test_fewer_than_eight_are_one_line_before_the_model_is_looked_for(tmp_path: 
     assert said.startswith("rows: 7 different problems are too few")
     assert refusal(selfteach.train, "opsd", tmp_path / "no-model", few * 2, out=out, **SHORT) == said
     assert not out.exists()
+    one = refusal(selfteach.train, "opsd", tmp_path / "no-model", rows(1), out=out, **SHORT)
+    assert one.startswith("rows: 1 different problem is too few")
 
 
 def test_one_question_needs_no_others(tiny: str, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from selfteach.api.machine import Machine, Work
 from selfteach.api.resolve import draft
 from selfteach.api.training import configured
 from selfteach.cli.train import configured as configured_by_words
-from selfteach.cli.train import named_options
 from selfteach.recipes import RECIPES, knobs, preset_of
+from selfteach.words import given_names
 
 CPU = Machine(
     "2 CPU cores, 25 GB",
@@ -152,7 +152,7 @@ def test_the_arena_keeps_its_preset_and_a_small_model_the_paper_s(tiny: str) -> 
 
 def test_options_are_known_by_flat_name() -> None:
     words = ["--max-tokens", "8", "--optimization.lr=1e-3", "file", "-1", "--no-alarms"]
-    assert named_options(words) == {"max_tokens", "lr", "no_alarms"}
+    assert given_names(words) == {"max_tokens", "lr", "alarms"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfteach.cli import COMMANDS, main
-from selfteach.cli.brief import options
+from selfteach.cli.brief import option_lines
 from selfteach.recipes import RECIPES
 from selfteach.recipes.knobs import knobs
 from selfteach.training.config import Bookkeeping
@@ -51,7 +51,7 @@ def test_the_defaults_of_a_short_help_are_those_that_hold(capsys: pytest.Capture
     assert "--lr 0.0003 " in grpo
     plain = "\n".join(helped(capsys, "train", "grpo", "--task", "gym:chain_sum"))
     assert "--lr 1e-06 " in plain
-    lines = list(options(Bookkeeping(), ("track", "keep")))
+    lines = list(option_lines(Bookkeeping(), ("track", "keep")))
     assert [line.split()[:2] for line in lines] == [["--keep", "2"], ["--track", "none"]]
 
 

@@ -13,7 +13,7 @@ from selfteach.task.example import Example, Grade, Message
 from selfteach.task.files import FileTask
 from selfteach.task.judged import judged
 from selfteach.task.options import TaskOptions
-from selfteach.task.outcome import OUTCOMES, WHY, outcome, reference_of
+from selfteach.task.outcome import OUTCOMES, UNREAD, WHY, outcome, outcome_told, reference_of
 from selfteach.task.rows import make_task
 from selfteach.task.verdict import Verdict
 
@@ -112,3 +112,24 @@ def test_each_outcome_has_a_sentence() -> None:
 def test_the_reference_is_what_it_is_compared_with(private: dict[str, str], expected: str | None) -> None:
     question = (Message(role="user", content="3+4?"),)
     assert reference_of(Example("a", question, private)) == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "reward", "finished", "expected"),
+    [
+        ("timed out", 1.0, True, "timed out"),
+        (None, 1.0, False, "right"),
+        (None, 0.0, False, "cut off"),
+        ("nonsense", 0.0, True, "wrong"),
+        (["right"], float("nan"), True, "wrong"),
+        (None, None, False, "ungraded"),
+    ],
+)
+def test_a_row_tells_its_outcome_or_its_reward_does(
+    told: object, reward: float | None, finished: bool, expected: str
+) -> None:
+    assert outcome_told(told, reward, finished) == expected
+
+
+def test_what_nobody_could_read_are_verdicts_of_a_check() -> None:
+    assert set(UNREAD) < {str(one) for one in Verdict}

@@ -316,7 +316,7 @@ def test_generation_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: 
     found = check_of(run_of(folder(tmp_path)), "sampler")
     assert not found.ok
     assert found.detail.startswith(
-        "generate() fails on 5 prompts (ValueError: state of 5 rows has the wrong shape)"
+        "generate() fails on 5 prompts (ValueError: state of 5 rows has the wrong shape and more)"
     )
 
 
@@ -340,7 +340,7 @@ def test_a_model_that_does_not_run_is_told_in_one_line(
     monkeypatch.setattr(run.learner.policy.model.model, "forward", forward)
     with pytest.raises(
         UserError,
-        match=r"LlamaForCausalLM does not run on a probe text \(RuntimeError: shapes cannot be multiplied\)",
+        match=r"LlamaForCausalLM does not run on a probe text \(RuntimeError: shapes cannot be multiplied and more\)",
     ):
         preflight(run.learner)
 

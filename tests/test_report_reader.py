@@ -19,7 +19,7 @@ from selfteach.report.learned import learned
 from selfteach.report.plot import draw
 from selfteach.report.reading import dotted, read_run, sample
 from selfteach.report.smoothing import smoothed
-from selfteach.report.text import clip, duration, exact, number, size
+from selfteach.report.text import clip, exact, number, size
 from selfteach.task.outcome import WHY
 
 CONFIG = {"recipe": {"name": "opsd"}, "run": {"task": "table", "seed": 3}}
@@ -275,10 +275,6 @@ def test_bytes_are_shown_as_megabytes_or_gigabytes(tmp_path: Path) -> None:
     page = build_report(run).read_text()
     assert '<span title="572182528">572 MB</span>' in page
     assert '<span title="0.36328125">0.363</span>' in page
-
-
-def test_times_are_told_in_minutes_and_hours() -> None:
-    assert [duration(x) for x in (47.06, 750, 12_000)] == ["47.1 s", "12 min 30 s", "3 h 20 min"]
 
 
 LONG = "x" * 100_000

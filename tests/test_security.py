@@ -6,6 +6,7 @@ import ast
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -344,6 +345,7 @@ def unplugged(monkeypatch: pytest.MonkeyPatch) -> None:
     Silent.asked = 0
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "_answered", set())
+    monkeypatch.setattr(hub, "_silent", {})
     monkeypatch.setattr(huggingface_hub, "get_session", Silent)
     monkeypatch.setattr(
         "time.sleep", lambda seconds: pytest.fail("nobody waits for a hub that does not answer")
@@ -357,6 +359,22 @@ def test_a_hub_that_does_not_answer_is_asked_once() -> None:
     assert "Name or service not known" in refused("nobody/no-such-model")
     assert Silent.asked == 1
     assert constants.HF_HUB_OFFLINE is False
+
+
+@pytest.mark.usefixtures("unplugged")
+def test_model_teacher_and_data_do_not_wait_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(hub, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for model in ("nobody/model", "nobody/teacher", "nobody/other"):
+        assert "Name or service not known" in refused(model)
+    assert Silent.asked == 1
+    now[0] += hub.AGAIN
+    assert "Name or service not known" in refused("nobody/model")
+    assert Silent.asked == 2
+    monkeypatch.setattr(Silent, "head", lambda *_, **__: None)
+    assert hub.silence() is not None
+    now[0] += hub.AGAIN
+    assert hub.silence() is None
 
 
 @pytest.mark.usefixtures("unplugged")

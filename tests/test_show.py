@@ -97,7 +97,10 @@ def test_long_and_hidden_text_is_cut_and_shown_as_it_is(
 ) -> None:
     rows = [answer(1, "train", "[red]k", None, "\x1b[31m" + "x" * 5000, reward=0.0, finished=False)]
     del rows[0]["outcome"]  # as an earlier version wrote them
+    rows.append(answer(1, "train", "k2", "nonsense", "y", reward=0.0))
     (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row["outcome"] for row in selfteach.load_run(run).samples()] == ["cut off", "wrong"]
+    assert [one.outcome for one in selfteach.load_run(run).data.samples] == ["cut off", "wrong"]
     said = shown(capsys, run)
     assert "[red]k  cut off" in said
     assert "\\u{1b}[31mxxx" in said

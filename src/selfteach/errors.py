@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+from selfteach.wording import shortened
 
 LONGEST = 1000
 """Characters of a message: of a longer one the middle is left out."""
@@ -25,8 +27,7 @@ class UserError(Exception):
 def one_line(text: str) -> str:
     r"""``text`` in one line of at most LONGEST characters, with what no terminal shows as an escape (``\x1b``)."""
     text = re.sub(r"\s*[\r\n]\s*", " ", text.strip())
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 3 :]}"
+    text = shortened(text, LONGEST)
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
@@ -62,24 +63,48 @@ def exhausted(error: BaseException) -> str | None:
     return f"t{asked[0][1:]}" if asked else text.split(". ")[0][:200] or type(error).__name__
 
 
+LESS_MEMORY: Mapping[str, str] = {
+    "loading the model": "take a smaller model, precision bfloat16 (with lora_rank where it trains), or a machine with "
+    "more memory",
+    "sampling": "lower sample_batch or max_tokens",
+    "answering": "lower sample_batch or max_tokens",
+    "evaluating": "lower sample_batch or eval_max_tokens",
+    "scoring and updating": "lower micro_batch or max_tokens, or set gradient_checkpointing",
+    "probing": "lower prompts, micro_batch, sample_batch or max_tokens",
+    "": "lower micro_batch, sample_batch, max_tokens or max_memory, set gradient_checkpointing, or take a smaller "
+    "model",
+}
+"""What to do where memory was used up, by what was being done; "" for whatever else that was."""
+
+
+def less_memory(doing: str = "") -> str:
+    """What to do where memory was used up while ``doing`` this."""
+    return LESS_MEMORY.get(doing, LESS_MEMORY[""])
+
+
 @contextmanager
-def within_memory(doing: str, advice: str) -> Iterator[None]:
+def within_memory(doing: str) -> Iterator[None]:
     """Within it an allocator that has nothing left is an ``OutOfMemory``: while ``doing`` what, and what to do."""
     try:
         yield
     except Exception as error:
         if (said := exhausted(error)) is None:
             raise
-        told = OutOfMemory(f"out of memory while {doing} ({said}): {advice}")
+        told = OutOfMemory(f"out of memory while {doing} ({said}): {less_memory(doing)}")
     else:
         return
     raise told  # outside of the handler: what the frames of the error hold is free by now
 
 
+OTHER_WEIGHTS = (
+    "the model's weights are not finite, or too large for its precision; take another model or float32"
+)
+
+
 @contextmanager
-def diverged(where: str, advice: str) -> Iterator[None]:
-    """Within it a ``NotFinite`` says ``where`` it was found, and what to do."""
+def diverged(where: str) -> Iterator[None]:
+    """Within it a ``NotFinite`` of a model that nothing has trained yet says ``where`` it was found, and what to do."""
     try:
         yield
     except NotFinite as problem:
-        raise NotFinite(f"{where}: {problem}: {advice}") from problem
+        raise NotFinite(f"{where}: {problem}: {OTHER_WEIGHTS}") from problem

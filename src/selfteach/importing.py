@@ -23,9 +23,10 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.outside import with_type
 
 LONGEST = 300
-"""Characters of a user's own text (an exception's, a value's) that a message repeats."""
+"""Characters of a user's own value that a message repeats."""
 
 _DRIVE = re.compile(r"^[A-Za-z]:(?=[\\/])")
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -73,7 +74,7 @@ def users_call(what: str, function: Callable[..., Any], *args: Any, **kwargs: An
     except BaseException as error:
         code = code_of(function)
         at = line_of(error, None if code is None else code.co_filename)
-        raise UserError(f"{what}: {said_by(error)}" + (f" ({at[0]}:{at[1]})" if at else "")) from error
+        raise UserError(f"{what}: {with_type(error)}" + (f" ({at[0]}:{at[1]})" if at else "")) from error
 
 
 def code_of(function: Any) -> CodeType | None:
@@ -85,14 +86,6 @@ def code_of(function: Any) -> CodeType | None:
         function = type(function).__call__
     code = getattr(function, "__code__", None)
     return code if isinstance(code, CodeType) else None
-
-
-def said_by(error: BaseException) -> str:
-    """``NameError: name 'x' is not defined``, in one line however many the error has."""
-    text = in_one_line(error.msg if isinstance(error, SyntaxError) else error, str)
-    if isinstance(error, UserError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def in_one_line(value: object, write: Callable[[object], str] = repr) -> str:
@@ -172,7 +165,7 @@ def _module_named(where: str) -> ModuleType:
         advice = "; install it, or give a file: path/to/file.py:NAME" if missing else ""
         at = None if missing else line_of(error, None)
         raise UserError(
-            f"{where} cannot be imported: {said_by(error)}{f' ({at[0]}:{at[1]})' if at else ''}{advice}"
+            f"{where} cannot be imported: {with_type(error)}{f' ({at[0]}:{at[1]})' if at else ''}{advice}"
         ) from error
 
 
@@ -220,7 +213,7 @@ def _complaint(where: str, file: str, error: BaseException) -> str:
     other = f" ({at[0]}:{at[1]})" if at and at[0] != file else ""
     ends = isinstance(error, SystemExit)
     advice = "; what a program does goes under if __name__ == '__main__':" if ends else ""
-    return f"{where}{line}: {said_by(error)}{other}{advice}"
+    return f"{where}{line}: {with_type(error)}{other}{advice}"
 
 
 @contextmanager

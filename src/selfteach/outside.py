@@ -48,11 +48,26 @@ def said_by(error: BaseException) -> str:
         return "it needs more memory than there is"
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is not UTF-8; save the file as UTF-8"
+    return _words(error).rstrip(".") or type(error).__name__
+
+
+def with_type(error: BaseException) -> str:
+    """``ValueError: what it says``, in one line, for errors of code that is not ours; a UserError's own line alone."""
+    if isinstance(error, UserError):
+        return str(error)
+    # Here a file's name is wanted, since nobody has said it, and it may be the code that recurs.
+    said = _words(error) if isinstance(error, OSError | RecursionError) else said_by(error)
+    name = type(error).__name__
+    return name if said in ("", name) else f"{name}: {said}"
+
+
+def _words(error: BaseException) -> str:
+    """At most SAID characters of an error's text; none of one that cannot even say what it is."""
     try:
-        lines = str(error).strip().splitlines()
-    except Exception:  # an error that cannot even say what it is
-        lines = []
-    return (" ".join(" ".join(lines).split())[:SAID].rstrip(".")) or type(error).__name__
+        text = str(error.msg if isinstance(error, SyntaxError) else error)
+    except Exception:
+        return ""
+    return " ".join(text.split())[:SAID]
 
 
 def require_file(path: Path | str, what: str, most: int | None = None) -> Path:
@@ -93,6 +108,20 @@ def read_parsed(parse: Callable[[str], Any], form: str, path: Path | str, what: 
         return within_bounds(parse(text))
     except Exception as error:  # YAML's builders of dates and numbers raise nearly anything
         raise UserError(f"{what} is not valid {form} ({said_by(error)}){advice and f'; {advice}'}") from error
+
+
+def parsed_json(text: str | bytes, most: int | None = MOST_VALUES, **how: Any) -> Any:
+    """``json.loads`` within the bounds of ``within_bounds``: what it holds is walked through only where there are
+    enough brackets and commas to exceed them, since that takes longer than to parse it. ValueError or RecursionError
+    for what is not JSON, or beyond the bounds."""
+    found = json.loads(text, **how)
+
+    def times(sign: str) -> int:
+        return text.count(sign) if isinstance(text, str) else text.count(sign.encode())
+
+    inner = times("[") + times("{")
+    few = inner <= DEEPEST and (most is None or inner + times(",") < most)
+    return found if few else within_bounds(found, most)
 
 
 def within_bounds(value: Any, most: int | None = MOST_VALUES) -> Any:

@@ -37,6 +37,8 @@ NonNegativeInt = Annotated[int, Interval(ge=0, le=MOST)]
 PositiveRows = Annotated[int, Interval(gt=0, le=MOST_ROWS)]
 """A number of rows that are in memory at once."""
 NonNegativeRows = Annotated[int, Interval(ge=0, le=MOST_ROWS)]
+Rank = Annotated[int, Interval(ge=0, le=MOST_ROWS)]
+"""Columns of a low-rank factor; 0: there is none."""
 Few = Annotated[int, Interval(gt=0, le=1000)]
 """Of whole runs, or of processes side by side."""
 PositiveCount = Annotated[int, Interval(gt=0, le=MOST_COUNTED)]
@@ -62,6 +64,7 @@ __all__ = [
     "PositiveInt",
     "PositiveRows",
     "PositiveUnit",
+    "Rank",
     "Seconds",
     "Seed",
     "UnitInterval",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfteach.api.csvfile import write_csv
 from selfteach.task.outcome import OUTCOMES, outcome, reference_of
 from selfteach.training.rundir import jsonable
 from selfteach.training.text.estimates import INTERVAL, Estimate
@@ -133,17 +132,13 @@ def save_answers(path: Path | str, found: Sequence[Evaluated]) -> None:
 
 
 def save_csv(path: Path | str, found: Sequence[Evaluated]) -> None:
-    with made(path).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["model", "task", "part", "problems", "samples", "measure", "value", "low", "high"])
-        for one in found:
-            about = [one.model, one.task, one.part, one.result.problems, one.result.k]
-            writer.writerows([*about, e.measure, *map(cell, (e.value, e.low, e.high))] for e in one.estimates)
-
-
-def cell(value: float) -> str:
-    """A number with every digit; empty where it is not known."""
-    return "" if math.isnan(value) else repr(value)
+    columns = ["model", "task", "part", "problems", "samples", "measure", "value", "low", "high"]
+    rows = [
+        [one.model, one.task, one.part, one.result.problems, one.result.k, e.measure, e.value, e.low, e.high]
+        for one in found
+        for e in one.estimates
+    ]
+    write_csv(path, columns, rows)
 
 
 def made(path: Path | str) -> Path:

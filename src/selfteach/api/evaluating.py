@@ -42,8 +42,6 @@ ModelLike = str | Path | PreTrainedModel | Result
 LONGEST, LONGEST_IN_A_WORLD = 1024, 64
 """Tokens of an answer, where neither a run nor the user says."""
 
-DIVERGED = "its weights are not finite, or too large for the precision; take another model or float32"
-
 
 @settings
 class EvalSettings:
@@ -150,14 +148,16 @@ def evaluate(
         )
         if policy is None or model is None:
             where = None if base is None else str(base)
-            with within_memory("loading the model", "take precision bfloat16, or a machine with more memory"):
+            with within_memory("loading the model"):
                 policy = policy_for(model, draft.saved, what, tokenizer, loading, where)
         shown = f"arena {what.label}" if model is None else label_of(draft.saved, policy)
-        found.append(examined(policy, what, how, view_named(view) if isinstance(view, str) else view, shown))
+        found.append(
+            evaluate_one(policy, what, how, view_named(view) if isinstance(view, str) else view, shown)
+        )
     return Evaluations(found) if several else found[0]
 
 
-def examined(policy: Policy, what: Posed, how: EvalSettings, view: View | None, model: str) -> Evaluated:
+def evaluate_one(policy: Policy, what: Posed, how: EvalSettings, view: View | None, model: str) -> Evaluated:
     """One model's answers to one task."""
     longest = how.max_tokens or longest_of(policy, what)
     sampling = Sampling(longest, how.temperature, how.top_p, how.top_k)
@@ -166,10 +166,7 @@ def examined(policy: Policy, what: Posed, how: EvalSettings, view: View | None, 
         "seed": how.seed,
     }  # fmt: skip
     greedy: list[Answered] = []
-    with (
-        within_memory("evaluating", "lower sample_batch or max_tokens"),
-        diverged(f"model {model}", DIVERGED),
-    ):
+    with within_memory("answering"), diverged(f"model {model}"):
         result, answers = measure(policy, what.task, samples=how.samples, sampling=sampling, **shared)
         if how.greedy:
             _, greedy = measure(policy, what.task, samples=1, sampling=Sampling(longest, 0.0), **shared)

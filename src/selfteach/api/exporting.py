@@ -12,6 +12,7 @@ import torch
 from selfteach.api.result import Result
 from selfteach.checks import require
 from selfteach.errors import UserError
+from selfteach.outside import with_type
 from selfteach.policy.loading import Policy, load_policy
 from selfteach.training.config import Loading
 from selfteach.training.text.saved import Saved, load_saved, saved_model
@@ -126,9 +127,7 @@ def refuse_without_token(repository: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as problem:
-        raise UserError(
-            f"push_to_hub {repository!r} is no repository's name: {first_line(problem)}"
-        ) from None
+        raise UserError(f"push_to_hub {repository!r} is no repository's name: {with_type(problem)}") from None
     require(
         get_token() is not None,
         "push_to_hub needs a token of the Hugging Face hub: run `hf auth login`, or set HF_TOKEN",
@@ -146,9 +145,5 @@ def push(folder: Path, repository: str, private: bool) -> None:
         hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="selfteach export")
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as problem:
         raise UserError(
-            f"{folder} is written, but could not be uploaded to {repository}: {first_line(problem)}"
+            f"{folder} is written, but could not be uploaded to {repository}: {with_type(problem)}"
         ) from None
-
-
-def first_line(problem: Exception) -> str:
-    return next(iter(str(problem).strip().splitlines()), type(problem).__name__)

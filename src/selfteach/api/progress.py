@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from selfteach.training.clock import spelled
 from selfteach.training.progress import Silent as Silent
+from selfteach.wording import duration
 
 EVERY = 15.0
 """Seconds between two lines about a piece of work; what takes less is not spoken of."""
@@ -42,7 +42,7 @@ class Pace:
             return None
         self.told = now
         left = (now - self.began) * (1 - share) / share
-        return f"{what}: {share:.0%}, at most {spelled(left)} left"
+        return f"{what}: {share:.0%}, at most {duration(left)} left"
 
 
 class Lines:

@@ -18,6 +18,7 @@ from selfteach.report import build_report, notebook_card
 from selfteach.report.reading import RunData, read_run, table
 from selfteach.report.rows import read_rows
 from selfteach.report.text import as_number, measured, number
+from selfteach.wording import duration
 
 if TYPE_CHECKING:
     import pandas
@@ -136,7 +137,7 @@ class Result:
         if spent := self.curve(f"spent/{data.unit}"):
             found.append((f"{data.unit} spent", number(spent[-1][1])))
         if (seconds := as_number(self.summary.get("training_seconds"))) is not None:
-            found.append(("training", f"{seconds:.0f} s"))
+            found.append(("training", duration(seconds)))
         return found
 
     def __repr__(self) -> str:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from selfteach.api.csvfile import write_csv
 from selfteach.checks import nearest, require
+from selfteach.report.reading import outcome_of
 from selfteach.report.rows import Row
-from selfteach.report.text import as_number
 from selfteach.task.outcome import OUTCOMES
 
 PHASES = ("before", "train", "probe", "after")
-
-
-def outcome_of(row: Mapping[str, Any]) -> str:
-    """What became of an answer of samples.jsonl, of an earlier version's too, which holds the reward alone."""
-    if isinstance(row.get("outcome"), str):
-        return str(row["outcome"])
-    reward = as_number(row.get("reward"))
-    if reward is None:
-        return "ungraded"
-    return "right" if reward >= 0.5 else "cut off" if row.get("finished") is False else "wrong"
 
 
 def chosen(
@@ -59,20 +47,5 @@ def chosen(
 def write_metrics(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
     """Metrics as CSV, one row a step and one an evaluation; "-" is standard output. A column of what is no number or
     text holds JSON."""
-    if str(path) == "-":
-        written(rows, sys.stdout)
-        return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        written(rows, file)
-
-
-def written(rows: Sequence[Mapping[str, Any]], file: TextIO) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(columns)
-    table.writerows([cell(row.get(name)) for name in columns] for row in rows)
-
-
-def cell(value: Any) -> Any:
-    return "" if value is None else json.dumps(value) if isinstance(value, list | dict | bool) else value
+    write_csv(path, columns, ([row.get(name) for name in columns] for row in rows))

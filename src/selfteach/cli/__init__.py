@@ -8,7 +8,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from selfteach.errors import UserError, exhausted
+from selfteach.errors import UserError, exhausted, less_memory
+from selfteach.wording import shortened
 
 COMMANDS = {
     "train": "train a model with a recipe",
@@ -76,18 +77,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def of_the_machine(problem: Exception) -> str | None:
     """In one line, what memory or disk refused where nobody knew more of it; None: the error is the program's."""
     if (said := exhausted(problem)) is not None:
-        return (
-            f"out of memory ({said}): lower micro_batch, sample_batch or max_tokens, or take a smaller model"
-        )
+        return f"out of memory ({said}): {less_memory()}"
     if isinstance(problem, OSError):
-        where = f"{shortened(str(problem.filename))}: " if problem.filename else ""
+        where = f"{shortened(str(problem.filename), 200)}: " if problem.filename else ""
         advice = "make room there" if problem.errno in FULL else "choose another file or folder"
         return str(UserError(f"{where}{problem.strerror or problem}: {advice}"))
     return None
-
-
-def shortened(text: str, most: int = 200) -> str:
-    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def unheard(words: Sequence[str]) -> int:

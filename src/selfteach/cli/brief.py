@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from selfteach.recipes.knobs import field_docs
+from selfteach.words import option
 
 LABEL = 34
 """Columns of an option and its default."""
@@ -24,7 +25,7 @@ def brief(program: str, about: str, groups: Iterable[tuple[str, Iterable[str]]])
     return "\n".join(cut(line, width) for line in "\n".join(lines).split("\n"))
 
 
-def options(settings: Any, only: Collection[str] | None = None) -> Iterator[str]:
+def option_lines(settings: Any, only: Collection[str] | None = None) -> Iterator[str]:
     """A line for each field of settings that is none of settings itself (of ``only`` these), with its value here."""
     said = field_docs(type(settings))
     for one in fields(settings):
@@ -32,8 +33,8 @@ def options(settings: Any, only: Collection[str] | None = None) -> Iterator[str]
         if is_dataclass(value) or (only is not None and one.name not in only):
             continue
         name = "recipe" if one.name == "own_recipe" else one.name
-        option = f"--{name.replace('_', '-')} {written(value)}"
-        yield f"  {option:<{LABEL}} {first_sentence(said.get(one.name, ''))}"
+        label = f"{option(name)} {written(value)}"
+        yield f"  {label:<{LABEL}} {first_sentence(said.get(one.name, ''))}"
 
 
 def written(value: Any) -> str:

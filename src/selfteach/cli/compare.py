@@ -29,7 +29,7 @@ from selfteach.studies.comparing import (
     write_results,
 )
 from selfteach.studies.runs import cells, finish, heads
-from selfteach.studies.study import names_option
+from selfteach.words import given_names, option
 
 ABOUT = "What stands after a lone -- goes to every run as it is: selfteach compare opsd grpo -- --lr 1e-4"
 
@@ -62,7 +62,7 @@ def command(words: Sequence[str]) -> int:
     own, extra = list(words), tuple[str, ...]()
     if "--" in words:
         own, extra = list(words[: words.index("--")]), tuple(words[words.index("--") + 1 :])
-    if names_option(own, "--suite"):
+    if "suite" in given_names(own):
         raise UserError("compare --suite is a command of its own now: selfteach study [METHOD …]")
     given = parsed(Arguments, own, program="selfteach compare", default=Arguments(), description=ABOUT)
     what, setup = given.what, given.setup
@@ -104,10 +104,6 @@ def worded(what: What, run: Run, sizes: Mapping[str, Any], extra: Sequence[str])
     set_here = [word for name, value in knobs.items() for word in (option(name), str(value).lower())]
     where = ["--seed", str(run.seed), "--out", str(run.folder)]
     return replace(run, words=["train", *asked(what, run.label, (*where, *set_here, *extra))])
-
-
-def option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def repeated(given: Arguments, extra: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from selfteach.outside import read_json
 from selfteach.recipes.knobs import RENAMED
 from selfteach.roles.view import Messages
 from selfteach.task.example import Message
+from selfteach.words import given_names, option
 
 T = TypeVar("T")
 
@@ -77,51 +78,10 @@ def parsed(
         raise UserError(one_line(complaint.getvalue(), program)) from None
 
 
-def gathered(words: Sequence[str], name: str) -> list[str]:
-    """The words with an option that is repeated (``--task a --task b``) as one that takes several values."""
-    rest: list[str] = []
-    values: list[str] = []
-    taking = False
-    for word in words:
-        if word == name or word.startswith(f"{name}="):
-            taking = word == name
-            values += [] if taking else [word.partition("=")[2]]
-        elif taking and not word.startswith("--"):
-            values.append(word)
-        else:
-            taking = False
-            rest.append(word)
-    return [*rest, name, *values] if values else rest
-
-
-def given_names(words: Sequence[str]) -> set[str]:
-    """The settings that the words name, as Python spells them; ``--no-greedy`` names greedy."""
-    names = {word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")}
-    return {name.removeprefix("no-").replace("-", "_") for name in names}
-
-
-def without(words: Sequence[str], name: str) -> tuple[list[str], str]:
-    """(the words without an option, the last value that it was given: "" for none). UserError where it lacks one."""
-    rest, value = list[str](), ""
-    left = iter(words)
-    for word in left:
-        if word == name:
-            value = next(left, "--")
-            if value.startswith("--"):
-                raise UserError(f"{name} needs a value")
-        elif word.startswith(f"{name}="):
-            value = word.partition("=")[2]
-        else:
-            rest.append(word)
-    return rest, value
-
-
 def refuse_renamed(words: Sequence[str]) -> None:
     """UserError for an option by the name that it has elsewhere, or had in an earlier version, with ours."""
-    for word in words:
-        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
-        if word.startswith("--") and name in RENAMED:
-            raise UserError(f"--{name.replace('_', '-')} is called --{RENAMED[name].replace('_', '-')}")
+    for name in sorted(given_names(words) & set(RENAMED)):
+        raise UserError(f"{option(name)} is called {option(RENAMED[name])}")
 
 
 def spelled(words: Sequence[str], literal: Collection[str] = ()) -> list[str]:
@@ -140,7 +100,7 @@ def choosing_none(kind: type) -> set[str]:
         if isinstance(hint, type) and is_dataclass(hint):
             found |= choosing_none(hint)
         elif "none" in (choice for part in (hint, *get_args(hint)) for choice in get_args(part)):
-            found.add(f"--{name.replace('_', '-')}")
+            found.add(option(name))
     return found
 
 
@@ -204,9 +164,7 @@ def as_options(message: str) -> str:
     """Knobs that a message names as Python does, in the command line's spelling: lora_rank → --lora-rank."""
     words = r"(?<![\w'\"/.:-])[a-z]+(?:_[a-z0-9]+)+(?![\w'\"/.:-])"
     known = known_options() if re.search(words, message) else set()
-    return re.sub(
-        words, lambda found: f"--{found[0].replace('_', '-')}" if found[0] in known else found[0], message
-    )
+    return re.sub(words, lambda found: option(found[0]) if found[0] in known else found[0], message)
 
 
 def known_options() -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ from rich.text import Text
 
 from selfteach.api.evaluated import Evaluated, Evaluations
 from selfteach.api.evaluating import EvalSettings, drafted, evaluate, view_named
-from selfteach.cli.brief import brief, options
-from selfteach.cli.console import gathered, given_names, output, parsed, refuse_unwritable, without, writable
+from selfteach.cli.brief import brief, option_lines
+from selfteach.cli.console import output, parsed, refuse_unwritable, writable
 from selfteach.errors import UserError
 from selfteach.report.text import visible
 from selfteach.roles.view import Messages, Prefix, View
 from selfteach.training.text.estimates import INTERVAL
+from selfteach.words import gathered, given_names, name_of, taken
 
 ABOUT = (
     "How well a model answers. Defaults are those of the run that it is of: its own last evaluation comes\n"
@@ -51,8 +53,8 @@ class What:
 
 
 def command(words: Sequence[str]) -> int:
-    rest, model = without(own_names(words), "--model")
-    rest = gathered(rest, "--task")
+    rest, model = taken(own_names(words), "model")
+    rest = gathered(rest, "task")
     if model:
         rest = [model, *rest]
     elif rest and not rest[0].startswith("-"):
@@ -60,8 +62,8 @@ def command(words: Sequence[str]) -> int:
     draft = drafted(model or None)
     if "--help-all" not in rest and {"-h", "--help"} & set(rest):
         groups = [
-            ("What", options(What())),
-            ("How (train calls these --eval-problems, --eval-samples …)", options(draft.how)),
+            ("What", option_lines(What())),
+            ("How (train calls these --eval-problems, --eval-samples …)", option_lines(draft.how)),
         ]
         print(brief("selfteach eval [MODEL] [OPTIONS]", ABOUT, groups))
         raise SystemExit(0)
@@ -87,8 +89,8 @@ def command(words: Sequence[str]) -> int:
 
 def own_names(words: Sequence[str]) -> list[str]:
     """The words with train's names of the settings (``--eval-problems``) as eval's own (``--problems``)."""
-    own = {f"--eval-{one.name.replace('_', '-')}" for one in fields(EvalSettings)}
-    return ["--" + word.removeprefix("--eval-") if word.partition("=")[0] in own else word for word in words]
+    own = {f"eval_{one.name}" for one in fields(EvalSettings)}
+    return [re.sub("^--(no-)?eval[-_]", r"--\1", word) if name_of(word) in own else word for word in words]
 
 
 def arguments(parts: Mapping[str, Any]) -> Any:

@@ -19,10 +19,9 @@ from selfteach.probe import alignment, usefulness, viability
 from selfteach.probe.finding import Finding, on_terminal, write_numbers
 from selfteach.probe.page import write_page
 from selfteach.probe.scene import Scene, set_scene
+from selfteach.words import name_of
 
 LOG_WIDTH = 180
-LESS_MEMORY = "lower prompts, micro_batch, sample_batch or max_tokens"
-DIVERGED = "the model's weights are not finite, or too large for its precision; take another model or float32"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def command(words: Sequence[str]) -> int:
     knobs = parsed(probe.knobs, mine, program=program, default=probe.knobs(), description=about)
     config, _ = configured(theirs, command=f"probe {name}")
     progress = Lines()
-    with within_memory("probing", LESS_MEMORY), diverged("probe", DIVERGED):
+    with within_memory("probing"), diverged("probe"):
         found = probe.look(set_scene(config, knobs.views, progress), knobs)
     command_line = shlex.join(["selfteach", "probe", *words])
     model = config.loading.model or f"arena {config.task_name}"
@@ -77,7 +76,7 @@ def divided(words: Sequence[str], names: Sequence[str]) -> tuple[list[str], list
     side = 1
     for word in words:
         if word.startswith("-"):
-            side = 0 if word.removeprefix("--").split("=")[0].replace("-", "_") in names else 1
+            side = 0 if name_of(word) in names else 1
         sides[side].append(word)
     return sides
 

@@ -11,8 +11,9 @@ import tyro
 from rich.text import Text
 
 from selfteach.api.result import load_run
-from selfteach.api.showing import PHASES, outcome_of
+from selfteach.api.showing import PHASES
 from selfteach.cli.console import output, parsed, writable
+from selfteach.report.reading import outcome_of
 from selfteach.report.text import number, visible
 from selfteach.task.outcome import Outcome
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
@@ -17,7 +16,7 @@ from selfteach.api.progress import Silent, progress_for_here
 from selfteach.api.resolve import BUNDLES, draft, flat, placed, require_model
 from selfteach.api.training import require_run
 from selfteach.checks import require
-from selfteach.cli.brief import brief, options
+from selfteach.cli.brief import brief, option_lines
 from selfteach.cli.console import parsed
 from selfteach.policy.adapter import is_adapter
 from selfteach.recipes import RECIPES, Recipe
@@ -27,6 +26,7 @@ from selfteach.studies.laptop import presets
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import launch, table_of
 from selfteach.training.rundir import toml_text
+from selfteach.words import given_names, value_of
 
 
 @settings
@@ -76,7 +76,7 @@ def command(words: Sequence[str]) -> int:
 def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfig, Where]:
     """The run that the words ask for, and what they say of where it goes."""
     name, rest = named_recipe(words)
-    if name is None and {"-h", "--help", "--help-all"} & set(rest) and not option(rest, "--config"):
+    if name is None and {"-h", "--help", "--help-all"} & set(rest) and not value_of(rest, "config"):
         print(
             f"usage: selfteach {command} RECIPE [OPTIONS]   (selfteach {command} RECIPE --help lists its options)\n"
         )
@@ -84,11 +84,11 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
         print("  FILE:NAME      a recipe of your own")
         raise SystemExit(0)
     require(
-        not ("--resume" in rest and option(rest, "--out") is None),
+        not ("--resume" in rest and value_of(rest, "out") is None),
         "--resume needs the run's folder: --out RUN",
     )
-    out, resume = option(rest, "--out"), "--resume" in rest
-    file = option(rest, "--config") or (out if resume else None)
+    out, resume = value_of(rest, "out"), "--resume" in rest
+    file = value_of(rest, "config") or (out if resume else None)
     if resume and out:
         require_run(out)
     table = read_settings(file) if file else {}
@@ -96,8 +96,8 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
         "model" not in given_from_python(table),
         "the run's model was given from Python: go on there",
     )
-    task, reward = option(rest, "--task"), option(rest, "--reward")
-    begun = draft(name, preset=option(rest, "--preset"), task=task or None, reward=reward, table=table)
+    task, reward = value_of(rest, "task"), value_of(rest, "reward")
+    begun = draft(name, preset=value_of(rest, "preset"), task=task or None, reward=reward, table=table)
     where = Where(task=begun.task_name, reward=begun.reward, preset=begun.preset, seed=begun.seed)
     if "--help-all" not in rest and {"-h", "--help"} & set(rest):
         print(
@@ -117,7 +117,7 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     )  # fmt: skip
     require_model(config)
     if not is_of_a_run(table):
-        config = fitted(config, {*named_options(rest), *flat(table)})
+        config = fitted(config, {*given_names(rest), *flat(table)})
     return placed(config, given.where.out or table.get("out")), given.where
 
 
@@ -128,7 +128,7 @@ def run_of(words: Sequence[str]) -> TrainConfig:
 
 def named_recipe(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """The recipe that the words name first, or by --recipe, and the other words."""
-    own = option(words, "--recipe")
+    own = value_of(words, "recipe")
     if not words or words[0].startswith("-"):
         return own, list(words)
     require(own is None, f"two recipes are named: {words[0]} and {own}")
@@ -143,12 +143,12 @@ EVALUATION = ("eval_every", "eval_problems", "eval_samples", "eval_max_tokens")
 
 def shown(begun: TrainConfig, where: Where) -> Iterator[tuple[str, Iterable[str]]]:
     """The groups of the short help: what most runs set, and the knobs that are the method's own."""
-    yield "What and where", [*options(where), *options(begun.loading, MODEL)]
-    yield f"Knobs of {begun.recipe_name} alone", options(begun.recipe)
+    yield "What and where", [*option_lines(where), *option_lines(begun.loading, MODEL)]
+    yield f"Knobs of {begun.recipe_name} alone", option_lines(begun.recipe)
     parts = [getattr(begun.recipe, one.name) for one in fields(begun.recipe)]
     bundles = [one for one in parts if is_dataclass(one)]
-    common = [line for one in bundles for line in options(one, COMMON)]
-    yield "Knobs of every method", [*common, *options(begun.evaluation, EVALUATION)]
+    common = [line for one in bundles for line in option_lines(one, COMMON)]
+    yield "Knobs of every method", [*common, *option_lines(begun.evaluation, EVALUATION)]
 
 
 def arguments(recipe: type[Recipe], parts: Sequence[str] = tuple(BUNDLES)) -> Any:
@@ -165,21 +165,3 @@ def described(begun: TrainConfig) -> str:
         f"Defaults below are those of preset {begun.preset}{lowered}. Presets: {known}.\n"
         "--help-all says more, and has every option: data, optimizer, checkpoints, trackers …"
     )
-
-
-def named_options(words: Sequence[str]) -> set[str]:
-    """The knobs that are set by words, by flat name."""
-    return {
-        word[2:].split("=")[0].split(".")[-1].replace("-", "_") for word in words if word.startswith("--")
-    }
-
-
-def option(words: Sequence[str], name: str) -> str | None:
-    """The value of an option, its last, before anything is parsed."""
-    found = None
-    for word, after in itertools.pairwise([*words, ""]):
-        if word == name:
-            found = after
-        elif word.startswith(name + "="):
-            found = word.split("=", 1)[1]
-    return found

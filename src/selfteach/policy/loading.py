@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from selfteach.errors import UserError, exhausted
-from selfteach.outside import said_by
+from selfteach.outside import with_type
 from selfteach.policy.adapter import base_of, is_adapter, merged, note_base, with_adapter, without_base
 from selfteach.policy.folder import folder_of, require_plain
 from selfteach.policy.lora import LoraConfig as LoraConfig
@@ -365,14 +365,10 @@ def _blaming(model: str) -> Iterator[None]:
         raise
     except SafetensorError as problem:
         raise UserError(
-            f"model {model!r} is damaged ({_first_line(problem)}): get the folder again."
+            f"model {model!r} is damaged ({with_type(problem)}): get the folder again."
         ) from problem
     except Exception as problem:  # a broken config or tokenizer file makes transformers raise nearly anything
         if exhausted(problem) is not None:
             raise
         advice = "it needs config.json, model.safetensors and tokenizer.json of a causal language model"
-        raise UserError(f"model {model!r} cannot be loaded ({_first_line(problem)}): {advice}.") from problem
-
-
-def _first_line(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {said_by(problem)}"
+        raise UserError(f"model {model!r} cannot be loaded ({with_type(problem)}): {advice}.") from problem

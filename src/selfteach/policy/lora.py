@@ -78,7 +78,7 @@ def chosen(network: PreTrainedModel, targets: Sequence[str]) -> tuple[list[str],
             mine |= names
     modules = [name for name, _ in network.named_modules()]
     parameters = [name for name, _ in network.named_parameters()]
-    return shortened(found[0], modules), shortened(found[1], parameters)
+    return by_kind(found[0], modules), by_kind(found[1], parameters)
 
 
 def meant(network: PreTrainedModel, target: str) -> tuple[set[str], set[str]]:
@@ -92,7 +92,7 @@ def meant(network: PreTrainedModel, target: str) -> tuple[set[str], set[str]]:
     )
 
 
-def shortened(names: set[str], every: Sequence[str]) -> list[str]:
+def by_kind(names: set[str], every: Sequence[str]) -> list[str]:
     """The same by kind where a kind means nothing else of ``every``, else in full."""
     short = set()
     for each in {kind(name) for name in names}:

@@ -38,7 +38,6 @@ VIEWS: Mapping[str, View] = {
 }
 """The views a probe may be asked for by name; ``field:NAME`` shows any private field."""
 FIELD = "field:"
-MICRO_BATCH = 16
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from selfteach.settings import (
     PositiveInt,
     PositiveRows,
     PositiveUnit,
+    Rank,
     UnitInterval,
     settings,
 )
@@ -84,7 +85,7 @@ class Optimization:
 class Adapter:
     """Which weights are trained: all of them, or a LoRA adapter."""
 
-    lora_rank: NonNegativeRows = 0
+    lora_rank: Rank = 0
     """Rank of the LoRA adapter (0: train all weights)."""
     lora_alpha: PositiveInt = 128
     """LoRA's alpha: the update is scaled by alpha / rank."""

@@ -12,13 +12,13 @@ from selfteach.report.curves import HEADLINE, MOST_LABEL, Columns, capital
 from selfteach.report.reading import RunData
 from selfteach.report.rows import Row
 from selfteach.report.text import as_number, cut, drawable, measured, number
+from selfteach.task.outcome import UNREAD
 
 Z = 1.96
 """Standard errors to both sides of a 95 % interval."""
 RECENT = 10
 OFTEN = 0.05
 """From this share of answers on, the page speaks of it."""
-UNREAD = ("no answer", "unparseable", "timed out", "reference unparseable")
 
 
 @dataclass(frozen=True)

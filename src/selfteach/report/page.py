@@ -20,6 +20,7 @@ from selfteach.report.others import Other, Scatter, few, scatters
 from selfteach.report.plot import Drawing, draw
 from selfteach.report.reading import RunData, Sample, dotted, table
 from selfteach.report.rows import Row
+from selfteach.wording import duration
 
 MOST_PAIRS = 40
 ALARM = ("name", "since", "seen", "advice")
@@ -169,7 +170,7 @@ def facts(run: RunData, found: curves.Columns) -> dict[str, str]:
     if spent := found.get(f"spent/{run.unit}"):
         shown += [(f"{run.unit} spent", text.number(spent[-1][1]))]
     if seconds := text.as_number(run.summary.get("training_seconds")):
-        shown += [("training time", text.duration(seconds))]
+        shown += [("training time", duration(seconds))]
     return {label: value for label, value in shown if value}
 
 
@@ -230,7 +231,7 @@ def environment() -> Environment:
         "name": text.name,
         "rounded": rounded,
         "measured": text.measured,
-        "duration": text.duration,
+        "duration": duration,
     }
     made.globals |= {"plot": plot}
     return made

@@ -15,8 +15,7 @@ from selfteach.report.others import Other, other
 from selfteach.report.rows import Row, read_object, read_rows
 from selfteach.report.text import as_number
 from selfteach.report.tokens import Look, read_looks
-from selfteach.task.example import Grade
-from selfteach.task.outcome import OUTCOMES, WHY, Outcome, outcome
+from selfteach.task.outcome import WHY, Outcome, outcome_told
 
 DEEPEST = 40
 TOO_DEEP = "(nested too deeply to be shown)"
@@ -133,11 +132,9 @@ def sample(row: Row) -> Sample:
     )
 
 
-def outcome_of(row: Row) -> Outcome:
-    """The outcome that a row tells; of a row that tells none (an older run's) what its reward says."""
-    told = next((one for one in OUTCOMES if one == row.get("outcome")), None)
-    reward = as_number(row.get("reward"))
-    return told or outcome(None if reward is None else Grade(reward), row.get("finished") is not False)
+def outcome_of(row: Mapping[str, Any]) -> Outcome:
+    """What became of the answer of a row of samples.jsonl, of an earlier version's too."""
+    return outcome_told(row.get("outcome"), as_number(row.get("reward")), row.get("finished") is not False)
 
 
 def read_failure(folder: Path, notes: list[str]) -> Row:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from selfteach.errors import UserError
-from selfteach.outside import require_file, within_bounds
+from selfteach.outside import parsed_json, require_file
 from selfteach.report.text import as_number
 
 Row = dict[str, Any]
@@ -46,7 +45,7 @@ def read(path: Path, notes: list[str]) -> bytes:
 def parsed(line: bytes) -> Row:
     """A JSON object, or {} if the line is none."""
     try:
-        found = within_bounds(json.loads(line))
+        found = parsed_json(line)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

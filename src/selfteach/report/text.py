@@ -100,14 +100,6 @@ def number(value: object) -> str:
     return text if "e" in text else text.replace("-", "−")
 
 
-def duration(seconds: float) -> str:
-    """47.1 s · 12 min 30 s · 3 h 20 min."""
-    if not 100 <= seconds < 1e9:
-        return f"{number(seconds)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
-
-
 def size(count: float) -> str:
     """Bytes as GB, MB or kB."""
     for unit, letters in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

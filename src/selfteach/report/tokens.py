@@ -84,7 +84,8 @@ def read_looks(folder: Path, notes: list[str]) -> dict[int, Look]:
 def read_look(path: Path) -> Look:
     """Raises ValueError, KeyError or TypeError where the two files do not belong together."""
     texts = parsed(require_file(path, path.name).read_bytes())
-    tensors = load_file(require_file(path.with_suffix(".safetensors"), path.name))
+    columns = path.with_suffix(".safetensors")
+    tensors = load_file(require_file(columns, columns.name))
     lengths, pieces = texts["lengths"], texts["pieces"]
     starts = [0, *np.cumsum(lengths, dtype=np.int64).tolist()]
     if [len(row) for row in pieces] != lengths or any(len(t) != starts[-1] for t in tensors.values()):

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from selfteach.errors import UserError
 from selfteach.studies.runs import Planned
-from selfteach.studies.study import Claim, Study, built_on, names_option
+from selfteach.studies.study import Claim, Study, built_on
 from selfteach.training.config import TrainConfig
+from selfteach.words import given_names, option
 
 BASELINES = ("opsd", "grpo", "sft")
 """Stand on the common task beside the studies' methods, at their settings as they are."""
-MEASURED = {"--eval-problems": "256", "--eval-samples": "2", "--samples-every": "0"}
+MEASURED = {"eval_problems": "256", "eval_samples": "2", "samples_every": "0"}
 """What every run is told, unless its variant's words say otherwise."""
 
 Resolve = Callable[[Sequence[str]], TrainConfig]
@@ -87,9 +88,8 @@ def planned_variant(asked: StudySettings, study: Study, claim: Claim, label: str
 
 def command(words: Sequence[str], seed: int, folder: Path) -> list[str]:
     """A whole command: a run's words, its seed and folder, and what every run is told."""
-    told = [
-        word for name, value in MEASURED.items() if not names_option(words, name) for word in (name, value)
-    ]
+    own = given_names(words)
+    told = [word for name, value in MEASURED.items() if name not in own for word in (option(name), value)]
     return ["train", *words, "--seed", str(seed), "--out", str(folder), *told]
 
 

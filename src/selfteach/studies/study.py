@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfteach.checks import nearest, require
 from selfteach.importing import is_reference
 from selfteach.studies.verdict import Exceeds, Rule
+from selfteach.words import given_names
 
 REDUCTIONS = ("last", "first", "mean", "max")
 """Which number of a run's rows: the last that was measured, the first, their mean, their maximum."""
@@ -126,7 +127,7 @@ class Study:
     def written(self, claim: Claim, label: str) -> str:
         """The words after ``selfteach train`` of a variant as the study has them, and its task where they name none."""
         own = claim.variants[label]
-        return own if not self.task or names_option(own.split(), "--task") else f"{own} --task {self.task}"
+        return own if not self.task or "task" in given_names(own.split()) else f"{own} --task {self.task}"
 
     def words(self, claim: Claim, label: str) -> str:
         """The same as they run from here: a recipe of one's own is looked for in ``home``."""
@@ -147,8 +148,3 @@ def understood(words: str) -> bool:
 def built_on(words: str) -> list[str]:
     """The labels of the variants whose folders a variant's words name."""
     return re.findall(r"\{variant ([^}]+)\}", words)
-
-
-def names_option(words: Sequence[str], option: str) -> bool:
-    """Whether an option stands among the words, as ``--name VALUE`` or ``--name=VALUE``."""
-    return any(word == option or word.startswith(option + "=") for word in words)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selfteach.errors import UserError
+from selfteach.outside import with_type
 from selfteach.task.reading import Row, Source
 
 Cells = Mapping[str, Any]
@@ -87,7 +88,7 @@ def of_a_list(options: str, answer: str, question: str = "question") -> Callable
     return lambda row: chosen(row[question], [str(one) for one in plain(row[options])], row[answer])
 
 
-def of_labelled(row: Cells) -> Cells:
+def of_labeled(row: Cells) -> Cells:
     """ARC's and CommonsenseQA's: options with labels of their own, A or 1."""
     found = row["choices"]
     labels = [str(one) for one in plain(found["label"])]
@@ -107,7 +108,7 @@ def all_lists(column: str) -> Callable[[Sequence[Cells]], bool]:
     )
 
 
-def labelled(rows: Sequence[Cells]) -> bool:
+def labeled(rows: Sequence[Cells]) -> bool:
     return bool(rows) and all(
         isinstance(one := row.get("choices"), Mapping) and {"text", "label"} <= set(one) for row in rows
     )
@@ -184,7 +185,7 @@ COMPOSED: tuple[Composed, ...] = (
         fits=all_lists("options"),
     ),
     # allenai/ai2_arc, commonsense_qa: question, choices of text and label, answerKey.
-    _composed("ARC", "question choices answerkey", (PROBLEM, ANSWER), of_labelled, fits=labelled),
+    _composed("ARC", "question choices answerkey", (PROBLEM, ANSWER), of_labeled, fits=labeled),
     # MMLU as tables: question, A, B, C, D, answer.
     _composed("question with A, B, C, D", "question a b c d answer", (PROBLEM, ANSWER), of_columns),
     # Rowan/hellaswag: ctx, endings, label (the number of the right one).
@@ -227,7 +228,7 @@ def made(source: Source, layout: Composed) -> Source:
                 cells = layout.make({name.casefold(): value for name, value in row.items()})
             except (KeyError, TypeError, ValueError, IndexError) as error:
                 raise UserError(
-                    f"{source.label}, row {number}: not as {layout.name} has it ({type(error).__name__}: {error}); "
+                    f"{source.label}, row {number}: not as {layout.name} has it ({with_type(error)}); "
                     "mend it, or name the columns (problem_column …)"
                 ) from None
             yield number, {**{name: row.get(name) for name in columns}, **cells}

@@ -166,7 +166,31 @@ def read_task(
     records = list(_records(source, columns, options, reward, counts))
     options = _with_type(records, _with_form(records, options), counts.pop(NUMERIC, 0))
     if part == "all":
-        return _whole(name, source, records, seed, options, counts, columns)
+        require(
+            options.held_out_file is None,
+            f"{name}: held_out_file says what is held out, but all rows are asked for: leave one of the two out",
+        )
+        rows = held_out = records
+    else:
+        rows, held_out = _split(records, open_held_out, options, reward, counts)
+    if part == "held-out":
+        rows = rows or held_out
+    counted = {what: count for what, count in counts.items() if count}
+    which = "rows" if part == "all" else "training rows"
+    require(bool(rows), f"{source.label}: no {which} are left ({_listed(counted)})")
+    for what, count in counted.items():
+        log.warning("%s: %s: %d", name, what, count)
+    return FileTask(name, rows, held_out, seed, options, counted, layout=columns.described)
+
+
+def _split(
+    records: list[Record],
+    open_held_out: Callable[[str], Source],
+    options: TaskOptions,
+    reward: RewardFunction | None,
+    counts: Counter[str],
+) -> tuple[list[Record], list[Record]]:
+    """(rows to train on, held-out rows, each problem once); ``counts`` says what that did."""
     if options.held_out_file is None:
         known = held_out_of((r.problem for r in records), options.held_out_fraction)
         held_out = [r for r in records if fingerprint(r.problem) in known]
@@ -177,38 +201,8 @@ def read_task(
     rows = [r for r in records if fingerprint(r.problem) not in known]
     if options.held_out_file is not None:
         counts["rows dropped: problem is held out"] = len(records) - len(rows)
-    held_out = _distinct(held_out)
     counts["duplicate training rows"] = len(rows) - len({fingerprint(r.problem) for r in rows})
-    if part == "held-out":
-        rows = rows or held_out
-    if not rows:
-        raise UserError(f"{source.label}: no training rows are left ({_listed(counts)})")
-    for what, count in counts.items():
-        if count:
-            log.warning("%s: %s: %d", name, what, count)
-    counted = {what: count for what, count in counts.items() if count}
-    return FileTask(name, rows, held_out, seed, options, counted, layout=columns.described)
-
-
-def _whole(
-    name: str,
-    source: Source,
-    records: list[Record],
-    seed: int,
-    options: TaskOptions,
-    counts: Mapping[str, int],
-    columns: Columns,
-) -> FileTask:
-    """Every row as a problem to be measured on. UserError if there is none."""
-    require(
-        options.held_out_file is None,
-        f"{name}: held_out_file says what is held out, but all rows are asked for: leave one of the two out",
-    )
-    counted = {what: count for what, count in counts.items() if count}
-    require(bool(records), f"{source.label}: no rows are left ({_listed(counted)})")
-    for what, count in counted.items():
-        log.warning("%s: %s: %d", name, what, count)
-    return FileTask(name, records, records, seed, options, counted, layout=columns.described)
+    return rows, _distinct(held_out)
 
 
 def _understood(

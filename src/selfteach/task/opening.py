@@ -69,7 +69,7 @@ def kind_of(name: str) -> str:
         return name.partition(":")[0]
     if name in WORLDS:
         return "world"
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return "folder"
     return "file" if name.endswith(ENDINGS) else ""
 
@@ -98,26 +98,22 @@ def finished(task: Task, options: TaskOptions | None, reward: RewardFunction | N
 def _opened(
     name: str, seed: int, options: TaskOptions | None, reward: RewardFunction | None, part: Part | None
 ) -> Task:
-    if name.startswith("gym:"):
-        return _gym(name, seed, options)
-    if name.startswith("hf:"):
-        chosen = heeded("hf", name, options)
-        source = open_hub_named(name, chosen)
-        return read_task(name, source, open_rows, seed=seed, options=chosen, reward=reward, part=part)
-    if name in WORLDS:
-        heeded("world", name, options)
+    kind = kind_of(name)
+    if not kind:
+        raise UserError(f"there is no task {name!r}; {_advice(name)}")
+    chosen = heeded(kind, name, options)
+    if kind == "gym":
+        return _gym(name, seed, chosen)
+    if kind == "world":
         return open_world(name, seed=seed)
-    if os.path.isdir(name) or name.endswith(ENDINGS):
-        chosen = heeded("folder" if os.path.isdir(name) else "file", name, options)
-        source = open_file(name, split=chosen.split)
-        return read_task(name, source, open_rows, seed=seed, options=chosen, reward=reward, part=part)
-    raise UserError(f"there is no task {name!r}; {_advice(name)}")
+    source = open_hub_named(name, chosen) if kind == "hf" else open_file(name, split=chosen.split)
+    return read_task(name, source, open_rows, seed=seed, options=chosen, reward=reward, part=part)
 
 
-def _gym(name: str, seed: int, options: TaskOptions | None) -> GymTask:
+def _gym(name: str, seed: int, options: TaskOptions) -> GymTask:
     dataset, _, query = name[4:].partition("?")
     config = {key: _setting(value) for key, value in parse_qsl(query, keep_blank_values=True)}
-    return GymTask(dataset, config, seed, heeded("gym", name, options))
+    return GymTask(dataset, config, seed, options)
 
 
 def _advice(name: str) -> str:

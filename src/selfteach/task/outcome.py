@@ -46,6 +46,10 @@ _OF_THE_CHECK: tuple[Outcome, ...] = ("reference unparseable", "no reward")
 """What no answer could have changed: it comes before "cut off"."""
 
 
+UNREAD: tuple[Outcome, ...] = ("no answer", "unparseable", "timed out", "reference unparseable")
+"""Of answers that nobody could read."""
+
+
 def outcome(grade: Grade | None, finished: bool = True) -> Outcome:
     """What became of an answer with this grade; ``finished``: it ended by itself, not at the length limit.
 
@@ -63,6 +67,13 @@ def outcome(grade: Grade | None, finished: bool = True) -> Outcome:
     if not finished:
         return "cut off"
     return "no answer" if found == "unparseable" and grade.claim is None else found
+
+
+def outcome_told(told: object, reward: float | None, finished: bool) -> Outcome:
+    """What a row of samples.jsonl says became of its answer (``told``); of a row that says nothing that is known (an
+    older run's), what its reward says, None for an answer that was not graded."""
+    known = next((one for one in OUTCOMES if one == told), None)
+    return known or outcome(None if reward is None else Grade(reward), finished)
 
 
 def reference_of(example: Example) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from selfteach.errors import UserError
 from selfteach.hub import hub_at_hand
-from selfteach.outside import DEEPEST, blamed, require_file, said_by, within_bounds
+from selfteach.outside import blamed, parsed_json, require_file, said_by, with_type
 from selfteach.task.source import JsonNumber, Row, Source
 from selfteach.task.tables import csv_source, json_source, refuse_doubled
 
@@ -85,9 +85,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 def _json_object(path: Path, number: int, text: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(text, parse_float=JsonNumber)
-        if text.count("[") + text.count("{") > DEEPEST:
-            within_bounds(row, most=None)
+        row = parsed_json(text, most=None, parse_float=JsonNumber)
     except json.JSONDecodeError as error:
         what = f"{error.msg}, column {error.colno}"
         raise UserError(f"{path}, row {number}: not valid JSON ({what}); mend the line") from error
@@ -202,4 +200,4 @@ def _cause(error: BaseException) -> str:
     """What was at the bottom of it, in one line: a library tells its own trouble first, and that of the file last."""
     while error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return f"{type(error).__name__}: {said_by(error)}"
+    return with_type(error)

@@ -10,6 +10,7 @@ from selfteach.task.example import Task
 from selfteach.task.files import FileTask
 from selfteach.task.one import OneQuestion
 from selfteach.task.split import fingerprint
+from selfteach.wording import counted
 
 LEAST = 8
 """Different problems that a finite task must have to be trained and measured on."""
@@ -42,9 +43,10 @@ def sizes_of(task: Task) -> Sizes | None:
 def require_enough(task: Task) -> Sizes | None:
     """``sizes_of``. UserError, one line, where there are fewer than ``LEAST`` different problems."""
     found = sizes_of(task)
-    if found is not None and found.problems + found.held_out < LEAST:
+    count = LEAST if found is None else found.problems + found.held_out
+    if count < LEAST:
         raise UserError(
-            f"{task.name}: {found.problems + found.held_out} different problems are too few to train and be measured "
-            f"on: give {LEAST} at least (or --only N, to train on one question alone)"
+            f"{task.name}: {counted(count, 'different problem')} {'is' if count == 1 else 'are'} too few to train "
+            f"and be measured on: give {LEAST} at least (or --only N, to train on one question alone)"
         )
     return found

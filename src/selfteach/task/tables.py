@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfteach.errors import UserError
-from selfteach.outside import blamed, read_text, said_by, within_bounds
+from selfteach.outside import blamed, parsed_json, read_text, said_by
 from selfteach.task.source import JsonNumber, Row, Source
 
 MOST_BYTES = 1 << 30
@@ -39,7 +39,7 @@ def json_source(path: Path) -> Source:
 def parsed(path: Path) -> Any:
     text = read_text(path, str(path), "write one object a line into a .jsonl file", MOST_BYTES)
     try:
-        return within_bounds(json.loads(text, parse_float=JsonNumber), most=None)
+        return parsed_json(text, most=None, parse_float=JsonNumber)
     except json.JSONDecodeError as error:
         more = "; one object a line is .jsonl: rename the file" if error.msg == "Extra data" else ""
         raise UserError(

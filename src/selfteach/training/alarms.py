@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from typing import Any, Literal
 
+from selfteach.task.outcome import UNREAD
 from selfteach.training.advice import Settings, advised
 
 START = 5
@@ -41,8 +42,6 @@ NO_DIVERGENCE, NO_GRADIENT = 1e-4, 1e-2
 """Nats a token and gradient norm below which a step teaches nothing (bfloat16 alone makes some 1e-5 nats)."""
 NOTHING = 1e-8
 """Gradient norm below which a step moves nothing: what stays of terms that are 0."""
-UNREAD = ("no answer", "unparseable", "timed out", "reference unparseable")
-"""Verdicts of answers that nobody could read."""
 IN_A_ROW = 3
 """One step without a gradient may be chance where groups are few; a run that begins so, or three steps, are none."""
 MANY = 16

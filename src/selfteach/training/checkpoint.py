@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfteach.errors import UserError
-from selfteach.outside import blamed, require_file, within_bounds
+from selfteach.outside import blamed, parsed_json, require_file, said_by
 
 State = Mapping[str, Any]
 Tensors = dict[str, dict[str, Shaped[Tensor, "..."]]]
@@ -116,7 +116,7 @@ def load(path: Path, groups: Collection[str] | None = None) -> dict[str, Any]:
     with blamed(f"checkpoint {path}", "resume from an older one"):
         files = [file for file in sorted(path.glob("*.safetensors")) if groups is None or file.stem in groups]
         tensors = {file.stem: load_file(file) for file in files}
-        tree = within_bounds(json.loads((path / "state.json").read_bytes()), most=None)
+        tree = parsed_json((path / "state.json").read_bytes(), most=None)
         wanted = {group: part for group, part in tree.items() if groups is None or group in groups}
         return {group: _joined(part, tensors) for group, part in wanted.items()}
 
@@ -251,7 +251,7 @@ def _prune(home: Path, newest: int, keep: int) -> None:
 
 
 def _refusal(home: Path, step: int, needed: int, error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) else str(error)
+    reason = said_by(error)
     free = shutil.disk_usage(home).free if home.is_dir() else 0
     whole = [path.name for number, path in sorted(_saved(home).items()) if number != step]
     return (

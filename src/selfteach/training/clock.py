@@ -40,12 +40,3 @@ class Clock:
     def total(self) -> float:
         """Seconds of all phases together."""
         return sum(self.seconds.values())
-
-
-def spelled(seconds: float) -> str:
-    """How long that is, in words: 0.4 s, 42 s, 3.2 min, 2.5 h, 3 days."""
-    for least, size, unit in ((172800, 86400, "days"), (5400, 3600, "h"), (100, 60, "min")):
-        if seconds >= least:
-            amount = seconds / size
-            return f"{amount:.{0 if amount >= 10 else 1}f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -33,7 +33,6 @@ from selfteach.training.whereabouts import STARTED_IN, base_of, renamed, started
 
 P = ParamSpec("P")
 R = TypeVar("R")
-NO_ROOM = "take a smaller model, precision bfloat16 with lora_rank, or a machine with more memory"
 STEPS, BUDGET = "recipe.optimization.steps", "bookkeeping.token_budget"
 FREE = (
     "versions",
@@ -88,7 +87,7 @@ def rehearse(config: TrainConfig, progress: Progress, out: Path | None, *, resum
     if out is not None:
         opened(out, {**table_of(config), "versions": versions()}, resume)[0].close()
     randomness.seed_all(config.seed)
-    with within_memory("loading the model", NO_ROOM):
+    with within_memory("loading the model"):
         trainer = Trainer(TextLearner(config, progress), None, progress, settings_of(config))
     trainer.learner.preflight()
     while trainer.stage + 1 < len(trainer.stages):
@@ -99,7 +98,7 @@ def learner_of(config: TrainConfig, progress: Progress) -> TextLearner:
     """The learner of a run of text at its beginning, seeded and on its device; nothing is checked or written."""
     # Adapters are drawn at random as they are made: before there is a Trainer.
     randomness.seed_all(config.seed)
-    with within_memory("loading the model", NO_ROOM):
+    with within_memory("loading the model"):
         learner = TextLearner(config, progress)
         Trainer(learner, None, progress, settings_of(config))
     return learner
@@ -152,27 +151,18 @@ def run_learner(
     """
     out, settings = Path(out), settings or Settings()
     first = PartialState(cpu=on_cpu(settings.device)).is_main_process
-    made = learner() if callable(learner) and table is None else learner
     if table is None:
-        assert not callable(made)
-        table = learner_table(made, settings)
+        learner = learner() if callable(learner) else learner
+        table = learner_table(learner, settings)
     config = {**table, "versions": versions()}
     folder, changed = opened(out, config, resume) if first else (None, False)
     shown = progress() if first else Silent()
     trainer: Trainer | None = None
     try:
-        with within_memory("loading the model", NO_ROOM):
-            trainer = Trainer(made() if callable(made) else made, folder, shown, settings)
+        with within_memory("loading the model"):
+            trainer = Trainer(learner() if callable(learner) else learner, folder, shown, settings)
         trainer.check = check
-        restored = resuming.restore(trainer, out) if resume else None
-        if restored is None and check:
-            trainer.learner.preflight()
-        if folder is not None and (changed or restored is None):
-            # Only now: a start that fails leaves a folder that the corrected command may use.
-            folder.write_config(config)
-        if folder is not None and resume:
-            resuming.cut(folder, restored)
-            trainer.memory = alarms.remembered(read_rows(folder.path / "metrics.jsonl"), trainer.memory)
+        begin_or_go_on(trainer, out, config, resume, changed)
         summary = trainer.train()
     except Interrupted:
         raise
@@ -185,6 +175,23 @@ def run_learner(
         if folder is not None:
             folder.close()
     return (folder.path if folder is not None else None), summary
+
+
+def begin_or_go_on(
+    trainer: Trainer, out: Path, config: Mapping[str, Any], resume: bool, changed: bool
+) -> None:
+    """Preflight of a run that begins, or the state of one that goes on (``resume``); and its folder made ready.
+    ``changed``: its settings are others than it was begun with."""
+    restored = resuming.restore(trainer, out) if resume else None
+    if restored is None and trainer.check:
+        trainer.learner.preflight()
+    folder = trainer.folder
+    if folder is not None and (changed or restored is None):
+        # Only now: a start that fails leaves a folder that the corrected command may use.
+        folder.write_config(config)
+    if folder is not None and resume:
+        resuming.cut(folder, restored)
+        trainer.memory = alarms.remembered(read_rows(folder.path / "metrics.jsonl"), trainer.memory)
 
 
 @atexit.register

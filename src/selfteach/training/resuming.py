@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from selfteach.errors import UserError
-from selfteach.outside import said_by
+from selfteach.outside import with_type
 from selfteach.training import checkpoint, gradients, marks, randomness, weights
 from selfteach.training.learner import Trained
 from selfteach.training.marks import Marks
@@ -175,10 +175,9 @@ def fitting(path: Path) -> Iterator[None]:
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as problem:
-        said = f"{type(problem).__name__}: {said_by(problem)}"
         raise UserError(
-            f"checkpoint {path} does not fit this run ({said}); resume with the saved model and settings, or take it "
-            "out to go on from an older one"
+            f"checkpoint {path} does not fit this run ({with_type(problem)}); resume with the saved model and "
+            "settings, or take it out to go on from an older one"
         ) from problem
 
 

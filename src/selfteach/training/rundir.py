@@ -31,10 +31,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from selfteach.errors import UserError
-from selfteach.outside import read_toml, within_bounds
+from selfteach.outside import parsed_json, read_toml, said_by
 from selfteach.training import marks
 from selfteach.training.checkpoint import storable, sync
 from selfteach.training.marks import Growing, Mark, Marks
+from selfteach.wording import shortened
 
 ROWS = ("metrics.jsonl", "samples.jsonl")
 """Files that grow row by row."""
@@ -252,7 +253,7 @@ def advice_on(changed: Sequence[str]) -> str:
 def step_row(line: bytes) -> dict[str, Any] | None:
     """The JSON object of a line, if it has a step that is a number; else None."""
     try:
-        row = within_bounds(json.loads(line))
+        row = parsed_json(line)
     except (ValueError, RecursionError):
         return None
     step = row.get("step") if isinstance(row, dict) else None
@@ -295,12 +296,7 @@ def told(name: str, old: Any, new: Any) -> str:
             "is new" if old == "unset" else "is not there any more" if new == "unset" else "has changed since"
         )
         return f"{name}: what it reads {what}"
-    return f"{name}: {shortened(old)} → {shortened(new)}"
-
-
-def shortened(value: Any, most: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
+    return f"{name}: {shortened(repr(old), 60)} → {shortened(repr(new), 60)}"
 
 
 def dotted(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -363,7 +359,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = str(error.strerror) if isinstance(error, OSError) else str(error).splitlines()[0]
+        reason = said_by(error)
         full = getattr(error, "errno", None) in FULL or any(os.strerror(one) in reason for one in FULL)
         advice = "make room, then use --resume" if full else "choose another --out"
         raise UserError(f"{named(path)} could not be written ({reason}); {advice}") from error

@@ -183,7 +183,8 @@ def result(answers: Sequence[Answered], samples: int) -> EvaluationResult:
     """Summarize answers that stand ``samples`` a problem, in order."""
     rewards = [answer.grade.reward for answer in answers]
     means = [sum(rewards[i : i + samples]) / samples for i in range(0, len(rewards), samples)]
-    solved = [any(r >= 0.5 for r in rewards[i : i + samples]) for i in range(0, len(rewards), samples)]
+    right = [answer.grade.correct for answer in answers]
+    solved = [any(right[i : i + samples]) for i in range(0, len(right), samples)]
     n = len(means)
     mean = sum(means) / n
     variance = sum((m - mean) ** 2 for m in means) / max(1, n - 1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from selfteach.control.controller import Controller
 from selfteach.control.hook import Hook
-from selfteach.errors import UserError
+from selfteach.errors import UserError, less_memory
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.minibatch import Minibatch
 from selfteach.policy.loading import Policy
@@ -44,14 +44,6 @@ from selfteach.training.text.private import private_gradient
 from selfteach.training.text.probe import reference_likelihoods
 from selfteach.training.text.update import TextBatch, backward, losses_of
 from selfteach.training.text.writing import Writing
-
-LESS_MEMORY = "lower micro_batch, sample_batch or max_tokens, or set gradient_checkpointing"
-"""What to do where memory is used up, whatever was being done."""
-MEMORY_ADVICE = {
-    "sampling": "lower sample_batch or max_tokens",
-    "evaluating": "lower sample_batch or eval_max_tokens",
-    "scoring and updating": "lower micro_batch or max_tokens, or set gradient_checkpointing",
-}
 
 
 class TextLearner(Learner):
@@ -133,7 +125,7 @@ class TextLearner(Learner):
         return {name: policy.model for name, policy in self.models.policies.items()}
 
     def memory_advice(self, doing: str) -> str:
-        return MEMORY_ADVICE.get(doing, LESS_MEMORY)
+        return less_memory(doing)
 
     def enter(self, stage: int) -> None:
         """Begin a stage: its weights from where it says, its roles, its controllers, its hook."""

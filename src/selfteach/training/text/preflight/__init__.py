@@ -20,7 +20,7 @@ from selfteach.training.text.preflight.model import (
     weights_check,
 )
 from selfteach.training.text.preflight.objective import objective_check
-from selfteach.training.text.preflight.probing import aside, first_prompts, probe_rollouts, shortened
+from selfteach.training.text.preflight.probing import aside, first_prompts, probe_rollouts, small_copy
 from selfteach.training.text.preflight.references import reference_checks
 from selfteach.training.text.preflight.sampling import sampler_check
 from selfteach.training.text.preflight.teachers import teacher_checks
@@ -36,16 +36,13 @@ from selfteach.training.text.preflight.words import (
 if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
 
-ROOM = "lower micro_batch, sample_batch or max_tokens, set gradient_checkpointing, or take a smaller model"
-DIVERGED = "the model's weights are not finite, or too large for its precision; take another model or float32"
-
 __all__ = ["Check", "examined", "preflight"]
 
 
 def preflight(run: TextLearner) -> list[Check]:
     """Run every check, show what they found, and refuse to train if one failed (UserError names it)."""
     checks = []
-    with within_memory("checking the run", ROOM), diverged("preflight", DIVERGED):
+    with within_memory("checking the run"), diverged("preflight"):
         for check in examined(run):
             run.progress.say(f"{check.word}  {check.name}: {check.detail}")
             checks.append(check)
@@ -102,7 +99,7 @@ def the_model(run: TextLearner) -> Iterator[Check]:
 
 def the_recipe(run: TextLearner) -> Iterator[Check]:
     """A few rollouts as it writes them, what its teachers think of them, and its terms."""
-    short = shortened(run)
+    short = small_copy(run)
     with aside(run):
         rollouts, kept = probe_rollouts(short)
     run.progress.say(f"the student sees\n{indented(run.policy.renderer.show(rollouts[0].prompt_ids))}")

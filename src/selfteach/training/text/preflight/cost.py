@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selfteach.errors import less_memory
 from selfteach.objective.record import CHUNK_BYTES
 from selfteach.policy.loading import Policy
 from selfteach.policy.room import sized
@@ -22,7 +23,6 @@ from selfteach.policy.scorer import LocalScorer
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.tools import Prompt
 from selfteach.roles.weights import External
-from selfteach.training.clock import spelled
 from selfteach.training.text.preflight.check import Check
 from selfteach.training.text.preflight.probing import aside
 from selfteach.training.text.present import share
@@ -39,7 +39,7 @@ SMALL = 20_000_000
 
 
 @dataclass(frozen=True)
-class Plan:
+class StageWork:
     """A stage's steps, as this process does them: ``rows`` a step of ``prompt`` + at most ``tokens`` tokens; ``once``:
     rows written before the first step, and no more after (0: they are written at each)."""
 
@@ -51,17 +51,17 @@ class Plan:
     tokens: int
 
 
-def plan_of(run: TextLearner, recipe: Recipe, prompt: int) -> Plan:
+def work_of(run: TextLearner, recipe: Recipe, prompt: int) -> StageWork:
     each = recipe.rollouts.per_prompt
     rows = share(recipe.optimization.prompts, run.now.processes) * each
     once = math.ceil(recipe.rollouts.stored / run.now.processes) * each
-    return Plan(recipe, recipe.optimization.steps, rows, once, prompt, recipe.rollouts.max_tokens)
+    return StageWork(recipe, recipe.optimization.steps, rows, once, prompt, recipe.rollouts.max_tokens)
 
 
-def plans_of(run: TextLearner, prompts: Sequence[Prompt]) -> list[Plan]:
+def work_of_stages(run: TextLearner, prompts: Sequence[Prompt]) -> list[StageWork]:
     """Of every stage; prompts are taken to be as long as the longest of these."""
     longest = max(len(one.prompt_ids) for one in prompts)
-    return [plan_of(run, recipe, longest) for _, recipe in run.recipes]
+    return [work_of(run, recipe, longest) for _, recipe in run.recipes]
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -73,9 +73,9 @@ def memory_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
     trainable = sum(p.nbytes for one in run.models.policies.values() for p in one.trainable().values())
     held, copies = run.models.weights.copies, run.models.weights.copies_to_come
     still = trainable * (3 + copies) + 2 * CHUNK_BYTES
-    plans = plans_of(run, prompts)
-    sampled = max(sampling_bytes(run, plan) for plan in plans)
-    scored = max(scoring_bytes(run, plan) for plan in plans)
+    stages = work_of_stages(run, prompts)
+    sampled = max(sampling_bytes(run, work) for work in stages)
+    scored = max(scoring_bytes(run, work) for work in stages)
     to_come = still + max(sampled, scored)
     device = run.policy.model.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
@@ -89,30 +89,30 @@ def memory_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
     advice = (
         "use LoRA (--lora-rank 64; --precision bfloat16 halves its base) or a smaller model"
         if still >= free
-        else "lower --micro-batch, --sample-batch, --max-tokens or --max-memory, or set --gradient-checkpointing"
+        else less_memory("checking the run")
     )
     return Check("memory", False, f"{detail}; {advice}")
 
 
-def sampling_bytes(run: TextLearner, plan: Plan) -> int:
+def sampling_bytes(run: TextLearner, work: StageWork) -> int:
     """The largest batch's cache, prompts and logits; of a step, or of an evaluation."""
     room, settings = run.policy.room, run.config.evaluation
     evaluated = settings.eval_problems * settings.eval_samples
-    wanted = [(plan.once or plan.rows, plan.tokens), (evaluated, settings.eval_max_tokens or plan.tokens)]
+    wanted = [(work.once or work.rows, work.tokens), (evaluated, settings.eval_max_tokens or work.tokens)]
     return max(
         len(next(batches, ()))
-        * (plan.prompt * (room.needs.cached + room.needs.read) + tokens * room.needs.cached)
+        * (work.prompt * (room.needs.cached + room.needs.read) + tokens * room.needs.cached)
         for rows, tokens in wanted
-        for batches in [room.sampling([plan.prompt] * rows, tokens, run.config.bookkeeping.sample_batch)]
+        for batches in [room.sampling([work.prompt] * rows, tokens, run.config.bookkeeping.sample_batch)]
     )
 
 
-def scoring_bytes(run: TextLearner, plan: Plan) -> int:
+def scoring_bytes(run: TextLearner, work: StageWork) -> int:
     """The largest micro-batch's activations, and the states of every role over the whole step."""
-    room, length = run.policy.room, plan.prompt + plan.tokens
-    part = next(room.scoring([length] * plan.rows, run.config.bookkeeping.micro_batch, gradient=True), ())
+    room, length = run.policy.room, work.prompt + work.tokens
+    part = next(room.scoring([length] * work.rows, run.config.bookkeeping.micro_batch, gradient=True), ())
     width = sized(run.policy.model.config.get_text_config(), "hidden_size", "n_embd", "d_model", default=1024)
-    states = plan.rows * plan.tokens * width * 4 * len(plan.recipe.teachers)
+    states = work.rows * work.tokens * width * 4 * len(work.recipe.teachers)
     return len(part) * length * room.needs.trained + states
 
 
@@ -120,7 +120,7 @@ def scoring_bytes(run: TextLearner, plan: Plan) -> int:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Speed:
     """Seconds: of a batch's first token and of each further one, with so many ``rows``; of a token that is scored
     without gradient, and of one with it."""
 
@@ -137,53 +137,53 @@ class Pace:
 
 def cost_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
     """How long the run will take, from a few tokens that are sampled and scored now; never a reason to refuse."""
-    plans = plans_of(run, prompts)
+    stages = work_of_stages(run, prompts)
     with aside(run):
-        pace = pace_of(run, prompts, max(plan.once or plan.rows for plan in plans))
-    parts = [step_of(run, plan, pace) for plan in plans]
+        speed = speed_of(run, prompts, max(work.once or work.rows for work in stages))
+    parts = [step_of(run, work, speed) for work in stages]
     whole = sum(
-        plan.steps * (sampling + scoring) + pace.written(plan.once, plan.tokens)
-        for plan, (sampling, scoring) in zip(plans, parts, strict=True)
+        work.steps * (sampling + scoring) + speed.written(work.once, work.tokens)
+        for work, (sampling, scoring) in zip(stages, parts, strict=True)
     )
-    settings, last = run.config.evaluation, plans[-1]
+    settings, last = run.config.evaluation, stages[-1]
     answers = math.ceil(settings.eval_problems * settings.eval_samples / run.now.processes)
-    evaluation = pace.written(answers, settings.eval_max_tokens or last.tokens) * (1 + len(run.also))
-    times = 2 + (sum(p.steps for p in plans) // settings.eval_every if settings.eval_every else 0)
+    evaluation = speed.written(answers, settings.eval_max_tokens or last.tokens) * (1 + len(run.also))
+    times = 2 + (sum(p.steps for p in stages) // settings.eval_every if settings.eval_every else 0)
     tokens = sum(
-        (plan.once or plan.rows * plan.steps) * plan.tokens for plan in plans if plan.recipe.generates
+        (work.once or work.rows * work.steps) * work.tokens for work in stages if work.recipe.generates
     )
     sampling, scoring = parts[-1]
-    steps = sum(plan.steps for plan in plans)
+    steps = sum(work.steps for work in stages)
     return Check(
         "cost",
         True,
-        f"about {spelled(sampling + scoring)} a step ({spelled(sampling)} sampling, {spelled(scoring)} scoring), "
-        f"{spelled(evaluation)} an evaluation, {spelled(whole + times * evaluation)} for {steps} steps; "
+        f"about {duration(sampling + scoring)} a step ({duration(sampling)} sampling, {duration(scoring)} scoring), "
+        f"{duration(evaluation)} an evaluation, {duration(whole + times * evaluation)} for {steps} steps; "
         f"{tokens * run.now.processes:,} tokens generated; if every answer is as long as it may be",
     )
 
 
-def step_of(run: TextLearner, plan: Plan, pace: Pace) -> tuple[float, float]:
+def step_of(run: TextLearner, work: StageWork, speed: Speed) -> tuple[float, float]:
     """(seconds of sampling, of scoring with gradient and by every teacher) of a step."""
-    writes = plan.recipe.generates and not plan.once
-    tokens = plan.rows * (plan.prompt + plan.tokens)
-    teachers = sum(relative_size(run, role.weights) for role in plan.recipe.teachers.values())
-    sampling = pace.written(plan.rows, plan.tokens) if writes else 0.0
-    return sampling, tokens * (pace.trained + teachers * pace.scored)
+    writes = work.recipe.generates and not work.once
+    tokens = work.rows * (work.prompt + work.tokens)
+    teachers = sum(relative_size(run, role.weights) for role in work.recipe.teachers.values())
+    sampling = speed.written(work.rows, work.tokens) if writes else 0.0
+    return sampling, tokens * (speed.trained + teachers * speed.scored)
 
 
 def relative_size(run: TextLearner, spec: object) -> float:
     """Weights of who scores, as a multiple of the student's."""
     if not isinstance(spec, External):
         return 1.0
-    return weights(run.models.weights.policy_of(spec)) / weights(run.policy)
+    return count_weights(run.models.weights.policy_of(spec)) / count_weights(run.policy)
 
 
-def weights(policy: Policy) -> int:
+def count_weights(policy: Policy) -> int:
     return sum(p.numel() for p in policy.model.parameters())
 
 
-def pace_of(run: TextLearner, prompts: Sequence[Prompt], rows: int) -> Pace:
+def speed_of(run: TextLearner, prompts: Sequence[Prompt], rows: int) -> Speed:
     """Time a few tokens: as many rows as one batch of the run has, and the scoring of a few."""
     policy, contexts = run.policy, [one.prompt_ids for one in prompts]
     tokens = run.recipe.rollouts.max_tokens
@@ -195,7 +195,7 @@ def pace_of(run: TextLearner, prompts: Sequence[Prompt], rows: int) -> Pace:
     further = max(0.0, whole - first) / max(1, columns - 1)
     context, answer = contexts[0][-READ:], (contexts[0] * WRITTEN)[:WRITTEN]
     scored_rows = max(
-        1, min(len(batch), SMALL // weights(policy))
+        1, min(len(batch), SMALL // count_weights(policy))
     )  # one of a small model would be overhead alone
     with torch.no_grad():
         scored, _ = timed_states(policy, [context] * scored_rows, [answer] * scored_rows)
@@ -206,7 +206,7 @@ def pace_of(run: TextLearner, prompts: Sequence[Prompt], rows: int) -> Pace:
         synchronize(policy)
     trained = seconds + time.perf_counter() - began
     length = scored_rows * (len(context) + len(answer))
-    return Pace(len(batch), first, further, scored / length, trained / length)
+    return Speed(len(batch), first, further, scored / length, trained / length)
 
 
 def sampled(policy: Policy, batch: list[list[int]], tokens: int) -> tuple[float, int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from selfteach.errors import UserError, exhausted
+from selfteach.outside import with_type
 from selfteach.policy.coverage import PREFIX, coverage
 from selfteach.policy.head import check_head, output_head
 from selfteach.policy.loading import Policy, bare
@@ -79,10 +80,10 @@ def head_check(title: str, policy: Policy) -> Check:
     except Exception as problem:  # whatever a model's own forward pass may raise
         if exhausted(problem) is not None:
             raise
-        said = f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0]}"
         advice = "name other modules in --lora-targets" if policy.adapted else "use another model"
         raise UserError(
-            f"preflight: {type(bare(policy.model)).__name__} does not run on a probe text ({said}): {advice}"
+            f"preflight: {type(bare(policy.model)).__name__} does not run on a probe text ({with_type(problem)}): "
+            f"{advice}"
         ) from problem
     return Check(f"{title}output head", True, "hidden states × head give the model's own logits")
 

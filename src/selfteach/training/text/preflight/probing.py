@@ -37,7 +37,7 @@ def aside(run: TextLearner) -> Iterator[None]:
         yield
 
 
-def shortened(run: TextLearner) -> TextLearner:
+def small_copy(run: TextLearner) -> TextLearner:
     """The same learner with short answers, few of each prompt, tried once, that leaves data and stores alone."""
     r, small = run.recipe.rollouts, {"attempts": 1}
     small |= {"max_tokens": min(PROBE_TOKENS, r.max_tokens), "per_prompt": min(2, r.per_prompt)}

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.errors import UserError, exhausted
+from selfteach.outside import with_type
 from selfteach.policy.loading import Policy, bare
 from selfteach.policy.sampler import Sample, Sampling
 from selfteach.policy.scorer import LocalScorer
@@ -47,11 +48,10 @@ def sampler_check(run: TextLearner, title: str, policy: Policy, prompts: Sequenc
     except Exception as problem:  # whatever a model's own generation may raise
         if exhausted(problem) is not None:
             raise
-        said = (str(problem).splitlines() or [""])[0]
         return Check(
             name,
             False,
-            f"generate() fails on {len(contexts)} prompts ({type(problem).__name__}: {said}){ADVICE}",
+            f"generate() fails on {len(contexts)} prompts ({with_type(problem)}){ADVICE}",
         )
     difference = differences(policy, contexts, samples, sampling.temperature).abs()
     worst, mean = float(difference.max()), float(difference.mean())
