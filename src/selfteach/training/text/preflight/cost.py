@@ -26,6 +26,7 @@ from selfteach.roles.weights import External
 from selfteach.training.text.preflight.check import Check
 from selfteach.training.text.preflight.probing import aside
 from selfteach.training.text.present import share
+from selfteach.wording import duration
 
 if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
