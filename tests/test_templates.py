@@ -148,3 +148,22 @@ def test_a_damaged_template_renders_or_is_one_line() -> None:
             ChatRenderer(tiny_tokenizer(template), stop_ids=[3]).prompt_ids(QUESTION)
         except UserError as refusal:
             assert len(str(refusal).splitlines()) == 1  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "{{ strftime_now('%d %b %Y %H:%M:%S.%f') }}",
+        "{{ range(10 ** 9) | random }}",
+        "{{ strftime_now('%x') }}",
+    ],
+)
+def test_a_template_knows_neither_clock_nor_chance(asked: str) -> None:
+    template = asked + CHATML
+    first = templates.rendered(template, QUESTION, True, {})
+    assert templates.rendered(CHATML, QUESTION, True, {}) in first
+    assert templates.rendered(template, QUESTION, True, {}) == first
+
+
+def test_the_date_of_a_template_is_said() -> None:
+    assert templates.rendered("{{ strftime_now('%d %b %Y') }}", QUESTION, True, {}) == "26 Jul 2024"
