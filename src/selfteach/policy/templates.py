@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 from selfteach.errors import UserError
 from selfteach.task.timed import Outcome, TimedWorker
@@ -27,7 +27,7 @@ LONGEST = 1_000_000
 
 
 NOW = datetime(2024, 7, 26)
-"""The date that a template sees which asks for today's: the one that Llama's templates print where there is no clock."""
+"""What a template is told that asks for the date: the one that Llama's templates print where there is no clock."""
 
 
 class TemplateFault(Exception):
@@ -82,7 +82,18 @@ def warm_up() -> None:
     """Import what renders; without torch, which it does not need and which would take four times as long."""
     if "torch" not in sys.modules:
         sys.modules["torch"] = None  # type: ignore[assignment]
-    import transformers.utils.chat_template_utils  # noqa: F401
+    from transformers.utils import chat_template_utils
+
+    # Of the worker alone, which does nothing but render; a template's variables may be plain data only.
+    chat_template_utils.datetime = Stopped  # type: ignore[attr-defined]
+
+
+class Stopped(datetime):
+    """A clock that stands at ``NOW``."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(NOW.year, NOW.month, NOW.day, tzinfo=tz)
 
 
 def render(template: str, messages: list[dict[str, str]], generation: bool, named: dict[str, Any]) -> str:
@@ -95,7 +106,7 @@ def render(template: str, messages: list[dict[str, str]], generation: bool, name
         conversations=[messages],
         chat_template=template,
         add_generation_prompt=generation,
-        **{"strftime_now": NOW.strftime, **named},
+        **named,
     )
     text = str(made[0][0])
     given = sum(len(message["content"]) for message in messages)
