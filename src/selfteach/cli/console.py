@@ -100,6 +100,16 @@ def given_names(words: Sequence[str]) -> set[str]:
     return {name.removeprefix("no-").replace("-", "_") for name in names}
 
 
+def given_values(words: Sequence[str]) -> dict[str, str]:
+    """Setting, as Python spells it → the word that it is given last, before anything is parsed."""
+    found = dict[str, str]()
+    for word, after in itertools.pairwise([*words, ""]):
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
+            found[name.rpartition(".")[2].replace("-", "_")] = value if equals else after
+    return found
+
+
 def without(words: Sequence[str], name: str) -> tuple[list[str], str]:
     """(the words without an option, the last value that it was given: "" for none). UserError where it lacks one."""
     rest, value = list[str](), ""

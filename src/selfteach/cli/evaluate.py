@@ -15,10 +15,20 @@ from rich.text import Text
 from selfteach.api.evaluated import Evaluated, Evaluations
 from selfteach.api.evaluating import EvalSettings, drafted, evaluate, view_named
 from selfteach.cli.brief import brief, options
-from selfteach.cli.console import gathered, given_names, output, parsed, refuse_unwritable, without, writable
+from selfteach.cli.console import (
+    gathered,
+    given_names,
+    given_values,
+    output,
+    parsed,
+    refuse_unwritable,
+    without,
+    writable,
+)
 from selfteach.errors import UserError
 from selfteach.report.text import visible
 from selfteach.roles.view import Messages, Prefix, View
+from selfteach.task.options import yielding
 from selfteach.training.text.estimates import INTERVAL
 
 ABOUT = (
@@ -66,7 +76,8 @@ def command(words: Sequence[str]) -> int:
         print(brief("selfteach eval [MODEL] [OPTIONS]", ABOUT, groups))
         raise SystemExit(0)
     rest = ["--help" if word == "--help-all" else word for word in rest]
-    parts = {"how": draft.how, "loading": draft.loading, "data": draft.options}
+    data = yielding(draft.options, given_values(rest))
+    parts = {"how": draft.how, "loading": draft.loading, "data": data}
     kind = arguments(parts)
     given = parsed(kind, rest, program="selfteach eval", default=kind(What(), **parts), description=ABOUT)
     what: What = given.what

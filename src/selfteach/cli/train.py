@@ -18,12 +18,13 @@ from selfteach.api.resolve import BUNDLES, draft, flat, placed, require_model
 from selfteach.api.training import require_run
 from selfteach.checks import require
 from selfteach.cli.brief import brief, options
-from selfteach.cli.console import parsed
+from selfteach.cli.console import given_values, parsed
 from selfteach.policy.adapter import is_adapter
 from selfteach.recipes import RECIPES, Recipe
 from selfteach.report import build_report
 from selfteach.settings import Seed, settings
 from selfteach.studies.laptop import presets
+from selfteach.task.options import yielding
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import launch, table_of
 from selfteach.training.rundir import toml_text
@@ -96,6 +97,7 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     )
     task, reward = option(rest, "--task"), option(rest, "--reward")
     begun = draft(name, preset=option(rest, "--preset"), task=task or None, reward=reward, table=table)
+    begun = replace(begun, task_options=yielding(begun.task_options, given_values(rest)))
     where = Where(task=begun.task_name, reward=begun.reward, preset=begun.preset, seed=begun.seed)
     if "--help-all" not in rest and {"-h", "--help"} & set(rest):
         print(

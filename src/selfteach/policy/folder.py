@@ -11,7 +11,7 @@ from torch import nn
 
 from selfteach.errors import UserError
 from selfteach.hub import hub_at_hand
-from selfteach.outside import read_json
+from selfteach.outside import read_json, said_by
 from selfteach.task.patterns import first_found
 
 READ = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -42,7 +42,7 @@ def folder_of(model: str, revision: str | None, trusted: bool) -> Path:
             )
         except Exception as problem:
             advice = "give the path of a model folder, or a name on the hub and a connection to it"
-            why = silent or f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"
+            why = silent or f"{type(problem).__name__}: {said_by(problem)}"
             raise UserError(f"model {model!r} cannot be loaded ({why}): {advice}.") from problem
 
 
