@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from selfteach.errors import UserError
-from selfteach.training.rundir import RunFolder, read_rows
+from selfteach.training.rundir import RunFolder, read_rows, writing
 
 CONFIG = {
     "recipe": {"name": "opsd"},
@@ -361,3 +362,12 @@ def test_a_folder_in_which_nothing_was_written_is_taken_away_if_the_run_made_it(
         out.mkdir()
     RunFolder.create(out).close()
     assert out.exists() is not new
+
+
+def test_a_refusal_of_the_disk_that_says_nothing_is_named_by_its_type(tmp_path):
+    for silent in (SafetensorError(""), OSError()):
+        with (
+            pytest.raises(UserError, match=rf"could not be written \({type(silent).__name__}\)"),
+            writing(tmp_path),
+        ):
+            raise silent

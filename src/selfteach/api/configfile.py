@@ -27,16 +27,16 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     UserError: it is missing, of another form, not valid, or no table.
     """
     path = Path(path)
-    path = path / "config.toml" if os.path.isdir(path) else path
+    if of_folder := os.path.isdir(path):
+        path = path / "config.toml"
     if path.suffix not in PARSERS:
         raise UserError(f"settings file {path}: its name must end in {', '.join(PARSERS)}")
     table = read_parsed(PARSERS[path.suffix], path.suffix[1:], path, f"settings file {path}")
     if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
         raise UserError(f"settings file {path} holds no table of names and values")
-    if not is_of_a_run(table):
-        return table
-    require_tables(table, f"settings file {path}")
-    return from_here(table, path.parent)
+    if of_folder or is_of_a_run(table):
+        require_tables(table, f"settings file {path}")
+    return from_here(table, path.parent) if is_of_a_run(table) else table
 
 
 def given_from_python(table: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import peft
 import torch
 from torch import nn
 
 from selfteach.errors import UserError, exhausted
-from selfteach.outside import said_by
 from selfteach.policy.folder import adapter_of, require_quick
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base.json"
 """Beside an adapter that was saved here: which weights it was trained on."""
-MEANT_FROM = "meant_from"
-"""There: the folder, from the adapter's own, that the base's relative path is meant from."""
 MERGED = "selfteach_merged"
 """Attribute of a model with an adapter added in: what its weights are known by."""
 LOOKED_AT = 64
@@ -37,7 +32,7 @@ def base_of(folder: Path, model: str, base: str | None = None) -> tuple[str, str
     """(name or folder, revision) of the base of the adapter in ``folder``, which the user calls ``model``: ``base``, or
     what it names itself. UserError if it is no LoRA adapter in safetensors, or names none."""
     config = adapter_of(folder, model)
-    named = base or as_meant(config.get("base_model_name_or_path"), folder, model)
+    named = base or config.get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise UserError(
             f"model {model!r} is a LoRA adapter that names no base model: say where it is (--base in eval, chat, "
@@ -45,18 +40,6 @@ def base_of(folder: Path, model: str, base: str | None = None) -> tuple[str, str
         )
     revision = config.get("revision")
     return named, revision if isinstance(revision, str) and not base else None
-
-
-def as_meant(named: Any, folder: Path, model: str) -> Any:
-    """The base that an adapter names; of a relative path, the folder that it was when the adapter was saved, if it is
-    there still: seen from the adapter, so that both may move together."""
-    meant_from = noted(folder, model).get(MEANT_FROM)
-    if not isinstance(named, str) or not isinstance(meant_from, str) or Path(named).is_absolute():
-        return named
-    there = Path(os.path.normpath(folder.resolve() / meant_from / named))
-    if not there.is_dir() or (os.path.isdir(named) and os.path.samefile(named, there)):
-        return named
-    return str(there)
 
 
 def without_base(model: str, folder: Path, base: str, why: str) -> UserError:
@@ -105,9 +88,13 @@ def with_adapter(network: nn.Module, folder: Path, model: str) -> Any:
 
 def refuse_other_base(network: nn.Module, folder: Path, model: str) -> None:
     """UserError if an adapter that says what it was trained on was not trained on ``network``."""
-    if not (known := noted(folder, model)):
+    path = folder / BASE
+    if not path.is_file():
         return  # of an adapter of another program nothing is known
-    trained_on = known["fingerprint"]
+    try:
+        trained_on = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise UserError(f"model {model!r}: {BASE} cannot be read ({problem}): save it again.") from None
     if trained_on != fingerprint(network):
         raise UserError(
             f"model {model!r} is a LoRA adapter of other weights than its base model has now: put the base model "
@@ -116,28 +103,10 @@ def refuse_other_base(network: nn.Module, folder: Path, model: str) -> None:
 
 
 def note_base(network: nn.Module, folder: str | Path) -> None:
-    """Write down beside an adapter which weights it was trained on, and of a base that is named by a relative path from
-    where that is meant; ``network`` has the adapter on it."""
-    known = {"fingerprint": fingerprint(network)}
-    named = cast(Any, network).peft_config["default"].base_model_name_or_path
-    if isinstance(named, str) and not os.path.isabs(named) and os.path.isdir(named):
-        with suppress(ValueError):  # on another drive
-            known[MEANT_FROM] = os.path.relpath(Path.cwd(), Path(folder).resolve())
-    (Path(folder) / BASE).write_text(json.dumps(known) + "\n", encoding="utf-8")
-
-
-def noted(folder: Path, model: str) -> dict[str, Any]:
-    """What ``note_base`` wrote beside an adapter: empty for one of another program. UserError if it cannot be read."""
-    path = folder / BASE
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {**found, "fingerprint": found["fingerprint"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise UserError(
-            f"model {model!r}: {BASE} cannot be read ({said_by(problem)}): save it again."
-        ) from None
+    """Write down beside an adapter which weights it was trained on; ``network`` has the adapter on it."""
+    (Path(folder) / BASE).write_text(
+        json.dumps({"fingerprint": fingerprint(network)}) + "\n", encoding="utf-8"
+    )
 
 
 @torch.no_grad()

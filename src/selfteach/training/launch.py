@@ -155,8 +155,9 @@ def run_learner(
 
     ``learner``: one, or a function that makes it once the folder is known to be free. ``table``: what config.toml holds
     beside the versions (none: the learner's own, and the settings). ``also``: what it exports beside ``model``.
-    Returns the run folder (None on processes that do not write) and what summary.json holds. Raises ``UserError`` where the folder holds another run, settings differ
-    from those it was begun with, or the run cannot go on; ``Interrupted`` after Ctrl-C, when the run is saved.
+    Returns the run folder (None on processes that do not write) and what summary.json holds. Raises ``UserError`` where
+    the folder holds another run, settings differ from those it was begun with, or the run cannot go on; ``Interrupted``
+    after Ctrl-C, when the run is saved.
     """
     out, settings = Path(out), settings or Settings()
     first = PartialState(cpu=on_cpu(settings.device)).is_main_process

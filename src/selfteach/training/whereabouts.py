@@ -62,7 +62,7 @@ def moved(value: Any, base: Path) -> Any:
         OSError, ValueError
     ):  # a text that no path can be: too long, or with a null byte
         if (base / file_of(value)).exists():
-            return str(base / value)
+            return os.path.join(base, value)  # as it is spelled: two names of one model stay two
     return value
 
 
@@ -103,7 +103,9 @@ def same_thing(old: Any, new: Any, base: Path) -> bool:
 
     Of references FILE:NAME the names must be the same too; of lists, every item.
     """
-    if isinstance(old, list) and isinstance(new, list):
+    if isinstance(old, list | tuple) and isinstance(
+        new, list | tuple
+    ):  # a record has lists, settings have tuples
         return len(old) == len(new) and all(
             a == b or same_thing(a, b, base) for a, b in zip(old, new, strict=True)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ import torch
 
 from selfteach.checks import require
 from selfteach.errors import UserError
+from selfteach.policy.adapter import base_of, is_adapter
 from selfteach.policy.loading import Policy, load_policy
 from selfteach.policy.lora import LoraConfig
 from selfteach.recipes.parts import Adapter
@@ -210,10 +212,21 @@ def load_saved(
         return _of_checkpoint(saved.run, Path(saved.model), loading, base, how)
     revision = None if saved.run is not None else loading.model_revision
     trained = saved.run is not None
+    base = base or moved_base(saved)
     policy = load_policy(saved.model, trained=trained, revision=revision, base=base, merge=False, **how)
     if saved.run is not None and (file := saved.run.folder / "summary.json").is_file():
         keep_room(policy, summary_of(file))
     return policy
+
+
+def moved_base(saved: Saved) -> str | None:
+    """Where the base of a run's adapter is, by the run's record, if it is no longer where the adapter says: both have
+    moved (the adapter's own fingerprint tells another one). None: the adapter is right, or there is none."""
+    if saved.run is None or not is_adapter(saved.model) or "model" in saved.run.given:
+        return None
+    named, _ = base_of(Path(saved.model), saved.model)
+    lost = os.path.isabs(named) and not os.path.isdir(named)
+    return saved.run.base if lost and os.path.isdir(saved.run.base) else None
 
 
 def summary_of(file: Path) -> Mapping[str, Any]:
