@@ -148,8 +148,9 @@ FAILING = textwrap.dedent("""
         sys.exit("no such data")
     from selfteach.child import end_with_parent
     end_with_parent()
-    while True:
+    for _ in range(15):
         time.sleep(1)
+    (out / "to its end").write_text("")
 """)
 """In place of ``selfteach.child``: "broken" fails once "long" is in training, which goes on until it is ended."""
 
@@ -170,6 +171,7 @@ def test_a_run_that_fails_ends_the_others_and_none_is_begun(
         finish(runs, jobs=2)
     assert not (tmp_path / "later").exists()
     assert not (tmp_path / "last").exists()
+    assert not (tmp_path / "to its end").exists()
 
 
 def test_an_error_of_any_kind_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,3 +186,5 @@ def test_an_error_of_any_kind_ends_the_others(tmp_path: Path, monkeypatch: pytes
     runs = [Planned(name, 0, tmp_path / f"run-{name}", [name]) for name in ("long", "lost", "later")]
     with pytest.raises(IsADirectoryError):
         finish(runs, jobs=2)
+    assert not (tmp_path / "later").exists()
+    assert not (tmp_path / "to its end").exists()

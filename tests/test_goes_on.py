@@ -244,7 +244,7 @@ def test_the_base_of_an_adapter_is_found_from_another_folder(
     here = selfteach.evaluate(run, **FEW).result
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     if move:
-        run = project.rename(project.with_name("moved")) / "lora"
+        run = project.rename(project.with_name("moved-lora")) / "lora"
     for name in (run, run / "checkpoints/step-1"):
         assert selfteach.evaluate(name, **FEW).result == here
         selfteach.export(name, f"merged-{Path(name).name}", merge=True)
