@@ -9,11 +9,14 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
+from selfteach.errors import UserError
 from selfteach.studies.children import STOPPED, Children
+from selfteach.studies.runs import Planned, finish
 from selfteach.training import checkpoint
 from selfteach.training.rundir import read_rows
 
@@ -80,7 +83,9 @@ FEW = [
     "--max-tokens",
     "8",
     "--eval-problems",
-    "0",
+    "2",
+    "--eval-samples",
+    "1",
     "--device",
     "cpu",
     "--samples-every",
@@ -130,3 +135,58 @@ def in_training(out: Path, parent: subprocess.Popen[str]) -> Path:
                 return path.parent
         time.sleep(0.05)
     raise AssertionError(parent.communicate()[1])
+
+
+# --- a run that fails
+
+FAILING = textwrap.dedent("""
+    import sys, time
+    from pathlib import Path
+    out, name = Path(sys.argv[1]), sys.argv[2]
+    (out / name).write_text("")
+    if name == "broken":
+        while not (out / "long").exists():
+            time.sleep(0.01)
+        sys.exit("no such data")
+    from selfteach.child import end_with_parent
+    end_with_parent()
+    for _ in range(15):
+        time.sleep(1)
+    (out / "to its end").write_text("")
+""")
+"""In place of ``selfteach.child``: "broken" fails once "long" is in training, which goes on until it is ended."""
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_run_that_fails_ends_the_others_and_none_is_begun(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Children.run
+
+    def run(self: Children, command: list[str], log: Any, env: Any) -> int:
+        return own(self, [sys.executable, "-c", FAILING, str(tmp_path), command[-1]], log, env)
+
+    monkeypatch.setattr(Children, "run", run)
+    first = ["broken", "long"] if place == 0 else ["long", "broken"]
+    runs = [Planned(name, 0, tmp_path / f"run-{name}", [name]) for name in (*first, "later", "last")]
+    with pytest.raises(UserError, match=r"broken seed 0 ended with code 1 \(no such data\)"):
+        finish(runs, jobs=2)
+    assert not (tmp_path / "later").exists()
+    assert not (tmp_path / "last").exists()
+    assert not (tmp_path / "to its end").exists()
+
+
+def test_an_error_of_any_kind_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that cannot be written, while another run is in training."""
+    own = Children.run
+
+    def run(self: Children, command: list[str], log: Any, env: Any) -> int:
+        return own(self, [sys.executable, "-c", FAILING, str(tmp_path), command[-1]], log, env)
+
+    monkeypatch.setattr(Children, "run", run)
+    (tmp_path / "run-lost.log").mkdir()
+    runs = [Planned(name, 0, tmp_path / f"run-{name}", [name]) for name in ("long", "lost", "later")]
+    with pytest.raises(IsADirectoryError):
+        finish(runs, jobs=2)
+    assert not (tmp_path / "later").exists()
+    assert not (tmp_path / "to its end").exists()

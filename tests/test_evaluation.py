@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import pytest
 
 import selfteach
 from selfteach.api.evaluating import EvalSettings
+from selfteach.api.training import configured
 from selfteach.cli import main
 from selfteach.cli.evaluate import own_names
+from selfteach.cli.train import run_of as words_of
+from selfteach.task.options import TaskOptions, yielding
 from selfteach.task.outcome import OUTCOMES
 from selfteach.training.config import Evaluation
 from selfteach.training.progress import Silent
+from selfteach.training.text.evaluation import Answered
 from tiny import tiny_model_folder
 
 STEPS = (1, 2)
@@ -340,3 +345,93 @@ def test_a_model_that_has_diverged_is_refused_in_one_line(home: Path, tmp_path: 
         selfteach.evaluate(broken, "table", problems=2, samples=1, max_tokens=4)
     with pytest.raises(selfteach.UserError, match="not finite"):
         selfteach.chat(broken)("Hello")
+
+
+# --- what is given beside what a run says ---------------------------------------------------------------------------
+
+FEW: dict[str, Any] = {"samples": 1, "max_tokens": 4, "problems": 2}
+
+
+def asked(answer: Answered) -> str:
+    """The question, without what is asked beside it."""
+    return answer.example.problem.split("\n")[0]
+
+
+def test_what_is_given_now_holds_in_place_of_what_it_contradicts(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, held = home / "file", lines(tmp_path / "held.jsonl", rows(2, 900))
+    found = selfteach.evaluate(run, held_out_file=held, **FEW)
+    assert {asked(one) for one in found.answers} == {"900+1", "901+1"}
+    words = [str(run), "--samples", "1", "--max-tokens", "4"]
+    assert main(["eval", *words, "--held-out-file", held]) == 0
+    assert main(["eval", *words, f"--held_out_file={held}", "--held-out-fraction", "None"]) == 0
+    capsys.readouterr()
+    assert main(["eval", *words, "--held-out-file", held, "--held-out-fraction", "0.3"]) == 2
+    assert "both say what is held out" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def of_a_file(home: Path) -> Path:
+    """A run with a held-out file, graded by verifier exact."""
+    held = lines(home / "held.jsonl", rows(4, 900))
+    selfteach.train(
+        "sft", home / "tiny", str(home / "data.jsonl"), out=home / "exact", steps=1, prompts=2, max_tokens=4,
+        held_out_file=held, verifier="exact", eval_problems=2, eval_samples=1, samples_every=0, progress=Silent,
+    )  # fmt: skip
+    return home / "exact"
+
+
+def test_the_reverse_and_the_verifier_hold_too(of_a_file: Path, home: Path) -> None:
+    found = selfteach.evaluate(of_a_file, held_out_fraction=0.3, **FEW)
+    assert {asked(one) for one in found.answers} <= {row["problem"] for row in rows(40)}
+    assert found.how["held_out_fraction"] == 0.3
+    typed = selfteach.evaluate(of_a_file, answer_type="expression", **FEW)
+    assert (typed.how["answer_type"], "verifier" in typed.how) == ("expression", False)
+    other = selfteach.evaluate(of_a_file, lines(home / "more.jsonl", rows(3)), answer_type="interval", **FEW)
+    assert other.how["answer_type"] == "interval"
+    words = ["eval", str(of_a_file), "--samples", "1", "--max-tokens", "4"]
+    assert main([*words, "--held-out-fraction", "0.2"]) == 0
+    assert main([*words, "--answer-type", "set"]) == 0
+
+
+def test_a_flag_beside_a_runs_settings_holds(of_a_file: Path, home: Path) -> None:
+    start: dict[str, Any] = {"config": of_a_file, "out": home / "never"}
+    fraction = configured(**start, held_out_fraction=0.3).task_options
+    assert (fraction.held_out_file, fraction.held_out_fraction) == (None, 0.3)
+    typed = configured(**start, answer_type="set").task_options
+    assert (typed.verifier, typed.answer_type) == ("math", "set")
+    kept = configured(**start, answer_type="number").task_options
+    assert (kept.verifier, kept.answer_type) == ("exact", "number")
+    words = ["--config", str(of_a_file), "--out", str(home / "never")]
+    assert words_of([*words, "--held-out-fraction", "0.3"]).task_options == fraction
+    assert words_of([*words, "--answer-type=set"]).task_options == typed
+    for given in (
+        {"held_out_file": "x.jsonl", "held_out_fraction": 0.3},
+        {"verifier": "none", "answer_type": "set"},
+    ):
+        with pytest.raises(selfteach.UserError):
+            configured(**start, **given)
+
+
+@pytest.mark.parametrize(
+    ("inherited", "given", "expected"),
+    [
+        ({"verifier": "math", "answer_type": "set"}, {"verifier": "none"}, ("none", None)),
+        ({"verifier": "math", "answer_type": "set"}, {"verifier": "exact"}, ("exact", None)),
+        ({"verifier": "math", "answer_type": "number"}, {"verifier": "exact"}, ("exact", "number")),
+        ({"verifier": "none"}, {"answer_type": "set"}, ("math", "set")),
+        ({"verifier": "exact"}, {"answer_type": None}, ("exact", None)),
+    ],
+)
+def test_which_of_two_contradicting_options_yields(
+    inherited: dict[str, Any], given: dict[str, Any], expected: tuple[str, str | None]
+) -> None:
+    found = replace(yielding(TaskOptions(**inherited), given), **given)
+    assert (found.verifier, found.answer_type) == expected
+
+
+def test_an_option_that_is_given_as_none_contradicts_nothing() -> None:
+    for none in (None, "none", "None"):
+        inherited = TaskOptions(held_out_fraction=0.3)
+        assert yielding(inherited, {"held_out_file": none}) == inherited

@@ -290,3 +290,22 @@ def test_rows_that_lack_an_answer_are_counted_and_named(
 
     make_task(path, options=TaskOptions(skip_incomplete_rows=True))
     assert "13 of 40 rows (32%) lack a needed field and are left out: rows 2, 5, 8, 11, 14 …" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["model", "wandb", "stored"])
+def test_what_the_user_has_in_the_folder_survives_a_start(
+    name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused before anything is written, on data that train and on data that are too few."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "precious.txt").write_text("mine")
+    for count in (12, 2):
+        data = tmp_path / f"rows-{count}.jsonl"
+        data.write_text("".join(json.dumps(one) + "\n" for one in rows(count)))
+        words = ["opsd", "--task", str(data), "--model", tiny, "--out", ".", "--steps", "1"]
+        for command in ("train", "doctor"):
+            assert main([command, *words]) == 2
+            assert f"holds {name} already" in capsys.readouterr().err
+    assert (tmp_path / name / "precious.txt").read_text() == "mine"
+    assert not (tmp_path / ".lock").exists()

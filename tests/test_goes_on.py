@@ -11,9 +11,11 @@ import pytest
 
 import selfteach
 from selfteach.cli import main
+from selfteach.cli.train import configured
+from selfteach.training.inputs import MAY_NAME_FILES, value_of
 from selfteach.training.progress import Silent
-from selfteach.training.whereabouts import base_of, same_thing, started_in
-from tiny import tiny_model_folder
+from selfteach.training.whereabouts import base_of, from_here, same_thing, started_in
+from tiny import CHATML, tiny_model_folder
 
 WORDS = [
     "--max-tokens",
@@ -179,5 +181,121 @@ def test_what_is_the_same_thing(project: Path) -> None:
         (["table", "data/rows.jsonl"], ["table", "./data/rows.jsonl"], True),
         (["table"], ["table", "chain"], False),
         (1, "1", False),
+        ("a=data,b=mine.py", "a=./data,b=mine.py", True),
+        ("a=data,b=mine.py", "b=data,a=mine.py", False),
+        ("a=data", "data", False),
     ):
         assert same_thing(old, new, project) == same
+
+
+# --- a run's record is read from another folder ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> Path:
+    """The project, seen from another folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    return project
+
+
+FEW = {"samples": 1, "problems": 2, "max_tokens": 4}
+
+
+def test_a_run_is_measured_from_another_folder(
+    elsewhere: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = selfteach.evaluate(elsewhere / "run", **FEW)
+    assert main(["eval", str(elsewhere / "run"), "--samples", "1", "--problems", "2"]) == 0
+    assert "1.000" in capsys.readouterr().out  # the run's own reward, mine.py:score, gives 1 for everything
+    of_checkpoint = selfteach.evaluate(elsewhere / "run/checkpoints/step-1", **FEW)
+    monkeypatch.chdir(elsewhere)
+    assert there.result == of_checkpoint.result == selfteach.evaluate("run", **FEW).result
+
+
+def begun(project: Path, name: str, *more: str) -> Path:
+    words = ["train", "opsd", "--model", "model", *WORDS, "--steps", "1", "--out", name]
+    assert main([*words, *more]) == 0
+    return project / name
+
+
+def test_held_out_file_template_and_further_tasks_are_found_from_another_folder(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any
+) -> None:
+    (project / "held.jsonl").write_text('{"problem": "9+9", "solution": "18", "answer": "18"}\n')
+    (project / "own.jinja").write_text(CHATML)
+    run = begun(
+        project, "own", "--task", "data/rows.jsonl", "--held-out-file", "held.jsonl", "--chat-template", "own.jinja",
+        "--eval-also", "data/rows.jsonl",
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    found = selfteach.evaluate(run, samples=1, max_tokens=4)
+    assert [one.example.problem.split("\n")[0] for one in found.answers] == ["9+9"]
+    assert selfteach.chat(run, max_tokens=2, device="cpu").policy.renderer.template == CHATML
+    exported = selfteach.export(run / "checkpoints/step-1", "exported")
+    assert (exported / "chat_template.jinja").read_text() == CHATML
+    assert main(["train", "--resume", "--out", str(run), "--steps", "2"]) == 0
+
+
+@pytest.mark.parametrize("move", [False, True])
+def test_the_base_of_an_adapter_is_found_from_another_folder(
+    move: bool, project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any
+) -> None:
+    run = begun(project, "lora", "--task", "table", "--lora-rank", "2")
+    here = selfteach.evaluate(run, **FEW).result
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    if move:
+        run = project.rename(project.with_name("moved-lora")) / "lora"
+    for name in (run, run / "checkpoints/step-1"):
+        assert selfteach.evaluate(name, **FEW).result == here
+        selfteach.export(name, f"merged-{Path(name).name}", merge=True)
+
+
+def test_models_that_teach_are_found_from_another_folder(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any
+) -> None:
+    words = ["train", "exopd", "--task", "table", "--model", "model", *WORDS, "--steps", "1"]
+    for name, teacher in (("one", "model"), ("two", "a=model,b=./model"), ("trained", "run")):
+        monkeypatch.chdir(project)
+        extra = ["--max-unavailable", "1"]
+        assert main([*words, *extra, "--teacher", teacher, "--reference", "./model", "--out", name]) == 0
+        monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        assert main(["train", "--resume", "--out", str(project / name), "--steps", "2"]) == 0
+        assert steps(project / name) == 2
+
+
+def test_every_setting_that_may_name_a_file_is_read_from_where_the_run_was_started(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any
+) -> None:
+    """By the one list, of which every setting is in a run's record, and what is no file is left as it is."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    for name in ("file", "model"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file.py").write_text("")
+    (tmp_path / "model/config.json").write_text("{}")
+    record: dict[str, Any] = {"run": {"started_in": "."}, "recipe": {"part": {"teacher": "a=model,b=hub/id"}}}
+    record["recipe"] |= {"weights": "file", "reference": "model", "count": 3}
+    for setting in MAY_NAME_FILES.values():
+        table, _, knob = setting.partition(".")
+        record.setdefault(table, {})[knob] = "file"
+    record["evaluation"]["eval_also"] = ["file", "table", "hf:some/set", "x" * 5000, "\0"]
+    record["run"]["reward"] = "file.py:score"
+    found = from_here(record, tmp_path)
+    for setting in MAY_NAME_FILES.values():
+        table, _, knob = setting.partition(".")
+        if knob not in ("eval_also", "reward"):
+            assert found[table][knob] == str(tmp_path / "file"), setting
+    assert found["run"]["reward"] == f"{tmp_path / 'file.py'}:score"
+    assert found["evaluation"]["eval_also"] == [
+        str(tmp_path / "file"),
+        *record["evaluation"]["eval_also"][1:],
+    ]
+    assert found["recipe"]["weights"] == "file"  # a word, though there is such a folder
+    assert found["recipe"]["reference"] == str(tmp_path / "model")
+    assert found["recipe"]["part"]["teacher"] == f"a={tmp_path / 'model'},b=hub/id"
+    assert record["run"]["task"] == "file"
+    config = configured(["opsd", "--task", "table"])[0]
+    record = config.table()
+    for setting in MAY_NAME_FILES.values():
+        table, _, knob = setting.partition(".")
+        assert knob in record[table] or setting == "run.reward", setting
+        value_of(config, setting)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from selfteach.api.result import load_run
 from selfteach.cli import main
 from selfteach.errors import UserError
 from selfteach.report import build_report
+from selfteach.studies.runs import Planned, labels
 from selfteach.training import checkpoint
 from synthetic_run import write_run
 
@@ -242,3 +245,76 @@ def test_a_damaged_state_with_right_hashes_is_one_line(
             checkpoint.load(folder)
         except UserError as refusal:
             assert len(str(refusal).splitlines()) == 1  # noqa: PT017
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+TABLES = ("about", "recipe", "run", "loading", "task_options", "evaluation", "bookkeeping", "inputs")
+BROKEN = {
+    **{f"{name} = {value}": (name, value) for name in TABLES for value in ("5", "[1]", "'x'")},
+    "no run": ("run", None),
+    "no recipe": ("recipe", None),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN)
+def test_a_record_in_which_a_table_is_none_is_one_line(
+    change: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run", symlinks=True))
+    record = tomllib.loads((run / "config.toml").read_text())
+    name, value = BROKEN[change]
+    record.pop(name)
+    text = "" if value is None else f"{name} = {value}\n"
+    (run / "config.toml").write_text(text + tomli_w.dumps(record))
+    capsys.readouterr()
+    few = ["--samples", "1", "--problems", "1", "--max-tokens", "2"]
+    for words in (
+        ["train", "--resume", "--out", str(run), "--steps", "3"],
+        ["train", "--config", str(run), "--steps", "3", "--out", str(tmp_path / "other"), "--dry-run"],
+        ["eval", str(run), *few],
+        ["eval", str(run / "checkpoints/step-2"), *few],
+        ["export", str(run / "checkpoints/step-2"), "--out", str(tmp_path / "exported")],
+    ):
+        code = main(words)
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert code == 2, words
+        assert len(lines) == 1, lines
+        assert name in lines[0], lines
+
+
+VALUES = {
+    "run.started_in": 5, "run.given": 5, "run.seed": "x", "run.task": [], "run.reward": 5, "recipe.rollouts": 5,
+    "recipe.adapter": 5, "recipe.student_thinking": [], "loading.model": 5, "evaluation.eval_max_tokens": "x",
+    "evaluation.eval_also": 5, "inputs.model": [], "inputs.task": {}, "task_options.held_out_file": [1],
+    "bookkeeping.sample_batch": {}, "about.format": "x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", VALUES)
+def test_a_record_with_a_value_that_is_none_is_no_traceback(
+    setting: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run", symlinks=True))
+    record = tomllib.loads((run / "config.toml").read_text())
+    table, _, knob = setting.partition(".")
+    record[table][knob] = VALUES[setting]
+    (run / "config.toml").write_text(tomli_w.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    few = ["--samples", "1", "--problems", "1", "--max-tokens", "2"]
+    for words in (
+        ["train", "--config", str(run), "--steps", "3", "--out", str(tmp_path / "other"), "--dry-run"],
+        ["eval", str(run), *few],
+        ["eval", str(run / "checkpoints/step-2"), *few],
+    ):
+        assert main(words) in (0, 2)
+    with contextlib.suppress(UserError):
+        labels([Planned("opsd", 0, run)])
+
+
+def test_a_summary_whose_rooms_are_none_is_no_traceback(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run", symlinks=True))
+    summary = json.loads((run / "summary.json").read_text())
+    for rooms in (3, "x", [1], {"policy": "x"}):
+        (run / "summary.json").write_text(json.dumps({**summary, "room": rooms}))
+        assert main(["eval", str(run), "--samples", "1", "--problems", "1", "--max-tokens", "2"]) == 0

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import selfteach
-from runs import Rows
+from runs import Rows, run_of
+from saved import everything
 from selfteach.cli import main
 from selfteach.recipes import RECIPES, knobs
+from selfteach.recipes.knobs import takes, with_knobs
 from selfteach.training.advice import ADVICE, TOP_K, advised
 from selfteach.training.alarms import IN_A_ROW, WINDOW, Memory, idle_steps, judged, remembered
 from selfteach.training.papers import PAPERS
@@ -294,3 +298,82 @@ def test_addresses_are_whole_in_a_narrow_terminal(
     assert main(["recipes"]) == 0
     shown = capsys.readouterr().out
     assert all(kind.source.rpartition("https://")[2] in shown for kind in RECIPES.values())
+
+
+def test_a_stop_leaves_the_evaluation_of_its_step_so_that_going_on_equals_a_straight_run(
+    tiny: str, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {
+        "recipe": "grpo", "task": rows(), "reward": lambda completion: 0.0, "progress": Silent,
+    }  # fmt: skip
+    more: dict[str, Any] = {
+        **FEW, "model": tiny, "steps": 7, "kl": 0.0, "eval_every": 5, "eval_problems": 2, "eval_samples": 1,
+        "checkpoint_every": 5, "samples_every": 2,
+    }  # fmt: skip
+    selfteach.train(**asked, **more, max_idle_steps=0, out=tmp_path / "straight")
+    with pytest.raises(selfteach.UserError, match="5 steps in a row"):
+        selfteach.train(**asked, **more, max_idle_steps=5, out=tmp_path / "stopped")
+    selfteach.train(**asked, max_idle_steps=0, out=tmp_path / "stopped", resume=True)
+    straight, stopped = (everything(tmp_path / name, 7) for name in ("straight", "stopped"))
+    assert [row["step"] for row in straight[1] if "eval/headline" in row] == [0, 5, 7]
+    assert stopped[1] == straight[1]
+    assert stopped[2] == straight[2]
+
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "opsd": [{"loss": "policy-gradient", "teacher_top_k": None, "clip_entry": None}, {"view": "answer"}],
+    "atesd": [{"adaptive": False}, {"weights": "ema"}],
+    "sdpo": [{"sibling": False, "feedback": "always"}],
+}
+"""Settings beside the presets that leave a recipe less to choose."""
+
+
+def recipes_as_they_are() -> list[Any]:
+    made = []
+    for name, kind in RECIPES.items():
+        for changes in (*kind.presets.values(), *VARIANTS.get(name, [])):
+            with contextlib.suppress(selfteach.UserError):  # a variant may not be one any more
+                made.append(with_knobs(kind(), changes))
+    return made
+
+
+NAMED_VALUE = re.compile(r"--([a-z-]+) ([a-z0-9.]+)(?=[,;: ]|$)")
+
+
+def test_no_advice_recommends_what_the_recipe_refuses() -> None:
+    tried, made = set(), recipes_as_they_are()
+    assert len(made) >= len(RECIPES)
+    for recipe in made:
+        teachers = sorted({type(one.weights).__name__.lower() for one in recipe.teachers.values()})
+        mine = knobs(recipe)
+        facts = {**mine, "teachers": teachers, "room": 10**6, "takes": partial(takes, recipe)}
+        for name, pieces in ADVICE.items():
+            for piece in (one for one in pieces if one.fits(facts)):
+                for option, value in NAMED_VALUE.findall(piece.text):
+                    knob = option.replace("-", "_")
+                    if knob in mine and f"--{option} {value}" in SETTINGS_NAMED:
+                        tried.add(f"--{option} {value}")
+                        assert takes(recipe, knob, value), (name, type(recipe).__name__, piece.text)
+    assert tried == set(SETTINGS_NAMED)
+
+
+SETTINGS_NAMED = (
+    "--view answer",
+    "--view solution",
+    "--weights frozen",
+    "--tail bucket",
+    "--tail renormalize",
+    "--feedback always",
+    "--clip-entry 0.05",
+)
+"""What pieces of advice name with a value."""
+
+
+def test_atesd_is_not_told_to_show_its_teacher_another_view(tiny: str) -> None:
+    run = run_of(tiny, recipe="atesd")
+    facts = run.learner.facts()
+    assert facts["view"] == "solution"
+    for name in ADVICE:
+        assert "--view" not in advised(name, facts)
+    opsd = run_of(tiny).learner.facts()
+    assert "--view answer" in advised("leakage", opsd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -423,3 +424,13 @@ def test_an_adapter_trained_on_an_adapter_keeps_both(saved, tmp_path, precision)
 def test_the_bases_revision_goes_with_an_adapter(folder, tmp_path):
     load_policy(str(folder), lora=LoraConfig(rank=2), revision="v2").save(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "adapter_config.json").read_text())["revision"] == "v2"
+
+
+def test_an_error_of_the_hub_that_says_nothing_is_named_by_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: object, **__: object) -> str:
+        raise ValueError(" \n ")
+
+    monkeypatch.setattr("selfteach.policy.folder.hub_at_hand", lambda: nullcontext(""))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", silent)
+    with pytest.raises(UserError, match=r"model 'some/model' cannot be loaded \(ValueError"):
+        load_policy("some/model")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ from runs import run_of
 from selfteach.policy import room as rooms
 from selfteach.policy.room import Footprint, Room, batches, footprint, memory_limit, room_of
 from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.roles.weights import External
 from selfteach.training.text.batch import Scoring
-from tiny import tiny_model
+from tiny import tiny_model, tiny_model_folder
 
 NEEDS = Footprint(cached=100, drawn=1000, read=50, trained=400)
 
@@ -134,3 +137,28 @@ def test_a_run_that_goes_on_elsewhere_keeps_its_room(tiny: str) -> None:
     learner.policy.room.memory = 999
     learner.load_state(saved)
     assert learner.policy.room.memory == 12345
+
+
+# --- a run that goes on keeps what decides its batches ---------------------------------------------------------------
+
+
+def test_models_that_only_teach_keep_their_size_when_a_run_goes_on(tmp_path: Path) -> None:
+    """On a machine with other memory, by other names of the same models, loaded before or after."""
+    models = {name: str(tiny_model_folder(tmp_path / name, seed=i)) for i, name in enumerate(("m", "t", "r"))}
+    words = ("--teacher", models["t"], "--reference", models["r"])
+    run = run_of(models["m"], *words, recipe="exopd")
+    external = run.learner.models.weights.external
+    external[models["t"]].room.memory, external[models["r"]].room.memory = 2**27, 2**28
+    run.learner.policy.room.memory = 2**29
+    run.learner.longest_prompt = 17
+    state = json.loads(json.dumps(run.learner.state()))
+    (tmp_path / "t").rename(tmp_path / "moved")
+    moved = str(tmp_path / "moved")
+    again = run_of(models["m"], "--teacher", moved, "--reference", models["r"], recipe="exopd").learner
+    again.models.weights.external.pop(models["r"])  # as a model that a later stage asks for
+    again.load_state(state)
+    assert again.policy.room.memory == 2**29
+    assert again.models.weights.external[moved].room.memory == 2**27
+    assert again.models.weights.policy_of(External(models["r"])).room.memory == 2**28
+    assert again.facts()["room"] == run.learner.facts()["room"] == run.learner.policy.window - 17
+    assert again.state()["others"] == state["others"]

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from selfteach.errors import UserError
-from selfteach.training.rundir import RunFolder, read_rows
+from selfteach.training.rundir import RunFolder, read_rows, writing
 
 CONFIG = {
     "recipe": {"name": "opsd"},
@@ -318,3 +319,55 @@ def test_failed_batches_outlive_a_resume(tmp_path):
         run.write_aside(9, {}, "loss is NaN")
         run.cut({})
     assert set(content(tmp_path)) == {"failed/step-9.json", "failed/step-9.safetensors"}
+
+
+# --- what is the user's own
+
+
+OWN = ("model", "tokens", "stored", "tensorboard", "wandb", "report.html", "model-critic")
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_a_folder_with_something_by_a_runs_names_is_refused_and_left_alone(tmp_path, name, kind):
+    if kind == "folder":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious.txt").write_text("mine")
+    elif kind == "file":
+        (tmp_path / name).write_text("mine")
+    else:
+        (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(UserError, match=f"holds {name} already, .*--out"):
+        RunFolder.create(tmp_path, also=["model-critic"])
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+
+
+def test_all_that_a_run_wrote_is_forgotten_and_nothing_else(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "data").mkdir()
+    with RunFolder.create(tmp_path, also=["model-critic"]) as run:
+        run.write_config(CONFIG)
+        run.metrics({"step": 0})
+        for name in OWN[:5]:
+            (tmp_path / name).mkdir()
+        (tmp_path / "model-critic").mkdir()
+        run.forget_all()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["data", "notes.txt"]
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_folder_in_which_nothing_was_written_is_taken_away_if_the_run_made_it(tmp_path, new):
+    out = tmp_path / "run"
+    if not new:
+        out.mkdir()
+    RunFolder.create(out).close()
+    assert out.exists() is not new
+
+
+def test_a_refusal_of_the_disk_that_says_nothing_is_named_by_its_type(tmp_path):
+    for silent in (SafetensorError(""), OSError()):
+        with (
+            pytest.raises(UserError, match=rf"could not be written \({type(silent).__name__}\)"),
+            writing(tmp_path),
+        ):
+            raise silent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from selfteach.errors import UserError
@@ -65,3 +66,13 @@ def _spelled(word: str) -> str | None:
     if not word.startswith("--") or word == "--":
         return None
     return word[2:].partition("=")[0].rpartition(".")[2].replace("-", "_")
+
+
+def given_values(words: Sequence[str]) -> dict[str, str]:
+    """Setting, as Python spells it → the word that it is given last, before anything is parsed."""
+    found = dict[str, str]()
+    for word, after in itertools.pairwise([*words, ""]):
+        if (name := name_of(word)) is not None:
+            _, equals, value = word.partition("=")
+            found[name] = value if equals else after
+    return found

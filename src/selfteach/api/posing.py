@@ -13,7 +13,7 @@ from selfteach.errors import UserError
 from selfteach.task.example import Task
 from selfteach.task.files import Part
 from selfteach.task.opening import HEEDED, HUB, kind_of
-from selfteach.task.options import TaskOptions
+from selfteach.task.options import TaskOptions, yielding
 from selfteach.task.rows import make_task
 from selfteach.training.config import named
 from selfteach.training.inputs import file_of, fingerprint, of_object
@@ -63,7 +63,7 @@ def posed(
         reward = run.reward
     if run is not None and own and isinstance(task, str):
         tell_of_changes(run, task)
-    chosen = replace(carried(task, run, own, part), **options)
+    chosen = replace(yielding(carried(task, run, own, part), options), **options)
     made = make_task(task, reward=reward, seed=seed, options=chosen, part=part)
     held = getattr(made, "held_out_rows", None)
     if held is None:
@@ -104,7 +104,7 @@ def task_of(run: SavedRun | None) -> str:
 def is_of_run(task: Any, run: SavedRun, options: Mapping[str, Any]) -> bool:
     """Whether it is the very data that the run was trained on, the split of a dataset included."""
     if not isinstance(task, str):
-        return run.task is None and of_object(task) == run.config.get("inputs", {}).get("task")
+        return run.task is None and of_object(task) == run.inputs.get("task")
     before = run.task_options
     other = any(name in options and options[name] != getattr(before, name) for name in HUB)
     return run.task is not None and not other and same_place(task, run.task)
@@ -112,7 +112,7 @@ def is_of_run(task: Any, run: SavedRun, options: Mapping[str, Any]) -> bool:
 
 def tell_of_changes(run: SavedRun, task: str) -> None:
     """Say so where the run's data is no longer what it was trained on: other problems may be held out now."""
-    known, place = run.config.get("inputs", {}).get("task"), file_of(task)
+    known, place = run.inputs.get("task"), file_of(task)
     if known and place.exists() and fingerprint(place) != known:
         log.warning("%s has changed since %s was trained on it", task, run.folder)
 

@@ -22,7 +22,7 @@ from selfteach.recipes.knobs import refuse_renamed
 from selfteach.settings import is_settings
 from selfteach.studies.laptop import laptop_of, preset_named
 from selfteach.task.arena import WORLDS
-from selfteach.task.options import TaskOptions
+from selfteach.task.options import TaskOptions, yielding
 from selfteach.task.rows import make_task
 from selfteach.training.config import FORMAT, Bookkeeping, Evaluation, Loading, TrainConfig
 from selfteach.training.whereabouts import same_thing
@@ -237,7 +237,7 @@ def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
         bundle = getattr(config, part)
         own = {one.name: left.pop(one.name) for one in fields(bundle) if one.name in left}
         if own:
-            changed[part] = replace(bundle, **own)
+            changed[part] = replace(yielding(bundle, own) if part == "task_options" else bundle, **own)
     known = knobs(config.recipe)
     for name in left:
         if name not in known:

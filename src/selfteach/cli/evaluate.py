@@ -20,8 +20,9 @@ from selfteach.cli.console import output, parsed, refuse_unwritable, writable
 from selfteach.errors import UserError
 from selfteach.report.text import visible
 from selfteach.roles.view import Messages, Prefix, View
+from selfteach.task.options import yielding
 from selfteach.training.text.estimates import INTERVAL
-from selfteach.words import gathered, given_names, name_of, taken
+from selfteach.words import gathered, given_names, given_values, name_of, taken
 
 ABOUT = (
     "How well a model answers. Defaults are those of the run that it is of: its own last evaluation comes\n"
@@ -68,7 +69,8 @@ def command(words: Sequence[str]) -> int:
         print(brief("selfteach eval [MODEL] [OPTIONS]", ABOUT, groups))
         raise SystemExit(0)
     rest = ["--help" if word == "--help-all" else word for word in rest]
-    parts = {"how": draft.how, "loading": draft.loading, "data": draft.options}
+    data = yielding(draft.options, given_values(rest))
+    parts = {"how": draft.how, "loading": draft.loading, "data": data}
     kind = arguments(parts)
     given = parsed(kind, rest, program="selfteach eval", default=kind(What(), **parts), description=ABOUT)
     what: What = given.what

@@ -23,10 +23,11 @@ from selfteach.recipes import RECIPES, Recipe
 from selfteach.report import build_report
 from selfteach.settings import Seed, settings
 from selfteach.studies.laptop import presets
+from selfteach.task.options import yielding
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import launch, table_of
 from selfteach.training.rundir import toml_text
-from selfteach.words import given_names, value_of
+from selfteach.words import given_names, given_values, value_of
 
 
 @settings
@@ -98,6 +99,7 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     )
     task, reward = value_of(rest, "task"), value_of(rest, "reward")
     begun = draft(name, preset=value_of(rest, "preset"), task=task or None, reward=reward, table=table)
+    begun = replace(begun, task_options=yielding(begun.task_options, given_values(rest)))
     where = Where(task=begun.task_name, reward=begun.reward, preset=begun.preset, seed=begun.seed)
     if "--help-all" not in rest and {"-h", "--help"} & set(rest):
         print(

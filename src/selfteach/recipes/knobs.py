@@ -76,6 +76,15 @@ def with_knobs(recipe: R, changes: Mapping[str, Any]) -> R:
     return replace(recipe, **own)
 
 
+def takes(recipe: Any, name: str, value: Any) -> bool:
+    """Whether the recipe, otherwise as it is, may be given this value of the knob."""
+    try:
+        with_knobs(recipe, {name: value})
+    except UserError:
+        return False
+    return True
+
+
 def documented(recipe: Any) -> dict[str, tuple[Any, str]]:
     """Every knob by its flat name: (value, the sentence under its field)."""
     found: dict[str, tuple[Any, str]] = {}

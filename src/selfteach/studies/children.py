@@ -18,18 +18,18 @@ class Children:
     """Processes that have ``selfteach.child`` within them, so that they end when their standard input is closed.
 
     They are no part of the terminal's group of processes: Ctrl-C reaches this process alone, which tells each of them
-    once. Any thread may call.
+    once. Any thread may call. ``closed``: no other is started.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._alive: set[subprocess.Popen[bytes]] = set()
-        self._stopped = False
+        self.closed = False
 
     def run(self, command: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> int:
         """Run a command to its end, its output to ``log``; its exit code, or STOPPED."""
         with self._lock:
-            if self._stopped:
+            if self.closed:
                 return STOPPED
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=dict(env), start_new_session=True
@@ -41,10 +41,15 @@ class Children:
             with self._lock:
                 self._alive.discard(process)
 
+    def close(self) -> None:
+        """Start no other; those that are running go on."""
+        with self._lock:
+            self.closed = True
+
     def stop(self) -> None:
         """Tell all to end, start no other, and wait until they have ended. Interrupted once more, kill them."""
         with self._lock:
-            self._stopped, alive = True, list(self._alive)
+            self.closed, alive = True, list(self._alive)
         for process in alive:
             assert process.stdin is not None
             with suppress(OSError):

@@ -8,17 +8,17 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfteach.errors import UserError
-from selfteach.outside import read_json, read_toml
+from selfteach.outside import read_json
 from selfteach.report.older import row_of_today, summary_of_today
 from selfteach.report.text import measured
 from selfteach.studies.children import Children, terminated_as_interrupted
-from selfteach.training.rundir import read_rows
+from selfteach.training.rundir import read_rows, saved_config
 
 
 @dataclass
@@ -38,29 +38,30 @@ def finished(runs: Sequence[Planned]) -> bool:
 def finish(runs: Sequence[Planned], jobs: int) -> None:
     """Bring every run to its end, ``jobs`` at a time: finished ones are kept, interrupted ones go on.
 
-    Interrupted (Ctrl-C, SIGTERM), it ends those in training, which are saved, and starts no other; however this process
-    ends, none of them outlives it.
+    Where one fails (UserError), or this process is interrupted (Ctrl-C, SIGTERM), those in training are ended, saved,
+    and no other is started; however this process ends, none of them outlives it.
     """
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     children = Children()
     with terminated_as_interrupted(), ThreadPoolExecutor(jobs) as pool:
         ends = [pool.submit(bring_to_end, run, threads, children) for run in runs]
         try:
-            for one in ends:
-                if (failed := one.result()) is not None:
-                    raise UserError(failed)
-        except KeyboardInterrupt:
+            for done in as_completed(ends):
+                done.result()
+        except BaseException:  # before the pool is left, which waits for all that it was given
             for one in ends:
                 one.cancel()
             children.stop()
             raise
 
 
-def bring_to_end(run: Planned, threads: str, children: Children) -> str | None:
-    """None if the run is finished, else what went wrong."""
+def bring_to_end(run: Planned, threads: str, children: Children) -> None:
+    """Finish the run. Raises UserError where it fails, from when on ``children`` start no other."""
     if finished([run]):
         print(f"{run.label} seed {run.seed}: finished before", flush=True)
-        return None
+        return
+    if children.closed:
+        return
     begun = (run.folder / "config.toml").exists()
     print(f"{run.label} seed {run.seed}: {'going on' if begun else 'starting'}", flush=True)
     began = time.monotonic()
@@ -70,10 +71,12 @@ def bring_to_end(run: Planned, threads: str, children: Children) -> str | None:
         env = {**os.environ, "OMP_NUM_THREADS": threads}
         code = children.run([sys.executable, "-m", "selfteach.child", *words], stream, env)
     if code:
+        children.close()
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        return f"{run.label} seed {run.seed} ended with code {code} ({' '.join(last)}); the log is {log}"
+        raise UserError(
+            f"{run.label} seed {run.seed} ended with code {code} ({' '.join(last)}); the log is {log}"
+        )
     print(f"{run.label} seed {run.seed}: {time.monotonic() - began:.0f} s", flush=True)
-    return None
 
 
 # --- results ----------------------------------------------------------------------------------------------------
@@ -107,7 +110,7 @@ def curve(run: Planned) -> dict[str, Any]:
 def labels(runs: Sequence[Planned]) -> dict[str, str]:
     """``headline`` and ``unit``: what the runs' headline is and what they spent. UserError if they differ in either."""
     files = [run.folder / "config.toml" for run in runs]
-    tables = [read_toml(file, str(file), "take the run's folder away").get("run", {}) for file in files]
+    tables = [saved_config(file).get("run", {}) for file in files]
     found: dict[str, str] = {}
     for name, older in (("headline", "held-out accuracy"), ("unit", "tokens")):
         different = list(dict.fromkeys(table.get(name, older) for table in tables)) or [older]

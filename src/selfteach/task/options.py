@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
 from selfteach.checks import require
 from selfteach.errors import UserError
@@ -97,9 +99,7 @@ class TaskOptions:
             "held_out_file and held_out_fraction both say what is held out: give one of them",
         )
         require(
-            self.answer_type is None
-            or self.verifier == "math"
-            or (self.verifier, self.answer_type) == ("exact", "number"),
+            heeds(self.verifier, self.answer_type),
             f"verifier {self.verifier} does not look at answer_type {self.answer_type}: leave one of the two out",
         )
         if "{problem}" not in self.prompt_template:
@@ -123,3 +123,27 @@ class TaskOptions:
             return (*before, user)
         earlier = tuple(message for message in before if message["role"] != "system")
         return ({"role": "system", "content": self.system_prompt}, *earlier, user)
+
+
+def heeds(verifier: Any, answer_type: Any) -> bool:
+    """Whether a verifier looks at this type of answers (None: no type is asked for)."""
+    return answer_type is None or verifier == "math" or (verifier, answer_type) == ("exact", "number")
+
+
+def yielding(inherited: TaskOptions, given: Mapping[str, Any]) -> TaskOptions:
+    """The options of a run or a settings file, without those that contradict what is ``given`` beside them now by name
+    ("none" counts as None): the later word holds. What contradicts itself within ``given`` is left to be refused."""
+    spelled = {name: None if str(value).lower() == "none" else value for name, value in given.items()}
+    said = {**spelled, "verifier": given["verifier"]} if "verifier" in given else spelled
+    blank: dict[str, Any] = {}
+    for one, other in (("held_out_file", "held_out_fraction"), ("held_out_fraction", "held_out_file")):
+        if said.get(one) is not None and other not in said:
+            blank[other] = None
+    verifier = said.get("verifier", inherited.verifier)
+    answer_type = said.get("answer_type", inherited.answer_type)
+    if not heeds(verifier, answer_type):
+        if "answer_type" not in said:
+            blank["answer_type"] = None
+        elif "verifier" not in said:
+            blank["verifier"] = TaskOptions().verifier
+    return replace(inherited, **blank)

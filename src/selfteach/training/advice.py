@@ -1,8 +1,9 @@
-"""What to do about an alarm: only what the run does not do already, by its settings.
+"""What to do about an alarm: only what the run does not do already, and can do, by its settings.
 
 ``Settings`` are the present stage's knobs by flat name, ``teachers`` (kinds of weights of the roles beside the student:
-"live", "ema", "frozen" …), ``views`` (what these are shown), ``room`` (the largest max_tokens that the model's window
-allows). A run without text has none of them, and is given what holds for any.
+"live", "ema", "frozen" …), ``room`` (the largest max_tokens that the model's window allows), ``takes`` (knob, value →
+whether the recipe may be given that; none: it takes all). A run without text has none of them, and is given what holds
+for any.
 """
 
 from __future__ import annotations
@@ -40,9 +41,28 @@ def teaches(*kinds: str) -> Callable[[Settings], bool]:
     return lambda s: any(one in kinds for one in s.get("teachers", ()))
 
 
-def other_than(knob: str, *values: Any) -> Callable[[Settings], bool]:
-    """The run has the knob, and it is none of these."""
-    return lambda s: knob in s and s[knob] not in values
+def takes(settings: Settings, knob: str, value: Any) -> bool:
+    """Whether the run has the knob, and its recipe may be given this value of it."""
+    return knob in settings and settings.get("takes", lambda knob, value: True)(knob, value)
+
+
+def can_be(knob: str, *values: Any) -> Callable[[Settings], bool]:
+    """The run has the knob, it is none of these, and may be one of them."""
+    return lambda s: knob in s and s[knob] not in values and any(takes(s, knob, value) for value in values)
+
+
+def times(knob: str, factor: float) -> Callable[[Settings], bool]:
+    """The run has the knob as a number, which may be so many times what it is."""
+
+    def fits(settings: Settings) -> bool:
+        value = settings.get(knob)
+        return isinstance(value, int | float) and takes(settings, knob, type(value)(value * factor))
+
+    return fits
+
+
+def both(*conditions: Callable[[Settings], bool]) -> Callable[[Settings], bool]:
+    return lambda s: all(one(s) for one in conditions)
 
 
 def top_k(settings: Settings) -> bool:
@@ -55,9 +75,7 @@ def in_groups(settings: Settings) -> bool:
 
 
 def can_be_frozen(settings: Settings) -> bool:
-    return settings.get("weights") not in (None, "frozen") and teaches("live", "ema", "lagged", "ring")(
-        settings
-    )
+    return can_be("weights", "frozen")(settings) and teaches("live", "ema", "lagged", "ring")(settings)
 
 
 def has_room(settings: Settings) -> bool:
@@ -89,10 +107,8 @@ FREEZE = (
 SPANS = Advice(f"train on the spans that decide ({cited('TRACE')})", lambda s: not spans(s) and given(s))
 MANY = cited("The Many Faces of On-Policy Distillation")
 RATIO = Advice(f"stop the gradient of the log-ratio, as in ReverseKL(detach_ratio=True) ({MANY})", top_k)
-BUCKET = Advice(f"keep the mass outside as one bucket, --tail bucket ({MANY})", other_than("tail", "bucket"))
-RENORMALIZE = Advice(
-    f"renormalize both sides, --tail renormalize ({MANY})", other_than("tail", "renormalize")
-)
+BUCKET = Advice(f"keep the mass outside as one bucket, --tail bucket ({MANY})", can_be("tail", "bucket"))
+RENORMALIZE = Advice(f"renormalize both sides, --tail renormalize ({MANY})", can_be("tail", "renormalize"))
 WHOLE = Advice(f"compare the whole vocabulary ({MANY})", top_k)
 CUT = (
     Advice(f"raise --max-tokens; what is cut has no graded end ({cited('Vision-OPD')})", has_room),
@@ -104,10 +120,16 @@ CUT = (
     Advice("let episodes run to their end", lambda s: "max_tokens" not in s),
 )
 DOCTOR = Advice("see what each role is shown (selfteach doctor)", lambda s: bool(s.get("teachers")))
+WARMER = Advice(
+    "raise --temperature", lambda s: s.get("temperature", 1.0) < 1.0 and takes(s, "temperature", 1.0)
+)
 LOOK = Advice("look at the answers (samples.jsonl, the report)")
 MORE_ANSWERS = (
-    Advice("raise --per-prompt, so that some answer of a group is another", in_groups),
-    Advice("raise --temperature", lambda s: s.get("temperature", 1.0) < 1.0),
+    Advice(
+        "raise --per-prompt, so that some answer of a group is another",
+        both(in_groups, times("per_prompt", 2)),
+    ),
+    WARMER,
     Advice("begin with easier problems", in_groups),
 )
 AGREE = (
@@ -116,15 +138,15 @@ AGREE = (
         lambda s: "teacher" in s and not in_groups(s),
     ),
     Advice(
-        "teacher and student agree at every token: show the teacher more, --view",
-        lambda s: "view" in s and not in_groups(s),
+        "teacher and student agree at every token: show the teacher more, --view solution",
+        lambda s: can_be("view", "solution")(s) and not in_groups(s),
     ),
 )
 FEEDBACK = Advice(
     f"show the teacher what the verifier said, --feedback always ({cited('SDPO')})",
-    other_than("feedback", "always"),
+    can_be("feedback", "always"),
 )
-SIBLINGS = Advice("a right answer may be shown to itself, --own-success", other_than("own_success", True))
+SIBLINGS = Advice("a right answer may be shown to itself, --own-success", can_be("own_success", True))
 
 ADVICE: Mapping[str, Sequence[Advice]] = {
     "length runs away": (
@@ -144,7 +166,7 @@ ADVICE: Mapping[str, Sequence[Advice]] = {
         ),
         Advice(
             f"a mean over sequences holds the length, --mean-over ({cited('TCOD')})",
-            other_than("mean_over", "sequences", "rollouts", "prompts"),
+            can_be("mean_over", "sequences", "rollouts", "prompts"),
         ),
         *LOWER,
     ),
@@ -155,11 +177,9 @@ ADVICE: Mapping[str, Sequence[Advice]] = {
             f"anchor the student to its start by a KL term ({cited('OmniOPD')})",
             lambda s: given(s) and "kl" not in s,
         ),
-        Advice(
-            f"raise --kl, which anchors the student to its start ({cited('OmniOPD')})", lambda s: "kl" in s
-        ),
+        Advice(f"raise --kl, which anchors the student to its start ({cited('OmniOPD')})", times("kl", 2)),
         *FREEZE,
-        Advice("raise --temperature", lambda s: s.get("temperature", 1.0) < 1.0),
+        WARMER,
     ),
     "entropy explodes": (
         *LOWER,
@@ -168,7 +188,9 @@ ADVICE: Mapping[str, Sequence[Advice]] = {
         ),
         WHOLE,
         BUCKET,
-        Advice("lower --temperature", lambda s: s.get("temperature", 1.0) > 1.0),
+        Advice(
+            "lower --temperature", lambda s: s.get("temperature", 1.0) > 1.0 and takes(s, "temperature", 1.0)
+        ),
     ),
     "repetition": (
         RATIO,
@@ -183,9 +205,7 @@ ADVICE: Mapping[str, Sequence[Advice]] = {
     ),
     "no signal": (
         DOCTOR,
-        Advice(
-            f"show the teacher more: another --view ({cited('pi-Distill')})", other_than("view", "solution")
-        ),
+        Advice(f"show the teacher more, --view solution ({cited('pi-Distill')})", can_be("view", "solution")),
         Advice("teacher and student agree: stop if the reward is where it should be"),
     ),
     "top-k mass is lost": (BUCKET, RENORMALIZE, RATIO, WHOLE, *LOWER),
@@ -196,18 +216,18 @@ ADVICE: Mapping[str, Sequence[Advice]] = {
         ),
         Advice(
             f"show it a coarser privilege, --view answer ({cited('TRACE')})",
-            other_than("view", "answer", "plain"),
+            lambda s: can_be("view", "answer")(s) and s["view"] != "plain",
         ),
         Advice(f"weigh such tokens down ({cited('pi-Distill')})"),
     ),
     "style dominates": (
         Advice(
             f"cap each vocabulary entry with --clip-entry 0.05 ({cited('OPSD')})",
-            lambda s: "clip_entry" in s and s["clip_entry"] is None,
+            lambda s: s.get("clip_entry") is None and takes(s, "clip_entry", 0.05),
         ),
         Advice(
             f"lower --clip-entry, the cap of each vocabulary entry ({cited('OPSD')})",
-            lambda s: s.get("clip_entry") is not None,
+            times("clip_entry", 0.5),
         ),
         SPANS,
         Advice("look at which words they are (the report)"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +19,18 @@ from selfteach.roles.weights import External
 from selfteach.task.arena import resolve_model
 from selfteach.training.config import TrainConfig
 
+MAY_NAME_FILES: Mapping[str, str] = {
+    "task": "run.task",
+    "reward": "run.reward",
+    "recipe": "recipe.name",
+    "model": "loading.model",
+    "chat_template": "loading.chat_template",
+    "held_out_file": "task_options.held_out_file",
+    "eval_also": "evaluation.eval_also",
+    "token_classes": "bookkeeping.token_classes",
+}
+"""What a run may read → the setting that names it, as in config.toml. Models that teach are named by the recipe's own
+knobs, whatever these are called."""
 WHOLE = 64 * 2**20
 """Bytes up to which a file is read whole; of a larger one its length, beginning and end count."""
 PART = 8 * 2**20
@@ -113,22 +125,23 @@ def canonical(value: Any) -> Any:
 
 def named_files(config: TrainConfig) -> Iterator[tuple[str, Path]]:
     """(what it is for, path) of all that the settings name and that may be a file."""
-    options: dict[str, Any] = {
-        "task": config.task,
-        "reward": config.reward,
-        "recipe": config.recipe_name,
-        "held_out_file": config.task_options.held_out_file,
-        "chat_template": config.loading.chat_template,
-        "token_classes": config.bookkeeping.token_classes,
-        **{f"eval_also.{i}": name for i, name in enumerate(config.evaluation.eval_also)},
-    }
-    for role, named in options.items():
-        if isinstance(named, str | Path) and str(named):
-            yield role, file_of(str(named))
-    models = {f"teacher.{i}": name for i, name in enumerate(external_models(config))}
-    for role, model in {"model": config.loading.model, **models}.items():
-        if model:
-            yield role, Path(resolve_model(model))
+    for role, setting in MAY_NAME_FILES.items():
+        named = value_of(config, setting)
+        several = role == "eval_also"
+        for i, one in enumerate(named if several else [named]):
+            if isinstance(one, str | Path) and str(one):
+                file = Path(resolve_model(str(one))) if role == "model" else file_of(str(one))
+                yield (f"{role}.{i}" if several else role), file
+    for i, model in enumerate(external_models(config)):
+        yield f"teacher.{i}", Path(resolve_model(model))
+
+
+def value_of(config: TrainConfig, setting: str) -> Any:
+    """The value of a setting that may name a file, as it was given: an object too."""
+    table, _, knob = setting.partition(".")
+    if table == "recipe":
+        return config.recipe_name
+    return getattr(config if table == "run" else getattr(config, table), knob)
 
 
 def file_of(named: str) -> Path:

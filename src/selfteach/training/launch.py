@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
 from functools import wraps
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from accelerate import PartialState
 from torch import distributed
 
 from selfteach.errors import within_memory
+from selfteach.roles.weights import POLICY
 from selfteach.training import alarms, randomness, resuming
 from selfteach.training.config import FORMAT, TrainConfig
 from selfteach.training.inputs import inputs_of
@@ -76,7 +77,7 @@ def launch(
     randomness.seed_all(settings.seed)
     return run_learner(
         lambda: TextLearner(config, shown), config.out, settings,
-        table=table, resume=resume, check=check, progress=lambda: shown,
+        table=table, resume=resume, check=check, progress=lambda: shown, also=other_models(config),
     )  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def rehearse(config: TrainConfig, progress: Progress, out: Path | None, *, resum
     nothing is trained or kept. ``out``: the folder that was asked for, looked at too. Raises UserError."""
     tracked(progress, config.bookkeeping, {}, config.out)
     if out is not None:
-        opened(out, {**table_of(config), "versions": versions()}, resume)[0].close()
+        opened(out, {**table_of(config), "versions": versions()}, resume, other_models(config))[0].close()
     randomness.seed_all(config.seed)
     with within_memory("loading the model"):
         trainer = Trainer(TextLearner(config, progress), None, progress, settings_of(config))
@@ -102,6 +103,12 @@ def learner_of(config: TrainConfig, progress: Progress) -> TextLearner:
         learner = TextLearner(config, progress)
         Trainer(learner, None, progress, settings_of(config))
     return learner
+
+
+def other_models(config: TrainConfig) -> list[str]:
+    """The folders beside ``model`` that the run will write, one for each further set of weights that it trains."""
+    trained = [name for stage in config.recipe.stages.values() for name in stage.trained]
+    return [f"model-{name}" for name in dict.fromkeys(trained) if name != POLICY]
 
 
 def settings_of(config: TrainConfig) -> Settings:
@@ -141,13 +148,15 @@ def run_learner(
     resume: bool = False,
     check: bool = True,
     progress: Callable[[], Progress] = Silent,
+    also: Collection[str] = (),
 ) -> tuple[Path | None, dict[str, Any]]:
     """Train any learner to its end in the folder ``out``, or go on with the run that is there.
 
     ``learner``: one, or a function that makes it once the folder is known to be free. ``table``: what config.toml holds
-    beside the versions (none: the learner's own, and the settings). Returns the run folder (None on processes that do
-    not write) and what summary.json holds. Raises ``UserError`` where the folder holds another run, settings differ
-    from those it was begun with, or the run cannot go on; ``Interrupted`` after Ctrl-C, when the run is saved.
+    beside the versions (none: the learner's own, and the settings). ``also``: what it exports beside ``model``.
+    Returns the run folder (None on processes that do not write) and what summary.json holds. Raises ``UserError`` where
+    the folder holds another run, settings differ from those it was begun with, or the run cannot go on; ``Interrupted``
+    after Ctrl-C, when the run is saved.
     """
     out, settings = Path(out), settings or Settings()
     first = PartialState(cpu=on_cpu(settings.device)).is_main_process
@@ -155,7 +164,7 @@ def run_learner(
         learner = learner() if callable(learner) else learner
         table = learner_table(learner, settings)
     config = {**table, "versions": versions()}
-    folder, changed = opened(out, config, resume) if first else (None, False)
+    folder, changed = opened(out, config, resume, also) if first else (None, False)
     shown = progress() if first else Silent()
     trainer: Trainer | None = None
     try:
@@ -215,11 +224,13 @@ def learner_table(learner: Learner, settings: Settings) -> dict[str, Any]:
     }
 
 
-def opened(out: Path, config: Mapping[str, Any], resume: bool) -> tuple[RunFolder, bool]:
+def opened(
+    out: Path, config: Mapping[str, Any], resume: bool, also: Collection[str] = ()
+) -> tuple[RunFolder, bool]:
     """The run's folder, and whether the run that is there is to go on with other settings: beyond the end it was
     given, or cut to fit the machine in another way."""
     if not resume:
-        return RunFolder.create(out), False
+        return RunFolder.create(out, also), False
     saved = saved_config(out / "config.toml") if os.path.isfile(out / "config.toml") else {}
     raised = longer(saved, config) if saved else set()
     same = renamed(dict(dotted(saved)), dict(dotted(config)), base_of(saved, out))

@@ -41,8 +41,14 @@ ROWS = ("metrics.jsonl", "samples.jsonl")
 """Files that grow row by row."""
 RUN_FILES = ("config.toml", "metrics.jsonl", "samples.jsonl", "checkpoints", "summary.json")
 
-FURTHER = ("tokens", "stored", "tensorboard", "wandb")
-"""What else a run, or its tracker, may have written."""
+TABLES = (
+    "about", "recipe", "paper", "stages", "run", "loading", "task_options", "evaluation", "bookkeeping", "settings",
+    "inputs", "versions",
+)  # fmt: skip
+"""What a run's record consists of."""
+RESTORE = "restore it or start a new run"
+FURTHER = ("tokens", "stored", "model", "report.html", "tensorboard", "wandb")
+"""What else a run, its tracker or its report writes; not failed/, which a start that broke leaves for the user."""
 
 
 class RunFolder:
@@ -51,6 +57,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """Lock ``path``, creating it if need be; use ``create`` or ``resume``."""
         self.path = Path(path)
+        self._names: tuple[str, ...] = ()
+        self._new = not os.path.lexists(path)
         self._rows = {name: Growing() for name in ROWS}
         self._tokens: dict[str, Mark] = {}
         with writing(self.path):
@@ -65,13 +73,17 @@ class RunFolder:
                 ) from None
 
     @classmethod
-    def create(cls, path: Path) -> Self:
-        """A folder for a new run. Raises ``UserError`` if it already holds one."""
+    def create(cls, path: Path, also: Collection[str] = ()) -> Self:
+        """A folder for a new run. Raises ``UserError`` if it holds one, or anything by a name that a run writes: what
+        has such a name is the run's own, to be replaced or taken away. ``also``: more names that this run writes."""
         run = cls(path)
-        if held := next((name for name in RUN_FILES if (run.path / name).exists()), None):
+        run._names = (*RUN_FILES, *FURTHER, *also)
+        if held := next((name for name in run._names if os.path.lexists(run.path / name)), None):
             run.close()
             raise UserError(
                 f"{path} already holds a run ({held}); go on with it by --resume, or choose another --out"
+                if held in RUN_FILES
+                else f"{path} holds {held} already, which a run writes itself; move it away, or choose another --out"
             )
         return run
 
@@ -169,24 +181,23 @@ class RunFolder:
         (self.path / "summary.json").unlink(missing_ok=True)
 
     def forget_all(self) -> None:
-        """Forget a run that ended before its first step. What was written aside for the user (failed/) stays."""
-        for name in (*RUN_FILES, *FURTHER):
+        """Forget a run that was created here and ended before its first step: all that it wrote, but for what is
+        written aside for the user (failed/)."""
+        for name in self._names:
             path = self.path / name
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let other processes write here. A folder in which nothing was written is taken away again."""
-        lock = self.path / ".lock"
-        if self.path.is_dir() and set(self.path.iterdir()) <= {lock}:
-            lock.unlink(missing_ok=True)
-            self._lock.release()
-            with contextlib.suppress(OSError):
-                self.path.rmdir()
-            return
+        """Let other processes write here. A folder that was made for a run, and is empty, is taken away again."""
+        if not any(os.path.lexists(self.path / name) for name in RUN_FILES):
+            (self.path / ".lock").unlink(missing_ok=True)  # there is no run to be locked
         self._lock.release()
+        if self._new:
+            with contextlib.suppress(OSError):  # it is not empty
+                self.path.rmdir()
 
     def __enter__(self) -> Self:
         return self
@@ -326,8 +337,19 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def saved_config(path: Path) -> dict[str, Any]:
-    """What a run's config.toml holds. UserError if it is not valid."""
-    return read_toml(path, str(path), "restore it or start a new run")
+    """What a run's config.toml holds. UserError if it is not valid, or no run's record."""
+    record = read_toml(path, str(path), RESTORE)
+    require_tables(record, str(path))
+    return record
+
+
+def require_tables(record: Mapping[str, Any], what: str) -> None:
+    """UserError for a run's record in which something else stands in the place of a table."""
+    for name in TABLES:
+        if not isinstance(record.get(name, {}), Mapping):
+            raise UserError(
+                f"{what} has {name} = {shortened(repr(record[name]), 60)}, where a table belongs; {RESTORE}"
+            )
 
 
 def _toml(config: Mapping[str, Any]) -> str:

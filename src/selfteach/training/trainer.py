@@ -119,6 +119,7 @@ class Trainer:
                     self.evaluate("train")
                 if self.due(self.settings.checkpoint_every):
                     resuming.save(self)
+                self.refuse_idleness()  # last: a run that goes on from there has made this step with all that follows
             if not self.finished():
                 if self.done:
                     resuming.save(self)
@@ -144,7 +145,6 @@ class Trainer:
         self.write_row(measured)
         if self.done == 1 or self.due(self.settings.samples_every):
             self.write_samples(batch, "train")
-        self.refuse_idleness()
 
     def update(self, update: Update, batch: Batch) -> tuple[Numbers, Numbers]:
         """One optimizer step; gives the update's numbers and the gradients' norms."""

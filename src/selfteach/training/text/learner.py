@@ -22,7 +22,7 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.minibatch import Minibatch
 from selfteach.policy.loading import Policy
 from selfteach.recipes.base import Recipe
-from selfteach.recipes.knobs import knobs, with_knobs
+from selfteach.recipes.knobs import knobs, takes, with_knobs
 from selfteach.recipes.parts import PerRecord
 from selfteach.roles.weights import POLICY
 from selfteach.task.example import Task, is_graded
@@ -266,7 +266,8 @@ class TextLearner(Learner):
             "hooked": self.hooked,
             "writing": self.writing.state(),
             "starts": self.models.starts.state(),
-            "room": self.rooms,
+            "longest_prompt": self.longest_prompt,
+            **self.models.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -277,8 +278,8 @@ class TextLearner(Learner):
         self.hooked = state["hooked"]
         self.writing.load_state(state["writing"])
         self.models.starts.load_state(state["starts"])
-        for name, memory in state["room"].items():  # the machine may be another one
-            self.models.policies[name].room.memory = memory
+        self.longest_prompt = state.get("longest_prompt", 0)
+        self.models.load_state(state)
 
     def table(self) -> Mapping[str, Any]:
         return self.config.table()
@@ -289,6 +290,7 @@ class TextLearner(Learner):
             **knobs(self.recipe),
             "teachers": sorted({type(one.weights).__name__.lower() for one in teachers}),
             "room": self.policy.window - self.longest_prompt,
+            "takes": partial(takes, self.recipe),
         }
 
     def summary(self) -> Mapping[str, Any]:

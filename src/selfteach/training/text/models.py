@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -16,13 +17,15 @@ from selfteach.roles.store import WeightStore
 from selfteach.roles.weights import POLICY, Snapshot
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.training.config import TrainConfig
+from selfteach.training.inputs import external_models
 from selfteach.training.learner import Trained
 from selfteach.training.schedule import scheduled
 from selfteach.training.text.starts import Starts
 
 
 class Models:
-    """``policies``: trained weights by name; ``weights``: what is held for roles; ``starts``: where stages begin."""
+    """``policies``: trained weights by name; ``weights``: what is held for roles; ``starts``: where stages begin;
+    ``others``: models that only teach, of all stages; ``kept_rooms``: the sizes that a resumed run had for them."""
 
     def __init__(self, config: TrainConfig, recipes: Sequence[Recipe], device: torch.device) -> None:
         self.policies = {
@@ -30,7 +33,9 @@ class Models:
         }
         specs = [role.weights for recipe in recipes for role in recipe.roles.values()]
         snapshots = [spec for spec in specs if isinstance(spec, Snapshot)]
-        self.weights = WeightStore(self.policies, partial(load_external, config, device), snapshots)
+        self.others = external_models(config)
+        self.kept_rooms: dict[str, int] = {}
+        self.weights = WeightStore(self.policies, partial(self.load_external, config, device), snapshots)
         self.starts = Starts(self.policies, recipes)
         self.stage: tuple[int, str] | None = None
 
@@ -38,6 +43,29 @@ class Models:
     def policy(self) -> Policy:
         """The weights that a recipe trains unless it says otherwise."""
         return self.policies[POLICY]
+
+    def load_external(self, config: TrainConfig, device: torch.device, model: str) -> Policy:
+        policy = load_external(config, device, model)
+        policy.room.memory = self.kept_rooms.get(model, policy.room.memory)
+        return policy
+
+    def state(self) -> dict[str, Any]:
+        """Bytes of a pass of each model, which decide how batches are cut, and so what is drawn: those that are trained
+        by name, others that teach by their place among the recipe's, for a resumed run may call their folders
+        otherwise."""
+        others = self.kept_rooms | {name: one.room.memory for name, one in self.weights.external.items()}
+        return {
+            "room": {name: one.room.memory for name, one in self.policies.items()},
+            "others": {str(i): others[name] for i, name in enumerate(self.others) if name in others},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with these sizes, on whatever machine; a model that is loaded later takes its own then."""
+        for name, memory in state["room"].items():
+            self.policies[name].room.memory = memory
+        self.kept_rooms = {self.others[int(i)]: memory for i, memory in state.get("others", {}).items()}
+        for name in self.kept_rooms.keys() & self.weights.external.keys():
+            self.weights.external[name].room.memory = self.kept_rooms[name]
 
     def enter(self, stage: int, name: str, recipe: Recipe) -> None:
         """Begin a stage: trained weights from where it says, roles from the weights as they are then."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from selfteach.checks import require
 from selfteach.errors import UserError
+from selfteach.policy.adapter import base_of, is_adapter
 from selfteach.policy.loading import Policy, load_policy
 from selfteach.policy.lora import LoraConfig
 from selfteach.recipes.parts import Adapter
@@ -23,10 +25,12 @@ from selfteach.task.options import TaskOptions
 from selfteach.training import checkpoint, weights
 from selfteach.training.config import FORMAT, Bookkeeping, Evaluation, Loading
 from selfteach.training.inputs import fingerprint
-from selfteach.training.rundir import saved_config
+from selfteach.training.rundir import RESTORE, saved_config
+from selfteach.training.whereabouts import from_here
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class SavedRun:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        config = saved_config(self.folder / "config.toml")
+        config = from_here(saved_config(self.folder / "config.toml"), self.folder)
         known = config.get("about", {}).get("format", 1)
         require(
             known == FORMAT,
@@ -46,16 +50,24 @@ class SavedRun:
             f"folder, {self.folder / 'model'}, and say --task",
         )
         require("loading" in config, f"{self.folder} is no run of a language model")
+        complete = {"task", "seed"} <= config.get("run", {}).keys() and "recipe" in config
+        require(complete, f"{self.folder / 'config.toml'} lacks run.task, run.seed or recipe; {RESTORE}")
         return config
 
-    def part(self, name: str, kind: type[Any]) -> Any:
+    def part(self, name: str, kind: type[S]) -> S:
         """A part of the settings, as the class that has it."""
         return kind(**self.config.get(name, {}))
 
     @property
+    def inputs(self) -> Mapping[str, Any]:
+        """Fingerprints of what it read."""
+        return dict(self.config.get("inputs", {}))
+
+    @property
     def given(self) -> list[str]:
         """What was given from Python, so that the folder does not hold it."""
-        return list(self.config["run"].get("given", ()))
+        given = self.config["run"].get("given", ())
+        return list(map(str, given)) if isinstance(given, list) else []
 
     @property
     def task(self) -> str | None:
@@ -72,32 +84,30 @@ class SavedRun:
 
     @property
     def seed(self) -> int:
-        return int(self.config["run"]["seed"])
+        return whole_number(self.config["run"], "seed", self.folder)
 
     @property
     def loading(self) -> Loading:
-        found: Loading = self.part("loading", Loading)
-        return found
+        return self.part("loading", Loading)
 
     @property
     def task_options(self) -> TaskOptions:
-        found: TaskOptions = self.part("task_options", TaskOptions)
-        return found
+        return self.part("task_options", TaskOptions)
 
     @property
     def evaluation(self) -> Evaluation:
-        found: Evaluation = self.part("evaluation", Evaluation)
-        return found
+        return self.part("evaluation", Evaluation)
 
     @property
     def sample_batch(self) -> int | None:
-        found: Bookkeeping = self.part("bookkeeping", Bookkeeping)
-        return found.sample_batch
+        return self.part("bookkeeping", Bookkeeping).sample_batch
 
     @property
     def max_tokens(self) -> int:
         """Longest answer of an evaluation."""
-        return self.evaluation.eval_max_tokens or int(self.config["recipe"]["rollouts"]["max_tokens"])
+        rollouts = self.config["recipe"].get("rollouts")
+        of_training = rollouts if isinstance(rollouts, Mapping) else {}
+        return self.evaluation.eval_max_tokens or whole_number(of_training, "max_tokens", self.folder)
 
     @property
     def thinking(self) -> bool | None:
@@ -109,7 +119,12 @@ class SavedRun:
     @property
     def adapter(self) -> LoraConfig | None:
         """The LoRA adapter that it trains, None where it trains all weights."""
-        one = Adapter(**self.config["recipe"].get("adapter", {}))
+        table = self.config["recipe"].get("adapter", {})
+        require(
+            isinstance(table, Mapping),
+            f"{self.folder / 'config.toml'} has no table recipe.adapter; {RESTORE}",
+        )
+        one = Adapter(**table)
         return LoraConfig(one.lora_rank, one.lora_alpha, one.lora_targets) if one.lora_rank else None
 
     @property
@@ -121,6 +136,14 @@ class SavedRun:
         if not named and self.task in WORLDS:
             return str(model_folder(str(self.task)))
         return resolve_model(named)
+
+
+def whole_number(table: Mapping[str, Any], name: str, folder: Path) -> int:
+    """A number of a run's record. UserError where it is none."""
+    value = table.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{folder / 'config.toml'} has {name} {value!r}, which is no whole number; {RESTORE}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -189,10 +212,21 @@ def load_saved(
         return _of_checkpoint(saved.run, Path(saved.model), loading, base, how)
     revision = None if saved.run is not None else loading.model_revision
     trained = saved.run is not None
+    base = base or moved_base(saved)
     policy = load_policy(saved.model, trained=trained, revision=revision, base=base, merge=False, **how)
     if saved.run is not None and (file := saved.run.folder / "summary.json").is_file():
         keep_room(policy, summary_of(file))
     return policy
+
+
+def moved_base(saved: Saved) -> str | None:
+    """Where the base of a run's adapter is, by the run's record, if it is no longer where the adapter says: both have
+    moved (the adapter's own fingerprint tells another one). None: the adapter is right, or there is none."""
+    if saved.run is None or not is_adapter(saved.model) or "model" in saved.run.given:
+        return None
+    named, _ = base_of(Path(saved.model), saved.model)
+    lost = os.path.isabs(named) and not os.path.isdir(named)
+    return saved.run.base if lost and os.path.isdir(saved.run.base) else None
 
 
 def summary_of(file: Path) -> Mapping[str, Any]:
@@ -208,7 +242,8 @@ def summary_of(file: Path) -> Mapping[str, Any]:
 
 def keep_room(policy: Policy, record: Mapping[str, Any]) -> None:
     """Sample in batches of the run's own size, on whatever machine: they decide what is drawn."""
-    memory = record.get("room", {}).get(POLICY)
+    rooms = record.get("room")
+    memory = rooms.get(POLICY) if isinstance(rooms, Mapping) else None
     if isinstance(memory, int) and memory > 0:
         policy.room.memory = memory
 
@@ -217,7 +252,7 @@ def _of_checkpoint(
     run: SavedRun, path: Path, loading: Loading, base: str | None, how: Mapping[str, Any]
 ) -> Policy:
     begun = resolve_model(base) if base else run.base
-    known = run.config.get("inputs", {}).get("model")
+    known = run.inputs.get("model")
     if known and Path(begun).is_dir() and fingerprint(Path(begun)) != known:
         log.warning("%s is not the model that %s began with: its files have changed", begun, run.folder)
     policy = load_policy(begun, lora=run.adapter, revision=loading.model_revision, **how)
