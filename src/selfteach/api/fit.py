@@ -17,6 +17,7 @@ from selfteach.recipes import knobs, with_knobs
 from selfteach.recipes.base import Size
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.task.example import Task
+from selfteach.task.sizes import sizes_of
 from selfteach.training.config import TrainConfig
 
 AUTO = "auto"
@@ -25,7 +26,7 @@ LETTERS = 3
 """Letters of a token, rather too few: how long rows are is guessed before there is a tokenizer."""
 LOOKED_AT = 32
 """Rows whose lengths are looked at."""
-FEW_ROWS, SHORT, SMALL_GROUP, FEW_STEPS, FEW_PROBLEMS = 8, 32, 4, 20, 8
+FEW_ROWS, SHORT, SMALL_GROUP, FEW_STEPS, FEW_PROBLEMS, ENOUGH = 8, 32, 4, 20, 8, 32
 """Sizes are lowered towards these: answers become shorter rather than a step have fewer rows, and so on."""
 SHORTEST_WORK = 128
 """Tokens that an answer may have however short the worked solutions are: models say more than people write."""
@@ -135,15 +136,17 @@ def evaluation_sizes(
 ) -> Iterator[tuple[str, int]]:
     """Problems come before samples: more of these tell more."""
     now = config.evaluation
+    there = None if config.opened is None else sizes_of(config.opened)
+    problems = now.eval_problems if there is None else min(now.eval_problems, there.held_out)
     answers = work.rows_written(now.eval_max_tokens or tokens, work.machine.evaluation)
-    if answers >= now.eval_problems * now.eval_samples:
+    if answers >= problems * now.eval_samples:
         return
     samples = now.eval_samples
     if "eval_samples" not in given:
-        samples = max(1, min(samples, answers // 32))
+        samples = max(1, min(samples, answers // min(problems, ENOUGH)))
         yield "eval_samples", samples
     if "eval_problems" not in given:
-        yield "eval_problems", min(now.eval_problems, max(FEW_PROBLEMS, answers // samples))
+        yield "eval_problems", min(problems, max(FEW_PROBLEMS, answers // samples))
 
 
 def named(kinds: dict[str, Size], kind: Size, now: dict[str, Any], most: int) -> Iterator[tuple[str, int]]:
@@ -184,7 +187,8 @@ def skeleton_of(config: TrainConfig) -> PreTrainedModel:
 
 def lengths_of(task: Task) -> Lengths:
     """How long rows are: of those held out, which are the same whatever the seed; runs of several must be alike."""
-    examples = task.held_out(LOOKED_AT)
+    there = sizes_of(task)
+    examples = task.held_out(LOOKED_AT if there is None else min(LOOKED_AT, there.held_out))
     examples += [task.train(i) for i in range(2 if len(examples) < 2 else 0)]
     worked = [one.private["solution"] for one in examples if one.private.get("solution")]
     return Lengths(
