@@ -134,6 +134,9 @@ _FRAMES = (
     ("$", "$"),
     ("**", "**"),
     ("__", "__"),
+    ("*", "*"),
+    ("<b>", "</b>"),
+    ("<strong>", "</strong>"),
     ("`", "`"),
     ('"', '"'),
 )
@@ -148,6 +151,7 @@ _FRAMED = (
     "mathrm",
     "mathbf",
     "mbox",
+    "underline",
     "bf",
     "rm",
 )
@@ -173,6 +177,9 @@ def latex_of(text: str) -> str:
     return _SPACES.sub(" ", text.replace("*", "\\cdot ")).strip()
 
 
+_PREFIXED = re.compile(
+    r"(?:\\therefore(?![A-Za-z])|∴|\\(?:large|Large|LARGE|huge|Huge)(?![A-Za-z]))\s*(?=\S)"
+)
 _STRUCK = re.compile(r"~~(?=\S)[^~]*(?<=\S)~~")
 _EMPTY = re.compile(r"\\(?:text|mathrm|mbox)\s*\{\s*\}")
 _HIDDEN = re.compile(r"\\(?:[hv]?phantom|[bx]?cancel|sout)\s*(?=\{)")
@@ -204,6 +211,11 @@ def _inside(text: str) -> str | None:
     """What the outermost frame holds; None without one."""
     if text.endswith((".", "。")) and not text.endswith(".."):
         return text[:-1]
+    if len(text) > 1 and text.endswith((",", ";", ":", "✓", "✅")) and not text.endswith("\\" + text[-1]):
+        return text[:-1]
+    prefixed = _PREFIXED.match(text)
+    if prefixed:
+        return text[prefixed.end() :]
     for begin, end in _FRAMES:
         inner = text[len(begin) : len(text) - len(end)]
         if (
