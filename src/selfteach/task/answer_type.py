@@ -77,7 +77,23 @@ def choice_of(text: str) -> tuple[str, str] | None:
     if found is None:
         return None
     letter = found["alone"] or found["round"] or found["point"]
-    return letter, (found["after"] or found["after2"] or "").strip()
+    after = (found["after"] or found["after2"] or "").strip()
+    return None if _JOINED.match(after) else (letter, after)
+
+
+_JOINED = re.compile(r"(?:and|or|but|nor|&|,)\s*\(?[A-J]\b")
+_ANOTHER = re.compile(
+    r"\(\s*[A-J]\s*\)|(?<![^\W_])[A-J]\s*[.):]\s|^\W*(?:[Oo]ption\s+)?[A-J]\W*$|^(?:and|or|but|nor)\b"
+    r"|^is (?:not|wrong|incorrect)\b"
+    r"|(?:[,;/&+]|\b(?:and|or|but|not|nor|than|[Oo]ption))\s*(?:[Oo]ption\s+)?[A-J]\s*(?:[.,;:!?)]|$)"
+)
+_OF_OTHERS = re.compile(r"(?:[Bb]oth|[Ee]ither|[Nn]either)\s+\(?([A-J])\)?\s+(?:and|or|nor)\s+\(?([A-J])\)?")
+
+
+def names_another(letter: str, after: str) -> bool:
+    """Whether what an answer has behind an option's letter names options; "both A and B" is the text of one."""
+    others = _OF_OTHERS.fullmatch(after)
+    return not (others and letter not in others.groups()) and _ANOTHER.search(after) is not None
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

@@ -10,16 +10,20 @@ from selfteach.task.answer_type import (
     bracketed,
     choice_of,
     infer_type,
+    is_words,
+    names_another,
     split_list,
     without_markup,
 )
-from selfteach.task.number import read_number, same_number, without_separators
-from selfteach.task.plain import latex_of, unframed
+from selfteach.task.number import broken, joined, read_number, same_number, without_separators
+from selfteach.task.number_words import goes_on
+from selfteach.task.plain import GREEK, latex_of, unframed
 from selfteach.task.symbolic import Unreadable, parsed, same_expression
-from selfteach.task.units import without_unit
+from selfteach.task.units import Unit, alike, without_unit
 
 MAX_ITEMS = 64
 MAX_DEPTH = 4
+MAX_SIDES = 8
 
 
 def compare(answer: str, reference: str, answer_type: AnswerType | None = None, depth: int = 0) -> bool:
@@ -86,7 +90,9 @@ def _same_choice(answer: str, reference: str, depth: int) -> bool:
     bare = without_markup(unframed(answer))
     given = choice_of(bare) or (choice_of(bare.upper()) if len(bare.strip("(). ")) == 1 else None)
     if given is not None:
-        return given[0] == right[0]
+        if given[1] and right[1] and words_of(given[1]) == words_of(right[1]):
+            return given[0] == right[0]
+        return given[0] == right[0] and not names_another(*given)
     return bool(right[1]) and compare(answer, right[1], depth=depth + 1)
 
 
@@ -105,12 +111,26 @@ def _without_label(answer: str) -> str:
 _SAYING = re.compile(
     r"^\s*(?:so|thus|hence|therefore)?,?\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)\s*", re.IGNORECASE
 )
-_SPACE = re.compile(r"\s+")
-_NAME = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\{[^{}=]{0,20}\}|\w))?'?(?:\s*\([A-Za-z, ]{1,20}\))?"
+_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
+_COMMANDS = (
+    r"\\(?:"
+    + "|".join(
+        (
+            *(one for one in GREEK if one != "pi"),
+            "Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Phi|Psi|Omega|ell|hbar",
+        )
+    )
+    + r")(?![A-Za-z])"
+)
+_WORDS = r"\\(?:text|mathrm|mathbf|textbf|mbox|operatorname)\s*\{(?P<words>[A-Za-z ]{1,40})\}|(?P<word>[A-Za-z]{3,20})"
+_FIGURE = r"m?\s*\\(?:angle|overline|triangle)\s*\{?[A-Z]{1,4}\}?|\|[A-Z]{2}\||[A-Z]{2,4}"
+_INDEX = r"(?:_\s*(?:\{[^{}=]{0,20}\}|\w))?'?(?:\s*\([A-Za-z\d, ]{1,20}\))?"
+_NAME = rf"(?:[A-Za-z]|{_COMMANDS}){_INDEX}"
 _ASSIGNED = re.compile(
-    rf"\s*(?P<name>{_NAME}|\(\s*{_NAME}(?:\s*,\s*{_NAME}){{1,9}}\s*\))\s*(?:=|\\in(?![A-Za-z])|\\approx)\s*(?P<value>[^=]+)"
+    rf"\s*(?P<name>{_NAME}|{_FIGURE}|{_WORDS}|\(\s*{_NAME}(?:\s*,\s*{_NAME}){{1,9}}\s*\))\s*(?P<sign>=|\\in(?![A-Za-z])|\\approx)\s*(?P<value>[^=]+)"
 )
 _EQUATION = re.compile(r"(?<![\\<>!])=")
+_MEMBER = re.compile(r"\\in(?![A-Za-z])")
 _LEADING = re.compile(r"^(?:=|\\approx|\\equiv)\s*")
 
 
@@ -118,10 +138,37 @@ def _squeezed(text: str) -> str:
     return _SPACE.sub("", text)
 
 
+_COLLECTION = re.compile(r"[(\[{]|\\\{|\\mathbb|\\emptyset|[A-Z]")
+
+
 def _assigned(text: str) -> tuple[str | None, str]:
-    """(name, value) of ``x = 5``; (None, text) of anything else."""
+    """(name, value) of ``x = 5``; (None, text) of anything else, such as ``2x = 5``."""
     found = _ASSIGNED.fullmatch(text)
-    return (_squeezed(found["name"]), found["value"].strip()) if found else (None, _LEADING.sub("", text, 1))
+    if (
+        found is None
+        or not _names(found)
+        or (found["sign"] == "\\in" and not _COLLECTION.match(found["value"]))
+    ):
+        return None, _LEADING.sub("", text, 1)
+    return _squeezed(found["name"]), found["value"].strip()
+
+
+def _names(found: re.Match[str]) -> bool:
+    """Whether what stands before the sign is a name: words (area), but not ``xyz`` or ``not x``."""
+    if found["word"]:
+        return is_words(found["word"]) and not goes_on(found["word"])
+    return not found["words"] or not goes_on(found["words"])
+
+
+def _common_value(text: str) -> str | None:
+    """``5`` of ``2+3 = 5`` and ``x = 2+3 = 5``: the last side, if the others (but a name) equal it; else None."""
+    sides = [side.strip() for side in _EQUATION.split(text)]
+    if len(sides) > MAX_SIDES or not all(sides):
+        return None
+    if len(sides) > 2 and _assigned(f"{sides[0]}=0")[0]:
+        sides = sides[1:]
+    equal = all(_same_value(side, sides[-1]) for side in sides[:-1])
+    return sides[-1] if equal else None
 
 
 def _value_side(text: str) -> str:
@@ -135,19 +182,30 @@ def _same_value(given: str, right: str) -> bool:
         given, right = value, wanted  # else one is solved for a name, the other is not
     if own is not None and name is not None and own.lower() != name.lower():
         return False
+    if (_MEMBER.search(given) is None) != (_MEMBER.search(right) is None):
+        return False
+    if (_EQUATION.search(given) is None) != (_EQUATION.search(right) is None):
+        sides = [_common_value(text) if _EQUATION.search(text) else text for text in (given, right)]
+        return sides[0] is not None and sides[1] is not None and _same_value(sides[0], sides[1])
     numbers = read_number(given), read_number(right)
     if numbers[0] is not None and numbers[1] is not None:
         return same_number(numbers[0], numbers[1])
     given, right = (
-        text if one is None else without_separators(text)
+        joined(text) if one is None else without_separators(text)
         for text, one in zip((given, right), numbers, strict=True)
     )
+    if any(one is None and broken(text) for text, one in zip((given, right), numbers, strict=True)):
+        return False
     if given.count(":") > 1 or right.count(":") > 1:
         return _same_ratio(given, right)
     (given, unit), (right, other) = without_unit(given), without_unit(right)
-    if unit and other and unit.known and other.known and unit != other:
+    if unit and other and not _alike(unit, other):
         return False
     return same_expression(given, right)
+
+
+def _alike(unit: Unit, other: Unit) -> bool:
+    return alike(unit, other) and (unit.factor == other.factor or not (unit.known and other.known))
 
 
 def _same_ratio(given: str, right: str) -> bool:
@@ -198,7 +256,16 @@ def _same_set(given: str, right: str, depth: int) -> bool:
         return False
     if None not in names and len(set(names)) == len(names) and not any(_assigned(item)[0] for item in have):
         return _in_order(have, [_value_side(item) for item in wanted], depth)
+    counted = [_counted(item) for item in wanted]
+    if all(counted) and len(set(counted)) == len(counted) and not any(_counted(item) for item in have):
+        return _in_order(have, wanted, depth)
     return _matched(have, wanted, depth)
+
+
+def _counted(item: str) -> frozenset[str]:
+    """What a number of a list counts: red of ``12 red``."""
+    number = read_number(item)
+    return number.unit.words if number and number.unit else frozenset()
 
 
 def _same_tuple(given: str, right: str, depth: int) -> bool:

@@ -6,10 +6,11 @@ Only arithmetic on whole numbers of bounded size; what is no plain number is lef
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from selfteach.task.units import Unit, unit_of
+from selfteach.task.number_words import scaled
+from selfteach.task.units import Unit, alike, unit_of
 
 MAX_EXPONENT = 4000
 """Powers beyond it are not worked out."""
@@ -35,7 +36,7 @@ class Number:
     base: int | None = None
 
 
-_INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?:[ ]\d{3})+(?![\d ])|\d+)"
+_INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?:[ ]\d{3})+(?![ ]?\d)|\d+)"
 _NUMBER = re.compile(
     rf"""(?P<sign>(?:[+-]\ ?)*)
     (?P<currency>\\?[$€£¥₹]|\\pounds)?\ ?(?P<inner>-\ ?)?
@@ -54,6 +55,7 @@ _NUMBER = re.compile(
 _BASED = re.compile(
     r"(-?)\s*([0-9A-Fa-f ]+)\s*_\s*\{?(?:\\text\s*\{)?\s*(\d{1,2}|two|eight|ten|sixteen)\s*\}{0,2}"
 )
+_GROUPED = re.compile(r"\w{1,4}(?: \w{4})+|\w{1,3}(?: \w{3})+")
 _BASES = {"two": 2, "eight": 8, "ten": 10, "sixteen": 16}
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:\\?%|percent|per cent)\s*\}|percent|per cent|pct)\s*")
 
@@ -67,15 +69,24 @@ def read_number(text: str) -> Number | None:
     match = _NUMBER.match(text)
     if match is None or match["base"]:
         return None
-    rest = text[match.end() :].strip()
+    behind = text[match.end() :]
+    factor, rest = scaled(behind) if behind[:1] in (" ", "\\") else (Fraction(1), behind.strip())
     percent = _PERCENT.fullmatch(rest)
-    unit = None if percent or not rest else unit_of(rest, attached=text[match.end()].isalpha())
+    unit = None if percent or not rest else unit_of(rest, attached=behind[0].isalpha())
     if rest and not percent and unit is None:
         return None
     if match["currency"]:
         unit = unit or unit_of(match["currency"], attached=False)
     negative = (match["sign"].count("-") + bool(match["inner"])) % 2
-    return _read(match, -1 if negative else 1, percent is not None, unit)
+    number = _read(match, -1 if negative else 1, percent is not None, unit)
+    return number if number is None or factor == 1 else _times(number, factor)
+
+
+def _times(number: Number, factor: Fraction) -> Number:
+    """5 million; its decimals are those of 5000000."""
+    zeros = len(str(factor)) - 1
+    decimals = None if number.decimals is None or factor != 10**zeros else number.decimals - zeros
+    return replace(number, value=number.value * factor, decimals=decimals)
 
 
 def _without_parentheses(text: str) -> str:
@@ -86,6 +97,8 @@ def _without_parentheses(text: str) -> str:
 
 def _in_base(sign: str, digits: str, named: str) -> Number | None:
     base = _BASES.get(named) or int(named)
+    if " " in digits.strip() and not _GROUPED.fullmatch(digits.strip()):
+        return None
     try:
         value = int(digits.replace(" ", ""), base)
     except ValueError:  # a digit that the base has not, or a base beyond 36
@@ -133,6 +146,24 @@ def without_separators(text: str) -> str:
     return re.sub(_INTEGER, lambda found: re.sub("[, ]", "", found.group()), text)
 
 
+_BROKEN = re.compile(r"(?<![_^\d.,\w])\d*\.?\d(?: ?['\"]| \d|\s*_|\s*\^\s*\{?\s*\\prime)")
+_GROUPS = re.compile(r"(?<![\d.,_^])\d{1,3}(?: \d{3})+(?! ?\d)|(?<=\.)\d{3}(?: \d{3})*(?: \d{1,3})(?! ?\d)")
+
+
+def joined(text: str) -> str:
+    """Blanks between digits in groups of three left out."""
+    return _GROUPS.sub(lambda found: found.group().replace(" ", ""), text)
+
+
+def broken(text: str) -> bool:
+    """Whether digits are followed by others behind a blank, by a prime or an index, so that no number can be read.
+
+    Not behind an index (``\\log_2 8``). Of what is ``joined`` and ``read_number`` does not read: computer algebra takes
+    ``1 2`` for 12 and ``5_2`` for 5.
+    """
+    return _BROKEN.search(text) is not None
+
+
 def same_number(given: Number, reference: Number) -> bool:
     """Whether an answer is the reference.
 
@@ -148,9 +179,9 @@ def same_number(given: Number, reference: Number) -> bool:
         for one, other in ((given, reference), (reference, given))
     ):
         return False
+    if given.unit and reference.unit and not alike(given.unit, reference.unit):
+        return False
     if given.unit and reference.unit and given.unit.known and reference.unit.known:
-        if given.unit.dimension != reference.unit.dimension:
-            return False
         factor = given.unit.factor / reference.unit.factor
         if factor != 1:
             return given.value * factor == reference.value

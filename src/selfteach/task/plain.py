@@ -134,6 +134,9 @@ _FRAMES = (
     ("$", "$"),
     ("**", "**"),
     ("__", "__"),
+    ("*", "*"),
+    ("<b>", "</b>"),
+    ("<strong>", "</strong>"),
     ("`", "`"),
     ('"', '"'),
 )
@@ -148,6 +151,7 @@ _FRAMED = (
     "mathrm",
     "mathbf",
     "mbox",
+    "underline",
     "bf",
     "rm",
 )
@@ -159,9 +163,9 @@ def latex_of(text: str) -> str:
     What is LaTeX already stays what it is, but for spellings that mean the same (``\\dfrac``, ``\\leq``, ``\\left(``,
     spaces).
     """
-    text = _SPELLINGS.sub(lambda m: _SPELLED[m.group()[1:]], _ascii(unframed(text)))
+    text = _SPELLINGS.sub(lambda m: _SPELLED[m.group()[1:]], _ascii(unframed(_shown(text))))
     text = _SPACES.sub(" ", _SIZES.sub("", text)).strip()
-    text = text.replace("{,}", ",").replace("**", "^")
+    text = _SPACES.sub(" ", _EMPTY.sub(" ", text).replace("{,}", ",").replace("**", "^").replace(":=", "="))
     text = text.replace("<=", "\\le ").replace(">=", "\\ge ").replace("!=", "\\ne ")
     text = _SCIENTIFIC.sub(r"\1\\times 10^{\2}", text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
@@ -171,6 +175,25 @@ def latex_of(text: str) -> str:
     text = _POWER.sub(r"^{\1}", text)
     text = _FRACTION_COMMAND.sub(r"\\frac{\1}{\2}", text)
     return _SPACES.sub(" ", text.replace("*", "\\cdot ")).strip()
+
+
+_PREFIXED = re.compile(
+    r"(?:\\therefore(?![A-Za-z])|∴|\\(?:large|Large|LARGE|huge|Huge)(?![A-Za-z]))\s*(?=\S)"
+)
+_STRUCK = re.compile(r"~~(?=\S)[^~]*(?<=\S)~~")
+_EMPTY = re.compile(r"\\(?:text|mathrm|mbox)\s*\{\s*\}")
+_HIDDEN = re.compile(r"\\(?:[hv]?phantom|[bx]?cancel|sout)\s*(?=\{)")
+
+
+def _shown(text: str) -> str:
+    """Without what takes room only, or is struck out."""
+    text, kept, begin = _STRUCK.sub(" ", text), [], 0
+    for found in _HIDDEN.finditer(text):
+        end = closing(text, found.end()) if found.start() >= begin else -1
+        if end >= 0:
+            kept.append(text[begin : found.start()])
+            begin = end + 1
+    return " ".join([*kept, text[begin:]])
 
 
 def unframed(text: str) -> str:
@@ -188,6 +211,11 @@ def _inside(text: str) -> str | None:
     """What the outermost frame holds; None without one."""
     if text.endswith((".", "。")) and not text.endswith(".."):
         return text[:-1]
+    if len(text) > 1 and text.endswith((",", ";", ":", "✓", "✅")) and not text.endswith("\\" + text[-1]):
+        return text[:-1]
+    prefixed = _PREFIXED.match(text)
+    if prefixed:
+        return text[prefixed.end() :]
     for begin, end in _FRAMES:
         inner = text[len(begin) : len(text) - len(end)]
         if (

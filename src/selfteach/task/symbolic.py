@@ -29,7 +29,7 @@ def same_expression(given: str, reference: str) -> bool:
     from math_verify import verify
 
     given, reference = _cases_apart(given, reference)
-    right, answer = parsed(reference), parsed(given)
+    right, answer = ([_derivatives_kept(one) for one in parsed(text)] for text in (reference, given))
     if not right:
         raise Unreadable("reference")
     if not answer:
@@ -38,6 +38,16 @@ def same_expression(given: str, reference: str) -> bool:
         return _same_equation(right[0], answer[0])
     equal = verify(right, answer, timeout_seconds=None, allow_set_relation_comp=True)
     return bool(equal) and not _refuted(right[0], answer[0])
+
+
+def _derivatives_kept(found: Any) -> Any:
+    """``dx/dt`` as a symbol: x does not depend on t there, so that it and dy/dt would be nought."""
+    from sympy import Basic, Derivative, Symbol
+
+    if not isinstance(found, Basic):
+        return found
+    kept = (one for one in found.atoms(Derivative) if one.expr.is_Symbol and one.expr not in one.variables)
+    return found.subs({one: Symbol(f"{one}") for one in kept})
 
 
 def _is_equation(found: Any) -> bool:
@@ -85,24 +95,34 @@ def _config() -> Any:
     return LatexExtractionConfig(boxed_match_priority=0, normalization_config=rules)
 
 
-_LETTER = re.compile(r"\\[A-Za-z]+(?:\s*\{[A-Za-z]+\})?|[A-Za-z]")
+_FONT = r"\\(?:text|math)(?:rm|bf|it|sf|tt|normal)?|\\boldsymbol|\\bm"
+_LETTER = re.compile(
+    rf"(?:{_FONT})\s*\{{\s*(?P<font>[A-Za-z])\s*\}}"
+    r"|\\(?:begin|end|operatorname|text[a-z]*|math[a-z]+|mbox|overline|overrightarrow)\s*\{[^{}]*\}"
+    r"|\\(?P<greek>Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Phi|Psi|Omega|gamma|delta|theta|lambda|xi|pi|sigma|phi|psi|omega)"
+    r"(?![A-Za-z])|\\[A-Za-z]+|(?P<letter>[A-Za-z])"
+)
+"""A letter, in a font or not; or a command, with its argument where that is a name and no expression."""
 
 
 def _cases_apart(given: str, reference: str) -> tuple[str, str]:
     """Capitals whose small letter occurs too get a name of their own: R is not r, which the grammar takes for one."""
-
-    def letters(text: str) -> set[str]:
-        return {found for found in _LETTER.findall(text) if len(found) == 1}
-
-    known = letters(given) | letters(reference)
-    mixed = {one for one in known if one.isupper() and one.lower() in known}
+    known = {_letter(found) for text in (given, reference) for found in _LETTER.finditer(text)}
+    mixed = {one for one in known if one[:1].isupper() and one.lower() in known}
 
     def renamed(text: str) -> str:
-        return _LETTER.sub(
-            lambda m: f"{{{m.group().lower()}_{{777}}}}" if m.group() in mixed else m.group(), text
-        )
+        return _LETTER.sub(lambda m: _renamed(_letter(m)) if _letter(m) in mixed else m.group(), text)
 
     return (renamed(given), renamed(reference)) if mixed else (given, reference)
+
+
+def _letter(found: re.Match[str]) -> str:
+    return found["font"] or found["greek"] or found["letter"] or ""
+
+
+def _renamed(capital: str) -> str:
+    small = capital.lower()
+    return f"{{{small if len(small) == 1 else f'{chr(92)}{small}'}_{{777}}}}"
 
 
 def _refuted(right: Any, answer: Any) -> bool:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+
+from selfteach.task.number_words import goes_on
 
 Dimension = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """``known``: of the table; else ``dimension`` and ``factor`` say nothing, as with apples."""
+    """``known``: of the table; else ``dimension`` and ``factor`` say nothing, as with apples.
+
+    ``words``: what is counted, without plural; empty if that may be anything (units).
+    """
 
     known: bool
     dimension: Dimension = ()
     factor: Fraction = Fraction(1)
+    words: frozenset[str] = frozenset()
+
+
+def alike(one: Unit, other: Unit) -> bool:
+    """Whether two units measure the same, or the words of one are among the other's (apples, red apples)."""
+    if one.known and other.known:
+        return one.dimension == other.dimension
+    return not one.words or not other.words or one.words <= other.words or other.words <= one.words
 
 
 def _table() -> Mapping[str, tuple[Dimension, Fraction]]:
@@ -61,6 +74,8 @@ def _table() -> Mapping[str, tuple[Dimension, Fraction]]:
     add("energy", f1="J joule", f1000="kJ kilojoule", f4184="kcal", f4p184="cal calorie")
     add("power", f1="W watt", f1000="kW kilowatt", f1000000="MW megawatt")
     add("pressure", f1="Pa pascal", f1000="kPa", f101325="atm")
+    add("flux density", f1="T tesla")
+    add("inductance", f1="H henry")
     add("charge", f1="coulomb")
     add("voltage", f1="V volt", f1000="kV")
     add("current", f1="A amp ampere", f0p001="mA")
@@ -117,7 +132,32 @@ def unit_of(text: str, attached: bool) -> Unit | None:
     plain = _WRAPPED.sub(r" \1 ", text).replace("\\cdot", "*").replace("\\", "").strip()
     if not wrapped and attached and plain not in ATTACHED and not _compound_after_number(plain):
         return None
-    return _compound(plain) or (Unit(False) if _is_noun(plain, wrapped) else None)
+    known = _compound(plain)
+    if known is not None:
+        return replace(known, words=_words(plain))
+    return Unit(False, words=_words(plain)) if _is_noun(plain, wrapped) else None
+
+
+_ANY = frozenset(("unit", "sq", "square", "cubic"))
+_IRREGULAR = {"people": "person", "men": "man", "women": "woman", "children": "child", "mice": "mouse"}
+_ENDING = re.compile(r"(?:ies|ie|y)$")
+
+
+def _words(plain: str) -> frozenset[str]:
+    """The words of a unit, alike for one and many, for cm and centimeters; none of units, square units."""
+    found = frozenset(map(_stem, re.findall(r"[A-Za-z]+", plain)))
+    return frozenset() if _stem("unit") in found and found <= set(map(_stem, _ANY)) else found
+
+
+def _stem(word: str) -> str:
+    """berry of berries, box of boxes; no word, but the same for both."""
+    known = _known(word)
+    if known is not None:
+        return f"{known}"
+    word = _IRREGULAR.get(word.lower(), word.lower())
+    if len(word) > 3 and not word.endswith("ss"):
+        word = re.sub("(?:es|s|e)$", "", _ENDING.sub("i", word))
+    return word
 
 
 _WRAPPED_BEHIND = re.compile(r"\s*(\\(?:text|mathrm|mbox)[a-z]*\s*\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?)$")
@@ -145,7 +185,9 @@ def _compound_after_number(plain: str) -> bool:
 
 
 def _is_noun(plain: str, wrapped: bool) -> bool:
-    """Words that count things; a lone letter is none, unless it stands in ``\\text{}``."""
+    """Words that count things; a letter alone is none, nor are words that go on with the number or deny it."""
+    if goes_on(plain) or (len(plain) == 1 and plain.isalpha()) or set(plain) <= set("xyzie"):
+        return False
     words = re.split(r"[\s\-]+", _POWER.sub("", plain))
     if not words or any(not re.fullmatch(r"[A-Za-z.'/]+", word) or word.lower() in _STOP for word in words):
         return False
