@@ -137,8 +137,10 @@ def test_a_closed_standard_input_is_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     assert main(["chat", TABLE]) == 2
-    assert capsys.readouterr().err.strip().endswith(
-        "standard input is closed: give chat a terminal, a file or a pipe to read from"
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith("standard input is closed: give chat a terminal, a file or a pipe to read from")
     )
 
 
