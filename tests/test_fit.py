@@ -205,9 +205,3 @@ def test_no_more_is_stored_than_there_are_different_rows(recipe: str, stores: li
 def test_what_is_stored_suffices_for_a_step(tiny: str) -> None:
     few = [{**row, "solution": row["answer"]} for row in ROWS[:9]]
     assert knobs(configured("mixsd", tiny, few, prompts=12).recipe)["stored"] == 12
-
-
-def test_a_world_without_end_stores_what_the_machine_can_write() -> None:
-    config = draft("mixsd", task="table")
-    work = Work(FAST, 10**6, 128, 1, True)
-    assert dict(sizes(config, work, 2**20, Lengths(128, None), set()))["stored"] == 4326
