@@ -14,6 +14,7 @@ import selfteach
 from selfteach.api.evaluating import EvalSettings
 from selfteach.cli import main
 from selfteach.cli.evaluate import own_names
+from selfteach.policy.room import Room
 from selfteach.task.outcome import OUTCOMES
 from selfteach.training.config import Evaluation
 from selfteach.training.progress import Silent
@@ -340,3 +341,21 @@ def test_a_model_that_has_diverged_is_refused_in_one_line(home: Path, tmp_path: 
         selfteach.evaluate(broken, "table", problems=2, samples=1, max_tokens=4)
     with pytest.raises(selfteach.UserError, match="not finite"):
         selfteach.chat(broken)("Hello")
+
+
+def test_max_memory_bounds_what_is_sampled_at_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rooms: list[int] = []
+    cut = Room.sampling
+
+    def noted(self: Room, *given: Any, **more: Any) -> Any:
+        rooms.append(self.memory)
+        return cut(self, *given, **more)
+
+    monkeypatch.setattr(Room, "sampling", noted)
+    asked = ["--problems", "2", "--samples", "1", "--device", "cpu"]
+    assert main(["eval", str(home / "full"), *asked, "--max-memory", "1"]) == 0
+    selfteach.evaluate(home / "full", problems=2, samples=1, device="cpu", max_memory=4.0)
+    assert rooms == [2**27, 2**29]  # a quarter, rounded down to a power of two
+    assert main(["eval", str(home / "full"), *asked, "--max-memory", "0"]) == 2
