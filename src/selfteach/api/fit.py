@@ -113,7 +113,8 @@ def sizes(
 def prompts_of_a_step(config: TrainConfig, now: dict[str, Any], kinds: dict[str, Size], possible: int) -> int:
     """The most prompts that a step of any stage takes: as given, else as chosen."""
     names = [name for name, kind in type(config.recipe).sizes.items() if kind == "prompts"]
-    return max(min(now[name], whole_shares(possible)) if name in kinds else now[name] for name in names)
+    chosen = (min(now[name], whole_shares(possible)) if name in kinds else now[name] for name in names)
+    return max(int(one) for one in chosen)
 
 
 def answer_tokens(paper: int, rows: int, work: Work, window: int, lengths: Lengths) -> int:
