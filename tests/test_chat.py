@@ -109,6 +109,41 @@ def test_each_line_of_a_pipe_is_answered(
     assert [line.rpartition("#")[2] for line in said] == ["224", "429"]
 
 
+def test_bytes_that_are_no_text_are_replaced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: str
+) -> None:
+    from selfteach.api.chatting import Chat
+
+    said: list[str] = []
+    monkeypatch.setattr(Chat, "stream", lambda self, text: iter([said.append(text) or ""]))
+    # As Python opens it under a locale without an encoding: what cannot be decoded becomes halves of pairs.
+    for errors in ("strict", "surrogateescape"):
+        typed = io.TextIOWrapper(io.BytesIO(b"\xff\xfehello\n\xed\xa0\x80\n"), "utf-8", errors)
+        monkeypatch.setattr(sys, "stdin", typed)
+        assert main(["chat", tiny]) == 0
+        assert said == ["\ufffd\ufffdhello", "\ufffd\ufffd\ufffd"]
+        said.clear()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_half_a_surrogate_pair_is_replaced(tiny: str) -> None:
+    chat = selfteach.chat(tiny, max_tokens=1, system="a\udcffb")
+    chat("x\ud800y\ud83d\ude00")
+    assert [one["content"] for one in chat.messages][:2] == ["a\ufffdb", "x\ufffdy\U0001f600"]
+
+
+def test_a_closed_standard_input_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["chat", TABLE]) == 2
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith("standard input is closed: give chat a terminal, a file or a pipe to read from")
+    )
+
+
 def test_control_characters_of_a_model_do_not_reach_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,29 @@ def test_a_child_is_told_to_end_once_its_parent_is_gone(sent: signal.Signals, tm
         assert parent.returncode == -sent
 
 
+DEAF = textwrap.dedent("""
+    import os, signal, sys, time
+    from selfteach.child import end_with_parent
+    ended = os.open(sys.argv[1], os.O_WRONLY)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent(grace=0.1)
+    os.write(ended, b"begun ")
+    while True:
+        time.sleep(1)
+""")
+
+
+def test_a_child_that_does_not_end_is_killed_some_time_after_its_parent(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    program = [sys.executable, "-c", PARENT, sys.executable, "-c", DEAF, str(tmp_path / "fifo")]
+    parent = subprocess.Popen(program)
+    with (tmp_path / "fifo").open("rb") as ended:
+        assert ended.read(6) == b"begun "
+        parent.kill()
+        assert ended.read() == b""  # the pipe's end: it comes when the child has ended
+    assert parent.wait() == -signal.SIGKILL
+
+
 def test_nothing_is_started_after_a_stop(tmp_path: Path) -> None:
     children = Children()
     children.stop()

@@ -17,6 +17,7 @@ from selfteach.api.training import configured
 from selfteach.cli import main
 from selfteach.cli.evaluate import own_names
 from selfteach.cli.train import run_of as words_of
+from selfteach.policy.room import Room
 from selfteach.task.options import TaskOptions, yielding
 from selfteach.task.outcome import OUTCOMES
 from selfteach.training.config import Evaluation
@@ -435,3 +436,21 @@ def test_an_option_that_is_given_as_none_contradicts_nothing() -> None:
     for none in (None, "none", "None"):
         inherited = TaskOptions(held_out_fraction=0.3)
         assert yielding(inherited, {"held_out_file": none}) == inherited
+
+
+def test_max_memory_bounds_what_is_sampled_at_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rooms: list[int] = []
+    cut = Room.sampling
+
+    def noted(self: Room, *given: Any, **more: Any) -> Any:
+        rooms.append(self.memory)
+        return cut(self, *given, **more)
+
+    monkeypatch.setattr(Room, "sampling", noted)
+    asked = ["--problems", "2", "--samples", "1", "--device", "cpu"]
+    assert main(["eval", str(home / "full"), *asked, "--max-memory", "1"]) == 0
+    selfteach.evaluate(home / "full", problems=2, samples=1, device="cpu", max_memory=4.0)
+    assert rooms == [2**27, 2**29]  # a quarter, rounded down to a power of two
+    assert main(["eval", str(home / "full"), *asked, "--max-memory", "0"]) == 2

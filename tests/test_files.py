@@ -275,6 +275,21 @@ def test_long_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     assert task.describe()["rows left out: longer than max_chars"] == 1
 
 
+@pytest.mark.parametrize("field", ["problem", "solution", "answer"])
+def test_a_cell_of_more_than_a_million_characters_is_refused_or_left_out(tmp_path: Path, field: str) -> None:
+    rows = [sum_row(1), sum_row(2, **{field: "x" * 1_000_001})]
+    with pytest.raises(
+        UserError, match=rf"rows.jsonl, row 2, field '{field}': 1,000,001 characters, more than"
+    ):
+        open_rows(tmp_path, rows)
+    with pytest.raises(UserError, match="row 2"):
+        open_rows(tmp_path, rows, max_chars=1_000_001)
+    task = open_rows(tmp_path, rows, max_chars=1_000_000, held_out_fraction=1e-9)
+    assert len(task.rows) == 1
+    assert task.counts["rows left out: longer than max_chars"] == 1
+    open_rows(tmp_path, [sum_row(1), sum_row(2, **{field: "x" * 1_000_000})], held_out_fraction=1e-9)
+
+
 def test_exact_verifier_compares_text(tmp_path: Path) -> None:
     task = open_rows(tmp_path, [sum_row(1)], verifier="exact")
     example = task.train(0)

@@ -184,3 +184,24 @@ def test_why_sizes_are_the_paper_s_is_said_where_the_model_cannot_be_looked_at(t
     config = configured("opsd", tmp_path / "none", ROWS)
     assert (config.preset, config.recipe) == ("v3-thinking", preset_of(RECIPES["opsd"]))
     assert "there is no such folder" in config.fitted
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stores"),
+    [("mixsd", ["stored"]), ("sd-zero", ["srt_drafts"]), ("lightning-opd", ["stored", "sft_prompts"])],
+)
+def test_no_more_is_stored_than_there_are_different_rows(recipe: str, stores: list[str], tiny: str) -> None:
+    few = [{**row, "solution": row["answer"]} for row in ROWS[:9] * 3]
+    found = knobs(
+        configured(recipe, tiny, few, prompts=2, sft_batch=2).recipe
+        if "sft_prompts" in stores
+        else configured(recipe, tiny, few, prompts=2).recipe
+    )
+    assert [found[name] for name in stores] == [7 for _ in stores]
+    given = knobs(configured(recipe, tiny, few, prompts=2, **{stores[0]: 30}).recipe)
+    assert given[stores[0]] == 30
+
+
+def test_what_is_stored_suffices_for_a_step(tiny: str) -> None:
+    few = [{**row, "solution": row["answer"]} for row in ROWS[:9]]
+    assert knobs(configured("mixsd", tiny, few, prompts=12).recipe)["stored"] == 12

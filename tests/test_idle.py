@@ -377,3 +377,45 @@ def test_atesd_is_not_told_to_show_its_teacher_another_view(tiny: str) -> None:
         assert "--view" not in advised(name, facts)
     opsd = run_of(tiny).learner.facts()
     assert "--view answer" in advised("leakage", opsd)
+
+
+def test_a_run_that_stopped_itself_says_why_in_report_and_show(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    out = tmp_path / "run"
+    words = ["--model", tiny, "--task", str(data), "--out", str(out), "--prompts", "2", "--per-prompt", "2"]
+    few = [
+        "--max-tokens",
+        "4",
+        "--eval-problems",
+        "0",
+        "--steps",
+        "4",
+        "--max-idle-steps",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    assert main(["train", "grpo", *words, *few]) == 2
+    said = "after step 2: 2 steps in a row without a gradient"
+    assert (out / "stopped.txt").read_text().startswith(said)
+    assert f"Stopped by itself {said}" in (out / "report.html").read_text()
+    capsys.readouterr()
+    assert main(["show", str(out)]) == 0
+    assert f"by itself {said}" in capsys.readouterr().out
+    # It goes on: the line is gone.
+    selfteach.load_run(out).resume(max_idle_steps=0)
+    assert not (out / "stopped.txt").exists()
+    assert "Finished after 4 steps." in (out / "report.html").read_text()
+
+
+def test_from_python_a_run_that_stopped_itself_leaves_its_report(tiny: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(selfteach.UserError, match="without a gradient"):
+        selfteach.train(
+            "grpo", tiny, rows(), out=out, prompts=2, per_prompt=2, max_tokens=4, eval_problems=0, steps=4,
+            max_idle_steps=1, progress=Silent,
+        )  # fmt: skip
+    assert "Stopped by itself after step 1: " in (out / "report.html").read_text()

@@ -141,6 +141,27 @@ def test_held_out_files_filters_and_single_questions_work_for_rows(tmp_path: Pat
     assert one.train(9) == make_task(SUMS).held_out(1)[0]
 
 
+HUGE: dict[str, dict[str, Any]] = {
+    "problem": sum_row(99, problem="x" * 1_000_001),
+    "messages": sum_row(99, problem=[{"role": "user", "content": "x" * 600_000}] * 2),
+}
+
+
+@pytest.mark.parametrize("what", HUGE)
+def test_a_huge_cell_of_rows_in_memory_is_refused_or_left_out(what: str) -> None:
+    with pytest.raises(UserError, match=r"rows, row 41, field 'problem': 1,[02]00,00[01] characters"):
+        make_task([*SUMS, HUGE[what]])
+    left = of_rows(make_task([*SUMS, HUGE[what]], options=TaskOptions(max_chars=200)))
+    assert left.counts["rows left out: longer than max_chars"] == 1
+
+
+def test_a_huge_cell_for_a_reward_function_is_counted_as_it_is_written() -> None:
+    rows = [dict(row, extra={"tests": "x" * 10}) for row in SUMS]
+    rows[4]["extra"] = {"tests": "x" * 1_000_000}
+    with pytest.raises(UserError, match="row 5, field 'extra': 1,000,013 characters"):
+        make_task(rows, reward=lambda completion, extra: 1.0)
+
+
 @pytest.mark.parametrize("missing", [None, float("nan"), np.nan])
 def test_values_that_tables_leave_out_are_missing_fields(missing: Any) -> None:
     for kind in ("list", "frame", *(["dataset"] if missing is None else [])):

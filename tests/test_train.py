@@ -18,6 +18,7 @@ from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.policy.loading import load_policy
+from selfteach.recipes import RECIPES
 from selfteach.recipes.kit import Rollouts
 from selfteach.recipes.r01_opsd import OPSD
 from selfteach.recipes.tools import Prompt, Tools
@@ -25,12 +26,13 @@ from selfteach.roles.role import Role
 from selfteach.roles.view import Solution
 from selfteach.roles.weights import Frozen
 from selfteach.task.arena import open_world
+from selfteach.task.example import Example
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.launch import launch
 from selfteach.training.rundir import read_rows
 from selfteach.training.text.preflight import examined, preflight
 from selfteach.training.text.present import share
-from selfteach.training.text.prompts import PromptStream
+from selfteach.training.text.prompts import PromptStream, knob_of_longest
 from selfteach.training.text.store import NamedStore
 from tiny import tiny_model_folder
 
@@ -172,8 +174,43 @@ def test_prompts_too_long_for_the_window_are_passed_over_and_counted(model: str)
 
 def test_prompts_that_are_all_too_long_are_an_error(model: str) -> None:
     policy = load_policy(model)
-    with pytest.raises(UserError, match="--max-tokens"):
-        PromptStream(open_world("table"), policy, None, max_tokens=policy.window).take(1)
+    stream = PromptStream(open_world("table"), policy, None, policy.window, "--max-tokens")
+    said = f"the stage's longest answer, {policy.window} tokens, exceed the model's window of {policy.window}"
+    with pytest.raises(UserError, match=f"{said}; lower --max-tokens"):
+        stream.take(1)
+
+
+def test_the_knob_of_a_stage_s_longest_answer_is_named() -> None:
+    recipe = RECIPES["lightning-opd"]()
+    assert knob_of_longest(recipe, "sft") == "--sft-max-tokens"
+    assert knob_of_longest(recipe, "distill") == "--max-tokens"
+
+
+def test_a_stage_without_room_names_its_own_knob(model: str) -> None:
+    words = ("--teacher", model, "--sft-max-tokens", "5000", "--sft-prompts", "2", "--sft-batch", "2")
+    run = run_of(model, *words, recipe="lightning-opd")
+    with pytest.raises(UserError, match=r"longest answer, 5000 tokens, .*; lower --sft-max-tokens"):
+        run.step()
+
+
+def test_a_prompt_that_no_window_holds_is_not_tokenized(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy(model)
+    huge, rest = (
+        Example("huge", ({"role": "user", "content": "1" * (100 * policy.window + 1)},)),
+        open_world("table"),
+    )
+    read: list[int] = []
+    ids = policy.renderer.prompt_ids
+
+    def counted(prompt: Any, thinking: bool | None = None) -> list[int]:
+        read.append(sum(len(m["content"]) for m in prompt))
+        return ids(prompt, thinking)
+
+    monkeypatch.setattr(policy.renderer, "prompt_ids", counted)
+    monkeypatch.setattr(type(rest), "train", lambda self, i: huge if i == 0 else rest.held_out(1)[0])
+    stream = PromptStream(rest, policy, None, max_tokens=1)
+    assert len(stream.take(1)) == 1
+    assert (stream.too_long, len(read)) == (1, 1)
 
 
 def test_a_blind_teacher_stops_the_run(model: str) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import nn
 from selfteach.errors import NotFinite, UserError
 from selfteach.training import checkpoint
 from selfteach.training.clock import Clock
-from selfteach.training.interruption import Interrupted
+from selfteach.training.interruption import TOLD, Interrupted
 from selfteach.training.launch import run_learner
 from selfteach.training.learner import Learner, Numbers, Role, Sample, Stage, Trained, Update
 from selfteach.training.progress import Silent
@@ -599,6 +600,75 @@ def test_ctrl_c_saves_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
     assert learner.net["a"].tolist() == [-6, -6]
     steps = [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_said_before_the_step_is_over(sent: signal.Signals, tmp_path: Path) -> None:
+    heard, within = Heard(), []
+
+    class Pressed(Slope):
+        def collect(self, step: int) -> int:
+            if step == 2:
+                signal.raise_signal(sent)
+                while not heard.said:  # another thread says it, within this step
+                    time.sleep(0.001)
+                within.extend(heard.said)
+            return super().collect(step)
+
+    with pytest.raises(Interrupted):
+        run_learner(Pressed(), tmp_path / "run", CPU, progress=lambda: heard)
+    assert within == heard.said == [TOLD]
+    assert checkpoint.latest(tmp_path / "run") == tmp_path / "run" / "checkpoints" / "step-3"
+
+
+TWICE = """
+import os, signal, sys, time
+from selfteach.training.interruption import interruption
+first, second = (getattr(signal, name) for name in sys.argv[1:])
+with interruption(lambda text: print("said", flush=True)) as pressed:
+    os.kill(os.getpid(), first)
+    while not pressed:
+        time.sleep(0.001)
+    os.kill(os.getpid(), second)
+    while True:
+        time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(("second", "code"), [("SIGINT", -signal.SIGINT), ("SIGTERM", -signal.SIGTERM)])
+def test_a_second_signal_ends_the_process(first: str, second: str, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", TWICE, first, second], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout.count("said") <= 1
+
+
+def test_a_step_killed_by_a_second_signal_is_made_again(tmp_path: Path) -> None:
+    class Twice(Slope):
+        def collect(self, step: int) -> int:
+            if step == 4 and not (tmp_path / "was").exists():
+                (tmp_path / "was").touch()
+                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(signal.SIGINT)
+            return super().collect(step)
+
+    saving = replace(CPU, checkpoint_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        run_learner(Twice(), tmp_path / "run", saving)
+    run_learner(Twice(), tmp_path / "run", saving, resume=True)
+    run_learner(Slope(), tmp_path / "other", saving)
+    ours, theirs = (read_rows(tmp_path / one / "metrics.jsonl") for one in ("run", "other"))
+    assert [row.get("loss") for row in ours] == [row.get("loss") for row in theirs]
 
 
 # --- the parts --------------------------------------------------------------------------------------------------

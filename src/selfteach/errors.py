@@ -67,7 +67,7 @@ LESS_MEMORY: Mapping[str, str] = {
     "loading the model": "take a smaller model, precision bfloat16 (with lora_rank where it trains), or a machine with "
     "more memory",
     "sampling": "lower sample_batch or max_tokens",
-    "answering": "lower sample_batch or max_tokens",
+    "answering": "lower sample_batch, max_memory or max_tokens",
     "evaluating": "lower sample_batch or eval_max_tokens",
     "scoring and updating": "lower micro_batch or max_tokens, or set gradient_checkpointing",
     "probing": "lower prompts, micro_batch, sample_batch or max_tokens",

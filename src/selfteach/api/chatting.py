@@ -45,7 +45,7 @@ class Chat:
     def stream(self, text: str) -> Iterator[str]:
         """Say something, and get the answer piece by piece. UserError where the conversation fills the model's window;
         what was said is taken back then."""
-        said: list[Message] = [*self.messages, {"role": "user", "content": text}]
+        said: list[Message] = [*self.messages, {"role": "user", "content": encodable(text)}]
         prompt = self.policy.renderer.prompt_ids(said, self.thinking)
         if len(prompt) >= self.policy.window:
             raise UserError(
@@ -62,7 +62,12 @@ class Chat:
 
     def clear(self) -> None:
         """Forget what was said; the system message stays."""
-        self.messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+        self.messages = [] if self.system is None else [{"role": "system", "content": encodable(self.system)}]
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair, which no tokenizer takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def chat(

@@ -18,11 +18,13 @@ from selfteach.api.result import Result
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError, diverged, within_memory
 from selfteach.policy.loading import Policy, policy_of
+from selfteach.policy.room import room_of
 from selfteach.policy.sampler import Sampling
 from selfteach.roles.view import Answer, Plain, Solution, View
 from selfteach.settings import (
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     PositiveRows,
     PositiveUnit,
@@ -71,6 +73,9 @@ class EvalSettings:
     """Thinking flag of the chat template (none: its own default)."""
     sample_batch: PositiveRows | None = None
     """Answers sampled at once (none: as a run does)."""
+    max_memory: PositiveFloat | None = None
+    """GB that it may use, from which follows how much is sampled at once (none: as the run had it, else the
+    machine's). Another value draws other answers."""
     seed: Seed = 0
     """Seed of problems and sampling."""
 
@@ -150,6 +155,8 @@ def evaluate(
             where = None if base is None else str(base)
             with within_memory("loading the model"):
                 policy = policy_for(model, draft.saved, what, tokenizer, loading, where)
+            if how.max_memory is not None:
+                policy.room.memory = room_of(policy.model, limit=int(how.max_memory * 1e9)).memory
         shown = f"arena {what.label}" if model is None else label_of(draft.saved, policy)
         found.append(
             evaluate_one(policy, what, how, view_named(view) if isinstance(view, str) else view, shown)

@@ -103,8 +103,18 @@ def sizes(
         if kind in ("steps", "schedule") and now[name]:
             yield name, fewer(now[name], share, FEW_STEPS if kind == "steps" else 1)
     writable = work.rows_written(tokens, STORING * work.machine.step) // group
-    yield from named(kinds, "stored", now, max(whole_shares(prompts), writable))
+    most = max(whole_shares(prompts), writable)
+    if (rows_there := None if config.opened is None else sizes_of(config.opened)) is not None:
+        most = min(most, max(rows_there.problems, prompts_of_a_step(config, now, kinds, prompts)))
+    yield from named(kinds, "stored", now, whole_shares(most))
     yield from evaluation_sizes(config, work, tokens, given)
+
+
+def prompts_of_a_step(config: TrainConfig, now: dict[str, Any], kinds: dict[str, Size], possible: int) -> int:
+    """The most prompts that a step of any stage takes: as given, else as chosen."""
+    names = [name for name, kind in type(config.recipe).sizes.items() if kind == "prompts"]
+    chosen = (min(now[name], whole_shares(possible)) if name in kinds else now[name] for name in names)
+    return max(int(one) for one in chosen)
 
 
 def answer_tokens(paper: int, rows: int, work: Work, window: int, lengths: Lengths) -> int:

@@ -134,6 +134,8 @@ class Result:
             shown = [measured(value, errors.get(step)) for step, value in (points[0], points[-1])]
             found.append((data.headline, " → ".join(shown if len(points) > 1 else shown[:1])))
         found.append(("steps", number(data.last_step) + ("" if self.finished else ", not finished")))
+        if data.stopped:
+            found.append(("stopped", f"by itself {data.stopped}"))
         if spent := self.curve(f"spent/{data.unit}"):
             found.append((f"{data.unit} spent", number(spent[-1][1])))
         if (seconds := as_number(self.summary.get("training_seconds"))) is not None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfteach.api.configfile import given_from_python, is_of_a_run, read_settings
@@ -21,6 +23,7 @@ from selfteach.training.config import TrainConfig
 from selfteach.training.interruption import Interrupted
 from selfteach.training.launch import launch
 from selfteach.training.progress import Progress
+from selfteach.training.rundir import STOPPED
 
 ModelLike = str | Path | PreTrainedModel | Result
 
@@ -60,7 +63,8 @@ def train(
         config=config or (out if resume else None), **knobs,
     )  # fmt: skip
     try:
-        folder, _ = launch(chosen, progress or Silent, Silent, resume=resume)
+        with reported(chosen.out):
+            folder, _ = launch(chosen, progress or Silent, Silent, resume=resume)
     except Interrupted as stop:
         stop.add_note(
             f"the run is saved; go on with selfteach.train(resume=True, out={str(chosen.out)!r}, …)"
@@ -70,6 +74,18 @@ def train(
         build_report(folder)
     objects = {"recipe": recipe, "model": model, "task": task, "tokenizer": tokenizer, "reward": reward}
     return Result(chosen.out, {k: v for k, v in objects.items() if not isinstance(v, str | Path | None)})
+
+
+@contextmanager
+def reported(out: Path) -> Iterator[None]:
+    """Within it a run that stops by itself leaves its report too."""
+    try:
+        yield
+    except UserError:
+        if os.path.isfile(out / STOPPED) and PartialState().is_main_process:
+            with suppress(UserError, OSError):  # why it stopped counts more
+                build_report(out)
+        raise
 
 
 def require_run(folder: Path | str | None) -> None:

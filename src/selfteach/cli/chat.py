@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -47,6 +48,7 @@ class Arguments:
 
 def command(words: Sequence[str]) -> int:
     given = parsed(Arguments, words, program="selfteach chat", description=ABOUT)
+    require_input()  # before a model is loaded
     with contextlib.suppress(KeyboardInterrupt):
         talk(chat(given.model, **{name: value for name, value in asdict(given).items() if name != "model"}))
     return 0
@@ -76,8 +78,17 @@ def talk(conversation: Chat) -> None:
             print(f"selfteach: {problem}", file=sys.stderr)
 
 
+def require_input() -> None:
+    """UserError where standard input is closed."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise UserError("standard input is closed: give chat a terminal, a file or a pipe to read from")
+
+
 def lines() -> Iterator[str]:
-    """What is typed, with a prompt and the line editor of the terminal; else the lines of standard input."""
+    """What is typed, with a prompt and the line editor of the terminal; else the lines of standard input. Bytes that
+    are no text become U+FFFD."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin)
         return

@@ -14,7 +14,7 @@ from selfteach.api.configfile import given_from_python, is_of_a_run, read_settin
 from selfteach.api.fit import AUTO, fitted
 from selfteach.api.progress import Silent, progress_for_here
 from selfteach.api.resolve import BUNDLES, draft, flat, placed, require_model
-from selfteach.api.training import require_run
+from selfteach.api.training import reported, require_run
 from selfteach.checks import require
 from selfteach.cli.brief import brief, option_lines
 from selfteach.cli.console import parsed
@@ -63,7 +63,8 @@ def command(words: Sequence[str]) -> int:
             print(config.fitted, file=sys.stderr)
         sys.stdout.write(toml_text(table_of(config)))
         return 0
-    folder, _ = launch(config, progress_for_here, Silent, resume=where.resume)
+    with reported(config.out):
+        folder, _ = launch(config, progress_for_here, Silent, resume=where.resume)
     if folder is not None:
         page = build_report(folder)
         print(f"model    {folder / 'model'}\nreport   {page}")

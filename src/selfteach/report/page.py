@@ -141,6 +141,8 @@ def view(run: RunData) -> RunView:
 
 
 def state(run: RunData) -> str:
+    if run.stopped:
+        return f"Stopped by itself {run.stopped}"
     if run.summary:
         return f"Finished after {text.number(run.last_step)} steps."
     if run.failure:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfteach.errors import UserError
+from selfteach.errors import LONGEST, UserError, one_line
 from selfteach.outside import read_toml
 from selfteach.report.older import row_of_today, summary_of_today
 from selfteach.report.others import Other, other
@@ -65,6 +65,8 @@ class RunData:
     notes: list[str]
     looks: dict[int, Look] = field(default_factory=dict)
     others: list[Other] = field(default_factory=list)
+    stopped: str = ""
+    """After which step a run stopped by itself, and why; "" if it did not."""
 
     @property
     def recipe(self) -> str:
@@ -103,6 +105,7 @@ def read_run(folder: Path) -> RunData:
         notes=notes,
         looks=read_looks(folder / "tokens", notes),
         others=[other(row) for row in samples if row.get("kind", "text") != "text"],
+        stopped=read_stop(folder / "stopped.txt"),
     )
 
 
@@ -135,6 +138,15 @@ def sample(row: Row) -> Sample:
 def outcome_of(row: Mapping[str, Any]) -> Outcome:
     """What became of the answer of a row of samples.jsonl, of an earlier version's too."""
     return outcome_told(row.get("outcome"), as_number(row.get("reward")), row.get("finished") is not False)
+
+
+def read_stop(path: Path) -> str:
+    """The line that says why the run stopped by itself; "" if there is none that can be read."""
+    try:
+        with path.open("rb") as file:
+            return one_line(file.read(4 * LONGEST).decode("utf-8", "replace"))
+    except OSError:
+        return ""
 
 
 def read_failure(folder: Path, notes: list[str]) -> Row:

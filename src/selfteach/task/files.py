@@ -22,7 +22,7 @@ from selfteach.task.example import Example, Grade
 from selfteach.task.math_answer import MAX_CHARS, check_math, is_readable
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import Source
-from selfteach.task.record import NUMERIC, Incomplete, Record, read_record
+from selfteach.task.record import NUMERIC, Incomplete, Record, TooLong, read_record
 from selfteach.task.reward import RewardFunction
 from selfteach.task.split import fingerprint, held_out_of
 from selfteach.task.verdict import Verdict
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 Part = Literal["all", "held-out"]
 FEWER = "fewer problems are held out"
+LONG = "rows left out: longer than max_chars"
 NAMED = 5
 """So many rows that lack a field are named."""
 SAMPLE = 1000
@@ -240,9 +241,14 @@ def _records(
         except Incomplete as lack_of_it:
             missing.append((number, str(lack_of_it)))
             continue
+        except TooLong as error:
+            if options.max_chars is None or error.chars <= options.max_chars:
+                raise
+            counts[LONG] += 1
+            continue
         length = len(record.problem) + sum(map(len, record.private.values()))
         if options.max_chars is not None and length > options.max_chars:
-            counts["rows left out: longer than max_chars"] += 1
+            counts[LONG] += 1
             continue
         yield record
     if missing:

@@ -19,6 +19,8 @@ from selfteach.task.options import TaskOptions
 from selfteach.task.reading import JsonNumber
 
 NUMERIC = "answers that are numbers"
+MOST_CHARS = 1_000_000
+"""Characters of a cell: more fit in no model's window, and reading them takes a hundred times as much memory."""
 WRITTEN_OUT = 40
 """A number of more places is left with its power of ten."""
 
@@ -31,6 +33,17 @@ class Record(NamedTuple):
     private: Mapping[str, str]
     tag: str | None
     before: tuple[Message, ...] = ()
+
+
+class TooLong(UserError):
+    """A cell has more than MOST_CHARS characters: ``chars``."""
+
+    def __init__(self, place: str, name: str, chars: int) -> None:
+        self.chars = chars
+        super().__init__(
+            f"{place}, field {name!r}: {chars:,} characters, more than {MOST_CHARS:,}; cut it, or leave long rows "
+            f"out by max_chars (up to {MOST_CHARS})"
+        )
 
 
 class Incomplete(Exception):
@@ -83,6 +96,9 @@ def _problem(place: str, name: str, value: Any) -> tuple[tuple[Message, ...], st
         raise Incomplete(f"field {name!r} has no message of a user")
     for message in messages:
         text_of(place, name, message["content"])
+    chars = sum(len(message["content"]) for message in messages)
+    if chars > MOST_CHARS:
+        raise TooLong(place, name, chars)
     return found[0], needed(place, name, found[1])
 
 
@@ -154,6 +170,8 @@ def text_of(place: str, name: str, value: Any, numbers: bool = False) -> str | N
     if not isinstance(value, str):
         kind = "float" if isinstance(value, JsonNumber) else type(value).__name__
         raise UserError(f"{place}, field {name!r}: of type {kind}, not a string; write it as one")
+    if len(value) > MOST_CHARS:
+        raise TooLong(place, name, len(value))
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -167,9 +185,12 @@ def _any_text(place: str, name: str, value: Any) -> str | None:
     if not isinstance(value, Mapping):
         return text_of(place, name, value)
     try:
-        return json.dumps(value, ensure_ascii=False, default=_plain)
+        written = json.dumps(value, ensure_ascii=False, default=_plain)
     except (TypeError, ValueError):
         return text_of(place, name, value)
+    if len(written) > MOST_CHARS:
+        raise TooLong(place, name, len(written))
+    return written
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from torch import distributed
 
-from selfteach.errors import within_memory
+from selfteach.errors import UserError, within_memory
 from selfteach.roles.weights import POLICY
 from selfteach.training import alarms, randomness, resuming
 from selfteach.training.config import FORMAT, TrainConfig
@@ -167,17 +167,21 @@ def run_learner(
     folder, changed = opened(out, config, resume, also) if first else (None, False)
     shown = progress() if first else Silent()
     trainer: Trainer | None = None
+    begun = False
     try:
         with within_memory("loading the model"):
             trainer = Trainer(learner() if callable(learner) else learner, folder, shown, settings)
         trainer.check = check
         begin_or_go_on(trainer, out, config, resume, changed)
+        begun = True
         summary = trainer.train()
     except Interrupted:
         raise
-    except BaseException:
+    except BaseException as problem:
         if folder is not None and not resume and (trainer is None or trainer.done == 0):
             folder.forget_all()  # nothing was learned: the corrected command may have the folder
+        elif folder is not None and begun and trainer is not None and isinstance(problem, UserError):
+            folder.stopped(trainer.done, str(problem))
         raise
     finally:
         shown.stop()
@@ -199,6 +203,7 @@ def begin_or_go_on(
         # Only now: a start that fails leaves a folder that the corrected command may use.
         folder.write_config(config)
     if folder is not None and resume:
+        folder.forget_stop()
         resuming.cut(folder, restored)
         trainer.memory = alarms.remembered(read_rows(folder.path / "metrics.jsonl"), trainer.memory)
 

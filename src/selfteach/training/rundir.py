@@ -3,7 +3,8 @@
     config.toml      every resolved value        tokens/step-N.*   per-token columns of the sampled rollouts
     metrics.jsonl    one row a step              failed/step-N.*   the batch that stopped a run
     samples.jsonl    a few rollouts              summary.json      the result
-    checkpoints/     see ``checkpoint``          .lock             held while a process writes here
+    checkpoints/     see ``checkpoint``          stopped.txt       why it stopped by itself
+    .lock            held while a process writes here
 
 JSON has no NaN or infinity: such numbers are the strings "NaN", "Infinity" and "-Infinity", which ``float``
 reads back. Text is escaped to ASCII, so that half a surrogate pair from a model cannot break a row.
@@ -41,13 +42,15 @@ ROWS = ("metrics.jsonl", "samples.jsonl")
 """Files that grow row by row."""
 RUN_FILES = ("config.toml", "metrics.jsonl", "samples.jsonl", "checkpoints", "summary.json")
 
+STOPPED = "stopped.txt"
+"""Why a run stopped by itself, in one line."""
 TABLES = (
     "about", "recipe", "paper", "stages", "run", "loading", "task_options", "evaluation", "bookkeeping", "settings",
     "inputs", "versions",
 )  # fmt: skip
 """What a run's record consists of."""
 RESTORE = "restore it or start a new run"
-FURTHER = ("tokens", "stored", "model", "report.html", "tensorboard", "wandb")
+FURTHER = (STOPPED, "tokens", "stored", "model", "report.html", "tensorboard", "wandb")
 """What else a run, its tracker or its report writes; not failed/, which a start that broke leaves for the user."""
 
 
@@ -179,6 +182,15 @@ class RunFolder:
     def forget_summary(self) -> None:
         """Forget that the run had ended: it goes on."""
         (self.path / "summary.json").unlink(missing_ok=True)
+
+    def stopped(self, step: int, why: str) -> None:
+        """Write why the run stopped by itself; a folder that cannot be written is left without."""
+        with contextlib.suppress(UserError):
+            self._replace(self.path / STOPPED, f"after step {step}: {why}\n".encode("utf-8", "replace"))
+
+    def forget_stop(self) -> None:
+        """Forget that the run had stopped: it goes on."""
+        (self.path / STOPPED).unlink(missing_ok=True)
 
     def forget_all(self) -> None:
         """Forget a run that was created here and ended before its first step: all that it wrote, but for what is

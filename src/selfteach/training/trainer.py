@@ -105,7 +105,7 @@ class Trainer:
         Raises ``Interrupted`` after the first Ctrl-C, when the run is saved.
         """
         self.progress.start(self.steps, self.done, self.learner.headline)
-        with interruption() as pressed:
+        with interruption(self.progress.say) as pressed:
             if self.done == 0:
                 self.evaluate("before")
                 self.write_samples(None, "before")

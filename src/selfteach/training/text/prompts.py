@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
+from selfteach.recipes.base import Recipe
+from selfteach.recipes.knobs import knobs, with_knobs
 from selfteach.recipes.tools import Prompt
-from selfteach.task.example import Task
+from selfteach.task.example import Example, Task
 from selfteach.task.split import fingerprint
 
 TOO_MANY = 100
 """So many prompts in a row without room for an answer are a mistake, not bad luck."""
+LETTERS = 100
+"""A text has no more than so many characters a token, whatever the tokenizer."""
 
 
 @dataclass
@@ -24,6 +29,8 @@ class PromptStream:
     policy: Policy
     thinking: bool | None
     max_tokens: int
+    knob: str = "it"
+    """What to lower for shorter answers."""
     cursor: int = 0
     too_long: int = 0
     kept_out: frozenset[int] = frozenset()
@@ -37,8 +44,8 @@ class PromptStream:
             self.cursor += 1
             if self.kept_out and fingerprint(example.problem) in self.kept_out:
                 continue
-            ids = self.policy.renderer.prompt_ids(example.prompt, self.thinking)
-            if len(ids) + self.max_tokens <= self.policy.window:
+            ids = self.ids_of(example)
+            if ids is not None:
                 taken.append(Prompt(example, ids, len(taken)))
                 in_a_row = 0
                 continue
@@ -46,8 +53,28 @@ class PromptStream:
             in_a_row += 1
             if in_a_row >= TOO_MANY:
                 raise UserError(
-                    f"{TOO_MANY} prompts in a row of task {self.task.name} leave no room for an answer: prompt + "
-                    f"max_tokens {self.max_tokens} exceeds the model's window of {self.policy.window} tokens; lower "
-                    "--max-tokens"
+                    f"{TOO_MANY} prompts in a row of task {self.task.name} leave no room for an answer: prompt + the "
+                    f"stage's longest answer, {self.max_tokens} tokens, exceed the model's window of "
+                    f"{self.policy.window}; lower {self.knob}"
                 )
         return taken
+
+    def ids_of(self, example: Example) -> list[int] | None:
+        """The prompt's ids; None if it leaves no room for an answer, which of a huge one is known without ids."""
+        if sum(len(m["content"]) for m in example.prompt) > LETTERS * self.policy.window:
+            return None
+        ids = self.policy.renderer.prompt_ids(example.prompt, self.thinking)
+        return ids if len(ids) + self.max_tokens <= self.policy.window else None
+
+
+def knob_of_longest(recipe: Recipe, stage: str) -> str:
+    """The option (``--max-tokens``) that sets a stage's longest answer; "it" where none does."""
+    own = knobs(recipe)
+    for name, kind in type(recipe).sizes.items():
+        if kind != "tokens" or name not in own:
+            continue
+        with suppress(UserError):  # a recipe whose knobs refuse another value
+            longer = with_knobs(recipe, {name: own[name] + 1})
+            if longer.stages[stage].rollouts.max_tokens != recipe.stages[stage].rollouts.max_tokens:
+                return f"--{name.replace('_', '-')}"
+    return "it"

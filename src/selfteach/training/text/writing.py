@@ -19,7 +19,7 @@ from selfteach.training.text.annotate import annotated
 from selfteach.training.text.batching import Batching, rows_of
 from selfteach.training.text.data import probed_of
 from selfteach.training.text.present import Present
-from selfteach.training.text.prompts import PromptStream
+from selfteach.training.text.prompts import PromptStream, knob_of_longest
 from selfteach.training.text.store import NamedStore, require_answers
 from selfteach.training.text.tools import TextTools
 
@@ -30,7 +30,11 @@ class Writing:
     def __init__(self, now: Present, policy: Policy, batching: Batching, probed: int) -> None:
         self.now, self.policy, self.batching = now, policy, batching
         self.prompts = PromptStream(
-            now.task, policy, now.recipe.student_thinking, now.recipe.rollouts.max_tokens
+            now.task,
+            policy,
+            now.recipe.student_thinking,
+            now.recipe.rollouts.max_tokens,
+            knob_of_longest(now.config.recipe, now.stage),
         )
         sizes = sizes_of(now.task)
         self.probed: list[Prompt] = self.prompts.take(probed if sizes is None else probed_of(sizes, probed))
@@ -45,6 +49,7 @@ class Writing:
         """Draw prompts as the present stage's student reads them."""
         self.prompts.thinking = self.now.recipe.student_thinking
         self.prompts.max_tokens = self.now.recipe.rollouts.max_tokens
+        self.prompts.knob = knob_of_longest(self.now.config.recipe, self.now.stage)
         self.now.share(self.now.recipe.optimization.prompts)
 
     def aside(self, now: Present, batching: Batching) -> Writing:
