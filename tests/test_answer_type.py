@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from selfteach.task.answer import extract_answer
 from selfteach.task.answer_type import infer_type, split_list, types_of
 from selfteach.task.compare import compare
 from selfteach.task.math_answer import check_math, is_readable
@@ -223,3 +224,17 @@ def test_frames_are_taken_off_that_enclose_all(text: str, bare: str) -> None:
 )
 def test_ratios_are_equal_up_to_a_factor_that_is_not_zero(answer: str, reference: str, right: bool) -> None:
     assert compare(answer, reference) is right
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "found"),
+    [
+        (r"<think>\boxed{3}</think> so it is \boxed{4}", "boxed", "4"),
+        (r"<think>\boxed{3}</think> the answer is 4", "boxed", None),
+        ("<think>#### 3</think>\n#### 4", "hashes", "4"),
+        ("<think>7</think> It is 8", "number", "8"),
+        (r"<think>I never stop: \boxed{3}", "boxed", "3"),
+    ],
+)
+def test_what_a_closed_thought_holds_is_no_answer(text: str, form: Any, found: str | None) -> None:
+    assert extract_answer(text, form) == found

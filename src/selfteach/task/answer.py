@@ -32,6 +32,9 @@ _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _SENTENCE_END = re.compile(r"([-+$]?[\d,]*\d(?:\.\d+)?%?)\.")
 
 
+THOUGHT_ENDS = "</think>"
+
+
 def extract_answer(text: str, answer_format: AnswerFormat) -> str | None:
     """The last final answer in ``text``, stripped; None if there is none in this format.
 
@@ -39,8 +42,10 @@ def extract_answer(text: str, answer_format: AnswerFormat) -> str | None:
     content of the last closed ``\\boxed{…}`` · ``tags``: the content of the last ``<answer>…</answer>`` · ``hashes``:
     what follows the last ``####`` on its line, as GSM8K has it · ``number``: the last number written, with its sign,
     without thousands separators (lenient, for models that keep no format) · ``text``: all of it.
-    Linear in the length of the text, whatever it holds.
+    A thought that was closed (``</think>``) is no answer: what stands behind the last one is looked at. Linear in the
+    length of the text, whatever it holds.
     """
+    text = text.rpartition(THOUGHT_ENDS)[2]
     if answer_format == "line":
         found = _last_line(text)
     elif answer_format == "boxed":
