@@ -196,5 +196,5 @@ def test_the_notebook_like_example_runs_in_a_notebook_and_shows_itself(
     shown = next(out for out in outputs if "selfteach-run" in out)
     assert "<svg" in shown
     assert 'href="./runs/forty-rows/report.html"' in shown
-    assert any("on tutor: accuracy" in out for out in outputs)
+    assert any("on tutor, 4 problems: accuracy" in out for out in outputs)
     assert (tmp_path / "runs/forty-rows/model/model.safetensors").is_file()
