@@ -69,5 +69,5 @@ def test_what_a_variant_says_itself_is_not_told_again(tmp_path) -> None:
 def test_an_earlier_name_is_known_in_every_spelling() -> None:
     old, new = next(iter(RENAMED.items()))
     for word in (option(old), f"--{old}=1", f"--no-{old}"):
-        with pytest.raises(UserError, match=f"{option(old)} is now called {option(new)}"):
+        with pytest.raises(UserError, match=f"{option(old)} is called {option(new)}"):
             refuse_renamed([word])

@@ -29,13 +29,13 @@ class Machine:
 
 def machine_of(config: TrainConfig) -> Machine:
     """Where the run computes. On a CPU the rates are those measured with SmolLM2-135M in float32 on 2 cores
-    (results/smollm2.md), a core each; of accelerators they are a modest guess."""
+    (docs/first-hour.md), a core each; of accelerators they are a modest guess."""
     if on_cpu(config.loading.device):
         cores = torch.get_num_threads()
         memory = config.bookkeeping.memory or memory_limit()
         return Machine(
             f"{cores} CPU core{'s' if cores > 1 else ''}, {memory / 1e9:.0f} GB", memory,
-            generating=15e9 * cores, passing=50e9 * cores, token=0.01, step=30, evaluation=30, run=3600,
+            generating=8e9 * cores, passing=40e9 * cores, token=0.01, step=45, evaluation=25, run=3600,
         )  # fmt: skip
     memory = config.bookkeeping.memory or memory_limit("cuda")
     return Machine(
