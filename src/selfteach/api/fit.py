@@ -26,7 +26,7 @@ LETTERS = 3
 """Letters of a token, rather too few: how long rows are is guessed before there is a tokenizer."""
 LOOKED_AT = 32
 """Rows whose lengths are looked at."""
-FEW_ROWS, SHORT, SMALL_GROUP, FEW_STEPS, FEW_PROBLEMS, ENOUGH = 8, 32, 4, 20, 8, 32
+FEW_ROWS, SHORT, SMALL_GROUP, FEW_STEPS, FEW_PROBLEMS, ENOUGH = 6, 32, 4, 20, 8, 32
 """Sizes are lowered towards these: answers become shorter rather than a step have fewer rows, and so on."""
 SHORTEST_WORK = 128
 """Tokens that an answer may have however short the worked solutions are: models say more than people write."""

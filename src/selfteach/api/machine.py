@@ -35,7 +35,7 @@ def machine_of(config: TrainConfig) -> Machine:
         memory = config.bookkeeping.memory or memory_limit()
         return Machine(
             f"{cores} CPU core{'s' if cores > 1 else ''}, {memory / 1e9:.0f} GB", memory,
-            generating=8e9 * cores, passing=40e9 * cores, token=0.01, step=45, evaluation=25, run=3600,
+            generating=8e9 * cores, passing=40e9 * cores, token=0.01, step=36, evaluation=20, run=3600,
         )  # fmt: skip
     memory = config.bookkeeping.memory or memory_limit("cuda")
     return Machine(
@@ -66,11 +66,13 @@ class Work:
         return scoring + (self.sampling(rows, tokens) if self.generates else 0.0)
 
     def rows_of_a_step(self, tokens: int) -> int:
-        """The most rows of so many tokens that a step has time for, a power of two; 0 if not even one."""
+        """The most rows of so many tokens that a step has time for, a power of two or half as much again; 0 if not
+        even one."""
         rows = 0
         while rows < 2**20 and self.step(max(1, 2 * rows), tokens) <= self.machine.step:
             rows = max(1, 2 * rows)
-        return rows
+        more = rows + rows // 2
+        return more if self.step(more, tokens) <= self.machine.step else rows
 
     def rows_written(self, tokens: int, seconds: float) -> int:
         """How many rows of so many tokens are written in so many seconds; 0 if not even one."""
