@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from selfteach.training import checkpoint
-from selfteach.training.rundir import read_rows
+from selfteach.training.jsonrows import read_rows
 
 COSTS = ("seconds/", "tokens_per_second", "memory/")
 """What a clock or the machine wrote, which no two runs share."""

@@ -40,8 +40,8 @@ from selfteach.training.alarms import (
     remembered,
 )
 from selfteach.training.config import TrainConfig
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import launch, run_learner
-from selfteach.training.rundir import read_rows
 from selfteach.training.text.written import text_metrics
 from selfteach.training.trainer import Settings
 from tiny import tiny_model_folder

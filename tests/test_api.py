@@ -23,9 +23,9 @@ from selfteach.cli import main
 from selfteach.recipes.kit import *
 from selfteach.recipes.r01_opsd import OPSD
 from selfteach.task.arena import model_folder
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import table_of
 from selfteach.training.progress import Silent
-from selfteach.training.rundir import read_rows
 
 FEW: dict[str, Any] = {
     "prompts": 4,

@@ -18,7 +18,7 @@ from selfteach.errors import UserError
 from selfteach.studies.children import STOPPED, Children
 from selfteach.studies.runs import Planned, finish
 from selfteach.training import checkpoint
-from selfteach.training.rundir import read_rows
+from selfteach.training.jsonrows import read_rows
 
 CHILD = textwrap.dedent("""
     import os, signal, sys, time

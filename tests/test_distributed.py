@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from saved import COSTS
-from selfteach.training.rundir import read_rows
+from selfteach.training.jsonrows import read_rows
 
 
 def train(out: Path, processes: int, *more: str, script: Sequence[str] = ("off_policy.py",)) -> None:

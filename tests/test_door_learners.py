@@ -21,8 +21,8 @@ from saved import everything
 from selfteach.errors import UserError
 from selfteach.report import build_report, comparison_page
 from selfteach.studies.runs import Planned, cells, condensed, curve, heads, labels
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import run_learner
-from selfteach.training.rundir import read_rows
 from selfteach.training.trainer import Settings
 
 TABLE = {

@@ -18,9 +18,9 @@ from learners import Flow
 from saved import COSTS, tensors
 from selfteach.errors import UserError
 from selfteach.training import checkpoint
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import run_learner
 from selfteach.training.learner import Sample, Stage
-from selfteach.training.rundir import read_rows
 from selfteach.training.trainer import Settings
 
 processes = multiprocessing.get_context("forkserver")

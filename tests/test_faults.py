@@ -19,7 +19,8 @@ from selfteach.cli.console import as_options, known_options
 from selfteach.errors import LESS_MEMORY, OutOfMemory, UserError, exhausted, less_memory, within_memory
 from selfteach.policy.sampler import GenerateSampler
 from selfteach.task.arena import model_folder
-from selfteach.training import checkpoint, rundir
+from selfteach.training import checkpoint
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.rundir import RunFolder, whole_folder, writing
 
 SMALL = ["--task", "table", "--prompts", "4", "--max-tokens", "8", "--device", "cpu"]
@@ -128,7 +129,7 @@ def test_a_run_out_of_memory_goes_on_with_other_batches(
     smaller = ["--sample-batch", "2", "--micro-batch", "2", "--gradient-checkpointing"]
     assert main(["train", "--out", out, "--resume", *smaller]) == 0
     assert "sample_batch = 2" in (Path(out) / "config.toml").read_text()
-    assert len(rundir.read_rows(Path(out) / "metrics.jsonl")) == 3 + 2
+    assert len(read_rows(Path(out) / "metrics.jsonl")) == 3 + 2
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_a_disk_that_fills_up_under_a_run_is_one_line_and_the_run_goes_on_later(
     (out / name).unlink()
     (out / "aside").rename(out / name)
     assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert [row["step"] for row in rundir.read_rows(out / "metrics.jsonl")] == [0, 1, 2, 3, 3]
+    assert [row["step"] for row in read_rows(out / "metrics.jsonl")] == [0, 1, 2, 3, 3]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS], ids=errno.errorcode.get)

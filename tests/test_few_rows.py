@@ -16,9 +16,9 @@ from selfteach.cli import main
 from selfteach.task.rows import make_task
 from selfteach.task.sizes import LEAST, sizes_of
 from selfteach.task.split import FEW, fingerprint, held_out_of, is_held_out
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import rehearse
 from selfteach.training.progress import Silent
-from selfteach.training.rundir import read_rows
 from selfteach.training.text.learner import TextLearner
 from tiny import tiny_model_folder
 

@@ -11,8 +11,8 @@ import pytest
 
 from selfteach.api.progress import Silent
 from selfteach.cli.train import configured
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import launch
-from selfteach.training.rundir import read_rows
 from tiny import tiny_model_folder
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"

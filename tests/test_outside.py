@@ -17,7 +17,7 @@ from selfteach.outside import DEEPEST, parsed_json, with_type
 from selfteach.report import rows as report_rows
 from selfteach.report.tokens import read_look
 from selfteach.task.reading import open_file
-from selfteach.training.rundir import step_row
+from selfteach.training.jsonrows import step_row
 
 
 def nested(levels: int) -> str:

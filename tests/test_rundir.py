@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from selfteach.errors import UserError
-from selfteach.training.rundir import RunFolder, read_rows, writing
+from selfteach.training.jsonrows import read_rows
+from selfteach.training.rundir import RunFolder, writing
 
 CONFIG = {
     "recipe": {"name": "opsd"},

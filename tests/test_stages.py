@@ -36,7 +36,8 @@ from selfteach.task.example import Grade
 from selfteach.task.segment import Segment
 from selfteach.task.trajectory import Trajectory
 from selfteach.training import resuming
-from selfteach.training.rundir import RunFolder, read_rows
+from selfteach.training.jsonrows import read_rows
+from selfteach.training.rundir import RunFolder
 from selfteach.training.text.annotate import annotated, token_mask
 from selfteach.training.text.contexts import Context, Reading, refuse_blind
 from selfteach.training.text.store import NamedStore, require_answers

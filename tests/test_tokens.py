@@ -21,8 +21,8 @@ from selfteach.policy.renderer import ChatRenderer
 from selfteach.task.arena import open_world
 from selfteach.task.outcome import outcome
 from selfteach.task.segment import Segment
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import launch
-from selfteach.training.rundir import read_rows
 from selfteach.training.text.tokens import TOP, Look, look, pieces, token_texts
 from tiny import tiny_model_folder
 

@@ -14,8 +14,8 @@ from selfteach.cli.train import configured
 from selfteach.errors import UserError
 from selfteach.training import tracking
 from selfteach.training.config import Bookkeeping
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import launch
-from selfteach.training.rundir import read_rows
 from selfteach.training.tracking import plain, tracked
 from tiny import tiny_model_folder
 

@@ -28,8 +28,8 @@ from selfteach.roles.weights import Frozen
 from selfteach.task.arena import open_world
 from selfteach.task.example import Example
 from selfteach.task.trajectory import Trajectory
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import launch
-from selfteach.training.rundir import read_rows
 from selfteach.training.text.preflight import examined, preflight
 from selfteach.training.text.present import share
 from selfteach.training.text.prompts import PromptStream, knob_of_longest

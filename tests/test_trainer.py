@@ -23,10 +23,10 @@ from selfteach.errors import NotFinite, UserError
 from selfteach.training import checkpoint
 from selfteach.training.clock import Clock
 from selfteach.training.interruption import TOLD, Interrupted
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import run_learner
 from selfteach.training.learner import Learner, Numbers, Role, Sample, Stage, Trained, Update
 from selfteach.training.progress import Silent
-from selfteach.training.rundir import read_rows
 from selfteach.training.schedule import scheduled
 from selfteach.training.trainer import Settings, Trainer
 

@@ -13,7 +13,7 @@ import yaml
 
 from selfteach.errors import UserError
 from selfteach.outside import read_parsed
-from selfteach.training.rundir import require_tables
+from selfteach.training.runconfig import require_tables
 from selfteach.training.whereabouts import from_here
 
 PARSERS: Mapping[str, Callable[[str], Any]] = {

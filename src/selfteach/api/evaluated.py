@@ -11,7 +11,7 @@ from typing import Any
 
 from selfteach.api.csvfile import write_csv
 from selfteach.task.outcome import OUTCOMES, outcome, reference_of
-from selfteach.training.rundir import jsonable
+from selfteach.training.jsonrows import jsonable
 from selfteach.training.text.estimates import INTERVAL, Estimate
 from selfteach.training.text.evaluation import Answered, EvaluationResult
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from selfteach.api.training import train
 from selfteach.cli.console import parsed
 from selfteach.settings import PositiveInt, Seed, settings
-from selfteach.training.rundir import read_rows
+from selfteach.training.jsonrows import read_rows
 
 
 @settings

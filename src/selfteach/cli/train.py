@@ -26,7 +26,7 @@ from selfteach.studies.laptop import presets
 from selfteach.task.options import yielding
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import launch, table_of
-from selfteach.training.rundir import toml_text
+from selfteach.training.runconfig import toml_text
 from selfteach.words import given_names, given_values, value_of
 
 

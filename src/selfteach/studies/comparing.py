@@ -16,7 +16,7 @@ from selfteach.settings import Few, PositiveCount, PositiveInt, PositiveRows, se
 from selfteach.studies.runs import Planned, cells, condensed, curve, heads, labels, summary_of, write_aside
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import FREE, table_of, versions
-from selfteach.training.rundir import changes
+from selfteach.training.runconfig import changes
 
 
 @settings

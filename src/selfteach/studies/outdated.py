@@ -9,7 +9,7 @@ from selfteach.studies.plan import Plan, Resolve
 from selfteach.studies.runs import Planned, finished
 from selfteach.studies.study import built_on
 from selfteach.training.launch import FREE, table_of
-from selfteach.training.rundir import changes
+from selfteach.training.runconfig import changes
 
 
 def outdated(plan: Plan, resolve: Resolve) -> dict[Path, str]:

@@ -15,8 +15,8 @@ from selfteach.report import comparison_page
 from selfteach.studies.answer import Answer, Open
 from selfteach.studies.plan import Plan, StudySettings
 from selfteach.studies.runs import cells, condensed, curve, finished, heads, labels, write_aside
+from selfteach.training.jsonrows import jsonable
 from selfteach.training.launch import versions
-from selfteach.training.rundir import jsonable
 
 UNTUNED = (
     "No variant is tuned, the baselines as little as the methods: both sides of a claim run at their settings as "

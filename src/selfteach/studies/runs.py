@@ -18,7 +18,8 @@ from selfteach.outside import read_json
 from selfteach.report.older import row_of_today, summary_of_today
 from selfteach.report.text import measured
 from selfteach.studies.children import Children, terminated_as_interrupted
-from selfteach.training.rundir import read_rows, saved_config
+from selfteach.training.jsonrows import read_rows
+from selfteach.training.runconfig import saved_config
 
 
 @dataclass

@@ -22,10 +22,12 @@ from selfteach.training import alarms, randomness, resuming
 from selfteach.training.config import FORMAT, TrainConfig
 from selfteach.training.inputs import inputs_of
 from selfteach.training.interruption import Interrupted
+from selfteach.training.jsonrows import read_rows
 from selfteach.training.learner import Learner
 from selfteach.training.progress import Progress, Silent
 from selfteach.training.reduce import on_cpu, processes
-from selfteach.training.rundir import RunFolder, changes, dotted, read_rows, saved_config
+from selfteach.training.runconfig import changes, dotted, saved_config
+from selfteach.training.rundir import RunFolder
 from selfteach.training.text.evaluation import HEADLINE
 from selfteach.training.text.learner import TextLearner
 from selfteach.training.tracking import tracked

@@ -15,28 +15,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
-import re
 import shutil
-import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import filelock
-import tomli_w
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from selfteach.errors import UserError
-from selfteach.outside import parsed_json, read_toml, said_by
+from selfteach.outside import said_by
 from selfteach.training import marks
 from selfteach.training.checkpoint import storable, sync
+from selfteach.training.jsonrows import jsonable
 from selfteach.training.marks import Growing, Mark, Marks
-from selfteach.wording import shortened
+from selfteach.training.runconfig import advice_on, changes, config_text, dotted, refuse_older_format
 
 ROWS = ("metrics.jsonl", "samples.jsonl")
 """Files that grow row by row."""
@@ -44,12 +41,6 @@ RUN_FILES = ("config.toml", "metrics.jsonl", "samples.jsonl", "checkpoints", "su
 
 STOPPED = "stopped.txt"
 """Why a run stopped by itself, in one line."""
-TABLES = (
-    "about", "recipe", "paper", "stages", "run", "loading", "task_options", "evaluation", "bookkeeping", "settings",
-    "inputs", "versions",
-)  # fmt: skip
-"""What a run's record consists of."""
-RESTORE = "restore it or start a new run"
 FURTHER = (STOPPED, "tokens", "stored", "model", "report.html", "tensorboard", "wandb")
 """What else a run, its tracker or its report writes; not failed/, which a start that broke leaves for the user."""
 
@@ -124,7 +115,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.toml. TOML has no null: a knob that is None is the word "none"."""
-        self._replace(self.path / "config.toml", _toml(config).encode())
+        self._replace(self.path / "config.toml", config_text(config).encode())
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """Append one row (it has a ``step``) to metrics.jsonl."""
@@ -246,145 +237,6 @@ class RunFolder:
             aside.replace(folder / f"step-{step}.safetensors")
         self._replace(folder / f"step-{step}.json", (json.dumps(rest, allow_nan=False) + "\n").encode())
         return folder / f"step-{step}.json"
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file ([] if there is none); a last row still being written is left out.
-
-    Raises ``UserError`` naming a line that is no row.
-    """
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(
-        path.read_bytes().splitlines(keepends=True) if path.exists() else (), start=1
-    ):
-        if not line.endswith(b"\n"):
-            break
-        if (row := step_row(line)) is None:
-            raise UserError(f"{path}, line {number}: not a row with a step; remove that line")
-        rows.append(row)
-    return rows
-
-
-def advice_on(changed: Sequence[str]) -> str:
-    """What to do where a run cannot go on with these values."""
-    anew = "start a new run in another --out, perhaps from this one's weights (--model RUN)"
-    if all(one.startswith("inputs.") for one in changed):
-        return f"put back what it reads, or {anew}"
-    return f"leave these out to go on (--resume --out RUN is enough), or {anew}"
-
-
-def step_row(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line, if it has a step that is a number; else None."""
-    try:
-        row = parsed_json(line)
-    except (ValueError, RecursionError):
-        return None
-    step = row.get("step") if isinstance(row, dict) else None
-    return row if isinstance(step, int | float) and abs(step) < 2**53 else None
-
-
-def refuse_older_format(path: Path, config: Mapping[str, Any]) -> None:
-    """UserError if the run was begun by a version whose knobs had other names."""
-    saved, ours = (
-        table.get("about", {}).get("format", 1) for table in (saved_config(path / "config.toml"), config)
-    )
-    if saved != ours:
-        raise UserError(
-            f"{path} was begun by an earlier selfteach (config format {saved}, now {ours}): its report still opens, "
-            "but it cannot go on; start a new run with another --out"
-        )
-
-
-def changes(path: Path, config: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
-    """The knobs whose values in a run's config.toml are not those of ``config``, as ``differing`` names them."""
-    return differing(saved_config(path / "config.toml"), tomllib.loads(_toml(config)), free)
-
-
-def differing(saved: Mapping[str, Any], given: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
-    """The knobs whose values differ, each as ``name: saved → given`` with a dotted name; of what a run reads, in words:
-    its fingerprints say nothing."""
-    old, new = dict(dotted(saved)), dict(dotted(given))
-    names = [name for name in {**old, **new} if not any(name == f or name.startswith(f + ".") for f in free)]
-    return [
-        told(name, old.get(name, "unset"), new.get(name, "unset"))
-        for name in names
-        if not _same(old.get(name), new.get(name))
-    ]
-
-
-def told(name: str, old: Any, new: Any) -> str:
-    """One difference."""
-    if name.startswith("inputs."):
-        what = (
-            "is new" if old == "unset" else "is not there any more" if new == "unset" else "has changed since"
-        )
-        return f"{name}: what it reads {what}"
-    return f"{name}: {shortened(repr(old), 60)} → {shortened(repr(new), 60)}"
-
-
-def dotted(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a nested table under its dotted name."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from dotted(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def jsonable(value: Any) -> Any:
-    """``value`` as strict JSON can hold it: a tensor of one number is that number, one that is not finite a string."""
-    if callable(getattr(value, "item", None)):
-        value = value.item()  # a tensor's or an array's one number
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {key: jsonable(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(part) for part in value]
-    return value
-
-
-def _same(old: Any, new: Any) -> bool:
-    return bool(jsonable(old) == jsonable(new))  # two NaN are the same value of a knob
-
-
-def saved_config(path: Path) -> dict[str, Any]:
-    """What a run's config.toml holds. UserError if it is not valid, or no run's record."""
-    record = read_toml(path, str(path), RESTORE)
-    require_tables(record, str(path))
-    return record
-
-
-def require_tables(record: Mapping[str, Any], what: str) -> None:
-    """UserError for a run's record in which something else stands in the place of a table."""
-    for name in TABLES:
-        if not isinstance(record.get(name, {}), Mapping):
-            raise UserError(
-                f"{what} has {name} = {shortened(repr(record[name]), 60)}, where a table belongs; {RESTORE}"
-            )
-
-
-def _toml(config: Mapping[str, Any]) -> str:
-    # A string with half a surrogate pair has no UTF-8; TOML, which is UTF-8, must refuse it here by name.
-    for name, value in dotted(config):
-        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
-            raise UserError(f"{name}: {value!r} is not valid Unicode text; write it without lone surrogates")
-    return toml_text(config)
-
-
-def toml_text(table: Mapping[str, Any]) -> str:
-    """A table as TOML. Long texts keep their lines, unless they have a carriage return, which TOML would read as
-    none."""
-    returns = "\\r" in json.dumps(table, default=str)
-    return tomli_w.dumps(with_none_spelled(table), multiline_strings=not returns)
-
-
-def with_none_spelled(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested table with the word "none" for None: TOML has no null."""
-    return {
-        key: with_none_spelled(value) if isinstance(value, Mapping) else "none" if value is None else value
-        for key, value in table.items()
-    }
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from selfteach.task.options import TaskOptions
 from selfteach.training import checkpoint, weights
 from selfteach.training.config import FORMAT, Bookkeeping, Evaluation, Loading
 from selfteach.training.inputs import fingerprint
-from selfteach.training.rundir import RESTORE, saved_config
+from selfteach.training.runconfig import RESTORE, saved_config
 from selfteach.training.whereabouts import from_here
 
 log = logging.getLogger(__name__)
