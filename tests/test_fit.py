@@ -11,7 +11,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from selfteach.api import fit
-from selfteach.api.fit import AUTO, Lengths, answer_tokens, chosen_sizes, fewer, sizes
+from selfteach.api.fit import AUTO, Rows, answer_tokens, chosen_sizes, fewer, sizes
 from selfteach.api.machine import Machine, Work
 from selfteach.api.resolve import draft
 from selfteach.api.training import configured
@@ -52,7 +52,7 @@ def chosen(recipe: str, machine: Machine, weights: int, given: set[str] | None =
         given = set()
     config = draft(recipe, task=ROWS)
     work = Work(machine, weights, 128, len(config.recipe.teachers), type(config.recipe).generates)
-    return dict(sizes(config, work, 2**20, Lengths(128, None), given))
+    return dict(sizes(config, work, 2**20, Rows(128, None), given))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -92,10 +92,10 @@ def test_what_was_given_stays_and_the_rest_is_chosen_around_it() -> None:
 
 def test_answers_are_twice_as_long_as_worked_solutions() -> None:
     work = Work(FAST, 10**6, 100, 1, True)
-    assert answer_tokens(4096, 8, work, 8192, Lengths(100, 300)) == 1024
-    assert answer_tokens(4096, 8, work, 8192, Lengths(100, None)) == 4096
-    assert answer_tokens(4096, 8, work, 2048, Lengths(100, None)) == 1948
-    assert answer_tokens(4096, 8, work, 8192, Lengths(100, 3)) == 128
+    assert answer_tokens(4096, 8, work, 8192, Rows(100, 300)) == 1024
+    assert answer_tokens(4096, 8, work, 8192, Rows(100, None)) == 4096
+    assert answer_tokens(4096, 8, work, 2048, Rows(100, None)) == 1948
+    assert answer_tokens(4096, 8, work, 8192, Rows(100, 3)) == 128
 
 
 @drawn(st.integers(1, 10**6), st.floats(0.0001, 2), st.integers(1, 20))

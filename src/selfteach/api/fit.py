@@ -17,7 +17,7 @@ from selfteach.recipes import knobs, with_knobs
 from selfteach.recipes.base import Size
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.task.example import Task
-from selfteach.task.sizes import sizes_of
+from selfteach.task.sizes import Sizes, sizes_of
 from selfteach.training.config import TrainConfig
 
 AUTO = "auto"
@@ -35,11 +35,13 @@ STORING = 2
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Tokens, by guess, of the longer prompts and of the longer worked solutions (None: there are none)."""
+class Rows:
+    """What is known of the task's rows: tokens, by guess, of the longer prompts and of the longer worked solutions
+    (None: there are none), and how many there are (None: the task makes them)."""
 
     prompt: int
     solution: int | None
+    there: Sizes | None = None
 
 
 def fitted(config: TrainConfig, given: Collection[str]) -> TrainConfig:
@@ -56,10 +58,10 @@ def fitted(config: TrainConfig, given: Collection[str]) -> TrainConfig:
         model = config.network[0] if config.network else skeleton_of(config)
     except UserError as problem:  # it is said again when it is loaded, after the data were looked at
         return replace(config, preset=papers, fitted=f"sizes are those of preset {papers}: {problem}")
-    machine, lengths = machine_of(config), lengths_of(config.opened)
+    machine, data = machine_of(config), rows_of(config.opened)
     weights = sum(p.numel() for p in model.parameters())
-    work = Work(machine, weights, lengths.prompt, len(config.recipe.teachers), type(config.recipe).generates)
-    chosen = dict(sizes(config, work, context_window(model), lengths, set(given)))
+    work = Work(machine, weights, data.prompt, len(config.recipe.teachers), type(config.recipe).generates)
+    chosen = dict(sizes(config, work, context_window(model), data, set(given)))
     own = {name: value for name, value in chosen.items() if name in knobs(config.recipe)}
     rest: dict[str, Any] = {name: value for name, value in chosen.items() if name not in own}
     before = {**knobs(config.recipe), **asdict(config.evaluation)}
@@ -77,14 +79,14 @@ def fitted(config: TrainConfig, given: Collection[str]) -> TrainConfig:
 
 
 def sizes(
-    config: TrainConfig, work: Work, window: int, lengths: Lengths, given: set[str]
+    config: TrainConfig, work: Work, window: int, data: Rows, given: set[str]
 ) -> Iterator[tuple[str, int]]:
     """(knob, value) of every size that was not given."""
     now, kinds = knobs(config.recipe), {n: k for n, k in type(config.recipe).sizes.items() if n not in given}
     rows = now["prompts"] * now["per_prompt"]
     tokens = now["max_tokens"]
     if "max_tokens" in kinds:
-        tokens = answer_tokens(tokens, rows, work, window, lengths)
+        tokens = answer_tokens(tokens, rows, work, window, data)
     if tokens < now["max_tokens"]:
         yield from named(kinds, "tokens", now, tokens)
 
@@ -104,10 +106,10 @@ def sizes(
             yield name, fewer(now[name], share, FEW_STEPS if kind == "steps" else 1)
     writable = work.rows_written(tokens, STORING * work.machine.step) // group
     most = max(whole_shares(prompts), writable)
-    if (rows_there := None if config.opened is None else sizes_of(config.opened)) is not None:
-        most = min(most, max(rows_there.problems, prompts_of_a_step(config, now, kinds, prompts)))
+    if data.there is not None:
+        most = min(most, max(data.there.problems, prompts_of_a_step(config, now, kinds, prompts)))
     yield from named(kinds, "stored", now, whole_shares(most))
-    yield from evaluation_sizes(config, work, tokens, given)
+    yield from evaluation_sizes(config, work, tokens, data, given)
 
 
 def prompts_of_a_step(config: TrainConfig, now: dict[str, Any], kinds: dict[str, Size], possible: int) -> int:
@@ -117,16 +119,15 @@ def prompts_of_a_step(config: TrainConfig, now: dict[str, Any], kinds: dict[str,
     return max(int(one) for one in chosen)
 
 
-def answer_tokens(paper: int, rows: int, work: Work, window: int, lengths: Lengths) -> int:
+def answer_tokens(paper: int, rows: int, work: Work, window: int, data: Rows) -> int:
     """The longest answer: within the model's window, twice as long as worked solutions, and short enough that a step
     has time for a few rows."""
-    longest = min(paper, max(SHORT, window - lengths.prompt))
+    longest = min(paper, max(SHORT, window - data.prompt))
     shortest = SHORT
-    if lengths.solution is not None:
-        longest = min(longest, max(SHORTEST_WORK, 2 ** (2 * lengths.solution - 1).bit_length()))
-        shortest = min(
-            longest, max(SHORT, lengths.solution)
-        )  # rather fewer rows than answers that are all cut
+    if data.solution is not None:
+        longest = min(longest, max(SHORTEST_WORK, 2 ** (2 * data.solution - 1).bit_length()))
+        # Rather fewer rows than answers that are all cut.
+        shortest = min(longest, max(SHORT, data.solution))
     while longest > shortest and work.rows_of_a_step(longest) < min(FEW_ROWS, rows):
         longest = max(shortest, 2 ** ((longest - 1).bit_length() - 1))
     return longest
@@ -142,12 +143,11 @@ def chosen_sizes(config: TrainConfig) -> dict[str, Any]:
 
 
 def evaluation_sizes(
-    config: TrainConfig, work: Work, tokens: int, given: set[str]
+    config: TrainConfig, work: Work, tokens: int, data: Rows, given: set[str]
 ) -> Iterator[tuple[str, int]]:
     """Problems come before samples: more of these tell more."""
     now = config.evaluation
-    there = None if config.opened is None else sizes_of(config.opened)
-    problems = now.eval_problems if there is None else min(now.eval_problems, there.held_out)
+    problems = now.eval_problems if data.there is None else min(now.eval_problems, data.there.held_out)
     answers = work.rows_written(now.eval_max_tokens or tokens, work.machine.evaluation)
     if answers >= problems * now.eval_samples:
         return
@@ -195,15 +195,17 @@ def skeleton_of(config: TrainConfig) -> PreTrainedModel:
     )
 
 
-def lengths_of(task: Task) -> Lengths:
-    """How long rows are: of those held out, which are the same whatever the seed; runs of several must be alike."""
+def rows_of(task: Task) -> Rows:
+    """What is known of them: lengths of those held out, which are the same whatever the seed, for runs of several must
+    be alike."""
     there = sizes_of(task)
     examples = task.held_out(LOOKED_AT if there is None else min(LOOKED_AT, there.held_out))
     examples += [task.train(i) for i in range(2 if len(examples) < 2 else 0)]
     worked = [one.private["solution"] for one in examples if one.private.get("solution")]
-    return Lengths(
+    return Rows(
         longer([sum(len(m["content"]) for m in one.prompt) for one in examples]),
         longer([len(text) for text in worked]) if len(worked) > max(1, len(examples) // 2) else None,
+        there,
     )
 
 
