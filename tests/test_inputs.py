@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -61,13 +62,11 @@ def test_objects_that_do_the_same_are_equal_and_others_are_not(one: Any, same: A
     assert of_object(one) != of_object(other)
 
 
-def test_a_value_of_the_module_that_code_reads_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = "FACTOR = {}\ndef reward(completion):\n    return FACTOR\n"
-    found = []
-    for factor in (1, 1, 2):
-        names: dict[str, Any] = {}
-        exec(source.format(factor), names)
-        found.append(of_object(names["reward"]))
+def test_a_value_of_the_module_that_code_reads_is_part_of_it() -> None:
+    def reward(completion: str) -> float:
+        return FACTOR  # type: ignore[name-defined, no-any-return]  # noqa: F821
+
+    found = [of_object(FunctionType(reward.__code__, {"FACTOR": factor})) for factor in (1, 1, 2)]
     assert found[0] == found[1] != found[2]
 
 
