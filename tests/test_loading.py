@@ -161,6 +161,12 @@ def test_a_saved_lora_policy_loads_again(folder, tmp_path, merge):
     assert torch.equal(logits(policy), before)
 
 
+def test_all_weights_of_a_model_with_an_adapter_train(folder, tmp_path):
+    load_policy(str(folder), lora=LoraConfig(rank=2)).save(tmp_path / "adapter")
+    whole = load_policy(str(tmp_path / "adapter"))
+    assert whole.trainable().keys() == load_policy(str(folder)).trainable().keys()
+
+
 def test_lora_targets_may_be_named(folder):
     policy = load_policy(str(folder), lora=LoraConfig(rank=2, targets=("q_proj",)))
     assert all("q_proj" in name for name in policy.trainable())

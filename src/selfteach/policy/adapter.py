@@ -130,5 +130,6 @@ def merged(network: nn.Module, folder: Path, model: str) -> Any:
     # Not of the sums: they are rounded differently in other numbers.
     known = fingerprint(network) + hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     whole = with_adapter(network, folder, model).merge_and_unload()
+    whole.requires_grad_(True)  # as of any model that is loaded: PEFT had the base stand still
     setattr(whole, MERGED, hashlib.sha256(known.encode()).hexdigest())
     return whole
