@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from html import escape
@@ -23,11 +24,14 @@ from selfteach.studies.comparing import (
     compared,
     refuse_another,
     refuse_changed,
+    refuse_ungraded,
     summarized,
     write_results,
 )
 from selfteach.studies.runs import cells, heads
 from selfteach.training.progress import Progress
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,10 @@ def compare(
     if not configs:
         raise UserError("which recipes? selfteach.compare([RECIPE, …])")
     first_label, first = next(iter(configs.items()))
+    refuse_ungraded(first)
+    for label, config in configs.items():
+        if config.fitted:
+            log.warning("%s: %s", label, config.fitted)
     folder = Path(out) if out is not None else Path("runs") / f"compare-{safe(first.task_name)}"
     model_name = first.loading.model or f"arena {first.task_name}"
     held = {k: v for k, v in asdict(setup).items() if k != "seeds"}

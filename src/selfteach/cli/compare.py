@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from selfteach.studies.comparing import (
     compared,
     refuse_another,
     refuse_changed,
+    refuse_ungraded,
     summarized,
     write_results,
 )
@@ -69,6 +71,10 @@ def command(words: Sequence[str]) -> int:
     if not what.recipes:
         raise UserError(f"which recipes? selfteach compare RECIPE …; known: {', '.join(RECIPES)}")
     configs = {label: run_of(asked(what, label, extra)) for label in what.recipes}
+    refuse_ungraded(configs[what.recipes[0]])
+    for label, config in configs.items():
+        if config.fitted:
+            print(f"{label}: {config.fitted}", file=sys.stderr)
     out = what.out or Path("runs") / f"compare-{safe(what.task)}"
     held = {k: v for k, v in asdict(what).items() if k not in ("out", "jobs", "recipes")}
     kept = {k: v for k, v in asdict(setup).items() if k != "seeds"}

@@ -11,6 +11,7 @@ import tyro
 
 from selfteach.api.exporting import export
 from selfteach.cli.console import parsed
+from selfteach.training.text.saved import saved_model
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ def command(words: Sequence[str]) -> int:
         push_to_hub=given.push_to_hub, private=given.private,
     )  # fmt: skip
     print(f"model    {folder}")
+    run = saved_model(given.model).run
+    if run is not None and run.thinking is not None:
+        print(
+            f"asked    with thinking {run.thinking}, as it was trained: eval and chat take --thinking {run.thinking}"
+        )
     if given.push_to_hub is not None:
         print(f"hub      {given.push_to_hub}")
     return 0

@@ -190,7 +190,7 @@ def refuse_overlong(policy: PreTrainedModel, prompts: Sequence[list[int]], sampl
     if longest + sampling.max_tokens > window:
         raise UserError(
             f"A prompt of {longest} tokens plus max_tokens {sampling.max_tokens} exceeds the model's context "
-            f"window of {window} tokens: lower max_tokens or drop the longest prompts."
+            f"window of {window} tokens: lower max_tokens, or leave the longest rows out (max_chars)."
         )
 
 

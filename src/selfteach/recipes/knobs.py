@@ -35,6 +35,9 @@ RENAMED = {
     "output_dir": "out",
     "model_name_or_path": "model",
     "dataset_name": "task",
+    "gradient_accumulation_steps": "micro_batch",
+    "warmup_ratio": "warmup",
+    "bf16": "precision",
 }
 """Knobs by the names that they have elsewhere, or had in earlier versions: refused with ours."""
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.outside import read_text
 from selfteach.recipes import Recipe
 from selfteach.report import comparison_page
 from selfteach.settings import Few, PositiveCount, PositiveInt, PositiveRows, settings
 from selfteach.studies.runs import Planned, cells, condensed, curve, heads, labels, summary_of, write_aside
+from selfteach.task.example import is_graded
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import FREE, table_of, versions
 from selfteach.training.runconfig import changes
@@ -39,6 +41,11 @@ class Setup:
     """Answers sampled for each problem."""
     eval_max_tokens: PositiveInt | None = None
     """Longest answer of an evaluation, the same for all (none: the longest that any of the recipes trains on)."""
+
+
+RESULTS = ("results.json", "results.md", "compare.html")
+ALIKE = 1.25
+"""What one recipe may spend of the other's and still count as equal: a run ends with a whole step."""
 
 
 @dataclass
@@ -101,6 +108,14 @@ def refuse_changed(run: Run, config: TrainConfig) -> None:
         )
 
 
+def refuse_ungraded(config: TrainConfig) -> None:
+    """UserError where nothing of what is compared could be measured."""
+    require(
+        is_graded(config.open_task()),
+        f"nothing in {config.task_name} is graded, so nothing can be compared: give rows with answers, or a reward",
+    )
+
+
 def require_distinct(labels: Iterable[str]) -> None:
     """UserError where two labels would share one folder."""
     seen: dict[str, str] = {}
@@ -123,6 +138,11 @@ def refuse_another(out: Path, held: Mapping[str, Any]) -> None:
     if path.exists() and read_text(path, str(path)) != json.dumps(held, indent=1):
         raise UserError(
             f"{out} holds a comparison with other settings; choose another --out, or repeat the same ones"
+        )
+    for name in RESULTS if not path.exists() else ():
+        require(
+            not (out / name).exists(),
+            f"{out} holds {name} already, which a comparison writes itself; move it away, or choose another --out",
         )
     out.mkdir(parents=True, exist_ok=True)
     write_aside(path, json.dumps(held, indent=1))
@@ -164,5 +184,13 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def about(results: Mapping[str, Any]) -> str:
-    """A comparison's title."""
-    return f"{results['task']}, {results['headline']}, equal {results['equal']}, {results['seeds']} seeds"
+    """A comparison's title; what was meant to be equal and is not is said in it."""
+    title = f"{results['task']}, {results['headline']}, equal {results['equal']}, {results['seeds']} seeds"
+    spent = {label: row["spent"] for label, row in results["recipes"].items() if row["spent"]}
+    if results["equal"] != "tokens" or max(spent.values(), default=1) <= ALIKE * min(
+        spent.values(), default=1
+    ):
+        return title
+    most, least = max(spent, key=lambda label: spent[label]), min(spent, key=lambda label: spent[label])
+    told = f"{most} spent {spent[most]:,.0f}, {least} {spent[least]:,.0f}: a step of it may be more than the budget"
+    return f"{title}; not equal: {told}"

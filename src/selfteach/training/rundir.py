@@ -55,6 +55,7 @@ class RunFolder:
         self._new = not os.path.lexists(path)
         self._rows = {name: Growing() for name in ROWS}
         self._tokens: dict[str, Mark] = {}
+        self._made_lock = not os.path.lexists(self.path / ".lock")
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
@@ -73,6 +74,8 @@ class RunFolder:
         run = cls(path)
         run._names = (*RUN_FILES, *FURTHER, *also)
         if held := next((name for name in run._names if os.path.lexists(run.path / name)), None):
+            if run._made_lock:  # there is no run of ours to be locked
+                (run.path / ".lock").unlink(missing_ok=True)
             run.close()
             raise UserError(
                 f"{path} already holds a run ({held}); go on with it by --resume, or choose another --out"

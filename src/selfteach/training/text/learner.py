@@ -115,6 +115,11 @@ class TextLearner(Learner):
         return self.models.policy
 
     @property
+    def problems_asked(self) -> int:
+        """Problems of an evaluation; 0: there is none, as where nothing is graded."""
+        return self.config.evaluation.eval_problems if is_graded(self.task) else 0
+
+    @property
     def rooms(self) -> dict[str, int]:
         """Bytes of a pass of each trained policy: with them an evaluation elsewhere is cut, and so drawn, as here."""
         return {name: one.room.memory for name, one in self.models.policies.items()}
@@ -236,7 +241,7 @@ class TextLearner(Learner):
         return True
 
     def evaluate(self, phase: Literal["before", "train", "after", "hook"]) -> Mapping[str, float] | None:
-        if self.config.evaluation.eval_problems == 0 or not is_graded(self.task):
+        if self.problems_asked == 0:
             return None
         numbers, answers = examined(self)
         if phase != "hook":

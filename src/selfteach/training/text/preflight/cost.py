@@ -98,7 +98,7 @@ def memory_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
 def sampling_bytes(run: TextLearner, work: StageWork) -> int:
     """The largest batch's cache, prompts and logits; of a step, or of an evaluation."""
     room, settings = run.policy.room, run.config.evaluation
-    evaluated = settings.eval_problems * settings.eval_samples
+    evaluated = run.problems_asked * settings.eval_samples
     wanted = [(work.once or work.rows, work.tokens), (evaluated, settings.eval_max_tokens or work.tokens)]
     return max(
         len(next(batches, ()))
@@ -147,7 +147,7 @@ def cost_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
         for work, (sampling, scoring) in zip(stages, parts, strict=True)
     )
     settings, last = run.config.evaluation, stages[-1]
-    answers = math.ceil(settings.eval_problems * settings.eval_samples / run.now.processes)
+    answers = math.ceil(run.problems_asked * settings.eval_samples / run.now.processes)
     evaluation = speed.written(answers, settings.eval_max_tokens or last.tokens) * (1 + len(run.also))
     times = 2 + (sum(p.steps for p in stages) // settings.eval_every if settings.eval_every else 0)
     tokens = sum(

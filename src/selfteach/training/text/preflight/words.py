@@ -131,7 +131,7 @@ def characters_of(world: str) -> set[str]:
 def evaluation_check(run: TextLearner) -> Iterator[Check]:
     """Every held-out prompt must leave room for an answer, or the evaluation before step 1 would fail."""
     settings, policy, recipe = run.config.evaluation, run.policy, run.recipe
-    if settings.eval_problems == 0:
+    if run.problems_asked == 0:
         return
     longest = settings.eval_max_tokens or recipe.rollouts.max_tokens
     for task in (run.task, *run.also):
