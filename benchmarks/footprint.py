@@ -13,8 +13,9 @@ import time
 import psutil
 import torch
 
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import load_policy
-from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.policy.sampler import LocalSampler
 from selfteach.policy.scorer import LocalScorer
 
 CASES = (
@@ -43,7 +44,7 @@ def measure(what: str, rows: int, prompt: int, answer: int, model: str) -> None:
     gradients = 0
     if what == "sample":
         prompts = [[5 + i % 7 for i in range(prompt)] for _ in range(rows)]
-        GenerateSampler(policy).sample(prompts, Sampling(answer), batch_size=rows)
+        LocalSampler(policy).sample(prompts, Sampling(answer), batch_size=rows)
         estimate = rows * (prompt * (needs.cached + needs.read) + answer * needs.cached + needs.drawn)
     else:
         with torch.set_grad_enabled(what == "train"):

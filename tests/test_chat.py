@@ -17,8 +17,9 @@ import torch
 
 import selfteach
 from selfteach.cli import main
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import load_policy
-from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.policy.sampler import LocalSampler
 from selfteach.policy.streaming import stream
 from selfteach.task.arena import model_folder
 from tiny import tiny_model_folder
@@ -31,12 +32,12 @@ def test_a_streamed_answer_is_the_sampled_one(tiny: str) -> None:
     prompt = policy.renderer.prompt_ids([{"role": "user", "content": "Hello"}])
     greedy = Sampling(24, 0.0)
     pieces = list(stream(policy, prompt, greedy))
-    sample = GenerateSampler(policy).sample([prompt], greedy)[0]
+    sample = LocalSampler(policy).sample([prompt], greedy)[0]
     assert "".join(pieces) == policy.renderer.text(sample.ids)
     torch.manual_seed(5)
     drawn = "".join(stream(policy, prompt, Sampling(24, 1.3)))
     torch.manual_seed(5)
-    other = GenerateSampler(policy).sample([prompt], Sampling(24, 1.3))[0]
+    other = LocalSampler(policy).sample([prompt], Sampling(24, 1.3))[0]
     assert drawn == policy.renderer.text(other.ids)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from selfteach.cli import main, of_the_machine
 from selfteach.cli.console import as_options, known_options
 from selfteach.errors import LESS_MEMORY, OutOfMemory, UserError, exhausted, less_memory, within_memory
-from selfteach.policy.sampler import GenerateSampler
+from selfteach.policy.sampler import LocalSampler
 from selfteach.task.arena import model_folder
 from selfteach.training import checkpoint
 from selfteach.training.jsonrows import read_rows
@@ -74,7 +74,7 @@ def test_a_model_that_is_not_finite_is_one_line(
 
 @pytest.fixture
 def no_room_to_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GenerateSampler, "_batch", lambda *_: torch.empty(10**15))
+    monkeypatch.setattr(LocalSampler, "_batch", lambda *_: torch.empty(10**15))
 
 
 @pytest.mark.parametrize(
@@ -111,17 +111,17 @@ def test_a_run_out_of_memory_goes_on_with_other_batches(
     tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The knobs that its line advises may be changed when it is resumed."""
-    out, whole = str(tmp_path / "run"), GenerateSampler._batch
+    out, whole = str(tmp_path / "run"), LocalSampler._batch
     calls = 0
 
-    def once_too_large(self: GenerateSampler, prompts: list[list[int]], *rest: Any) -> Any:
+    def once_too_large(self: LocalSampler, prompts: list[list[int]], *rest: Any) -> Any:
         nonlocal calls
         calls += 1
         if len(prompts) == 4 and (Path(out) / "checkpoints" / "step-1").exists():
             torch.empty(10**15)
         return whole(self, prompts, *rest)
 
-    monkeypatch.setattr(GenerateSampler, "_batch", once_too_large)
+    monkeypatch.setattr(LocalSampler, "_batch", once_too_large)
     assert main(["train", "opsd", *RUN, "--out", out]) == 2
     said = line_of(capsys)
     assert "out of memory while sampling at step 1 (tried to allocate" in said

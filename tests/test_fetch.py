@@ -9,9 +9,10 @@ import pytest
 
 from selfteach.errors import UserError
 from selfteach.policy import fetch
+from selfteach.policy.draws import Sampling
 from selfteach.policy.fetch import fetch_smollm2
 from selfteach.policy.loading import load_policy
-from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.policy.sampler import LocalSampler
 from tiny import tiny_model_folder
 
 
@@ -68,7 +69,7 @@ def test_smollm2_arrives_and_answers(tmp_path):
     folder = fetch_smollm2(tmp_path / "smollm2")
     policy = load_policy(str(folder))
     prompt = policy.renderer.prompt_ids([{"role": "user", "content": "What is the capital of France?"}])
-    answer = GenerateSampler(policy).sample([prompt], Sampling(max_tokens=16, temperature=0))[0]
+    answer = LocalSampler(policy).sample([prompt], Sampling(max_tokens=16, temperature=0))[0]
     assert answer.finished
     assert policy.renderer.text(answer.ids) == "The capital of France is Paris."
     assert [entry.name for entry in tmp_path.iterdir()] == ["smollm2"]

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from selfteach.errors import NotFinite, UserError
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.room import room_of
-from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.policy.sampler import LocalSampler
 from tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -41,7 +42,7 @@ CONTEXTS = [[asked(text), asked(f"{text} | it is {i}07")] for i, text in enumera
 
 
 def greedy(policy: Policy, prompts: list[list[int]], length: int = 24) -> list[list[int]]:
-    samples = GenerateSampler(policy).sample(prompts, Sampling(max_tokens=length, temperature=0))
+    samples = LocalSampler(policy).sample(prompts, Sampling(max_tokens=length, temperature=0))
     return [one.ids for one in samples]
 
 
@@ -162,15 +163,17 @@ def test_three_contexts_take_turns(policy) -> None:
     assert set(one.picks) == {0, 1, 2}
 
 
-def test_a_generator_makes_it_repeatable(policy) -> None:
-    def drawn(seed: int):
-        generator = torch.Generator().manual_seed(seed)
+def test_a_text_depends_on_its_contexts_and_key_alone(policy) -> None:
+    def drawn(keys: list[str], contexts=CONTEXTS, **cut: int):
         return decode_mixture(
-            policy, CONTEXTS, (0.5, 0.5), temperature=1.0, top_k=64, max_tokens=16, generator=generator
+            policy, contexts, (0.5, 0.5), temperature=1.0, top_k=64, max_tokens=16, keys=keys, **cut
         )
 
-    assert drawn(7) == drawn(7)
-    assert drawn(7) != drawn(8)
+    keys = [f"row {i}" for i in range(len(CONTEXTS))]
+    whole = drawn(keys)
+    assert drawn(keys, batch_size=1) == whole
+    assert drawn(keys[::-1], CONTEXTS[::-1])[::-1] == whole
+    assert drawn([f"other {key}" for key in keys]) != whole
 
 
 def test_a_finished_text_ends_with_its_only_stop_token(policy) -> None:

@@ -19,7 +19,7 @@ from runs import TextRun, run_of
 from selfteach.cli import main
 from selfteach.errors import UserError
 from selfteach.policy.renderer import ChatRenderer
-from selfteach.policy.sampler import GenerateSampler, Sample
+from selfteach.policy.sampler import LocalSampler, Sample
 from selfteach.policy.wording import left_out
 from selfteach.task.example import Message
 from selfteach.training.text.preflight import Check, examined, preflight
@@ -261,7 +261,7 @@ def test_adapters_that_a_model_does_not_run_with_are_refused(tmp_path: Path) -> 
 # --- sampler and scorer -----------------------------------------------------------------------------------------
 
 
-class Off(GenerateSampler):
+class Off(LocalSampler):
     """Notes what another policy would say of its tokens."""
 
     by = 0.0
@@ -280,7 +280,7 @@ class Off(GenerateSampler):
 @contextmanager
 def noting(run: TextRun, patch: pytest.MonkeyPatch, **how: Any) -> Iterator[Check]:
     kind = type("Off", (Off,), how)
-    patch.setattr("selfteach.training.text.batching.GenerateSampler", kind)
+    patch.setattr("selfteach.training.text.batching.LocalSampler", kind)
     yield check_of(run, "sampler")
 
 
@@ -312,7 +312,7 @@ def test_generation_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: 
     def sample(self: Any, prompts: Sequence[list[int]], *args: Any, **kwargs: Any) -> list[Sample]:
         raise ValueError(f"state of {len(prompts)} rows has the wrong shape\nand more")
 
-    monkeypatch.setattr(GenerateSampler, "sample", sample)
+    monkeypatch.setattr(LocalSampler, "sample", sample)
     found = check_of(run_of(folder(tmp_path)), "sampler")
     assert not found.ok
     assert found.detail.startswith(

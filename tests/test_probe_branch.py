@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy, load_policy
-from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.policy.sampler import LocalSampler
 from selfteach.probe.branch import Branch, Continuation, batches, successes
 from selfteach.task.arena import model_folder, open_world
 from selfteach.task.example import Example
@@ -60,7 +61,7 @@ def test_only_the_right_last_digit_leads_to_success(policy: Policy) -> None:
 def test_greedy_completions_of_a_greedy_answers_own_tokens_end_as_it_did(policy: Policy) -> None:
     examples = [WORLD.train(i) for i in range(12)]
     prompts = [policy.renderer.prompt_ids(one.prompt) for one in examples]
-    written = GenerateSampler(policy).sample(prompts, Sampling(LONGEST, 0.0))
+    written = LocalSampler(policy).sample(prompts, Sampling(LONGEST, 0.0))
     rollouts = [rollout(policy, e, w.ids) for e, w in zip(examples, written, strict=True)]
     branches = [Branch(one, step, one.ids[step]) for one in rollouts for step in (0, 5, len(one.ids) - 1)]
     expected = [WORLD.grade(one.rollout.example, one.rollout.text).reward for one in branches]

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from runs import run_of
 from selfteach.policy import room as rooms
+from selfteach.policy.draws import Sampling
 from selfteach.policy.room import Footprint, Room, batches, footprint, memory_limit, room_of
-from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.policy.sampler import LocalSampler
 from selfteach.roles.weights import External
 from selfteach.training.text.batch import Scoring
 from tiny import tiny_model, tiny_model_folder
@@ -95,14 +96,14 @@ def test_ten_thousand_prompts_are_sampled_in_batches_that_fit(
     needs = policy.room.needs
     policy = replace(policy, room=Room(64 * (20 * (needs.cached + needs.read) + needs.drawn), needs))
     widths: list[int] = []
-    plain = GenerateSampler._batch
+    plain = LocalSampler._batch
     monkeypatch.setattr(
-        GenerateSampler,
+        LocalSampler,
         "_batch",
         lambda self, prompts, *rest: widths.append(len(prompts)) or plain(self, prompts, *rest),
     )
     told: list[float] = []
-    found = GenerateSampler(policy, told.append).sample([[5, 6, 7]] * 1000, Sampling(max_tokens=2))
+    found = LocalSampler(policy, told.append).sample([[5, 6, 7]] * 1000, Sampling(max_tokens=2))
     assert len(found) == 1000
     assert max(widths) < 400
     assert len(widths) > 2

@@ -19,8 +19,8 @@ import pytest
 import selfteach
 from runs import run_of, with_task
 from selfteach.errors import UserError
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import load_policy
-from selfteach.policy.sampler import Sampling
 from selfteach.task.example import Example, Grade, Message, Task
 from selfteach.task.files import FileTask
 from selfteach.task.one import OneQuestion

@@ -20,7 +20,7 @@ from selfteach.objective.target import FromRole
 from selfteach.objective.terms import Match, NegativeLogLikelihood, PolicyGradient, Term
 from selfteach.policy.loading import load_policy
 from selfteach.policy.renderer import ChatRenderer
-from selfteach.policy.sampler import GenerateSampler
+from selfteach.policy.sampler import LocalSampler
 from selfteach.recipes.kit import Adapter, Optimization, Recipe, ReferenceProbe, Rollouts
 from selfteach.recipes.r10_sd_zero import SelfRevision
 from selfteach.recipes.r11_mixsd import MixSD
@@ -427,7 +427,7 @@ def test_a_teacher_of_a_tag_is_asked_about_its_own_rows_and_not_blind_for_others
     policy = load_policy(model)
     rows = [replace(blank(i), example=replace(blank(i).example, tag=tag)) for i, tag in enumerate("aab")]
     teacher = Role(Live(), Plain(), tag="a")
-    seen = Reading(WeightStore({"policy": policy}), GenerateSampler, {}).context(teacher, rows)
+    seen = Reading(WeightStore({"policy": policy}), LocalSampler, {}).context(teacher, rows)
     assert seen.available == [True, True, False]
     assert seen.elsewhere == 1
     refuse_blind({"teacher": seen}, {"teacher": False}, 0.0)

@@ -14,8 +14,8 @@ from selfteach.api.evaluating import device_of, drafted
 from selfteach.api.resolve import in_memory
 from selfteach.api.result import Result
 from selfteach.errors import UserError
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy, policy_of
-from selfteach.policy.sampler import Sampling
 from selfteach.policy.streaming import stream
 from selfteach.task.example import Message
 from selfteach.training.text.saved import load_saved

@@ -17,9 +17,9 @@ from selfteach.api.resolve import in_memory
 from selfteach.api.result import Result
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError, diverged, within_memory
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy, policy_of
 from selfteach.policy.room import room_of
-from selfteach.policy.sampler import Sampling
 from selfteach.roles.view import Answer, Plain, Solution, View
 from selfteach.settings import (
     NonNegativeFloat,

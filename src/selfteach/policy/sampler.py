@@ -1,50 +1,23 @@
-"""Sampling from a policy: the protocol, and transformers' own ``generate``."""
+"""Sampling from a policy: the protocol, and decoding with the policy's own module."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from selfteach.errors import NotFinite, UserError
+from selfteach.policy.cache import reads_by_token
+from selfteach.policy.draws import Draws, Sampling, keys_from_torch
 from selfteach.policy.head import exact_logits
 from selfteach.policy.loading import Policy, bare, context_window
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn: softmax(logits / temperature), cut to the ``top_k`` likeliest tokens (0:
-    all), then to the smallest set of mass ``top_p``. Temperature 0 takes the likeliest token (greedy)."""
-
-    max_tokens: int = 1024
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise UserError(f"max_tokens is {self.max_tokens}: a rollout needs at least 1 token.")
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature is {self.temperature}: give 0 (greedy) or a positive number.")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}: give a probability mass above 0 and up to 1.")
-        if self.top_k < 0:
-            raise UserError(f"top_k is {self.top_k}: give a number of tokens, or 0 to keep all.")
-
+from selfteach.policy.reader import Reader
 
 Watch = Callable[[float], None]
 """Is told now and then what share of a piece of work is done, 0 to 1; it may jump ahead, as answers end early."""
@@ -67,10 +40,15 @@ class Sample:
 
 
 class Sampler(Protocol):
-    """Whatever writes tokens after prompts: ``generate`` here, an engine with weights of its own elsewhere."""
+    """Whatever writes tokens after prompts: a model in this process, or an engine with weights of its own elsewhere."""
 
     def sample(
-        self, prompts: list[list[int]], sampling: Sampling, *, batch_size: int | None = None
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        *,
+        keys: Sequence[str] | None = None,
+        batch_size: int | None = None,
     ) -> list[Sample]: ...
 
     def sync(self, weights: Mapping[str, Shaped[Tensor, "..."]]) -> None:
@@ -78,35 +56,54 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True)
-class GenerateSampler:
-    """transformers' own ``generate`` on the policy's own module, in the policy's precision.
+class LocalSampler:
+    """Samples with the policy's own module, in the policy's precision. ``watch`` is told the share of all tokens that
+    could be written.
 
-    ``watch`` is told the share of all tokens that could be written.
+    Equal prompts are read once, rows that have stopped leave the batch. A model that remembers a text otherwise than by
+    keys and values (state-space, recurrent) is sampled by transformers' ``generate``, every row to the end.
     """
 
     policy: Policy
     watch: Watch | None = None
 
     def sample(
-        self, prompts: list[list[int]], sampling: Sampling, *, batch_size: int | None = None
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        *,
+        keys: Sequence[str] | None = None,
+        batch_size: int | None = None,
     ) -> list[Sample]:
         """Continue each prompt once; the samples come in the order of the prompts.
 
-        Draws from torch's global generator only, ignores the generation defaults stored with the model, and
-        leaves the model in the mode (train or eval) it was in. ``batch_size`` prompts run at once (None: as many
-        as the policy's room has memory for). Raises UserError where a prompt plus ``max_tokens`` exceeds the model's
-        context window, NotFinite where the model's logits are not.
+        ``keys``: what each row's random numbers follow from, one a row (None: from torch's global generator). A row's
+        answer depends on its prompt and key alone, apart from rounding: not on the batch, the order or the number of
+        processes; equal prompts under equal keys give equal answers.
+
+        Ignores the generation defaults stored with the model, and leaves the model in the mode (train or eval) it was
+        in. ``batch_size`` prompts run at once (None: as many as the policy's room has memory for). Raises UserError
+        where a prompt plus ``max_tokens`` exceeds the model's context window, NotFinite where the model's logits are
+        not, ValueError for another number of keys than of prompts.
         """
-        refuse_overlong(bare(self.policy.model), prompts, sampling)
-        batches = list(
-            self.policy.room.sampling([len(one) for one in prompts], sampling.max_tokens, batch_size)
-        )
+        model = bare(self.policy.model)
+        refuse_overlong(model, prompts, sampling)
+        keys = keys_from_torch(len(prompts)) if keys is None else keys
+        if len(keys) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts and {len(keys)} keys: every row needs one")
+        lengths = [len(one) for one in prompts]
+        batches = list(self.policy.room.sampling(lengths, sampling.max_tokens, batch_size))
         found: list[Sample] = []
-        with self._plain_generation(sampling) as config, self._arithmetic():
+        with in_evaluation(model):
             for batch in batches:
-                watch = self._watch_of(batch, len(prompts), sampling.max_tokens)
-                found += self._batch(prompts[batch.start : batch.stop], sampling, config, watch)
+                draws = Draws(sampling, keys[batch.start : batch.stop], model.device)
+                told = self._watch_of(batch, len(prompts), sampling.max_tokens)
+                found += self._batch(prompts[batch.start : batch.stop], draws, told)
         return found
+
+    def _batch(self, prompts: list[list[int]], draws: Draws, watch: Callable[[int], None]) -> list[Sample]:
+        write = decoded if reads_by_token(self.policy.model) else generated
+        return write(self.policy, prompts, draws, watch)
 
     def _watch_of(self, batch: range, rows: int, max_tokens: int) -> Callable[[int], None]:
         """What is told, while a batch is sampled, how many tokens each of its rows has."""
@@ -120,67 +117,141 @@ class GenerateSampler:
     def sync(self, weights: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         """Nothing to do: it samples from the module whose weights these are."""
 
-    @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        """The policy's precision, but for the logits, from which the behavior log-probs come."""
-        if self.policy.precision == "float32":
+
+@contextmanager
+def in_evaluation(model: PreTrainedModel) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
             yield
-        else:
-            with self.policy.arithmetic(), exact_logits(self.policy.model):
-                yield
+    finally:
+        model.train(training)
 
-    @contextmanager
-    def _plain_generation(self, sampling: Sampling) -> Iterator[GenerationConfig]:
-        """Evaluation mode and neutral generation defaults, whatever the model's folder says; restored after."""
-        model, renderer = bare(self.policy.model), self.policy.renderer
-        # The processors do what is asked.
-        draw = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-        plain = GenerationConfig(
-            max_new_tokens=sampling.max_tokens,
-            eos_token_id=sorted(renderer.stop_ids),
-            pad_token_id=renderer.pad_id,
-            **(draw if sampling.temperature > 0 else {"do_sample": False}),
-        )
-        training, stored = model.training, model.generation_config
-        model.eval()
-        model.generation_config = plain
-        try:
-            yield plain
-        finally:
-            model.generation_config = stored
-            model.train(training)
 
-    def _batch(
-        self,
-        prompts: list[list[int]],
-        sampling: Sampling,
-        config: GenerationConfig,
-        watch: Callable[[int], None],
-    ) -> list[Sample]:
-        model, renderer = bare(self.policy.model), self.policy.renderer
-        width = max(map(len, prompts))
-        padded = [[renderer.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
-        attended = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        # The tokenizer's width, not the policy's: an id that a shorter matrix lacks could never be drawn.
-        recorder = _Recorder(renderer.vocabulary, watch)
-        generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
-        try:
-            sequences = generate(
-                input_ids=torch.tensor(padded, device=model.device),
-                attention_mask=torch.tensor(attended, device=model.device),
-                generation_config=config,
-                logits_processor=_processors(recorder, sampling),
-            )
-        except RuntimeError as problem:
-            if "probability tensor" not in str(problem):
-                raise
-            raise NotFinite(DIVERGED) from None
-        written = sequences[:, width:]
-        behavior = recorder.log_probs(written)
+def decoded(
+    policy: Policy, prompts: Sequence[list[int]], draws: Draws, watch: Callable[[int], None]
+) -> list[Sample]:
+    """Token by token over a cache of keys and values; rows that have stopped leave as soon as they are a share of
+    ``LEAVING``."""
+    reader = Reader(lambda: nullcontext(policy), prompts, policy.vocabulary)
+    log = Log(len(prompts), policy.renderer.stop_ids)
+    stops = torch.tensor(sorted(policy.renderer.stop_ids), device=policy.model.device)
+    rows = torch.arange(len(prompts), device=policy.model.device)
+    stopped = torch.zeros_like(rows, dtype=torch.bool)
+    logits = reader.prompts()
+    for step in range(draws.sampling.max_tokens):
+        watch(step)
+        token, log_prob = draws(logits, rows, step)
+        log.note(rows, token, log_prob)
+        stopped = stopped | torch.isin(token, stops)
+        if step + 1 == draws.sampling.max_tokens:
+            break
+        if looks(step, rows.device) and (gone := int(stopped.sum())):
+            if gone == len(rows):
+                break
+            if gone >= LEAVING * len(rows):
+                staying = (~stopped).nonzero().squeeze(1)
+                reader.keep(staying)
+                rows, token, stopped = rows[staying], token[staying], stopped[staying]
+        logits = reader.token(token)
+    return log.samples()
+
+
+LEAVING = 1 / 8
+"""Share of a batch's rows that must have stopped before they leave it: leaving copies what the others have cached."""
+LOOKS = 16
+"""Tokens between looks at who has stopped on an accelerator, where a look waits for all that was computed."""
+
+
+def looks(step: int, device: torch.device) -> bool:
+    return device.type == "cpu" or step % LOOKS == LOOKS - 1
+
+
+class Log:
+    """What was drawn, column by column, as long as it must not be looked at."""
+
+    def __init__(self, rows: int, stop_ids: frozenset[int]) -> None:
+        self.rows, self.stop_ids = rows, stop_ids
+        self.columns: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def note(self, rows: Int[Tensor, "n"], token: Int[Tensor, "n"], log_prob: Float[Tensor, "n"]) -> None:
+        self.columns.append((rows, token, log_prob))
+
+    def samples(self) -> list[Sample]:
+        """Every row up to its first stop token. NotFinite where a log-prob is NaN."""
+        first = self.columns[0][1]
+        ids = first.new_zeros(self.rows, len(self.columns))
+        behavior = self.columns[0][2].new_zeros(self.rows, len(self.columns))
+        for step, (rows, token, log_prob) in enumerate(self.columns):
+            ids[rows, step], behavior[rows, step] = token, log_prob
         if behavior.isnan().any():
             raise NotFinite(DIVERGED)
-        rows = zip(written.tolist(), behavior.tolist(), strict=True)
-        return [_until_stop(ids, log_probs, renderer.stop_ids) for ids, log_probs in rows]
+        pairs = zip(ids.tolist(), behavior.tolist(), strict=True)
+        return [_until_stop(row, log_probs, self.stop_ids) for row, log_probs in pairs]
+
+
+def generated(
+    policy: Policy, prompts: Sequence[list[int]], draws: Draws, watch: Callable[[int], None]
+) -> list[Sample]:
+    """By transformers' own ``generate``, which a processor tells each token to take."""
+    model, renderer = bare(policy.model), policy.renderer
+    width = max(map(len, prompts))
+    padded = [[renderer.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
+    attended = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    choice = _Choice(draws, policy.vocabulary, Log(len(prompts), renderer.stop_ids), watch)
+    generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
+    with _plain_generation(policy, draws.sampling) as config, _arithmetic(policy):
+        generate(
+            input_ids=torch.tensor(padded, device=model.device),
+            attention_mask=torch.tensor(attended, device=model.device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([choice]),
+        )
+    return choice.log.samples()
+
+
+class _Choice(LogitsProcessor):
+    """Draws each row's token itself, and leaves ``generate``, which takes the likeliest, no other."""
+
+    def __init__(self, draws: Draws, vocabulary: int, log: Log, watch: Callable[[int], None]) -> None:
+        self.draws, self.vocabulary, self.log, self.watch = draws, vocabulary, log, watch
+
+    def __call__(self, input_ids: Int[Tensor, "N L"], scores: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+        step = len(self.log.columns)
+        self.watch(step)
+        rows = torch.arange(len(scores), device=scores.device)
+        token, log_prob = self.draws(scores[:, : self.vocabulary].float(), rows, step)
+        self.log.note(rows, token, log_prob)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
+
+
+@contextmanager
+def _arithmetic(policy: Policy) -> Iterator[None]:
+    """The policy's precision, but for the logits, from which the behavior log-probs come."""
+    if policy.precision == "float32":
+        yield
+    else:
+        with policy.arithmetic(), exact_logits(policy.model):
+            yield
+
+
+@contextmanager
+def _plain_generation(policy: Policy, sampling: Sampling) -> Iterator[GenerationConfig]:
+    """Neutral generation defaults, whatever the model's folder says; restored after."""
+    model, renderer = bare(policy.model), policy.renderer
+    plain = GenerationConfig(
+        max_new_tokens=sampling.max_tokens,
+        eos_token_id=sorted(renderer.stop_ids),
+        pad_token_id=renderer.pad_id,
+        do_sample=False,
+    )
+    stored = model.generation_config
+    model.generation_config = plain
+    try:
+        yield plain
+    finally:
+        model.generation_config = stored
 
 
 def refuse_overlong(policy: PreTrainedModel, prompts: Sequence[list[int]], sampling: Sampling) -> None:
@@ -194,49 +265,6 @@ def refuse_overlong(policy: PreTrainedModel, prompts: Sequence[list[int]], sampl
         )
 
 
-def _processors(recorder: _Recorder, sampling: Sampling) -> LogitsProcessorList:
-    """Temperature, then the record, then the cuts: so the record is that of the uncut softmax."""
-    chain = LogitsProcessorList()
-    if sampling.temperature not in (0.0, 1.0):
-        chain.append(TemperatureLogitsWarper(sampling.temperature))
-    chain.append(recorder)
-    if sampling.top_k:
-        chain.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        chain.append(TopPLogitsWarper(sampling.top_p))
-    return chain
-
-
 def _until_stop(ids: list[int], behavior: list[float], stop_ids: frozenset[int]) -> Sample:
     length = next((place + 1 for place, token in enumerate(ids) if token in stop_ids), None)
     return Sample(ids[:length], behavior[:length], finished=length is not None)
-
-
-class _Recorder(LogitsProcessor):
-    """Forbids ids outside the vocabulary and notes each drawn token's log-prob, one [N, V] array at a time.
-
-    A processor sees the scores before the draw, so a step's token is known, and its log-prob gathered, only
-    at the next call (the last one's in ``log_probs``).
-    """
-
-    def __init__(self, vocabulary: int, watch: Callable[[int], None]) -> None:
-        self.vocabulary, self.watch = vocabulary, watch
-        self.columns: list[Tensor] = []
-        self.pending: Tensor | None = None
-
-    def __call__(self, input_ids: Int[Tensor, "N L"], scores: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
-        self._gather(input_ids[:, -1])
-        self.watch(len(self.columns))
-        scores[:, self.vocabulary :] = -torch.inf
-        self.pending = torch.log_softmax(scores, dim=-1)
-        return scores
-
-    def _gather(self, tokens: Int[Tensor, "N"]) -> None:
-        if self.pending is not None:
-            self.columns.append(self.pending.gather(1, tokens[:, None]))
-
-    def log_probs(self, written: Int[Tensor, "N L"]) -> Float[Tensor, "N L"]:
-        """[N, L] for the ``written`` [N, L] ids; steps that ``generate`` undid at the end are dropped."""
-        if len(self.columns) < written.shape[1]:
-            self._gather(written[:, -1])
-        return torch.cat(self.columns[: written.shape[1]], dim=1)

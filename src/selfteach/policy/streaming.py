@@ -13,8 +13,9 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from selfteach.checks import require
 from selfteach.errors import UserError
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy, bare
-from selfteach.policy.sampler import DIVERGED, Sampling
+from selfteach.policy.sampler import DIVERGED
 
 
 class Told(StoppingCriteria):

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
-from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.policy.sampler import LocalSampler
 from selfteach.task.example import Task
 from selfteach.task.trajectory import Trajectory
 
@@ -66,7 +67,7 @@ def successes(
             wanted += [Continuation(i, copy, one.context, room) for copy in range(completions)]
     for batch in batches(wanted, batch_size, policy.window):
         longest = replace(sampling, max_tokens=batch[0].room)
-        written = GenerateSampler(policy).sample([one.context for one in batch], longest)
+        written = LocalSampler(policy).sample([one.context for one in batch], longest)
         for part, tokens in zip(batch, written, strict=True):
             result[part.branch, part.copy] = right(
                 policy, task, branches[part.branch], tokens.ids[: part.room]

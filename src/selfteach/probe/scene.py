@@ -10,7 +10,7 @@ import torch
 from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
-from selfteach.policy.sampler import Sampling
+from selfteach.policy.draws import Sampling
 from selfteach.recipes.base import Recipe
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.private import Field, Partial

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.objective.divergence import ForwardKL, ReverseKL
-from selfteach.policy.sampler import GenerateSampler
+from selfteach.policy.sampler import LocalSampler
 from selfteach.probe.finding import Cell, Finding, Table
 from selfteach.probe.interval import mean_interval, share_interval
 from selfteach.probe.scene import Scene
@@ -78,7 +78,7 @@ def answers(scene: Scene, teacher: str | None, prompts: Sequence[list[int] | Non
         return Answers(success, length)
     spec = Live() if teacher is None else scene.teachers[teacher].weights
     with scene.learner.models.weights.scoring(spec) as policy:
-        written = GenerateSampler(policy).sample(asked, scene.sampling, batch_size=scene.batch_size)
+        written = LocalSampler(policy).sample(asked, scene.sampling, batch_size=scene.batch_size)
     for i, one in zip(places, written, strict=True):
         grade = scene.learner.task.grade(scene.rollouts[i].example, policy.renderer.text(one.ids))
         success[i], length[i] = float(grade.correct), len(one.ids)

@@ -11,7 +11,7 @@ import torch
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.positions import Positions, Quantity
-from selfteach.policy.sampler import GenerateSampler
+from selfteach.policy.sampler import LocalSampler
 from selfteach.roles.view import Plain
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import sum_over_processes
@@ -31,7 +31,7 @@ class Batching:
     def reading(self) -> Reading:
         """How views become token ids at present."""
         now = self.now
-        sampler_of = partial(GenerateSampler, watch=partial(now.progress.working, "sampling"))
+        sampler_of = partial(LocalSampler, watch=partial(now.progress.working, "sampling"))
         return Reading(self.models.weights, sampler_of, now.task.wording, now.recipe.rollouts.temperature)
 
     def of(

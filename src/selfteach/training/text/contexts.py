@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from selfteach.errors import UserError
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
 from selfteach.policy.renderer import Renderer
-from selfteach.policy.sampler import Sampler, Sampling
+from selfteach.policy.sampler import Sampler
 from selfteach.roles.role import ReasonFirst, Role
 from selfteach.roles.store import WeightStore
 from selfteach.roles.view import Messages, Plain, View

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from selfteach.errors import UserError
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
-from selfteach.policy.sampler import GenerateSampler, Sampling, Watch
+from selfteach.policy.sampler import LocalSampler, Watch
 from selfteach.roles.view import Plain, View
 from selfteach.task.example import Example, Grade, Message, Task
 from selfteach.task.trajectory import Trajectory
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
 
 HEADLINE = "held-out accuracy"
 """What ``eval/headline`` is where text is trained."""
-PART = 128
-"""Answers that are sampled together, from a random state of their own: parts can be shared out over processes, and the
-result is what one process would get."""
-BETWEEN_SEEDS = 1_000_003
-"""From the seed of a part to the next one's: far, so that runs of neighboring seeds share no random state."""
 
 
 @dataclass(frozen=True)
@@ -85,35 +79,59 @@ def evaluate(
 ) -> tuple[EvaluationResult, list[Answered]]:
     """Sample ``samples`` answers to each of ``problems`` held-out problems (all, if the task has fewer) and grade them.
 
-    The problems are shared out over the processes; each returns the whole result. Draws from a generator state of its
-    own and puts the caller's back, so that evaluating does not change a run. ``view``: answer under what a teacher
-    would be shown (to measure what a privilege is worth). ``batch_size`` answers are sampled at once (None: as many as
-    there is memory for); ``watch`` is told the share that is done. UserError if there is no held-out problem.
+    The problems are shared out over the processes; each returns the whole result, which is what one process would
+    get: an answer's random numbers follow from ``seed``, its problem and its number, and from nothing of the run's.
+    ``view``: answer under what a teacher would be shown (to measure what a privilege is worth). ``batch_size`` answers
+    are sampled at once (None: as many as there is memory for); ``watch`` is told the share that is done. UserError if
+    there is no held-out problem.
     """
     examples = task.held_out(problems)
     if not examples:
         raise UserError(
             f"task {task.name} has no held-out problem to be measured on ({problems} were asked for)"
         )
-    shown = [(one, seen(one, view or Plain(), task.wording)) for one in examples]
-    prompts = [
-        (one, ids)
-        for one, messages in shown
-        for ids in [policy.renderer.prompt_ids(messages, thinking)] * samples
-    ]
-    size = samples * max(1, PART // samples)
-    parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
     rank, world = processes()
-    mine = range(rank, len(parts), world)
-    answered = []
-    for done, number in enumerate(mine):
-        sampler = GenerateSampler(policy, watch and partial(within, watch, done, len(mine)))
-        answers = answers_to(
-            parts[number], sampler, task, sampling, batch_size, seed + number * BETWEEN_SEEDS
-        )
-        answered.append((number, answers))
-    answers = [one for _, own in sorted(gather_rows(answered), key=lambda part: part[0]) for one in own]
+    asked = [
+        (number, one, policy.renderer.prompt_ids(seen(one, view or Plain(), task.wording), thinking))
+        for number, one in enumerate(examples)
+        if number % world == rank
+    ]
+    wanted = [
+        Asked(n, one, ids, f"{seed} eval {one.key} {k}") for n, one, ids in asked for k in range(samples)
+    ]
+    answered = answers_to(wanted, LocalSampler(policy, watch), task, sampling, batch_size)
+    answers = [one for _, one in sorted(gather_rows(answered), key=lambda each: each[0])]
     return result(answers, samples), answers
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A held-out problem by its ``number``, to be answered once; ``key``: what the random numbers follow from."""
+
+    number: int
+    example: Example
+    prompt_ids: list[int]
+    key: str
+
+
+def answers_to(
+    asked: Sequence[Asked],
+    sampler: LocalSampler,
+    task: Task,
+    sampling: Sampling,
+    batch_size: int | None,
+) -> list[tuple[int, Answered]]:
+    """(number of the problem, one graded answer) for each that is asked."""
+    prompts, keys = [one.prompt_ids for one in asked], [one.key for one in asked]
+    written = sampler.sample(prompts, sampling, keys=keys, batch_size=batch_size)
+    texts = [sampler.policy.renderer.text(one.ids) for one in written]
+    return [
+        (
+            one.number,
+            Answered(one.example, one.prompt_ids, new.ids, text, new.finished, task.grade(one.example, text)),
+        )
+        for one, new, text in zip(asked, written, texts, strict=True)
+    ]
 
 
 def examined(learner: TextLearner) -> tuple[dict[str, float], list[Answered]]:
@@ -139,33 +157,6 @@ def examined(learner: TextLearner) -> tuple[dict[str, float], list[Answered]]:
     for task in learner.also:
         numbers |= of(task)[0].row(f"eval/{task.name}")
     return numbers, answers
-
-
-def within(watch: Watch, done: int, parts: int, share: float) -> None:
-    """Tell the share of the whole when that of one part is known."""
-    watch((done + share) / parts)
-
-
-def answers_to(
-    prompts: Sequence[tuple[Example, list[int]]],
-    sampler: GenerateSampler,
-    task: Task,
-    sampling: Sampling,
-    batch_size: int | None,
-    seed: int,
-) -> list[Answered]:
-    """One graded answer to each prompt, sampled from a random state of its own."""
-    policy = sampler.policy
-    devices = [policy.model.device] if policy.model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        contexts = [ids for _, ids in prompts]
-        written = sampler.sample(contexts, sampling, batch_size=batch_size)
-    texts = [policy.renderer.text(one.ids) for one in written]
-    return [
-        Answered(example, ids, one.ids, text, one.finished, task.grade(example, text))
-        for (example, ids), one, text in zip(prompts, written, texts, strict=True)
-    ]
 
 
 def seen(example: Example, view: View, wording: Mapping[str, str]) -> Sequence[Message]:

@@ -20,8 +20,9 @@ from selfteach.objective.columns import by_position
 from selfteach.objective.positions import Positions, chunks, positions_of
 from selfteach.objective.statistics import role_entropy
 from selfteach.objective.terms import PolicyGradient
+from selfteach.policy.draws import Sampling
 from selfteach.policy.renderer import Renderer
-from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.policy.sampler import LocalSampler
 from selfteach.task.outcome import outcome, reference_of
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.learner import Sample
@@ -114,7 +115,7 @@ def probes(learner: TextLearner) -> list[Trajectory]:
     examples = learner.task.held_out(count)
     prompts = [policy.renderer.prompt_ids(one.prompt, learner.recipe.student_thinking) for one in examples]
     longest = settings.eval_max_tokens or learner.recipe.rollouts.max_tokens
-    written = GenerateSampler(policy).sample(
+    written = LocalSampler(policy).sample(
         prompts, Sampling(longest, temperature=0), batch_size=learner.config.bookkeeping.sample_batch
     )
     return [

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 
 from selfteach.errors import UserError
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
-from selfteach.policy.sampler import Sampling
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.tools import Prompt
 from selfteach.roles.role import Role
@@ -29,6 +30,8 @@ ENVIRONMENT = "environment"
 class TextTools:
     """See ``recipes/tools.py``. ``generated`` counts every token made, those that were thrown away included.
 
+    ``seed`` names the step and this process, ``draws`` the step alone.
+
     ``score``: rows and a role's name → each row's log-probs (nats) of the tokens that the policy wrote.
     """
 
@@ -39,8 +42,11 @@ class TextTools:
     stores: Callable[[str], NamedStore]
     score: Callable[[Sequence[Trajectory], str], list[list[float]]]
     seed: str
+    draws: str
     batch_size: int | None = None
     generated: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+    """How many answers each row of random numbers has begun at this step."""
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -57,8 +63,11 @@ class TextTools:
         sampling = self.sampling(max_tokens)
         contexts = self.contexts(role, started, sampling.max_tokens, view)
         reading = self.reading
+        keys = [self.key(one, role) for one in started]
         with reading.weights.scoring(self.recipe.roles[role].weights) as policy:
-            samples = reading.sampler_of(policy).sample(contexts, sampling, batch_size=self.batch_size)
+            samples = reading.sampler_of(policy).sample(
+                contexts, sampling, keys=keys, batch_size=self.batch_size
+            )
         self.generated += sum(len(one.ids) for one in samples)
         return [
             self.written_on(one, new.ids, role, new.finished, new.behavior)
@@ -88,6 +97,7 @@ class TextTools:
                 temperature=temperature,
                 top_k=top_k,
                 max_tokens=length,
+                keys=[self.key(one, "+".join(shares)) for one in blanks],
                 batch_size=self.batch_size,
                 weights=None if alike else [partial(store.scoring, spec) for spec in specs],
             )
@@ -181,6 +191,13 @@ class TextTools:
 
     def random(self, name: str) -> Random:
         return Random(f"{self.seed} {name}")
+
+    def key(self, one: Trajectory, role: str) -> str:
+        """What the random numbers of the next piece of this trajectory follow from: the step's example and how many
+        pieces were asked for before, whichever process writes it and beside what."""
+        about = f"{self.draws} {one.group} {one.example.key} {role}"
+        self.asked[about] += 1
+        return f"{about} {self.asked[about]}"
 
     # --- parts --------------------------------------------------------------------------------------------------
 

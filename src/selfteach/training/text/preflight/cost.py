@@ -16,9 +16,10 @@ from torch import Tensor
 
 from selfteach.errors import less_memory
 from selfteach.objective.record import CHUNK_BYTES
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
 from selfteach.policy.room import sized
-from selfteach.policy.sampler import GenerateSampler, Sampling
+from selfteach.policy.sampler import LocalSampler
 from selfteach.policy.scorer import LocalScorer
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.tools import Prompt
@@ -213,7 +214,7 @@ def speed_of(run: TextLearner, prompts: Sequence[Prompt], rows: int) -> Speed:
 def sampled(policy: Policy, batch: list[list[int]], tokens: int) -> tuple[float, int]:
     """(seconds to write up to so many tokens after each context, the most that one got)."""
     began = time.perf_counter()
-    found = GenerateSampler(policy).sample(batch, Sampling(tokens), batch_size=len(batch))
+    found = LocalSampler(policy).sample(batch, Sampling(tokens), batch_size=len(batch))
     synchronize(policy)
     return time.perf_counter() - began, max(len(one.ids) for one in found)
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from selfteach.errors import UserError, exhausted
 from selfteach.outside import with_type
+from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy, bare
-from selfteach.policy.sampler import Sample, Sampling
+from selfteach.policy.sampler import Sample
 from selfteach.policy.scorer import LocalScorer
 from selfteach.recipes.tools import Prompt
 from selfteach.training.text.batch import head_of

@@ -1,0 +1,78 @@
+"""The key-value cache of rows that are read token by token, and which models can be read so."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from selfteach.policy.loading import bare, body
+
+GROWTH = 1.5
+"""A full buffer is replaced by one so many times as long, so that a token is copied a few times at most."""
+
+
+class GrowingLayer(DynamicLayer):
+    """A ``DynamicLayer`` that writes new keys and values in place, into buffers [N, heads, room, width] with room left.
+
+    transformers' own concatenates: every token copies all that came before. Without gradient only.
+    """
+
+    length = 0
+    key_buffer: Float[Tensor, "N h room w"]
+    value_buffer: Float[Tensor, "N h room w"]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        begin, self.length = self.length, self.length + key_states.shape[-2]
+        self.key_buffer = self._with(getattr(self, "key_buffer", None), key_states, begin)
+        self.value_buffer = self._with(getattr(self, "value_buffer", None), value_states, begin)
+        self.keys, self.values = self.key_buffer[:, :, : self.length], self.value_buffer[:, :, : self.length]
+        return self.keys, self.values
+
+    def _with(self, buffer: Tensor | None, new: Tensor, begin: int) -> Tensor:
+        if buffer is None or buffer.shape[2] < self.length:
+            rows, heads, _, width = new.shape
+            room = new.shape[2] if buffer is None else int(GROWTH * self.length) + 16
+            larger = new.new_empty(rows, heads, max(room, self.length), width)
+            if buffer is not None:
+                larger[:, :, :begin] = buffer[:, :, :begin]
+            buffer = larger
+        buffer[:, :, begin : self.length] = new
+        return buffer
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.length:
+            self.key_buffer = self.key_buffer[indices, :, : self.length]
+            self.value_buffer = self.value_buffer[indices, :, : self.length]
+            self.keys, self.values = self.key_buffer, self.value_buffer
+
+
+def reads_by_token(model: nn.Module) -> bool:
+    """Whether all that ``model`` remembers of a text are keys and values of attention: whole rows of it can then be
+    taken, left out and repeated. State-space, recurrent and linear-attention layers keep something else."""
+    policy = bare(model)
+    if not takes(model, "past_key_values") or getattr(policy, "_is_stateful", False):
+        return False
+    layers = DynamicCache(config=policy.config.get_text_config()).layers
+    return all(type(one) in (DynamicLayer, DynamicSlidingWindowLayer) for one in layers)
+
+
+def takes(model: nn.Module, argument: str) -> bool:
+    """Whether the part of ``model`` that makes hidden states has an argument of this name."""
+    return argument in inspect.signature(body(model).forward).parameters
+
+
+def growing_cache(model: nn.Module) -> DynamicCache:
+    """An empty cache for decoding without gradient."""
+    cache = DynamicCache(config=bare(model).config.get_text_config())
+    grown: Any = GrowingLayer
+    cache.layers = [grown() if type(one) is DynamicLayer else one for one in cache.layers]
+    return cache

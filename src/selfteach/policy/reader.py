@@ -1,0 +1,73 @@
+"""Rows that read growing texts token by token: what they have read so far is cached, equal prompts are read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from selfteach.policy.cache import growing_cache, takes
+from selfteach.policy.head import output_head
+from selfteach.policy.loading import Policy, body
+
+InPlace = Callable[[], AbstractContextManager[Policy]]
+"""Within it a policy computes with certain weights (``WeightStore.scoring``)."""
+
+
+class Reader:
+    """``prompts``: token ids of each of N rows. ``in_place``: under which weights they are read. ``vocabulary``: how
+    many columns its logits have."""
+
+    def __init__(self, in_place: InPlace, prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
+        self.in_place, self.vocabulary = in_place, vocabulary
+        distinct = {ids: i for i, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        with in_place() as policy:
+            device, pad = policy.model.device, policy.renderer.pad_id
+            self.cache = growing_cache(policy.model)
+            self.places = takes(policy.model, "position_ids")  # ALiBi models find them in the mask
+        self.row_of = torch.tensor([distinct[tuple(ids)] for ids in prompts], device=device)
+        width = max(map(len, distinct))
+        self.ids = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in distinct], device=device)
+        self.attended = torch.tensor(
+            [[0] * (width - len(ids)) + [1] * len(ids) for ids in distinct], device=device
+        )
+        self.length = torch.tensor([len(ids) for ids in distinct], device=device)
+
+    def prompts(self) -> Float[Tensor, "N V"]:
+        """[N, V] logits of each row's first token."""
+        logits = self._read(self.ids, (self.attended.cumsum(1) - 1).clamp(min=0))
+        if len(self.row_of) == len(self.ids):  # no two are equal, and they stand in the rows' order
+            return logits
+        self._take(self.row_of)
+        return logits[self.row_of]
+
+    def token(self, token: Int[Tensor, "N"]) -> Float[Tensor, "N V"]:
+        """[N, V] logits of what follows each row's new token [N]."""
+        self.attended = torch.cat([self.attended, torch.ones_like(self.attended[:, :1])], dim=1)
+        self.length = self.length + 1
+        return self._read(token[:, None], self.length[:, None] - 1)
+
+    def keep(self, rows: Int[Tensor, "n"]) -> None:
+        """Go on with these rows alone."""
+        self._take(rows)
+
+    def _take(self, rows: Int[Tensor, "n"]) -> None:
+        self.cache.batch_select_indices(rows)
+        self.attended, self.length = self.attended[rows], self.length[rows]
+
+    def _read(self, ids: Int[Tensor, "N L"], place: Int[Tensor, "N L"]) -> Float[Tensor, "N V"]:
+        at = {"position_ids": place} if self.places else {}
+        with self.in_place() as policy:
+            with policy.arithmetic():
+                state = body(policy.model)(
+                    input_ids=ids,
+                    attention_mask=self.attended,
+                    **at,
+                    past_key_values=self.cache,
+                    use_cache=True,
+                )
+            head = output_head(policy.model, self.vocabulary, mixed=policy.precision != "float32")
+            return head.logits(state[0][:, -1]).float()
