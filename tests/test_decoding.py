@@ -226,9 +226,7 @@ def same_as_generate(policy: Policy) -> None:
 )
 def test_it_writes_what_transformers_generate_writes(name: str) -> None:
     model = family_model(name).eval()
-    assert reads_by_token(model) == (
-        type(DynamicCache(config=model.config).layers[0]) is not None and not remembers_otherwise(name)
-    )
+    assert reads_by_token(model) == (name not in OTHERWISE)
     if reads_by_token(model):
         same_as_generate(policy_of(model))
 
