@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,6 +16,49 @@ from selfteach.objective.sampled import importance_ratio
 
 Gate = Callable[[Positions], Float[Tensor, "P"]]
 """Positions → [P] factors. It may carry ``roles``, those that it reads: rows without them are not selected."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """Of several gates."""
+
+    gates: tuple[Gate, ...]
+
+    def __call__(self, at: Positions) -> Float[Tensor, "P"]:
+        return math.prod((gate(at) for gate in self.gates[1:]), start=self.gates[0](at))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(role for gate in self.gates for role in getattr(gate, "roles", ())))
+
+
+@dataclass(frozen=True)
+class SamplerCorrection:
+    """min(π/μ, ``cap``) of the tokens that a sampler drew with log-probs μ = ``behavior`` [N, T] (nats) of its own, as
+    in arithmetic of another precision; 1 where nobody drew the token (NaN): truncated importance sampling.
+
+    ``before`` [N, T]: log π as it was when the batch was begun, where the weights have moved since (None: it is π).
+    """
+
+    behavior: Float[Tensor, "N T"]
+    cap: float
+    temperature: Temperature = 1.0
+    before: Float[Tensor, "N T"] | None = None
+    role: str = STUDENT
+
+    def __call__(self, at: Positions) -> Float[Tensor, "P"]:
+        drawn = torch.as_tensor(at.column(self.behavior, "behavior"))
+        if self.before is None:
+            policy = at.sampled(self.role, self.temperature)
+        else:
+            policy = torch.as_tensor(at.column(self.before, "before"))
+        unknown = drawn.isnan()
+        ratio = importance_ratio(policy, drawn.to(policy.dtype).nan_to_num(0.0), self.cap)
+        return ratio.masked_fill(unknown, 1.0)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.role,)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,8 @@ class Head:
     c · tanh(z / c) (Gemma 2), ``scale`` multiplies (Cohere, Granite). ``vocabulary`` cuts padded columns off,
     so that two checkpoints of one tokenizer whose matrices were padded differently give equal widths. ``half``: a
     bfloat16 copy of a float32 ``weight`` for runs of mixed precision; a GPU multiplies with it and sums in float32,
-    a CPU, whose bfloat16 products are rounded, does not use it. The gradient is ``weight``'s either way.
+    a CPU, whose bfloat16 products are rounded, does not use it. The gradient is ``weight``'s either way. ``product``:
+    another way to hidden @ weight[:vocabulary].T (in float32), where no gradient of it is wanted.
 
     Logits are float32 at least, and of half-precision weights too they are *computed* so: rounding a logit of
     10 to bfloat16 moves its probability by up to 3 %, and the gradient with it.
@@ -43,6 +44,7 @@ class Head:
     softcap: float | None = None
     vocabulary: int | None = None
     half: BFloat16[Tensor, "V d"] | None = None
+    product: Callable[[Float[Tensor, "P d"]], Float[Tensor, "P V"]] | None = None
 
     @property
     def factor(self) -> Float[Tensor, "V d"] | None:
@@ -58,7 +60,10 @@ class Head:
     def logits(self, hidden: Float[Tensor, "P d"]) -> Float[Tensor, "P V"]:
         """[P, d] hidden states → [P, V] logits, float32 or float64."""
         factor = self.factor
-        logits = _wide(hidden) if factor is None else _product(hidden, factor[: self.vocabulary])
+        if self.product is not None:
+            logits = self.product(_wide(hidden))
+        else:
+            logits = _wide(hidden) if factor is None else _product(hidden, factor[: self.vocabulary])
         if self.bias is not None:
             logits = logits + self.bias[: self.vocabulary]
         if self.lora is not None:

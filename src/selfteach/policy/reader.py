@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from selfteach.objective.head import Head
 from selfteach.policy.cache import growing_cache, takes
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy, body
@@ -19,10 +20,16 @@ InPlace = Callable[[], AbstractContextManager[Policy]]
 
 class Reader:
     """``prompts``: token ids of each of N rows. ``in_place``: under which weights they are read. ``vocabulary``: how
-    many columns its logits have."""
+    many columns its logits have. ``head`` makes them (none: that of the weights, as they are then)."""
 
-    def __init__(self, in_place: InPlace, prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
-        self.in_place, self.vocabulary = in_place, vocabulary
+    def __init__(
+        self,
+        in_place: InPlace,
+        prompts: Sequence[Sequence[int]],
+        vocabulary: int,
+        head: Head | None = None,
+    ) -> None:
+        self.in_place, self.vocabulary, self.head = in_place, vocabulary, head
         distinct = {ids: i for i, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
         with in_place() as policy:
             device, pad = policy.model.device, policy.renderer.pad_id
@@ -69,5 +76,6 @@ class Reader:
                     past_key_values=self.cache,
                     use_cache=True,
                 )
-            head = output_head(policy.model, self.vocabulary, mixed=policy.precision != "float32")
+            mixed = policy.precision != "float32"
+            head = self.head or output_head(policy.model, self.vocabulary, mixed=mixed)
             return head.logits(state[0][:, -1]).float()

@@ -15,8 +15,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from selfteach.errors import NotFinite, UserError
 from selfteach.policy.cache import reads_by_token
 from selfteach.policy.draws import Draws, Sampling, keys_from_torch
-from selfteach.policy.head import exact_logits
+from selfteach.policy.head import exact_logits, output_head
 from selfteach.policy.loading import Policy, bare, context_window
+from selfteach.policy.packed import packed, packed_head
 from selfteach.policy.reader import Reader
 
 Watch = Callable[[float], None]
@@ -134,10 +135,19 @@ def decoded(
 ) -> list[Sample]:
     """Token by token over a cache of keys and values; rows that have stopped leave as soon as they are a share of
     ``LEAVING``."""
-    reader = Reader(lambda: nullcontext(policy), prompts, policy.vocabulary)
-    log = Log(len(prompts), policy.renderer.stop_ids)
-    stops = torch.tensor(sorted(policy.renderer.stop_ids), device=policy.model.device)
-    rows = torch.arange(len(prompts), device=policy.model.device)
+    memory = policy.room.memory
+    head = output_head(policy.model, policy.vocabulary, mixed=policy.precision != "float32")
+    head = packed_head(head, len(prompts), memory)
+    reader = Reader(lambda: nullcontext(policy), prompts, policy.vocabulary, head)
+    with packed(policy.model, len(prompts), memory):
+        return written(policy, reader, draws, watch)
+
+
+def written(policy: Policy, reader: Reader, draws: Draws, watch: Callable[[int], None]) -> list[Sample]:
+    """What the reader's rows write until all have stopped or are as long as they may be."""
+    log = Log(len(draws.keys), policy.renderer.stop_ids)
+    stops = torch.tensor(sorted(policy.renderer.stop_ids), device=draws.device)
+    rows = torch.arange(len(draws.keys), device=draws.device)
     stopped = torch.zeros_like(rows, dtype=torch.bool)
     logits = reader.prompts()
     for step in range(draws.sampling.max_tokens):

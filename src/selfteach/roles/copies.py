@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from selfteach.errors import UserError
 from selfteach.policy.loading import Policy, bare
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -59,6 +60,18 @@ class ModuleCopy:
 
     def load(self, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         move(self.tensors(), tensors)
+
+
+def sampler_copy(trained: Policy, dtype: torch.dtype) -> ModuleCopy:
+    """A copy to sample from, which computes in its own dtype. UserError for a policy with adapters: theirs is the
+    base's."""
+    if trained.adapted:
+        raise UserError(
+            "sampler_dtype is for full weights: with LoRA use --precision bfloat16, which stores the base so."
+        )
+    made = ModuleCopy(trained, dtype)
+    made.policy = replace(made.policy, precision="float32")  # no casts of what is stored so already
+    return made
 
 
 class Exchange:

@@ -7,9 +7,19 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
+import torch
+
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
-from selfteach.roles.copies import AdapterCopy, AdaptersOff, Copy, Exchange, ModuleCopy, untrained
+from selfteach.roles.copies import (
+    AdapterCopy,
+    AdaptersOff,
+    Copy,
+    Exchange,
+    ModuleCopy,
+    sampler_copy,
+    untrained,
+)
 from selfteach.roles.followed import Followed
 from selfteach.roles.weights import EMA, External, Frozen, Lagged, Live, Random, Ring, Snapshot, Weights
 
@@ -18,7 +28,8 @@ class WeightStore:
     """Weights of roles, keyed by what they are: roles of equal weights share one copy.
 
     ``trained``: the policies in training by name; ``load`` gives another model (``External``), loaded once;
-    ``snapshots``: those that any stage will want, kept over stages. Full weights are held as modules of their own.
+    ``snapshots``: those that any stage will want, kept over stages. ``sampler_dtype``: live weights are sampled from in
+    a copy of this dtype (none: as they are). Full weights are held as modules of their own.
     Those of a LoRA policy are exchanged in place (``Exchange``): **no graph of the student may be alive while a role
     is scored**.
     """
@@ -28,6 +39,7 @@ class WeightStore:
         trained: Mapping[str, Policy],
         load: Callable[[str], Policy] | None = None,
         snapshots: Iterable[Snapshot] = (),
+        sampler_dtype: torch.dtype | None = None,
     ) -> None:
         self.trained = trained
         self.load = load
@@ -37,6 +49,8 @@ class WeightStore:
         self.external: dict[str, Policy] = {}
         self.random: dict[Random, Policy] = {}
         self.followed: dict[Weights, Followed] = {}
+        self.sampler_dtype = sampler_dtype
+        self.samplers: dict[str, ModuleCopy] = {}
         self.moved = False
 
     def enter(self, specs: Iterable[Weights], *, moved: bool = False) -> None:
@@ -86,6 +100,23 @@ class WeightStore:
                 yield policy
             finally:
                 policy.model.train(training)
+
+    @contextmanager
+    def sampling(self, spec: Weights) -> Iterator[Policy]:
+        """The same, to sample with: live weights as they are now, in the ``sampler_dtype`` if there is one.
+
+        What they write then has log-probs a little off those that are trained (``objective/gate.SamplerCorrection``).
+        """
+        if self.sampler_dtype is None or not isinstance(spec, Live):
+            with self.scoring(spec) as policy:
+                yield policy
+            return
+        if spec.of in self.samplers:
+            self.samplers[spec.of].take()
+        else:
+            self.samplers[spec.of] = sampler_copy(self.trained[spec.of], self.sampler_dtype)
+        with self.samplers[spec.of].scoring() as policy:
+            yield policy
 
     def _copy_of(self, spec: Weights) -> Copy | None:
         if isinstance(spec, Live | External | Random):

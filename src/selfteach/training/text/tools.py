@@ -64,7 +64,7 @@ class TextTools:
         contexts = self.contexts(role, started, sampling.max_tokens, view)
         reading = self.reading
         keys = [self.key(one, role) for one in started]
-        with reading.weights.scoring(self.recipe.roles[role].weights) as policy:
+        with reading.weights.sampling(self.recipe.roles[role].weights) as policy:
             samples = reading.sampler_of(policy).sample(
                 contexts, sampling, keys=keys, batch_size=self.batch_size
             )

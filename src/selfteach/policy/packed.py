@@ -1,0 +1,75 @@
+"""Linear layers of a model on a CPU with their weights laid out anew for oneDNN, as long as no gradient is wanted.
+
+The products of a few rows with a matrix, of which decoding consists, take some half of the time then (benchmarks/
+bench_decoding.py). The numbers are those of float32 (or bfloat16) arithmetic as before, summed in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from selfteach.objective.head import Head
+
+DTYPES = (torch.float32, torch.bfloat16)
+LEAST = 2**16
+"""Entries of a matrix: of smaller ones the call takes more than the product."""
+Product = Callable[[Float[Tensor, "*P d"]], Float[Tensor, "*P o"]]
+
+
+def packs(weight: Tensor) -> bool:
+    """Whether weights of this kind can be laid out anew: on a CPU whose torch has oneDNN."""
+    here = weight.device.type == "cpu" and weight.dtype in DTYPES and torch.backends.mkldnn.is_available()
+    return here and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+
+
+@torch.no_grad()
+def product(weight: Float[Tensor, "o d"], bias: Float[Tensor, "o"] | None, rows: int) -> Product:
+    """[..., d] → [..., o] as ``nn.Linear`` gives it, with a copy of ``weight`` laid out for some ``rows`` at a time."""
+    ops: Any = torch.ops.mkldnn
+    laid_out = ops._reorder_linear_weight(weight.detach().contiguous(), rows)
+    shift = None if bias is None else bias.detach()
+
+    def of(states: Float[Tensor, "*P d"]) -> Float[Tensor, "*P o"]:
+        found: Float[Tensor, "*P o"] = ops._linear_pointwise(states, laid_out, shift, "none", [], "")
+        return found
+
+    return of
+
+
+def packed_head(head: Head, rows: int, memory: int) -> Head:
+    """The same head with its weights laid out so in float32, where they can be and take no more than ``memory``
+    bytes."""
+    weight = head.weight
+    if weight is None or weight.numel() < LEAST or not packs(weight) or 4 * weight.numel() > memory:
+        return head
+    return replace(head, product=product(weight[: head.vocabulary].float(), None, rows))
+
+
+@contextmanager
+def packed(model: nn.Module, rows: int, memory: int) -> Iterator[None]:
+    """Within it every linear layer of ``model`` computes so, in copies as large as its weights; nothing changes where
+    these copies would take more than ``memory`` bytes, or cannot be made.
+
+    The weights must not change within it, and no gradient can be taken.
+    """
+    layers = [
+        one
+        for one in model.modules()
+        if type(one) is nn.Linear and one.weight.numel() >= LEAST and packs(one.weight)
+    ]
+    if sum(one.weight.nbytes for one in layers) > memory or torch.is_autocast_enabled("cpu"):
+        layers = []
+    try:
+        for layer in layers:
+            layer.forward = product(layer.weight, layer.bias, rows)  # type: ignore[assignment]
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
