@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -14,10 +14,13 @@ from selfteach.errors import NotFinite
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import Outcome, evaluate_terms
+from selfteach.objective.gate import ImportanceRatio, Product, SamplerCorrection
 from selfteach.objective.minibatch import Minibatch, rows_within
 from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Quantity
+from selfteach.objective.sequence import SequenceTerm
 from selfteach.objective.statistics import Statistics
+from selfteach.objective.terms import Term
 from selfteach.recipes.base import Recipe
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.learner import Numbers
@@ -49,6 +52,8 @@ class TextBatch:
     outcomes: list[Outcome] = field(default_factory=list)
     looked: list[Outcome] = field(default_factory=list)
     reported: dict[str, float] = field(default_factory=dict)
+    sampler_cap: float | None = None
+    """Truncation of importance weights where the sampler computes otherwise than what is trained (None: as it does)."""
 
     @property
     def columns(self) -> Columns:
@@ -77,6 +82,17 @@ class TextBatch:
             record=record,
         )
 
+    def planned(self, stats: Statistics, rows: Bool[Tensor, "N"] | None = None) -> list[Weighted]:
+        """The recipe's terms with their coefficients, corrected for a sampler of its own arithmetic."""
+        terms = self.recipe.summands(stats)
+        if self.sampler_cap is not None and self.columns.behavior is not None:
+            before = None if self.old is None else self.old[STUDENT]
+            correction = SamplerCorrection(
+                self.columns.behavior, self.sampler_cap, self.recipe.temperature, before
+            )
+            terms = [corrected(one, correction) for one in terms]
+        return plan(terms, self.columns, rows)
+
 
 def backward(
     batch: TextBatch,
@@ -94,7 +110,7 @@ def backward(
     rows = batch.within(update)
     stats = batch.statistics(rows)
     try:
-        weighted = plan(batch.recipe.summands(stats), batch.columns, rows)
+        weighted = batch.planned(stats, rows)
         if several and batch.old is None:
             with torch.no_grad():
                 whole = batch.statistics() if rows is not None else stats
@@ -131,6 +147,18 @@ def differentiated(
     return outcome
 
 
+def corrected(term: Term, correction: SamplerCorrection) -> Term:
+    """The term with the correction among its gates, unless its own ratio has the sampler's log-prob below already."""
+    gates = () if term.gate is None else (term.gate,)
+    if (
+        isinstance(term, SequenceTerm) or term.role != STUDENT
+    ):  # it weighs its units itself; another writes elsewhere
+        return term
+    if getattr(term, "behavior", None) is not None or any(isinstance(one, ImportanceRatio) for one in gates):
+        return term
+    return replace(term, gate=Product((*gates, correction)) if gates else correction)
+
+
 def reads_features(weighted: Sequence[Weighted]) -> bool:
     return any("features" in one.term.reads.values() for one in weighted)
 
@@ -139,7 +167,7 @@ def losses_of(batch: TextBatch) -> Iterator[Float[Tensor, ""]]:
     """The loss of a batch that is one record, a micro-batch at a time. Raises ``NotFinite`` where a term reads NaN."""
     stats = batch.statistics(record=True)
     try:
-        weighted = plan(batch.recipe.summands(stats), batch.columns)
+        weighted = batch.planned(stats)
         trained = {one.term.role for one in weighted}
         for part in batch.scoring.parts():
             scored = batch.scoring.batch(part, trained, features=reads_features(weighted))
