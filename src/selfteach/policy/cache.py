@@ -65,6 +65,15 @@ def reads_by_token(model: nn.Module) -> bool:
     return all(type(one) in (DynamicLayer, DynamicSlidingWindowLayer) for one in layers)
 
 
+def masks_by_key(model: nn.Module) -> bool:
+    """Whether a single new token may be given, for its mask, which keys each row has: [N, 1, 1, keys]. Every layer then
+    attends to all of them, by torch's own attention, and no position is told by the mask."""
+    config = bare(model).config.get_text_config()
+    plain = all(type(one) is DynamicLayer for one in DynamicCache(config=config).layers)
+    told = takes(model, "position_ids") and not getattr(config, "alibi", False)
+    return plain and told and config._attn_implementation == "sdpa"
+
+
 def takes(model: nn.Module, argument: str) -> bool:
     """Whether the part of ``model`` that makes hidden states has an argument of this name."""
     return argument in inspect.signature(body(model).forward).parameters

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from selfteach.objective.head import Head
-from selfteach.policy.cache import growing_cache, takes
+from selfteach.policy.cache import growing_cache, masks_by_key, takes
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy, body
 
@@ -35,6 +35,7 @@ class Reader:
             device, pad = policy.model.device, policy.renderer.pad_id
             self.cache = growing_cache(policy.model)
             self.places = takes(policy.model, "position_ids")  # ALiBi models find them in the mask
+            self.by_key = masks_by_key(policy.model)
         self.row_of = torch.tensor([distinct[tuple(ids)] for ids in prompts], device=device)
         width = max(map(len, distinct))
         self.ids = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in distinct], device=device)
@@ -42,10 +43,11 @@ class Reader:
             [[0] * (width - len(ids)) + [1] * len(ids) for ids in distinct], device=device
         )
         self.length = torch.tensor([len(ids) for ids in distinct], device=device)
+        self.padded = any(len(ids) < width for ids in distinct)
 
     def prompts(self) -> Float[Tensor, "N V"]:
         """[N, V] logits of each row's first token."""
-        logits = self._read(self.ids, (self.attended.cumsum(1) - 1).clamp(min=0))
+        logits = self._read(self.ids, (self.attended.cumsum(1) - 1).clamp(min=0), self.attended)
         if len(self.row_of) == len(self.ids):  # no two are equal, and they stand in the rows' order
             return logits
         self._take(self.row_of)
@@ -55,23 +57,31 @@ class Reader:
         """[N, V] logits of what follows each row's new token [N]."""
         self.attended = torch.cat([self.attended, torch.ones_like(self.attended[:, :1])], dim=1)
         self.length = self.length + 1
-        return self._read(token[:, None], self.length[:, None] - 1)
+        return self._read(token[:, None], self.length[:, None] - 1, self.mask())
 
     def keep(self, rows: Int[Tensor, "n"]) -> None:
         """Go on with these rows alone."""
         self._take(rows)
 
+    def mask(self) -> Int[Tensor, "N keys"] | Bool[Tensor, "N 1 1 keys"] | None:
+        """Of one new token: the keys that it attends to, as simply as the model takes it (None: all of them)."""
+        if not self.by_key:
+            return self.attended
+        return self.attended[:, None, None].bool() if self.padded else None
+
     def _take(self, rows: Int[Tensor, "n"]) -> None:
         self.cache.batch_select_indices(rows)
         self.attended, self.length = self.attended[rows], self.length[rows]
 
-    def _read(self, ids: Int[Tensor, "N L"], place: Int[Tensor, "N L"]) -> Float[Tensor, "N V"]:
+    def _read(
+        self, ids: Int[Tensor, "N L"], place: Int[Tensor, "N L"], mask: Shaped[Tensor, "N ..."] | None
+    ) -> Float[Tensor, "N V"]:
         at = {"position_ids": place} if self.places else {}
         with self.in_place() as policy:
             with policy.arithmetic():
                 state = body(policy.model)(
                     input_ids=ids,
-                    attention_mask=self.attended,
+                    attention_mask=mask,
                     **at,
                     past_key_values=self.cache,
                     use_cache=True,
