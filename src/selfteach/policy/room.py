@@ -42,7 +42,7 @@ class Footprint:
 @dataclass
 class Room:
     """``memory``: bytes that the rows of one pass may take together, whatever their number. It decides how sampling and
-    scoring are cut into batches, and so which random numbers a row draws: a run that is resumed keeps what it had."""
+    scoring are cut into batches, and so how sums are rounded: a run that is resumed keeps what it had."""
 
     memory: int
     needs: Footprint
