@@ -170,11 +170,14 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def page(found: Mapping[str, Any]) -> str:
     """results/growth.md."""
     machine = found["machine"]
+    clock = 1 if found["threads"] == 1 else 0
     lines = [
         "# How a step grows",
         "",
         "Written by `benchmarks/growth.py`; its top says how. Exponents of a power law near the sizes shown: 1 is in "
-        "proportion, 0 does not grow; a phase with a fixed cost lies below its true exponent.",
+        "proportion, 0 does not grow; a phase with a fixed cost lies below its true exponent. Seconds are the processor's; "
+        "the bounds are what the matrices, the cache and the products cost at least (`stepbench/bounds.py`), beside what a "
+        f"phase took {'of the processor' if clock else 'by the wall'}. A model that fits a cache may beat the first.",
         "",
         *(f"- {fact}" for fact in found["facts"]),
         f"- measured here: {machine['bandwidth'] / 1e9:.1f} GB/s (a matrix–vector product of 512 MiB), "
@@ -183,9 +186,9 @@ def page(found: Mapping[str, Any]) -> str:
         "",
     ]
     for sweep, one in found["sweeps"].items():
-        lines += [f"## Against {UNITS[sweep]}", "", growth_table(one), "", bound_table(one, machine), ""]
+        lines += [f"## Against {UNITS[sweep]}", "", growth_table(one), "", bound_table(one, machine, clock), ""]
         if sweep == "group":
-            lines += [fixed_cost(one), ""]
+            lines += [fixed_cost(one, clock), ""]
     return "\n".join(lines)
 
 
@@ -201,23 +204,22 @@ def growth_table(one: Mapping[str, Any]) -> str:
     return table(["", "step (s)", *PHASES, "peak (MiB)"], rows)
 
 
-def bound_table(one: Mapping[str, Any], machine: Mapping[str, float]) -> str:
-    """At the largest size: what a phase took by the wall, the bound, and the share of it that is reached."""
+def bound_table(one: Mapping[str, Any], machine: Mapping[str, float], clock: int = 1) -> str:
+    """At the largest size: what a phase took (``clock`` 0: by the wall, 1: of the processor), the bound, and the share of
+    it that is reached."""
     bound, point = least(one["points"][-1], machine), one["found"][-1]
     rows = []
     for name, seconds in bound.items():
-        took = sum(point["phases"][part][0] for part in name.split(" + "))
+        took = sum(point["phases"][part][clock] for part in name.split(" + "))
         rows.append([name, f"{took:.3f}", f"{seconds:.4f}", f"{seconds / took:.0%}" if took > 0 else "–"])
-    rows.append(["rest", f"{point['phases']['rest'][0]:.3f}", "0", "–"])
+    rows.append(["rest", f"{point['phases']['rest'][clock]:.3f}", "0", "–"])
     return f"At {one['x'][-1]:,}:\n\n" + table(["", "took (s)", "bound (s)", "share reached"], rows)
 
 
-def fixed_cost(one: Mapping[str, Any]) -> str:
+def fixed_cost(one: Mapping[str, Any], clock: int = 1) -> str:
     """Of a token step in decoding: what it costs however many rows there are, and what each row adds."""
-    steps = [
-        point["phases"]["sampling"][0] / p["tokens"]
-        for point, p in zip(one["found"], one["points"], strict=True)
-    ]
+    points = zip(one["found"], one["points"], strict=True)
+    steps = [found["phases"]["sampling"][clock] / point["tokens"] for found, point in points]
     each, fixed, error = line([float(x) for x in one["x"]], steps)
     return (
         f"A token step of decoding takes {1e3 * fixed:.2f} ms whatever the rows (launching kernels, Python), and "
@@ -249,7 +251,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     began = time.perf_counter()
     machine = asdict(bounds.measured(options.device))
-    found = {"machine": machine, "sweeps": {sweep: swept(sweep, options) for sweep in options.sweeps}}
+    sweeps = {sweep: swept(sweep, options) for sweep in options.sweeps}
+    found = {"machine": machine, "threads": options.threads, "sweeps": sweeps}
     facts = pages.facts(options.device, options.threads, sys.argv[1:], time.perf_counter() - began)
     found["facts"] = [
         one.replace("bench_step.py", "growth.py").replace("this cell", "all of it") for one in facts

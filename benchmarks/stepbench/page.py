@@ -81,6 +81,8 @@ def written(found: Mapping[str, Any]) -> str:
     parts = [TOP, "![Seconds of a step by phase](speed.svg)\n"]
     for cell in found["cells"].values():
         parts.append(section(cell))
+    if not found["cells"]:
+        parts.append("No cell has been measured yet.\n")
     if found.get("learning"):
         parts.append(learning_section(found["learning"]))
     return "\n".join(parts)
