@@ -92,13 +92,8 @@ def sides(family: str, ours: Iterable[str], before: str = "") -> list[Side]:
 
 
 def chosen(every: Sequence[Side], labels: Sequence[str] | None) -> list[Side]:
-    """The sides of these labels (None: all), in their order. ValueError where one is none's."""
-    if labels is None:
-        return list(every)
-    known = {one.label: one for one in every}
-    if unknown := [name for name in labels if name not in known]:
-        raise ValueError(f"no side {unknown[0]!r}: {', '.join(known)}")
-    return [known[name] for name in known if name in labels]
+    """The sides of these labels (None: all), in their own order."""
+    return [one for one in every if labels is None or one.label in labels]
 
 
 def order(count: int, repetition: int) -> list[int]:
@@ -302,10 +297,14 @@ def positive(text: str) -> int:
 
 def plan(options: argparse.Namespace) -> list[tuple[Shape, str, list[Side]]]:
     """The cells that are asked for. ValueError for a shape or a side that does not exist."""
+    families = {name: sides(name, options.ours_args, options.before) for name in options.families}
+    known = list(dict.fromkeys(one.label for every in families.values() for one in every))
+    if unknown := [name for name in options.sides or () if name not in known]:
+        raise ValueError(f"no side {unknown[0]!r}: {', '.join(known)}")
     return [
-        (parsed(shape), family, chosen(sides(family, options.ours_args, options.before), options.sides))
+        (parsed(shape), name, chosen(every, options.sides))
         for shape in options.shapes
-        for family in options.families
+        for name, every in families.items()
     ]
 
 

@@ -175,9 +175,10 @@ def page(found: Mapping[str, Any]) -> str:
         "# How a step grows",
         "",
         "Written by `benchmarks/growth.py`; its top says how. Exponents of a power law near the sizes shown: 1 is in "
-        "proportion, 0 does not grow; a phase with a fixed cost lies below its true exponent. Seconds are the processor's; "
-        "the bounds are what the matrices, the cache and the products cost at least (`stepbench/bounds.py`), beside what a "
-        f"phase took {'of the processor' if clock else 'by the wall'}. A model that fits a cache may beat the first.",
+        "proportion, 0 does not grow; a phase with a fixed cost lies below its true exponent. Seconds are the "
+        "processor's. Bounds are what the matrices, the cache and the products cost at least "
+        "(`benchmarks/stepbench/bounds.py`), beside what a phase took "
+        f"{'of the processor' if clock else 'by the wall'}; a model that fits a cache may be read faster than that.",
         "",
         *(f"- {fact}" for fact in found["facts"]),
         f"- measured here: {machine['bandwidth'] / 1e9:.1f} GB/s (a matrix–vector product of 512 MiB), "
@@ -186,7 +187,14 @@ def page(found: Mapping[str, Any]) -> str:
         "",
     ]
     for sweep, one in found["sweeps"].items():
-        lines += [f"## Against {UNITS[sweep]}", "", growth_table(one), "", bound_table(one, machine, clock), ""]
+        lines += [
+            f"## Against {UNITS[sweep]}",
+            "",
+            growth_table(one),
+            "",
+            bound_table(one, machine, clock),
+            "",
+        ]
         if sweep == "group":
             lines += [fixed_cost(one, clock), ""]
     return "\n".join(lines)
@@ -205,8 +213,8 @@ def growth_table(one: Mapping[str, Any]) -> str:
 
 
 def bound_table(one: Mapping[str, Any], machine: Mapping[str, float], clock: int = 1) -> str:
-    """At the largest size: what a phase took (``clock`` 0: by the wall, 1: of the processor), the bound, and the share of
-    it that is reached."""
+    """At the largest size: what a phase took (``clock`` 0: by the wall, 1: of the processor), the bound, and the share
+    of it that is reached."""
     bound, point = least(one["points"][-1], machine), one["found"][-1]
     rows = []
     for name, seconds in bound.items():

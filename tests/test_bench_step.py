@@ -137,8 +137,11 @@ def test_sides_are_chosen_by_label() -> None:
     chosen = bench_step.chosen(every, ["TRL GKD", "ours"])
     assert [one.label for one in chosen] == ["ours", "TRL GKD"]
     assert bench_step.chosen(every, None) == every
+    words = ["--shapes", "arena", "--families", "sdpo", "gkd", "--sides", "ours", "TRL SDPO"]
+    cells = bench_step.plan(bench_step.arguments().parse_args(words))
+    assert [[one.label for one in sides] for _, _, sides in cells] == [["ours", "TRL SDPO"], ["ours"]]
     with pytest.raises(ValueError, match="no side 'verl'"):
-        bench_step.chosen(every, ["verl"])
+        bench_step.plan(bench_step.arguments().parse_args([*words[:-1], "verl"]))
 
 
 def test_the_order_rotates_so_that_every_side_comes_first_once() -> None:

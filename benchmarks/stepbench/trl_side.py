@@ -75,10 +75,10 @@ def sdft(task: Task, tokenizer: Any, recorder: Recorder) -> Any:
     args = SDFTConfig(
         **common(task), **online(task), num_generations=task.shape.group, max_prompt_length=None,
         distillation_mode="full_logits", distillation_alpha=0.5, teacher_model_kind="base",
-        teacher_prompt_template="{privileged_context}",
+        teacher_prompt_template="{prompt}{privileged_context}",
     )  # fmt: skip
     begun(task, recorder)
-    trainer = SDFTTrainer(task.model, args, privileged(task), None, tokenizer, [ticks(recorder)])
+    trainer = SDFTTrainer(task.model, args, privileged(task, behind=True), None, tokenizer, [ticks(recorder)])
     return watched(trainer, recorder, "_generate_transformers")
 
 
@@ -165,10 +165,17 @@ def gkd(task: Task, tokenizer: Any, recorder: Recorder) -> Any:
 # --- what is watched ----------------------------------------------------------------------------------------------
 
 
-def privileged(task: Task) -> Any:
+def privileged(task: Task, *, behind: bool = False) -> Any:
+    """Prompts with what the teacher reads instead; ``behind``: with what it reads behind the prompt. ValueError where
+    that does not begin with the prompt."""
     from datasets import Dataset
 
-    rows = [{"prompt": row["prompt"], "privileged_context": row["teacher"]} for row in task.workload]
+    rows = []
+    for row in task.workload:
+        asked, shown = row["prompt"][-1]["content"], row["teacher"]
+        if behind and not shown.startswith(asked):
+            raise ValueError(f"TRL's SDFT shows the prompt first, which {shown!r} does not begin with")
+        rows.append({"prompt": row["prompt"], "privileged_context": shown[len(asked) if behind else 0 :]})
     return Dataset.from_list(rows)
 
 
