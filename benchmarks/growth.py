@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stepbench import kinds
 from stepbench.figures import Fit, exponent, line
 from stepbench.process import FAILED, done, work
 from stepbench.recorder import PHASES
@@ -85,7 +86,9 @@ def points(sweep: str, base: Point = Point()) -> list[Point]:
 # --- measuring ----------------------------------------------------------------------------------------------------
 
 
-def measured(point: Point, options: argparse.Namespace, repetition: int) -> Mapping[str, Any]:
+def measured(
+    point: Point, options: argparse.Namespace, repetition: int, *, profiled: bool = False
+) -> Mapping[str, Any]:
     """A process's answer: its steps and its peak. SystemExit with its last line where it gave none."""
     from stepbench.models import random_model
     from stepbench.workload import words
@@ -101,7 +104,7 @@ def measured(point: Point, options: argparse.Namespace, repetition: int) -> Mapp
     with tempfile.TemporaryDirectory(dir=SCRATCH) as out:
         task = Task(
             "ours", "sdft", shape, str(model), str(model), str(rows), f"{out}/run", words=given, recipe=RECIPE,
-            steps=options.steps, seed=repetition, device=options.device,
+            steps=options.steps, seed=repetition, device=options.device, profiled=profiled,
         )  # fmt: skip
         found = done(task, __file__, options.threads, log=SCRATCH / "logs" / "growth.log")
     if FAILED in found:
@@ -137,6 +140,16 @@ def swept(sweep: str, options: argparse.Namespace) -> dict[str, Any]:
         "x": list(SWEEPS[sweep]),
         "points": [asdict(one) for one in points(sweep)],
         "found": [summary(several) for several in runs],
+    }
+
+
+def eaten(point: Point, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Phase → the share of its processor time that each kind of operation takes (one run under torch's profiler)."""
+    once = argparse.Namespace(**{**vars(options), "steps": 1})
+    found = measured(point, once, 0, profiled=True)
+    took = {name: found["steps"][0]["phases"][name][1] for name in PHASES}
+    return {
+        name: kinds.shares(some, took[name]) for name, some in found["operations"].items() if took[name] > 0
     }
 
 
@@ -197,7 +210,21 @@ def page(found: Mapping[str, Any]) -> str:
         ]
         if sweep == "group":
             lines += [fixed_cost(one, clock), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *eaten_part(found["eaten"])])
+
+
+def eaten_part(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What eats the rest."""
+    rows = [[name, *(f"{shares[kind]:.0%}" for kind in kinds.NAMES)] for name, shares in found.items()]
+    return [
+        "## What a phase's time goes into",
+        "",
+        "At the base point, shares of processor time by kind of operation (one step under torch's profiler, whose own "
+        'cost falls into "between operations"):',
+        "",
+        table(["", *kinds.NAMES], rows),
+        "",
+    ]
 
 
 def growth_table(one: Mapping[str, Any]) -> str:
@@ -261,6 +288,7 @@ def main() -> None:
     machine = asdict(bounds.measured(options.device))
     sweeps = {sweep: swept(sweep, options) for sweep in options.sweeps}
     found = {"machine": machine, "threads": options.threads, "sweeps": sweeps}
+    found["eaten"] = eaten(Point(), options)
     facts = pages.facts(options.device, options.threads, sys.argv[1:], time.perf_counter() - began)
     found["facts"] = [
         one.replace("bench_step.py", "growth.py").replace("this cell", "all of it") for one in facts

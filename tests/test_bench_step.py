@@ -315,6 +315,38 @@ def test_whether_the_weights_moved() -> None:
     assert recorder.moved == pytest.approx(0.5)
 
 
+def test_operations_are_counted_by_their_kind() -> None:
+    from stepbench import kinds
+
+    assert kinds.kind_of("aten::addmm") == kinds.kind_of("aten::mm") == "products"
+    assert kinds.kind_of("aten::scaled_dot_product_attention") == "attention"
+    assert kinds.kind_of("aten::_scaled_dot_product_flash_attention_for_cpu") == "attention"
+    assert kinds.kind_of("aten::_log_softmax") == kinds.kind_of("aten::multinomial") == "softmax and draws"
+    assert (
+        kinds.kind_of("aten::cat")
+        == kinds.kind_of("aten::copy_")
+        == kinds.kind_of("aten::index_select")
+        == "copies"
+    )
+    assert kinds.kind_of("aten::mul") == kinds.kind_of("aten::catch") == kinds.ELSE
+    found = kinds.shares([("aten::mm", 1.0), ("aten::mul", 0.5)], total=2.0)
+    assert (found["products"], found[kinds.ELSE], found[kinds.BETWEEN]) == (0.5, 0.25, 0.25)
+    assert sum(found.values()) == 1.0
+
+
+def test_phases_are_profiled_where_that_is_asked() -> None:
+    from stepbench import kinds
+    from stepbench.recorder import Recorder
+
+    recorder, square = Recorder(steps=1, profiled=True), torch.ones(64, 64)
+    recorder.warm = True
+    with recorder.phase("loss"), recorder.phase("student"):
+        square @ square
+    (found,) = recorder.operations.values()
+    assert list(recorder.operations) == ["loss"]  # the outer one holds what is within
+    assert "products" in {kinds.kind_of(name) for name, seconds in found if seconds > 0}
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 

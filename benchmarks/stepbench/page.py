@@ -50,8 +50,9 @@ Not equal:
   `gradient_accumulation_steps`), then for each micro-batch a student forward and a teacher forward with logits at
   the completion's positions alone, the divergence on whole [rows, tokens, vocabulary] tensors, and a backward pass.
   With these settings it computes no log-probs of the rollout (no importance weights). DistillationTrainer keeps
-  hidden states and walks over tiles of the vocabulary, twice; GKDTrainer generates each micro-batch by itself and
-  makes logits at the prompt's positions too.
+  hidden states and walks over tiles of the vocabulary, twice; GKDTrainer generates each micro-batch by itself,
+  makes logits at the prompt's positions too, and divides its loss by the number of tokens of the data's own replies
+  in place of those generated (here one or two a row), so that its loss is that much larger.
 - *What ours does beside it*: watched metrics (entropies, overlap, divergence by token class), alarms, the log-prob
   of each sampled token, metrics.jsonl. All of it is in its time. The preflight, which runs once before the first
   step, is not.

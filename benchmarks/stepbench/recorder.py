@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from stepbench import kinds
+
 PHASES = ("sampling", "teacher", "student", "loss", "backward", "optimizer", "rest")
 Seconds = tuple[float, float]
 """(wall, processor: user + system of all threads of the process)"""
@@ -32,10 +34,13 @@ class Recorder:
     """``tick`` ends a step; the first one ends the warm-up, of which nothing is kept.
 
     ``before``: bytes resident before a model was loaded; ``peak``: at most during the timed steps. ``read``: the
-    prompts of the step that is being sampled, where a side tells them before it is done."""
+    prompts of the step that is being sampled, where a side tells them before it is done.
+    ``profiled``: phases within no other are looked into by torch's profiler, which slows them down; ``operations``:
+    what it found."""
 
-    def __init__(self, steps: int, cuda: bool = False) -> None:
-        self.steps, self.cuda = steps, cuda
+    def __init__(self, steps: int, cuda: bool = False, profiled: bool = False) -> None:
+        self.steps, self.cuda, self.profiled = steps, cuda, profiled
+        self.operations: dict[str, list[tuple[str, float]]] = {}
         self.phases: dict[str, list[float]] = {}
         self.stack: list[tuple[str, Seconds, list[float]]] = []
         self.rows: list[dict[str, Any]] = []
@@ -67,11 +72,14 @@ class Recorder:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        profiler = kinds.started() if self.profiled and self.warm and not self.stack else None
         self.enter(name)
         try:
             yield
         finally:
             self.leave()
+            if profiler is not None:
+                self.operations.setdefault(name, []).extend(kinds.stopped(profiler))
 
     @property
     def within(self) -> list[str]:

@@ -37,6 +37,7 @@ class Task:
     warmup_tokens: int = 8
     seed: int = 0
     device: str = "cpu"
+    profiled: bool = False
 
     @property
     def cuda(self) -> bool:
@@ -47,7 +48,7 @@ class Task:
         return read(Path(self.rows))
 
     def recorder(self) -> Recorder:
-        return Recorder(self.steps, self.cuda)
+        return Recorder(self.steps, self.cuda, self.profiled)
 
 
 def body_of(model: str) -> type[nn.Module]:
@@ -74,6 +75,7 @@ def answer(task: Task, recorder: Recorder) -> dict[str, Any]:
     state = state_bytes(count, [count])
     return {
         "steps": recorder.rows,
+        "operations": recorder.operations,
         "peak": recorder.peak,
         "before": recorder.before,
         "state": state,
