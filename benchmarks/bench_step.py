@@ -36,6 +36,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from stepbench import page
 from stepbench.process import FAILED, done, work
 from stepbench.shapes import ON_CPU, RANDOM, SHAPES, Shape, parsed
@@ -324,20 +325,28 @@ def main() -> None:
         except ValueError as problem:
             parser.error(str(problem))
         run(cells, options, found)
-    if options.write or options.page:
-        options.out.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        (options.out / "speed.md").write_text(page.written(found), encoding="utf-8")
-        (options.out / "speed.svg").write_text(page.plotted(found), encoding="utf-8")
+    if options.page:
+        write(found, options.out)
+    if options.page or options.write:
         print(options.out / "speed.md")
+
+
+def write(found: Mapping[str, Any], out: Path) -> None:
+    """speed.json, and the page and the plot of it."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "speed.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (out / "speed.md").write_text(page.written(found), encoding="utf-8")
+    (out / "speed.svg").write_text(page.plotted(found), encoding="utf-8")
 
 
 def run(
     cells: Sequence[tuple[Shape, str, list[Side]]], options: argparse.Namespace, found: dict[str, Any]
 ) -> None:
-    """Measure the cells, and put them into what was found before."""
+    """Measure the cells, and put them into what was found before; written down after each, if at all."""
     from stepbench.bounds import measured as rates
 
+    if options.threads:
+        torch.set_num_threads(options.threads)
     machine = asdict(rates(options.device))
     for shape, family, every in cells:
         began = time.perf_counter()
@@ -346,11 +355,16 @@ def run(
         found["cells"][f"{shape.name}/{family}/{options.device}"] = cell | {
             "machine": machine,
             "facts": facts,
+            "threads": options.threads,
         }
         print(page.ratio_table(cell), flush=True)
+        if options.write:
+            write(found, options.out)
     for family in options.families if options.learn else ():
         every = chosen(sides(family, options.ours_args), options.sides)
         found["learning"][family] = learning(every, family, options, options.learn)
+        if options.write:
+            write(found, options.out)
 
 
 if __name__ == "__main__":

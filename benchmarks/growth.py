@@ -144,10 +144,10 @@ def swept(sweep: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def eaten(point: Point, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Phase → the share of its processor time that each kind of operation takes (one run under torch's profiler)."""
+    """Phase → the share of its time by the wall, which is the profiler's, that each kind of operation takes."""
     once = argparse.Namespace(**{**vars(options), "steps": 1})
     found = measured(point, once, 0, profiled=True)
-    took = {name: found["steps"][0]["phases"][name][1] for name in PHASES}
+    took = {name: found["steps"][0]["phases"][name][0] for name in PHASES}
     return {
         name: kinds.shares(some, took[name]) for name, some in found["operations"].items() if took[name] > 0
     }
@@ -219,7 +219,7 @@ def eaten_part(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     return [
         "## What a phase's time goes into",
         "",
-        "At the base point, shares of processor time by kind of operation (one step under torch's profiler, whose own "
+        "At the base point, shares of its time by kind of operation (one step under torch's profiler, whose own "
         'cost falls into "between operations"):',
         "",
         table(["", *kinds.NAMES], rows),

@@ -433,6 +433,20 @@ def test_the_page_says_ratios_and_what_did_not_run() -> None:
     assert drawn.count("<title>sampling") == 2  # one bar a side that ran
 
 
+def test_what_was_found_is_written_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    import bench_step
+
+    found = {"cells": {"arena/sdft/cpu": cell(ours=[made()], TRL_SDFT=[made()])}, "learning": {}}
+    bench_step.write(found, tmp_path / "new")
+    files = {one.name: one.read_text() for one in (tmp_path / "new").iterdir()}
+    assert json.loads(files["speed.json"]) == found
+    monkeypatch.setattr(sys, "argv", ["bench_step.py", "--page", "--out", str(tmp_path / "new")])
+    bench_step.main()
+    assert {one.name: one.read_text() for one in (tmp_path / "new").iterdir()} == files
+
+
 def test_a_folder_of_this_machine_is_not_written_down() -> None:
     from stepbench.page import quoted
 

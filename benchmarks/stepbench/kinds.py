@@ -1,4 +1,4 @@
-"""What eats a phase: its processor time by kind of operation, from torch's profiler."""
+"""What eats a phase: its time by kind of operation, from torch's profiler."""
 
 from __future__ import annotations
 

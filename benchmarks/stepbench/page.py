@@ -43,8 +43,8 @@ Not equal:
 
 - *Randomness.* Seeds are the same numbers, but each library draws in its own order: the tokens differ, their number
   does not.
-- *TRL's settings* are its defaults but for these: gradient checkpointing off (its default is on, which costs it
-  about a fifth more), `bf16` off in float32 (its default is on), full logits in place of its top-100 (SDFT) or its
+- *TRL's settings* are its defaults but for these: gradient checkpointing off (its default is on, a fifth slower by
+  its documentation), `bf16` off in float32 (its default is on), full logits in place of its top-100 (SDFT) or its
   sampled token (SDPO), logging every step as ours does. Its optimizer is torch's fused AdamW, its default.
 - *What TRL does in a step* (1.16, read in its source): one `generate` for the whole batch (`steps_per_generation` =
   `gradient_accumulation_steps`), then for each micro-batch a student forward and a teacher forward with logits at
@@ -209,21 +209,21 @@ def phase_table(cell: Cell) -> str:
 
 
 def bound_table(cell: Cell) -> str:
-    """What ours took by the wall, beside what this machine's rates allow at least."""
+    """What ours took by the wall (of one thread: of the processor), beside what this machine's rates allow at least."""
     sides = ran(cell)
     if "ours" not in sides:
         return ""
     shape, machine = Shape(**cell["shape"]), Machine(**cell["machine"])
     work = Work(shape.rows, cell["work"]["prompt"], cell["work"]["shown"], shape.tokens)
     least = bounds(Model(**cell["sizes"]), work, machine)
+    alone = cell.get("threads") == 1
     rows = []
     for name, seconds in least.items():
-        took = sum(of_phase(sides["ours"], one, 0) for one in name.split(" + "))
+        took = sum(of_phase(sides["ours"], one, int(alone)) for one in name.split(" + "))
         rows.append([name, f"{took:.3f}", f"{seconds:.3f}", f"{seconds / took:.0%}" if took > 0 else "–"])
-    head = (
-        f"Ours against the bound, by the wall (float32; {machine.bandwidth / 1e9:.1f} GB/s of a matrix–vector product, "
-        f"{machine.flops / 1e9:.0f} GFLOP/s of a product, measured before the cell):"
-    )
+    rates = f"{machine.bandwidth / 1e9:.1f} GB/s of a matrix–vector product, {machine.flops / 1e9:.0f} GFLOP/s of a product"
+    clock = "of the processor" if alone else "by the wall"
+    head = f"Ours against the bound, {clock} (float32; {rates}, measured before the cells):"
     return f"{head}\n\n{table(['', 'took (s)', 'bound (s)', 'share of the bound reached'], rows)}"
 
 
