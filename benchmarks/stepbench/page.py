@@ -221,9 +221,11 @@ def bound_table(cell: Cell) -> str:
     for name, seconds in least.items():
         took = sum(of_phase(sides["ours"], one, int(alone)) for one in name.split(" + "))
         rows.append([name, f"{took:.3f}", f"{seconds:.3f}", f"{seconds / took:.0%}" if took > 0 else "–"])
-    rates = f"{machine.bandwidth / 1e9:.1f} GB/s of a matrix–vector product, {machine.flops / 1e9:.0f} GFLOP/s of a product"
-    clock = "of the processor" if alone else "by the wall"
-    head = f"Ours against the bound, {clock} (float32; {rates}, measured before the cells):"
+    read, made = f"{machine.bandwidth / 1e9:.1f} GB/s", f"{machine.flops / 1e9:.0f} GFLOP/s"
+    head = (
+        f"Ours against the bound, {'of the processor' if alone else 'by the wall'} (float32; {read} of a matrix–vector "
+        f"product, {made} of a product, measured before the cells):"
+    )
     return f"{head}\n\n{table(['', 'took (s)', 'bound (s)', 'share of the bound reached'], rows)}"
 
 
