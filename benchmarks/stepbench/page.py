@@ -79,7 +79,7 @@ compare the sum of the two); *rest* is all else: tokenization, collation, clippi
 
 def written(found: Mapping[str, Any]) -> str:
     """The page."""
-    parts = [TOP, "![Seconds of a step by phase](speed.svg)\n"]
+    parts = [TOP, "![Processor seconds of a step by phase](speed.svg)\n"]
     for cell in found["cells"].values():
         parts.append(section(cell))
     if not found["cells"]:
