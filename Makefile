@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint types check docs wheel setup bench-loss clean
+.PHONY: demo test test-slow lint types check docs wheel setup bench-loss bench-step growth clean
 
 demo: $(VENV)/.ready
 	$(BIN)/selfteach demo
@@ -41,11 +41,19 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
-# The other libraries' losses, side by side with ours, in an environment of their own (build/ is not kept by git).
+# Ours beside other libraries, in an environment of their own (build/ is not kept by git). Losses: results/loss.md; whole
+# steps: results/speed.md, make bench-step ARGS="--model FOLDER --write" (benchmarks/bench_step.py says what is measured).
 BENCH := build/bench
 
 bench-loss: $(BENCH)/.ready
 	$(BENCH)/bin/python benchmarks/bench_loss.py $(ARGS)
+
+bench-step: $(BENCH)/.ready
+	$(BENCH)/bin/python benchmarks/bench_step.py $(ARGS)
+
+# How a step of ours grows with tokens, rollouts, views and vocabulary: results/growth.md, make growth ARGS=--write.
+growth: $(VENV)/.ready
+	$(BIN)/python benchmarks/growth.py $(ARGS)
 
 $(BENCH)/.ready: pyproject.toml constraints.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
