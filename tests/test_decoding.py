@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -237,3 +238,11 @@ def test_other_memories_are_sampled_by_generate_with_the_rows_own_numbers(name: 
     (prompt,) = some_prompts(6)
     samples = LocalSampler(policy).sample([prompt] * 3, Sampling(8), keys=["a", "b", "a"])
     assert samples[0] == samples[2] != samples[1]
+
+
+def test_without_stop_tokens_every_row_is_as_long_as_it_may_be(policy: Policy) -> None:
+    endless = ChatRenderer(TOKENIZER)
+    endless.stop_ids = frozenset()
+    samples = LocalSampler(replace(policy, renderer=endless)).sample(some_prompts(3, 9), Sampling(40))
+    assert [len(one.ids) for one in samples] == [40, 40]
+    assert not any(one.finished for one in samples)

@@ -108,7 +108,7 @@ def _decode(
     device, sources = policy.model.device, len(shares)
     reading = _Readers(policy, contexts, weights)
     rows = torch.arange(len(contexts), device=device)
-    stops = torch.tensor(sorted(policy.renderer.stop_ids), device=device)
+    stops = torch.tensor(sorted(policy.renderer.stop_ids), dtype=torch.long, device=device)
     stopped = torch.zeros_like(rows, dtype=torch.bool)
     draws, picking = Draws(sampling, keys, device), starts_of([f"{key} pick" for key in keys], device)
     upto = torch.tensor(shares, dtype=torch.float64, device=device).cumsum(0)

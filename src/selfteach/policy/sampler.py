@@ -146,7 +146,7 @@ def decoded(
 def written(policy: Policy, reader: Reader, draws: Draws, watch: Callable[[int], None]) -> list[Sample]:
     """What the reader's rows write until all have stopped or are as long as they may be."""
     log = Log(len(draws.keys), policy.renderer.stop_ids)
-    stops = torch.tensor(sorted(policy.renderer.stop_ids), device=draws.device)
+    stops = torch.tensor(sorted(policy.renderer.stop_ids), dtype=torch.long, device=draws.device)
     rows = torch.arange(len(draws.keys), device=draws.device)
     stopped = torch.zeros_like(rows, dtype=torch.bool)
     logits = reader.prompts()
