@@ -1,4 +1,4 @@
-"""``python peaks.py MODEL WORDS…``: a run of three steps in a process of its own, its peak and what was predicted."""
+"""``python peaks.py MODEL WORDS…``: a run of two steps in a process of its own, its peak and what was predicted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from selfteach.training.text.preflight import examined
 from selfteach.training.text.preflight.memory import predicted
 from selfteach.training.text.preflight.probing import first_prompts
 
-STEPS = 3
+STEPS = 2
+"""The optimizer has its state from the end of the first one."""
 
 
 def main(words: list[str]) -> None:

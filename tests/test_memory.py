@@ -65,7 +65,7 @@ RUNS = {
     "lora": ("opsd", "--lora-rank", "8", *LARGE),
     "recomputed": (
         "grpo", "--lora-rank", "0", "--gradient-checkpointing",
-        "--prompts", "4", "--per-prompt", "6", "--max-tokens", "48",
+        "--prompts", "4", "--per-prompt", "4", "--max-tokens", "32",
     ),
 }  # fmt: skip
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
@@ -86,7 +86,7 @@ def test_the_predicted_peak_is_within_15_percent_of_the_measured_one(
     name: str, large: str, tmp_path: Path
 ) -> None:
     model = () if name == "arena" else ("--model", large)
-    words = [*RUNS[name], *model, "--task", "table", "--steps", "3", "--out", str(tmp_path / "run")]
+    words = [*RUNS[name], *model, "--task", "table", "--steps", "2", "--out", str(tmp_path / "run")]
     quiet = ["--device", "cpu", "--eval-problems", "0", "--samples-every", "0"]
     program = [sys.executable, str(Path(__file__).with_name("peaks.py")), *words, *quiet]
     environment = {**os.environ, **RETURNED, "OMP_NUM_THREADS": "1"}

@@ -270,11 +270,11 @@ def loss_bytes(run: TextLearner, positions: int, roles: int) -> int:
 
 
 def step_bytes(run: TextLearner) -> int:
-    """Gradients, and what the optimizer needs beside them for its largest tensor (on CUDA for all of them)."""
-    trained = trainable(run)
-    cuda = run.policy.model.device.type == "cuda"
-    beside = sum(one.nbytes for one in trained) if cuda else max((one.nbytes for one in trained), default=0)
-    return gradient_bytes(run) + STEP_COPIES * beside
+    """Gradients, and what the optimizer needs beside them for its largest tensor (on CUDA, where torch takes all tensors
+    at once unless one kernel does it, for all of them)."""
+    sizes = [one.nbytes for one in trainable(run)]
+    at_once = run.policy.model.device.type == "cuda" and run.recipe.optimization.optim == "adamw_torch"
+    return gradient_bytes(run) + STEP_COPIES * (sum(sizes) if at_once else max(sizes, default=0))
 
 
 def width_of(policy: Policy) -> int:
