@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from runs import TextRun, run_of
-from selfteach.training.text.preflight.memory import Prediction, kept_by_a_token, predicted
+from selfteach.training.text.preflight.memory import (
+    Prediction,
+    kept_by_a_token,
+    memory_check,
+    predicted,
+)
 from selfteach.training.text.preflight.probing import first_prompts
 from tiny import tiny_model_folder
 
@@ -54,6 +59,19 @@ def test_of_several_micro_batches_gradients_stand_beside_the_activations(tiny: s
     assert half.update - quarter.update == pytest.approx(
         (one.update - (half.update - gradients)) / 2, rel=0.2
     )
+
+
+def test_where_memory_is_short_the_run_is_refused_with_what_helps(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tiny, "--lora-rank", "0")
+    prompts, found = first_prompts(run.learner), prediction(run)
+    for free, advice in ((0, "--optim adafactor"), (found.to_come, "micro_batch"), (found.to_come + 1, None)):
+        monkeypatch.setattr("selfteach.training.text.preflight.memory.free_memory", lambda device, f=free: f)
+        check = memory_check(run.learner, prompts)
+        assert check.ok is (advice is None)
+        assert "at the peak" in check.detail
+        assert advice is None or advice in check.detail
 
 
 # --- against what a run takes ---------------------------------------------------------------------------------------

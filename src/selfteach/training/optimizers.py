@@ -50,7 +50,7 @@ def optimizer_of(
 
 def eight_bit(parameters: Iterable[nn.Parameter]) -> Any:
     """``bitsandbytes.optim``. UserError where it is not installed, or could not move these parameters."""
-    other = "or take --optim adafactor, which needs as little room"
+    other = "take --optim adafactor, which needs less room still"
     if any(one.device.type == "cpu" for one in parameters):
         raise UserError(
             f"optim adamw_8bit keeps its state on an accelerator, and this run is on the CPU: {other}"
@@ -58,7 +58,9 @@ def eight_bit(parameters: Iterable[nn.Parameter]) -> Any:
     try:
         return importlib.import_module("bitsandbytes.optim")
     except ImportError:
-        raise UserError(f"optim adamw_8bit needs bitsandbytes: pip install bitsandbytes, {other}") from None
+        raise UserError(
+            f"optim adamw_8bit needs bitsandbytes: pip install bitsandbytes, or {other}"
+        ) from None
 
 
 def state_bytes(optim: Optim, parameters: Iterable[nn.Parameter]) -> int:

@@ -60,36 +60,54 @@ class Pass:
     def largest(self) -> int:
         return max(self.sampling, self.teachers, self.update, self.step)
 
+    @property
+    def told(self) -> str:
+        """The largest of them, and what the others are."""
+        names = {
+            "sampling": "sampling",
+            "teachers": "teachers",
+            "update": "the update",
+            "step": "the optimizer's step",
+        }
+        first, *others = sorted(asdict(self).items(), key=lambda item: -item[1])
+        rest = ", ".join(f"{names[name]} {size(count)}" for name, count in others)
+        return f"{size(first[1])} for {names[first[0]]} ({rest})"
+
 
 @dataclass(frozen=True)
 class Prediction:
+    """What stays, and what comes and goes in each stage."""
+
     stay: Stay
     of_stages: Sequence[Pass]
 
     @property
     def to_come(self) -> int:
         """Beyond what is in use now."""
-        return self.stay.optimizer + self.stay.copies + max(one.largest for one in self.of_stages)
+        return self.stay.optimizer + self.stay.copies + self.widest.largest
+
+    @property
+    def widest(self) -> Pass:
+        """The stage whose passes take most."""
+        return max(self.of_stages, key=lambda one: one.largest)
 
     @property
     def peak(self) -> int:
         return self.stay.now + self.to_come
 
     def table(self) -> Mapping[str, int]:
-        widest = max(self.of_stages, key=lambda one: one.largest)
-        return {**asdict(self.stay), **asdict(widest)}
+        """Every term by name."""
+        return {**asdict(self.stay), **asdict(self.widest)}
 
 
 def memory_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
     """What is still to come against what is free."""
     found, free = predicted(run, prompts), free_memory(run.policy.model.device)
-    widest = max(found.of_stages, key=lambda one: one.largest)
-    copies = f"{run.models.weights.copies_to_come} copies of weights besides {run.models.weights.copies} held"
+    held, coming = run.models.weights.copies, run.models.weights.copies_to_come
     detail = (
-        f"{gib(found.peak)} at the peak: {gib(found.stay.now)} in use now, {gib(found.stay.optimizer)} for the "
-        f"optimizer's state, {gib(found.stay.copies)} for {copies}, and the largest of {gib(widest.sampling)} "
-        f"(sampling), {gib(widest.teachers)} (teachers), {gib(widest.update)} (update) and {gib(widest.step)} "
-        f"(optimizer's step); {gib(found.to_come)} to come, {gib(free)} free"
+        f"{size(found.peak)} at the peak, {size(found.stay.now)} of it in use now; still to come: "
+        f"{size(found.stay.optimizer)} for the optimizer's state, {size(found.stay.copies)} for {coming} copies of "
+        f"weights besides {held} held, and {found.widest.told}; {size(free)} free"
     )
     if found.to_come < free:
         return Check("memory", True, detail)
@@ -102,8 +120,8 @@ def memory_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
     return Check("memory", False, f"{detail}; {advice}")
 
 
-def gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def free_memory(device: torch.device) -> int:
@@ -270,8 +288,8 @@ def loss_bytes(run: TextLearner, positions: int, roles: int) -> int:
 
 
 def step_bytes(run: TextLearner) -> int:
-    """Gradients, and what the optimizer needs beside them for its largest tensor (on CUDA, where torch takes all tensors
-    at once unless one kernel does it, for all of them)."""
+    """Gradients, and what the optimizer needs beside them for its largest tensor; on CUDA for all of them, unless one
+    kernel does it."""
     sizes = [one.nbytes for one in trainable(run)]
     at_once = run.policy.model.device.type == "cuda" and run.recipe.optimization.optim == "adamw_torch"
     return gradient_bytes(run) + STEP_COPIES * (sum(sizes) if at_once else max(sizes, default=0))
