@@ -20,7 +20,7 @@ from selfteach.cli.train import run_of as words_of
 from selfteach.policy.room import Room
 from selfteach.task.options import TaskOptions, yielding
 from selfteach.task.outcome import OUTCOMES
-from selfteach.training.config import Evaluation
+from selfteach.training.config import FORMAT, Evaluation
 from selfteach.training.progress import Silent
 from selfteach.training.text.evaluation import Answered
 from tiny import tiny_model_folder
@@ -258,7 +258,7 @@ def test_a_run_of_an_earlier_version_is_refused_by_name(home: Path, tmp_path: Pa
     old = tmp_path / "old"
     shutil.copytree(home / "full", old)
     config = (old / "config.toml").read_text()
-    (old / "config.toml").write_text(config.replace("format = 4", "format = 2"))
+    (old / "config.toml").write_text(config.replace(f"format = {FORMAT}", "format = 2"))
     with pytest.raises(selfteach.UserError, match=r"earlier selfteach .*old/model, and say --task"):
         selfteach.evaluate(old)
 

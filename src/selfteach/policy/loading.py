@@ -36,6 +36,7 @@ from selfteach.policy.room import Room, room_of
 Precision = Literal["float32", "mixed", "bfloat16"]
 """``float32``: weights and arithmetic. ``mixed``: float32 weights, bfloat16 arithmetic in the transformer.
 ``bfloat16``: the same for weights that are trained; weights that never move are stored in bfloat16."""
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class Policy:
 
     ``vocabulary`` is the number of logit columns that mean a token: matrices are often padded beyond the
     tokenizer's ids, differently from one checkpoint to the next. ``precision`` says how it computes
-    (``arithmetic``) and in what numbers copies of it that never move are stored (``storage``). ``room`` bounds what
-    goes through it at once.
+    (``arithmetic``) and in what numbers copies of it that never move are stored (``storage``), ``teacher_dtype`` the
+    same of those that score for a role without gradient (none: as it says of itself; ``teaching``). ``room`` bounds
+    what goes through it at once.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Policy:
     vocabulary: int
     room: Room
     precision: Precision = "float32"
+    teacher_dtype: Dtype | None = None
 
     def arithmetic(self) -> torch.autocast:
         """Within it the transformer computes in the policy's precision, for sampling as for scoring."""
@@ -64,7 +67,16 @@ class Policy:
     @property
     def storage(self) -> torch.dtype:
         """Of copies that never move: they need no bits that a tiny update could fall into."""
+        if self.teacher_dtype is not None:
+            return torch.bfloat16 if self.teacher_dtype == "bfloat16" else torch.float32
         return torch.bfloat16 if self.precision == "bfloat16" else self.model.dtype
+
+    def teaching(self) -> Policy:
+        """The policy as it scores for a role without gradient that has weights of its own: computing in
+        ``teacher_dtype``, whatever these are stored in."""
+        if self.teacher_dtype is None:
+            return self
+        return replace(self, precision="float32" if self.teacher_dtype == "float32" else "mixed")
 
     @property
     def window(self) -> int:

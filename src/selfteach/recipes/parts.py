@@ -25,6 +25,8 @@ from selfteach.settings import (
     settings,
 )
 
+Optim = Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "adafactor", "sgd"]
+"""Optimizers by the names that transformers and TRL have for them."""
 PREVIOUS, BASE, END = "previous", "base", "end:"
 """Where a stage's trained weights start: where the stage before left them, at the model given, or, with a stage's name
 behind it, at that stage's end."""
@@ -50,8 +52,12 @@ class Rollouts:
 
 @settings
 class Optimization:
-    """How the student's weights move (AdamW)."""
+    """How the student's weights move."""
 
+    optim: Optim = "adamw_torch_fused"
+    """AdamW in one kernel or tensor by tensor (equal to rounding); with moments in 8 bits (bitsandbytes, on an
+    accelerator); Adafactor, whose lr is relative to the weights' size and whose state is small; or plain gradient
+    descent, which has none."""
     lr: PositiveFloat = 1e-6
     """Peak learning rate."""
     steps: PositiveInt = 100
@@ -65,7 +71,7 @@ class Optimization:
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
     betas: tuple[UnitInterval, UnitInterval] = (0.9, 0.999)
-    """AdamW's moment decays."""
+    """AdamW's moment decays (Adafactor and sgd have none)."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Clip the global gradient norm to this (None: no clipping)."""
     update_epochs: PositiveInt = 1

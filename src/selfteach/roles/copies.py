@@ -46,7 +46,7 @@ class ModuleCopy:
 
     def __init__(self, trained: Policy, dtype: torch.dtype | None = None) -> None:
         self.trained = trained
-        self.policy = replace(trained, model=at_rest(copy.deepcopy(trained.model), dtype))
+        self.policy = replace(trained.teaching(), model=at_rest(copy.deepcopy(trained.model), dtype))
 
     @contextmanager
     def scoring(self) -> Iterator[Policy]:
@@ -122,7 +122,7 @@ class AdapterCopy:
     @contextmanager
     def scoring(self) -> Iterator[Policy]:
         with self.exchange(self.held):
-            yield self.exchange.trained
+            yield self.exchange.trained.teaching()
 
     def take(self, share: float = 1.0) -> None:
         move(self.held, self.exchange.own(), share)
@@ -145,7 +145,7 @@ class AdaptersOff:
     @contextmanager
     def scoring(self) -> Iterator[Policy]:
         with self.trained.adapters_off():
-            yield self.trained
+            yield self.trained.teaching()
 
     def take(self, share: float = 1.0) -> None:
         raise TypeError("a policy with its adapters switched off stays what it was before training")
@@ -158,6 +158,21 @@ class AdaptersOff:
             raise ValueError(
                 "there are weights to load, but this role is the policy with its adapters switched off"
             )
+
+
+@contextmanager
+def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Within it the model's tensors are on ``device``; after it they are where they were. They must not move: what is
+    lent is thrown away."""
+    away = [tensor for _, tensor in named(model) if tensor.device != device]
+    home = [tensor.data for tensor in away]
+    try:
+        for tensor in away:
+            tensor.data = tensor.data.to(device, non_blocking=True)
+        yield
+    finally:
+        for tensor, kept in zip(away, home, strict=True):
+            tensor.data = kept
 
 
 def named(model: nn.Module) -> Iterator[tuple[str, Shaped[Tensor, "..."]]]:
@@ -196,4 +211,5 @@ def untrained(trained: Policy, seed: int) -> Policy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh: nn.Module = type(network)(copy.deepcopy(network.config))
-    return replace(trained, model=cast(PreTrainedModel, at_rest(fresh, trained.storage).to(network.device)))
+    resting = at_rest(fresh, trained.storage).to(network.device)
+    return replace(trained.teaching(), model=cast(PreTrainedModel, resting))

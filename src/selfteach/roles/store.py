@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
@@ -17,6 +18,7 @@ from selfteach.roles.copies import (
     Copy,
     Exchange,
     ModuleCopy,
+    lent,
     sampler_copy,
     untrained,
 )
@@ -31,7 +33,8 @@ class WeightStore:
     ``snapshots``: those that any stage will want, kept over stages. ``sampler_dtype``: live weights are sampled from in
     a copy of this dtype (none: as they are). Full weights are held as modules of their own.
     Those of a LoRA policy are exchanged in place (``Exchange``): **no graph of the student may be alive while a role
-    is scored**.
+    is scored**. ``rest``: the device on which full weights that never move wait until they score (None: where the
+    trained ones are); ``load`` gives its models there.
     """
 
     def __init__(
@@ -40,9 +43,11 @@ class WeightStore:
         load: Callable[[str], Policy] | None = None,
         snapshots: Iterable[Snapshot] = (),
         sampler_dtype: torch.dtype | None = None,
+        rest: torch.device | None = None,
     ) -> None:
         self.trained = trained
         self.load = load
+        self.rest = rest
         self.exchanges = {name: Exchange(policy) for name, policy in trained.items()}
         self.wanted = list(dict.fromkeys(snapshots))
         self.snapshots: dict[Snapshot, Copy] = {}
@@ -67,7 +72,9 @@ class WeightStore:
                 take, fixed = partial(self._copy, spec.of), partial(self._fixed, spec.of)
                 self.followed[spec] = Followed(spec, take, fixed)
             elif isinstance(spec, Random):
-                self.random[spec] = known.get(spec) or untrained(self.trained[spec.of], spec.seed)
+                self.random[spec] = known.get(spec) or self._rested(
+                    untrained(self.trained[spec.of], spec.seed)
+                )
             elif isinstance(spec, External):
                 self.policy_of(spec)  # a model that cannot be loaded is known before anything is sampled
 
@@ -93,7 +100,9 @@ class WeightStore:
         copy = self._copy_of(spec)
         if not isinstance(spec, External | Random) and not isinstance(copy, ModuleCopy):
             self.exchanges[spec.of].refuse_entered()
-        with copy.scoring() if copy is not None else nullcontext(self._own(spec)) as policy:
+        with ExitStack() as inside:
+            policy = self._own(spec) if copy is None else inside.enter_context(copy.scoring())
+            inside.enter_context(lent(policy.model, self._device))
             training = policy.model.training
             policy.model.eval()
             try:
@@ -176,12 +185,27 @@ class WeightStore:
     def _still(self, of: str) -> Copy:
         """One that never moves again."""
         trained = self.trained[of]
-        return AdapterCopy(self.exchanges[of]) if trained.adapted else ModuleCopy(trained, trained.storage)
+        if trained.adapted:
+            return AdapterCopy(self.exchanges[of])
+        copy = ModuleCopy(trained, trained.storage)
+        self._rested(copy.policy)
+        return copy
 
     def _fixed(self, of: str) -> Copy:
         """The same as a stage begins: of adapters that were never trained, none is needed."""
         trained = self.trained[of]
         return AdaptersOff(trained) if trained.adapted and not self.moved else self._still(of)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.trained.values())).model.device
+
+    def _rested(self, policy: Policy) -> Policy:
+        """Sent to where it waits."""
+        if self.rest is not None:
+            model: nn.Module = policy.model
+            model.to(self.rest)
+        return policy
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 

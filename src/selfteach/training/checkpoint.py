@@ -337,10 +337,20 @@ def load_optimizer_state(
                 }
 
 
+TABLES_OF_8_BITS = ("absmax", "qmap")
+"""How bitsandbytes calls what its 8-bit moments are read with."""
+
+
 def refuse_odd_moments(name: str, parameter: Shaped[Tensor, "..."], moments: Mapping[str, Any]) -> None:
-    """UserError where an optimizer's tensors for a parameter are not of its shape (but for counts, which have none)."""
+    """UserError where an optimizer's tensors for a parameter are neither of its shape nor means over some of its axes
+    (Adafactor's); counts, which have no shape, and tables of 8-bit moments aside."""
     for key, value in moments.items():
-        if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+        if not isinstance(value, Tensor) or not value.dim() or key.startswith(TABLES_OF_8_BITS):
+            continue
+        fits = value.dim() == parameter.dim() and all(
+            here in (1, whole) for here, whole in zip(value.shape, parameter.shape, strict=True)
+        )
+        if not fits:
             raise UserError(
                 f"the checkpoint's {key} of {name} is of shape {list(value.shape)}, the parameter of "
                 f"{list(parameter.shape)}; resume with the saved model and settings"

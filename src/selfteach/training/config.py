@@ -27,9 +27,9 @@ from selfteach.task.example import Task
 from selfteach.task.opening import TaskOptions
 from selfteach.task.rows import make_task
 
-FORMAT = 4
+FORMAT = 5
 """Of config.toml: 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written, 3 before
-there was ``max_memory``."""
+there was ``max_memory``, 4 before there were ``optim`` and ``teacher_dtype``."""
 
 
 @settings
@@ -40,6 +40,15 @@ class Loading:
     """Folder of a Hugging Face causal language model, or its hub id (empty: the arena world's own)."""
     precision: Literal["float32", "bfloat16", "mixed"] = "float32"
     """float32; bfloat16 arithmetic on float32 weights (mixed); or that, with weights that never move in bfloat16."""
+    teacher_dtype: Literal["float32", "bfloat16"] | None = None
+    """Numbers in which roles score that are not trained (none: as precision says). Of weights that never move it is
+    their storage too; averages and lagged copies stay in float32, where tiny updates are not lost, and compute in it;
+    a frozen teacher under LoRA is the base itself, and computes in it. Live teachers are the student."""
+    sampler_dtype: Literal["float32", "bfloat16"] | None = None
+    """Numbers in which answers are sampled (none: as precision says). bfloat16: from a bfloat16 copy of the weights,
+    refreshed after each step; the mismatch is measured and corrected by truncated importance sampling."""
+    offload_teachers: bool = False
+    """Keep the weights of teachers that never move on the CPU, and on the accelerator only while they score."""
     chat_template: str | None = None
     """A Jinja file used instead of the tokenizer's chat template, or "plain"."""
     model_revision: str | None = None

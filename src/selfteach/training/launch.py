@@ -51,6 +51,7 @@ FREE = (
     "bookkeeping.micro_batch",
     "bookkeeping.sample_batch",
     "loading.gradient_checkpointing",
+    "loading.offload_teachers",
     "bookkeeping.max_idle_steps",
     "bookkeeping.max_unavailable",
     "settings.device",

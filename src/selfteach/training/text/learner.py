@@ -60,6 +60,10 @@ class TextLearner(Learner):
         if config.fitted:
             progress.say(config.fitted)
         here = PartialState(cpu=on_cpu(config.loading.device))
+        if config.loading.offload_teachers and here.device.type == "cpu":
+            progress.say(
+                "offload_teachers: there is no accelerator here, so that teachers stay where they are"
+            )
         task = config.open_task()
         self.also = [open_task(name, seed=config.seed) for name in config.evaluation.eval_also]
         self.recipes = list(config.recipe.stages.items())

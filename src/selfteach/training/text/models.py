@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
+from selfteach.checks import require
 from selfteach.policy.loading import Policy, load_policy, policy_of
 from selfteach.policy.lora import LoraConfig
+from selfteach.policy.room import memory_limit
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, Adapter, Optimization
 from selfteach.roles.store import WeightStore
@@ -19,6 +22,7 @@ from selfteach.task.arena import model_folder, resolve_model
 from selfteach.training.config import TrainConfig
 from selfteach.training.inputs import external_models
 from selfteach.training.learner import Trained
+from selfteach.training.optimizers import optimizer_of
 from selfteach.training.schedule import scheduled
 from selfteach.training.text.starts import Starts
 
@@ -35,7 +39,10 @@ class Models:
         snapshots = [spec for spec in specs if isinstance(spec, Snapshot)]
         self.others = external_models(config)
         self.kept_rooms: dict[str, int] = {}
-        self.weights = WeightStore(self.policies, partial(self.load_external, config, device), snapshots)
+        rest = torch.device("cpu") if config.loading.offload_teachers else None
+        self.weights = WeightStore(
+            self.policies, partial(self.load_external, config, device), snapshots, rest
+        )
         self.starts = Starts(self.policies, recipes)
         self.stage: tuple[int, str] | None = None
 
@@ -104,20 +111,35 @@ def adapters(recipes: Sequence[Recipe]) -> dict[str, Adapter]:
 
 
 def trained_of(policy: Policy, o: Optimization, updates: int) -> Trained:
-    """AdamW on the policy's trainable weights; the schedule follows all steps of the stage, ``updates`` a batch."""
+    """An optimizer of the policy's trainable weights; the schedule follows all steps of the stage, ``updates`` a
+    batch."""
     parameters = policy.trainable()
-    optimizer = torch.optim.AdamW(
-        list(parameters.values()), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay
+    optimizer = optimizer_of(
+        o.optim, parameters.values(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay
     )
     schedule = scheduled(optimizer, o.schedule, o.warmup * updates, o.steps * updates)
     return Trained(optimizer, parameters, schedule, o.max_grad_norm)
 
 
 def load_trained(config: TrainConfig, adapter: Adapter, device: torch.device) -> Policy:
-    """The policy to train: full weights, or LoRA where ``lora_rank`` is above 0. A model in memory is copied."""
+    """The policy to train: full weights, or LoRA where ``lora_rank`` is above 0. A model in memory is copied.
+
+    UserError for teachers in float32 where a LoRA base, which is one of them, is stored in bfloat16."""
     loading = config.loading
     a = adapter
     lora = LoraConfig(a.lora_rank, a.lora_alpha, a.lora_targets) if a.lora_rank else None
+    require(
+        not (lora and loading.precision == "bfloat16" and loading.teacher_dtype == "float32"),
+        "teacher_dtype float32: the teacher is the LoRA base itself, which precision bfloat16 stores in bfloat16; "
+        "take precision mixed, or leave teacher_dtype out",
+    )
+    policy = loaded(config, lora, device)
+    return replace(policy, teacher_dtype=loading.teacher_dtype)
+
+
+def loaded(config: TrainConfig, lora: LoraConfig | None, device: torch.device) -> Policy:
+    """The model that the run starts from."""
+    loading = config.loading
     if config.network is not None:
         network, tokenizer = config.network
         return policy_of(
@@ -139,13 +161,13 @@ def load_trained(config: TrainConfig, adapter: Adapter, device: torch.device) ->
 
 
 def load_external(config: TrainConfig, device: torch.device, model: str) -> Policy:
-    """Another model, which never moves."""
+    """Another model, which never moves; on the CPU where teachers wait there, with the room of ``device``."""
     loading = config.loading
     return load_policy(
         resolve_model(model),
-        precision=loading.precision,
+        precision=loading.teacher_dtype or loading.precision,
         trained=False,
         trust_remote_code=loading.trust_remote_code,
-        device=device,
-        memory=config.bookkeeping.memory,
+        device="cpu" if loading.offload_teachers else device,
+        memory=config.bookkeeping.memory or memory_limit(device),
     )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from selfteach.errors import UserError, diverged, within_memory
 from selfteach.training.text.preflight.check import Check, indented
-from selfteach.training.text.preflight.cost import cost_check, memory_check
+from selfteach.training.text.preflight.cost import cost_check
+from selfteach.training.text.preflight.memory import memory_check
 from selfteach.training.text.preflight.model import (
     gradient_check,
     head_check,

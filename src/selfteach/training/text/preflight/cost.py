@@ -1,4 +1,4 @@
-"""What a run will take: memory at its peak, seconds a step, hours, tokens."""
+"""What a run will take: seconds a step, hours, tokens."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selfteach.errors import less_memory
-from selfteach.objective.record import CHUNK_BYTES
 from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
-from selfteach.policy.room import sized
 from selfteach.policy.sampler import LocalSampler
 from selfteach.policy.scorer import LocalScorer
 from selfteach.recipes.base import Recipe
@@ -64,58 +60,6 @@ def work_of_stages(run: TextLearner, prompts: Sequence[Prompt]) -> list[StageWor
     """Of every stage; prompts are taken to be as long as the longest of these."""
     longest = max(len(one.prompt_ids) for one in prompts)
     return [work_of(run, recipe, longest) for _, recipe in run.recipes]
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def memory_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
-    """Gradients, Adam's two moments, copies of teachers, and the larger of what sampling and scoring take at once,
-    against what is free."""
-    trainable = sum(p.nbytes for one in run.models.policies.values() for p in one.trainable().values())
-    held, copies = run.models.weights.copies, run.models.weights.copies_to_come
-    still = trainable * (3 + copies) + 2 * CHUNK_BYTES
-    stages = work_of_stages(run, prompts)
-    sampled = max(sampling_bytes(run, work) for work in stages)
-    scored = max(scoring_bytes(run, work) for work in stages)
-    to_come = still + max(sampled, scored)
-    device = run.policy.model.device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    detail = (
-        f"{to_come / 2**30:.2f} GiB still to come: {still / 2**30:.2f} for gradients, optimizer, {copies} copies of "
-        f"weights besides {held} already held and a chunk of logits, and {sampled / 2**30:.2f} while sampling or "
-        f"{scored / 2**30:.2f} while scoring; {free / 2**30:.2f} GiB free"
-    )
-    if to_come < free:
-        return Check("memory", True, detail)
-    advice = (
-        "use LoRA (--lora-rank 64; --precision bfloat16 halves its base) or a smaller model"
-        if still >= free
-        else less_memory("checking the run")
-    )
-    return Check("memory", False, f"{detail}; {advice}")
-
-
-def sampling_bytes(run: TextLearner, work: StageWork) -> int:
-    """The largest batch's cache, prompts and logits; of a step, or of an evaluation."""
-    room, settings = run.policy.room, run.config.evaluation
-    evaluated = run.problems_asked * settings.eval_samples
-    wanted = [(work.once or work.rows, work.tokens), (evaluated, settings.eval_max_tokens or work.tokens)]
-    return max(
-        len(next(batches, ()))
-        * (work.prompt * (room.needs.cached + room.needs.read) + tokens * room.needs.cached)
-        for rows, tokens in wanted
-        for batches in [room.sampling([work.prompt] * rows, tokens, run.config.bookkeeping.sample_batch)]
-    )
-
-
-def scoring_bytes(run: TextLearner, work: StageWork) -> int:
-    """The largest micro-batch's activations, and the states of every role over the whole step."""
-    room, length = run.policy.room, work.prompt + work.tokens
-    part = next(room.scoring([length] * work.rows, run.config.bookkeeping.micro_batch, gradient=True), ())
-    width = sized(run.policy.model.config.get_text_config(), "hidden_size", "n_embd", "d_model", default=1024)
-    states = work.rows * work.tokens * width * 4 * len(work.recipe.teachers)
-    return len(part) * length * room.needs.trained + states
 
 
 # --- time -------------------------------------------------------------------------------------------------------------

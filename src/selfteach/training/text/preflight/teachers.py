@@ -44,6 +44,8 @@ def teacher_checks(
     yield messages_check(run, name, [m for m, _ in known], [ids for _, ids in known])
     yield from unknown_check(run, name, seen.prompts)
     yield alignment_check(run, name, rollouts, seen)
+    if run.config.loading.teacher_dtype is not None:
+        yield numbers_check(run, name, teacher.weights)
     yield equality_check(run, name, teacher.weights, rollouts)
     yield privilege_check(run, name, short, rollouts, seen)
 
@@ -103,10 +105,24 @@ def equality_check(run: TextLearner, name: str, weights: Weights, rollouts: Sequ
         return Check(f"{name}: equality", True, "other weights from the start: not expected to agree")
     own = Context([one.prompt_ids for one in rollouts])
     worst = float(divergences(run, name, rollouts, own).max())
-    bound = 1e-2 if run.config.loading.precision != "float32" else 1e-4
+    bound = 1e-4 if numbers_of(run) == {"float32"} else 1e-2
     return Check(
         f"{name}: equality", worst <= bound, f"divergence {worst:.1e} nats when it sees what the student sees"
     )
+
+
+def numbers_of(run: TextLearner) -> set[str]:
+    """What student and teachers compute in."""
+    loading = run.config.loading
+    return {loading.precision, loading.teacher_dtype or loading.precision}
+
+
+def numbers_check(run: TextLearner, name: str, weights: Weights) -> Check:
+    """Which numbers teach: what the role's weights are stored in, and what they are computed in."""
+    with run.models.weights.scoring(weights) as policy:
+        stored = str(next(policy.model.parameters()).dtype).removeprefix("torch.")
+        computed = stored if policy.precision == "float32" else "bfloat16"
+    return Check(f"{name}: numbers", True, f"weights in {stored}, computed in {computed}, logits in float32")
 
 
 def privilege_check(

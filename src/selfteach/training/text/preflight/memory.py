@@ -1,0 +1,300 @@
+"""The memory that a run will have in use at its peak, term by term, before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from selfteach.errors import less_memory
+from selfteach.objective.positions import BLOCK_BYTES
+from selfteach.objective.record import CHUNK_BYTES, CHUNK_BYTES_ON_CUDA
+from selfteach.policy.loading import Policy, bare
+from selfteach.policy.room import FLOAT, sized
+from selfteach.policy.scorer import LocalScorer
+from selfteach.recipes.base import Recipe
+from selfteach.recipes.tools import Prompt
+from selfteach.roles.weights import External, Weights
+from selfteach.training.optimizers import state_bytes
+from selfteach.training.text.preflight.check import Check
+from selfteach.training.text.preflight.cost import StageWork, work_of_stages
+
+if TYPE_CHECKING:
+    from selfteach.training.text.learner import TextLearner
+
+PAGE = 4096
+"""Bytes that a machine maps at a time."""
+MEASURED = 16
+"""Tokens of the context and of the answer with which it is measured what a token keeps."""
+STEP_COPIES = 2
+"""Of the largest tensor, while AdamW divides by its second moment and numbers are looked at for being finite."""
+LOSS_BLOCKS = 8
+"""Arrays as large as a block of logits while its loss and gradient are taken (log-probs of both sides, and so on)."""
+
+
+@dataclass(frozen=True)
+class Stay:
+    """Bytes that stay from step to step: in use ``now`` (the program, its libraries, weights, copies that are held),
+    the optimizer's state, and copies of weights that training will add."""
+
+    now: int
+    optimizer: int
+    copies: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Bytes that come and go within a step: while it samples, while teachers score, while the student's loss is taken
+    and goes back, while the optimizer steps."""
+
+    sampling: int
+    teachers: int
+    update: int
+    step: int
+
+    @property
+    def largest(self) -> int:
+        return max(self.sampling, self.teachers, self.update, self.step)
+
+    @property
+    def told(self) -> str:
+        """The largest of them, and what the others are."""
+        names = {
+            "sampling": "sampling",
+            "teachers": "teachers",
+            "update": "the update",
+            "step": "the optimizer's step",
+        }
+        first, *others = sorted(asdict(self).items(), key=lambda item: -item[1])
+        rest = ", ".join(f"{names[name]} {size(count)}" for name, count in others)
+        return f"{size(first[1])} for {names[first[0]]} ({rest})"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What stays, and what comes and goes in each stage."""
+
+    stay: Stay
+    of_stages: Sequence[Pass]
+
+    @property
+    def to_come(self) -> int:
+        """Beyond what is in use now."""
+        return self.stay.optimizer + self.stay.copies + self.widest.largest
+
+    @property
+    def widest(self) -> Pass:
+        """The stage whose passes take most."""
+        return max(self.of_stages, key=lambda one: one.largest)
+
+    @property
+    def peak(self) -> int:
+        return self.stay.now + self.to_come
+
+    def table(self) -> Mapping[str, int]:
+        """Every term by name."""
+        return {**asdict(self.stay), **asdict(self.widest)}
+
+
+def memory_check(run: TextLearner, prompts: Sequence[Prompt]) -> Check:
+    """What is still to come against what is free."""
+    found, free = predicted(run, prompts), free_memory(run.policy.model.device)
+    held, coming = run.models.weights.copies, run.models.weights.copies_to_come
+    detail = (
+        f"{size(found.peak)} at the peak, {size(found.stay.now)} of it in use now; still to come: "
+        f"{size(found.stay.optimizer)} for the optimizer's state, {size(found.stay.copies)} for {coming} copies of "
+        f"weights besides {held} held, and {found.widest.told}; {size(free)} free"
+    )
+    if found.to_come < free:
+        return Check("memory", True, detail)
+    still = found.stay.optimizer + found.stay.copies + gradient_bytes(run)
+    advice = (
+        "use LoRA (--lora-rank 64; --precision bfloat16 halves its base), --optim adafactor or a smaller model"
+        if still >= free
+        else less_memory("checking the run")
+    )
+    return Check("memory", False, f"{detail}; {advice}")
+
+
+def size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def predicted(run: TextLearner, prompts: Sequence[Prompt]) -> Prediction:
+    """Of a run whose answers are all as long as they may be."""
+    contexts = teacher_contexts(run, prompts)
+    return Prediction(stay(run), [pass_of(run, work, contexts) for work in work_of_stages(run, prompts)])
+
+
+def stay(run: TextLearner) -> Stay:
+    state = max(optimizer_bytes(run, recipe) for _, recipe in run.recipes)
+    return Stay(in_use(run), state, run.models.weights.copies_to_come * gradient_bytes(run))
+
+
+def optimizer_bytes(run: TextLearner, recipe: Recipe) -> int:
+    """State of a stage's optimizers."""
+    return sum(
+        state_bytes(spec.optimization.optim, run.models.policies[name].trainable().values())
+        for name, spec in recipe.trained.items()
+    )
+
+
+def trainable(run: TextLearner) -> list[nn.Parameter]:
+    return [one for policy in run.models.policies.values() for one in policy.trainable().values()]
+
+
+def gradient_bytes(run: TextLearner) -> int:
+    return sum(one.nbytes for one in trainable(run))
+
+
+def in_use(run: TextLearner) -> int:
+    """Bytes that the process has now, on the accelerator or else of the machine's memory."""
+    device = run.policy.model.device
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    for policy in run.models.policies.values():
+        touch(policy.model.parameters())
+    return int(psutil.Process().memory_info().rss)
+
+
+@torch.no_grad()
+def touch(tensors: Iterable[nn.Parameter]) -> None:
+    """Weights are mapped from their file, a page when it is first read: have them all in memory."""
+    for one in tensors:
+        one.detach().reshape(-1)[:: PAGE // one.element_size()].sum()
+
+
+def teacher_contexts(run: TextLearner, prompts: Sequence[Prompt]) -> Mapping[str, int]:
+    """Tokens that each role reads before an answer, at most; the student's where its view waits for answers."""
+    tools = run.writing.tools(0)
+    blanks = [tools.started(one) for one in prompts]
+    own = max(len(one.prompt_ids) for one in prompts)
+    found = dict.fromkeys(run.recipe.teachers, own)
+    for name, role in run.recipe.teachers.items():
+        if not role.view.fields:
+            continue
+        seen = run.batching.reading.context(replace(role, reason_first=None), blanks).prompts
+        found[name] = max([own, *(len(ids) for ids in seen if ids is not None)])
+    return found
+
+
+def pass_of(run: TextLearner, work: StageWork, contexts: Mapping[str, int]) -> Pass:
+    states = kept_states(run, work)
+    return Pass(
+        sampling_bytes(run, work),
+        states + teacher_bytes(run, work, contexts),
+        states + update_bytes(run, work, contexts),
+        states + step_bytes(run),
+    )
+
+
+def sampling_bytes(run: TextLearner, work: StageWork) -> int:
+    """The largest batch's cache beside its prompts' activations or a token's logits; of a step, or of an evaluation."""
+    room, settings = run.policy.room, run.config.evaluation
+    evaluated = run.problems_asked * settings.eval_samples
+    wanted = [(work.once or work.rows, work.tokens), (evaluated, settings.eval_max_tokens or work.tokens)]
+    return max(
+        len(next(batches, ()))
+        * ((work.prompt + tokens) * room.needs.cached + max(work.prompt * room.needs.read, room.needs.drawn))
+        for rows, tokens in wanted
+        for batches in [room.sampling([work.prompt] * rows, tokens, run.config.bookkeeping.sample_batch)]
+    )
+
+
+def kept_states(run: TextLearner, work: StageWork) -> int:
+    """Final states of every written position, of each role beside the student, until the step is over."""
+    return work.rows * work.tokens * width_of(run.policy) * FLOAT * len(work.recipe.teachers)
+
+
+def teacher_bytes(run: TextLearner, work: StageWork, contexts: Mapping[str, int]) -> int:
+    """The largest batch that a teacher reads."""
+    length = max([work.prompt, *contexts.values()]) + work.tokens
+    rows = work.rows * len(work.recipe.teachers)
+    found = 0
+    for role in work.recipe.teachers.values():
+        room = reader(run, role.weights).room
+        part = next(room.scoring([length] * rows, run.config.bookkeeping.micro_batch), ())
+        found = max(found, len(part) * length * room.needs.read)
+    return found
+
+
+def reader(run: TextLearner, spec: Weights) -> Policy:
+    """Whose room counts where a role reads: another model's that is here already, or the student's."""
+    if isinstance(spec, External):
+        return run.models.weights.external.get(spec.model, run.policy)
+    return run.policy
+
+
+def update_bytes(run: TextLearner, work: StageWork, contexts: Mapping[str, int]) -> int:
+    """What layers keep of the largest micro-batch, with its loss, until gradients take their place. Of several
+    micro-batches the gradients are there from the first one on."""
+    room, gradients = run.policy.room, gradient_bytes(run)
+    widest = max([work.prompt, *contexts.values()]) + work.tokens
+    parts = list(room.scoring([widest] * work.rows, run.config.bookkeeping.micro_batch, gradient=True))
+    rows = max(map(len, parts), default=0)
+    tokens = rows * (work.prompt + work.tokens)
+    kept = tokens * kept_by_a_token(run.policy)
+    whole = kept + loss_bytes(run, rows * work.tokens, 1 + len(work.recipe.teachers))
+    layer = tokens * kept_by_a_layer(run.policy)
+    return layer + (whole + gradients if len(parts) > 1 else max(whole, gradients))
+
+
+def kept_by_a_token(policy: Policy) -> int:
+    """Bytes that a forward pass keeps of a token for the backward pass, as this model does with a short row: whatever
+    its layers, its adapters, and what is recomputed."""
+    mine = {one.untyped_storage().data_ptr() for one in policy.model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in mine:
+            kept[place] = tensor  # held, so that no other takes its place
+        return tensor
+
+    row = [policy.renderer.pad_id] * MEASURED
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        states = LocalScorer().states(policy, [row], [row])
+    del states
+    return sum(one.untyped_storage().nbytes() for one in kept.values()) // (2 * MEASURED)
+
+
+def kept_by_a_layer(policy: Policy) -> int:
+    """Bytes that one layer takes of a token while it goes back, at most: of its activations, which may have been
+    recomputed, and of their gradients."""
+    config: Any = policy.model.config
+    layers = sized(config.get_text_config(), "num_hidden_layers", "n_layer", "num_layers", default=1)
+    return max(policy.room.needs.read, policy.room.needs.trained // layers)
+
+
+def loss_bytes(run: TextLearner, positions: int, roles: int) -> int:
+    """A chunk's logits of all roles, the arrays of a block, the sums for the head's matrix and the states."""
+    policy = run.policy
+    cuda = policy.model.device.type == "cuda"
+    logits = positions * policy.vocabulary * FLOAT
+    chunk = min(roles * logits, CHUNK_BYTES_ON_CUDA if cuda else CHUNK_BYTES)
+    block = chunk // roles if cuda else min(logits, BLOCK_BYTES)
+    matrix = bare(policy.model).get_output_embeddings().weight
+    head = matrix.nbytes if matrix.requires_grad else 0
+    return chunk + LOSS_BLOCKS * block + head + 2 * positions * width_of(policy) * FLOAT
+
+
+def step_bytes(run: TextLearner) -> int:
+    """Gradients, and what the optimizer needs beside them for its largest tensor; on CUDA for all of them, unless one
+    kernel does it."""
+    sizes = [one.nbytes for one in trainable(run)]
+    at_once = run.policy.model.device.type == "cuda" and run.recipe.optimization.optim == "adamw_torch"
+    return gradient_bytes(run) + STEP_COPIES * (sum(sizes) if at_once else max(sizes, default=0))
+
+
+def width_of(policy: Policy) -> int:
+    config: Any = policy.model.config
+    return sized(config.get_text_config(), "hidden_size", "n_embd", "d_model", default=1024)
