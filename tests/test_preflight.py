@@ -316,7 +316,7 @@ def test_generation_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: 
     found = check_of(run_of(folder(tmp_path)), "sampler")
     assert not found.ok
     assert found.detail.startswith(
-        "generate() fails on 5 prompts (ValueError: state of 5 rows has the wrong shape and more)"
+        "sampling fails on 5 prompts (ValueError: state of 5 rows has the wrong shape and more)"
     )
 
 

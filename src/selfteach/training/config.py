@@ -6,6 +6,7 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfteach.importing import is_reference
@@ -47,6 +48,9 @@ class Loading:
     sampler_dtype: Literal["float32", "bfloat16"] | None = None
     """Numbers in which answers are sampled (none: as precision says). bfloat16: from a bfloat16 copy of the weights,
     refreshed after each step; the mismatch is measured and corrected by truncated importance sampling."""
+    importance_sampling_cap: PositiveFloat = 2.0
+    """Most that a token counts for the sampler having drawn it too rarely: its probability under the weights that are
+    trained over the sampler's, cut here (with a sampler_dtype that is not theirs)."""
     offload_teachers: bool = False
     """Keep the weights of teachers that never move on the CPU, and on the accelerator only while they score."""
     chat_template: str | None = None
@@ -59,6 +63,12 @@ class Loading:
     """Recompute activations in the backward pass: less memory, a third more time."""
     device: Literal["auto", "cpu"] = "auto"
     """Where to compute: the accelerator if there is one, or the CPU."""
+
+    @property
+    def sampled_in(self) -> torch.dtype | None:
+        """The sampler's own dtype; None: it is the trained weights' (``precision``)."""
+        own = None if self.sampler_dtype == self.precision else self.sampler_dtype
+        return {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}[own]
 
 
 @settings

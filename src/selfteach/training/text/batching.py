@@ -58,7 +58,11 @@ class Batching:
         sampled = self.sampled_roles(roles)
         scoring = self.scoring(rows, contexts, sampled, alone=alone)
         scoring.several = len(now.recipe.updates(step)) > 1
-        return TextBatch(step, now.recipe, rows, contexts, sampled, scoring, spent, now.config.seed)
+        loading = now.config.loading
+        cap = None if loading.sampled_in is None else loading.importance_sampling_cap
+        return TextBatch(
+            step, now.recipe, rows, contexts, sampled, scoring, spent, now.config.seed, sampler_cap=cap
+        )
 
     def scoring(
         self,

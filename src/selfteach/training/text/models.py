@@ -41,7 +41,11 @@ class Models:
         self.kept_rooms: dict[str, int] = {}
         rest = torch.device("cpu") if config.loading.offload_teachers else None
         self.weights = WeightStore(
-            self.policies, partial(self.load_external, config, device), snapshots, rest
+            self.policies,
+            partial(self.load_external, config, device),
+            snapshots,
+            rest=rest,
+            sampler_dtype=config.loading.sampled_in,
         )
         self.starts = Starts(self.policies, recipes)
         self.stage: tuple[int, str] | None = None
@@ -57,8 +61,8 @@ class Models:
         return policy
 
     def state(self) -> dict[str, Any]:
-        """Bytes of a pass of each model, which decide how batches are cut, and so what is drawn: those that are trained
-        by name, others that teach by their place among the recipe's, for a resumed run may call their folders
+        """Bytes of a pass of each model, which decide how batches are cut, and so how sums are rounded: those that are
+        trained by name, others that teach by their place among the recipe's, for a resumed run may call their folders
         otherwise."""
         others = self.kept_rooms | {name: one.room.memory for name, one in self.weights.external.items()}
         return {

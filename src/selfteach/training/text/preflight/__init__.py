@@ -87,7 +87,7 @@ def the_model(run: TextLearner) -> Iterator[Check]:
         yield head_check(title, policy)
         yield weights_check(title, policy)
         with aside(run):
-            check = sampler_check(run, title, policy, prompts)
+            check = sampler_check(run, title, name, prompts)
         yield check
     memory = memory_check(run, prompts)
     yield memory

@@ -16,6 +16,7 @@ from selfteach.policy.loading import Policy, bare
 from selfteach.policy.sampler import Sample
 from selfteach.policy.scorer import LocalScorer
 from selfteach.recipes.tools import Prompt
+from selfteach.roles.weights import Live
 from selfteach.training.text.batch import head_of
 from selfteach.training.text.preflight.check import Check
 from selfteach.training.text.preflight.probing import PROBE_TOKENS
@@ -29,21 +30,23 @@ MEAN = 5e-2
 """Nats in the mean in bfloat16, where single tokens may differ by more."""
 
 
-def sampler_check(run: TextLearner, title: str, policy: Policy, prompts: Sequence[Prompt]) -> Check:
+def sampler_check(run: TextLearner, title: str, trained: str, prompts: Sequence[Prompt]) -> Check:
     """Log-probs noted while sampling, token by token with a cache, against those of one scoring pass.
 
     The prompts are sampled as in the run, many at a time, with one among them that is shorter, so that there is
     padding: where generation is wrong in batches, or with a cache, ratios of the two are noise and evaluations are of
     another policy.
     """
-    name = f"{title}sampler"
+    name, policy = f"{title}sampler", run.models.policies[trained]
     contexts = [one.prompt_ids for one in prompts]
     contexts.append(contexts[0][len(contexts[0]) // 2 :])
     rollouts = run.recipe.rollouts
     sampling = Sampling(min(PROBE_TOKENS, rollouts.max_tokens), rollouts.temperature)
-    sampler = run.batching.reading.sampler_of(policy)
     try:
-        samples = sampler.sample(contexts, sampling, batch_size=run.config.bookkeeping.sample_batch)
+        with run.models.weights.sampling(Live(trained)) as writer:
+            samples = run.batching.reading.sampler_of(writer).sample(
+                contexts, sampling, batch_size=run.config.bookkeeping.sample_batch
+            )
     except UserError:
         raise
     except Exception as problem:  # whatever a model's own generation may raise
@@ -52,11 +55,12 @@ def sampler_check(run: TextLearner, title: str, policy: Policy, prompts: Sequenc
         return Check(
             name,
             False,
-            f"generate() fails on {len(contexts)} prompts ({with_type(problem)}){ADVICE}",
+            f"sampling fails on {len(contexts)} prompts ({with_type(problem)}){ADVICE}",
         )
     difference = differences(policy, contexts, samples, sampling.temperature).abs()
     worst, mean = float(difference.max()), float(difference.mean())
-    exact = run.config.loading.precision == "float32"
+    loading = run.config.loading
+    exact = loading.precision == "float32" and loading.sampled_in is None
     told = f"sampled and scored log-probs of {len(difference)} tokens differ by up to {worst:.1e} nats, {mean:.1e} in "
     told += f"the mean (allowed: {f'{WORST:g} for each' if exact else f'{MEAN:g} in the mean'})"
     same = worst <= WORST if exact else mean <= MEAN
