@@ -171,6 +171,8 @@ class Scoring:
             for i, ids in enumerate(self.contexts[name].prompts)
             if ids is not None
         ]
+        # Equal contexts side by side, so that they are computed once however many rows memory allows at a time.
+        wanted.sort(key=lambda one: (len(self.context(*one)), self.context(*one)))
         lengths = [len(self.context(name, i)) + len(self.rows[i].ids) for name, i in wanted]
         found: dict[str, Float[Tensor, "P d"]] = {}
         for part in policy.room.scoring(lengths, self.micro_batch) if wanted else [range(0)]:
