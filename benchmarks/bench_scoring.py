@@ -4,8 +4,8 @@
     python benchmarks/bench_scoring.py --model FOLDER         any other; --shape as often as wanted
     python benchmarks/bench_scoring.py --shape 4x8:256+64x1   4 prompts, 8 rollouts each, of 256 + 64 tokens, 1 view
 
-A view is a further context of every prompt, scored in the same pass. Responses are drawn between half and one and a half
-times as long as said, the same for both sides, which take turns in one process.
+A view is a context of every prompt; all are scored together. Responses are between half and one and a half times as
+long as said, the same for both sides, which take turns in one process.
 """
 
 from __future__ import annotations
@@ -118,11 +118,12 @@ def main() -> None:
     folder = resolve_model(given.model) if given.model else str(model_folder("table"))
     policy = load_policy(folder, precision=given.precision, device=given.device)
     print(
-        f"{given.model or 'arena'}, {given.precision}, {given.device}, {given.threads} threads, torch {torch.__version__}"
+        f"{given.model or 'arena'}, {given.precision}, {given.device}, {given.threads} threads, "
+        f"torch {torch.__version__}; seconds and processor seconds of plain and shared, ratio [least, most] of each"
     )
     print(
-        f"{'prompts x rollouts':<34}{'tokens plain/shared':>21}   {'seconds':>15} {'processor s':>15}"
-        "   ratio [least, most]  of processor seconds"
+        f"{'prompts x rollouts':<34}{'tokens':>14}{'ratio':>7}   {'seconds':>15} {'processor s':>15}"
+        f"   {'seconds':<17}   processor s"
     )
     for text in given.shape or SHAPES:
         for gradient in (False, True):

@@ -1,9 +1,10 @@
-"""Shared contexts, sorted passes and packed rows give the states and gradients of one padded pass, from fewer tokens."""
+"""Shared contexts, sorted passes and packed rows give the states and gradients of one padded pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import peft
@@ -325,7 +326,7 @@ def test_rows_are_cut_where_it_costs_least(seed: int) -> None:
     every = []
     for places in range(2**8):  # all ways to cut the sorted rows
         cuts = [0, *(n + 1 for n in range(8) if places >> n & 1), 9]
-        every.append(cost([ranked[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]))
+        every.append(cost([ranked[a:b] for a, b in pairwise(cuts)]))
     assert cost(found) == min(every)
 
 

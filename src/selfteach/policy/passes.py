@@ -73,13 +73,15 @@ class Padded:
         )
 
     def states(self, network: Any) -> Float[Tensor, "P d"]:
-        hidden = network(input_ids=self.input_ids, attention_mask=self.attention_mask, use_cache=False)[0]
+        hidden: Tensor = network(
+            input_ids=self.input_ids, attention_mask=self.attention_mask, use_cache=False
+        )[0]
         return hidden.flatten(0, 1).index_select(0, self.index)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """All rows in one, without padding: ``position_ids`` begin anew with each, by which transformers keeps them apart."""
+    """All rows in one, without padding: ``position_ids`` begin anew with each, and so transformers keeps them apart."""
 
     input_ids: Int[Tensor, "1 L"]
     position_ids: Int[Tensor, "1 L"]
@@ -97,7 +99,7 @@ class Packed:
         )
 
     def states(self, network: Any) -> Float[Tensor, "P d"]:
-        hidden = network(input_ids=self.input_ids, position_ids=self.position_ids, use_cache=False)[0]
+        hidden: Tensor = network(input_ids=self.input_ids, position_ids=self.position_ids, use_cache=False)[0]
         return hidden[0].index_select(0, self.index)
 
 
@@ -114,7 +116,7 @@ class Reading:
 @dataclass(frozen=True)
 class Shared:
     """C contexts, padded on the left so that a response stands as far from their tokens as it is, and the responses
-    behind them in any number of ``readings``; ``index`` [P] into the contexts' last states and those of all readings."""
+    behind them in any number of ``readings``; ``index`` [P] into the contexts' last states and all readings'."""
 
     input_ids: Int[Tensor, "C Lc"]
     position_ids: Int[Tensor, "C Lc"]
@@ -131,8 +133,8 @@ class Shared:
         place = {context: c for c, context in enumerate(contexts)}
         ids = left(contexts, pad_id)
         mask = left([[1] * len(context) for context in contexts], 0)
-        begins, at = {}, len(contexts)
-        laid = []
+        begins: dict[int, int] = {}
+        at, laid = len(contexts), []
         for held in readings:
             some = [rows[i] for i in held]
             width = max(len(row.response) for row in some)
@@ -158,7 +160,7 @@ class Shared:
 
     def states(self, network: Any) -> Float[Tensor, "P d"]:
         written = to_write(network)
-        hidden = network(
+        hidden: Tensor = network(
             input_ids=self.input_ids, position_ids=self.position_ids, attention_mask=self.attention_mask,
             past_key_values=written, use_cache=True,
         )[0]  # fmt: skip

@@ -52,7 +52,7 @@ class Written(DynamicLayer):
     """
 
     def __init__(self, window: int | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.window, self.is_sliding = window, window is not None
 
     def update(
@@ -78,11 +78,18 @@ class Written(DynamicLayer):
 class Read(DynamicLayer):
     """The same layer as n rows see it: row i reads context ``rows[i]`` of ``length`` slots before its own tokens.
 
-    Rows are laid out while the layer computes, and the cache keeps none of them: passes may read in any number and order.
+    Rows are laid out while the layer computes, and the cache keeps none of them: any number of passes may read.
     """
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, written: Written, rows: Int[Tensor, "n"], length: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
+        if written.keys is None or written.values is None:
+            raise RuntimeError(
+                "a layer of the model computed no keys and values: its context cannot be shared"
+            )
         self.keys, self.values, self.is_initialized = written.keys, written.values, True
         self.is_sliding, self.rows, self.length = written.is_sliding, rows, length
 
@@ -116,6 +123,6 @@ def to_write(network: PreTrainedModel) -> DynamicCache:
 def to_read(written: DynamicCache, rows: Int[Tensor, "n"], length: int) -> DynamicCache:
     """What a pass over n rows reads of contexts of ``length`` slots (padding included) that were written."""
     cache = DynamicCache()
-    cache.layers = [Read(layer, rows, length) for layer in written.layers]
+    cache.layers = [Read(layer, rows, length) for layer in written.layers if isinstance(layer, Written)]
     cache.layer_class_to_replicate = None
     return cache

@@ -92,7 +92,9 @@ class ScoringInputs:
 
     def states(self, network: Any) -> Float[Tensor, "P d"]:
         """[P, d] of the places where ``mask`` is True, row after row."""
-        hidden = network(input_ids=self.input_ids, attention_mask=self.attention_mask, use_cache=False)[0]
+        hidden: Tensor = network(
+            input_ids=self.input_ids, attention_mask=self.attention_mask, use_cache=False
+        )[0]
         return hidden.gather(1, self.index[..., None].expand(-1, -1, hidden.shape[-1]))[self.mask]
 
 
@@ -139,7 +141,7 @@ class ResponseScorer(nn.Module):
 
 
 def score(scorer: nn.Module, inputs: ScoringInputs) -> Float[Tensor, "N T d"]:
-    """The hidden states [N, T, d] that predict the response tokens, 0 where there is none; ``scorer`` may be wrapped."""
+    """Hidden states [N, T, d] that predict the response tokens, 0 where there is none; ``scorer`` may be wrapped."""
     found: Float[Tensor, "P d"] = scorer(inputs)
     return found.new_zeros(*inputs.mask.shape, found.shape[-1]).index_put(
         inputs.mask.nonzero(as_tuple=True), found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,8 @@ from selfteach.objective.positions import Quantity
 from selfteach.objective.record import measure
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy
+from selfteach.policy.prefix import shares
+from selfteach.policy.room import behind
 from selfteach.policy.scorer import LocalScorer
 from selfteach.roles.role import Role
 from selfteach.roles.store import WeightStore
@@ -65,11 +68,20 @@ class Scoring:
         """Micro-batches: this process's rows (those that are True in ``rows`` [N]), so many at a time."""
         own = range(len(self.rows))
         chosen = [i for i in own if rows is None or bool(rows[self.first_row + i])]
-        reads = (STUDENT, *self.contexts)  # whichever is trained
-        lengths = [max(len(self.context(name, i)) for name in reads) + len(self.rows[i].ids) for i in chosen]
+        reads = dict.fromkeys((STUDENT, *self.contexts))  # whichever is trained
+        lengths = [max(one) for one in zip(*(self.held(name, chosen) for name in reads), strict=True)]
         widest = max((one.room for one in self.weights.trained.values()), key=lambda room: room.needs.trained)
         ranges = widest.scoring(lengths, self.micro_batch, gradient=True)
         return [tuple(chosen[i] for i in one) for one in ranges]
+
+    def held(self, role: str, rows: Sequence[int]) -> list[int]:
+        """Tokens that each of the rows takes in a gradient pass of this role; of equal contexts a part each."""
+        contexts = [tuple(self.context(role, i)) for i in rows]
+        written = [len(self.rows[i].ids) for i in rows]
+        if not all(shares(one.model) for one in self.weights.trained.values()):
+            return [len(context) + length for context, length in zip(contexts, written, strict=True)]
+        equal = Counter(contexts)
+        return [behind(len(one), length, equal[one]) for one, length in zip(contexts, written, strict=True)]
 
     def layout(self, part: Sequence[int]) -> Layout:
         row, step = [], []
@@ -83,15 +95,23 @@ class Scoring:
         )
 
     def batch(
-        self, part: tuple[int, ...], trained: Collection[str] = (), *, features: bool = False
+        self,
+        part: tuple[int, ...],
+        trained: Collection[str] = (),
+        *,
+        features: bool = False,
+        student: bool = True,
     ) -> ScoredBatch:
         """The rows of ``part`` as every role scores them, the ``trained`` ones with gradient.
 
-        ``features``: what ``Hidden`` terms compare is wanted too: the states themselves.
+        ``features``: what ``Hidden`` terms compare is wanted too: the states themselves. ``student`` False: nobody will
+        read its scores, and another role's stand in their place.
         """
         self.score_frozen(trained)
-        names = dict.fromkeys((STUDENT, *self.contexts))
+        others = [name for name in self.contexts if name != STUDENT]
+        names = [STUDENT, *others] if student else others
         roles = {name: self.scored(name, part, gradient=name in trained) for name in names}
+        roles.setdefault(STUDENT, next(iter(roles.values())))
         if features:
             roles = {name: replace(one, features=one.states) for name, one in roles.items()}
         return ScoredBatch(self.columns, roles, self.layout(part))
@@ -110,10 +130,12 @@ class Scoring:
             name: torch.full(self.columns.ids.shape, torch.nan, dtype=self.columns.dtype, device=self.device)
             for name in wanted
         }
+        reads = {role for quantity in wanted.values() for role in quantity.roles}
+        student = STUDENT in reads or not self.contexts.keys() - {STUDENT}
         for part in parts:
             # With a single micro-batch the gradient pass will want this very forward again: keep its graph.
-            single = len(parts) == 1 and torch.is_grad_enabled()
-            batch = self.batch(part, (STUDENT,) if single else ())
+            single = student and len(parts) == 1 and torch.is_grad_enabled()
+            batch = self.batch(part, (STUDENT,) if single else (), student=student)
             for name, values in measure(batch, wanted).items():
                 columns[name][batch.layout.row, batch.layout.step] = values.to(self.columns.dtype)
         if self.alone:
