@@ -10,7 +10,7 @@ from torch import nn
 
 from selfteach.policy.loading import bare
 from selfteach.policy.passes import Device, Laid, Packed, Padded, Row, Shared
-from selfteach.policy.prefix import shares
+from selfteach.policy.prefix import packs, shares
 
 PASS, PASS_ON_CPU = 2048, 128
 """Tokens that take as long as one more pass does for being one: on a CPU 100 of a model of three small layers, 30 of
@@ -107,12 +107,8 @@ PLAIN = Economy(share=False, pack=False, fixed=2**40)
 
 
 def economy_of(model: nn.Module) -> Economy:
-    """What a model allows, where it is: sharing and packing where only attention mixes tokens (``shares``), packing
-    where its attention takes rows of any length in one (flash attention)."""
-    whole = bare(model)
-    plain = shares(model)
-    flash = "flash" in str(whole.config._attn_implementation)
-    return Economy(plain, plain and flash, PASS_ON_CPU if whole.device.type == "cpu" else PASS)
+    """What a model allows (``shares``, ``packs``) where it is."""
+    return Economy(shares(model), packs(model), PASS_ON_CPU if bare(model).device.type == "cpu" else PASS)
 
 
 def cut(rows: Sequence[int], lengths: Sequence[int], fixed: int) -> list[list[int]]:

@@ -81,10 +81,16 @@ class Padded:
 
 @dataclass(frozen=True)
 class Packed:
-    """All rows in one, without padding: ``position_ids`` begin anew with each, and so transformers keeps them apart."""
+    """All rows in one, without padding: ``position_ids`` begin anew with each, ``begins`` [n + 1] says where they do.
+
+    Masks are made of the one, flash attention reads the other, which reaches it in models whose attention takes what
+    is handed to the model (``packs``). ``longest``: tokens of the longest row.
+    """
 
     input_ids: Int[Tensor, "1 L"]
     position_ids: Int[Tensor, "1 L"]
+    begins: Int[Tensor, "n_plus_1"]
+    longest: int
     index: Int[Tensor, "P"]
 
     @classmethod
@@ -95,11 +101,17 @@ class Packed:
         return cls(
             flat([row.ids for row in rows])[None].to(device),
             flat([range(row.length) for row in rows])[None].to(device),
+            torch.tensor(begins, dtype=torch.int32).to(device),
+            max(row.length for row in rows),
             flat([[begins[i] + place for place in row.places] for i, row in enumerate(rows)]).to(device),
         )
 
     def states(self, network: Any) -> Float[Tensor, "P d"]:
-        hidden: Tensor = network(input_ids=self.input_ids, position_ids=self.position_ids, use_cache=False)[0]
+        hidden: Tensor = network(
+            input_ids=self.input_ids, position_ids=self.position_ids, use_cache=False,
+            cu_seq_lens_q=self.begins, cu_seq_lens_k=self.begins,
+            max_length_q=self.longest, max_length_k=self.longest,
+        )[0]  # fmt: skip
         return hidden[0].index_select(0, self.index)
 
 

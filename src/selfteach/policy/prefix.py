@@ -37,6 +37,17 @@ def shares(model: nn.Module) -> bool:
     )
 
 
+def packs(model: nn.Module) -> bool:
+    """Whether rows may stand in one without padding: attention alone mixes tokens, is flash attention, and is handed
+    where they begin."""
+    whole: Any = bare(model)
+    return (
+        "flash" in str(whole.config._attn_implementation)
+        and whole._supports_attention_backend
+        and shares(model)
+    )
+
+
 def turns_by_length(config: Any) -> bool:
     """Whether a rotary embedding of this config, of any kind of layer, is one of ``BY_LENGTH``."""
     found = getattr(config, "rope_parameters", None) or {}
