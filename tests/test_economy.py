@@ -157,6 +157,18 @@ def test_states_and_gradients_are_those_of_one_padded_pass(name: str, economy: E
         torch.testing.assert_close(LocalScorer(economy=economy).states(policy, *batch), found, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("economy", [SHARED, PACKED], ids=["shared", "packed"])
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+def test_in_half_precision_they_differ_by_its_rounding(name: str, economy: Economy) -> None:
+    policy = replace(policy_of(random_model(name).float()), precision="mixed")
+    states, gradient = scored(policy, PLAIN, uneven())
+    found, its_gradient = scored(policy, economy, uneven())
+    exact, its_own = scored(replace(policy, precision="float32"), PLAIN, uneven())
+    assert (found - exact).norm() < 1.3 * (states - exact).norm()
+    assert (its_gradient - its_own).norm() < 1.3 * (gradient - its_own).norm()
+    assert (states - exact).norm() > 1e-4 * exact.norm()
+
+
 @pytest.mark.parametrize("place", [27, 28, 29, 30, 39])
 def test_a_response_sees_as_far_back_as_the_window_reaches(place: int) -> None:
     """Through three layers of windows of 5, the token at 41 sees those from 29 on: 3 · (5 - 1) back."""

@@ -35,7 +35,7 @@ NOT_PACKED = {
 WITHOUT_FLASH = {"llama4_text"}
 """A family that transformers has no flash attention for, whatever else it allows."""
 QUICK = {"llama", "gemma3_text", "nemotron", "persimmon", "stablelm", "mamba", "gptj"}
-"""Of the default set: a window; positions alone that arrive; where rows begin alone that arrives; and what is refused."""
+"""Of the default set: a window; positions alone that arrive; where rows begin alone; and what is refused."""
 
 
 def like_flash(
