@@ -72,7 +72,7 @@ class Written(DynamicLayer):
         value_states: Float[Tensor, "C h s v"],
         *args: Any,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, "C h s k"], Float[Tensor, "C h s v"]]:
         if self.keys is None:
             seen = key_states.shape[-2] if self.window is None else self.window - 1
             first = max(0, key_states.shape[-2] - seen)
@@ -92,8 +92,8 @@ class Read(DynamicLayer):
     Rows are laid out while the layer computes, and the cache keeps none of them: any number of passes may read.
     """
 
-    keys: Tensor
-    values: Tensor
+    keys: Float[Tensor, "C h held k"]
+    values: Float[Tensor, "C h held v"]
 
     def __init__(self, written: Written, rows: Int[Tensor, "n"], length: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -110,7 +110,7 @@ class Read(DynamicLayer):
         value_states: Float[Tensor, "n h t v"],
         *args: Any,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, "n h held_plus_t k"], Float[Tensor, "n h held_plus_t v"]]:
         return (
             torch.cat([self.keys.index_select(0, self.rows), key_states], dim=-2),
             torch.cat([self.values.index_select(0, self.rows), value_states], dim=-2),
