@@ -122,7 +122,7 @@ def scored(policy: Policy, economy: Economy, batch: Batch) -> tuple[torch.Tensor
     """(states, gradient of a fixed linear function of them in every parameter, as one vector)."""
     policy.model.zero_grad()
     states = LocalScorer(economy=economy).states(policy, *batch)
-    weight = torch.randn(states.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
+    weight = torch.randn(states.shape, generator=torch.Generator().manual_seed(1))
     (states * weight.to(states)).sum().backward()
     gradient = torch.cat([p.grad.flatten() for p in policy.trainable().values() if p.grad is not None])
     return states.detach(), gradient

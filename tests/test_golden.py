@@ -71,7 +71,7 @@ SIZES = (1, 3, 2, 5)
 
 
 def assert_replayed(recorded: dict[str, Any], now: list[dict[str, Any]]) -> None:
-    """These steps gave what the first so many recorded ones did; of a gradient whose parts cancel, to their rounding."""
+    """These steps gave what the first so many recorded ones did; a gradient whose parts cancel, to their rounding."""
     usual = max(step["gradient"]["norm"] for step in recorded["steps"])
     for was, one in zip(recorded["steps"], now, strict=False):
         assert one["stage"] == was["stage"]
