@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from runs import run_of
 from selfteach.policy import room as rooms
-from selfteach.policy.room import Footprint, Room, batches, behind, footprint, memory_limit, room_of
+from selfteach.policy.room import (
+    Footprint,
+    Room,
+    batches,
+    behind,
+    footprint,
+    memory_limit,
+    read_behind,
+    room_of,
+)
 from selfteach.policy.sampler import GenerateSampler, Sampling
 from selfteach.roles.weights import External
 from selfteach.training.text import batch as text_batch
@@ -141,19 +150,28 @@ def test_a_row_that_shares_its_context_takes_part_of_its_memory(
     assert behind(context, response, rows) == tokens
 
 
+@pytest.mark.parametrize(
+    ("context", "response", "rows", "tokens"), [(400, 100, 1, 500), (400, 100, 2, 784), (400, 100, 8, 500)]
+)
+def test_without_gradient_the_keys_of_a_shared_context_are_what_it_takes_more(
+    context: int, response: int, rows: int, tokens: int
+) -> None:
+    """Of a token 100 bytes are kept, 50 are at work: two rows take 600 each for their context, eight 150."""
+    assert read_behind(context, response, rows, NEEDS) == tokens
+
+
 def test_rows_that_share_a_prompt_are_not_cut_where_they_fit_because_of_it(
     tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(tiny, recipe="srpo")
     scoring, room = run.learner.collect(0).scoring, run.learner.policy.room
     own = range(len(scoring.rows))
-    held = scoring.held("student", own)
+    held = scoring.held([("student", i) for i in own], behind)
     alone = [len(one.prompt_ids) + len(one.ids) for one in scoring.rows]
     assert sum(held) < 0.6 * sum(alone)
     room.memory = len(own) * max(held) * room.needs.trained
     assert scoring.parts() == [tuple(own)]
     monkeypatch.setattr(text_batch, "shares", lambda model: False)
-    assert scoring.held("student", own) == alone
     assert len(scoring.parts()) > 1
 
 

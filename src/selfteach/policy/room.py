@@ -71,6 +71,16 @@ def behind(context: int, response: int, rows: int) -> int:
     return min(whole, response + -(-whole // READ_BEHIND) + -(-context // rows))
 
 
+def read_behind(context: int, response: int, rows: int, needs: Footprint) -> int:
+    """The same without gradient: keys and values of a shared context are kept of all layers, where else nothing is;
+    never less than it takes alone."""
+    whole = context + response
+    if rows == 1:
+        return whole
+    kept = -(-context * (needs.read + needs.cached) // (rows * needs.read))
+    return max(whole, response + -(-whole // READ_BEHIND) + kept)
+
+
 def batches(
     lengths: Sequence[int], token: int, row: int, memory: int, most: int | None = None
 ) -> Iterator[range]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,7 +20,7 @@ from selfteach.objective.record import measure
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy
 from selfteach.policy.prefix import shares
-from selfteach.policy.room import behind
+from selfteach.policy.room import behind, read_behind
 from selfteach.policy.scorer import LocalScorer
 from selfteach.roles.role import Role
 from selfteach.roles.store import WeightStore
@@ -69,19 +70,21 @@ class Scoring:
         own = range(len(self.rows))
         chosen = [i for i in own if rows is None or bool(rows[self.first_row + i])]
         reads = dict.fromkeys((STUDENT, *self.contexts))  # whichever is trained
-        lengths = [max(one) for one in zip(*(self.held(name, chosen) for name in reads), strict=True)]
+        share = all(shares(one.model) for one in self.weights.trained.values())
+        every = [self.held([(name, i) for i in chosen], behind if share else alone) for name in reads]
+        lengths = [max(one) for one in zip(*every, strict=True)]
         widest = max((one.room for one in self.weights.trained.values()), key=lambda room: room.needs.trained)
         ranges = widest.scoring(lengths, self.micro_batch, gradient=True)
         return [tuple(chosen[i] for i in one) for one in ranges]
 
-    def held(self, role: str, rows: Sequence[int]) -> list[int]:
-        """Tokens that each of the rows takes in a gradient pass of this role; of equal contexts a part each."""
-        contexts = [tuple(self.context(role, i)) for i in rows]
-        written = [len(self.rows[i].ids) for i in rows]
-        if not all(shares(one.model) for one in self.weights.trained.values()):
-            return [len(context) + length for context, length in zip(contexts, written, strict=True)]
+    def held(self, wanted: Sequence[tuple[str, int]], tokens: Callable[[int, int, int], int]) -> list[int]:
+        """Tokens whose memory each (role, row) takes: ``tokens`` of its context, its response, rows of that context."""
+        contexts = [tuple(self.context(name, i)) for name, i in wanted]
         equal = Counter(contexts)
-        return [behind(len(one), length, equal[one]) for one, length in zip(contexts, written, strict=True)]
+        return [
+            tokens(len(context), len(self.rows[i].ids), equal[context])
+            for context, (_, i) in zip(contexts, wanted, strict=True)
+        ]
 
     def layout(self, part: Sequence[int]) -> Layout:
         row, step = [], []
@@ -195,7 +198,8 @@ class Scoring:
         ]
         # Equal contexts side by side, so that they are computed once however many rows memory allows at a time.
         wanted.sort(key=lambda one: (len(self.context(*one)), self.context(*one)))
-        lengths = [len(self.context(name, i)) + len(self.rows[i].ids) for name, i in wanted]
+        kept = partial(read_behind, needs=policy.room.needs) if shares(policy.model) else alone
+        lengths = self.held(wanted, kept)
         found: dict[str, Float[Tensor, "P d"]] = {}
         for part in policy.room.scoring(lengths, self.micro_batch) if wanted else [range(0)]:
             some = [wanted[i] for i in part]
@@ -237,6 +241,11 @@ class Scoring:
         if list(part) == list(range(part[0], part[-1] + 1)):
             return states[self.begins[part[0]] : self.begins[part[-1] + 1]]
         return torch.cat([states[self.begins[i] : self.begins[i + 1]] for i in part])
+
+
+def alone(context: int, response: int, rows: int) -> int:
+    """Tokens of a row that computes all of them."""
+    return context + response
 
 
 def head_of(policy: Policy) -> Head:
