@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from selfteach.policy.draws import Sampling
+from selfteach.policy.economy import PLAIN
 from selfteach.policy.loading import load_policy
 from selfteach.policy.sampler import LocalSampler
 from selfteach.policy.scorer import LocalScorer
@@ -48,7 +49,7 @@ def measure(what: str, rows: int, prompt: int, answer: int, model: str) -> None:
         estimate = rows * (prompt * (needs.cached + needs.read) + answer * needs.cached + needs.drawn)
     else:
         with torch.set_grad_enabled(what == "train"):
-            states = LocalScorer().states(policy, [[5] * prompt] * rows, [[6] * answer] * rows)
+            states = LocalScorer(economy=PLAIN).states(policy, [[5] * prompt] * rows, [[6] * answer] * rows)
             if what == "train":
                 states.sum().backward()
                 gradients = sum(one.nbytes for one in policy.trainable().values())

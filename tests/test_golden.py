@@ -71,14 +71,17 @@ SIZES = (1, 3, 2, 5)
 
 
 def assert_replayed(recorded: dict[str, Any], now: list[dict[str, Any]]) -> None:
-    """These steps gave what the first so many recorded ones did."""
+    """These steps gave what the first so many recorded ones did; a gradient whose parts cancel, to their rounding."""
+    usual = max(step["gradient"]["norm"] for step in recorded["steps"])
     for was, one in zip(recorded["steps"], now, strict=False):
         assert one["stage"] == was["stage"]
         assert one["loss"] == pytest.approx(was["loss"], rel=CLOSE, abs=CLOSE)
         assert one["terms"] == pytest.approx(was["terms"], rel=CLOSE, abs=CLOSE)
         norm = was["gradient"]["norm"]
         assert one["gradient"]["norm"] == pytest.approx(norm, rel=CLOSE)
-        assert one["gradient"]["along"] == pytest.approx(was["gradient"]["along"], abs=CLOSE * norm)
+        assert one["gradient"]["along"] == pytest.approx(
+            was["gradient"]["along"], abs=CLOSE * max(norm, 1e-6 * usual)
+        )
 
 
 def tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from selfteach.objective.engine import evaluate_terms
 from selfteach.objective.head import Head
 from selfteach.objective.layout import Layout
 from selfteach.objective.plan import plan
+from selfteach.policy.economy import Economy
 from selfteach.training.text.preflight import examined
+from test_economy import BOTH, PLAIN, SHARED, policy_of, random_model, scored, uneven
 from test_engine import TERMS, batch, gradients
 from tiny import tiny_model_folder
 
@@ -86,3 +89,27 @@ def test_a_step_on_the_device_is_the_step_of_the_cpu(tmp_path: Path) -> None:
     weights = [run.learner.policy.trainable() for run in runs]
     for name, parameter in weights[1].items():
         torch.testing.assert_close(weights[0][name].cpu(), parameter, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gemma3", "mistral", "mixtral"])
+def test_shared_contexts_give_the_states_and_gradients_of_one_padded_pass(name: str) -> None:
+    """Rows of padding see nothing at all in their attention: neither they nor what is behind them may be NaN."""
+    policy = policy_of(random_model(name).float().cuda())
+    states, gradient = scored(policy, PLAIN, uneven())
+    found, its_gradient = scored(policy, SHARED, uneven())
+    assert (found - states).norm() < 1e-4 * states.norm()
+    assert (its_gradient - gradient).norm() < 1e-4 * gradient.norm()
+    half, its_half = scored(replace(policy, precision="mixed"), SHARED, uneven())
+    assert (half - states).norm() < 0.1 * states.norm()
+    assert its_half.isfinite().all()
+
+
+@pytest.mark.parametrize("economy", [BOTH, PLAIN], ids=["packed and shared", "padded"])
+def test_flash_attention_scores_as_sdpa_does(economy: Economy) -> None:
+    pytest.importorskip("flash_attn")
+    policy = policy_of(random_model("mistral").to("cuda", torch.bfloat16))
+    states, _ = scored(policy, PLAIN, uneven())
+    policy.model.set_attn_implementation("flash_attention_2")
+    found, gradient = scored(policy, economy, uneven())
+    assert (found - states).float().norm() < 0.1 * states.float().norm()
+    assert gradient.isfinite().all()

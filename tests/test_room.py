@@ -14,9 +14,19 @@ from hypothesis import strategies as st
 from runs import run_of
 from selfteach.policy import room as rooms
 from selfteach.policy.draws import Sampling
-from selfteach.policy.room import Footprint, Room, batches, footprint, memory_limit, room_of
+from selfteach.policy.room import (
+    Footprint,
+    Room,
+    batches,
+    behind,
+    footprint,
+    memory_limit,
+    read_behind,
+    room_of,
+)
 from selfteach.policy.sampler import LocalSampler
 from selfteach.roles.weights import External
+from selfteach.training.text import batch as text_batch
 from selfteach.training.text.batch import Scoring
 from tiny import tiny_model, tiny_model_folder
 
@@ -129,6 +139,41 @@ def test_micro_batches_follow_the_longest_context_of_any_role(tiny: str) -> None
     for part in parts:
         width = max(lengths[i] for i in part)
         assert len(part) == 1 or len(part) * width * policy.room.needs.trained <= policy.room.memory
+
+
+@pytest.mark.parametrize(
+    ("context", "response", "rows", "tokens"),
+    [(400, 100, 8, 100 + 84 + 50), (400, 100, 1, 500), (10, 500, 2, 510), (0, 0, 3, 0), (6, 0, 6, 2)],
+)
+def test_a_row_that_shares_its_context_takes_part_of_its_memory(
+    context: int, response: int, rows: int, tokens: int
+) -> None:
+    assert behind(context, response, rows) == tokens
+
+
+@pytest.mark.parametrize(
+    ("context", "response", "rows", "tokens"), [(400, 100, 1, 500), (400, 100, 2, 784), (400, 100, 8, 500)]
+)
+def test_without_gradient_the_keys_of_a_shared_context_are_what_it_takes_more(
+    context: int, response: int, rows: int, tokens: int
+) -> None:
+    """Of a token 100 bytes are kept, 50 are at work: two rows take 600 each for their context, eight 150."""
+    assert read_behind(context, response, rows, NEEDS) == tokens
+
+
+def test_rows_that_share_a_prompt_are_not_cut_where_they_fit_because_of_it(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tiny, recipe="srpo")
+    scoring, room = run.learner.collect(0).scoring, run.learner.policy.room
+    own = range(len(scoring.rows))
+    held = scoring.held([("student", i) for i in own], behind)
+    alone = [len(one.prompt_ids) + len(one.ids) for one in scoring.rows]
+    assert sum(held) < 0.6 * sum(alone)
+    room.memory = len(own) * max(held) * room.needs.trained
+    assert scoring.parts() == [tuple(own)]
+    monkeypatch.setattr(text_batch, "shares", lambda model: False)
+    assert len(scoring.parts()) > 1
 
 
 def test_a_run_that_goes_on_elsewhere_keeps_its_room(tiny: str) -> None:

@@ -136,8 +136,7 @@ def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:
     try:
         with torch.no_grad():
             inputs = pack([prompt[:1]], [prompt[1:] + prompt[:1]], pad_id=0, device=policy.device)
-            hidden = ResponseScorer(policy)(inputs.input_ids, inputs.attention_mask, inputs.index)
-            ours = head.logits(hidden[0])
+            ours = head.logits(ResponseScorer(policy)(inputs))
             theirs = (
                 policy(inputs.input_ids, use_cache=False).logits[0, : len(prompt), : head.vocabulary].float()
             )

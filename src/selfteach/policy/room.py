@@ -24,6 +24,8 @@ LAYER_INNER, TRAINED_INNER = 3, 4
 """The same of the MLP's inner width."""
 DRAWN_COPIES = 5
 """Arrays as wide as the vocabulary while a row's next token is drawn: logits, log-probs, what is kept, the draw."""
+READ_BEHIND = 6
+"""A row that reads a shared context holds one part in so many of what it would take to compute it: keys and values."""
 FLOAT = 4
 
 
@@ -60,6 +62,23 @@ class Room:
     ) -> Iterator[range]:
         """Rows of these lengths, cut into batches to score one after another."""
         return batches(lengths, self.needs.trained if gradient else self.needs.read, 0, self.memory, most)
+
+
+def behind(context: int, response: int, rows: int) -> int:
+    """Tokens whose memory one of so many rows takes with gradient that share their context: its response, what it
+    reads, and its part of the context; never more than it takes alone."""
+    whole = context + response
+    return min(whole, response + -(-whole // READ_BEHIND) + -(-context // rows))
+
+
+def read_behind(context: int, response: int, rows: int, needs: Footprint) -> int:
+    """The same without gradient: keys and values of a shared context are kept of all layers, where else nothing is;
+    never less than it takes alone."""
+    whole = context + response
+    if rows == 1:
+        return whole
+    kept = -(-context * (needs.read + needs.cached) // (rows * needs.read))
+    return max(whole, response + -(-whole // READ_BEHIND) + kept)
 
 
 def batches(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +19,8 @@ from selfteach.objective.positions import Quantity
 from selfteach.objective.record import measure
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy
+from selfteach.policy.prefix import shares
+from selfteach.policy.room import behind, read_behind
 from selfteach.policy.scorer import LocalScorer
 from selfteach.roles.role import Role
 from selfteach.roles.store import WeightStore
@@ -65,11 +69,22 @@ class Scoring:
         """Micro-batches: this process's rows (those that are True in ``rows`` [N]), so many at a time."""
         own = range(len(self.rows))
         chosen = [i for i in own if rows is None or bool(rows[self.first_row + i])]
-        reads = (STUDENT, *self.contexts)  # whichever is trained
-        lengths = [max(len(self.context(name, i)) for name in reads) + len(self.rows[i].ids) for i in chosen]
+        reads = dict.fromkeys((STUDENT, *self.contexts))  # whichever is trained
+        share = all(shares(one.model) for one in self.weights.trained.values())
+        every = [self.held([(name, i) for i in chosen], behind if share else alone) for name in reads]
+        lengths = [max(one) for one in zip(*every, strict=True)]
         widest = max((one.room for one in self.weights.trained.values()), key=lambda room: room.needs.trained)
         ranges = widest.scoring(lengths, self.micro_batch, gradient=True)
         return [tuple(chosen[i] for i in one) for one in ranges]
+
+    def held(self, wanted: Sequence[tuple[str, int]], tokens: Callable[[int, int, int], int]) -> list[int]:
+        """Tokens whose memory each (role, row) takes: ``tokens`` of its context, its response, rows of that context."""
+        contexts = [tuple(self.context(name, i)) for name, i in wanted]
+        equal = Counter(contexts)
+        return [
+            tokens(len(context), len(self.rows[i].ids), equal[context])
+            for context, (_, i) in zip(contexts, wanted, strict=True)
+        ]
 
     def layout(self, part: Sequence[int]) -> Layout:
         row, step = [], []
@@ -83,15 +98,23 @@ class Scoring:
         )
 
     def batch(
-        self, part: tuple[int, ...], trained: Collection[str] = (), *, features: bool = False
+        self,
+        part: tuple[int, ...],
+        trained: Collection[str] = (),
+        *,
+        features: bool = False,
+        student: bool = True,
     ) -> ScoredBatch:
         """The rows of ``part`` as every role scores them, the ``trained`` ones with gradient.
 
-        ``features``: what ``Hidden`` terms compare is wanted too: the states themselves.
+        ``features``: what ``Hidden`` terms compare is wanted too: the states themselves. ``student`` False: nobody will
+        read its scores, and another role's stand in their place.
         """
         self.score_frozen(trained)
-        names = dict.fromkeys((STUDENT, *self.contexts))
+        others = [name for name in self.contexts if name != STUDENT]
+        names = [STUDENT, *others] if student else others
         roles = {name: self.scored(name, part, gradient=name in trained) for name in names}
+        roles.setdefault(STUDENT, next(iter(roles.values())))
         if features:
             roles = {name: replace(one, features=one.states) for name, one in roles.items()}
         return ScoredBatch(self.columns, roles, self.layout(part))
@@ -110,10 +133,12 @@ class Scoring:
             name: torch.full(self.columns.ids.shape, torch.nan, dtype=self.columns.dtype, device=self.device)
             for name in wanted
         }
+        reads = {role for quantity in wanted.values() for role in quantity.roles}
+        student = STUDENT in reads or not self.contexts.keys() - {STUDENT}
         for part in parts:
             # With a single micro-batch the gradient pass will want this very forward again: keep its graph.
-            single = len(parts) == 1 and torch.is_grad_enabled()
-            batch = self.batch(part, (STUDENT,) if single else ())
+            single = student and len(parts) == 1 and torch.is_grad_enabled()
+            batch = self.batch(part, (STUDENT,) if single else (), student=student)
             for name, values in measure(batch, wanted).items():
                 columns[name][batch.layout.row, batch.layout.step] = values.to(self.columns.dtype)
         if self.alone:
@@ -171,7 +196,10 @@ class Scoring:
             for i, ids in enumerate(self.contexts[name].prompts)
             if ids is not None
         ]
-        lengths = [len(self.context(name, i)) + len(self.rows[i].ids) for name, i in wanted]
+        # Equal contexts side by side, so that they are computed once however many rows memory allows at a time.
+        wanted.sort(key=lambda one: (len(self.context(*one)), self.context(*one)))
+        kept = partial(read_behind, needs=policy.room.needs) if shares(policy.model) else alone
+        lengths = self.held(wanted, kept)
         found: dict[str, Float[Tensor, "P d"]] = {}
         for part in policy.room.scoring(lengths, self.micro_batch) if wanted else [range(0)]:
             some = [wanted[i] for i in part]
@@ -213,6 +241,11 @@ class Scoring:
         if list(part) == list(range(part[0], part[-1] + 1)):
             return states[self.begins[part[0]] : self.begins[part[-1] + 1]]
         return torch.cat([states[self.begins[i] : self.begins[i + 1]] for i in part])
+
+
+def alone(context: int, response: int, rows: int) -> int:
+    """Tokens of a row that computes all of them."""
+    return context + response
 
 
 def head_of(policy: Policy) -> Head:
