@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from selfteach.objective.axes import Entries, LogProbs
-from selfteach.objective.divergence import NEVER, check_log_probs
+from selfteach.objective.divergence import NEVER, Divergence, check_log_probs
+from selfteach.objective.top import top_ids
 
 Chooser = Literal["teacher", "student", "union", "intersection"]
 Tail = Literal["bucket", "renormalize", "drop"]
@@ -71,17 +72,54 @@ class TopK:
 
         ValueError: shapes or types differ.
         """
-        ids, kept, inside = self.select(student, teacher)
+        chosen = self.select(student, teacher)
+        return self._entries(student, *chosen)[0], self._entries(teacher, *chosen)[0]
 
-        def restricted(log_probs: LogProbs) -> Entries:
-            chosen = log_probs.gather(-1, ids).masked_fill(~kept, NEVER)
-            if self.tail == "bucket":
-                return torch.cat([chosen, _log_sum(log_probs.masked_fill(inside, NEVER))], dim=-1)
-            if self.tail == "renormalize":
-                return chosen - _log_sum(chosen, empty=0.0)
-            return chosen
+    @torch.no_grad()
+    def value_and_logit_gradient(
+        self, divergence: Divergence, student: LogProbs, teacher: LogProbs
+    ) -> tuple[Float[Tensor, "*P"], LogProbs]:
+        """([...] the divergence on this support, [..., V] its closed-form gradient in the student's logits).
 
-        return restricted(student), restricted(teacher)
+        Exact when ``student`` is a log-softmax over V. With g_j the divergence's slope in the log of kept entry j,
+        g_* in the bucket's, G their sum and p_* the student's mass outside the set:
+
+            drop          [j kept] g_j − p_j G
+            renormalize   [j kept] (g_j − p_j/Σ_kept p · G)
+            bucket        g_j − p_j G of a kept entry, p_j/p_* · (g_* − p_* G) of another
+
+        ValueError as ``restrict`` and ``Divergence``.
+        """
+        ids, kept, _ = chosen = self.select(student, teacher)
+        own, outside = self._entries(student, *chosen)
+        value, slope = divergence.value_and_slope(own, self._entries(teacher, *chosen)[0])
+        if self.tail == "renormalize":
+            base = torch.zeros_like(student)
+            added = slope - own.exp() * slope.masked_fill(~kept, 0.0).sum(-1, keepdim=True)
+        elif outside is None:
+            base = student.exp().mul_(-slope.masked_fill(~kept, 0.0).sum(-1, keepdim=True))
+            added = slope
+        else:
+            tail, slope, of_tail = own[..., -1:], slope[..., :-1].masked_fill(~kept, 0.0), slope[..., -1:]
+            nothing = tail == NEVER
+            of_tail = of_tail.masked_fill(nothing, 0.0)
+            total = slope.sum(-1, keepdim=True) + of_tail
+            # Of p_j/p_*, not p_j, which may be 0 where the student is sure of the set.
+            base = outside.sub_(tail.masked_fill(nothing, 0.0)).exp_().mul_(of_tail - tail.exp() * total)
+            added = slope - own[..., :-1].exp() * total
+        return value, base.scatter_add_(-1, ids, added.masked_fill(~kept, 0.0))
+
+    def _entries(
+        self, log_probs: LogProbs, ids: Tensor, kept: Tensor, inside: Tensor
+    ) -> tuple[Entries, LogProbs | None]:
+        """([..., K'] the restricted log-probs, with a bucket [..., V] those outside the set, −inf within)."""
+        chosen = log_probs.gather(-1, ids).masked_fill(~kept, NEVER)
+        if self.tail == "bucket":
+            outside = log_probs.masked_fill(inside, NEVER)
+            return torch.cat([chosen, _log_sum(outside)], dim=-1), outside
+        if self.tail == "renormalize":
+            return chosen - _log_sum(chosen, empty=0.0), None
+        return chosen, None
 
     @torch.no_grad()
     def select(
@@ -95,9 +133,9 @@ class TopK:
         width = student.shape[-1]
         k = min(self.k, width)
         if self.of in ("teacher", "student"):
-            ids = (teacher if self.of == "teacher" else student).topk(k).indices
+            ids = top_ids(teacher if self.of == "teacher" else student, k)
             return ids, torch.ones_like(ids, dtype=torch.bool), _mask(ids, width)
-        of_student, of_teacher = student.topk(k).indices, teacher.topk(k).indices
+        of_student, of_teacher = top_ids(student, k), top_ids(teacher, k)
         in_student, in_teacher = _mask(of_student, width), _mask(of_teacher, width)
         if self.of == "intersection":
             return of_student, in_teacher.gather(-1, of_student), in_student & in_teacher

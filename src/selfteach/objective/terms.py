@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -23,7 +24,7 @@ from selfteach.objective.divisor import Divisor, Reduction
 from selfteach.objective.gate import Gate
 from selfteach.objective.positions import Positions, Temperature
 from selfteach.objective.support import Full, Support
-from selfteach.objective.target import Target
+from selfteach.objective.target import FromRole, Target
 
 Signal = Literal["full", "sampled", "features"]
 
@@ -127,14 +128,25 @@ class Match(Term):
         loss = self.divergence(*self.support.restrict(*own_and_target(self, at)))
         return loss if self.ceiling is None else loss.clamp(max=self.ceiling)
 
-    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]] | None:
-        if not isinstance(self.support, Full):
-            return None
-        loss, gradient = self.divergence.value_and_logit_gradient(*own_and_target(self, at))
+    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]]:
+        sides = own_and_target(self, at)
+        if isinstance(self.support, Full):
+            loss, gradient = self.divergence.value_and_logit_gradient(*sides, *self._probs(at))
+        else:
+            loss, gradient = self.support.value_and_logit_gradient(self.divergence, *sides)
         if self.ceiling is not None:
             gradient = gradient.masked_fill((loss > self.ceiling).unsqueeze(-1), 0.0)
             loss = loss.clamp(max=self.ceiling)
         return loss, at.divided(gradient, self.temperature)
+
+    def _probs(
+        self, at: Positions
+    ) -> tuple[Float[Tensor, "P V"] | None, Callable[[], Float[Tensor, "P V"]] | None]:
+        """Both sides' probabilities, as far as others may want them too."""
+        own, theirs = self.temperature, _target_temperature(self)
+        p = at.probs(self.role, own) if isinstance(own, int | float) else None
+        plain = isinstance(self.target, FromRole) and isinstance(theirs, int | float)
+        return p, partial(at.probs, self.target.names[0], theirs) if plain else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +172,7 @@ class OfSampledToken(Term):
             loss = self.sampled_loss(log_prob, at)
             (slope,) = torch.autograd.grad(loss.sum(), log_prob)
         slope = slope.unsqueeze(-1)
-        gradient = at.log_probs(self.role, self.temperature).exp().mul_(-slope)
+        gradient = at.probs(self.role, self.temperature) * -slope
         gradient.scatter_add_(-1, at.ids.unsqueeze(-1), slope)
         return loss.detach(), at.divided(gradient, self.temperature)
 
@@ -262,8 +274,7 @@ class Entropy(Term):
         return -weighted.sum(-1) if self.penalty else weighted.sum(-1)
 
     def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]]:
-        log_probs = at.log_probs(self.role, self.temperature)
-        chance = log_probs.exp()
+        log_probs, chance = (read(self.role, self.temperature) for read in (at.log_probs, at.probs))
         weighted = chance * log_probs.masked_fill(log_probs == -torch.inf, 0.0)
         loss = weighted.sum(-1)
         gradient = at.divided(torch.addcmul(weighted, chance, loss.unsqueeze(-1), value=-1), self.temperature)
