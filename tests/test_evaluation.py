@@ -258,7 +258,7 @@ def test_a_run_of_an_earlier_version_is_refused_by_name(home: Path, tmp_path: Pa
     old = tmp_path / "old"
     shutil.copytree(home / "full", old)
     config = (old / "config.toml").read_text()
-    (old / "config.toml").write_text(config.replace("format = 4", "format = 2"))
+    (old / "config.toml").write_text(config.replace("format = 5", "format = 2"))
     with pytest.raises(selfteach.UserError, match=r"earlier selfteach .*old/model, and say --task"):
         selfteach.evaluate(old)
 

@@ -189,7 +189,7 @@ def test_a_settings_file_gives_a_run_or_one_line(form: str, tmp_path: Path) -> N
         ("a.toml", b"recipe = \"opsd\"\nrun = 5"),
         ("a.toml", b"about = {}\nrecipe = {}"),
         ("a.json", b'{"about": {}, "recipe": {"name": 5}}'),
-        ("a.json", b'{"about": {"format": 4}, "recipe": {"name": ["opsd"], "preset": "v1"}, "run": {"given": 5}}'),
+        ("a.json", b'{"about": {"format": 5}, "recipe": {"name": ["opsd"], "preset": "v1"}, "run": {"given": 5}}'),
     ],
     ids=lambda part: repr(part[:30]),
 )  # fmt: skip

@@ -27,9 +27,9 @@ from selfteach.task.example import Task
 from selfteach.task.opening import TaskOptions
 from selfteach.task.rows import make_task
 
-FORMAT = 4
+FORMAT = 5
 """Of config.toml: 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written, 3 before
-there was ``max_memory``."""
+there was ``max_memory``, 4 before ``metrics_tokens``."""
 
 
 @settings
@@ -96,6 +96,8 @@ class Bookkeeping:
     """Rollouts of the step written down at each look."""
     probes: NonNegativeRows = 4
     """Held-out problems answered greedily at each look, so that one prompt can be followed through training."""
+    metrics_tokens: PositiveCount | None = 4096
+    """Tokens of a step, drawn evenly, at which distributions are compared for the metrics (none: all)."""
     token_budget: PositiveCount | None = None
     """Stop before the step that would begin with this many tokens generated (none: run all steps)."""
     until_solved: bool = False

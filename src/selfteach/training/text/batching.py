@@ -58,7 +58,10 @@ class Batching:
         sampled = self.sampled_roles(roles)
         scoring = self.scoring(rows, contexts, sampled, alone=alone)
         scoring.several = len(now.recipe.updates(step)) > 1
-        return TextBatch(step, now.recipe, rows, contexts, sampled, scoring, spent, now.config.seed)
+        most = now.config.bookkeeping.metrics_tokens
+        return TextBatch(
+            step, now.recipe, rows, contexts, sampled, scoring, spent, now.config.seed, metrics_tokens=most
+        )
 
     def scoring(
         self,

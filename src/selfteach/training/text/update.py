@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +24,7 @@ from selfteach.training.learner import Numbers
 from selfteach.training.reduce import sum_over_processes
 from selfteach.training.text.batch import Scoring
 from selfteach.training.text.contexts import Context
+from selfteach.training.text.drawn import Drawn
 
 
 @dataclass
@@ -32,7 +33,7 @@ class TextBatch:
 
     ``spent``: tokens generated for it. ``old``: role → [N, T] log-probs before the first update. ``weighted`` and
     ``outcomes``: the last update's terms with their coefficients, and what each micro-batch gave; ``looked``: those
-    outcomes that hold watched columns.
+    outcomes that hold watched columns, measured at ``metrics_tokens`` of the batch (None: all).
     """
 
     step: int
@@ -43,6 +44,7 @@ class TextBatch:
     scoring: Scoring
     spent: int
     seed: int = 0
+    metrics_tokens: int | None = None
     verdicts: Mapping[str, int] = field(default_factory=dict)
     old: Mapping[str, Float[Tensor, "N T"]] | None = None
     weighted: Sequence[Weighted] = ()
@@ -53,6 +55,11 @@ class TextBatch:
     @property
     def columns(self) -> Columns:
         return self.scoring.columns
+
+    @cached_property
+    def drawn(self) -> Drawn:
+        """The tokens at which distributions are compared for the metrics."""
+        return Drawn(self.columns, self.seed, self.step, self.metrics_tokens)
 
     @property
     def roles(self) -> list[str]:
