@@ -103,8 +103,9 @@ def backward(
     try:
         weighted = plan(batch.recipe.summands(stats), batch.columns, rows)
         if several and batch.old is None:
-            with torch.no_grad():
-                whole = batch.statistics() if rows is not None else stats
+            whole = batch.statistics() if rows is not None else stats
+            # The graphs of an update's own rows are worth keeping for its gradient.
+            with torch.set_grad_enabled(rows is None):
                 batch.old = {role: whole.log_prob(role) for role in (STUDENT, *batch.roles)}
         trained = {one.term.role for one in weighted}
         parts, outcomes = batch.scoring.parts(rows), []
@@ -114,7 +115,7 @@ def backward(
     except ValueError as problem:  # the objective's own checks: NaN log-probs, shapes that do not fit
         raise NotFinite(str(problem)) from problem
     finally:
-        batch.scoring.kept = None
+        batch.scoring.kept.clear()
     batch.scoring.forget(trained)
     batch.weighted, batch.outcomes = weighted, outcomes
     batch.looked += outcomes if watch else []
@@ -135,6 +136,7 @@ def differentiated(
     outcome = evaluate_terms(scored, weighted, watch=watch, compiler=compiler)
     if outcome.loss.requires_grad:
         outcome.loss.backward()
+    batch.scoring.kept.pop(part, None)
     return outcome
 
 
@@ -151,6 +153,7 @@ def losses_of(batch: TextBatch) -> Iterator[Float[Tensor, ""]]:
         for part in batch.scoring.parts():
             scored = batch.scoring.batch(part, trained, features=reads_features(weighted))
             yield evaluate_terms(scored, weighted).loss
+            batch.scoring.kept.pop(part, None)
     except ValueError as problem:
         raise NotFinite(str(problem)) from problem
 
