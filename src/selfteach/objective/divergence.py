@@ -83,8 +83,8 @@ class Divergence(ABC):
     def unmasked(
         self, student: Entries, teacher: Entries, p: Entries, q: Callable[[], Entries]
     ) -> tuple[Entries, Entries] | None:
-        """``summand_and_slope`` from probabilities, without care for excluded tokens, which give NaN here; the slope up
-        to a multiple of p, which falls out of the gradient over a whole vocabulary. None: there is no such form."""
+        """``summand_and_slope`` from probabilities, without care for excluded tokens, which give NaN here. None: there
+        is no such form."""
         return None
 
     @torch.no_grad()
@@ -204,7 +204,7 @@ class ReverseKL(Divergence):
         if self.clip_ratio is not None:
             return None
         gap = (student - teacher).mul_(p)
-        return gap, gap if self.detach_ratio or self.clip_entry is None else gap + p
+        return gap, gap if self.detach_ratio else gap + p
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ from selfteach.objective.terms import Term
 @dataclass(frozen=True)
 class Outcome:
     """``loss`` (0-dim, differentiable); ``terms`` name → its value; ``token`` name → [P] columns over the positions of
-    ``layout``, no gradient, NaN where a position was not looked at: "loss/TERM", "weight/TERM" and what was watched.
+    ``layout``, no gradient, NaN where a position was not looked at: "loss/TERM", "weight/TERM", what a term
+    notes and what was watched.
     """
 
     loss: Float[Tensor, ""]
@@ -206,6 +207,8 @@ class _Work:
         self.values[term.name] += summands.sum()
         self.record.put(f"weight/{term.name}", chunk, weight)
         self.record.put(f"loss/{term.name}", chunk, losses)
+        for kind, values in term.noted(at).items():
+            self.record.put(f"{kind}/{term.name}", chunk, values)
 
 
 def _refuse_shape(losses: Tensor, at: Positions) -> None:

@@ -90,6 +90,10 @@ class Positions:
     ) -> Shaped[Tensor, "P"]:
         """``column`` [P] as a tensor. ValueError naming the column and the place where it is NaN or +inf."""
         column = torch.as_tensor(self.column(values, name), device=self.ids.device).expand(self.ids.shape)
+        return self.refused(column, name)
+
+    def refused(self, column: Shaped[Tensor, "P"], name: str) -> Shaped[Tensor, "P"]:
+        """The column [P]. ValueError naming it and the place where it is NaN or +inf."""
         bad = column.isnan() | (column == torch.inf)
         if bad.any():
             i = int(bad.nonzero()[0])
@@ -137,6 +141,19 @@ class Positions:
         if role not in self.logits and role in self.given:
             return self.given[role]
         return self.log_probs(role, temperature).gather(-1, self.ids.unsqueeze(-1)).squeeze(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Same:
+    """A part of a key that is equal to itself alone: a term, whose fields may be tensors."""
+
+    one: object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.one is self.one
+
+    def __hash__(self) -> int:
+        return id(self.one)
 
 
 def only_sampled(role: str) -> ValueError:

@@ -22,7 +22,7 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.divergence import Divergence
 from selfteach.objective.divisor import Divisor, Reduction
 from selfteach.objective.gate import Gate
-from selfteach.objective.positions import Positions, Temperature
+from selfteach.objective.positions import Positions, Same, Temperature
 from selfteach.objective.support import Full, Support
 from selfteach.objective.target import FromRole, Target
 
@@ -92,6 +92,10 @@ class Term(ABC):
     def planned(self, chosen: Bool[Tensor, "N T"]) -> Term:
         """The term once it is known which tokens [N, T] it selects over the whole batch."""
         return self
+
+    def noted(self, at: Positions) -> Mapping[str, Float[Tensor, "P"]]:
+        """What is written down of each position beside its loss and weight, by kind, without gradient."""
+        return {}
 
     @abstractmethod
     def token_loss(self, at: Positions) -> Float[Tensor, "P"]:
@@ -201,15 +205,32 @@ class Sampled(OfSampledToken):
     def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         if self.control_variate is None:
             return self.function(log_prob, self.sampled_target(log_prob, at))
-        own, target = own_and_target(self, at)
-        theirs = target.gather(-1, at.ids.unsqueeze(-1)).squeeze(-1)
-        baseline = sampled.control_variate(own, target, self.control_variate)
+        theirs, baseline = self.sampled_target(log_prob, at), self.baseline(at)
         return self.function(log_prob, theirs) + sampled.policy_gradient(log_prob, baseline)
+
+    def baseline(self, at: Positions) -> Float[Tensor, "P"]:
+        """[P] the closed-form baseline (nats), 0 where there is none."""
+        support = self.control_variate
+        if support is None:
+            return torch.zeros(at.ids.shape, device=at.ids.device)
+        return at.once(
+            ("baseline", Same(self)), lambda: sampled.control_variate(*own_and_target(self, at), support)
+        )
+
+    @torch.no_grad()
+    def noted(self, at: Positions) -> Mapping[str, Float[Tensor, "P"]]:
+        if self.function is not sampled.distillation:
+            return {}
+        own = at.sampled(self.role, self.temperature)
+        return {"advantage": self.sampled_target(own, at) - own + self.baseline(at)}
 
     def sampled_target(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         """[P] log target(y), from the sampled tokens alone where the target allows it."""
         if not self.target.elementwise:
-            return own_and_target(self, at)[1].gather(-1, at.ids.unsqueeze(-1)).squeeze(-1)
+            ids = at.ids.unsqueeze(-1)
+            return at.once(
+                ("target", Same(self)), lambda: own_and_target(self, at)[1].gather(-1, ids).squeeze(-1)
+            )
         temperature = _target_temperature(self)
         with torch.no_grad():
             own = log_prob.detach().unsqueeze(-1)
@@ -223,11 +244,12 @@ class Sampled(OfSampledToken):
 class PolicyGradient(OfSampledToken):
     """−A · log π of the sampled token, or PPO's clipped surrogate when ``clip`` = (low, high) is given.
 
-    ``advantage`` [N] or [N, T], signed, constant. The ratio π/behavior needs ``behavior`` [N, T]. ValueError where
-    either is NaN or +inf at a selected token.
+    ``advantage`` [N] or [N, T], signed, constant; or a function of the positions → [P], taken without gradient, such as
+    ``LogRatio`` (its ``roles`` are read). The ratio π/behavior needs ``behavior`` [N, T]. ValueError where either is
+    NaN or +inf at a selected token.
     """
 
-    advantage: Float[Tensor, "N"] | Float[Tensor, "N T"]
+    advantage: Float[Tensor, "N"] | Float[Tensor, "N T"] | Gate
     behavior: Float[Tensor, "N T"] | None = None
     clip: tuple[float, float] | None = None
 
@@ -237,8 +259,23 @@ class PolicyGradient(OfSampledToken):
         if self.clip is not None and self.behavior is None:
             raise ValueError("clip needs behavior: the ratio to clip is policy over behavior")
 
+    @property
+    def own_reads(self) -> Mapping[str, Signal]:
+        return dict.fromkeys((self.role, *getattr(self.advantage, "roles", ())), "sampled")
+
+    def noted(self, at: Positions) -> Mapping[str, Float[Tensor, "P"]]:
+        return {"advantage": self.advantage_at(at)} if callable(self.advantage) else {}
+
+    @torch.no_grad()
+    def advantage_at(self, at: Positions) -> Float[Tensor, "P"]:
+        """[P] the advantage. ValueError where it is NaN or +inf."""
+        function = self.advantage
+        if not callable(function):
+            return at.known(function, "advantage")
+        return at.once(("advantage", Same(self)), lambda: at.refused(function(at).detach(), "advantage"))
+
     def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
-        advantage = at.known(self.advantage, "advantage").to(log_prob.dtype)
+        advantage = self.advantage_at(at).to(log_prob.dtype)
         if self.clip is None or self.behavior is None:
             return sampled.policy_gradient(log_prob, advantage)
         behavior = at.known(self.behavior, "behavior").to(log_prob.dtype)
