@@ -23,7 +23,7 @@ from selfteach.objective.divergence import (
     ReverseKL,
 )
 from selfteach.objective.engine import by_autograd, evaluate_terms
-from selfteach.objective.gate import ImportanceRatio
+from selfteach.objective.gate import ImportanceRatio, LogRatio
 from selfteach.objective.head import Head
 from selfteach.objective.plan import plan
 from selfteach.objective.positions import Positions, Temperature
@@ -67,6 +67,10 @@ OF_SAMPLED_TOKEN: dict[str, Term] = {
     "entropy penalty": Entropy(name="term", penalty=True),
     "policy gradient": PolicyGradient(name="term", advantage=ADVANTAGE),
     "clipped surrogate": PolicyGradient(name="term", advantage=ADVANTAGE, behavior=BEHAVIOR, clip=(0.2, 0.3)),
+    "advantage at the position": PolicyGradient(name="term", advantage=LogRatio(BEHAVIOR), temperature=1.2),
+    "bounded advantage at the position": PolicyGradient(
+        name="term", advantage=LogRatio(BEHAVIOR, bound=0.5, temperature=0.9)
+    ),
     "negative log-likelihood": NegativeLogLikelihood(name="term", temperature=0.8),
 }
 
@@ -131,6 +135,41 @@ def test_a_gate_weighs_the_loss_and_its_gradient_and_is_no_part_of_either() -> N
     torch.testing.assert_close(gated, by_hand)
     for a, b in zip(gradients(gated, given), gradients(by_hand, given), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("bound", [None, 0.5])
+def test_an_advantage_at_the_position_is_the_column_of_the_same_numbers(bound: float | None) -> None:
+    given = small_batch(n=ROWS, t=STEPS)
+    student = given.roles[STUDENT]
+    own = student.head.logits(student.states.detach()).log_softmax(-1)
+    column = BEHAVIOR - own.gather(1, given.columns.ids.reshape(-1, 1)).reshape(ROWS, STEPS).detach()
+    column = column if bound is None else column.clamp(-bound, bound)
+    at_position = PolicyGradient(name="term", advantage=LogRatio(BEHAVIOR, bound))
+    outcome = evaluate_terms(given, plan([at_position], given.columns), chunk_bytes=500)
+    by_hand = full_logits_loss(given, [replace(at_position, advantage=column)])
+    torch.testing.assert_close(outcome.loss, by_hand)
+    torch.testing.assert_close(outcome.token["advantage/term"], given.layout.at(column))
+    for a, b in zip(gradients(outcome.loss, given), gradients(by_hand, given), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_distillation_on_sampled_tokens_notes_its_advantage_baseline_included() -> None:
+    at = positions()
+    p, q = (at.logits[role].log_softmax(-1) for role in (STUDENT, "teacher"))
+    own, theirs = (one.gather(1, at.ids.unsqueeze(1)).squeeze(1) for one in (p, q))
+    expected = theirs - own + (p.exp() * (p - q)).sum(1)
+    term = Sampled(name="term", target=TEACHER, control_variate=Full(), temperature=1.0)
+    torch.testing.assert_close(term.noted(at)["advantage"], expected)
+    assert replace(term, function=k2).noted(at) == {}
+
+
+def test_an_unknown_target_of_an_advantage_is_refused() -> None:
+    given = small_batch(n=ROWS, t=STEPS)
+    unknown = BEHAVIOR.clone()
+    unknown[1, 2] = torch.nan
+    term = PolicyGradient(name="term", advantage=LogRatio(unknown))
+    with pytest.raises(ValueError, match=r"term 'term': the advantage's target is nan at row 1, position 2"):
+        evaluate_terms(given, plan([term], given.columns))
 
 
 @pytest.mark.parametrize("ceiling", [0.3, 1.0, 100.0])

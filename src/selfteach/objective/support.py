@@ -72,7 +72,8 @@ class TopK:
 
         ValueError: shapes or types differ.
         """
-        chosen = self.select(student, teacher)
+        check_log_probs(student, teacher)
+        chosen = self._choose(student, teacher)
         return self._entries(student, *chosen)[0], self._entries(teacher, *chosen)[0]
 
     @torch.no_grad()
@@ -90,35 +91,37 @@ class TopK:
 
         ValueError as ``restrict`` and ``Divergence``.
         """
-        ids, kept, _ = chosen = self.select(student, teacher)
+        check_log_probs(student, teacher)
+        ids, kept, _ = chosen = self._choose(student, teacher)
         own, outside = self._entries(student, *chosen)
         value, slope = divergence.value_and_slope(own, self._entries(teacher, *chosen)[0])
-        if self.tail == "renormalize":
-            base = torch.zeros_like(student)
-            added = slope - own.exp() * slope.masked_fill(~kept, 0.0).sum(-1, keepdim=True)
-        elif outside is None:
-            base = student.exp().mul_(-slope.masked_fill(~kept, 0.0).sum(-1, keepdim=True))
-            added = slope
-        else:
-            tail, slope, of_tail = own[..., -1:], slope[..., :-1].masked_fill(~kept, 0.0), slope[..., -1:]
-            nothing = tail == NEVER
-            of_tail = of_tail.masked_fill(nothing, 0.0)
-            total = slope.sum(-1, keepdim=True) + of_tail
+        of_tail = slope[..., ids.shape[-1] :]
+        own, slope = own[..., : ids.shape[-1]], slope[..., : ids.shape[-1]].masked_fill(~kept, 0.0)
+        total = slope.sum(-1, keepdim=True)
+        if outside is not None:
             # Of p_j/p_*, not p_j, which may be 0 where the student is sure of the set.
-            base = outside.sub_(tail.masked_fill(nothing, 0.0)).exp_().mul_(of_tail - tail.exp() * total)
-            added = slope - own[..., :-1].exp() * total
+            terms, mass, tail = outside
+            of_tail = of_tail.masked_fill(mass == 0, 0.0)
+            total = total + of_tail
+            base = terms.mul_((of_tail - tail.exp() * total) / mass.masked_fill(mass == 0, 1.0))
+            added = slope - own.exp() * total
+        elif self.tail == "renormalize":
+            base, added = torch.zeros_like(student), slope - own.exp() * total
+        else:
+            base, added = student.exp().mul_(-total), slope
         return value, base.scatter_add_(-1, ids, added.masked_fill(~kept, 0.0))
 
     def _entries(
         self, log_probs: LogProbs, ids: Tensor, kept: Tensor, inside: Tensor
-    ) -> tuple[Entries, LogProbs | None]:
-        """([..., K'] the restricted log-probs, with a bucket [..., V] those outside the set, −inf within)."""
-        chosen = log_probs.gather(-1, ids).masked_fill(~kept, NEVER)
+    ) -> tuple[Entries, tuple[Tensor, Tensor, Tensor] | None]:
+        """([..., K'] the restricted log-probs; of a bucket what ``_log_sum`` gives of the entries outside the set)."""
+        every = log_probs.gather(-1, ids)
+        chosen = every.masked_fill(~kept, NEVER)
         if self.tail == "bucket":
-            outside = log_probs.masked_fill(inside, NEVER)
-            return torch.cat([chosen, _log_sum(outside)], dim=-1), outside
+            outside = _log_sum(log_probs.scatter(-1, ids, every.masked_fill(inside, NEVER)))
+            return torch.cat([chosen, outside[2]], dim=-1), outside
         if self.tail == "renormalize":
-            return chosen - _log_sum(chosen, empty=0.0), None
+            return chosen - _log_sum(chosen, empty=0.0)[2], None
         return chosen, None
 
     @torch.no_grad()
@@ -130,18 +133,25 @@ class TopK:
         A union lists the student's ids, then the teacher's, of which those already listed do not count.
         """
         check_log_probs(student, teacher)
-        width = student.shape[-1]
-        k = min(self.k, width)
+        ids, kept, inside = self._choose(student, teacher)
+        return ids, kept, torch.zeros_like(student, dtype=torch.bool).scatter_(-1, ids, inside)
+
+    @torch.no_grad()
+    def _choose(self, student: LogProbs, teacher: LogProbs) -> tuple[Tensor, Tensor, Tensor]:
+        """(ids [..., K'], which of them count [..., K'], which of them are in the set [..., K'])."""
+        k = min(self.k, student.shape[-1])
         if self.of in ("teacher", "student"):
             ids = top_ids(teacher if self.of == "teacher" else student, k)
-            return ids, torch.ones_like(ids, dtype=torch.bool), _mask(ids, width)
+            every = torch.ones_like(ids, dtype=torch.bool)
+            return ids, every, every
         of_student, of_teacher = top_ids(student, k), top_ids(teacher, k)
-        in_student, in_teacher = _mask(of_student, width), _mask(of_teacher, width)
         if self.of == "intersection":
-            return of_student, in_teacher.gather(-1, of_student), in_student & in_teacher
+            both = _among(of_student, of_teacher, student.shape[-1])
+            return of_student, both, both
+        new = ~_among(of_teacher, of_student, student.shape[-1])
+        every = torch.ones_like(new)
         ids = torch.cat([of_student, of_teacher], dim=-1)
-        new = ~in_student.gather(-1, of_teacher)
-        return ids, torch.cat([torch.ones_like(new), new], dim=-1), in_student | in_teacher
+        return ids, torch.cat([every, new], dim=-1), torch.cat([every, every], dim=-1)
 
 
 Support = Full | TopK
@@ -152,11 +162,18 @@ def likeliest(k: int | None, of: Chooser = "teacher", tail: Tail = "bucket") -> 
     return Full() if k is None else TopK(k, of, tail)
 
 
-def _mask(ids: Tensor, width: int) -> Tensor:
-    return torch.zeros(*ids.shape[:-1], width, dtype=torch.bool, device=ids.device).scatter_(-1, ids, True)
+def _among(ids: Tensor, others: Tensor, width: int) -> Tensor:
+    """[..., K] bool: which of the ids are among the others [..., K]."""
+    mask = torch.zeros(*ids.shape[:-1], width, dtype=torch.bool, device=ids.device)
+    return mask.scatter_(-1, others, True).gather(-1, ids)
 
 
-def _log_sum(log_probs: Tensor, empty: float = NEVER) -> Tensor:
-    """[..., K] → [..., 1] log Σ exp; ``empty``, with zero gradient, where every entry is −inf."""
-    nothing = log_probs.amax(-1, keepdim=True) == NEVER
-    return log_probs.masked_fill(nothing, 0.0).logsumexp(-1, keepdim=True).masked_fill(nothing, empty)
+def _log_sum(log_probs: Tensor, empty: float = NEVER) -> tuple[Tensor, Tensor, Tensor]:
+    """[..., K] → ([..., K] exp of each less their maximum, [..., 1] the sum of these, [..., 1] log Σ exp: ``empty``,
+    with zero gradient, where every entry is −inf)."""
+    largest = log_probs.detach().amax(-1, keepdim=True)
+    nothing = largest == NEVER
+    shift = largest.masked_fill(nothing, 0.0)
+    terms = (log_probs - shift).exp()
+    mass = terms.sum(-1, keepdim=True)
+    return terms, mass, (shift + mass.masked_fill(nothing, 1.0).log()).masked_fill(nothing, empty)
