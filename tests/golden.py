@@ -3,7 +3,8 @@
 Two kinds. *Evaluated*: ``testing.evaluate`` of every recipe, preset and stage on fixed float64 arrays. *Replayed*: a
 10-step float64 run of every recipe in the arena; its rollouts were recorded and are put in the sampler's place, so that
 each step's loss and gradient can be held against the recorded ones. ``python tests/golden.py NAME…`` records the named
-recipes (anew); a difference that is meant is named in CHANGELOG.md.
+recipes (anew), ``python tests/golden.py --same-rollouts NAME…`` replays theirs; a difference that is meant is named in
+CHANGELOG.md.
 """
 
 from __future__ import annotations
@@ -252,6 +253,21 @@ def record(names: Sequence[str], folder: Path) -> None:
         print(name, [round(step["loss"], 5) for step in steps], flush=True)
 
 
+def renumber(names: Sequence[str], folder: Path) -> None:
+    """The named recipes' recorded rollouts are replayed, and what they give now takes the place of what they gave: for
+    a change of rounding, which an optimizer that divides by the gradient's size enlarges from step to step."""
+    for name in names:
+        path = HOME / "runs" / f"{name}.json"
+        run, known = json.loads(path.read_text()), recorded_run(name)
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in known["knobs"].items()}
+        recipe = with_knobs(presets(RECIPES[name])[known["preset"]], values)
+        for step, now in zip(
+            run["steps"], steps_of(name, folder / name, known["steps"], recipe), strict=True
+        ):
+            step |= {part: now[part] for part in ("loss", "terms", "gradient")}
+        path.write_text(json.dumps(run, separators=(",", ":")) + "\n")
+
+
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Knobs as JSON holds them; a nested settings object (a controller's) is left to the preset."""
     return {
@@ -262,7 +278,8 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     import tempfile
 
-    if not sys.argv[1:] or not set(sys.argv[1:]) <= set(RECIPES):
+    names = [word for word in sys.argv[1:] if word != "--same-rollouts"]
+    if not names or not set(names) <= set(RECIPES):
         sys.exit(f"which recipes? python tests/golden.py NAME…; known: {', '.join(RECIPES)}")
     with tempfile.TemporaryDirectory() as place:
-        record(sys.argv[1:], Path(place))
+        (renumber if len(names) < len(sys.argv) - 1 else record)(names, Path(place))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -21,14 +23,23 @@ from selfteach.objective.divergence import (
     ReverseKL,
 )
 from selfteach.objective.engine import by_autograd, evaluate_terms
-from selfteach.objective.gate import ImportanceRatio
+from selfteach.objective.gate import ImportanceRatio, LogRatio
 from selfteach.objective.head import Head
 from selfteach.objective.plan import plan
 from selfteach.objective.positions import Positions, Temperature
 from selfteach.objective.sampled import k2, k3
-from selfteach.objective.support import Full, TopK
+from selfteach.objective.support import Chooser, Full, Tail, TopK
 from selfteach.objective.target import AdvantageTilted, Consensus, FromRole, GeometricMean, Mixture
-from selfteach.objective.terms import Entropy, Match, NegativeLogLikelihood, PolicyGradient, Sampled, Term
+from selfteach.objective.terms import (
+    Entropy,
+    Match,
+    NegativeLogLikelihood,
+    PolicyGradient,
+    Sampled,
+    Signal,
+    Term,
+)
+from selfteach.objective.top import top_ids
 
 ROWS, STEPS, VOCABULARY = 3, 4, 17
 TEACHER = FromRole("teacher")
@@ -56,6 +67,10 @@ OF_SAMPLED_TOKEN: dict[str, Term] = {
     "entropy penalty": Entropy(name="term", penalty=True),
     "policy gradient": PolicyGradient(name="term", advantage=ADVANTAGE),
     "clipped surrogate": PolicyGradient(name="term", advantage=ADVANTAGE, behavior=BEHAVIOR, clip=(0.2, 0.3)),
+    "advantage at the position": PolicyGradient(name="term", advantage=LogRatio(BEHAVIOR), temperature=1.2),
+    "bounded advantage at the position": PolicyGradient(
+        name="term", advantage=LogRatio(BEHAVIOR, bound=0.5, temperature=0.9)
+    ),
     "negative log-likelihood": NegativeLogLikelihood(name="term", temperature=0.8),
 }
 
@@ -120,6 +135,41 @@ def test_a_gate_weighs_the_loss_and_its_gradient_and_is_no_part_of_either() -> N
     torch.testing.assert_close(gated, by_hand)
     for a, b in zip(gradients(gated, given), gradients(by_hand, given), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("bound", [None, 0.5])
+def test_an_advantage_at_the_position_is_the_column_of_the_same_numbers(bound: float | None) -> None:
+    given = small_batch(n=ROWS, t=STEPS)
+    student = given.roles[STUDENT]
+    own = student.head.logits(student.states.detach()).log_softmax(-1)
+    column = BEHAVIOR - own.gather(1, given.columns.ids.reshape(-1, 1)).reshape(ROWS, STEPS).detach()
+    column = column if bound is None else column.clamp(-bound, bound)
+    at_position = PolicyGradient(name="term", advantage=LogRatio(BEHAVIOR, bound))
+    outcome = evaluate_terms(given, plan([at_position], given.columns), chunk_bytes=500)
+    by_hand = full_logits_loss(given, [replace(at_position, advantage=column)])
+    torch.testing.assert_close(outcome.loss, by_hand)
+    torch.testing.assert_close(outcome.token["advantage/term"], given.layout.at(column))
+    for a, b in zip(gradients(outcome.loss, given), gradients(by_hand, given), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_distillation_on_sampled_tokens_notes_its_advantage_baseline_included() -> None:
+    at = positions()
+    p, q = (at.logits[role].log_softmax(-1) for role in (STUDENT, "teacher"))
+    own, theirs = (one.gather(1, at.ids.unsqueeze(1)).squeeze(1) for one in (p, q))
+    expected = theirs - own + (p.exp() * (p - q)).sum(1)
+    term = Sampled(name="term", target=TEACHER, control_variate=Full(), temperature=1.0)
+    torch.testing.assert_close(term.noted(at)["advantage"], expected)
+    assert replace(term, function=k2).noted(at) == {}
+
+
+def test_an_unknown_target_of_an_advantage_is_refused() -> None:
+    given = small_batch(n=ROWS, t=STEPS)
+    unknown = BEHAVIOR.clone()
+    unknown[1, 2] = torch.nan
+    term = PolicyGradient(name="term", advantage=LogRatio(unknown))
+    with pytest.raises(ValueError, match=r"term 'term': the advantage's target is nan at row 1, position 2"):
+        evaluate_terms(given, plan([term], given.columns))
 
 
 @pytest.mark.parametrize("ceiling", [0.3, 1.0, 100.0])
@@ -198,12 +248,118 @@ def assert_engine_is_full_logits(given: ScoredBatch, terms: list[Term], **option
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("tail", ["bucket", "renormalize", "drop"])
-def test_a_term_without_a_closed_form_is_left_to_autograd(tail: str) -> None:
-    term = Match(name="term", target=TEACHER, divergence=JSD(), support=TopK(5, tail=tail))  # type: ignore[arg-type]
-    with torch.no_grad():
-        assert term.logit_gradient(positions()) is None
+@dataclass(frozen=True, kw_only=True)
+class WithoutClosedForm(Term):
+    """The reverse KL to the teacher, of which nothing is known but its value."""
+
+    @property
+    def own_reads(self) -> Mapping[str, Signal]:
+        return {STUDENT: "full", "teacher": "full"}
+
+    def token_loss(self, at: Positions) -> Tensor:
+        return ReverseKL()(at.log_probs(), at.log_probs("teacher").detach())
+
+
+def test_a_term_without_a_closed_form_is_left_to_autograd() -> None:
+    term = WithoutClosedForm(name="term")
+    assert term.logit_gradient(positions()) is None
     assert_engine_is_full_logits(small_batch(), [term])
+
+
+# --- top-k supports ---------------------------------------------------------------------------------------------
+
+SUPPORT = pytest.mark.parametrize(
+    "support", [TopK(5, of, tail) for of in get_args(Chooser) for tail in get_args(Tail)],
+    ids=lambda one: f"{one.of}-{one.tail}",
+)  # fmt: skip
+
+
+@SUPPORT
+@pytest.mark.parametrize("name", DIVERGENCE)
+def test_the_closed_form_on_a_support_is_autograds(name: str, support: TopK) -> None:
+    at = positions()
+    term = Match(name="term", target=TEACHER, divergence=DIVERGENCE[name], support=support, temperature=1.7)
+    for k in (1, 5, 16, 17, 40):
+        assert_closed_form_is_autograd(replace(term, support=replace(support, k=k)), at)
+
+
+@SUPPORT
+@pytest.mark.parametrize("name", DIVERGENCE)
+def test_the_closed_form_on_a_support_survives_excluded_tokens_and_ties(name: str, support: TopK) -> None:
+    at = positions(scale=30.0)
+    for logits in at.logits.values():
+        logits[:, 3:6] = -torch.inf
+        logits[:, 8:12] = logits[:, 7:8]
+        logits[0] = 0.0  # every token alike
+    term = Match(name="term", target=TEACHER, divergence=DIVERGENCE[name], support=support)
+    for k in (1, 5, 16, 40):
+        assert_closed_form_is_autograd(replace(term, support=replace(support, k=k)), at)
+
+
+@SUPPORT
+@pytest.mark.parametrize("of_student", [True, False])
+def test_the_closed_form_on_a_support_knows_tokens_that_one_side_alone_excludes(
+    support: TopK, of_student: bool
+) -> None:
+    """The skewed and symmetric divergences stay finite there."""
+    at = positions()
+    at.logits[STUDENT if of_student else "teacher"][:, 2:9] = -torch.inf
+    for divergence in (JSD(0.3), DIVERGENCES["total_variation"](), DIVERGENCES["skew_forward_kl"]()):
+        term = Match(name="term", target=TEACHER, divergence=divergence, support=support)
+        assert_closed_form_is_autograd(term, at)
+
+
+@SUPPORT
+def test_the_closed_form_on_a_support_knows_ceiling_and_temperatures(support: TopK) -> None:
+    rows = torch.tensor([0.5, 1.0, 2.0])
+    for fields in (
+        {"ceiling": 0.05},
+        {"temperature": rows},
+        {"temperature": lambda at: 1 + at.logits[STUDENT].std(-1) / 3},
+        {"temperature": 1.3, "target_temperature": 0.7},
+    ):
+        term = Match(name="term", target=TEACHER, divergence=JSD(0.3), support=support, **fields)  # type: ignore[arg-type]
+        assert_closed_form_is_autograd(term, positions())
+
+
+@SUPPORT
+def test_the_engine_takes_a_support_without_autograd(support: TopK, monkeypatch: pytest.MonkeyPatch) -> None:
+    term = Match(name="term", target=TEACHER, divergence=ReverseKL(), support=support, temperature=1.3)
+    assert_engine_is_full_logits(small_batch(), [term], chunk_bytes=2000)
+    monkeypatch.setattr("selfteach.objective.engine.by_autograd", None)
+    evaluate_terms(small_batch(), plan([term], small_batch().columns)).loss.backward()
+
+
+def test_the_bucket_of_a_student_that_is_sure_of_the_set_keeps_its_gradient() -> None:
+    """Its probabilities are 0 in float32, their shares of the bucket are not."""
+    at = positions()
+    logits = {STUDENT: torch.zeros(12, VOCABULARY), "teacher": torch.zeros(12, VOCABULARY)}
+    logits[STUDENT][:, 0] = 120.0
+    logits[STUDENT][:, 1] = 3.0
+    term = Match(name="term", target=TEACHER, divergence=ForwardKL(), support=TopK(1, "student"))
+    with torch.no_grad():
+        single = term.logit_gradient(replace(at, logits=logits))[1]
+        exact = by_autograd(term, replace(at, logits={k: v.double() for k, v in logits.items()}))[1]
+    torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=0)
+    assert (single[:, 1:] < -0.01).all()
+
+
+@pytest.mark.parametrize("k", [1, 5, 100])
+@pytest.mark.parametrize("width", [4096, 5003, 20_000])
+def test_the_top_of_a_wide_row_is_torchs(width: int, k: int) -> None:
+    draws = torch.Generator().manual_seed(3)
+    values = torch.stack([torch.randperm(width, generator=draws).float() for _ in range(7)])
+    values[2, 100:] = -torch.inf
+    values[3, 77] = torch.nan
+    values[4, -1] = 1e6
+    values[5] = (values[5] / 7).floor()  # ties, at the border too
+    values[6] = 0.0
+    ids = top_ids(values, k)
+    expected = values.topk(k)
+    assert all(len(set(row)) == k for row in ids.tolist())
+    torch.testing.assert_close(values.gather(1, ids), expected.values, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(ids[[0, 1, 4]], expected.indices[[0, 1, 4]])
+    assert torch.equal(ids, torch.stack([top_ids(row, k) for row in values]))
 
 
 def test_a_chunk_of_several_blocks_gives_the_gradient_of_full_logits() -> None:

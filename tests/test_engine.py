@@ -268,11 +268,13 @@ def test_statistics_are_measured_once_and_only_when_read() -> None:
     logits = student.head.logits(student.states.detach())
     expected = given.spread(entropy(torch.log_softmax(logits, -1)))
     torch.testing.assert_close(stats.entropy(), expected, equal_nan=True)
+    stats.log_prob()
+    assert calls == [["entropy/student", "log_prob/student"]]
     stats.log_prob("teacher")
-    assert len(calls) == 1
+    assert calls[1:] == [["entropy/teacher", "log_prob/teacher"]]
     stats.divergence("teacher", ForwardKL())
     stats.divergence("teacher", ForwardKL())
-    assert len(calls) == 2
+    assert len(calls) == 3
 
 
 def test_different_vocabulary_widths_are_refused() -> None:

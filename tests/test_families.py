@@ -37,7 +37,7 @@ def logits(policy: Policy) -> torch.Tensor:
 
 def student_states(scoring: Scoring, *, trained: bool) -> torch.Tensor:
     """What the student's scores of a batch are made of, in a pass with gradient or in one without."""
-    scoring.kept = None
+    scoring.kept.clear()
     torch.manual_seed(2 + trained)  # where anything is drawn while scoring, the two differ
     part = scoring.parts()[0]
     return scoring.batch(part, (STUDENT,) if trained else ()).roles[STUDENT].states.detach()

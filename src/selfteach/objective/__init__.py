@@ -33,7 +33,7 @@ from selfteach.objective.divergence import (
 )
 from selfteach.objective.divisor import Divisor
 from selfteach.objective.engine import Outcome, evaluate_terms
-from selfteach.objective.gate import ImportanceRatio
+from selfteach.objective.gate import ImportanceRatio, LogRatio
 from selfteach.objective.head import Head, LowRank
 from selfteach.objective.hidden import Hidden
 from selfteach.objective.layout import Layout
@@ -86,6 +86,7 @@ __all__ = [
     "ImportanceRatio",
     "Jeffreys",
     "Layout",
+    "LogRatio",
     "LowRank",
     "Match",
     "MixedKL",

@@ -11,6 +11,7 @@ from torch import Tensor
 from selfteach.objective.divergence import NEVER
 from selfteach.objective.positions import Positions, only_sampled
 from selfteach.objective.terms import Match
+from selfteach.objective.top import top_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class CandidateMatch(Match):
     def token_loss(self, at: Positions) -> Float[Tensor, "P"]:
         return super().token_loss(self.candidates_of(at))
 
-    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]] | None:
+    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]]:
         return super().logit_gradient(self.candidates_of(at))
 
     def candidates_of(self, at: Positions) -> Positions:
@@ -41,7 +42,7 @@ class CandidateMatch(Match):
         for name in self.target.names:
             if name not in at.logits:
                 raise only_sampled(name)
-            likeliest = at.logits[name].topk(min(self.k, outside.shape[-1])).indices
+            likeliest = top_ids(at.logits[name], min(self.k, outside.shape[-1]))
             outside.scatter_(-1, likeliest, False)
         # Of log-probs, not of logits: a NaN among those cut off must not vanish with them.
         return at.with_logits({role: at.log_probs(role).masked_fill(outside, NEVER) for role in roles})

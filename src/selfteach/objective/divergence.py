@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -79,27 +80,55 @@ class Divergence(ABC):
         """(``summand``, ``slope``); one of its own only where the two share work."""
         return self.summand(student, teacher), self.slope(student, teacher)
 
+    def unmasked(
+        self, student: Entries, teacher: Entries, p: Entries, q: Callable[[], Entries]
+    ) -> tuple[Entries, Entries] | None:
+        """``summand_and_slope`` from probabilities, without care for excluded tokens, which give NaN here. None: there
+        is no such form."""
+        return None
+
+    @torch.no_grad()
+    def value_and_slope(self, student: Entries, teacher: Entries) -> tuple[Float[Tensor, "*P"], Entries]:
+        """([...] what ``__call__`` gives, [..., K] its closed-form derivative in the student's log-probs).
+
+        These need not sum to 1. The slope is 0 at what is capped (Unmasking OPD). ValueError as ``entries``.
+        """
+        check_log_probs(student, teacher)
+        total, slope = self._capped(*self.summand_and_slope(student, teacher))
+        _refuse_nan(total, student, teacher)
+        return total, slope
+
     @torch.no_grad()
     def value_and_logit_gradient(
-        self, student: LogProbs, teacher: LogProbs
+        self,
+        student: LogProbs,
+        teacher: LogProbs,
+        p: LogProbs | None = None,
+        q: Callable[[], LogProbs] | None = None,
     ) -> tuple[Float[Tensor, "*P"], LogProbs]:
         """([...] what ``__call__`` gives, [..., V] its closed-form gradient in the student's logits).
 
-        Exact when ``student`` is a log-softmax over the whole last dimension: p_j (f_j − Σ_i p_i f_i) with
-        p_j f_j = ``slope``_j, and slope 0 for a clipped entry (Unmasking OPD). ValueError as ``entries``.
+        Exact when ``student`` is a log-softmax over the whole last dimension: ``slope``_j − p_j Σ_i ``slope``_i. ``p``
+        and ``q()``: the probabilities, where others want them too. ValueError as ``entries``.
         """
         check_log_probs(student, teacher)
-        summand, slope = self.summand_and_slope(student, teacher)
+        p = student.exp() if p is None else p
+        found = self.unmasked(student, teacher, p, q or teacher.exp)
+        total, slope = self._capped(*found) if found else (None, None)
+        if total is None or slope is None or total.isnan().any():
+            total, slope = self.value_and_slope(student, teacher)
+        return total, torch.addcmul(slope, p, slope.sum(-1, keepdim=True), value=-1)
+
+    def _capped(self, summand: Entries, slope: Entries) -> tuple[Float[Tensor, "*P"], Entries]:
+        """([...] the sum of the summands, [..., K] the slope), both clipped."""
         if self.clip_entry is not None:
             slope = torch.where(summand > self.clip_entry, 0.0, slope)
             summand = summand.clamp(max=self.clip_entry)
         total = summand.sum(-1)
-        _refuse_nan(total, student, teacher)
-        gradient = torch.addcmul(slope, student.exp(), slope.sum(-1, keepdim=True), value=-1)
         if self.clip_token is None:
-            return total, gradient
+            return total, slope
         capped = total > self.clip_token
-        return total.clamp(max=self.clip_token), torch.where(capped.unsqueeze(-1), 0.0, gradient)
+        return total.clamp(max=self.clip_token), torch.where(capped.unsqueeze(-1), 0.0, slope)
 
     def logit_gradient(self, student: LogProbs, teacher: LogProbs) -> LogProbs:
         """[..., V] the gradient alone, as ``value_and_logit_gradient`` gives it."""
@@ -123,6 +152,12 @@ class ForwardKL(Divergence):
 
     def slope(self, student: Entries, teacher: Entries) -> Entries:
         return -teacher.exp()
+
+    def unmasked(
+        self, student: Entries, teacher: Entries, p: Entries, q: Callable[[], Entries]
+    ) -> tuple[Entries, Entries]:
+        theirs = q()
+        return (teacher - student).mul_(theirs), -theirs
 
 
 @dataclass(frozen=True)
@@ -163,6 +198,14 @@ class ReverseKL(Divergence):
         gap = self.summand(student, teacher)
         return gap, gap if self.detach_ratio else gap + student.exp()
 
+    def unmasked(
+        self, student: Entries, teacher: Entries, p: Entries, q: Callable[[], Entries]
+    ) -> tuple[Entries, Entries] | None:
+        if self.clip_ratio is not None:
+            return None
+        gap = (student - teacher).mul_(p)
+        return gap, gap if self.detach_ratio else gap + p
+
 
 @dataclass(frozen=True)
 class JSD(Divergence):
@@ -199,6 +242,16 @@ class JSD(Divergence):
         mixture = _log_mixture(student, teacher, self.beta)
         slope = self._scale * (1 - self.beta) * _weighted_gap(student, student, mixture)
         return self._scale * self.beta * _weighted_gap(teacher, teacher, mixture) + slope, slope
+
+    def unmasked(
+        self, student: Entries, teacher: Entries, p: Entries, q: Callable[[], Entries]
+    ) -> tuple[Entries, Entries]:
+        # Where both probabilities are 0 any finite mixture will do.
+        theirs = q()
+        mixture = torch.lerp(p, theirs, self.beta).clamp_(min=torch.finfo(p.dtype).tiny).log_()
+        slope = (student - mixture).mul_(p).mul_(self._scale * (1 - self.beta))
+        summand = torch.sub(teacher, mixture, out=mixture).mul_(theirs)
+        return torch.add(slope, summand, alpha=self._scale * self.beta), slope
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ from selfteach.objective.terms import Term
 @dataclass(frozen=True)
 class Outcome:
     """``loss`` (0-dim, differentiable); ``terms`` name → its value; ``token`` name → [P] columns over the positions of
-    ``layout``, no gradient, NaN where a position was not looked at: "loss/TERM", "weight/TERM" and what was watched.
+    ``layout``, no gradient, NaN where a position was not looked at: "loss/TERM", "weight/TERM", what a term
+    notes and what was watched.
     """
 
     loss: Float[Tensor, ""]
@@ -57,9 +58,10 @@ def evaluate_terms(
 ) -> Outcome:
     """The loss of ``batch`` and its gradient path to every role that a term trains and whose tensors require one.
 
-    ``watch`` adds per-token columns (no gradient) measured on the same logits, at every position. ``chunk_bytes``
-    bounds the logits of all roles alive at a time (None: 96 MiB, on CUDA 1 GiB). ``compiler``: a backend of
-    torch.compile, such as "inductor", for the closed-form gradients (None: none). The loss can be differentiated once.
+    ``watch`` adds per-token columns (no gradient) measured on the same logits, wherever its quantities say.
+    ``chunk_bytes`` bounds the logits of all roles alive at a time (None: 96 MiB, on CUDA 1 GiB). ``compiler``: a
+    backend of torch.compile, such as "inductor", for the closed-form gradients (None: none). The loss can be
+    differentiated once.
 
     ValueError naming the term: a role it reads is missing, what it reads is NaN, its loss is not [P] or not
     finite, its gradient is not finite, two terms of one name.
@@ -139,6 +141,7 @@ class _Work:
     def run(self) -> Float[Tensor, ""]:
         zero = torch.zeros((), dtype=self.batch.dtype, device=self.batch.device)
         roles = list(dict.fromkeys(role for local in self.terms for role in local.term.visited))
+        self.record.set_apart(roles, self.wanted)
         roles = list(dict.fromkeys([*roles, *self.record.roles]))
         for local in self.terms:
             self.values[local.term.name] = zero.clone()
@@ -204,6 +207,8 @@ class _Work:
         self.values[term.name] += summands.sum()
         self.record.put(f"weight/{term.name}", chunk, weight)
         self.record.put(f"loss/{term.name}", chunk, losses)
+        for kind, values in term.noted(at).items():
+            self.record.put(f"{kind}/{term.name}", chunk, values)
 
 
 def _refuse_shape(losses: Tensor, at: Positions) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -21,6 +22,9 @@ class Positions:
     """P positions: sampled ``ids`` [P]; ``row`` and ``step`` [P] in the whole batch; by role ``logits`` [P, V],
     ``features`` [P, f], and ``given`` [P], log-probs (nats) of the sampled tokens of roles that hand over no more.
     ``shape`` (N, T) of the whole batch; None (positions made by hand): columns are not checked against it.
+
+    What several readers want of the same logits (log-probs, probabilities, the likeliest tokens) is made once and kept
+    (``once``); some of these positions (``take``) read it there.
     """
 
     ids: Int[Tensor, "P"]
@@ -30,7 +34,8 @@ class Positions:
     features: Mapping[str, Float[Tensor, "P _f"]] = field(default_factory=dict)
     given: Mapping[str, Float[Tensor, "P"]] = field(default_factory=dict)
     shape: tuple[int, int] | None = None
-    _log_probs: dict[tuple[str, float], Float[Tensor, "P V"]] = field(default_factory=dict)
+    _made: dict[Hashable, Shaped[Tensor, "P ..."]] = field(default_factory=dict)
+    _of: tuple[Positions, Bool[Tensor, "P"] | Int[Tensor, "p"] | slice] | None = None
 
     def take(self, which: Bool[Tensor, "P"] | Int[Tensor, "p"] | slice) -> Positions:
         """Some of these positions: a bool mask or indices [P], or a slice (then the logits are views)."""
@@ -39,15 +44,31 @@ class Positions:
             return {role: tensor[which] for role, tensor in tensors.items()}
 
         ids, row, step = self.ids[which], self.row[which], self.step[which]
-        return Positions(ids, row, step, some(self.logits), some(self.features), some(self.given), self.shape)
+        parts = (some(self.logits), some(self.features), some(self.given))
+        return Positions(ids, row, step, *parts, self.shape, _of=(self, which))
 
     def with_logits(self, logits: Mapping[str, Float[Tensor, "P V"]]) -> Positions:
         """The same positions with some roles' logits replaced."""
-        return replace(self, logits={**self.logits, **logits}, _log_probs={})
+        return replace(self, logits={**self.logits, **logits}, _made={}, _of=None)
 
     def with_features(self, features: Mapping[str, Float[Tensor, "P _f"]]) -> Positions:
         """The same positions with some roles' features replaced."""
-        return replace(self, features={**self.features, **features}, _log_probs={})
+        return replace(self, features={**self.features, **features}, _made={}, _of=None)
+
+    def once(self, key: Hashable, make: Callable[[], Shaped[Tensor, "P ..."]]) -> Shaped[Tensor, "P ..."]:
+        """[P, …] what ``make`` gives, made on first use; a pure function of these positions' logits that ``key`` names.
+        Not to be written into."""
+        if (found := self._kept(key)) is None:
+            found = self._made[key] = make()
+        return found
+
+    def _kept(self, key: Hashable) -> Shaped[Tensor, "P ..."] | None:
+        """What was made of these positions, or of those that they were taken from."""
+        if key not in self._made and self._of is not None:
+            whole, which = self._of
+            if (found := whole._kept(key)) is not None:
+                self._made[key] = found[which]
+        return self._made.get(key)
 
     def column(
         self,
@@ -69,6 +90,10 @@ class Positions:
     ) -> Shaped[Tensor, "P"]:
         """``column`` [P] as a tensor. ValueError naming the column and the place where it is NaN or +inf."""
         column = torch.as_tensor(self.column(values, name), device=self.ids.device).expand(self.ids.shape)
+        return self.refused(column, name)
+
+    def refused(self, column: Shaped[Tensor, "P"], name: str) -> Shaped[Tensor, "P"]:
+        """The column [P]. ValueError naming it and the place where it is NaN or +inf."""
         bad = column.isnan() | (column == torch.inf)
         if bad.any():
             i = int(bad.nonzero()[0])
@@ -95,12 +120,20 @@ class Positions:
         """
         if role not in self.logits and role in self.given:
             raise only_sampled(role)
+        make = partial(self._log_probs, role, temperature)
         if callable(temperature) or isinstance(temperature, Tensor):
-            return log_softmax(self.divided(self.logits[role], temperature))
-        key = (role, float(temperature))
-        if key not in self._log_probs:
-            self._log_probs[key] = log_softmax(self.divided(self.logits[role], temperature))
-        return self._log_probs[key]
+            return make()
+        return self.once(("log_probs", role, float(temperature)), make)
+
+    def _log_probs(self, role: str, temperature: Temperature) -> Float[Tensor, "P V"]:
+        return log_softmax(self.divided(self.logits[role], temperature))
+
+    def probs(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Float[Tensor, "P V"]:
+        """[P, V] exp of ``log_probs``. ValueError as there. Not to be written into."""
+        log_probs = self.log_probs(role, temperature)
+        if callable(temperature) or isinstance(temperature, Tensor):
+            return log_probs.exp()
+        return self.once(("probs", role, float(temperature)), log_probs.exp)
 
     def sampled(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Float[Tensor, "P"]:
         """[P] log-prob (nats) of the sampled token under ``role``; what a role of signal "sampled" handed over stands
@@ -108,6 +141,19 @@ class Positions:
         if role not in self.logits and role in self.given:
             return self.given[role]
         return self.log_probs(role, temperature).gather(-1, self.ids.unsqueeze(-1)).squeeze(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Same:
+    """A part of a key that is equal to itself alone: a term, whose fields may be tensors."""
+
+    one: object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.one is self.one
+
+    def __hash__(self) -> int:
+        return id(self.one)
 
 
 def only_sampled(role: str) -> ValueError:
@@ -138,11 +184,12 @@ def log_softmax(logits: LogProbs) -> LogProbs:
 class Quantity:
     """Something that can be told of each position: ``function(positions)`` → [P], and the ``roles`` it reads.
 
-    It is measured where all of these see their view.
+    It is measured where all of these see their view, and ``where`` [N, T] of the whole batch (None: everywhere) says.
     """
 
     function: Callable[[Positions], Shaped[Tensor, "P"]]
     roles: tuple[str, ...] = (STUDENT,)
+    where: Bool[Tensor, "N T"] | None = None
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ Measure = Callable[[Mapping[str, Quantity]], dict[str, Float[Tensor, "N T"]]]
 class Statistics:
     """The whole batch (all micro-batches, all processes) as [N] and [N, T] columns at one temperature.
 
-    Columns that need logits are measured on first use, all the standard ones in a single pass: a recipe that
-    reads none of them costs no extra pass. They are NaN at positions that the policy did not write, outside ``rows``
+    Columns that need logits are measured on first use, of the role that is read alone: a recipe that reads none of the
+    student's costs no pass of the student. They are NaN at positions that the policy did not write, outside ``rows``
     and where a role they read saw nothing; a NaN of a role's own logits stays one too, and is refused by the term that
     reads it. A column that the batch lacks is refused (ValueError) by name when it is read.
 
@@ -188,7 +188,7 @@ class Statistics:
         """[N, T] log-prob (nats) of the sampled tokens under a role."""
         if role in self.columns.log_probs:
             return torch.where(self.seen(role), self.columns.log_probs[role], torch.nan)
-        return self._standard(f"log_prob/{role}")
+        return self._standard("log_prob", role)
 
     def old_log_prob(self, role: str = STUDENT) -> Float[Tensor, "N T"]:
         """[N, T] the same, measured before the first update of this batch."""
@@ -211,7 +211,7 @@ class Statistics:
 
     def entropy(self, role: str = STUDENT) -> Float[Tensor, "N T"]:
         """[N, T] entropy (nats) of a role's next-token distribution."""
-        return self._standard(f"entropy/{role}")
+        return self._standard("entropy", role)
 
     def divergence(
         self, role: str, divergence: Divergence, support: Support | None = None, of: str = STUDENT
@@ -231,17 +231,16 @@ class Statistics:
             self._keep({name: quantity})
         return self._cache[name]
 
-    def _standard(self, name: str) -> Float[Tensor, "N T"]:
-        if name not in self._cache:
-            scored = [one for one in self.roles if one not in self.columns.log_probs]
-            self._keep(standard_columns(scored, self.temperature))
-        if name not in self._cache and name.removeprefix("entropy/") in self.columns.log_probs:
-            raise only_sampled(name.removeprefix("entropy/"))
-        if name not in self._cache:
+    def _standard(self, kind: str, role: str) -> Float[Tensor, "N T"]:
+        if role not in (STUDENT, *self.roles):
             raise ValueError(
-                f"{name} is read, but the roles scored at this step are {[STUDENT, *self.roles]}"
+                f"{kind}/{role} is read, but the roles scored at this step are {[STUDENT, *self.roles]}"
             )
-        return self._cache[name]
+        if f"{kind}/{role}" not in self._cache:
+            if role in self.columns.log_probs:
+                raise only_sampled(role)
+            self._keep(standard_columns(role, self.temperature))
+        return self._cache[f"{kind}/{role}"]
 
     def _keep(self, wanted: Mapping[str, Quantity]) -> None:
         for name, column in self._measure(wanted).items():
@@ -326,19 +325,19 @@ class Statistics:
         self.metrics[name] = float(value)
 
 
-def standard_columns(roles: Sequence[str], temperature: float) -> dict[str, Quantity]:
-    """Sampled log-prob and entropy of the student and each of the roles."""
-    columns: dict[str, Quantity] = {}
-    for role in (STUDENT, *roles):
-        for kind, function in (("log_prob", Positions.sampled), ("entropy", role_entropy)):
-            measured = partial(function, role=role, temperature=temperature)
-            columns[f"{kind}/{role}"] = Quantity(measured, (role,))
-    return columns
+def standard_columns(role: str, temperature: float) -> dict[str, Quantity]:
+    """Sampled log-prob and entropy of a role."""
+    return {
+        f"{kind}/{role}": Quantity(partial(function, role=role, temperature=temperature), (role,))
+        for kind, function in (("log_prob", Positions.sampled), ("entropy", role_entropy))
+    }
 
 
 def role_entropy(at: Positions, role: str = STUDENT, temperature: float = 1.0) -> Float[Tensor, "P"]:
     """[P] entropy (nats) of a role's next-token distribution."""
-    return entropy(at.log_probs(role, temperature))
+    log_probs = at.log_probs(role, temperature)
+    found = -(at.probs(role, temperature) * log_probs).sum(-1)
+    return entropy(log_probs) if found.isnan().any() else found  # 0 · −inf of an excluded token
 
 
 def entropy(log_probs: LogProbs) -> Float[Tensor, "*P"]:

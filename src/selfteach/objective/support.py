@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from selfteach.objective.axes import Entries, LogProbs
-from selfteach.objective.divergence import NEVER, check_log_probs
+from selfteach.objective.divergence import NEVER, Divergence, check_log_probs
+from selfteach.objective.top import top_ids
 
 Chooser = Literal["teacher", "student", "union", "intersection"]
 Tail = Literal["bucket", "renormalize", "drop"]
@@ -71,17 +72,57 @@ class TopK:
 
         ValueError: shapes or types differ.
         """
-        ids, kept, inside = self.select(student, teacher)
+        check_log_probs(student, teacher)
+        chosen = self._choose(student, teacher)
+        return self._entries(student, *chosen)[0], self._entries(teacher, *chosen)[0]
 
-        def restricted(log_probs: LogProbs) -> Entries:
-            chosen = log_probs.gather(-1, ids).masked_fill(~kept, NEVER)
-            if self.tail == "bucket":
-                return torch.cat([chosen, _log_sum(log_probs.masked_fill(inside, NEVER))], dim=-1)
-            if self.tail == "renormalize":
-                return chosen - _log_sum(chosen, empty=0.0)
-            return chosen
+    @torch.no_grad()
+    def value_and_logit_gradient(
+        self, divergence: Divergence, student: LogProbs, teacher: LogProbs
+    ) -> tuple[Float[Tensor, "*P"], LogProbs]:
+        """([...] the divergence on this support, [..., V] its closed-form gradient in the student's logits).
 
-        return restricted(student), restricted(teacher)
+        Exact when ``student`` is a log-softmax over V. With g_j the divergence's slope in the log of kept entry j,
+        g_* in the bucket's, G their sum and p_* the student's mass outside the set:
+
+            drop          [j kept] g_j − p_j G
+            renormalize   [j kept] (g_j − p_j/Σ_kept p · G)
+            bucket        g_j − p_j G of a kept entry, p_j/p_* · (g_* − p_* G) of another
+
+        ValueError as ``restrict`` and ``Divergence``.
+        """
+        check_log_probs(student, teacher)
+        ids, kept, _ = chosen = self._choose(student, teacher)
+        own, outside = self._entries(student, *chosen)
+        value, slope = divergence.value_and_slope(own, self._entries(teacher, *chosen)[0])
+        of_tail = slope[..., ids.shape[-1] :]
+        own, slope = own[..., : ids.shape[-1]], slope[..., : ids.shape[-1]].masked_fill(~kept, 0.0)
+        total = slope.sum(-1, keepdim=True)
+        if outside is not None:
+            # Of p_j/p_*, not p_j, which may be 0 where the student is sure of the set.
+            terms, mass, tail = outside
+            of_tail = of_tail.masked_fill(mass == 0, 0.0)
+            total = total + of_tail
+            base = terms.mul_((of_tail - tail.exp() * total) / mass.masked_fill(mass == 0, 1.0))
+            added = slope - own.exp() * total
+        elif self.tail == "renormalize":
+            base, added = torch.zeros_like(student), slope - own.exp() * total
+        else:
+            base, added = student.exp().mul_(-total), slope
+        return value, base.scatter_add_(-1, ids, added.masked_fill(~kept, 0.0))
+
+    def _entries(
+        self, log_probs: LogProbs, ids: Tensor, kept: Tensor, inside: Tensor
+    ) -> tuple[Entries, tuple[Tensor, Tensor, Tensor] | None]:
+        """([..., K'] the restricted log-probs; of a bucket what ``_log_sum`` gives of the entries outside the set)."""
+        every = log_probs.gather(-1, ids)
+        chosen = every.masked_fill(~kept, NEVER)
+        if self.tail == "bucket":
+            outside = _log_sum(log_probs.scatter(-1, ids, every.masked_fill(inside, NEVER)))
+            return torch.cat([chosen, outside[2]], dim=-1), outside
+        if self.tail == "renormalize":
+            return chosen - _log_sum(chosen, empty=0.0)[2], None
+        return chosen, None
 
     @torch.no_grad()
     def select(
@@ -92,18 +133,25 @@ class TopK:
         A union lists the student's ids, then the teacher's, of which those already listed do not count.
         """
         check_log_probs(student, teacher)
-        width = student.shape[-1]
-        k = min(self.k, width)
+        ids, kept, inside = self._choose(student, teacher)
+        return ids, kept, torch.zeros_like(student, dtype=torch.bool).scatter_(-1, ids, inside)
+
+    @torch.no_grad()
+    def _choose(self, student: LogProbs, teacher: LogProbs) -> tuple[Tensor, Tensor, Tensor]:
+        """(ids [..., K'], which of them count [..., K'], which of them are in the set [..., K'])."""
+        k = min(self.k, student.shape[-1])
         if self.of in ("teacher", "student"):
-            ids = (teacher if self.of == "teacher" else student).topk(k).indices
-            return ids, torch.ones_like(ids, dtype=torch.bool), _mask(ids, width)
-        of_student, of_teacher = student.topk(k).indices, teacher.topk(k).indices
-        in_student, in_teacher = _mask(of_student, width), _mask(of_teacher, width)
+            ids = top_ids(teacher if self.of == "teacher" else student, k)
+            every = torch.ones_like(ids, dtype=torch.bool)
+            return ids, every, every
+        of_student, of_teacher = top_ids(student, k), top_ids(teacher, k)
         if self.of == "intersection":
-            return of_student, in_teacher.gather(-1, of_student), in_student & in_teacher
+            both = _among(of_student, of_teacher, student.shape[-1])
+            return of_student, both, both
+        new = ~_among(of_teacher, of_student, student.shape[-1])
+        every = torch.ones_like(new)
         ids = torch.cat([of_student, of_teacher], dim=-1)
-        new = ~in_student.gather(-1, of_teacher)
-        return ids, torch.cat([torch.ones_like(new), new], dim=-1), in_student | in_teacher
+        return ids, torch.cat([every, new], dim=-1), torch.cat([every, every], dim=-1)
 
 
 Support = Full | TopK
@@ -114,11 +162,18 @@ def likeliest(k: int | None, of: Chooser = "teacher", tail: Tail = "bucket") -> 
     return Full() if k is None else TopK(k, of, tail)
 
 
-def _mask(ids: Tensor, width: int) -> Tensor:
-    return torch.zeros(*ids.shape[:-1], width, dtype=torch.bool, device=ids.device).scatter_(-1, ids, True)
+def _among(ids: Tensor, others: Tensor, width: int) -> Tensor:
+    """[..., K] bool: which of the ids are among the others [..., K]."""
+    mask = torch.zeros(*ids.shape[:-1], width, dtype=torch.bool, device=ids.device)
+    return mask.scatter_(-1, others, True).gather(-1, ids)
 
 
-def _log_sum(log_probs: Tensor, empty: float = NEVER) -> Tensor:
-    """[..., K] → [..., 1] log Σ exp; ``empty``, with zero gradient, where every entry is −inf."""
-    nothing = log_probs.amax(-1, keepdim=True) == NEVER
-    return log_probs.masked_fill(nothing, 0.0).logsumexp(-1, keepdim=True).masked_fill(nothing, empty)
+def _log_sum(log_probs: Tensor, empty: float = NEVER) -> tuple[Tensor, Tensor, Tensor]:
+    """[..., K] → ([..., K] exp of each less their maximum, [..., 1] the sum of these, [..., 1] log Σ exp: ``empty``,
+    with zero gradient, where every entry is −inf)."""
+    largest = log_probs.detach().amax(-1, keepdim=True)
+    nothing = largest == NEVER
+    shift = largest.masked_fill(nothing, 0.0)
+    terms = (log_probs - shift).exp()
+    mass = terms.sum(-1, keepdim=True)
+    return terms, mass, (shift + mass.masked_fill(nothing, 1.0).log()).masked_fill(nothing, empty)

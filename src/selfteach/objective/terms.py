@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -21,9 +22,9 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.divergence import Divergence
 from selfteach.objective.divisor import Divisor, Reduction
 from selfteach.objective.gate import Gate
-from selfteach.objective.positions import Positions, Temperature
+from selfteach.objective.positions import Positions, Same, Temperature
 from selfteach.objective.support import Full, Support
-from selfteach.objective.target import Target
+from selfteach.objective.target import FromRole, Target
 
 Signal = Literal["full", "sampled", "features"]
 
@@ -92,6 +93,10 @@ class Term(ABC):
         """The term once it is known which tokens [N, T] it selects over the whole batch."""
         return self
 
+    def noted(self, at: Positions) -> Mapping[str, Float[Tensor, "P"]]:
+        """What is written down of each position beside its loss and weight, by kind, without gradient."""
+        return {}
+
     @abstractmethod
     def token_loss(self, at: Positions) -> Float[Tensor, "P"]:
         """[P] loss of each position in nats, differentiable in the role's logits (or features)."""
@@ -127,14 +132,25 @@ class Match(Term):
         loss = self.divergence(*self.support.restrict(*own_and_target(self, at)))
         return loss if self.ceiling is None else loss.clamp(max=self.ceiling)
 
-    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]] | None:
-        if not isinstance(self.support, Full):
-            return None
-        loss, gradient = self.divergence.value_and_logit_gradient(*own_and_target(self, at))
+    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]]:
+        sides = own_and_target(self, at)
+        if isinstance(self.support, Full):
+            loss, gradient = self.divergence.value_and_logit_gradient(*sides, *self._probs(at))
+        else:
+            loss, gradient = self.support.value_and_logit_gradient(self.divergence, *sides)
         if self.ceiling is not None:
             gradient = gradient.masked_fill((loss > self.ceiling).unsqueeze(-1), 0.0)
             loss = loss.clamp(max=self.ceiling)
         return loss, at.divided(gradient, self.temperature)
+
+    def _probs(
+        self, at: Positions
+    ) -> tuple[Float[Tensor, "P V"] | None, Callable[[], Float[Tensor, "P V"]] | None]:
+        """Both sides' probabilities, as far as others may want them too."""
+        own, theirs = self.temperature, _target_temperature(self)
+        p = at.probs(self.role, own) if isinstance(own, int | float) else None
+        plain = isinstance(self.target, FromRole) and isinstance(theirs, int | float)
+        return p, partial(at.probs, self.target.names[0], theirs) if plain else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +176,7 @@ class OfSampledToken(Term):
             loss = self.sampled_loss(log_prob, at)
             (slope,) = torch.autograd.grad(loss.sum(), log_prob)
         slope = slope.unsqueeze(-1)
-        gradient = at.log_probs(self.role, self.temperature).exp().mul_(-slope)
+        gradient = at.probs(self.role, self.temperature) * -slope
         gradient.scatter_add_(-1, at.ids.unsqueeze(-1), slope)
         return loss.detach(), at.divided(gradient, self.temperature)
 
@@ -189,15 +205,32 @@ class Sampled(OfSampledToken):
     def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         if self.control_variate is None:
             return self.function(log_prob, self.sampled_target(log_prob, at))
-        own, target = own_and_target(self, at)
-        theirs = target.gather(-1, at.ids.unsqueeze(-1)).squeeze(-1)
-        baseline = sampled.control_variate(own, target, self.control_variate)
+        theirs, baseline = self.sampled_target(log_prob, at), self.baseline(at)
         return self.function(log_prob, theirs) + sampled.policy_gradient(log_prob, baseline)
+
+    def baseline(self, at: Positions) -> Float[Tensor, "P"]:
+        """[P] the closed-form baseline (nats), 0 where there is none."""
+        support = self.control_variate
+        if support is None:
+            return torch.zeros(at.ids.shape, device=at.ids.device)
+        return at.once(
+            ("baseline", Same(self)), lambda: sampled.control_variate(*own_and_target(self, at), support)
+        )
+
+    @torch.no_grad()
+    def noted(self, at: Positions) -> Mapping[str, Float[Tensor, "P"]]:
+        if self.function is not sampled.distillation:
+            return {}
+        own = at.sampled(self.role, self.temperature)
+        return {"advantage": self.sampled_target(own, at) - own + self.baseline(at)}
 
     def sampled_target(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         """[P] log target(y), from the sampled tokens alone where the target allows it."""
         if not self.target.elementwise:
-            return own_and_target(self, at)[1].gather(-1, at.ids.unsqueeze(-1)).squeeze(-1)
+            ids = at.ids.unsqueeze(-1)
+            return at.once(
+                ("target", Same(self)), lambda: own_and_target(self, at)[1].gather(-1, ids).squeeze(-1)
+            )
         temperature = _target_temperature(self)
         with torch.no_grad():
             own = log_prob.detach().unsqueeze(-1)
@@ -211,11 +244,12 @@ class Sampled(OfSampledToken):
 class PolicyGradient(OfSampledToken):
     """−A · log π of the sampled token, or PPO's clipped surrogate when ``clip`` = (low, high) is given.
 
-    ``advantage`` [N] or [N, T], signed, constant. The ratio π/behavior needs ``behavior`` [N, T]. ValueError where
-    either is NaN or +inf at a selected token.
+    ``advantage`` [N] or [N, T], signed, constant; or a function of the positions → [P], taken without gradient, such as
+    ``LogRatio`` (its ``roles`` are read). The ratio π/behavior needs ``behavior`` [N, T]. ValueError where either is
+    NaN or +inf at a selected token.
     """
 
-    advantage: Float[Tensor, "N"] | Float[Tensor, "N T"]
+    advantage: Float[Tensor, "N"] | Float[Tensor, "N T"] | Gate
     behavior: Float[Tensor, "N T"] | None = None
     clip: tuple[float, float] | None = None
 
@@ -225,8 +259,23 @@ class PolicyGradient(OfSampledToken):
         if self.clip is not None and self.behavior is None:
             raise ValueError("clip needs behavior: the ratio to clip is policy over behavior")
 
+    @property
+    def own_reads(self) -> Mapping[str, Signal]:
+        return dict.fromkeys((self.role, *getattr(self.advantage, "roles", ())), "sampled")
+
+    def noted(self, at: Positions) -> Mapping[str, Float[Tensor, "P"]]:
+        return {"advantage": self.advantage_at(at)} if callable(self.advantage) else {}
+
+    @torch.no_grad()
+    def advantage_at(self, at: Positions) -> Float[Tensor, "P"]:
+        """[P] the advantage. ValueError where it is NaN or +inf."""
+        function = self.advantage
+        if not callable(function):
+            return at.known(function, "advantage")
+        return at.once(("advantage", Same(self)), lambda: at.refused(function(at).detach(), "advantage"))
+
     def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
-        advantage = at.known(self.advantage, "advantage").to(log_prob.dtype)
+        advantage = self.advantage_at(at).to(log_prob.dtype)
         if self.clip is None or self.behavior is None:
             return sampled.policy_gradient(log_prob, advantage)
         behavior = at.known(self.behavior, "behavior").to(log_prob.dtype)
@@ -262,8 +311,7 @@ class Entropy(Term):
         return -weighted.sum(-1) if self.penalty else weighted.sum(-1)
 
     def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]]:
-        log_probs = at.log_probs(self.role, self.temperature)
-        chance = log_probs.exp()
+        log_probs, chance = (read(self.role, self.temperature) for read in (at.log_probs, at.probs))
         weighted = chance * log_probs.masked_fill(log_probs == -torch.inf, 0.0)
         loss = weighted.sum(-1)
         gradient = at.divided(torch.addcmul(weighted, chance, loss.unsqueeze(-1), value=-1), self.temperature)

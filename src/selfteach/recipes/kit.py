@@ -34,6 +34,7 @@ from selfteach.objective.divergence import (
     gkd_jsd,
 )
 from selfteach.objective.divisor import Divisor, Reduction
+from selfteach.objective.gate import LogRatio
 from selfteach.objective.hidden import Hidden
 from selfteach.objective.minibatch import Minibatch, passes
 from selfteach.objective.sampled import k1, k2, k3
@@ -119,7 +120,7 @@ __all__ = [  # noqa: RUF022
     "Role", "Snapshot", "Solution", "View", "Weights",
     "Whole",
     # the loss: terms, targets, divergences, supports
-    "CandidateMatch", "Entropy", "Hidden", "Match", "NegativeLogLikelihood", "PolicyGradient", "Sampled",
+    "CandidateMatch", "Entropy", "Hidden", "LogRatio", "Match", "NegativeLogLikelihood", "PolicyGradient", "Sampled",
     "SequenceTerm",
     "Signal", "Term", "AdvantageTilted", "Consensus", "Extrapolation", "FromRole", "GeometricMean", "Mixture",
     "StudentMix", "Target", "TrustRegion", "JSD", "Alpha", "Divergence", "EntropyAware", "ForwardKL", "Jeffreys",

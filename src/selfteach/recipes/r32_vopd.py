@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from jaxtyping import Float
-from torch import Tensor
-
 from selfteach.recipes.kit import *
 
 
@@ -52,16 +49,11 @@ class VOPD(Recipe):
         return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        yield PolicyGradient(
-            name="distill",
-            advantage=self.advantage(stats),
-            informed_by={TEACHER: "sampled" if self.baseline == "none" else "full"},
-        )
-
-    def advantage(self, stats: Statistics) -> Float[Tensor, "N T"]:
-        """[N, T] A (nats)."""
-        reward = stats.log_prob(TEACHER) - stats.log_prob()
-        if self.baseline == "none":
-            return reward
         k = self.baseline_top_k if self.baseline == "top-k" else None
-        return reward + stats.divergence(TEACHER, ReverseKL(), likeliest(k, of="student", tail="renormalize"))
+        yield Sampled(
+            name="distill",
+            target=FromRole(TEACHER),
+            control_variate=None
+            if self.baseline == "none"
+            else likeliest(k, of="student", tail="renormalize"),
+        )

@@ -91,15 +91,14 @@ class ExOPD(Recipe):
                     mean_over=taught,
                 )
             return
-        scores = torch.zeros_like(stats.log_prob())
+        scores = torch.zeros_like(stats.mask, dtype=stats.dtype)
         for name in names:
             scores = torch.where(stats.seen(name), stats.log_prob(name), scores)
-        advantage = scores - stats.log_prob()
         if self.reward_scale != 1:
-            advantage = advantage + (self.reward_scale - 1) * (scores - stats.log_prob(REFERENCE))
+            scores = scores + (self.reward_scale - 1) * (scores - stats.log_prob(REFERENCE))
         yield PolicyGradient(
             name="distill",
-            advantage=advantage,
+            advantage=LogRatio(scores, temperature=self.temperature),
             gate=stats.importance(self.is_cap),
             where=taught,
             mean_over="selected",

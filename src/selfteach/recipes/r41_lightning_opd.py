@@ -140,12 +140,9 @@ class LightningOPD(Recipe):
         return self.loss_temperature or self.rollouts.temperature
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        advantage = stats.log_prob(TEACHER) - stats.log_prob()
-        if self.clip_advantage is not None:
-            advantage = advantage.clamp(-self.clip_advantage, self.clip_advantage)
         yield PolicyGradient(
             name="distill",
-            advantage=advantage,
+            advantage=LogRatio(stats.log_prob(TEACHER), self.clip_advantage, self.temperature),
             informed_by={TEACHER: "sampled"},
             mean_over=self.mean_over,
         )

@@ -30,7 +30,7 @@ from selfteach.task.rows import make_task
 
 FORMAT = 5
 """Of config.toml: 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written, 3 before
-there was ``max_memory``, 4 before there were ``optim`` and ``teacher_dtype``."""
+there was ``max_memory``, 4 before there were ``optim``, ``teacher_dtype`` and ``metrics_tokens``."""
 
 
 @settings
@@ -115,6 +115,8 @@ class Bookkeeping:
     """Rollouts of the step written down at each look."""
     probes: NonNegativeRows = 4
     """Held-out problems answered greedily at each look, so that one prompt can be followed through training."""
+    metrics_tokens: PositiveCount | None = 4096
+    """Tokens of a step, drawn evenly, at which distributions are compared for the metrics (none: all)."""
     token_budget: PositiveCount | None = None
     """Stop before the step that would begin with this many tokens generated (none: run all steps)."""
     until_solved: bool = False

@@ -16,11 +16,11 @@ from selfteach.objective.columns import Columns
 from selfteach.objective.head import Head, LowRank
 from selfteach.objective.layout import Layout
 from selfteach.objective.positions import Quantity
-from selfteach.objective.record import measure
+from selfteach.objective.record import measure, roles_of
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy
 from selfteach.policy.prefix import shares
-from selfteach.policy.room import behind, read_behind
+from selfteach.policy.room import Room, behind, read_behind
 from selfteach.policy.scorer import LocalScorer
 from selfteach.roles.role import Role
 from selfteach.roles.store import WeightStore
@@ -56,8 +56,9 @@ class Scoring:
     """Weights move while these scores are in use: the batch makes several updates."""
     frozen: dict[str, Scored] = field(default_factory=dict)
     """Scores without gradient of all rows: role → states [P, d] in the rows' order."""
-    kept: tuple[tuple[int, ...], Scored] | None = None
-    """The student's scores of these rows, whose graph the gradient pass will want again."""
+    kept: dict[tuple[int, ...], Float[Tensor, "P d"]] = field(default_factory=dict)
+    """The student's states of micro-batches that the statistics of an update read, and that its gradient pass will want
+    again: with their graphs, as far as there is memory for these."""
 
     def __post_init__(self) -> None:
         self.lengths = [sum(one.mask) for one in self.rows]
@@ -70,12 +71,27 @@ class Scoring:
         own = range(len(self.rows))
         chosen = [i for i in own if rows is None or bool(rows[self.first_row + i])]
         reads = dict.fromkeys((STUDENT, *self.contexts))  # whichever is trained
-        share = all(shares(one.model) for one in self.weights.trained.values())
-        every = [self.held([(name, i) for i in chosen], behind if share else alone) for name in reads]
+        every = [self.held([(name, i) for i in chosen], self.tokens_held) for name in reads]
         lengths = [max(one) for one in zip(*every, strict=True)]
-        widest = max((one.room for one in self.weights.trained.values()), key=lambda room: room.needs.trained)
-        ranges = widest.scoring(lengths, self.micro_batch, gradient=True)
+        ranges = self.room.scoring(lengths, self.micro_batch, gradient=True)
         return [tuple(chosen[i] for i in one) for one in ranges]
+
+    @property
+    def room(self) -> Room:
+        """The memory of the trained policy that takes most of it."""
+        return max((one.room for one in self.weights.trained.values()), key=lambda room: room.needs.trained)
+
+    @property
+    def tokens_held(self) -> Callable[[int, int, int], int]:
+        """How many tokens' memory a trained row takes, of its context, its response and the rows of that context."""
+        return behind if all(shares(one.model) for one in self.weights.trained.values()) else alone
+
+    def graphs_fit(self, part: tuple[int, ...]) -> bool:
+        """Whether the student's graph of this micro-batch may be alive together with those that are kept."""
+        parts = [*(one for one, states in self.kept.items() if states.requires_grad), part]
+        held = [self.held([(STUDENT, i) for i in one], self.tokens_held) for one in parts]
+        tokens = sum(len(one) * max(one) for one in held)
+        return tokens * self.room.needs.trained <= self.room.memory
 
     def held(self, wanted: Sequence[tuple[str, int]], tokens: Callable[[int, int, int], int]) -> list[int]:
         """Tokens whose memory each (role, row) takes: ``tokens`` of its context, its response, rows of that context."""
@@ -103,21 +119,23 @@ class Scoring:
         trained: Collection[str] = (),
         *,
         features: bool = False,
-        student: bool = True,
+        reads: Collection[str] | None = None,
     ) -> ScoredBatch:
-        """The rows of ``part`` as every role scores them, the ``trained`` ones with gradient.
+        """The rows of ``part`` as every role (of ``reads``, where that is given) scores them, the ``trained`` ones with
+        gradient.
 
-        ``features``: what ``Hidden`` terms compare is wanted too: the states themselves. ``student`` False: nobody will
-        read its scores, and another role's stand in their place.
+        ``features``: what ``Hidden`` terms compare is wanted too: the states themselves.
         """
         self.score_frozen(trained)
-        others = [name for name in self.contexts if name != STUDENT]
-        names = [STUDENT, *others] if student else others
+        names = [name for name in dict.fromkeys((STUDENT, *self.contexts)) if reads is None or name in reads]
         roles = {name: self.scored(name, part, gradient=name in trained) for name in names}
-        roles.setdefault(STUDENT, next(iter(roles.values())))
         if features:
             roles = {name: replace(one, features=one.states) for name, one in roles.items()}
-        return ScoredBatch(self.columns, roles, self.layout(part))
+        layout = self.layout(part)
+        if STUDENT not in roles:  # a batch has one; where nobody reads it, it is not scored
+            nothing = torch.full((len(layout), 1), torch.nan, dtype=self.columns.dtype, device=self.device)
+            roles = {STUDENT: Scored(nothing), **roles}
+        return ScoredBatch(self.columns, roles, layout)
 
     def forget(self, trained: Collection[str]) -> None:
         """An update moved the weights of these roles: what they said before is out of date."""
@@ -127,18 +145,22 @@ class Scoring:
     def measure(
         self, wanted: Mapping[str, Quantity], rows: Bool[Tensor, "N"] | None = None
     ) -> dict[str, Float[Tensor, "N T"]]:
-        """[N, T] columns over the whole batch of all processes, without gradient, NaN where nothing was measured."""
-        parts = self.parts(rows)
+        """[N, T] columns over the whole batch of all processes, without gradient, NaN where nothing was measured.
+
+        The student is scored if they read it, and once for all that is measured before the weights move: with its
+        graph, which the gradient pass will want, where gradients are on and there is memory for it.
+        """
+        parts, reads = self.parts(rows), roles_of(wanted)
         columns = {
             name: torch.full(self.columns.ids.shape, torch.nan, dtype=self.columns.dtype, device=self.device)
             for name in wanted
         }
-        reads = {role for quantity in wanted.values() for role in quantity.roles}
-        student = STUDENT in reads or not self.contexts.keys() - {STUDENT}
         for part in parts:
-            # With a single micro-batch the gradient pass will want this very forward again: keep its graph.
-            single = student and len(parts) == 1 and torch.is_grad_enabled()
-            batch = self.batch(part, (STUDENT,) if single else (), student=student)
+            again = STUDENT in reads and torch.is_grad_enabled()
+            graph = again and part not in self.kept and (len(parts) == 1 or self.graphs_fit(part))
+            batch = self.batch(part, (STUDENT,) if graph else (), reads=reads)
+            if again:
+                self.kept[part] = batch.roles[STUDENT].states
             for name, values in measure(batch, wanted).items():
                 columns[name][batch.layout.row, batch.layout.step] = values.to(self.columns.dtype)
         if self.alone:
@@ -153,15 +175,13 @@ class Scoring:
         if role != STUDENT and not gradient:
             whole = self.frozen[role]
             return replace(whole, states=self.cut(whole.states, part))
-        if role == STUDENT and self.kept is not None and self.kept[0] == part and gradient:
-            return self.kept[1]
+        kept = self.kept.get(part) if role == STUDENT else None
+        if kept is not None and (kept.requires_grad or not gradient):
+            return Scored(kept, head_of(self.trained(role)))
         policy = self.trained(role)
         with torch.set_grad_enabled(gradient):
             states = self.forward(policy, [(role, i) for i in part])
-        scored = Scored(states, head_of(policy))
-        if role == STUDENT and gradient:
-            self.kept = (part, scored)
-        return scored
+        return Scored(states, head_of(policy))
 
     def trained(self, role: str) -> Policy:
         """The policy whose live weights a trained role scores with. ValueError for weights that cannot be trained."""

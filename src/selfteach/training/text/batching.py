@@ -58,10 +58,18 @@ class Batching:
         sampled = self.sampled_roles(roles)
         scoring = self.scoring(rows, contexts, sampled, alone=alone)
         scoring.several = len(now.recipe.updates(step)) > 1
-        loading = now.config.loading
-        cap = None if loading.sampled_in is None else loading.importance_sampling_cap
+        settings, loading = now.config.bookkeeping, now.config.loading
         return TextBatch(
-            step, now.recipe, rows, contexts, sampled, scoring, spent, now.config.seed, sampler_cap=cap
+            step,
+            now.recipe,
+            rows,
+            contexts,
+            sampled,
+            scoring,
+            spent,
+            now.config.seed,
+            metrics_tokens=settings.metrics_tokens,
+            sampler_cap=None if loading.sampled_in is None else loading.importance_sampling_cap,
         )
 
     def scoring(

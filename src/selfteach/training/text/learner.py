@@ -201,7 +201,7 @@ class TextLearner(Learner):
         if self.recipe.per_record is not None:
             return self.private_backward(batch, self.recipe.per_record)
         others = [name for name in batch.scoring.contexts if name != STUDENT]
-        watch = metrics.watched(others, self.recipe.temperature) if update.epoch == 0 else {}
+        watch = metrics.watched(others, self.recipe.temperature, batch.drawn) if update.epoch == 0 else {}
         compiler = "inductor" if self.config.bookkeeping.compile else None
         return backward(batch, update, watch, several=several, compiler=compiler)
 

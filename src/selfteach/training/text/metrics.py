@@ -1,10 +1,8 @@
-"""What a step measures beside its loss."""
+"""What a step measures beside its loss: where, what, and the row that it makes."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,8 +15,10 @@ from selfteach.objective.divergence import ForwardKL
 from selfteach.objective.engine import Outcome
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.statistics import role_entropy
+from selfteach.objective.top import top_ids
 from selfteach.training.reduce import mean_over_processes, sum_over_processes
 from selfteach.training.text.contexts import Context
+from selfteach.training.text.drawn import Drawn
 from selfteach.training.text.update import TextBatch
 from selfteach.training.text.written import text_metrics
 
@@ -28,55 +28,48 @@ TOP_K = 5
 """How many of the likeliest tokens are compared (Many Faces reports k from 1 to 50; a character has few rivals)."""
 
 
-@dataclass
-class Likeliest:
-    """Each role's ``TOP_K`` likeliest tokens at the positions at hand, found once for every column that asks."""
-
-    at: weakref.ref[Positions] | None = None
-    found: dict[str, Int[Tensor, "P k"]] = field(default_factory=dict)
-
-    def __call__(self, at: Positions, role: str) -> Int[Tensor, "P k"]:
-        """[P, k] token ids, k = ``TOP_K`` or the whole of a smaller vocabulary."""
-        if self.at is None or self.at() is not at:
-            self.at, self.found = weakref.ref(at), {}
-        if role not in self.found:
-            logits = at.logits[role]
-            self.found[role] = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1, sorted=False).indices
-        return self.found[role]
-
-
-def watched(teachers: Iterable[str], temperature: float) -> dict[str, Quantity]:
-    """Columns measured at every written token beside the loss, on the same logits (docs/metrics.md)."""
-    top = Likeliest()
+def watched(teachers: Iterable[str], temperature: float, drawn: Drawn) -> dict[str, Quantity]:
+    """Columns measured at the ``drawn`` tokens beside the loss, on the same logits (docs/metrics.md)."""
+    own = drawn.of()
     columns = {
-        "entropy/student": Quantity(partial(role_entropy, role=STUDENT, temperature=temperature)),
-        "mass/student": Quantity(partial(mass, role=STUDENT, temperature=temperature, top=top)),
+        "entropy/student": Quantity(partial(role_entropy, role=STUDENT, temperature=temperature), where=own),
+        "mass/student": Quantity(partial(mass, role=STUDENT, temperature=temperature), where=own),
     }
     for name in teachers:
+        seen = drawn.of(name)
         for kind, function in (
             ("divergence", partial(gap, teacher=name, temperature=temperature)),
             ("entropy", partial(role_entropy, role=name, temperature=temperature)),
-            ("mass", partial(mass, role=name, temperature=temperature, top=top)),
-            ("overlap", partial(overlap, teacher=name, top=top)),
+            ("mass", partial(mass, role=name, temperature=temperature)),
+            ("overlap", partial(overlap, teacher=name)),
         ):
-            columns[f"{kind}/{name}"] = Quantity(function, (STUDENT, name))
+            columns[f"{kind}/{name}"] = Quantity(function, (STUDENT, name), seen)
     return columns
 
 
 def gap(at: Positions, teacher: str, temperature: float) -> Float[Tensor, "P"]:
     """[P] unclipped forward KL(teacher‖student) in nats: the same measure whatever the recipe's own loss."""
-    return ForwardKL()(at.log_probs(STUDENT, temperature), at.log_probs(teacher, temperature))
+    student, theirs = (at.log_probs(role, temperature) for role in (STUDENT, teacher))
+    found = (at.probs(teacher, temperature) * (theirs - student)).sum(-1)
+    # Where a token is excluded (0 · −inf), and where something is NaN, which is refused.
+    return ForwardKL()(student, theirs) if found.isnan().any() else found
 
 
-def mass(at: Positions, role: str, temperature: float, top: Likeliest) -> Float[Tensor, "P"]:
+def likeliest(at: Positions, role: str) -> Int[Tensor, "P k"]:
+    """[P, k] a role's likeliest token ids, k = ``TOP_K`` or the whole of a smaller vocabulary."""
+    logits = at.logits[role]
+    return at.once(("likeliest", role), lambda: top_ids(logits, min(TOP_K, logits.shape[-1])))
+
+
+def mass(at: Positions, role: str, temperature: float) -> Float[Tensor, "P"]:
     """[P] the student's probability on the likeliest tokens of ``role`` (itself or a teacher)."""
-    return at.log_probs(STUDENT, temperature).gather(-1, top(at, role)).exp().sum(-1)
+    return at.log_probs(STUDENT, temperature).gather(-1, likeliest(at, role)).exp().sum(-1)
 
 
-def overlap(at: Positions, teacher: str, top: Likeliest) -> Float[Tensor, "P"]:
+def overlap(at: Positions, teacher: str) -> Float[Tensor, "P"]:
     """[P] share of the student's likeliest tokens that are among the teacher's likeliest too (Many Faces)."""
-    mine, theirs = top(at, STUDENT), top(at, teacher)
-    return (mine.unsqueeze(-1) == theirs.unsqueeze(-2)).any(-1).float().mean(-1)
+    mine, theirs = likeliest(at, STUDENT), likeliest(at, teacher)
+    return (mine.unsqueeze(-1) == theirs.unsqueeze(-2)).any(-1).to(at.logits[STUDENT].dtype).mean(-1)
 
 
 def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], seconds: float) -> dict[str, Any]:
@@ -97,7 +90,7 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
     )
     tokens = sum_over_processes({"tokens": sum(lengths)})["tokens"]
     return {
-        **token_means(batch.columns, batch.looked, classes),
+        **token_means(batch.looked, classes, batch.drawn),
         **text_metrics(rows, private),
         **{"reward/mean": 0.0, **means},
         **spread(batch.columns),
@@ -126,11 +119,12 @@ def blind(context: Context) -> list[bool]:
 
 
 def token_means(
-    columns: Columns, outcomes: Sequence[Outcome], classes: tuple[list[str], Int[Tensor, "V"]]
+    outcomes: Sequence[Outcome], classes: tuple[list[str], Int[Tensor, "V"]], drawn: Drawn
 ) -> dict[str, float]:
-    """Means of watched columns over the written tokens of all processes; of divergences also each token class's mean
-    and its share of the sum (its mean × its count over all)."""
-    names, of_token = classes[0], classes[1].to(columns.ids.device)
+    """Means of watched columns over the ``drawn`` tokens of all processes, and how many these are; of divergences also
+    each token class's mean and its share of the sum (its mean × its count over all)."""
+    ids = drawn.columns.ids
+    names, of_token = classes[0], classes[1].to(ids.device)
     sums: dict[str, float] = {}
     counts: dict[str, float] = {}
 
@@ -138,20 +132,24 @@ def token_means(
         sums[name] = sums.get(name, 0.0) + float(values[mask].sum())
         counts[name] = counts.get(name, 0) + int(mask.sum())
 
+    at: dict[str, Bool[Tensor, "N T"]] = {}
     for outcome in outcomes:
-        kinds = of_token[outcome.layout.at(columns.ids)]
+        kinds = of_token[outcome.layout.at(ids)]
         for name, values in outcome.token.items():
             kind, role = name.split("/", 1)
             if kind not in WATCHED:
                 continue
-            mask = outcome.layout.at(columns.seen((role,)))
+            if role not in at:
+                at[role] = drawn.of(role)
+            mask = outcome.layout.at(at[role])
             add(name, values, mask)
             if kind == "divergence":
                 for i, label in enumerate(names):
                     add(f"{name}/{label}", values, mask & (kinds == i))
     sums, counts = sum_over_processes(sums), sum_over_processes(counts)
     means = {name: total / counts[name] for name, total in sums.items() if counts[name]}
-    return means | divergence_shares(sums, names)
+    measured = {"tokens_measured": counts["entropy/student"]} if "entropy/student" in counts else {}
+    return means | divergence_shares(sums, names) | measured
 
 
 def divergence_shares(sums: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:

@@ -202,13 +202,22 @@ def term_columns(batch: TextBatch, count: int, others: int) -> dict[str, Float[T
     for weighted in batch.weighted:
         term = weighted.term
         columns[f"weight/{term.name}"] = flat(weighted.coefficients * whole.mask.sum())
-        losses = weighted.coefficients.new_full(shape, torch.nan)
-        for made in batch.outcomes:
-            losses[made.layout.row, made.layout.step] = made.token[f"loss/{term.name}"].to(losses)
-        columns[f"loss/{term.name}"] = flat(losses)
-        if isinstance(term, PolicyGradient):
+        noted = [name for made in batch.outcomes for name in made.token if name.endswith(f"/{term.name}")]
+        for name in dict.fromkeys([f"loss/{term.name}", *noted]):
+            if name.partition("/")[0] in ("loss", "advantage"):
+                columns[name] = flat(spread(batch, name, weighted.coefficients))
+        if isinstance(term, PolicyGradient) and not callable(term.advantage):
             columns[f"advantage/{term.name}"] = flat(by_position(term.advantage).expand(shape))
     return columns
+
+
+def spread(batch: TextBatch, name: str, like: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
+    """A column of the step's outcomes over the whole batch, NaN where none has it."""
+    column = torch.full_like(like, torch.nan)
+    for made in batch.outcomes:
+        if name in made.token:
+            column[made.layout.row, made.layout.step] = made.token[name].to(column)
+    return column
 
 
 # --- texts ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,6 +27,7 @@ from selfteach.training.learner import Numbers
 from selfteach.training.reduce import sum_over_processes
 from selfteach.training.text.batch import Scoring
 from selfteach.training.text.contexts import Context
+from selfteach.training.text.drawn import Drawn
 
 
 @dataclass
@@ -35,7 +36,7 @@ class TextBatch:
 
     ``spent``: tokens generated for it. ``old``: role → [N, T] log-probs before the first update. ``weighted`` and
     ``outcomes``: the last update's terms with their coefficients, and what each micro-batch gave; ``looked``: those
-    outcomes that hold watched columns.
+    outcomes that hold watched columns, measured at ``metrics_tokens`` of the batch (None: all).
     """
 
     step: int
@@ -46,6 +47,7 @@ class TextBatch:
     scoring: Scoring
     spent: int
     seed: int = 0
+    metrics_tokens: int | None = None
     verdicts: Mapping[str, int] = field(default_factory=dict)
     old: Mapping[str, Float[Tensor, "N T"]] | None = None
     weighted: Sequence[Weighted] = ()
@@ -58,6 +60,11 @@ class TextBatch:
     @property
     def columns(self) -> Columns:
         return self.scoring.columns
+
+    @cached_property
+    def drawn(self) -> Drawn:
+        """The tokens at which distributions are compared for the metrics."""
+        return Drawn(self.columns, self.seed, self.step, self.metrics_tokens)
 
     @property
     def roles(self) -> list[str]:
@@ -112,8 +119,9 @@ def backward(
     try:
         weighted = batch.planned(stats, rows)
         if several and batch.old is None:
-            with torch.no_grad():
-                whole = batch.statistics() if rows is not None else stats
+            whole = batch.statistics() if rows is not None else stats
+            # The graphs of an update's own rows are worth keeping for its gradient.
+            with torch.set_grad_enabled(rows is None):
                 batch.old = {role: whole.log_prob(role) for role in (STUDENT, *batch.roles)}
         trained = {one.term.role for one in weighted}
         parts, outcomes = batch.scoring.parts(rows), []
@@ -123,7 +131,7 @@ def backward(
     except ValueError as problem:  # the objective's own checks: NaN log-probs, shapes that do not fit
         raise NotFinite(str(problem)) from problem
     finally:
-        batch.scoring.kept = None
+        batch.scoring.kept.clear()
     batch.scoring.forget(trained)
     batch.weighted, batch.outcomes = weighted, outcomes
     batch.looked += outcomes if watch else []
@@ -144,6 +152,7 @@ def differentiated(
     outcome = evaluate_terms(scored, weighted, watch=watch, compiler=compiler)
     if outcome.loss.requires_grad:
         outcome.loss.backward()
+    batch.scoring.kept.pop(part, None)
     return outcome
 
 
@@ -172,6 +181,7 @@ def losses_of(batch: TextBatch) -> Iterator[Float[Tensor, ""]]:
         for part in batch.scoring.parts():
             scored = batch.scoring.batch(part, trained, features=reads_features(weighted))
             yield evaluate_terms(scored, weighted).loss
+            batch.scoring.kept.pop(part, None)
     except ValueError as problem:
         raise NotFinite(str(problem)) from problem
 
