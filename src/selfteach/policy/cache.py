@@ -12,6 +12,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from selfteach.policy.loading import bare, body
 
+ATTENTION = (DynamicLayer, DynamicSlidingWindowLayer)
+"""Cache layers that hold keys and values and nothing else."""
 GROWTH = 1.5
 """A full buffer is replaced by one so many times as long, so that a token is copied a few times at most."""
 
@@ -62,7 +64,7 @@ def reads_by_token(model: nn.Module) -> bool:
     if not takes(model, "past_key_values") or getattr(policy, "_is_stateful", False):
         return False
     layers = DynamicCache(config=policy.config.get_text_config()).layers
-    return all(type(one) in (DynamicLayer, DynamicSlidingWindowLayer) for one in layers)
+    return all(type(one) in ATTENTION for one in layers)
 
 
 def masks_by_key(model: nn.Module) -> bool:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
 
-from selfteach.policy.loading import bare, body
+from selfteach.policy.cache import reads_by_token, takes
+from selfteach.policy.loading import bare
 
-ATTENTION = (DynamicLayer, DynamicSlidingWindowLayer)
-"""Cache layers that hold keys and values and nothing else."""
 BY_LENGTH = ("dynamic", "longrope")
 """Rotary embeddings that turn a token by how long the longest row of its pass is."""
 
@@ -26,15 +24,8 @@ def shares(model: nn.Module) -> bool:
     and of the cache that it makes for it; those whose forward pass takes neither a cache nor positions; and
     rotary embeddings that depend on how long a pass is, for a context by itself is shorter.
     """
-    network: Any = body(model)
-    whole: Any = bare(model)
-    taken = inspect.signature(network.forward).parameters
-    return (
-        not whole._is_stateful
-        and {"past_key_values", "position_ids", "attention_mask"} <= taken.keys()
-        and not turns_by_length(whole.config.get_text_config())
-        and all(type(layer) in ATTENTION for layer in DynamicCache(config=whole.config).layers)
-    )
+    placed = takes(model, "position_ids") and takes(model, "attention_mask")
+    return placed and reads_by_token(model) and not turns_by_length(bare(model).config.get_text_config())
 
 
 def packs(model: nn.Module) -> bool:
