@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from runs import run_of
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.gate import ImportanceRatio, Product, SamplerCorrection
@@ -19,6 +20,7 @@ from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.room import room_of
 from selfteach.roles.store import WeightStore
 from selfteach.roles.weights import Frozen, Live
+from selfteach.training.text.mismatch import COLUMN
 from selfteach.training.text.update import corrected
 from tiny import tiny_model, tiny_model_folder, tiny_tokenizer
 
@@ -146,3 +148,22 @@ def test_adapters_have_no_copy_of_their_own(tmp_path) -> None:
     store = WeightStore({"policy": policy}, sampler_dtype=torch.bfloat16)
     with pytest.raises(UserError, match="precision bfloat16"), store.sampling(Live()):
         pass
+
+
+def test_a_run_with_a_sampler_of_its_own_measures_and_weighs_the_mismatch(tiny: str) -> None:
+    row = {}
+    plain, own = run_of(tiny), run_of(tiny, "--sampler-dtype", "bfloat16")
+    for run in (plain, own):
+        row[run] = run.stepped()
+    assert not [name for name in row[plain] if name.startswith("sampling/")]
+    assert 0 < row[own]["sampling/logp_difference/mean"] < 0.05
+    assert row[own]["sampling/logp_difference/mean"] <= row[own]["sampling/logp_difference/max"] < 0.5
+    assert row[own]["sampling/importance_ratio/mean"] == pytest.approx(1, abs=0.05)
+    assert row[own]["sampling/importance_ratio/capped"] == 0
+
+    for run, expected in ((plain, lambda outcome: 1.0), (own, lambda outcome: outcome.token[COLUMN].exp())):
+        (outcome,), (term,) = run.batch.outcomes, run.batch.weighted
+        coefficient = outcome.layout.at(term.coefficients)
+        weight = outcome.token[f"weight/{term.term.name}"]
+        torch.testing.assert_close(weight, coefficient * expected(outcome), check_dtype=False)
+    assert own.batch.outcomes[0].token[COLUMN].std() > 0

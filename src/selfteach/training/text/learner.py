@@ -34,7 +34,7 @@ from selfteach.training.learner import Learner, Numbers, Role, Sample, Stage, Tr
 from selfteach.training.progress import Progress
 from selfteach.training.reduce import on_cpu
 from selfteach.training.rundir import whole_folder
-from selfteach.training.text import data, metrics, preflight, tokens
+from selfteach.training.text import data, metrics, mismatch, preflight, tokens
 from selfteach.training.text.batching import Batching
 from selfteach.training.text.classes import read_classes, token_classes
 from selfteach.training.text.evaluation import HEADLINE, Answered, examined
@@ -202,6 +202,8 @@ class TextLearner(Learner):
             return self.private_backward(batch, self.recipe.per_record)
         others = [name for name in batch.scoring.contexts if name != STUDENT]
         watch = metrics.watched(others, self.recipe.temperature, batch.drawn) if update.epoch == 0 else {}
+        if watch and batch.sampler_cap is not None and batch.columns.behavior is not None:
+            watch |= mismatch.watched(batch.columns.behavior, self.recipe.temperature)
         compiler = "inductor" if self.config.bookkeeping.compile else None
         return backward(batch, update, watch, several=several, compiler=compiler)
 

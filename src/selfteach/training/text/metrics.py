@@ -17,6 +17,7 @@ from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.statistics import role_entropy
 from selfteach.objective.top import top_ids
 from selfteach.training.reduce import mean_over_processes, sum_over_processes
+from selfteach.training.text import mismatch
 from selfteach.training.text.contexts import Context
 from selfteach.training.text.drawn import Drawn
 from selfteach.training.text.update import TextBatch
@@ -91,6 +92,7 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
     tokens = sum_over_processes({"tokens": sum(lengths)})["tokens"]
     return {
         **token_means(batch.looked, classes, batch.drawn),
+        **({} if batch.sampler_cap is None else mismatch.metrics(batch.looked, batch.sampler_cap)),
         **text_metrics(rows, private),
         **{"reward/mean": 0.0, **means},
         **spread(batch.columns),
