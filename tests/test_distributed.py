@@ -72,7 +72,7 @@ def test_processes_with_unequal_numbers_of_rows_compute_what_one_does(
     tmp_path: Path, turns: str, blind: float
 ) -> None:
     """Turns that are rows of their own; of a prompt, a minibatch or the whole batch a process may have nothing."""
-    more = ("--minibatches", "3", "--max-unavailable", "1", "--lr", "2e-4")
+    more = ("--minibatches", "3", "--max-unavailable", "1", "--lr", "2e-4", "--metrics-tokens", "60")
     train(tmp_path / "one", 1, *more, script=("uneven.py", turns))
     train(tmp_path / "two", 2, *more, "--micro-batch", "3", script=("uneven.py", turns))
     assert_same(tmp_path)

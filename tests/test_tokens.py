@@ -23,7 +23,7 @@ from selfteach.task.outcome import outcome
 from selfteach.task.segment import Segment
 from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import launch
-from selfteach.training.text.tokens import TOP, Look, look, pieces, token_texts
+from selfteach.training.text.tokens import TOP, Look, look, pieces, term_columns, token_texts
 from tiny import tiny_model_folder
 
 WORDS = ["--task", "table", "--device", "cpu", "--steps", "2", "--max-tokens", "8", "--eval-problems", "3"]
@@ -275,3 +275,17 @@ def test_a_token_that_is_no_whole_character_goes_by_its_name() -> None:
     chat = byte_chat()
     first, space = ids_of(chat, "模")[0], ids_of(chat, " ")[0]
     assert token_texts(chat, [space, first]) == [" ", "æ"]
+
+
+@pytest.mark.parametrize("words", ["exopd --estimator sampled", "vopd"])
+def test_advantages_that_are_taken_at_the_position_are_shown(words: str, tiny: str) -> None:
+    recipe, *more = words.split()
+    run = run_of(tiny, "--teacher", tiny, *more, recipe=recipe)
+    run.stepped()
+    count = len(run.batch.rows)
+    columns = term_columns(run.batch, count, 3)
+    advantage, loss = columns["advantage/distill"], columns["loss/distill"]
+    assert len(advantage) == sum(len(one.ids) for one in run.batch.rows) + 3
+    assert advantage[-3:].isnan().all() and advantage[:-3].isfinite().all()  # noqa: PT018
+    written = torch.cat([torch.tensor(one.segments[0].behavior) for one in run.batch.rows])
+    torch.testing.assert_close(loss[:-3], -advantage[:-3] * written, rtol=1e-3, atol=1e-5)
