@@ -173,12 +173,12 @@ TEACHERS: Mapping[str, Callable[[Step], dict[str, tuple[str, ...]]]] = {
 
 
 WAITS: Mapping[str, Mapping[int | None, int]] = {
-    "opsd": {None: 89, 2: 175},
-    "sdpo": {None: 83, 2: 171},
-    "grpo": {None: 78, 2: 131},
-    "avsd": {None: 128, 2: 225},
-    "exopd": {None: 116, 2: 265},
-    "lightning-opd": {None: 64, 2: 90},
+    "opsd": {None: 60, 2: 146},
+    "sdpo": {None: 54, 2: 142},
+    "grpo": {None: 49, 2: 102},
+    "avsd": {None: 99, 2: 196},
+    "exopd": {None: 87, 2: 236},
+    "lightning-opd": {None: 35, 2: 61},
 }
 """Recipe → micro-batch → how often the host waits for the device in a step, but for sampling: in scoring, loss,
 optimizer and metrics. Never more; lower a number when a wait is spared."""

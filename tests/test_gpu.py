@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from off_policy import OffPolicy, of_kind
-from runs import TextRun, run_of
+from runs import TextRun, run_of, scoring
 from selfteach.objective.batch import Scored, ScoredBatch
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import evaluate_terms
@@ -18,6 +18,7 @@ from selfteach.objective.head import Head
 from selfteach.objective.layout import Layout
 from selfteach.objective.plan import plan
 from selfteach.policy.economy import Economy
+from selfteach.roles.copies import ModuleCopy
 from selfteach.training.text.preflight import examined
 from test_economy import BOTH, PLAIN, SHARED, policy_of, random_model, scored, uneven
 from test_engine import TERMS, batch, gradients
@@ -69,6 +70,11 @@ def run_in(folder: Path, *words: str) -> TextRun:
         ("--precision", "bfloat16"),
         ("--precision", "mixed", "--micro-batch", "3"),
         ("--gradient-checkpointing",),
+        ("--teacher-dtype", "bfloat16"),
+        ("--teacher-dtype", "bfloat16", "--lora-rank", "4"),
+        ("--offload-teachers",),
+        ("--optim", "adafactor"),
+        ("--optim", "adamw_torch"),
     ],
     ids=" ".join,
 )
@@ -78,6 +84,20 @@ def test_a_run_passes_its_preflight_and_takes_steps(tmp_path: Path, words: tuple
     assert [check.name for check in examined(run.learner) if not check.ok] == []
     for _ in range(2):
         assert run.stepped()["grad_norm"] > 0
+
+
+def test_a_teacher_that_waits_on_the_cpu_teaches_the_same_and_goes_back(tmp_path: Path) -> None:
+    stays = run_in(tmp_path / "model", "--lora-rank", "0")
+    rows = [stays.stepped()]
+    waits = run_in(tmp_path / "model", "--lora-rank", "0", "--offload-teachers")
+    rows.append(waits.stepped())
+    assert rows[0]["loss"] == rows[1]["loss"]
+    (held,) = waits.learner.models.weights.followed.values()
+    (copy,) = held.copies
+    assert isinstance(copy, ModuleCopy)
+    assert {one.device.type for one in copy.policy.model.parameters()} == {"cpu"}
+    with scoring(waits) as policy:
+        assert policy.model.device.type == "cuda"
 
 
 def test_a_step_on_the_device_is_the_step_of_the_cpu(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ class WeightStore:
             self.exchanges[spec.of].refuse_entered()
         with ExitStack() as inside:
             policy = self._own(spec) if copy is None else inside.enter_context(copy.scoring())
-            inside.enter_context(lent(policy.model, self._device))
+            if self.rest is not None:
+                inside.enter_context(lent(policy.model, self._device))
             training = policy.model.training
             policy.model.eval()
             try:
