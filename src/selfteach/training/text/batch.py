@@ -19,6 +19,7 @@ from selfteach.objective.positions import Quantity
 from selfteach.objective.record import measure, roles_of
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy
+from selfteach.policy.packed import packed_for
 from selfteach.policy.prefix import shares
 from selfteach.policy.room import Room, behind, read_behind
 from selfteach.policy.scorer import LocalScorer
@@ -220,6 +221,17 @@ class Scoring:
         wanted.sort(key=lambda one: (len(self.context(*one)), self.context(*one)))
         kept = partial(read_behind, needs=policy.room.needs) if shares(policy.model) else alone
         lengths = self.held(wanted, kept)
+        with packed_for(policy, sum(lengths)):
+            return self.states_of(policy, names, wanted, lengths)
+
+    def states_of(
+        self,
+        policy: Policy,
+        names: Sequence[str],
+        wanted: Sequence[tuple[str, int]],
+        lengths: Sequence[int],
+    ) -> dict[str, Float[Tensor, "P d"]]:
+        """[P, d] of each of these roles from the wanted (role, row)s, which take the memory of so many tokens each."""
         found: dict[str, Float[Tensor, "P d"]] = {}
         for part in policy.room.scoring(lengths, self.micro_batch) if wanted else [range(0)]:
             some = [wanted[i] for i in part]
