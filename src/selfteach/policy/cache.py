@@ -21,12 +21,17 @@ GROWTH = 1.5
 class GrowingLayer(DynamicLayer):
     """A ``DynamicLayer`` that writes new keys and values in place, into buffers [N, heads, room, width] with room left.
 
-    transformers' own concatenates: every token copies all that came before. Without gradient only.
+    transformers' own concatenates: every token copies all that came before. Without gradient only. ``limit``: tokens
+    that it will ever hold (none: nobody knows).
     """
 
     length = 0
     key_buffer: Float[Tensor, "N h room w"]
     value_buffer: Float[Tensor, "N h room w"]
+
+    def __init__(self, limit: int | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.limit = limit
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -43,6 +48,7 @@ class GrowingLayer(DynamicLayer):
         if buffer is None or buffer.shape[2] < self.length:
             rows, heads, _, width = new.shape
             room = new.shape[2] if buffer is None else int(GROWTH * self.length) + 16
+            room = room if self.limit is None else min(room, self.limit)
             larger = new.new_empty(rows, heads, max(room, self.length), width)
             if buffer is not None:
                 larger[:, :, :begin] = buffer[:, :, :begin]
@@ -81,9 +87,8 @@ def takes(model: nn.Module, argument: str) -> bool:
     return argument in inspect.signature(body(model).forward).parameters
 
 
-def growing_cache(model: nn.Module) -> DynamicCache:
-    """An empty cache for decoding without gradient."""
+def growing_cache(model: nn.Module, limit: int | None = None) -> DynamicCache:
+    """An empty cache for decoding without gradient, of at most ``limit`` tokens a row."""
     cache = DynamicCache(config=bare(model).config.get_text_config())
-    grown: Any = GrowingLayer
-    cache.layers = [grown() if type(one) is DynamicLayer else one for one in cache.layers]
+    cache.layers = [GrowingLayer(limit) if type(one) is DynamicLayer else one for one in cache.layers]
     return cache

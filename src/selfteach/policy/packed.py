@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from selfteach.objective.head import Head
-from selfteach.policy.loading import Policy
+from selfteach.policy.loading import Policy, bare
 
 DTYPES = (torch.float32, torch.bfloat16)
 LEAST = 2**16
@@ -53,6 +55,24 @@ def packed_head(head: Head, rows: int, memory: int) -> Head:
     return replace(head, product=product(weight[: head.vocabulary].float(), None, rows))
 
 
+def packed_bytes(policy: Policy, *, head: bool) -> int:
+    """What the copies take while a policy samples (``head``: its output matrix's too) or scores."""
+    memory, found = policy.room.memory, sum(one.weight.nbytes for one in layers_of(policy.model))
+    matrix = bare(policy.model).get_output_embeddings().weight
+    laid_out = head and matrix.numel() >= LEAST and packs(matrix) and 4 * matrix.numel() <= memory
+    return (found if found <= memory else 0) + (4 * matrix.numel() if laid_out else 0)
+
+
+def layers_of(model: nn.Module) -> list[nn.Linear]:
+    """The linear layers that are worth it, but for the output head, which ``packed_head`` is for."""
+    head = bare(model).get_output_embeddings() if isinstance(model, PreTrainedModel | PeftModel) else None
+    return [
+        one
+        for one in model.modules()
+        if type(one) is nn.Linear and one is not head and one.weight.numel() >= LEAST and packs(one.weight)
+    ]
+
+
 @contextmanager
 def packed(model: nn.Module, rows: int, memory: int) -> Iterator[None]:
     """Within it every linear layer of ``model`` computes so, in copies as large as its weights; nothing changes where
@@ -60,11 +80,7 @@ def packed(model: nn.Module, rows: int, memory: int) -> Iterator[None]:
 
     The weights must not change within it, and no gradient can be taken.
     """
-    layers = [
-        one
-        for one in model.modules()
-        if type(one) is nn.Linear and one.weight.numel() >= LEAST and packs(one.weight)
-    ]
+    layers = layers_of(model)
     if sum(one.weight.nbytes for one in layers) > memory or torch.is_autocast_enabled("cpu"):
         layers = []
     try:

@@ -20,7 +20,8 @@ InPlace = Callable[[], AbstractContextManager[Policy]]
 
 class Reader:
     """``prompts``: token ids of each of N rows. ``in_place``: under which weights they are read. ``vocabulary``: how
-    many columns its logits have. ``head`` makes them (none: that of the weights, as they are then)."""
+    many columns its logits have. ``head`` makes them (none: that of the weights, as they are then). ``new``: most
+    tokens that follow a prompt (none: nobody knows)."""
 
     def __init__(
         self,
@@ -28,12 +29,14 @@ class Reader:
         prompts: Sequence[Sequence[int]],
         vocabulary: int,
         head: Head | None = None,
+        new: int | None = None,
     ) -> None:
         self.in_place, self.vocabulary, self.head = in_place, vocabulary, head
         distinct = {ids: i for i, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
         with in_place() as policy:
             device, pad = policy.model.device, policy.renderer.pad_id
-            self.cache = growing_cache(policy.model)
+            limit = None if new is None else new + max(map(len, distinct))
+            self.cache = growing_cache(policy.model, limit)
             self.places = takes(policy.model, "position_ids")  # ALiBi models find them in the mask
             self.by_key = masks_by_key(policy.model)
         self.row_of = torch.tensor([distinct[tuple(ids)] for ids in prompts], device=device)

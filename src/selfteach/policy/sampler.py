@@ -138,7 +138,7 @@ def decoded(
     memory = policy.room.memory
     head = output_head(policy.model, policy.vocabulary, mixed=policy.precision != "float32")
     head = packed_head(head, len(prompts), memory)
-    reader = Reader(lambda: nullcontext(policy), prompts, policy.vocabulary, head)
+    reader = Reader(lambda: nullcontext(policy), prompts, policy.vocabulary, head, draws.sampling.max_tokens)
     with packed(policy.model, len(prompts), memory):
         return written(policy, reader, draws, watch)
 

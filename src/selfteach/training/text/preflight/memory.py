@@ -14,6 +14,7 @@ from selfteach.errors import less_memory
 from selfteach.objective.positions import BLOCK_BYTES
 from selfteach.objective.record import CHUNK_BYTES, CHUNK_BYTES_ON_CUDA
 from selfteach.policy.loading import Policy, bare
+from selfteach.policy.packed import packed_bytes
 from selfteach.policy.room import FLOAT, sized
 from selfteach.policy.scorer import LocalScorer
 from selfteach.recipes.base import Recipe
@@ -138,7 +139,10 @@ def predicted(run: TextLearner, prompts: Sequence[Prompt]) -> Prediction:
 
 def stay(run: TextLearner) -> Stay:
     state = max(optimizer_bytes(run, recipe) for _, recipe in run.recipes)
-    return Stay(in_use(run), state, run.models.weights.copies_to_come * gradient_bytes(run))
+    copies = run.models.weights.copies_to_come * gradient_bytes(run)
+    dtype = run.config.loading.sampled_in  # of a copy to sample from, which is not there yet
+    sampler = 0 if dtype is None else sum(one.numel() for one in trainable(run)) * dtype.itemsize
+    return Stay(in_use(run), state, copies + sampler)
 
 
 def optimizer_bytes(run: TextLearner, recipe: Recipe) -> int:
@@ -199,11 +203,12 @@ def pass_of(run: TextLearner, work: StageWork, contexts: Mapping[str, int]) -> P
 
 
 def sampling_bytes(run: TextLearner, work: StageWork) -> int:
-    """The largest batch's cache beside its prompts' activations or a token's logits; of a step, or of an evaluation."""
+    """The largest batch's cache beside its prompts' activations or a token's logits, of a step or of an evaluation, and
+    copies of weights that are laid out for it."""
     room, settings = run.policy.room, run.config.evaluation
     evaluated = run.problems_asked * settings.eval_samples
     wanted = [(work.once or work.rows, work.tokens), (evaluated, settings.eval_max_tokens or work.tokens)]
-    return max(
+    return packed_bytes(run.policy, head=True) + max(
         len(next(batches, ()))
         * ((work.prompt + tokens) * room.needs.cached + max(work.prompt * room.needs.read, room.needs.drawn))
         for rows, tokens in wanted
@@ -224,7 +229,8 @@ def teacher_bytes(run: TextLearner, work: StageWork, contexts: Mapping[str, int]
     for role in work.recipe.teachers.values():
         room = reader(run, role.weights).room
         part = next(room.scoring([length] * rows, run.config.bookkeeping.micro_batch), ())
-        found = max(found, len(part) * length * room.needs.read)
+        policy = reader(run, role.weights)
+        found = max(found, len(part) * length * room.needs.read + packed_bytes(policy, head=False))
     return found
 
 
