@@ -36,9 +36,10 @@ CHILD = textwrap.dedent("""
 """Writes into a pipe when it begins and when it is told to end; the pipe ends when it has ended."""
 
 PARENT = textwrap.dedent("""
-    import os, sys
+    import os, signal, sys
     from selfteach.studies.children import Children, terminated_as_interrupted
     from concurrent.futures import ThreadPoolExecutor
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and so would it be here
     children = Children()
     with terminated_as_interrupted(), ThreadPoolExecutor(1) as pool:
         end = pool.submit(children.run, sys.argv[1:], sys.stderr.buffer, os.environ)
