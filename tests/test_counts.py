@@ -173,11 +173,11 @@ TEACHERS: Mapping[str, Callable[[Step], dict[str, tuple[str, ...]]]] = {
 
 
 WAITS: Mapping[str, Mapping[int | None, int]] = {
-    "opsd": {None: 60, 2: 146},
-    "sdpo": {None: 54, 2: 142},
-    "grpo": {None: 49, 2: 102},
-    "avsd": {None: 99, 2: 196},
-    "exopd": {None: 87, 2: 236},
+    "opsd": {None: 63, 2: 146},
+    "sdpo": {None: 57, 2: 143},
+    "grpo": {None: 50, 2: 102},
+    "avsd": {None: 108, 2: 201},
+    "exopd": {None: 95, 2: 242},
     "lightning-opd": {None: 35, 2: 61},
 }
 """Recipe → micro-batch → how often the host waits for the device in a step, but for sampling: in scoring, loss,

@@ -18,7 +18,7 @@ from tiny import tiny_model_folder
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 RUNS = {
     "opsd": "--view plain --lr 1e-6 --steps 10 --eval-problems 2 --eval-samples 2",
-    "grpo": "--kl 0.1 --steps 1 --eval-problems 0 --per-prompt 2",
+    "grpo": "--kl 0.1 --steps 1 --eval-problems 0 --per-prompt 2 --sampler-dtype bfloat16",
     "atesd": "--steps 2 --eval-problems 0",
     "sft": "--steps 1 --eval-problems 0",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -34,8 +34,12 @@ class GrowingLayer(DynamicLayer):
         self.limit = limit
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        key_states: Float[Tensor, "N h s w"],
+        value_states: Float[Tensor, "N h s w"],
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Float[Tensor, "N h length w"], Float[Tensor, "N h length w"]]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         begin, self.length = self.length, self.length + key_states.shape[-2]
@@ -56,7 +60,7 @@ class GrowingLayer(DynamicLayer):
         buffer[:, :, begin : self.length] = new
         return buffer
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def batch_select_indices(self, indices: Int[Tensor, "n"]) -> None:
         if self.length:
             self.key_buffer = self.key_buffer[indices, :, : self.length]
             self.value_buffer = self.value_buffer[indices, :, : self.length]

@@ -26,7 +26,7 @@ LEAST = 2**16
 Multiply = Callable[[Float[Tensor, "*P d"]], Float[Tensor, "*P o"]]
 
 
-def packs(weight: Tensor) -> bool:
+def can_lay_out(weight: Float[Tensor, "o d"]) -> bool:
     """Whether weights of this kind can be laid out anew: on a CPU whose torch has oneDNN."""
     here = weight.device.type == "cpu" and weight.dtype in DTYPES and torch.backends.mkldnn.is_available()
     return here and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
@@ -50,7 +50,7 @@ def packed_head(head: Head, rows: int, memory: int) -> Head:
     """The same head with its weights laid out so in float32, where they can be and take no more than ``memory``
     bytes."""
     weight = head.weight
-    if weight is None or weight.numel() < LEAST or not packs(weight) or 4 * weight.numel() > memory:
+    if weight is None or weight.numel() < LEAST or not can_lay_out(weight) or 4 * weight.numel() > memory:
         return head
     return replace(head, product=product(weight[: head.vocabulary].float(), None, rows))
 
@@ -59,7 +59,7 @@ def packed_bytes(policy: Policy, *, head: bool) -> int:
     """What the copies take while a policy samples (``head``: its output matrix's too) or scores."""
     memory, found = policy.room.memory, sum(one.weight.nbytes for one in layers_of(policy.model))
     matrix = bare(policy.model).get_output_embeddings().weight
-    laid_out = head and matrix.numel() >= LEAST and packs(matrix) and 4 * matrix.numel() <= memory
+    laid_out = head and matrix.numel() >= LEAST and can_lay_out(matrix) and 4 * matrix.numel() <= memory
     return (found if found <= memory else 0) + (4 * matrix.numel() if laid_out else 0)
 
 
@@ -69,7 +69,10 @@ def layers_of(model: nn.Module) -> list[nn.Linear]:
     return [
         one
         for one in model.modules()
-        if type(one) is nn.Linear and one is not head and one.weight.numel() >= LEAST and packs(one.weight)
+        if type(one) is nn.Linear
+        and one is not head
+        and one.weight.numel() >= LEAST
+        and can_lay_out(one.weight)
     ]
 
 

@@ -89,7 +89,8 @@ class LocalSampler:
         """
         model = bare(self.policy.model)
         refuse_overlong(model, prompts, sampling)
-        keys = keys_from_torch(len(prompts)) if keys is None else keys
+        if keys is None:  # a greedy answer asks no generator
+            keys = keys_from_torch(len(prompts)) if sampling.temperature else [""] * len(prompts)
         if len(keys) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts and {len(keys)} keys: every row needs one")
         lengths = [len(one) for one in prompts]
@@ -103,7 +104,6 @@ class LocalSampler:
         return found
 
     def _batch(self, prompts: list[list[int]], draws: Draws, watch: Callable[[int], None]) -> list[Sample]:
-        write = decoded if reads_by_token(self.policy.model) else generated
         return write(self.policy, prompts, draws, watch)
 
     def _watch_of(self, batch: range, rows: int, max_tokens: int) -> Callable[[int], None]:
@@ -117,6 +117,14 @@ class LocalSampler:
 
     def sync(self, weights: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         """Nothing to do: it samples from the module whose weights these are."""
+
+
+def write(
+    policy: Policy, prompts: Sequence[list[int]], draws: Draws, watch: Callable[[int], None]
+) -> list[Sample]:
+    """The answers to one batch of prompts, by whichever way the model allows; without gradient, in evaluation mode."""
+    way = decoded if reads_by_token(policy.model) else generated
+    return way(policy, prompts, draws, watch)
 
 
 @contextmanager

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from threading import Event, Thread
-from typing import Any
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import TextIteratorStreamer
 
 from selfteach.checks import require
-from selfteach.errors import UserError
-from selfteach.policy.draws import Sampling
+from selfteach.errors import NotFinite, UserError
+from selfteach.policy.draws import Draws, Sampling, keys_from_torch
 from selfteach.policy.loading import Policy, bare
-from selfteach.policy.sampler import DIVERGED
+from selfteach.policy.sampler import DIVERGED, in_evaluation, write
 
 
-class Told(StoppingCriteria):
-    """Stops where it is told to."""
+class Stopped(Exception):
+    """Nobody listens any more."""
 
-    def __init__(self, event: Event) -> None:
-        self.event = event
+
+@dataclass
+class Streamed(Draws):
+    """Draws the tokens of one row, and hands each on as it is drawn, until ``stop`` is set."""
+
+    streamer: TextIteratorStreamer | None = None
+    stop: Event | None = None
 
     def __call__(
-        self, input_ids: Int[Tensor, "N L"], scores: Float[Tensor, "N V"], **kwargs: Any
-    ) -> Bool[Tensor, "N"]:
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+        self, logits: Float[Tensor, "N V"], rows: Int[Tensor, "N"], step: int
+    ) -> tuple[Int[Tensor, "N"], Float[Tensor, "N"]]:
+        token, log_prob = super().__call__(logits, rows, step)
+        if log_prob.isnan().any():
+            raise NotFinite(DIVERGED)
+        if self.stop is not None and self.stop.is_set():
+            raise Stopped
+        if self.streamer is not None:
+            self.streamer.put(token.cpu())
+        return token, log_prob
 
 
 def stream(policy: Policy, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
@@ -38,56 +49,31 @@ def stream(policy: Policy, prompt: Sequence[int], sampling: Sampling) -> Iterato
     """
     room = policy.window - len(prompt)
     require(room > 0, f"the conversation has {len(prompt)} tokens, the model's window {policy.window}")
-    streamer = TextIteratorStreamer(policy.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer = TextIteratorStreamer(policy.tokenizer, skip_special_tokens=True)
     stop, raised = Event(), list[BaseException]()
+    sampling = replace(sampling, max_tokens=min(room, sampling.max_tokens))
+    keys = keys_from_torch(1)
+    draws = Streamed(sampling, keys, policy.model.device, streamer=streamer, stop=stop)
 
-    def write() -> None:
+    def answer() -> None:
         try:
-            answer(policy, prompt, sampling, min(room, sampling.max_tokens), streamer, Told(stop))
+            with in_evaluation(bare(policy.model)):
+                write(policy, [list(prompt)], draws, lambda _: None)
+        except Stopped:
+            pass
         except BaseException as problem:
             raised.append(problem)
+        finally:
             streamer.end()
 
-    thread = Thread(target=write, daemon=True)
+    thread = Thread(target=answer, daemon=True)
     thread.start()
     try:
         yield from (piece for piece in streamer if piece)
     finally:
         stop.set()
         thread.join()
-    if raised and "probability tensor" in str(raised[0]):
+    if raised and isinstance(raised[0], NotFinite):
         raise UserError(f"{policy.name}: {DIVERGED}") from None
     if raised:
         raise raised[0]
-
-
-@torch.no_grad()
-def answer(
-    policy: Policy,
-    prompt: Sequence[int],
-    sampling: Sampling,
-    most: int,
-    streamer: TextIteratorStreamer,
-    told: Told,
-) -> None:
-    model, renderer = bare(policy.model), policy.renderer
-    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-    meaningless = list(range(renderer.vocabulary, model.get_output_embeddings().weight.shape[0]))
-    plain = GenerationConfig(
-        max_new_tokens=most,
-        eos_token_id=sorted(renderer.stop_ids),
-        pad_token_id=renderer.pad_id,
-        suppress_tokens=meaningless or None,
-        **({"do_sample": True, **drawn} if sampling.temperature > 0 else {"do_sample": False}),
-    )
-    stored, model.generation_config = model.generation_config, plain
-    ids = torch.tensor([list(prompt)], device=model.device)
-    generate: Callable[..., Any] = model.generate  # type: ignore[assignment]
-    try:
-        with policy.arithmetic():
-            generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=plain, streamer=streamer,
-                stopping_criteria=StoppingCriteriaList([told]),
-            )  # fmt: skip
-    finally:
-        model.generation_config = stored

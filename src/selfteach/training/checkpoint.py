@@ -339,16 +339,20 @@ def load_optimizer_state(
 
 TABLES_OF_8_BITS = ("absmax", "qmap")
 """How bitsandbytes calls what its 8-bit moments are read with."""
+MEANS = ("row_var", "col_var")
+"""How torch's Adafactor calls its moments' means over an axis."""
 
 
 def refuse_odd_moments(name: str, parameter: Shaped[Tensor, "..."], moments: Mapping[str, Any]) -> None:
-    """UserError where an optimizer's tensors for a parameter are neither of its shape nor means over some of its axes
-    (Adafactor's); counts, which have no shape, and tables of 8-bit moments aside."""
+    """UserError where an optimizer's tensors for a parameter are not of its shape (Adafactor's: means over some of its
+    axes), which a fused kernel would read all the same; counts and tables of 8-bit moments aside."""
     for key, value in moments.items():
         if not isinstance(value, Tensor) or not value.dim() or key.startswith(TABLES_OF_8_BITS):
             continue
+        least = [1] * parameter.dim() if key in MEANS else parameter.shape
         fits = value.dim() == parameter.dim() and all(
-            here in (1, whole) for here, whole in zip(value.shape, parameter.shape, strict=True)
+            here in (some, whole)
+            for here, some, whole in zip(value.shape, least, parameter.shape, strict=True)
         )
         if not fits:
             raise UserError(
