@@ -39,7 +39,9 @@ PARENT = textwrap.dedent("""
     import os, signal, sys
     from selfteach.studies.children import Children, terminated_as_interrupted
     from concurrent.futures import ThreadPoolExecutor
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and so would it be here
+    # Whoever runs the tests in the background, or under nohup, has them ignored, and so would they be here.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     children = Children()
     with terminated_as_interrupted(), ThreadPoolExecutor(1) as pool:
         end = pool.submit(children.run, sys.argv[1:], sys.stderr.buffer, os.environ)
