@@ -45,7 +45,7 @@ def finish(runs: Sequence[Planned], jobs: int) -> None:
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     children = Children()
     with terminated_as_interrupted(), ThreadPoolExecutor(jobs) as pool:
-        ends = [pool.submit(bring_to_end, run, threads, children) for run in runs]
+        ends = [pool.submit(bring_or_close, run, threads, children) for run in runs]
         try:
             for done in as_completed(ends):
                 done.result()
@@ -56,8 +56,18 @@ def finish(runs: Sequence[Planned], jobs: int) -> None:
             raise
 
 
+def bring_or_close(run: Planned, threads: str, children: Children) -> None:
+    """Finish the run. Whatever goes wrong, ``children`` start no other from then on: this thread would be the first to
+    begin one."""
+    try:
+        bring_to_end(run, threads, children)
+    except BaseException:
+        children.close()
+        raise
+
+
 def bring_to_end(run: Planned, threads: str, children: Children) -> None:
-    """Finish the run. Raises UserError where it fails, from when on ``children`` start no other."""
+    """Finish the run. Raises UserError where it fails."""
     if finished([run]):
         print(f"{run.label} seed {run.seed}: finished before", flush=True)
         return
@@ -72,7 +82,6 @@ def bring_to_end(run: Planned, threads: str, children: Children) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": threads}
         code = children.run([sys.executable, "-m", "selfteach.child", *words], stream, env)
     if code:
-        children.close()
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise UserError(
             f"{run.label} seed {run.seed} ended with code {code} ({' '.join(last)}); the log is {log}"
