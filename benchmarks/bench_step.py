@@ -1,9 +1,11 @@
 """A whole training step of this library beside TRL's trainers and a plain torch loop, the same work on all sides.
 
-    python benchmarks/bench_step.py --model models/smollm2 --write       the CPU table: results/speed.md python
-    benchmarks/bench_step.py --shapes arena --repeats 1           a look python benchmarks/bench_step.py --shapes
-    8x64 --ours-args "bf16=--sampler-dtype bfloat16 --teacher-dtype bfloat16" python benchmarks/bench_step.py
-    --shapes qwen3-0.6b-1k --device cuda --write
+The CPU table of results/speed.md, a short look, a variant of ours, and a GPU's table:
+
+    python benchmarks/bench_step.py --model models/smollm2 --write
+    python benchmarks/bench_step.py --shapes arena --repeats 1
+    python benchmarks/bench_step.py --shapes 8x64 --ours-args "bf16=--sampler-dtype bfloat16 --teacher-dtype bfloat16"
+    python benchmarks/bench_step.py --shapes qwen3-0.6b-1k --device cuda --write
 
 *Equal on all sides*: model, prompts (token for token, as student and teacher read them; a hash is compared), rows,
 new tokens (no token ends an answer; every side must have generated exactly rows × tokens), micro-batches,
