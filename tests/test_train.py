@@ -131,6 +131,21 @@ def test_reasoning_first_puts_the_teachers_own_analysis_before_the_answer(model:
     assert text.count("<|im_start|>assistant") == 2
 
 
+def test_an_analysis_belongs_to_its_row_whatever_it_is_written_beside(model: str) -> None:
+    """Neither torch's generator nor the other rows decide it; rows of one prompt have analyses of their own."""
+    run = run_of(model, "--reason-first", "--reason-tokens", "12", "--prompts", "4")
+    rollouts, _ = run.learner.writing.rollouts(0, run.progress)
+    rollouts = [*rollouts, rollouts[0]]
+    batching = run.learner.batching
+    shown = batching.contexts(rollouts, ["teacher"])["teacher"].prompts
+    torch.manual_seed(99)
+    assert batching.contexts(rollouts, ["teacher"])["teacher"].prompts == shown
+    assert batching.contexts(rollouts[2:4], ["teacher"])["teacher"].prompts == shown[2:4]
+    assert shown[-1] != shown[0]
+    run.learner.now.step = 1
+    assert batching.contexts(rollouts, ["teacher"])["teacher"].prompts != shown
+
+
 # --- what stops a run -------------------------------------------------------------------------------------------
 
 

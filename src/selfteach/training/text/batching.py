@@ -32,7 +32,8 @@ class Batching:
         """How views become token ids at present."""
         now = self.now
         sampler_of = partial(LocalSampler, watch=partial(now.progress.working, "sampling"))
-        return Reading(self.models.weights, sampler_of, now.task.wording, now.recipe.rollouts.temperature)
+        temperature = now.recipe.rollouts.temperature
+        return Reading(self.models.weights, sampler_of, now.task.wording, temperature, now.draws)
 
     def of(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,12 +44,13 @@ class Context:
 @dataclass(frozen=True)
 class Reading:
     """What rendering needs of a run: whose weights reason first, who samples with them, how a task
-    words its views, and the sampling temperature."""
+    words its views, the sampling temperature, and what random numbers follow from (``Present.draws``)."""
 
     weights: WeightStore
     sampler_of: Callable[[Policy], Sampler]
     wording: Mapping[str, str]
     temperature: float = 1.0
+    draws: str = ""
 
     def context(self, role: Role, rows: Sequence[Trajectory], *, room: int = 0) -> Context:
         """Render the role's view of each row. One that would have to be cut to leave ``room`` tokens is unavailable."""
@@ -110,7 +112,8 @@ class Reading:
             renderer = policy.renderer
             prompts = [renderer.prompt_ids(messages, role.thinking) for messages in questions]
             sampling = Sampling(max_tokens=reason.max_tokens, temperature=self.temperature)
-            samples = self.sampler_of(policy).sample(prompts, sampling)
+            keys = self.keys(role, [rows[i] for i in wanted])
+            samples = self.sampler_of(policy).sample(prompts, sampling, keys=keys)
         result: list[Messages | None] = [None] * len(shown)
         for i, messages, written in zip(wanted, questions, samples, strict=True):
             transition = reason.transition.replace("{problem}", rows[i].example.problem)
@@ -120,6 +123,16 @@ class Reading:
                 Message(role="user", content=transition),
             )
         return result
+
+    def keys(self, role: Role, rows: Sequence[Trajectory]) -> list[str]:
+        """What the random numbers of each row's analysis follow from: its example and its number in its group, which
+        one process has whole."""
+        found, asked = [], Counter[str]()
+        for one in rows:
+            about = f"{self.draws} {one.group} {one.example.key} {role.view.name} analysis"
+            asked[about] += 1
+            found.append(f"{about} {asked[about]}")
+        return found
 
 
 def keeps_its_context(view: View, row: Trajectory) -> bool:

@@ -90,7 +90,7 @@ class TextLearner(Learner):
         )
         self.controllers: dict[str, Controller] = {}
         self.hook: Hook | None = None
-        self.hooked = self.step = 0
+        self.hooked = 0
         self.answers_shown: list[Answered] = []
         self.longest_prompt = 0
 
@@ -103,6 +103,11 @@ class TextLearner(Learner):
     @clock.setter
     def clock(self, clock: Clock) -> None:
         self.now.clock = clock
+
+    @property
+    def step(self) -> int:
+        """The stage's step that is collected, or was last."""
+        return self.now.step
 
     @property
     def recipe(self) -> Recipe:
@@ -149,7 +154,7 @@ class TextLearner(Learner):
         seed = self.config.seed
         self.controllers = {knob: spec.start(seed) for knob, spec in self.recipe.controllers.items()}
         self.hook = None if self.recipe.hook is None else self.recipe.hook.start(seed)
-        self.hooked = self.step = 0
+        self.hooked = self.now.step = 0
 
     def optimizers(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Trained]:
         return self.models.optimizers(self.recipe)
@@ -162,7 +167,7 @@ class TextLearner(Learner):
 
     def collect(self, step: int) -> TextBatch:
         """Prompts → trajectories → graded → views → columns; nobody has scored anything yet."""
-        self.step = step
+        self.now.step = step
         self.set_knobs(step)
         before = Counter(self.task.verdicts)
         with self.clock("sample"):

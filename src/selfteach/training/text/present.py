@@ -24,6 +24,12 @@ class Present:
     processes: int
     clock: Clock
     progress: Progress
+    step: int = 0
+
+    @property
+    def draws(self) -> str:
+        """What the random numbers of the step's answers follow from, in every process."""
+        return f"{self.config.seed} {self.stage} {self.step}"
 
     def share(self, prompts: int) -> int:
         """Prompts for each process. UserError if they do not divide evenly."""

@@ -136,9 +136,7 @@ def probe_contexts(
     learner: TextLearner, roles: Iterable[str], rows: Sequence[Trajectory]
 ) -> dict[str, Context]:
     """What each role reads before the probes; one may see nothing there without stopping the run."""
-    devices = [learner.policy.model.device] if learner.policy.model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # a role that reasons first samples
-        return learner.batching.views(rows, roles)
+    return learner.batching.views(rows, roles)
 
 
 # --- columns ----------------------------------------------------------------------------------------------------

@@ -30,9 +30,8 @@ ENVIRONMENT = "environment"
 class TextTools:
     """See ``recipes/tools.py``. ``generated`` counts every token made, those that were thrown away included.
 
-    ``seed`` names the step and this process, ``draws`` the step alone.
-
-    ``score``: rows and a role's name → each row's log-probs (nats) of the tokens that the policy wrote.
+    ``seed`` names the step and this process, ``reading.draws`` the step alone. ``score``: rows and
+    a role's name → each row's log-probs (nats) of the tokens that the policy wrote.
     """
 
     policy: Policy
@@ -42,7 +41,6 @@ class TextTools:
     stores: Callable[[str], NamedStore]
     score: Callable[[Sequence[Trajectory], str], list[list[float]]]
     seed: str
-    draws: str
     batch_size: int | None = None
     generated: int = 0
     asked: Counter[str] = field(default_factory=Counter)
@@ -195,7 +193,7 @@ class TextTools:
     def key(self, one: Trajectory, role: str) -> str:
         """What the random numbers of the next piece of this trajectory follow from: the step's example and how many
         pieces were asked for before, whichever process writes it and beside what."""
-        about = f"{self.draws} {one.group} {one.example.key} {role}"
+        about = f"{self.reading.draws} {one.group} {one.example.key} {role}"
         self.asked[about] += 1
         return f"{about} {self.asked[about]}"
 

@@ -101,7 +101,6 @@ class Writing:
             stores=self.store,
             score=self.batching.log_probs,
             seed=f"{now.config.seed} {now.stage} {step} {now.rank}",
-            draws=f"{now.config.seed} {now.stage} {step}",
             batch_size=now.config.bookkeeping.sample_batch,
         )
 
