@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from runs import run_of
+from runs import TextRun, run_of
+from selfteach.cli.train import configured
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.gate import ImportanceRatio, Product, SamplerCorrection
@@ -167,3 +169,17 @@ def test_a_run_with_a_sampler_of_its_own_measures_and_weighs_the_mismatch(tiny: 
         weight = outcome.token[f"weight/{term.term.name}"]
         torch.testing.assert_close(weight, coefficient * expected(outcome), check_dtype=False)
     assert own.batch.outcomes[0].token[COLUMN].std() > 0
+
+
+def test_stored_answers_are_not_weighted_by_how_far_the_policy_has_come_since(tmp_path: Path) -> None:
+    words = [
+        "lightning-opd", "--task", "table", "--out", str(tmp_path), "--prompts", "2", "--stored", "2",
+        "--sft-steps", "0", "--steps", "2", "--max-tokens", "8", "--eval-problems", "0", "--device", "cpu",
+        "--sampler-dtype", "bfloat16",
+    ]  # fmt: skip
+    run = TextRun(configured(words)[0])
+    run.stepped()
+    assert run.batch.columns.behavior is not None
+    assert run.batch.sampler_cap is None
+    for one in run.batch.weighted:
+        assert not isinstance(one.term.gate, SamplerCorrection | Product)
