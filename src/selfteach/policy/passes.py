@@ -23,6 +23,9 @@ class Laid(Protocol):
 
     def states(self, network: Any) -> Float[Tensor, "P d"]: ...
 
+    def read(self) -> Int[Tensor, "P"]:
+        """The token at each of the wanted states' places, which is the one before that which it predicts."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -78,6 +81,9 @@ class Padded:
         )[0]
         return hidden.flatten(0, 1).index_select(0, self.index)
 
+    def read(self) -> Int[Tensor, "P"]:
+        return self.input_ids.flatten().index_select(0, self.index)
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -113,6 +119,9 @@ class Packed:
             max_length_q=self.longest, max_length_k=self.longest,
         )[0]  # fmt: skip
         return hidden[0].index_select(0, self.index)
+
+    def read(self) -> Int[Tensor, "P"]:
+        return self.input_ids.flatten().index_select(0, self.index)
 
 
 @dataclass(frozen=True)
@@ -184,6 +193,10 @@ class Shared:
             )[0]  # fmt: skip
             found.append(hidden.flatten(0, 1))
         return torch.cat(found).index_select(0, self.index)
+
+    def read(self) -> Int[Tensor, "P"]:
+        behind = [one.input_ids.flatten() for one in self.readings]
+        return torch.cat([self.input_ids[:, -1], *behind]).index_select(0, self.index)
 
 
 def right(rows: Sequence[Sequence[int]], value: int, width: int) -> Int[Tensor, "n L"]:
