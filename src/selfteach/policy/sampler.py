@@ -17,8 +17,8 @@ from selfteach.policy.cache import reads_by_token
 from selfteach.policy.draws import Draws, Sampling, keys_from_torch
 from selfteach.policy.head import exact_logits, output_head
 from selfteach.policy.loading import Policy, bare, context_window
-from selfteach.policy.packed import packed, packed_head
 from selfteach.policy.reader import Reader
+from selfteach.policy.reordered import reordered, reordered_head
 
 Watch = Callable[[float], None]
 """Is told now and then what share of a piece of work is done, 0 to 1; it may jump ahead, as answers end early."""
@@ -145,9 +145,9 @@ def decoded(
     ``LEAVING``."""
     memory = policy.room.memory
     head = output_head(policy.model, policy.vocabulary, mixed=policy.precision != "float32")
-    head = packed_head(head, len(prompts), memory)
+    head = reordered_head(head, len(prompts), memory)
     reader = Reader(lambda: nullcontext(policy), prompts, policy.vocabulary, head, draws.sampling.max_tokens)
-    with packed(policy.model, len(prompts), memory):
+    with reordered(policy.model, len(prompts), memory):
         return written(policy, reader, draws, watch)
 
 

@@ -14,7 +14,7 @@ from selfteach.errors import less_memory
 from selfteach.objective.positions import BLOCK_BYTES
 from selfteach.objective.record import CHUNK_BYTES, CHUNK_BYTES_ON_CUDA
 from selfteach.policy.loading import Policy, bare
-from selfteach.policy.packed import packed_bytes
+from selfteach.policy.reordered import reordered_bytes
 from selfteach.policy.room import FLOAT, sized
 from selfteach.policy.scorer import LocalScorer
 from selfteach.recipes.base import Recipe
@@ -204,11 +204,11 @@ def pass_of(run: TextLearner, work: StageWork, contexts: Mapping[str, int]) -> P
 
 def sampling_bytes(run: TextLearner, work: StageWork) -> int:
     """The largest batch's cache beside its prompts' activations or a token's logits, of a step or of an evaluation, and
-    copies of weights that are laid out for it."""
+    copies of weights that are reordered for it."""
     room, settings = run.policy.room, run.config.evaluation
     evaluated = run.problems_asked * settings.eval_samples
     wanted = [(work.once or work.rows, work.tokens), (evaluated, settings.eval_max_tokens or work.tokens)]
-    return packed_bytes(run.policy, head=True) + max(
+    return reordered_bytes(run.policy, head=True) + max(
         len(next(batches, ()))
         * ((work.prompt + tokens) * room.needs.cached + max(work.prompt * room.needs.read, room.needs.drawn))
         for rows, tokens in wanted
@@ -230,7 +230,7 @@ def teacher_bytes(run: TextLearner, work: StageWork, contexts: Mapping[str, int]
         room = reader(run, role.weights).room
         part = next(room.scoring([length] * rows, run.config.bookkeeping.micro_batch), ())
         policy = reader(run, role.weights)
-        found = max(found, len(part) * length * room.needs.read + packed_bytes(policy, head=False))
+        found = max(found, len(part) * length * room.needs.read + reordered_bytes(policy, head=False))
     return found
 
 
