@@ -176,8 +176,8 @@ class Shared:
             [place[tuple(row.context)] if step == 0 else begins[i] + step - 1 for step in row.steps]
             for i, row in enumerate(rows)
         ]
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        return cls(ids.to(device), positions.to(device), mask.to(device), laid, flat(index).to(device))
+        positions = position_ids_of(mask).to(device)
+        return cls(ids.to(device), positions, mask.to(device), laid, flat(index).to(device))
 
     def states(self, network: Any) -> Float[Tensor, "P d"]:
         written = to_write(network)
@@ -206,6 +206,11 @@ def right(rows: Sequence[Sequence[int]], value: int, width: int) -> Int[Tensor, 
 def left(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "n L"]:
     width = max(map(len, rows))
     return torch.tensor([[*[value] * (width - len(row)), *row] for row in rows], dtype=torch.long)
+
+
+def position_ids_of(mask: Int[Tensor, "n L"]) -> Int[Tensor, "n L"]:
+    """Of rows padded on the left: how many tokens stand before each; 0 for padding."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 def flat(parts: Sequence[Sequence[int]]) -> Int[Tensor, "P"]:
