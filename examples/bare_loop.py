@@ -20,7 +20,8 @@ def scored(model, prompt, response):
 
 
 def train(name, question, hint, steps=10, lr=1e-4):
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+    model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True)
+    tokenizer = AutoTokenizer.from_pretrained(name)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     prompt, hinted = (tokenizer(text, return_tensors="pt").input_ids for text in (question, hint + question))
     term = obj.Match(name="match", target=obj.FromRole("hinted"), divergence=obj.ReverseKL())

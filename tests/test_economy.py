@@ -181,6 +181,28 @@ def test_a_response_sees_as_far_back_as_the_window_reaches(place: int) -> None:
     assert bool((states[0] - states[1]).abs().max() > 1e-9) == (place >= 29)
 
 
+@pytest.mark.parametrize(
+    "economy", [PLAIN, SHARED, SORTED, PACKED, BOTH], ids=["plain", "shared", "sorted", "packed", "both"]
+)
+def test_every_layout_reads_the_token_before_each_written_one(economy: Economy) -> None:
+    contexts, responses, written = uneven()
+    rows = [row_of(*one) for one in zip(contexts, responses, written, strict=True)]
+    rows_with_one = [i for i, row in enumerate(rows) if row.steps]
+    seen = []
+    for held, laid in economy.laid([rows[i] for i in rows_with_one], pad_id=0):
+        own = [rows_with_one[i] for i in held]
+        texts = [contexts[i] + responses[i] for i in own]
+        expected = [
+            text[len(contexts[i]) + t - 1]
+            for i, text in zip(own, texts, strict=True)
+            for t, is_own in enumerate(written[i])
+            if is_own
+        ]
+        assert laid.read().tolist() == expected
+        seen += own
+    assert sorted(seen) == rows_with_one
+
+
 def test_one_row_of_one_token_behind_one_token() -> None:
     policy = policy_of(random_model("qwen3"))
     for economy in (SHARED, SORTED, PACKED):

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import LoraConfig, context_window, load_policy
+from selfteach.policy.passes import Padded, row_of
 from selfteach.policy.recomputing import recompute
-from selfteach.policy.scorer import LocalScorer, ResponseScorer, pack
+from selfteach.policy.scorer import LocalScorer, ResponseScorer
 from tiny import tiny_model_folder, tiny_tokenizer
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -188,10 +189,10 @@ def test_gradient_checkpointing_leaves_the_gradient_as_it_is(folder, lora):
     def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         policy = load_policy(str(folder), lora=lora, gradient_checkpointing=checkpointing)
-        inputs, calls = pack([IDS[0, :1].tolist()], [IDS[0, 1:].tolist()], pad_id=0), []
+        row, calls = row_of(IDS[0, :1].tolist(), IDS[0, 1:].tolist()), []
         attention = next(one for name, one in policy.model.named_modules() if name.endswith("0.self_attn"))
         attention.register_forward_hook(lambda *_: calls.append(1))
-        ResponseScorer(policy.model)(inputs).square().sum().backward()
+        ResponseScorer(policy.model)(Padded.of([row], pad_id=0)).square().sum().backward()
         assert len(calls) == 1 + checkpointing
         assert not policy.model.training
         return {n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None}

@@ -10,10 +10,11 @@ from selfteach.errors import UserError
 from selfteach.policy.draws import Sampling
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import LoraConfig, Policy, bare, load_policy
+from selfteach.policy.passes import Padded, row_of
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.room import room_of
 from selfteach.policy.sampler import LocalSampler, Sample
-from selfteach.policy.scorer import LocalScorer, ResponseScorer, pack, score
+from selfteach.policy.scorer import LocalScorer, ResponseScorer
 from tiny import tiny_model, tiny_model_folder, tiny_tokenizer
 
 CHAT = ChatRenderer(tiny_tokenizer())
@@ -37,13 +38,13 @@ def prompts_of(*texts: str) -> list[list[int]]:
 
 
 def rescored(model, prompts, samples, temperature: float) -> list[list[float]]:
-    inputs = pack(prompts, [one.ids for one in samples], CHAT.pad_id)
+    answers = [one.ids for one in samples]
+    laid = Padded.of([row_of(*one) for one in zip(prompts, answers, strict=True)], CHAT.pad_id)
     with torch.no_grad():
-        states = score(ResponseScorer(model), inputs)
-        flat = output_head(model, CHAT.vocabulary).logits(states.flatten(0, 1))
-    logits = flat.unflatten(0, states.shape[:2])
-    log_probs = (logits / temperature).log_softmax(-1).gather(-1, inputs.ids[..., None])[..., 0]
-    return [row[: len(one.ids)].tolist() for row, one in zip(log_probs, samples, strict=True)]
+        logits = output_head(model, CHAT.vocabulary).logits(ResponseScorer(model)(laid))
+    ids = torch.tensor([token for answer in answers for token in answer])
+    log_probs = (logits / temperature).log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+    return [row.tolist() for row in log_probs.split([len(answer) for answer in answers])]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from runs import TextRun, run_of
 from selfteach.cli.train import configured
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
-from selfteach.objective.gate import ImportanceRatio, Product, SamplerCorrection
+from selfteach.objective.gate import GateProduct, ImportanceRatio, SamplerCorrection
 from selfteach.objective.positions import Positions
 from selfteach.objective.target import FromRole
 from selfteach.objective.terms import NegativeLogLikelihood, PolicyGradient, Sampled, Term
@@ -83,7 +83,7 @@ def test_without_truncation_the_mean_gradient_is_that_of_the_trained_policys_own
 
 def test_gates_multiply_and_read_what_each_of_them_reads() -> None:
     first = SamplerCorrection(torch.zeros(1, 3).double(), cap=2.0)
-    both = Product((first, lambda at: at.row.double() + 3))
+    both = GateProduct((first, lambda at: at.row.double() + 3))
     torch.testing.assert_close(both(positions()), first(positions()) * 3)
     assert both.roles == (STUDENT,)
 
@@ -105,7 +105,7 @@ CORRECTION = SamplerCorrection(BEHAVIOR, 2.0)
 )
 def test_a_term_is_corrected_unless_its_own_ratio_does_it(term: Term, is_corrected: bool) -> None:
     found = corrected(term, CORRECTION)
-    gates = found.gate.gates if isinstance(found.gate, Product) else (found.gate,)
+    gates = found.gate.gates if isinstance(found.gate, GateProduct) else (found.gate,)
     assert (CORRECTION in gates) == is_corrected
     assert replace(found, gate=term.gate) == term
 

@@ -12,9 +12,10 @@ import transformers
 from selfteach.errors import UserError
 from selfteach.policy.head import check_head, exact_logits, output_head
 from selfteach.policy.loading import Policy
+from selfteach.policy.passes import Padded, row_of
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.room import room_of
-from selfteach.policy.scorer import LocalScorer, ResponseScorer, pack, score
+from selfteach.policy.scorer import LocalScorer, ResponseScorer
 from tiny import tiny_model, tiny_tokenizer
 
 VOCABULARY = 60
@@ -65,16 +66,22 @@ def llama(dtype: torch.dtype = torch.float64) -> transformers.LlamaForCausalLM:
     return tiny_model(VOCABULARY).to(dtype)
 
 
-def rows_of(hidden: torch.Tensor, inputs) -> list[torch.Tensor]:
-    return [row[mask] for row, mask in zip(hidden, inputs.mask, strict=True)]
+def laid(prompts: list[list[int]], responses: list[list[int]], pad_id: int = 0) -> Padded:
+    return Padded.of([row_of(*one) for one in zip(prompts, responses, strict=True)], pad_id)
+
+
+def scored(
+    model: torch.nn.Module, prompts: list[list[int]], responses: list[list[int]], pad_id: int = 0
+) -> list[torch.Tensor]:
+    """[T, d] of each row, in one padded pass."""
+    states = ResponseScorer(model)(laid(prompts, responses, pad_id))
+    return list(states.split([len(response) for response in responses]))
 
 
 @torch.no_grad()
 def test_hidden_states_give_the_models_own_logits_at_the_response_tokens():
     model = llama()
-    inputs = pack(PROMPTS, RESPONSES, pad_id=0)
-    scored = rows_of(score(ResponseScorer(model), inputs), inputs)
-    for prompt, response, states in zip(PROMPTS, RESPONSES, scored, strict=True):
+    for prompt, response, states in zip(PROMPTS, RESPONSES, scored(model, PROMPTS, RESPONSES), strict=True):
         logits = output_head(model).logits(states)
         own = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
         torch.testing.assert_close(logits, own, rtol=0, atol=1e-12)
@@ -83,15 +90,13 @@ def test_hidden_states_give_the_models_own_logits_at_the_response_tokens():
 @torch.no_grad()
 def test_scores_depend_neither_on_padding_nor_on_row_order():
     model = llama()
-    scorer = ResponseScorer(model)
-    inputs = pack(PROMPTS, RESPONSES, pad_id=0)
-    reordered = pack(
+    one = scored(model, PROMPTS, RESPONSES)
+    other = scored(
+        model,
         [PROMPTS[2], PROMPTS[0], [1] * 30, PROMPTS[1]],
         [RESPONSES[2], RESPONSES[0], [5] * 9, RESPONSES[1]],
         pad_id=3,
     )
-    one = rows_of(score(scorer, inputs), inputs)
-    other = rows_of(score(scorer, reordered), reordered)
     for left, right in zip(one, (other[1], other[3], other[0]), strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=1e-12)
 
@@ -102,29 +107,30 @@ def test_the_same_response_under_a_longer_prompt_keeps_its_columns():
     model = llama()
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.zero_()
-    scorer = ResponseScorer(model)
-    short, long = pack([[1, 2]], [[7, 8, 9]], 0), pack([[5, 5, 5, 5, 2]], [[7, 8, 9]], 0)
-    assert torch.equal(short.ids, long.ids)
-    torch.testing.assert_close(score(scorer, short), score(scorer, long), rtol=0, atol=1e-12)
+    (short,), (long,) = (scored(model, [prompt], [[7, 8, 9]]) for prompt in ([1, 2], [5, 5, 5, 5, 2]))
+    torch.testing.assert_close(short, long, rtol=0, atol=1e-12)
 
 
-def test_pack_points_each_response_token_at_the_place_before_it():
-    inputs = pack(PROMPTS, RESPONSES, pad_id=0)
-    assert inputs.index.tolist() == [[2, 3, 4, 5], [5, 6, 6, 6], [0, 1, 2, 2]]
-    assert inputs.mask.sum(1).tolist() == [4, 1, 2]
-    assert inputs.ids.tolist() == [[11, 12, 13, 14], [15, 0, 0, 0], [16, 17, 0, 0]]
-    assert inputs.attention_mask.sum(1).tolist() == [7, 7, 3]
+def test_a_padded_layout_points_each_response_token_at_the_place_before_it():
+    """What the last token would say is wanted by nobody: it is not read."""
+    rows = laid(PROMPTS, RESPONSES)
+    width = rows.input_ids.shape[1]
+    assert rows.input_ids.tolist() == [[1, 2, 3, 11, 12, 13], [4, 5, 6, 7, 8, 9], [10, 16, 0, 0, 0, 0]]
+    assert [divmod(place, width) for place in rows.index.tolist()] == [
+        *[(0, 2), (0, 3), (0, 4), (0, 5)], (1, 5), *[(2, 0), (2, 1)],
+    ]  # fmt: skip
+    assert rows.attention_mask.sum(1).tolist() == [6, 6, 2]
 
 
-def test_pack_takes_an_empty_response():
-    inputs = pack([[1, 2], [3]], [[], [4]], pad_id=0)
-    assert inputs.mask.tolist() == [[False], [True]]
-    assert inputs.index.tolist() == [[1], [0]]
+def test_a_padded_layout_takes_an_empty_response():
+    rows = laid([[1, 2], [3]], [[], [4]])
+    assert rows.input_ids.tolist() == [[1, 2], [3, 0]]
+    assert rows.index.tolist() == [2]
 
 
-def test_pack_refuses_an_empty_prompt():
+def test_an_empty_prompt_is_refused():
     with pytest.raises(ValueError, match="prompts"):
-        pack([[]], [[1]], pad_id=0)
+        row_of([], [1])
 
 
 def policy_of(model: transformers.PreTrainedModel) -> Policy:
@@ -136,8 +142,7 @@ def test_local_states_lie_flat_over_the_written_positions_row_after_row():
     policy = policy_of(llama())
     written = [[True, False, True, True], [True], [False, True]]
     states = LocalScorer().states(policy, PROMPTS, RESPONSES, written)
-    inputs = pack(PROMPTS, RESPONSES, pad_id=0)
-    rows = rows_of(score(ResponseScorer(policy.model), inputs), inputs)
+    rows = scored(policy.model, PROMPTS, RESPONSES)
     expected = torch.cat([row[torch.tensor(own)] for row, own in zip(rows, written, strict=True)])
     torch.testing.assert_close(states, expected, rtol=0, atol=1e-12)
     everything = LocalScorer().states(policy, PROMPTS, RESPONSES)
@@ -167,8 +172,7 @@ def test_local_states_carry_gradient_through_the_wrapped_module_where_it_is_on()
 
 def test_gradient_reaches_the_model_and_its_head():
     model = llama()
-    inputs = pack(PROMPTS, RESPONSES, pad_id=0)
-    output_head(model).logits(score(ResponseScorer(model), inputs).flatten(0, 1)).square().sum().backward()
+    output_head(model).logits(torch.cat(scored(model, PROMPTS, RESPONSES))).square().sum().backward()
     assert model.lm_head.weight.grad.abs().sum() > 0
     assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
 
@@ -220,8 +224,7 @@ def test_lora_on_the_head_is_part_of_it_while_adapters_are_on():
 
 def test_lora_on_the_head_gets_its_gradient():
     model = adapted(target_modules=["lm_head"])
-    inputs = pack(PROMPTS, RESPONSES, pad_id=0)
-    output_head(model).logits(score(ResponseScorer(model), inputs).flatten(0, 1)).square().sum().backward()
+    output_head(model).logits(torch.cat(scored(model, PROMPTS, RESPONSES))).square().sum().backward()
     grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert len(grads) == 2
     assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values())
@@ -245,11 +248,10 @@ def test_lora_on_the_head_that_a_head_cannot_express_is_refused(option):
 @torch.no_grad()
 def test_scoring_uses_the_adapter_only_while_it_is_on():
     model = adapted(target_modules="all-linear")
-    inputs = pack(PROMPTS, RESPONSES, pad_id=0)
-    with_adapter = score(ResponseScorer(model), inputs)
+    with_adapter = torch.cat(scored(model, PROMPTS, RESPONSES))
     with model.disable_adapter():
-        without = score(ResponseScorer(model), inputs)
-    base = score(ResponseScorer(tiny_model(VOCABULARY, tied=False)), inputs)
+        without = torch.cat(scored(model, PROMPTS, RESPONSES))
+    base = torch.cat(scored(tiny_model(VOCABULARY, tied=False), PROMPTS, RESPONSES))
     assert torch.equal(without, base)
     assert (with_adapter - base).abs().max() > 1e-3
 

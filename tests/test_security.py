@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +102,29 @@ def test_no_module_unpickles_or_evaluates(path: Path) -> None:
             assert all(
                 not (word.arg == "shell" and ast.unparse(word.value) == "True") for word in call.keywords
             )
+
+
+REPOSITORY = Path(__file__).parent.parent
+LOADING = [
+    *SOURCES,
+    *(one for name in ("benchmarks", "examples") for one in (REPOSITORY / name).rglob("*.py")),
+]
+
+
+def test_every_model_is_loaded_from_safetensors_alone() -> None:
+    """transformers takes a pickle where a folder has nothing else; a GGUF file holds none."""
+    loading, careless = [], []
+    for path in LOADING:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and re.fullmatch(
+                r"(AutoModel\w*|loader)\.from_pretrained", ast.unparse(node.func)
+            ):
+                loading.append(node)
+                given = {one.arg: ast.unparse(one.value) for one in node.keywords}
+                if given.get("use_safetensors") != "True" and "gguf_file" not in given:
+                    careless.append(f"{path.name}:{node.lineno}")
+    assert len(loading) >= 5
+    assert not careless
 
 
 def test_an_index_may_name_no_pickle(folder: Path, canary: Path) -> None:

@@ -18,6 +18,7 @@ from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.policy.loading import load_policy
+from selfteach.policy.passes import Padded
 from selfteach.recipes import RECIPES
 from selfteach.recipes.kit import Rollouts
 from selfteach.recipes.r01_opsd import OPSD
@@ -30,7 +31,9 @@ from selfteach.task.example import Example
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.jsonrows import read_rows
 from selfteach.training.launch import launch
+from selfteach.training.text.contexts import Context
 from selfteach.training.text.preflight import examined, preflight
+from selfteach.training.text.preflight.teachers import alignment_check
 from selfteach.training.text.present import share
 from selfteach.training.text.prompts import PromptStream, knob_of_longest
 from selfteach.training.text.store import NamedStore
@@ -366,6 +369,19 @@ def test_a_compiled_step_is_the_plain_one(model: str) -> None:
     assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-5)
     for name, tensor in weights(plain).items():
         torch.testing.assert_close(weights(compiled)[name], tensor, rtol=1e-4, atol=2e-5)
+
+
+def test_scores_that_are_off_by_one_place_are_noticed(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, made = run_of(model), Padded.of
+    assert "teacher: alignment" not in failures(run)
+
+    def shifted(*given: Any, **more: Any) -> Padded:
+        laid = made(*given, **more)
+        return replace(laid, index=laid.index - 1)
+
+    monkeypatch.setattr(Padded, "of", shifted)
+    rollouts = [Trajectory.written(Example("k", ()), [5, 6, 7], [8, 9], "", group=0, finished=True)]
+    assert not alignment_check("teacher", (run.learner.policy,) * 2, rollouts, Context([[3, 4, 5, 6]])).ok
 
 
 def test_a_teacher_that_does_not_start_equal_is_noticed(model: str) -> None:

@@ -22,19 +22,17 @@ Ids = list[list[int]]
 
 
 def run(task: Task) -> dict[str, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     recorder = task.recorder()
     recorder.watch_passes(body_of(task.model))
     begun(task, recorder)
     torch.manual_seed(task.seed)
     low = torch.bfloat16 if task.precision == "bf16" else torch.float32
-    student = AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.float32).to(task.device).eval()
+    student = loaded(task.model, torch.float32, task.device)
     whose = task.teacher if task.family == "gkd" else task.model
-    teacher = AutoModelForCausalLM.from_pretrained(whose, dtype=low).to(task.device).eval()
-    sampler = student
-    if low is not torch.float32:
-        sampler = AutoModelForCausalLM.from_pretrained(task.model, dtype=low).to(task.device).eval()
+    teacher = loaded(whose, low, task.device)
+    sampler = student if low is torch.float32 else loaded(task.model, low, task.device)
     student.generation_config.eos_token_id = sampler.generation_config.eos_token_id = None
     prompts, shown = encoded(task, AutoTokenizer.from_pretrained(task.model))
     optimizer = torch.optim.AdamW(student.parameters(), lr=task.shape.lr, weight_decay=0.0)
@@ -45,6 +43,14 @@ def run(task: Task) -> dict[str, Any]:
             step(recorder, task, student, teacher, sampler, optimizer, prompts, shown, new)
     except Finished:
         return answer(task, recorder)
+
+
+def loaded(model: str, dtype: torch.dtype, device: str) -> Any:
+    """The model in evaluation mode; weights of safetensors alone, for a pickle may run code."""
+    from transformers import AutoModelForCausalLM
+
+    found: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True)
+    return found.to(device).eval()
 
 
 def encoded(task: Task, tokenizer: Any) -> tuple[Ids, Ids]:

@@ -74,8 +74,8 @@ class EvalSettings:
     sample_batch: PositiveRows | None = None
     """Answers sampled at once (none: as a run does)."""
     max_memory: PositiveFloat | None = None
-    """GB that it may use, from which follows how much is sampled at once (none: as the run had it, else the
-    machine's). Another value draws other answers."""
+    """GB that it may use, from which follows how much is sampled at once (none: as the run had it where that fits, else
+    the machine's). Answers are the same but for rounding."""
     seed: Seed = 0
     """Seed of problems and sampling."""
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selfteach.objective.divergence import NEVER
+from selfteach.objective.entrywise import NEVER
 from selfteach.objective.positions import Positions, only_sampled
 from selfteach.objective.terms import Match
 from selfteach.objective.top import top_ids

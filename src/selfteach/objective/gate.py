@@ -22,7 +22,7 @@ Gate = Callable[[Positions], Float[Tensor, "P"]]
 
 
 @dataclass(frozen=True)
-class Product:
+class GateProduct:
     """Of several gates."""
 
     gates: tuple[Gate, ...]

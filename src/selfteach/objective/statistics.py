@@ -14,8 +14,8 @@ from selfteach.objective.aggregate import mean_by, quantile_over, sum_by
 from selfteach.objective.axes import LogProbs
 from selfteach.objective.batch import STUDENT, ScoredBatch
 from selfteach.objective.columns import Columns, by_position
-from selfteach.objective.divergence import Divergence
 from selfteach.objective.divisor import required, units
+from selfteach.objective.entrywise import Divergence
 from selfteach.objective.gate import ImportanceRatio
 from selfteach.objective.positions import Positions, Quantity, only_sampled
 from selfteach.objective.record import measure

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from selfteach.objective.axes import Entries, LogProbs
-from selfteach.objective.divergence import NEVER, Divergence, check_log_probs
+from selfteach.objective.entrywise import NEVER, Divergence, check_log_probs
 from selfteach.objective.top import top_ids
 
 Chooser = Literal["teacher", "student", "union", "intersection"]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from selfteach.objective.axes import LogProbs
-from selfteach.objective.divergence import NEVER, check_log_probs
+from selfteach.objective.entrywise import NEVER, check_log_probs
 
 
 class Target(Protocol):

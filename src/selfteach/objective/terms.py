@@ -19,8 +19,8 @@ from torch import Tensor
 
 from selfteach.objective import sampled
 from selfteach.objective.batch import STUDENT
-from selfteach.objective.divergence import Divergence
 from selfteach.objective.divisor import Divisor, Reduction
+from selfteach.objective.entrywise import Divergence
 from selfteach.objective.gate import Gate
 from selfteach.objective.positions import Positions, Same, Temperature
 from selfteach.objective.support import Full, Support

@@ -17,7 +17,8 @@ from transformers import PretrainedConfig
 from selfteach.errors import NotFinite, UserError
 from selfteach.objective.head import Head, LowRank
 from selfteach.policy.loading import bare
-from selfteach.policy.scorer import ResponseScorer, pack
+from selfteach.policy.passes import Padded, row_of
+from selfteach.policy.scorer import ResponseScorer
 
 _MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 _DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
@@ -135,11 +136,10 @@ def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:
     policy.eval()
     try:
         with torch.no_grad():
-            inputs = pack([prompt[:1]], [prompt[1:] + prompt[:1]], pad_id=0, device=policy.device)
-            ours = head.logits(ResponseScorer(policy)(inputs))
-            theirs = (
-                policy(inputs.input_ids, use_cache=False).logits[0, : len(prompt), : head.vocabulary].float()
-            )
+            # Something stands behind the prompt, so that its last token predicts too; what does not matter.
+            laid = Padded.of([row_of(prompt[:1], prompt[1:] + prompt[:1])], pad_id=0, device=policy.device)
+            ours = head.logits(ResponseScorer(policy)(laid))
+            theirs = policy(laid.input_ids, use_cache=False).logits[0, :, : head.vocabulary].float()
     finally:
         policy.train(training)
     if not (ours.isfinite().all() and theirs.isfinite().all()):

@@ -23,6 +23,9 @@ class Laid(Protocol):
 
     def states(self, network: Any) -> Float[Tensor, "P d"]: ...
 
+    def read(self) -> Int[Tensor, "P"]:
+        """The token at each of the wanted states' places, which is the one before that which it predicts."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -78,6 +81,9 @@ class Padded:
         )[0]
         return hidden.flatten(0, 1).index_select(0, self.index)
 
+    def read(self) -> Int[Tensor, "P"]:
+        return self.input_ids.flatten().index_select(0, self.index)
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -113,6 +119,9 @@ class Packed:
             max_length_q=self.longest, max_length_k=self.longest,
         )[0]  # fmt: skip
         return hidden[0].index_select(0, self.index)
+
+    def read(self) -> Int[Tensor, "P"]:
+        return self.input_ids.flatten().index_select(0, self.index)
 
 
 @dataclass(frozen=True)
@@ -167,8 +176,8 @@ class Shared:
             [place[tuple(row.context)] if step == 0 else begins[i] + step - 1 for step in row.steps]
             for i, row in enumerate(rows)
         ]
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        return cls(ids.to(device), positions.to(device), mask.to(device), laid, flat(index).to(device))
+        positions = position_ids_of(mask).to(device)
+        return cls(ids.to(device), positions, mask.to(device), laid, flat(index).to(device))
 
     def states(self, network: Any) -> Float[Tensor, "P d"]:
         written = to_write(network)
@@ -185,6 +194,10 @@ class Shared:
             found.append(hidden.flatten(0, 1))
         return torch.cat(found).index_select(0, self.index)
 
+    def read(self) -> Int[Tensor, "P"]:
+        behind = [one.input_ids.flatten() for one in self.readings]
+        return torch.cat([self.input_ids[:, -1], *behind]).index_select(0, self.index)
+
 
 def right(rows: Sequence[Sequence[int]], value: int, width: int) -> Int[Tensor, "n L"]:
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
@@ -193,6 +206,11 @@ def right(rows: Sequence[Sequence[int]], value: int, width: int) -> Int[Tensor, 
 def left(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "n L"]:
     width = max(map(len, rows))
     return torch.tensor([[*[value] * (width - len(row)), *row] for row in rows], dtype=torch.long)
+
+
+def position_ids_of(mask: Int[Tensor, "n L"]) -> Int[Tensor, "n L"]:
+    """Of rows padded on the left: how many tokens stand before each; 0 for padding."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 def flat(parts: Sequence[Sequence[int]]) -> Int[Tensor, "P"]:

@@ -13,6 +13,7 @@ from selfteach.objective.head import Head
 from selfteach.policy.cache import growing_cache, masks_by_key, takes
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy, body
+from selfteach.policy.passes import left, position_ids_of
 
 InPlace = Callable[[], AbstractContextManager[Policy]]
 """Within it a policy computes with certain weights (``WeightStore.scoring``)."""
@@ -32,25 +33,23 @@ class Reader:
         new: int | None = None,
     ) -> None:
         self.in_place, self.vocabulary, self.head = in_place, vocabulary, head
-        distinct = {ids: i for i, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        texts = list(dict.fromkeys(map(tuple, prompts)))
+        longest = max(map(len, texts))
         with in_place() as policy:
             device, pad = policy.model.device, policy.renderer.pad_id
-            limit = None if new is None else new + max(map(len, distinct))
-            self.cache = growing_cache(policy.model, limit)
+            self.cache = growing_cache(policy.model, None if new is None else new + longest)
             self.places = takes(policy.model, "position_ids")  # ALiBi models find them in the mask
             self.by_key = masks_by_key(policy.model)
-        self.row_of = torch.tensor([distinct[tuple(ids)] for ids in prompts], device=device)
-        width = max(map(len, distinct))
-        self.ids = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in distinct], device=device)
-        self.attended = torch.tensor(
-            [[0] * (width - len(ids)) + [1] * len(ids) for ids in distinct], device=device
-        )
-        self.length = torch.tensor([len(ids) for ids in distinct], device=device)
-        self.padded = any(len(ids) < width for ids in distinct)
+        place = {ids: i for i, ids in enumerate(texts)}
+        self.row_of = torch.tensor([place[tuple(ids)] for ids in prompts], device=device)
+        self.ids = left(texts, pad).to(device)
+        self.attended = left([[1] * len(ids) for ids in texts], 0).to(device)
+        self.length = torch.tensor([len(ids) for ids in texts], device=device)
+        self.padded = any(len(ids) < longest for ids in texts)
 
     def prompts(self) -> Float[Tensor, "N V"]:
         """[N, V] logits of each row's first token."""
-        logits = self._read(self.ids, (self.attended.cumsum(1) - 1).clamp(min=0), self.attended)
+        logits = self._read(self.ids, position_ids_of(self.attended), self.attended)
         if len(self.row_of) == len(self.ids):  # no two are equal, and they stand in the rows' order
             return logits
         self._take(self.row_of)

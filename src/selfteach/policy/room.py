@@ -105,8 +105,7 @@ def footprint(model: nn.Module, *, recomputed: bool = False) -> Footprint:
     """What a transformers model takes a token; ``recomputed``: its activations are, in the backward pass."""
     config: Any = model.config
     text: Any = config.get_text_config()
-    width = sized(text, "hidden_size", "n_embd", "d_model", "dim", default=1024)
-    layers = sized(text, "num_hidden_layers", "n_layer", "num_layers", default=24)
+    width, layers = width_of(text), depth_of(text)
     heads = sized(text, "num_attention_heads", "n_head", default=1)
     inner = sized(text, "intermediate_size", "ffn_dim", "n_inner", default=4 * width)
     experts = sized(text, "num_experts_per_tok", "top_k_experts", default=1)
@@ -122,6 +121,16 @@ def footprint(model: nn.Module, *, recomputed: bool = False) -> Footprint:
         read=layer,
         trained=layers * width * FLOAT + kept if recomputed else layers * kept,
     )
+
+
+def width_of(config: Any) -> int:
+    """Of a token's state, by the config of a model of text."""
+    return sized(config, "hidden_size", "n_embd", "d_model", "dim", default=1024)
+
+
+def depth_of(config: Any) -> int:
+    """Layers, by the same config."""
+    return sized(config, "num_hidden_layers", "n_layer", "num_layers", default=24)
 
 
 def sized(config: Any, *names: str, default: int) -> int:

@@ -17,8 +17,9 @@ from selfteach.policy.cache import reads_by_token
 from selfteach.policy.draws import Draws, Sampling, keys_from_torch
 from selfteach.policy.head import exact_logits, output_head
 from selfteach.policy.loading import Policy, bare, context_window
-from selfteach.policy.packed import packed, packed_head
+from selfteach.policy.passes import left
 from selfteach.policy.reader import Reader
+from selfteach.policy.reordered import reordered, reordered_head
 
 Watch = Callable[[float], None]
 """Is told now and then what share of a piece of work is done, 0 to 1; it may jump ahead, as answers end early."""
@@ -145,9 +146,9 @@ def decoded(
     ``LEAVING``."""
     memory = policy.room.memory
     head = output_head(policy.model, policy.vocabulary, mixed=policy.precision != "float32")
-    head = packed_head(head, len(prompts), memory)
+    head = reordered_head(head, len(prompts), memory)
     reader = Reader(lambda: nullcontext(policy), prompts, policy.vocabulary, head, draws.sampling.max_tokens)
-    with packed(policy.model, len(prompts), memory):
+    with reordered(policy.model, len(prompts), memory):
         return written(policy, reader, draws, watch)
 
 
@@ -214,15 +215,12 @@ def generated(
 ) -> list[Sample]:
     """By transformers' own ``generate``, which a processor tells each token to take."""
     model, renderer = bare(policy.model), policy.renderer
-    width = max(map(len, prompts))
-    padded = [[renderer.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
-    attended = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     choice = _Choice(draws, policy.vocabulary, Log(len(prompts), renderer.stop_ids), watch)
     generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
     with _plain_generation(policy, draws.sampling) as config, _arithmetic(policy):
         generate(
-            input_ids=torch.tensor(padded, device=model.device),
-            attention_mask=torch.tensor(attended, device=model.device),
+            input_ids=left(prompts, renderer.pad_id).to(model.device),
+            attention_mask=left([[1] * len(prompt) for prompt in prompts], 0).to(model.device),
             generation_config=config,
             logits_processor=LogitsProcessorList([choice]),
         )

@@ -72,7 +72,8 @@ def measure(
     kind it is meant for: feedback and ``revise-wrong`` after wrong ones, ``revise-right`` after right ones. The
     others: ``partial`` shows the first half of the results, ``sibling`` the right answer, ``diagnosis`` is ``@``.
     """
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         asked: list[tuple[Example, dict[str, str]]] = [(e, _told(e)) for e in world.held_out(count)]

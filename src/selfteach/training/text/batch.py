@@ -19,8 +19,8 @@ from selfteach.objective.positions import Quantity
 from selfteach.objective.record import measure, roles_of
 from selfteach.policy.head import output_head
 from selfteach.policy.loading import Policy
-from selfteach.policy.packed import packed_for
 from selfteach.policy.prefix import shares
+from selfteach.policy.reordered import reordered_for
 from selfteach.policy.room import Room, behind, read_behind
 from selfteach.policy.scorer import LocalScorer
 from selfteach.roles.role import Role
@@ -221,7 +221,7 @@ class Scoring:
         wanted.sort(key=lambda one: (len(self.context(*one)), self.context(*one)))
         kept = partial(read_behind, needs=policy.room.needs) if shares(policy.model) else alone
         lengths = self.held(wanted, kept)
-        with packed_for(policy, sum(lengths)):
+        with reordered_for(policy, sum(lengths)):
             return self.states_of(policy, names, wanted, lengths)
 
     def states_of(

@@ -128,11 +128,6 @@ class TextLearner(Learner):
         """Problems of an evaluation; 0: there is none, as where nothing is graded."""
         return self.config.evaluation.eval_problems if is_graded(self.task) else 0
 
-    @property
-    def rooms(self) -> dict[str, int]:
-        """Bytes of a pass of each trained policy: with them an evaluation elsewhere is cut, and so drawn, as here."""
-        return {name: one.room.memory for name, one in self.models.policies.items()}
-
     # --- what the Trainer asks for --------------------------------------------------------------------------------
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -312,7 +307,7 @@ class TextLearner(Learner):
     def summary(self) -> Mapping[str, Any]:
         return {
             "too_long_prompts": self.writing.prompts.too_long,
-            "room": self.rooms,
+            "room": self.models.rooms,
             "answers_until_solved": self.writing.answers_until_solved,
         }
 

@@ -60,13 +60,18 @@ class Models:
         policy.room.memory = self.kept_rooms.get(model, policy.room.memory)
         return policy
 
+    @property
+    def rooms(self) -> dict[str, int]:
+        """Bytes of a pass of each set of trained weights: they decide how batches are cut, and so how sums are
+        rounded."""
+        return {name: one.room.memory for name, one in self.policies.items()}
+
     def state(self) -> dict[str, Any]:
-        """Bytes of a pass of each model, which decide how batches are cut, and so how sums are rounded: those that are
-        trained by name, others that teach by their place among the recipe's, for a resumed run may call their folders
-        otherwise."""
+        """``rooms``, and those of other models that teach, by their place among the recipe's, for a resumed run may
+        call their folders otherwise: with other ones a run would not go on bit for bit."""
         others = self.kept_rooms | {name: one.room.memory for name, one in self.weights.external.items()}
         return {
-            "room": {name: one.room.memory for name, one in self.policies.items()},
+            "room": self.rooms,
             "others": {str(i): others[name] for i, name in enumerate(self.others) if name in others},
         }
 

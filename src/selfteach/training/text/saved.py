@@ -241,11 +241,15 @@ def summary_of(file: Path) -> Mapping[str, Any]:
 
 
 def keep_room(policy: Policy, record: Mapping[str, Any]) -> None:
-    """Sample in batches of the run's own size, on whatever machine: they decide what is drawn."""
+    """Sample in batches no larger than the run's own, nor than fit here.
+
+    Training leaves less memory, so batches would be larger here, sums rounded otherwise, and now and then a token drawn
+    that the run's last evaluation, which is to come out again to the digit, did not draw.
+    """
     rooms = record.get("room")
     memory = rooms.get(POLICY) if isinstance(rooms, Mapping) else None
     if isinstance(memory, int) and memory > 0:
-        policy.room.memory = memory
+        policy.room.memory = min(policy.room.memory, memory)
 
 
 def _of_checkpoint(

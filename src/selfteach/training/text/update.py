@@ -14,7 +14,7 @@ from selfteach.errors import NotFinite
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import Outcome, evaluate_terms
-from selfteach.objective.gate import ImportanceRatio, Product, SamplerCorrection
+from selfteach.objective.gate import GateProduct, ImportanceRatio, SamplerCorrection
 from selfteach.objective.minibatch import Minibatch, rows_within
 from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Quantity
@@ -165,7 +165,7 @@ def corrected(term: Term, correction: SamplerCorrection) -> Term:
         return term
     if getattr(term, "behavior", None) is not None or any(isinstance(one, ImportanceRatio) for one in gates):
         return term
-    return replace(term, gate=Product((*gates, correction)) if gates else correction)
+    return replace(term, gate=GateProduct((*gates, correction)) if gates else correction)
 
 
 def reads_features(weighted: Sequence[Weighted]) -> bool:

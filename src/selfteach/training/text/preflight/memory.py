@@ -14,8 +14,8 @@ from selfteach.errors import less_memory
 from selfteach.objective.positions import BLOCK_BYTES
 from selfteach.objective.record import CHUNK_BYTES, CHUNK_BYTES_ON_CUDA
 from selfteach.policy.loading import Policy, bare
-from selfteach.policy.packed import packed_bytes
-from selfteach.policy.room import FLOAT, sized
+from selfteach.policy.reordered import reordered_bytes
+from selfteach.policy.room import FLOAT, depth_of, width_of
 from selfteach.policy.scorer import LocalScorer
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.tools import Prompt
@@ -204,11 +204,11 @@ def pass_of(run: TextLearner, work: StageWork, contexts: Mapping[str, int]) -> P
 
 def sampling_bytes(run: TextLearner, work: StageWork) -> int:
     """The largest batch's cache beside its prompts' activations or a token's logits, of a step or of an evaluation, and
-    copies of weights that are laid out for it."""
+    copies of weights that are reordered for it."""
     room, settings = run.policy.room, run.config.evaluation
     evaluated = run.problems_asked * settings.eval_samples
     wanted = [(work.once or work.rows, work.tokens), (evaluated, settings.eval_max_tokens or work.tokens)]
-    return packed_bytes(run.policy, head=True) + max(
+    return reordered_bytes(run.policy, head=True) + max(
         len(next(batches, ()))
         * ((work.prompt + tokens) * room.needs.cached + max(work.prompt * room.needs.read, room.needs.drawn))
         for rows, tokens in wanted
@@ -218,7 +218,7 @@ def sampling_bytes(run: TextLearner, work: StageWork) -> int:
 
 def kept_states(run: TextLearner, work: StageWork) -> int:
     """Final states of every written position, of each role beside the student, until the step is over."""
-    return work.rows * work.tokens * width_of(run.policy) * FLOAT * len(work.recipe.teachers)
+    return work.rows * work.tokens * width_of(text_config(run.policy)) * FLOAT * len(work.recipe.teachers)
 
 
 def teacher_bytes(run: TextLearner, work: StageWork, contexts: Mapping[str, int]) -> int:
@@ -227,10 +227,9 @@ def teacher_bytes(run: TextLearner, work: StageWork, contexts: Mapping[str, int]
     rows = work.rows * len(work.recipe.teachers)
     found = 0
     for role in work.recipe.teachers.values():
-        room = reader(run, role.weights).room
-        part = next(room.scoring([length] * rows, run.config.bookkeeping.micro_batch), ())
         policy = reader(run, role.weights)
-        found = max(found, len(part) * length * room.needs.read + packed_bytes(policy, head=False))
+        part = next(policy.room.scoring([length] * rows, run.config.bookkeeping.micro_batch), ())
+        found = max(found, len(part) * length * policy.room.needs.read + reordered_bytes(policy, head=False))
     return found
 
 
@@ -276,8 +275,7 @@ def kept_by_a_token(policy: Policy) -> int:
 def kept_by_a_layer(policy: Policy) -> int:
     """Bytes that one layer takes of a token while it goes back, at most: of its activations, which may have been
     recomputed, and of their gradients."""
-    config: Any = policy.model.config
-    layers = sized(config.get_text_config(), "num_hidden_layers", "n_layer", "num_layers", default=1)
+    layers = depth_of(text_config(policy))
     return max(policy.room.needs.read, policy.room.needs.trained // layers)
 
 
@@ -290,7 +288,7 @@ def loss_bytes(run: TextLearner, positions: int, roles: int) -> int:
     block = chunk // roles if cuda else min(logits, BLOCK_BYTES)
     matrix = bare(policy.model).get_output_embeddings().weight
     head = matrix.nbytes if matrix.requires_grad else 0
-    return chunk + LOSS_BLOCKS * block + head + 2 * positions * width_of(policy) * FLOAT
+    return chunk + LOSS_BLOCKS * block + head + 2 * positions * width_of(text_config(policy)) * FLOAT
 
 
 def step_bytes(run: TextLearner) -> int:
@@ -301,6 +299,5 @@ def step_bytes(run: TextLearner) -> int:
     return gradient_bytes(run) + STEP_COPIES * (sum(sizes) if at_once else max(sizes, default=0))
 
 
-def width_of(policy: Policy) -> int:
-    config: Any = policy.model.config
-    return sized(config.get_text_config(), "hidden_size", "n_embd", "d_model", default=1024)
+def text_config(policy: Policy) -> Any:
+    return bare(policy.model).config.get_text_config()

@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
+from selfteach.policy.economy import economy_of
 from selfteach.policy.loading import Policy
-from selfteach.policy.scorer import pack
+from selfteach.policy.passes import row_of
 from selfteach.roles.role import Role
 from selfteach.roles.view import Plain
 from selfteach.roles.weights import External, Random, Snapshot, Weights
@@ -43,7 +42,7 @@ def teacher_checks(
     known = [(m, ids) for m, ids in zip(told, seen.prompts, strict=True) if m is not None]
     yield messages_check(run, name, [m for m, _ in known], [ids for _, ids in known])
     yield from unknown_check(run, name, seen.prompts)
-    yield alignment_check(run, name, rollouts, seen)
+    yield alignment_check(name, (run.policy, policy), rollouts, seen)
     if run.config.loading.teacher_dtype is not None:
         yield numbers_check(run, name, teacher.weights)
     yield equality_check(run, name, teacher.weights, rollouts)
@@ -86,16 +85,22 @@ def tokenizer_check(name: str, student: Policy, teacher: Policy) -> Check:
     )
 
 
-def alignment_check(run: TextLearner, name: str, rollouts: Sequence[Trajectory], seen: Context) -> Check:
-    """Under both views the scored places must be followed by the very same response ids."""
-    pad, ids = run.policy.renderer.pad_id, [one.ids for one in rollouts]
-    prompts = [c if c is not None else one.prompt_ids for c, one in zip(seen.prompts, rollouts, strict=True)]
-    for packed in (pack([one.prompt_ids for one in rollouts], ids, pad), pack(prompts, ids, pad)):
-        followed = packed.input_ids.gather(1, (packed.index + 1).clamp(max=packed.input_ids.shape[1] - 1))
-        if not torch.equal(followed[packed.mask], packed.ids[packed.mask]):
-            return Check(
-                f"{name}: alignment", False, "the teacher scores other tokens than the student wrote"
-            )
+def alignment_check(
+    name: str, readers: tuple[Policy, Policy], rollouts: Sequence[Trajectory], seen: Context
+) -> Check:
+    """As student and teacher lay rows out to score them, under both views every response id must be predicted where the
+    id before it was read."""
+    some = [(one, c or one.prompt_ids) for one, c in zip(rollouts, seen.prompts, strict=True) if one.ids]
+    ids = [one.ids for one, _ in some]
+    views = ([one.prompt_ids for one, _ in some], [context for _, context in some])
+    for policy, contexts in zip(readers, views, strict=True):
+        rows = [row_of(context, response) for context, response in zip(contexts, ids, strict=True)]
+        for held, laid in economy_of(policy.model).laid(rows, policy.renderer.pad_id) if rows else []:
+            before = [token for i in held for token in (contexts[i][-1], *ids[i][:-1])]
+            if laid.read().tolist() != before:
+                return Check(
+                    f"{name}: alignment", False, "the teacher scores other tokens than the student wrote"
+                )
     return Check(f"{name}: alignment", True, "the same response ids stand behind both prompts")
 
 

@@ -1,4 +1,4 @@
-"""Linear layers laid out anew for oneDNN."""
+"""Linear layers reordered for oneDNN."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from selfteach.objective.head import Head
-from selfteach.policy.packed import LEAST, packed, packed_head
+from selfteach.policy.reordered import LEAST, reordered, reordered_head
 
 WIDE = 300
 MEMORY = 2**30
@@ -33,7 +33,7 @@ def test_it_computes_what_the_layers_compute(dtype: torch.dtype, tolerance: floa
     model, states = network(dtype), torch.randn(rows, 3, WIDE).to(dtype)
     with torch.no_grad():
         expected = model(states)
-        with packed(model, rows, MEMORY):
+        with reordered(model, rows, MEMORY):
             assert replaced(model) == [True, True, False]  # a small one is left alone
             found = model(states)
     assert replaced(model) == [False, False, False]
@@ -46,13 +46,13 @@ def test_it_takes_the_weights_as_they_are_when_it_is_entered() -> None:
     with torch.no_grad():
         model[0].weight.mul_(2)
         expected = model(states)
-        with packed(model, 4, MEMORY):
+        with reordered(model, 4, MEMORY):
             torch.testing.assert_close(model(states), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_error_within_leaves_the_layers_as_they_were() -> None:
     model = network()
-    with pytest.raises(KeyError), packed(model, 4, MEMORY):
+    with pytest.raises(KeyError), reordered(model, 4, MEMORY):
         raise KeyError
     assert replaced(model) == [False, False, False]
 
@@ -63,7 +63,7 @@ def test_an_error_within_leaves_the_layers_as_they_were() -> None:
     ids=["room", "dtype"],
 )
 def test_nothing_is_laid_out_without_room_or_in_other_numbers(model: nn.Module, memory: int) -> None:
-    with packed(model, 4, memory):
+    with reordered(model, 4, memory):
         assert replaced(model) == [False, False, False]
 
 
@@ -72,7 +72,7 @@ def test_a_heads_logits_stay_those_of_float32_arithmetic(dtype: torch.dtype) -> 
     weight, bias = torch.randn(500, WIDE).to(dtype), torch.randn(500)
     head = Head(weight, bias, scale=0.5, softcap=20.0, vocabulary=480)
     states = torch.randn(6, WIDE).to(dtype)
-    found = packed_head(head, 6, MEMORY).logits(states)
+    found = reordered_head(head, 6, MEMORY).logits(states)
     assert found.shape == (6, 480)
     torch.testing.assert_close(found, head.logits(states), rtol=1e-5, atol=1e-5)
-    assert packed_head(head, 6, 1000) is head
+    assert reordered_head(head, 6, 1000) is head
