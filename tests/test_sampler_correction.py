@@ -182,4 +182,4 @@ def test_stored_answers_are_not_weighted_by_how_far_the_policy_has_come_since(tm
     assert run.batch.columns.behavior is not None
     assert run.batch.sampler_cap is None
     for one in run.batch.weighted:
-        assert not isinstance(one.term.gate, SamplerCorrection | Product)
+        assert not isinstance(one.term.gate, SamplerCorrection | GateProduct)
