@@ -59,6 +59,8 @@ class Batching:
         scoring = self.scoring(rows, contexts, sampled, alone=alone)
         scoring.several = len(now.recipe.updates(step)) > 1
         settings, loading = now.config.bookkeeping, now.config.loading
+        # What is stored was drawn from other weights, and is trained on as it is.
+        fresh = loading.sampled_in is not None and not now.recipe.rollouts.stored
         return TextBatch(
             step,
             now.recipe,
@@ -69,7 +71,7 @@ class Batching:
             spent,
             now.config.seed,
             metrics_tokens=settings.metrics_tokens,
-            sampler_cap=None if loading.sampled_in is None else loading.importance_sampling_cap,
+            sampler_cap=loading.importance_sampling_cap if fresh else None,
         )
 
     def scoring(

@@ -202,8 +202,8 @@ class TextLearner(Learner):
             return self.private_backward(batch, self.recipe.per_record)
         others = [name for name in batch.scoring.contexts if name != STUDENT]
         watch = metrics.watched(others, self.recipe.temperature, batch.drawn) if update.epoch == 0 else {}
-        if watch and batch.sampler_cap is not None and batch.columns.behavior is not None:
-            watch |= mismatch.watched(batch.columns.behavior, self.recipe.temperature)
+        if watch and (correction := batch.correction) is not None:
+            watch |= mismatch.watched(correction)
         compiler = "inductor" if self.config.bookkeeping.compile else None
         return backward(batch, update, watch, several=several, compiler=compiler)
 
