@@ -174,6 +174,7 @@ def test_a_run_with_a_sampler_of_its_own_measures_and_weighs_the_mismatch(tiny: 
     [
         ("--temperature", "0.5", "--loss-temperature", "1.0"),
         ("--lr", "0.05", "--minibatches", "2"),
+        ("--lr", "0.05", "--update-epochs", "2", "--temperature", "0.5", "--loss-temperature", "1.5"),
         ("--lr", "0.05", "--minibatches", "2", "--update-epochs", "2", "--temperature", "0.5",
          "--loss-temperature", "1.5"),
     ],
