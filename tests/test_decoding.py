@@ -11,10 +11,13 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from families import FAMILIES, family_model
+from selfteach.errors import UserError
 from selfteach.objective.uniform import starts_of, stream
+from selfteach.policy import streaming
 from selfteach.policy.cache import GrowingLayer, reads_by_token
-from selfteach.policy.draws import AHEAD, Draws, Sampling
+from selfteach.policy.draws import AHEAD, COLDEST, Draws, Sampling
 from selfteach.policy.loading import Policy, body
+from selfteach.policy.mixture import decode_mixture
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.room import room_of
 from selfteach.policy.sampler import LocalSampler, Sample, decoded, generated
@@ -47,6 +50,33 @@ def some_prompts(*lengths: int) -> list[list[int]]:
 
 def ids_of(samples: Sequence[Sample]) -> list[list[int]]:
     return [one.ids for one in samples]
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompts", [[[]], [[], [5]], [[5, 6], []]])
+def test_a_prompt_without_a_token_is_refused_also_beside_others(
+    policy: Policy, prompts: list[list[int]]
+) -> None:
+    with pytest.raises(UserError, match="a prompt has no tokens"):
+        LocalSampler(policy).sample(prompts, Sampling(4))
+    with pytest.raises(UserError, match="a prompt has no tokens"):
+        decode_mixture(policy, [prompts], [1 / len(prompts)] * len(prompts), max_tokens=4)
+    with pytest.raises(UserError, match="a prompt has no tokens"):
+        next(streaming.stream(policy, min(prompts, key=len), Sampling(4)))
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-40])
+def test_a_temperature_that_logits_overflow_at_is_the_users_not_the_weights(temperature: float) -> None:
+    with pytest.raises(UserError, match=r"too small .* give 0 \(greedy\)"):
+        Sampling(4, temperature)
+
+
+def test_at_the_smallest_temperature_the_likeliest_token_is_drawn(policy: Policy) -> None:
+    prompts = some_prompts(3, 17)
+    cold, greedy = (LocalSampler(policy).sample(prompts, Sampling(8, t)) for t in (COLDEST, 0))
+    assert ids_of(cold) == ids_of(greedy)
 
 
 # --- who draws what ---------------------------------------------------------------------------------------------------

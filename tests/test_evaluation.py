@@ -259,8 +259,11 @@ def test_a_run_of_an_earlier_version_is_refused_by_name(home: Path, tmp_path: Pa
     shutil.copytree(home / "full", old)
     config = (old / "config.toml").read_text()
     (old / "config.toml").write_text(config.replace(f"format = {FORMAT}", "format = 2"))
-    with pytest.raises(selfteach.UserError, match=r"earlier selfteach .*old/model, and say --task"):
+    with pytest.raises(selfteach.UserError, match=r"earlier selfteach .*old/model, instead"):
         selfteach.evaluate(old)
+    told = r"old/config\.toml is of an earlier selfteach .*--model .*old/model"
+    with pytest.raises(selfteach.UserError, match=told):
+        configured(config=old)
 
 
 # --- the command --------------------------------------------------------------------------------------------------

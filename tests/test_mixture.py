@@ -58,6 +58,11 @@ def test_with_all_weight_on_one_context_it_is_that_contexts_greedy_decoding(poli
     assert all(set(one.picks) == {source} for one in written)
 
 
+def test_every_sequence_needs_a_key(policy) -> None:
+    with pytest.raises(ValueError, match="4 sequences and 3 keys"):
+        decode_mixture(policy, CONTEXTS, (0.5, 0.5), max_tokens=4, keys=["a", "b", "c"])
+
+
 def test_equal_contexts_give_their_greedy_decoding_whatever_the_shares(policy) -> None:
     torch.manual_seed(0)
     twice = [[each[EXPERT], each[EXPERT]] for each in CONTEXTS]

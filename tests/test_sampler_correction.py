@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from runs import TextRun, run_of
-from selfteach.cli.train import configured
+from runs import run_of
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.gate import GateProduct, ImportanceRatio, SamplerCorrection
@@ -171,15 +169,44 @@ def test_a_run_with_a_sampler_of_its_own_measures_and_weighs_the_mismatch(tiny: 
     assert own.batch.outcomes[0].token[COLUMN].std() > 0
 
 
-def test_stored_answers_are_not_weighted_by_how_far_the_policy_has_come_since(tmp_path: Path) -> None:
-    words = [
-        "lightning-opd", "--task", "table", "--out", str(tmp_path), "--prompts", "2", "--stored", "2",
-        "--sft-steps", "0", "--steps", "2", "--max-tokens", "8", "--eval-problems", "0", "--device", "cpu",
-        "--sampler-dtype", "bfloat16",
-    ]  # fmt: skip
-    run = TextRun(configured(words)[0])
-    run.stepped()
-    assert run.batch.columns.behavior is not None
-    assert run.batch.sampler_cap is None
-    for one in run.batch.weighted:
-        assert not isinstance(one.term.gate, SamplerCorrection | GateProduct)
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        ("--temperature", "0.5", "--loss-temperature", "1.0"),
+        ("--lr", "0.05", "--minibatches", "2"),
+        ("--lr", "0.05", "--update-epochs", "2", "--temperature", "0.5", "--loss-temperature", "1.5"),
+        ("--lr", "0.05", "--minibatches", "2", "--update-epochs", "2", "--temperature", "0.5",
+         "--loss-temperature", "1.5"),
+    ],
+)  # fmt: skip
+def test_the_mismatch_is_that_of_the_sampler_alone(tiny: str, knobs: tuple[str, ...]) -> None:
+    """Neither the temperature of the loss nor the updates of the batch before this one are the sampler's doing."""
+    run = run_of(tiny, "--sampler-dtype", "bfloat16", *knobs)
+    row = run.stepped()
+    assert 0 < row["sampling/logp_difference/mean"] < 0.02
+    assert row["sampling/importance_ratio/mean"] == pytest.approx(1, abs=0.02)
+
+
+def test_what_others_wrote_is_not_weighed_by_the_sampler(tiny: str) -> None:
+    """The teacher's own log-probs of its answers say nothing of the sampler's arithmetic."""
+    run = run_of(
+        tiny, "--sampler-dtype", "bfloat16", "--lmbda", "0", "--seq-kd", "--teacher", tiny, recipe="gkd"
+    )
+    row = run.stepped()
+    assert not [name for name in row if name.startswith("sampling/")]
+    (outcome,), (term,) = run.batch.outcomes, run.batch.weighted
+    torch.testing.assert_close(
+        outcome.token[f"weight/{term.term.name}"], outcome.layout.at(term.coefficients), check_dtype=False
+    )
+
+
+def test_stored_answers_are_trained_on_as_they_are(tiny: str) -> None:
+    """They were drawn from other weights: what lies between is not the sampler's arithmetic, and no method's weight."""
+    words = ("--sampler-dtype", "bfloat16", "--lr", "0.05")
+    run = run_of(tiny, *words, "--stored", "4")
+    for _ in range(2):
+        row = run.stepped()
+        assert not [name for name in row if name.startswith("sampling/")]
+        (outcome,), (term,) = run.batch.outcomes, run.batch.weighted
+        weight = outcome.token[f"weight/{term.term.name}"]
+        torch.testing.assert_close(weight, outcome.layout.at(term.coefficients), check_dtype=False)

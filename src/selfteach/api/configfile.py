@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 
+from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.outside import read_parsed
+from selfteach.training.config import FORMAT
 from selfteach.training.runconfig import require_tables
 from selfteach.training.whereabouts import from_here
 
@@ -36,7 +38,21 @@ def read_settings(path: Path | str) -> dict[str, Any]:
         raise UserError(f"settings file {path} holds no table of names and values")
     if of_folder or is_of_a_run(table):
         require_tables(table, f"settings file {path}")
-    return from_here(table, path.parent) if is_of_a_run(table) else table
+    if not is_of_a_run(table):
+        return table
+    refuse_older(table, path)
+    return from_here(table, path.parent)
+
+
+def refuse_older(table: Mapping[str, Any], path: Path) -> None:
+    """UserError for the record of a run that was begun by a version whose knobs had other names."""
+    about = table.get("about")
+    known = about.get("format", 1) if isinstance(about, Mapping) else FORMAT
+    require(
+        known == FORMAT,
+        f"{path} is of an earlier selfteach (config format {known}, now {FORMAT}): selfteach report and show read its "
+        f"run, but it cannot go on; start a new one, perhaps from its weights (--model {path.parent / 'model'})",
+    )
 
 
 def given_from_python(table: Mapping[str, Any]) -> tuple[str, ...]:

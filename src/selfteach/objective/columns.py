@@ -16,7 +16,8 @@ class Columns:
 
     ``ids`` [N, T] long · ``mask`` [N, T] bool, True where the policy wrote the token · ``group`` [N] rows of one prompt
     share a number · ``reward`` [N] · ``behavior`` [N, T] log-prob (nats) when the token was sampled, NaN where nobody
-    knows it · ``turn`` [N, T] long · ``trajectory`` [N] long, rows that are turns of one trajectory share a number ·
+    knows it · ``drawn`` [N, T] the same of those tokens alone that the student drew for this batch, NaN elsewhere ·
+    ``turn`` [N, T] long · ``trajectory`` [N] long, rows that are turns of one trajectory share a number ·
     ``pair`` [N] long, the row that this one is preferred to (−1: none) · ``origin`` who wrote each row ·
     ``available`` role → [N] or [N, T] bool, where it sees its view (absent name: everywhere) · ``marks`` name → [N, T]
     bool, spans somebody pointed at · ``log_probs`` role → [N, T] log-prob (nats) of the sampled tokens, of a role
@@ -32,6 +33,7 @@ class Columns:
     group: Int[Tensor, "N"] | None = None
     reward: Float[Tensor, "N"] | None = None
     behavior: Float[Tensor, "N T"] | None = None
+    drawn: Float[Tensor, "N T"] | None = None
     turn: Int[Tensor, "N T"] | None = None
     trajectory: Int[Tensor, "N"] | None = None
     pair: Int[Tensor, "N"] | None = None
@@ -47,7 +49,7 @@ class Columns:
         if self.ids.dim() != 2:
             raise ValueError(f"ids must be [N, T], got {tuple(self.ids.shape)}")
         tokens, rows = tuple(self.ids.shape), tuple(self.ids.shape[:1])
-        for name in ("mask", "behavior", "turn"):
+        for name in ("mask", "behavior", "drawn", "turn"):
             require_shape(name, getattr(self, name), tokens)
         for name in ("group", "reward", "trajectory", "pair"):
             require_shape(name, getattr(self, name), rows)

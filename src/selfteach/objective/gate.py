@@ -50,14 +50,22 @@ class SamplerCorrection:
     role: str = STUDENT
 
     def __call__(self, at: Positions) -> Float[Tensor, "P"]:
-        drawn = torch.as_tensor(at.column(self.behavior, "behavior"))
+        policy, drawn = self.both(at)
+        ratio = importance_ratio(policy, drawn.nan_to_num(0.0), self.cap)
+        return ratio.masked_fill(drawn.isnan(), 1.0)
+
+    def difference(self, at: Positions) -> Float[Tensor, "P"]:
+        """log π − log μ (nats), NaN where nobody drew the token."""
+        policy, drawn = self.both(at)
+        return policy - drawn
+
+    def both(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
+        """(log π, log μ)."""
         if self.before is None:
             policy = at.sampled(self.role, self.temperature)
         else:
             policy = torch.as_tensor(at.column(self.before, "before"))
-        unknown = drawn.isnan()
-        ratio = importance_ratio(policy, drawn.to(policy.dtype).nan_to_num(0.0), self.cap)
-        return ratio.masked_fill(unknown, 1.0)
+        return policy, torch.as_tensor(at.column(self.behavior, "behavior")).to(policy.dtype)
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -16,6 +16,9 @@ from selfteach.objective.uniform import starts_of, stream
 AHEAD = 64
 """Positions whose numbers are made at once."""
 
+COLDEST = 1e-6
+"""The smallest temperature above 0: float32 logits over a far smaller one are not finite."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -32,6 +35,11 @@ class Sampling:
             raise UserError(f"max_tokens is {self.max_tokens}: a rollout needs at least 1 token.")
         if not 0 <= self.temperature < float("inf"):
             raise UserError(f"temperature is {self.temperature}: give 0 (greedy) or a positive number.")
+        if 0 < self.temperature < COLDEST:
+            raise UserError(
+                f"temperature is {self.temperature}, too small to divide logits by: give 0 (greedy), or {COLDEST:g} at "
+                "least."
+            )
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}: give a probability mass above 0 and up to 1.")
         if self.top_k < 0:

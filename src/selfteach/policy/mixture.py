@@ -18,7 +18,7 @@ from selfteach.policy.cache import reads_by_token
 from selfteach.policy.draws import Draws, Sampling, keys_from_torch
 from selfteach.policy.loading import Policy, bare
 from selfteach.policy.reader import InPlace, Reader
-from selfteach.policy.sampler import Log, in_evaluation, refuse_overlong
+from selfteach.policy.sampler import Log, in_evaluation, refuse_unwritable
 
 
 class MixedSample(NamedTuple):
@@ -56,9 +56,9 @@ def decode_mixture(
     random numbers follow from (none: from torch's global generator). ``batch_size`` sequences run at once (none: as
     many as there is memory for).
 
-    Raises ValueError for shares that are not K probabilities, UserError for settings out of range, for a model that
-    cannot be read token by token and where a context plus ``max_tokens`` exceeds a window, NotFinite for a model that
-    has diverged.
+    Raises ValueError for shares that are not K probabilities and another number of keys than of sequences, UserError
+    for settings out of range, for a model that cannot be read token by token, for a context without a token and where
+    one plus ``max_tokens`` exceeds a window, NotFinite for a model that has diverged.
     """
     if any(len(each) != len(shares) for each in contexts):
         raise ValueError(f"contexts need {len(shares)} prompts a sequence, as there are shares")
@@ -66,6 +66,8 @@ def decode_mixture(
         raise ValueError(f"shares must be probabilities that sum to 1, got {list(shares)}")
     sampling = Sampling(max_tokens, temperature, top_k=top_k)
     keys = keys_from_torch(len(contexts)) if keys is None else keys
+    if len(keys) != len(contexts):
+        raise ValueError(f"{len(contexts)} sequences and {len(keys)} keys: every sequence needs one")
     readers = [lambda: nullcontext(policy)] if weights is None else weights
     for one in readers:
         refuse_unreadable(one, [ids for each in contexts for ids in each], sampling)
@@ -89,7 +91,7 @@ def decode_mixture(
 
 def refuse_unreadable(in_place: InPlace, prompts: Sequence[list[int]], sampling: Sampling) -> None:
     with in_place() as policy:
-        refuse_overlong(bare(policy.model), prompts, sampling)
+        refuse_unwritable(bare(policy.model), prompts, sampling)
         if not reads_by_token(policy.model):
             raise UserError(
                 f"{type(bare(policy.model)).__name__} cannot write from several contexts at once: it remembers a text "

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from selfteach.checks import require
 from selfteach.errors import NotFinite, UserError
 from selfteach.policy.cache import reads_by_token
 from selfteach.policy.draws import Draws, Sampling, keys_from_torch
@@ -23,6 +24,7 @@ from selfteach.policy.reordered import reordered, reordered_head
 
 Watch = Callable[[float], None]
 """Is told now and then what share of a piece of work is done, 0 to 1; it may jump ahead, as answers end early."""
+EMPTY = "a prompt has no tokens, so that nothing predicts its answer's first one: look at the chat template"
 DIVERGED = "the policy's next-token distribution is not finite"
 
 
@@ -89,7 +91,7 @@ class LocalSampler:
         not, ValueError for another number of keys than of prompts.
         """
         model = bare(self.policy.model)
-        refuse_overlong(model, prompts, sampling)
+        refuse_unwritable(model, prompts, sampling)
         if keys is None:  # a greedy answer asks no generator
             keys = keys_from_torch(len(prompts)) if sampling.temperature else [""] * len(prompts)
         if len(keys) != len(prompts):
@@ -270,9 +272,10 @@ def _plain_generation(policy: Policy, sampling: Sampling) -> Iterator[Generation
         model.generation_config = stored
 
 
-def refuse_overlong(policy: PreTrainedModel, prompts: Sequence[list[int]], sampling: Sampling) -> None:
-    """UserError if a prompt and the longest answer to it do not fit the model's window together."""
+def refuse_unwritable(policy: PreTrainedModel, prompts: Sequence[list[int]], sampling: Sampling) -> None:
+    """UserError if a prompt has no token, or it and the longest answer to it do not fit the model's window together."""
     window = context_window(policy)
+    require(all(prompts), EMPTY)
     longest = max(map(len, prompts), default=0)
     if longest + sampling.max_tokens > window:
         raise UserError(

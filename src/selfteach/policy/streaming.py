@@ -14,7 +14,7 @@ from selfteach.checks import require
 from selfteach.errors import NotFinite, UserError
 from selfteach.policy.draws import Draws, Sampling, keys_from_torch
 from selfteach.policy.loading import Policy, bare
-from selfteach.policy.sampler import DIVERGED, in_evaluation, write
+from selfteach.policy.sampler import DIVERGED, EMPTY, in_evaluation, write
 
 
 class Stopped(Exception):
@@ -49,6 +49,7 @@ def stream(policy: Policy, prompt: Sequence[int], sampling: Sampling) -> Iterato
     """
     room = policy.window - len(prompt)
     require(room > 0, f"the conversation has {len(prompt)} tokens, the model's window {policy.window}")
+    require(len(prompt) > 0, EMPTY)
     streamer = TextIteratorStreamer(policy.tokenizer, skip_special_tokens=True)
     stop, raised = Event(), list[BaseException]()
     sampling = replace(sampling, max_tokens=min(room, sampling.max_tokens))

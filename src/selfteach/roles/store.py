@@ -34,7 +34,7 @@ class WeightStore:
     a copy of this dtype (none: as they are). Full weights are held as modules of their own.
     Those of a LoRA policy are exchanged in place (``Exchange``): **no graph of the student may be alive while a role
     is scored**. ``rest``: the device on which full weights that never move wait until they score (None: where the
-    trained ones are); ``load`` gives its models there.
+    trained ones are); ``load`` gives its models there. ``drawn_apart``: how often such a copy was sampled from.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class WeightStore:
         self.sampler_dtype = sampler_dtype
         self.samplers: dict[str, ModuleCopy] = {}
         self.moved = False
+        self.drawn_apart = 0
 
     def enter(self, specs: Iterable[Weights], *, moved: bool = False) -> None:
         """Begin a stage with these specifications: what follows training starts from the weights as they are now.
@@ -121,6 +122,7 @@ class WeightStore:
             with self.scoring(spec) as policy:
                 yield policy
             return
+        self.drawn_apart += 1
         if spec.of in self.samplers:
             self.samplers[spec.of].take()
         else:

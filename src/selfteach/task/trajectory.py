@@ -94,6 +94,11 @@ class Trajectory:
     def behavior(self) -> list[float]:
         return [log_prob for one in self.segments for log_prob in one.behavior]
 
+    def drawn_by(self, author: str) -> list[float]:
+        """``behavior`` of the author's own tokens, NaN elsewhere."""
+        pairs = zip(self.behavior, self.authors, strict=True)
+        return [log_prob if who == author else math.nan for log_prob, who in pairs]
+
     @cached_property
     def turn(self) -> list[int]:
         return [one.turn for one in self.segments for _ in one.ids]

@@ -47,8 +47,8 @@ class Loading:
     a frozen teacher under LoRA is the base itself, and computes in it. Live teachers are the student."""
     sampler_dtype: Literal["float32", "bfloat16"] | None = None
     """Numbers in which answers are sampled (none: as precision says). bfloat16: from a bfloat16 copy of the weights,
-    refreshed after each step; the mismatch is measured and corrected by truncated importance sampling, but for answers
-    that are stored and trained on later. Evaluations, analyses and mixtures are sampled from the weights themselves."""
+    refreshed after each step; the mismatch is measured and corrected by truncated importance sampling (not of
+    stored answers). Evaluations, probes, mixtures and what other roles write are in their own weights' numbers."""
     importance_sampling_cap: PositiveFloat = 2.0
     """Most that a token counts for the sampler having drawn it too rarely: its probability under the weights that are
     trained over the sampler's, cut here (with a sampler_dtype that is not theirs)."""

@@ -60,9 +60,8 @@ class Batching:
         scoring = self.scoring(rows, contexts, sampled, alone=alone)
         scoring.several = len(now.recipe.updates(step)) > 1
         settings, loading = now.config.bookkeeping, now.config.loading
-        # Stored answers are trained on long after they were drawn: their ratio would be the policy's own way since.
+        # What is stored was drawn from other weights, and is trained on as it is.
         fresh = loading.sampled_in is not None and not now.recipe.rollouts.stored
-        cap = loading.importance_sampling_cap if fresh else None
         return TextBatch(
             step,
             now.recipe,
@@ -73,7 +72,7 @@ class Batching:
             spent,
             now.config.seed,
             metrics_tokens=settings.metrics_tokens,
-            sampler_cap=cap,
+            sampler_cap=loading.importance_sampling_cap if fresh else None,
         )
 
     def scoring(

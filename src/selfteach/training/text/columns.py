@@ -12,6 +12,7 @@ from accelerate import PartialState
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from selfteach.objective.batch import STUDENT
 from selfteach.objective.columns import Columns
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import gather_rows
@@ -53,6 +54,7 @@ def facts_of(
         "ids": one.ids,
         "mask": one.mask,
         "behavior": one.behavior,
+        "drawn": one.drawn_by(STUDENT),
         "turn": one.turn,
         "group": one.group,
         "reward": UNGRADED if one.grade is None else one.grade.reward,
@@ -93,6 +95,7 @@ def columns_of(
         group=table.rows("group", torch.long),
         reward=table.rows("reward", dtype),
         behavior=table.tokens("behavior", dtype, math.nan),
+        drawn=table.tokens("drawn", dtype, math.nan),
         turn=table.tokens("turn", torch.long, 0),
         trajectory=table.trajectory(),
         pair=table.pair(),

@@ -10,6 +10,7 @@ from selfteach.task.example import Task, is_graded
 from selfteach.task.one import OneQuestion
 from selfteach.task.sizes import Sizes, require_enough, sizes_of
 from selfteach.training.config import TrainConfig
+from selfteach.training.text import dtypes
 from selfteach.training.text.annotate import require_annotator
 
 
@@ -22,11 +23,17 @@ def examined(
     if any(one.annotated for one in stages.values()):
         require_annotator(task)
     sizes = require_enough(task)
-    return [*([] if sizes is None else data_lines(sizes, stages)), *evaluation_lines(config, task, also)]
+    said = dtypes.without_effect(config, stages)
+    return [
+        *said,
+        *([] if sizes is None else data_lines(sizes, stages)),
+        *evaluation_lines(config, task, also),
+    ]
 
 
 def refuse_contradictions(config: TrainConfig, stages: Mapping[str, Recipe]) -> None:
     """UserError where one option would make another do nothing."""
+    dtypes.refuse_contradictions(config.loading, stages)
     evaluation, book, data = config.evaluation, config.bookkeeping, config.task_options
     if evaluation.eval_problems == 0:
         require(

@@ -165,8 +165,11 @@ class TextLearner(Learner):
         self.now.step = step
         self.set_knobs(step)
         before = Counter(self.task.verdicts)
+        drawn = self.models.weights.drawn_apart
         with self.clock("sample"):
             written, spent = self.writing.rollouts(step, self.progress)
+        if step == 0 and self.recipe.generates and self.models.weights.drawn_apart == drawn:
+            self.say_not_sampled(written)
         with self.clock("grade"):
             trajectories = self.writing.judged(written)
         self.writing.count(trajectories)
@@ -174,6 +177,15 @@ class TextLearner(Learner):
         batch = self.batching.of(trajectories, self.recipe.active(step), step, spent)
         batch.verdicts = Counter(self.task.verdicts) - before
         return batch
+
+    def say_not_sampled(self, written: Sequence[Trajectory]) -> None:
+        """Where others wrote the first answers, a sampler of its own dtype has nothing to do."""
+        dtype, who = self.config.loading.sampled_in, sorted({one.origin for one in written})
+        if dtype is not None and written:
+            self.progress.say(
+                f"sampler_dtype: stage {self.now.stage} begins with answers of {', '.join(who)}, none of them sampled "
+                "from the trained weights' own copy: it changes nothing there"
+            )
 
     def set_knobs(self, step: int) -> None:
         """Let each controller set its knob for the step to come; every process gets the first one's choice."""
@@ -202,8 +214,8 @@ class TextLearner(Learner):
             return self.private_backward(batch, self.recipe.per_record)
         others = [name for name in batch.scoring.contexts if name != STUDENT]
         watch = metrics.watched(others, self.recipe.temperature, batch.drawn) if update.epoch == 0 else {}
-        if watch and batch.sampler_cap is not None and batch.columns.behavior is not None:
-            watch |= mismatch.watched(batch.columns.behavior, self.recipe.temperature)
+        if watch and (correction := batch.correction) is not None:
+            watch |= mismatch.watched(correction)
         compiler = "inductor" if self.config.bookkeeping.compile else None
         return backward(batch, update, watch, several=several, compiler=compiler)
 

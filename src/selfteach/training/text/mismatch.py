@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.engine import Outcome
-from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.gate import SamplerCorrection
+from selfteach.objective.positions import Quantity
 from selfteach.training.reduce import gather_rows, sum_over_processes
 
 COLUMN = f"logp_difference/{STUDENT}"
 
 
-def watched(behavior: Float[Tensor, "N T"], temperature: float) -> dict[str, Quantity]:
-    """The column log π − log μ (nats) of every token; μ = ``behavior`` [N, T], NaN of tokens that nobody drew."""
-    return {COLUMN: Quantity(partial(difference, behavior=behavior, temperature=temperature))}
-
-
-def difference(at: Positions, behavior: Float[Tensor, "N T"], temperature: float) -> Float[Tensor, "P"]:
-    drawn = torch.as_tensor(at.column(behavior, "behavior"))
-    return at.sampled(STUDENT, temperature) - drawn
+def watched(correction: SamplerCorrection) -> dict[str, Quantity]:
+    """The column log π − log μ (nats) of every token, NaN of tokens that nobody drew; π before the batch's updates."""
+    return {COLUMN: Quantity(correction.difference)}
 
 
 def metrics(outcomes: Sequence[Outcome], cap: float) -> Mapping[str, float]:

@@ -47,7 +47,7 @@ class SavedRun:
         require(
             known == FORMAT,
             f"{self.folder} is a run of an earlier selfteach (config format {known}, now {FORMAT}): give its model "
-            f"folder, {self.folder / 'model'}, and say --task",
+            f"folder, {self.folder / 'model'}, instead; to eval, and say --task",
         )
         require("loading" in config, f"{self.folder} is no run of a language model")
         complete = {"task", "seed"} <= config.get("run", {}).keys() and "recipe" in config

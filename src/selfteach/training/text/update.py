@@ -17,7 +17,7 @@ from selfteach.objective.engine import Outcome, evaluate_terms
 from selfteach.objective.gate import GateProduct, ImportanceRatio, SamplerCorrection
 from selfteach.objective.minibatch import Minibatch, rows_within
 from selfteach.objective.plan import Weighted, plan
-from selfteach.objective.positions import Quantity
+from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.sequence import SequenceTerm
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import Term
@@ -55,7 +55,10 @@ class TextBatch:
     looked: list[Outcome] = field(default_factory=list)
     reported: dict[str, float] = field(default_factory=dict)
     sampler_cap: float | None = None
-    """Truncation of importance weights where the sampler computes otherwise than what is trained (None: as it does)."""
+    """Truncation of importance weights where the sampler computes otherwise than what is trained (None: as it does, or
+    the answers are stored ones: of another step's weights)."""
+    before: Float[Tensor, "N T"] | None = None
+    """Log-probs at which the student would have drawn the tokens, once an update has moved it (None: none has)."""
 
     @property
     def columns(self) -> Columns:
@@ -89,14 +92,35 @@ class TextBatch:
             record=record,
         )
 
+    @property
+    def correction(self) -> SamplerCorrection | None:
+        """Of what the student drew for this batch in arithmetic of its sampler's own; at the temperature of the draw,
+        whatever that of the loss."""
+        if self.sampler_cap is None or self.columns.drawn is None:
+            return None
+        return SamplerCorrection(
+            self.columns.drawn, self.sampler_cap, self.recipe.rollouts.temperature, self.before
+        )
+
+    def remember(self, rows: Bool[Tensor, "N"] | None, stats: Statistics) -> None:
+        """Keep the log-probs of before the first update, which is of ``rows`` and has read ``stats``."""
+        if self.old is not None:
+            return
+        whole = self.statistics() if rows is not None else stats
+        # The graphs of an update's own rows are worth keeping for its gradient.
+        with torch.set_grad_enabled(rows is None):
+            self.old = {role: whole.log_prob(role) for role in (STUDENT, *self.roles)}
+            if (correction := self.correction) is None:
+                return
+            self.before = self.old[STUDENT]
+            if correction.temperature != self.recipe.temperature:
+                drawn = Quantity(partial(Positions.sampled, temperature=correction.temperature))
+                self.before = self.scoring.measure({"drawn": drawn})["drawn"]
+
     def planned(self, stats: Statistics, rows: Bool[Tensor, "N"] | None = None) -> list[Weighted]:
         """The recipe's terms with their coefficients, corrected for a sampler of its own arithmetic."""
         terms = self.recipe.summands(stats)
-        if self.sampler_cap is not None and self.columns.behavior is not None:
-            before = None if self.old is None else self.old[STUDENT]
-            correction = SamplerCorrection(
-                self.columns.behavior, self.sampler_cap, self.recipe.temperature, before
-            )
+        if (correction := self.correction) is not None:
             terms = [corrected(one, correction) for one in terms]
         return plan(terms, self.columns, rows)
 
@@ -118,11 +142,8 @@ def backward(
     stats = batch.statistics(rows)
     try:
         weighted = batch.planned(stats, rows)
-        if several and batch.old is None:
-            whole = batch.statistics() if rows is not None else stats
-            # The graphs of an update's own rows are worth keeping for its gradient.
-            with torch.set_grad_enabled(rows is None):
-                batch.old = {role: whole.log_prob(role) for role in (STUDENT, *batch.roles)}
+        if several:
+            batch.remember(rows, stats)
         trained = {one.term.role for one in weighted}
         parts, outcomes = batch.scoring.parts(rows), []
         for part in parts:
