@@ -31,8 +31,7 @@ def train(name, question, hint, steps=10, lr=1e-4):
             roles = {"hinted": scored(model, hinted, response)}
         roles["student"] = scored(model, prompt, response)
         columns = obj.Columns(response, torch.ones_like(response).bool())
-        batch = obj.ScoredBatch.padded(columns, roles)
-        loss = obj.evaluate_terms(batch, obj.plan([term], columns)).loss
+        loss = obj.evaluate_terms(obj.ScoredBatch.padded(columns, roles), obj.plan([term], columns)).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
