@@ -4,7 +4,9 @@
 
 Prints the median seconds, processor seconds and tokens a second of each side over alternating repetitions with their
 spread, and the ratio. Stop tokens are ignored, so that both sides write ``prompts × samples × tokens``. Sides:
-``decoded`` (as the sampler does it), ``unpacked`` (the same without weights laid out for oneDNN), ``generate``.
+``decoded`` (as the sampler does it), ``unpacked`` (the same without weights laid out for oneDNN), ``generate``; and,
+where named in ``--also``, what transformers offers beside it, drawing with a generator of its own: ``static`` (a cache
+of fixed size), ``compiled`` (the same under torch.compile), ``continuous`` (continuous batching over a paged cache).
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
+from transformers import CompileConfig, GenerationConfig
 
 from selfteach.policy.draws import Draws, Sampling
 from selfteach.policy.loading import Policy, load_policy
+from selfteach.policy.passes import left
 from selfteach.policy.sampler import Sample, decoded, generated
 
 QUESTION = "{} boxes hold {} pencils each, and {} pencils are lost. How many are left? Reason step by step."
@@ -33,11 +38,12 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--also", nargs="+", choices=("static", "compiled", "continuous"), default=[])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     policy = load_policy(given.model)
     policy.model.to(getattr(torch, given.dtype))
-    sides = sides_of(policy)
+    sides = sides_of(policy) | {name: partial(borrowed, policy, name) for name in given.also}
     prompts = [
         policy.renderer.prompt_ids([{"role": "user", "content": QUESTION.format(i + 2, i + 5, i)}])
         for i in range(given.prompts)
@@ -58,7 +64,7 @@ def main() -> None:
         middle = statistics.median(walls)
         spread = f"{middle:6.2f} s ({min(walls):.2f}–{max(walls):.2f})"
         rate = f"{len(prompts) * given.tokens / middle:5.0f} tokens/s, {middle / base:.2f} × generate"
-        print(f"{name:9s} {spread}, processor {statistics.median(processor):6.2f} s, {rate}")
+        print(f"{name:10s} {spread}, processor {statistics.median(processor):6.2f} s, {rate}")
 
 
 Side = Callable[[list[list[int]], Draws], list[Sample]]
@@ -72,6 +78,28 @@ def sides_of(policy: Policy) -> dict[str, Side]:
         "unpacked": lambda prompts, draws: decoded(bare, prompts, draws, lambda _: None),
         "generate": lambda prompts, draws: generated(endless, prompts, draws, lambda _: None),
     }
+
+
+def borrowed(policy: Policy, name: str, prompts: list[list[int]], draws: Draws) -> list[Sample]:
+    """The same number of tokens by another of transformers' ways, drawn by itself and without their log-probs."""
+    model, tokens = policy.model, draws.sampling.max_tokens
+    config = GenerationConfig(
+        max_new_tokens=tokens, do_sample=True, top_k=0, pad_token_id=0, eos_token_id=None
+    )
+    if name == "continuous":
+        found = model.generate_batch(prompts, generation_config=config, persistent_manager=True)
+        written = [one.generated_tokens for one in found.values()]
+    else:
+        config.cache_implementation = "static"
+        if name == "compiled":
+            config.compile_config = CompileConfig(mode="default")
+            # Off a GPU `generate` compiles nothing without this.
+            config.compile_config._compile_all_devices = True
+        ids = left(prompts, 0)
+        mask = left([[1] * len(prompt) for prompt in prompts], 0)
+        both = model.generate(ids, attention_mask=mask, generation_config=config)
+        written = both[:, ids.shape[1] :].tolist()
+    return [Sample(ids, [0.0] * len(ids), finished=False) for ids in written]
 
 
 class Endless:

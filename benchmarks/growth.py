@@ -1,7 +1,7 @@
 """How a step of this library grows: seconds and bytes against response length, group size, views and vocabulary.
 
-    python benchmarks/growth.py --write                   every sweep on one thread: results/growth.md and
-    growth.json python benchmarks/growth.py --sweeps views --repeats 1
+    python benchmarks/growth.py --write                       every sweep on one thread: results/growth.{md,json}
+    python benchmarks/growth.py --sweeps views --repeats 1    a look at one
 
 Random Llama-like models of one width, so that a sweep takes a minute on a CPU; a process for each point and
 repetition. Of every phase: medians over steps and repetitions, an exponent (least squares of log seconds on log
