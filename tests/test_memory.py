@@ -74,6 +74,20 @@ def test_where_memory_is_short_the_run_is_refused_with_what_helps(
         assert advice is None or advice in check.detail
 
 
+OF_A_CHILD = """
+import subprocess, sys
+held = b"x" * 700_000_000
+asked = "from selfteach.training.memory import peak_memory; print(peak_memory())"
+subprocess.run([sys.executable, "-c", asked], check=True)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are measured as Linux counts them")
+def test_a_runs_peak_is_its_own_and_not_that_of_the_program_which_started_it() -> None:
+    done = subprocess.run([sys.executable, "-c", OF_A_CHILD], capture_output=True, text=True, check=True)
+    assert 50_000_000 < int(done.stdout) < 700_000_000
+
+
 # --- against what a run takes ---------------------------------------------------------------------------------------
 
 LARGE = ("--prompts", "8", "--max-tokens", "32")
