@@ -17,7 +17,7 @@ from selfteach.policy.economy import PASS_ON_CPU, PLAIN, Economy, cut, economy_o
 from selfteach.policy.loading import Policy, body
 from selfteach.policy.passes import row_of
 from selfteach.policy.prefix import shares
-from selfteach.policy.recomputing import recompute
+from selfteach.policy.recomputing import Checkpointing, recompute
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.room import room_of
 from selfteach.policy.scorer import LocalScorer, ResponseScorer
@@ -81,16 +81,17 @@ def adapted() -> peft.PeftModel:
         return peft.get_peft_model(random_model("llama"), config).double().eval()
 
 
-def recomputed() -> transformers.PreTrainedModel:
+def recomputed(checkpointing: Checkpointing) -> transformers.PreTrainedModel:
     model = random_model("gemma3")
-    recompute(model)
+    recompute(model, checkpointing)
     return model
 
 
 MAKERS: dict[str, Callable[[], torch.nn.Module]] = {
     **{name: (lambda name=name: random_model(name)) for name in MODELS},
     "lora": adapted,
-    "recomputed": recomputed,
+    "recomputed": lambda: recomputed("full"),
+    "recomputed in part": lambda: recomputed("selective"),
 }
 
 

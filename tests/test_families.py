@@ -44,7 +44,11 @@ def student_states(scoring: Scoring, *, trained: bool) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", marked(DROPOUT, {"gpt2", "opt", "phi", "mixtral"}))
-@pytest.mark.parametrize("words", [(), ("--gradient-checkpointing",)], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--gradient-checkpointing",), ("--gradient-checkpointing", "selective")],
+    ids=["plain", "checkpointing", "selective"],
+)
 def test_a_pass_that_trains_computes_what_a_pass_that_measures_computes(
     tmp_path: Path, name: str, words: tuple[str, ...]
 ) -> None:

@@ -29,7 +29,8 @@ def prediction(run: TextRun) -> Prediction:
 
 def test_what_a_token_keeps_is_what_the_model_keeps(tiny: str) -> None:
     """Per layer of a Llama: ten vectors of its width (its input, what two norms read and give, queries, keys, values,
-    attention's result …) and four of its inner width; recomputed, its input alone."""
+    attention's result …) and four of its inner width; recomputed, its input alone; in part, its input and what seven
+    products and attention gave."""
     run = run_of(tiny, "--lora-rank", "0")
     config = run.learner.policy.model.config
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
@@ -37,6 +38,10 @@ def test_what_a_token_keeps_is_what_the_model_keeps(tiny: str) -> None:
     assert whole == pytest.approx(layers * (10 * width + 4 * inner) * FLOAT, rel=0.25)
     again = kept_by_a_token(run_of(tiny, "--lora-rank", "0", "--gradient-checkpointing").learner.policy)
     assert layers * width * FLOAT <= again <= (layers + 4) * width * FLOAT
+    run = run_of(tiny, "--lora-rank", "0", "--gradient-checkpointing", "selective")
+    part = kept_by_a_token(run.learner.policy, "selective")
+    keys = config.num_key_value_heads * config.head_dim
+    assert part == pytest.approx(layers * (5 * width + 2 * keys + 2 * inner) * FLOAT, rel=0.25)
 
 
 def test_the_optimizer_s_state_counts(tiny: str) -> None:
@@ -95,6 +100,7 @@ RUNS = {
     "arena": ("opsd", "--prompts", "16", "--max-tokens", "32"),
     "all weights": ("opsd", "--lora-rank", "0", *LARGE),
     "lora": ("opsd", "--lora-rank", "8", *LARGE),
+    "selective": ("opsd", "--lora-rank", "0", "--gradient-checkpointing", "selective", *LARGE),
     "recomputed": (
         "grpo", "--lora-rank", "0", "--gradient-checkpointing",
         "--prompts", "4", "--per-prompt", "4", "--max-tokens", "32",

@@ -69,10 +69,10 @@ LESS_MEMORY: Mapping[str, str] = {
     "sampling": "lower sample_batch or max_tokens",
     "answering": "lower sample_batch, max_memory or max_tokens",
     "evaluating": "lower sample_batch or eval_max_tokens",
-    "scoring and updating": "lower micro_batch or max_tokens, or set gradient_checkpointing",
+    "scoring and updating": "lower micro_batch or max_tokens, or set gradient_checkpointing (selective or full)",
     "probing": "lower prompts, micro_batch, sample_batch or max_tokens",
-    "": "lower micro_batch, sample_batch, max_tokens or max_memory, set gradient_checkpointing, or take a smaller "
-    "model",
+    "": "lower micro_batch, sample_batch, max_tokens or max_memory, set gradient_checkpointing (selective or "
+    "full), or take a smaller model",
 }
 """What to do where memory was used up, by what was being done; "" for whatever else that was."""
 

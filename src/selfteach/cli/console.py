@@ -89,8 +89,21 @@ def spelled(words: Sequence[str], literal: Collection[str] = ()) -> list[str]:
     python = {"none": "None", "true": "True", "false": "False"}
     return [
         word if word == "none" and before in literal else python.get(word, word)
-        for before, word in itertools.pairwise(["", *words])
+        for before, word in itertools.pairwise(["", *valued(words)])
     ]
+
+
+BARE = {"--gradient-checkpointing": "full"}
+"""Options that are flags elsewhere, and what they mean where no value is given."""
+
+
+def valued(words: Sequence[str]) -> Iterator[str]:
+    """The words, with the value of a bare option after it."""
+    for word, after in itertools.pairwise([*words, "--"]):
+        yield word
+        value = BARE.get(word.replace("_", "-"))
+        if value is not None and after.startswith("--"):
+            yield value
 
 
 def choosing_none(kind: type) -> set[str]:

@@ -29,7 +29,7 @@ from selfteach.policy.adapter import base_of, is_adapter, merged, note_base, wit
 from selfteach.policy.folder import folder_of, require_plain
 from selfteach.policy.lora import LoraConfig as LoraConfig
 from selfteach.policy.lora import with_lora
-from selfteach.policy.recomputing import recompute
+from selfteach.policy.recomputing import Checkpointing, recompute
 from selfteach.policy.renderer import ChatRenderer, Renderer
 from selfteach.policy.room import Room, room_of
 
@@ -159,7 +159,7 @@ def load_policy(
     precision: Precision = "float32",
     trained: bool = True,
     lora: LoraConfig | None = None,
-    gradient_checkpointing: bool = False,
+    gradient_checkpointing: Checkpointing = "none",
     chat_template: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -227,7 +227,7 @@ def policy_of(
     name: str,
     precision: Precision = "float32",
     lora: LoraConfig | None = None,
-    gradient_checkpointing: bool = False,
+    gradient_checkpointing: Checkpointing = "none",
     chat_template: str | None = None,
     device: torch.device | str | None = None,
     memory: int | None = None,
@@ -240,12 +240,11 @@ def policy_of(
     _keep_scale(network)
     renderer = ChatRenderer(tokenizer, chat_template, _generation_stops(network))
     rows = network.get_output_embeddings().weight.shape[0]
-    if gradient_checkpointing:
-        recompute(network)
+    recompute(network, gradient_checkpointing)
     tuned: Any = network if lora is None else with_lora(network, lora)
     width = min(renderer.vocabulary, rows)
     tuned = tuned.to(device).eval()
-    room = room_of(tuned, limit=memory, recomputed=gradient_checkpointing)
+    room = room_of(tuned, limit=memory, checkpointing=gradient_checkpointing)
     return Policy(name, tuned, tokenizer, renderer, width, room, precision)
 
 

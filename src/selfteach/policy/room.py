@@ -12,6 +12,8 @@ import psutil
 import torch
 from torch import nn
 
+from selfteach.policy.recomputing import Checkpointing
+
 SHARE = 4
 """One part in so many of the memory is for what passes through a model; the rest is for weights, optimizer, others."""
 LEAST = 2**26
@@ -22,6 +24,8 @@ LAYER_STATES, TRAINED_STATES = 16, 18
 """Vectors of a layer's width that a token holds while the layer computes: without gradient, and kept for it."""
 LAYER_INNER, TRAINED_INNER = 3, 4
 """The same of the MLP's inner width."""
+PRODUCT_STATES, PRODUCT_INNER = 8, 2
+"""What is kept for the gradient of products of matrices and attention alone."""
 DRAWN_COPIES = 5
 """Arrays as wide as the vocabulary while a row's next token is drawn: logits, log-probs, what is kept, the draw."""
 READ_BEHIND = 6
@@ -101,8 +105,9 @@ def batches(
         yield range(begin, len(lengths))
 
 
-def footprint(model: nn.Module, *, recomputed: bool = False) -> Footprint:
-    """What a transformers model takes a token; ``recomputed``: its activations are, in the backward pass."""
+def footprint(model: nn.Module, *, checkpointing: Checkpointing = "none") -> Footprint:
+    """What a transformers model takes a token; ``checkpointing``: what is computed again in the backward pass, one
+    layer at a time."""
     config: Any = model.config
     text: Any = config.get_text_config()
     width, layers = width_of(text), depth_of(text)
@@ -119,7 +124,11 @@ def footprint(model: nn.Module, *, recomputed: bool = False) -> Footprint:
         cached=2 * layers * keys * FLOAT,
         drawn=DRAWN_COPIES * sized(text, "vocab_size", default=2**15) * FLOAT,
         read=layer,
-        trained=layers * width * FLOAT + kept if recomputed else layers * kept,
+        trained={
+            "none": layers * kept,
+            "selective": layers * (PRODUCT_STATES * width + PRODUCT_INNER * inner) * FLOAT + kept,
+            "full": layers * width * FLOAT + kept,
+        }[checkpointing],
     )
 
 
@@ -143,7 +152,7 @@ def sized(config: Any, *names: str, default: int) -> int:
     return default
 
 
-def room_of(model: nn.Module, *, limit: int | None = None, recomputed: bool = False) -> Room:
+def room_of(model: nn.Module, *, limit: int | None = None, checkpointing: Checkpointing = "none") -> Room:
     """A quarter of the memory of where the model is, but no more than half of what its weights, their gradients and
     Adam's moments leave; rounded down to a power of two, so that alike machines do alike.
 
@@ -154,7 +163,7 @@ def room_of(model: nn.Module, *, limit: int | None = None, recomputed: bool = Fa
     weights = sum(p.nbytes * (4 if p.requires_grad else 1) for p in parameters)
     limit = limit or memory_limit(device)
     left = max(LEAST, min(limit // SHARE, (limit - weights) // 2))
-    return Room(2 ** (left.bit_length() - 1), footprint(model, recomputed=recomputed))
+    return Room(2 ** (left.bit_length() - 1), footprint(model, checkpointing=checkpointing))
 
 
 def memory_limit(device: torch.device | str = "cpu") -> int:

@@ -60,8 +60,10 @@ class Loading:
     """Hub revision of the model."""
     trust_remote_code: bool = False
     """Run model code that comes with the model. Off: code from strangers is code from strangers."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    gradient_checkpointing: Literal["none", "selective", "full"] = "none"
+    """What is computed again in the backward pass instead of being kept: nothing; what is cheap, all but products of
+    matrices and attention (selective: about half the memory, some hundredths of a step's time); or layers as a whole
+    (full: least memory, a third more time). Gradients are the same."""
     device: Literal["auto", "cpu"] = "auto"
     """Where to compute: the accelerator if there is one, or the CPU."""
 

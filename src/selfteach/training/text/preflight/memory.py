@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from selfteach.errors import less_memory
 from selfteach.objective.positions import BLOCK_BYTES
 from selfteach.objective.record import CHUNK_BYTES, CHUNK_BYTES_ON_CUDA
 from selfteach.policy.loading import Policy, bare
+from selfteach.policy.recomputing import Checkpointing, Products
 from selfteach.policy.reordered import reordered_bytes
 from selfteach.policy.room import FLOAT, depth_of, width_of
 from selfteach.policy.scorer import LocalScorer
@@ -248,15 +250,15 @@ def update_bytes(run: TextLearner, work: StageWork, contexts: Mapping[str, int])
     parts = list(room.scoring([widest] * work.rows, run.config.bookkeeping.micro_batch, gradient=True))
     rows = max(map(len, parts), default=0)
     tokens = rows * (work.prompt + work.tokens)
-    kept = tokens * kept_by_a_token(run.policy)
+    kept = tokens * kept_by_a_token(run.policy, run.config.loading.gradient_checkpointing)
     whole = kept + loss_bytes(run, rows * work.tokens, 1 + len(work.recipe.teachers))
     layer = tokens * kept_by_a_layer(run.policy)
     return layer + (whole + gradients if len(parts) > 1 else max(whole, gradients))
 
 
-def kept_by_a_token(policy: Policy) -> int:
+def kept_by_a_token(policy: Policy, checkpointing: Checkpointing = "none") -> int:
     """Bytes that a forward pass keeps of a token for the backward pass, as this model does with a short row: whatever
-    its layers, its adapters, and what is recomputed."""
+    its layers, its adapters, and what is computed again."""
     mine = {one.untyped_storage().data_ptr() for one in policy.model.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -266,7 +268,10 @@ def kept_by_a_token(policy: Policy) -> int:
         return tensor
 
     row = [policy.renderer.pad_id] * MEASURED
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    # Of layers that are computed again in part, torch keeps what they need itself, unseen by hooks.
+    products = Products(note) if checkpointing == "selective" else nullcontext()
+    with torch.enable_grad(), hooks, products:
         states = LocalScorer().states(policy, [row], [row])
     del states
     return sum(one.untyped_storage().nbytes() for one in kept.values()) // (2 * MEASURED)
