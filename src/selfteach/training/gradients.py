@@ -65,12 +65,16 @@ def not_finite(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> str | None:
     floating = {
         name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()
     }
-    finite = [tensor.isfinite().all() for tensor in floating.values()]
-    if not finite or bool(
-        torch.stack([one.to(finite[0].device) for one in finite]).all()
+    if not floating:
+        return None
+    # A sum reads each number once and writes none. It is finite only if all numbers are; where it is not, it may
+    # itself have run over.
+    sums = [tensor.sum() for tensor in floating.values()]
+    if bool(
+        torch.stack([one.float().to(sums[0].device) for one in sums]).isfinite().all()
     ):  # one wait, not many
         return None
-    return next(name for name, one in zip(floating, finite, strict=True) if not one)
+    return next((name for name, tensor in floating.items() if not tensor.isfinite().all()), None)
 
 
 @torch.no_grad()
