@@ -86,6 +86,13 @@ def masks_by_key(model: nn.Module) -> bool:
     return plain and told and config._attn_implementation == "sdpa"
 
 
+def shares_keys(model: nn.Module) -> bool:
+    """Whether several heads of its queries share keys and values."""
+    config = bare(model).config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    return heads is not None and getattr(config, "num_key_value_heads", heads) != heads
+
+
 def takes(model: nn.Module, argument: str) -> bool:
     """Whether the part of ``model`` that makes hidden states has an argument of this name."""
     return argument in inspect.signature(body(model).forward).parameters
