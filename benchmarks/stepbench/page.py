@@ -36,8 +36,8 @@ Equal: the model and its weights; prompts token for token, as student and teache
 rows and new tokens (no token ends an answer, and every side must have generated exactly rows × tokens); rows scored
 at once; the JSD (β = ½) over the full vocabulary against frozen weights, the mean over all tokens; temperature 1,
 no cuts; all weights trained by AdamW at one rate, gradients clipped at norm 1, one optimizer step a batch; no
-gradient checkpointing; threads, of which idle ones sleep; torch and transformers, for all sides run in one
-environment.
+gradient checkpointing (but on a side called *selective*: `--gradient-checkpointing selective`); threads, of which
+idle ones sleep; torch and transformers, for all sides run in one environment.
 
 Not equal:
 
