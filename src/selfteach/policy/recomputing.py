@@ -8,6 +8,7 @@ from types import MethodType
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -72,7 +73,7 @@ def _kept(context: object, operator: object, *args: object, **kwargs: object) ->
 class Products(TorchDispatchMode):
     """While it is on, ``note`` is told every tensor that selective checkpointing keeps."""
 
-    def __init__(self, note: Callable[[Tensor], object]) -> None:
+    def __init__(self, note: Callable[[Shaped[Tensor, "..."]], object]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.note = note
 
