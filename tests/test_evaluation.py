@@ -441,20 +441,26 @@ def test_an_option_that_is_given_as_none_contradicts_nothing() -> None:
         assert yielding(inherited, {"held_out_file": none}) == inherited
 
 
+@pytest.fixture
+def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The memory that each cut of what is sampled reckoned with."""
+    seen: list[int] = []
+    cut = Room.sampling
+
+    def noted(self: Room, *given: Any, **more: Any) -> Any:
+        seen.append(self.memory)
+        return cut(self, *given, **more)
+
+    monkeypatch.setattr(Room, "sampling", noted)
+    return seen
+
+
 def test_a_run_is_measured_in_batches_of_its_own_size_if_they_fit_here(
-    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    home: Path, rooms: list[int], tmp_path: Path
 ) -> None:
     """A run of a machine with more memory must not take what this one lacks."""
     run = Path(shutil.copytree(home / "full", tmp_path / "run", symlinks=True))
     summary = json.loads((run / "summary.json").read_text())
-    rooms: list[int] = []
-    cut = Room.sampling
-
-    def noted(self: Room, *given: Any, **more: Any) -> Any:
-        rooms.append(self.memory)
-        return cut(self, *given, **more)
-
-    monkeypatch.setattr(Room, "sampling", noted)
     for memory in (2**27, 2**60):
         (run / "summary.json").write_text(json.dumps({**summary, "room": {"policy": memory}}))
         selfteach.evaluate(run, problems=2, samples=1, device="cpu")
@@ -462,17 +468,7 @@ def test_a_run_is_measured_in_batches_of_its_own_size_if_they_fit_here(
     assert 2**27 < rooms[1] < 2**50
 
 
-def test_max_memory_bounds_what_is_sampled_at_once(
-    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    rooms: list[int] = []
-    cut = Room.sampling
-
-    def noted(self: Room, *given: Any, **more: Any) -> Any:
-        rooms.append(self.memory)
-        return cut(self, *given, **more)
-
-    monkeypatch.setattr(Room, "sampling", noted)
+def test_max_memory_bounds_what_is_sampled_at_once(home: Path, rooms: list[int]) -> None:
     asked = ["--problems", "2", "--samples", "1", "--device", "cpu"]
     assert main(["eval", str(home / "full"), *asked, "--max-memory", "1"]) == 0
     selfteach.evaluate(home / "full", problems=2, samples=1, device="cpu", max_memory=4.0)

@@ -6,6 +6,7 @@ import pytest
 
 from selfteach.cli.console import refuse_renamed
 from selfteach.cli.evaluate import own_names
+from selfteach.cli.train import configured
 from selfteach.errors import UserError
 from selfteach.recipes.knobs import RENAMED
 from selfteach.studies.plan import MEASURED, command
@@ -71,3 +72,18 @@ def test_an_earlier_name_is_known_in_every_spelling() -> None:
     for word in (option(old), f"--{old}=1", f"--no-{old}"):
         with pytest.raises(UserError, match=f"{option(old)} is called {option(new)}"):
             refuse_renamed([word])
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ([], "none"),
+        (["--gradient-checkpointing"], "full"),  # a flag, as TRL has it; last, or before another option
+        (["--gradient_checkpointing", "--steps", "3"], "full"),
+        (["--gradient-checkpointing", "selective", "--steps", "3"], "selective"),
+        (["--steps", "3", "--gradient-checkpointing", "none"], "none"),
+    ],
+)
+def test_a_flag_of_other_libraries_may_stand_without_its_value(words: list[str], meant: str) -> None:
+    config, _ = configured(["opsd", "--task", "table", *words])
+    assert config.loading.gradient_checkpointing == meant

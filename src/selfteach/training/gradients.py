@@ -69,10 +69,9 @@ def not_finite(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> str | None:
         return None
     # A sum reads each number once and writes none. It is finite only if all numbers are; where it is not, it may
     # itself have run over.
-    sums = [tensor.sum() for tensor in floating.values()]
-    if bool(
-        torch.stack([one.float().to(sums[0].device) for one in sums]).isfinite().all()
-    ):  # one wait, not many
+    sums = [tensor.sum().float() for tensor in floating.values()]
+    together = torch.stack([one.to(sums[0].device) for one in sums])  # one wait, not many
+    if bool(together.isfinite().all()):
         return None
     return next((name for name, tensor in floating.items() if not tensor.isfinite().all()), None)
 
