@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -13,6 +14,7 @@ import torch
 import transformers
 
 from families import FAMILIES, family_model
+from runs import run_of
 from selfteach.policy.economy import PASS_ON_CPU, PLAIN, Economy, cut, economy_of
 from selfteach.policy.loading import Policy, body
 from selfteach.policy.passes import row_of
@@ -21,7 +23,7 @@ from selfteach.policy.recomputing import Checkpointing, recompute
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.room import room_of
 from selfteach.policy.scorer import LocalScorer, ResponseScorer
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_model_folder, tiny_tokenizer
 
 VOCABULARY = 60
 SIZE = {
@@ -368,3 +370,19 @@ def test_rows_are_cut_where_it_costs_least(seed: int) -> None:
 def test_nothing_is_cut_into_no_pass() -> None:
     assert cut([], [], 5) == []
     assert cut([3, 1, 2], [4, 4, 4], 0) == [[3, 1, 2]]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+def test_layers_that_are_called_twice_are_computed_again_in_every_precision(
+    precision: str, tmp_path: Path
+) -> None:
+    """A shared context is a call more of each layer, in which autocast converts weights that it then remembers."""
+    words = ("--lora-rank", "0", "--precision", precision, "--per-prompt", "4")
+    folder = str(tiny_model_folder(tmp_path))
+    after = []
+    for way in ("none", "selective"):
+        run = run_of(folder, *words, "--gradient-checkpointing", way, recipe="grpo")
+        run.stepped()
+        after.append({name: p.detach().clone() for name, p in run.learner.policy.model.named_parameters()})
+    for name, weight in after[0].items():
+        torch.testing.assert_close(after[1][name], weight, rtol=0, atol=0)

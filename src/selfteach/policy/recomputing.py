@@ -56,7 +56,22 @@ def _as_a_whole(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 def _in_part(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     contexts = partial(create_selective_checkpoint_contexts, _kept)
-    return _recomputed(layer, partial(checkpoint, context_fn=contexts), *args, **kwargs)
+
+    def way(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return checkpoint(partial(_uncached, forward), *args, context_fn=contexts, **kwargs)
+
+    return _recomputed(layer, way, *args, **kwargs)
+
+
+def _uncached(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Without autocast's memory of weights that it has converted: a layer that is called twice would make other
+    operations when it is computed again."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        return forward(*args, **kwargs)
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def _recomputed(layer: nn.Module, way: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
