@@ -4,9 +4,10 @@
 
 Prints the median seconds, processor seconds and tokens a second of each side over alternating repetitions with their
 spread, and the ratio. Stop tokens are ignored, so that both sides write ``prompts × samples × tokens``. Sides:
-``decoded`` (as the sampler does it), ``unpacked`` (the same without weights laid out for oneDNN), ``generate``; and,
-where named in ``--also``, what transformers offers beside it, drawing with a generator of its own: ``static`` (a cache
-of fixed size), ``compiled`` (the same under torch.compile), ``continuous`` (continuous batching over a paged cache).
+``decoded`` (as the sampler does it), ``plain`` (the same without what a device has for it: weights laid out for oneDNN
+on a CPU, a recorded pass on a GPU), ``generate``; and, where named in ``--also``, what transformers offers beside it,
+drawing with a generator of its own: ``static`` (a cache of fixed size), ``compiled`` (the same under torch.compile),
+``continuous`` (continuous batching over a paged cache).
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from transformers import CompileConfig, GenerationConfig
 
+from selfteach.policy import sampler
 from selfteach.policy.draws import Draws, Sampling
 from selfteach.policy.loading import Policy, load_policy
 from selfteach.policy.passes import left
@@ -36,13 +39,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1, help="answers a prompt")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--also", nargs="+", choices=("static", "compiled", "continuous"), default=[])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     policy = load_policy(given.model)
-    policy.model.to(getattr(torch, given.dtype))
+    policy.model.to(given.device, getattr(torch, given.dtype))
     sides = sides_of(policy) | {name: partial(borrowed, policy, name) for name in given.also}
     prompts = [
         policy.renderer.prompt_ids([{"role": "user", "content": QUESTION.format(i + 2, i + 5, i)}])
@@ -52,11 +56,11 @@ def main() -> None:
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for repetition in range(given.repeats + 1):  # the first one warms up
         for name, side in sides.items():
-            seconds = timed(side, prompts, given.tokens)
+            seconds = timed(side, prompts, given.tokens, policy.model.device)
             took[name] += [seconds] if repetition else []
     print(
-        f"{len(prompts)} rows × {given.tokens} tokens, {given.dtype}, {given.threads} threads, "
-        f"torch {torch.__version__}"
+        f"{len(prompts)} rows × {given.tokens} tokens, {given.dtype}, {device_name(policy.model.device)}, "
+        f"{given.threads} threads, torch {torch.__version__}"
     )
     base = statistics.median(wall for wall, _ in took["generate"])
     for name, times in took.items():
@@ -73,9 +77,14 @@ Side = Callable[[list[list[int]], Draws], list[Sample]]
 def sides_of(policy: Policy) -> dict[str, Side]:
     endless = replace(policy, renderer=Endless(policy.renderer))
     bare = replace(endless, room=replace(policy.room, memory=0))  # no memory to lay weights out in
+
+    def plain(prompts: list[list[int]], draws: Draws) -> list[Sample]:
+        with patch.object(sampler, "can_record", lambda *_: False):
+            return decoded(bare, prompts, draws, lambda _: None)
+
     return {
         "decoded": lambda prompts, draws: decoded(endless, prompts, draws, lambda _: None),
-        "unpacked": lambda prompts, draws: decoded(bare, prompts, draws, lambda _: None),
+        "plain": plain,
         "generate": lambda prompts, draws: generated(endless, prompts, draws, lambda _: None),
     }
 
@@ -97,9 +106,14 @@ def borrowed(policy: Policy, name: str, prompts: list[list[int]], draws: Draws) 
             config.compile_config._compile_all_devices = True
         ids = left(prompts, 0)
         mask = left([[1] * len(prompt) for prompt in prompts], 0)
-        both = model.generate(ids, attention_mask=mask, generation_config=config)
+        on = model.device
+        both = model.generate(ids.to(on), attention_mask=mask.to(on), generation_config=config)
         written = both[:, ids.shape[1] :].tolist()
     return [Sample(ids, [0.0] * len(ids), finished=False) for ids in written]
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 class Endless:
@@ -113,9 +127,9 @@ class Endless:
 
 
 @torch.no_grad()
-def timed(side: Side, prompts: list[list[int]], tokens: int) -> tuple[float, float]:
-    """(wall, processor) seconds of one sampling."""
-    draws = Draws(Sampling(tokens), [str(i) for i in range(len(prompts))], torch.device("cpu"))
+def timed(side: Side, prompts: list[list[int]], tokens: int, device: torch.device) -> tuple[float, float]:
+    """(wall, processor) seconds of one sampling, whose answers are on the host in the end."""
+    draws = Draws(Sampling(tokens), [str(i) for i in range(len(prompts))], device)
     wall, processor = time.perf_counter(), time.process_time()
     written = side(prompts, draws)
     seconds = time.perf_counter() - wall, time.process_time() - processor

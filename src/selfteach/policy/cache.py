@@ -26,6 +26,7 @@ class GrowingLayer(DynamicLayer):
     """
 
     length = 0
+    column: Int[Tensor, "1"] | None = None
     key_buffer: Float[Tensor, "N h room w"]
     value_buffer: Float[Tensor, "N h room w"]
 
@@ -42,6 +43,10 @@ class GrowingLayer(DynamicLayer):
     ) -> tuple[Float[Tensor, "N h length w"], Float[Tensor, "N h length w"]]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if self.column is not None:
+            self.key_buffer.index_copy_(2, self.column, key_states)
+            self.value_buffer.index_copy_(2, self.column, value_states)
+            return self.key_buffer, self.value_buffer
         begin, self.length = self.length, self.length + key_states.shape[-2]
         self.key_buffer = self._with(getattr(self, "key_buffer", None), key_states, begin)
         self.value_buffer = self._with(getattr(self, "value_buffer", None), value_states, begin)
@@ -59,6 +64,27 @@ class GrowingLayer(DynamicLayer):
             buffer = larger
         buffer[:, :, begin : self.length] = new
         return buffer
+
+    def hold(self, room: int, column: Int[Tensor, "1"]) -> None:
+        """From now on write one token at a time to ``column``, a tensor on the device, of buffers of ``room`` tokens
+        that stay where they are, and return these whole."""
+        self.key_buffer, self.value_buffer = (
+            self._of(one, room) for one in (self.key_buffer, self.value_buffer)
+        )
+        self.column = column
+
+    def release(self, length: int) -> None:
+        """Grow again; so many tokens are held."""
+        self.column, self.length = None, length
+        self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
+
+    def _of(self, buffer: Float[Tensor, "N h s w"], room: int) -> Float[Tensor, "N h room w"]:
+        rows, heads, _, width = buffer.shape
+        held = buffer.new_zeros(
+            rows, heads, room, width
+        )  # what is masked must be numbers: NaN times 0 is NaN
+        held[:, :, : self.length] = buffer[:, :, : self.length]
+        return held
 
     def batch_select_indices(self, indices: Int[Tensor, "n"]) -> None:
         if self.length:

@@ -24,6 +24,9 @@ class Reader:
     many columns its logits have. ``head`` makes them (none: that of the weights, as they are then). ``new``: most
     tokens that follow a prompt (none: nobody knows)."""
 
+    leaving = 1 / 8
+    """Share of the rows that must have stopped before they leave: leaving copies what the others have cached."""
+
     def __init__(
         self,
         in_place: InPlace,

@@ -20,6 +20,7 @@ from selfteach.policy.head import exact_logits, output_head
 from selfteach.policy.loading import Policy, bare, context_window
 from selfteach.policy.passes import left
 from selfteach.policy.reader import Reader
+from selfteach.policy.recorded import RecordedReader, can_record
 from selfteach.policy.reordered import reordered, reordered_head
 
 Watch = Callable[[float], None]
@@ -144,12 +145,14 @@ def in_evaluation(model: PreTrainedModel) -> Iterator[None]:
 def decoded(
     policy: Policy, prompts: Sequence[list[int]], draws: Draws, watch: Callable[[int], None]
 ) -> list[Sample]:
-    """Token by token over a cache of keys and values; rows that have stopped leave as soon as they are a share of
-    ``LEAVING``."""
+    """Token by token over a cache of keys and values; rows that have stopped leave as soon as they are many
+    (``Reader.leaving``)."""
     memory = policy.room.memory
     head = output_head(policy.model, policy.vocabulary, mixed=policy.precision != "float32")
     head = reordered_head(head, len(prompts), memory)
-    reader = Reader(lambda: nullcontext(policy), prompts, policy.vocabulary, head, draws.sampling.max_tokens)
+    new = draws.sampling.max_tokens
+    kind = RecordedReader if can_record(policy.model, new) else Reader
+    reader = kind(lambda: nullcontext(policy), prompts, policy.vocabulary, head, new)
     with reordered(policy.model, len(prompts), memory):
         return written(policy, reader, draws, watch)
 
@@ -171,7 +174,7 @@ def written(policy: Policy, reader: Reader, draws: Draws, watch: Callable[[int],
         if looks(step, rows.device) and (gone := int(stopped.sum())):
             if gone == len(rows):
                 break
-            if gone >= LEAVING * len(rows):
+            if gone >= reader.leaving * len(rows):
                 staying = (~stopped).nonzero().squeeze(1)
                 reader.keep(staying)
                 rows, token, stopped = rows[staying], token[staying], stopped[staying]
@@ -179,8 +182,6 @@ def written(policy: Policy, reader: Reader, draws: Draws, watch: Callable[[int],
     return log.samples()
 
 
-LEAVING = 1 / 8
-"""Share of a batch's rows that must have stopped before they leave it: leaving copies what the others have cached."""
 LOOKS = 16
 """Tokens between looks at who has stopped on an accelerator, where a look waits for all that was computed."""
 
