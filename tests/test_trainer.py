@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from selfteach.errors import NotFinite, UserError
@@ -760,3 +762,17 @@ def test_the_noise_of_single_records_gradients_is_added_once_over_all_processes(
         assert {key: two[key] for key in same} == pytest.approx(same, rel=1e-5)
     empty = next(row for row in rows[0] if row["step"] == 2 and "loss" in row)
     assert empty["loss"] == 0 < empty["grad_norm"]  # nothing but noise
+
+
+@pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cpu")])
+def test_a_run_computes_on_its_own_device_whatever_the_process_computed_on_before(
+    first: str, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a notebook: accelerate keeps a process's first device, and refuses another one."""
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})
+    Accelerator(cpu=True)
+    for state in (PartialState, AcceleratorState):
+        state._shared_state |= {"device": torch.device(first), "_cpu": first == "cpu"}
+    trainer = Trainer(Slope(), None, Silent(), CPU)
+    assert trainer.accelerator.device.type == then

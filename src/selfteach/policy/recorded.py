@@ -6,6 +6,7 @@ A token of a small batch takes a device less time than the host takes to launch 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,7 @@ from selfteach.policy.cache import GrowingLayer, masks_by_key
 from selfteach.policy.loading import bare
 from selfteach.policy.reader import Reader
 
+log = logging.getLogger(__name__)
 Compute = Callable[[], Float[Tensor, "N V"]]
 Record = Callable[[Compute], Compute]
 """From what computes to what does the same again, from and to the same memory."""
@@ -30,8 +32,8 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def can_record(model: nn.Module, new: int) -> bool:
-    """Whether a pass of ``model`` over one token can be recorded, and ``new`` of them are worth it: on CUDA, with plain
-    attention, and with nothing that the host must look at on the way."""
+    """Whether a recording of ``model``'s pass over one token is worth trying for ``new`` of them: on CUDA, with plain
+    attention, and with nothing that the host is known to look at on the way."""
     policy = bare(model)
     config = policy.config.get_text_config()
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
@@ -59,18 +61,33 @@ def graph(compute: Compute) -> Compute:
 
 
 class RecordedReader(Reader):
-    """A ``Reader`` whose new tokens are read by a recording; ``record`` makes one (``graph``)."""
+    """A ``Reader`` whose new tokens are read by a recording; ``record`` makes one (``graph``). A model whose pass
+    proves impossible to record is read as a ``Reader`` reads it, with a warning."""
 
     leaving = 1 / 2
     record: Record = staticmethod(graph)
     recording: Recording | None = None
+    possible = True
 
     def token(self, token: Int[Tensor, "N"]) -> Float[Tensor, "N V"]:
         """[N, V] logits of what follows each row's new token [N]. The next call overwrites them."""
         if self.recording is None or self.recording.full:
             self._stop()
-            self.recording = Recording(self)
-        return self.recording(token)
+            self.recording = self._recording() if self.possible else None
+        return super().token(token) if self.recording is None else self.recording(token)
+
+    def _recording(self) -> Recording | None:
+        made = Recording(self)
+        try:
+            made.begin()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as problem:  # whatever a capture forbids is told so
+            made.end()
+            self.possible = False
+            log.warning("tokens are computed one by one, as no CUDA graph of them can be made: %s", problem)
+            return None
+        return made
 
     def keep(self, rows: Int[Tensor, "n"]) -> None:
         self._stop()
@@ -87,6 +104,8 @@ class Recording:
     """The pass over one more token of every row of ``reader``, from and to memory that stays where it is, until
     ``room`` tokens are cached."""
 
+    replay: Compute
+
     def __init__(self, reader: RecordedReader) -> None:
         self.reader = reader
         self.layers = [one for one in reader.cache.layers if isinstance(one, GrowingLayer)]
@@ -100,10 +119,12 @@ class Recording:
             rows, 1, 1, self.room, dtype=torch.bool, device=device
         )
         self.mask[:, 0, 0, : self.cached] = reader.attended.bool()
+
+    def begin(self) -> None:
+        """RuntimeError where the pass cannot be recorded."""
         for layer in self.layers:
             layer.hold(self.room, self.column)
-        self.mask[..., self.cached] = True  # a row that attends to nothing would be NaN while it is recorded
-        self.replay = type(reader).record(lambda: reader._read(self.ids, self.position, self.mask))
+        self.replay = type(self.reader).record(lambda: self.reader._read(self.ids, self.position, self.mask))
 
     @property
     def full(self) -> bool:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from accelerate import PartialState
 from torch import distributed
 
 from selfteach.errors import UserError, within_memory
@@ -25,7 +24,7 @@ from selfteach.training.interruption import Interrupted
 from selfteach.training.jsonrows import read_rows
 from selfteach.training.learner import Learner
 from selfteach.training.progress import Progress, Silent
-from selfteach.training.reduce import on_cpu, processes
+from selfteach.training.reduce import processes, state_on
 from selfteach.training.runconfig import changes, dotted, saved_config
 from selfteach.training.rundir import RunFolder
 from selfteach.training.text.evaluation import HEADLINE
@@ -71,7 +70,7 @@ def launch(
 ) -> tuple[Path | None, dict[str, Any]]:
     """Train ``config`` to its end. Returns the run folder (None on processes that do not write) and the summary."""
     config = replace(config, out=Path(config.out))
-    first = PartialState(cpu=on_cpu(config.loading.device)).is_main_process
+    first = state_on(config.loading.device).is_main_process
     shown = tracked(progress(), config.bookkeeping, table_of(config), config.out) if first else silent()
     settings = settings_of(config)
     table = table_of(config)
@@ -162,7 +161,7 @@ def run_learner(
     after Ctrl-C, when the run is saved.
     """
     out, settings = Path(out), settings or Settings()
-    first = PartialState(cpu=on_cpu(settings.device)).is_main_process
+    first = state_on(settings.device).is_main_process
     if table is None:
         learner = learner() if callable(learner) else learner
         table = learner_table(learner, settings)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import distributed
 
@@ -22,6 +24,18 @@ def on_cpu(device: str) -> bool:
     """Whether a run on ``device`` ("auto" or "cpu") computes on the CPU. Accelerate must be told: left to itself on a
     machine without an accelerator, it takes each of several processes for the only one."""
     return device == "cpu" or not torch.accelerator.is_available()
+
+
+def state_on(device: str) -> PartialState:
+    """Accelerate's state of this process for a run on ``device``. It keeps the first device that a process computes
+    on: a run on another one, in a notebook say, begins with a new state, unless several processes were launched
+    together."""
+    cpu = on_cpu(device)
+    state = PartialState(cpu=cpu)
+    if (state.device.type == "cpu") != cpu and state.num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        state = PartialState(cpu=cpu)
+    return state
 
 
 def gather_rows(rows: Iterable[Row]) -> list[Row]:

@@ -19,7 +19,7 @@ from selfteach.training.learner import Batch, Learner, Numbers, Role, Stage, Tra
 from selfteach.training.marks import Marks
 from selfteach.training.memory import peak_memory
 from selfteach.training.progress import Progress
-from selfteach.training.reduce import on_cpu, sum_over_processes
+from selfteach.training.reduce import on_cpu, state_on, sum_over_processes
 from selfteach.training.rundir import RunFolder, writing
 
 DOING = {
@@ -60,6 +60,7 @@ class Trainer:
         self, learner: Learner, folder: RunFolder | None, progress: Progress, settings: Settings
     ) -> None:
         self.learner, self.folder, self.progress, self.settings = learner, folder, progress, settings
+        state_on(settings.device)
         self.accelerator = Accelerator(cpu=on_cpu(settings.device))
         randomness.seed_all(settings.seed + self.accelerator.process_index)
         self.clock = learner.clock = Clock()

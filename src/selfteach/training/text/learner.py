@@ -10,7 +10,6 @@ from random import Random
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ from selfteach.training.clock import Clock
 from selfteach.training.config import TrainConfig
 from selfteach.training.learner import Learner, Numbers, Role, Sample, Stage, Trained, Update
 from selfteach.training.progress import Progress
-from selfteach.training.reduce import on_cpu
+from selfteach.training.reduce import state_on
 from selfteach.training.rundir import whole_folder
 from selfteach.training.text import data, metrics, mismatch, preflight, tokens
 from selfteach.training.text.batching import Batching
@@ -59,7 +58,7 @@ class TextLearner(Learner):
         self.config, self.progress = config, progress
         if config.fitted:
             progress.say(config.fitted)
-        here = PartialState(cpu=on_cpu(config.loading.device))
+        here = state_on(config.loading.device)
         if config.loading.offload_teachers and here.device.type == "cpu":
             progress.say(
                 "offload_teachers: there is no accelerator here, so that teachers stay where they are"
