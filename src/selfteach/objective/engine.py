@@ -59,7 +59,7 @@ def evaluate_terms(
     """The loss of ``batch`` and its gradient path to every role that a term trains and whose tensors require one.
 
     ``watch`` adds per-token columns (no gradient) measured on the same logits, wherever its quantities say.
-    ``chunk_bytes`` bounds the logits of all roles alive at a time (None: 96 MiB, on CUDA 1 GiB). ``compiler``: a
+    ``chunk_bytes`` bounds the logits of all roles alive at a time (None: 96 MiB, on CUDA 256 MiB). ``compiler``: a
     backend of torch.compile, such as "inductor", for the closed-form gradients (None: none). The loss can be
     differentiated once.
 
