@@ -7,9 +7,8 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-slow lint types check docs wheel setup bench-loss bench-step growth clean
 
-# One thread: operations on a model of 0.34 M weights take longer on two (results/targets.md).
 demo: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/selfteach demo
+	$(BIN)/selfteach demo
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

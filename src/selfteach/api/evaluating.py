@@ -39,6 +39,7 @@ from selfteach.training.text.estimates import estimates
 from selfteach.training.text.evaluation import Answered
 from selfteach.training.text.evaluation import evaluate as measure
 from selfteach.training.text.saved import Saved, SavedRun, load_saved, saved_model
+from selfteach.training.threads import on_threads, threads_of
 
 ModelLike = str | Path | PreTrainedModel | Result
 LONGEST, LONGEST_IN_A_WORLD = 1024, 64
@@ -173,7 +174,7 @@ def evaluate_one(policy: Policy, what: Posed, how: EvalSettings, view: View | No
         "seed": how.seed,
     }  # fmt: skip
     greedy: list[Answered] = []
-    with within_memory("answering"), diverged(f"model {model}"):
+    with within_memory("answering"), diverged(f"model {model}"), on_threads(threads_of(policy.model)):
         result, answers = measure(policy, what.task, samples=how.samples, sampling=sampling, **shared)
         if how.greedy:
             _, greedy = measure(policy, what.task, samples=1, sampling=Sampling(longest, 0.0), **shared)

@@ -7,7 +7,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,8 @@ def finish(runs: Sequence[Planned], jobs: int) -> None:
     Where one fails (UserError), or this process is interrupted (Ctrl-C, SIGTERM), those in training are ended, saved,
     and no other is started; however this process ends, none of them outlives it.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    # One at a time has the machine, and chooses for itself.
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
     children = Children()
     with terminated_as_interrupted(), ThreadPoolExecutor(jobs) as pool:
         ends = [pool.submit(bring_or_close, run, threads, children) for run in runs]
@@ -56,7 +57,7 @@ def finish(runs: Sequence[Planned], jobs: int) -> None:
             raise
 
 
-def bring_or_close(run: Planned, threads: str, children: Children) -> None:
+def bring_or_close(run: Planned, threads: Mapping[str, str], children: Children) -> None:
     """Finish the run. Whatever goes wrong, ``children`` start no other from then on: this thread would be the first to
     begin one."""
     try:
@@ -66,7 +67,7 @@ def bring_or_close(run: Planned, threads: str, children: Children) -> None:
         raise
 
 
-def bring_to_end(run: Planned, threads: str, children: Children) -> None:
+def bring_to_end(run: Planned, threads: Mapping[str, str], children: Children) -> None:
     """Finish the run. Raises UserError where it fails."""
     if finished([run]):
         print(f"{run.label} seed {run.seed}: finished before", flush=True)
@@ -79,8 +80,8 @@ def bring_to_end(run: Planned, threads: str, children: Children) -> None:
     log = run.folder.with_name(f"{run.folder.name}.log")
     words = [*run.words, *(["--resume"] if begun else [])]
     with log.open("ab") as stream:
-        env = {**os.environ, "OMP_NUM_THREADS": threads}
-        code = children.run([sys.executable, "-m", "selfteach.child", *words], stream, env)
+        command = [sys.executable, "-m", "selfteach.child", *words]
+        code = children.run(command, stream, {**os.environ, **threads})
     if code:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise UserError(

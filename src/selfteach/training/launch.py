@@ -29,6 +29,7 @@ from selfteach.training.runconfig import changes, dotted, saved_config
 from selfteach.training.rundir import RunFolder
 from selfteach.training.text.evaluation import HEADLINE
 from selfteach.training.text.learner import TextLearner
+from selfteach.training.threads import on_threads
 from selfteach.training.tracking import tracked
 from selfteach.training.trainer import Settings, Trainer
 from selfteach.training.whereabouts import STARTED_IN, base_of, renamed, started_in
@@ -92,9 +93,10 @@ def rehearse(config: TrainConfig, progress: Progress, out: Path | None, *, resum
     randomness.seed_all(config.seed)
     with within_memory("loading the model"):
         trainer = Trainer(TextLearner(config, progress), None, progress, settings_of(config))
-    trainer.learner.preflight()
-    while trainer.stage + 1 < len(trainer.stages):
-        trainer.begin_next_stage()
+    with on_threads(trainer.learner.threads()):
+        trainer.learner.preflight()
+        while trainer.stage + 1 < len(trainer.stages):
+            trainer.begin_next_stage()
 
 
 def learner_of(config: TrainConfig, progress: Progress) -> TextLearner:
@@ -174,9 +176,11 @@ def run_learner(
         with within_memory("loading the model"):
             trainer = Trainer(learner() if callable(learner) else learner, folder, shown, settings)
         trainer.check = check
-        begin_or_go_on(trainer, out, config, resume, changed)
-        begun = True
-        summary = trainer.train()
+        with on_threads(trainer.learner.threads()):
+            config["versions"] = versions()
+            begin_or_go_on(trainer, out, config, resume, changed)
+            begun = True
+            summary = trainer.train()
     except Interrupted:
         raise
     except BaseException as problem:

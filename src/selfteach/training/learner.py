@@ -125,6 +125,10 @@ class Learner(Protocol):
         known); None if the run is not evaluated. Moves no weight and no random state."""
         ...
 
+    def threads(self) -> int | None:
+        """Threads of a CPU that its work is worth (None: torch's own choice)."""
+        return None
+
     def memory_advice(self, doing: str) -> str:
         """What to do where memory was used up while ``doing`` this ("sampling", "scoring and updating", "evaluating"
         …)."""

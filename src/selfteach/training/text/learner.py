@@ -43,6 +43,9 @@ from selfteach.training.text.private import private_gradient
 from selfteach.training.text.probe import reference_likelihoods
 from selfteach.training.text.update import TextBatch, backward, losses_of
 from selfteach.training.text.writing import Writing
+from selfteach.training.threads import threads_of
+
+ONE_THREAD = "so small a model computes on one thread, faster than on several: OMP_NUM_THREADS says otherwise"
 
 
 class TextLearner(Learner):
@@ -90,8 +93,13 @@ class TextLearner(Learner):
         self.controllers: dict[str, Controller] = {}
         self.hook: Hook | None = None
         self.hooked = 0
+        if self.threads() == 1:
+            progress.say(ONE_THREAD)
         self.answers_shown: list[Answered] = []
         self.longest_prompt = 0
+
+    def threads(self) -> int | None:
+        return threads_of(self.policy.model)
 
     # --- where it stands ------------------------------------------------------------------------------------------
 
