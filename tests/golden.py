@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from arrays import arrays, laptop
 from selfteach.policy.loading import Policy
 from selfteach.recipes import RECIPES, Recipe, knobs, with_knobs
-from selfteach.studies.laptop import LAPTOP, presets
+from selfteach.studies.laptop import laptop_of, presets
 from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
 from selfteach.training.config import Bookkeeping, Evaluation, TrainConfig
@@ -91,7 +91,7 @@ def recorded_evaluations() -> dict[str, dict[str, np.ndarray]]:
 
 
 def recipe_of(name: str) -> Recipe:
-    changes = {"steps": 10, **SMALL, **CHANGES[name]}
+    changes = {"steps": 10, **SMALL, **CHANGES.get(name, {})}
     return with_knobs(laptop(name), changes)
 
 
@@ -112,7 +112,7 @@ class Watched(TextLearner):
     ) -> None:
         self.replayed, self.done = replayed, 0
         config = TrainConfig(
-            recipe, name, "arena", LAPTOP[name].world, folder,
+            recipe, name, "arena", laptop_of(RECIPES[name]).world, folder,
             evaluation=Evaluation(eval_problems=0),
             bookkeeping=Bookkeeping(samples_every=0, alarms=False),
         )  # fmt: skip

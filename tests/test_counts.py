@@ -19,7 +19,8 @@ from runs import TextRun
 from runs import run_of as tiny_run
 from selfteach.cli.train import configured
 from selfteach.objective.batch import STUDENT
-from selfteach.studies.laptop import LAPTOP
+from selfteach.recipes import RECIPES
+from selfteach.studies.laptop import laptop_of
 from selfteach.task.trajectory import Trajectory
 
 TEACHER, REFERENCE = "teacher", "reference"
@@ -134,7 +135,7 @@ def run_of(name: str, out: Path, micro: int | None, *more: str) -> TextRun:
     given = dict(zip(SMALL[::2], SMALL[1::2], strict=True)) | dict(zip(more[::2], more[1::2], strict=True))
     cut = () if micro is None else ("--micro-batch", str(micro))
     options = [word for pair in given.items() for word in pair]
-    words = [name, "--task", LAPTOP[name].world, "--out", str(out), *options, *WORDS[name], *cut]
+    words = [name, "--task", laptop_of(RECIPES[name]).world, "--out", str(out), *options, *WORDS[name], *cut]
     return TextRun(configured(words)[0])
 
 

@@ -1,42 +1,27 @@
-"""The methods, one file each. ``REGISTRY`` names them all: adding a method adds one line."""
+"""The methods, one file each: a class that says its ``name`` is one, by that name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
+from pkgutil import iter_modules
 
 from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.knobs import knobs, with_knobs
 
-REGISTRY = {
-    "opsd": "r01_opsd.OPSD",
-    "pw-opsd": "r02_pw_opsd.PWOPSD",
-    "trace": "r04_trace.TRACE",
-    "atesd": "r06_atesd.ATESD",
-    "sd-zero": "r10_sd_zero.SDZero",
-    "mixsd": "r11_mixsd.MixSD",
-    "srpo": "r15_srpo.SRPO",
-    "avsd": "r19_avsd.AVSD",
-    "cepo": "r22_cepo.CEPO",
-    "sdpo": "r28_sdpo.SDPO",
-    "vopd": "r32_vopd.VOPD",
-    "exopd": "r33_exopd.ExOPD",
-    "scope": "r37_scope.SCOPE",
-    "lightning-opd": "r41_lightning_opd.LightningOPD",
-    "grpo": "grpo.GRPO",
-    "sft": "sft.SFT",
-    "gkd": "gkd.GKD",
-}
+
+def _methods() -> Iterator[tuple[str, type[Recipe]]]:
+    """(name, class) of every recipe that a file of this folder makes and names, by file."""
+    for module in iter_modules(__path__):
+        for kind in vars(import_module(f"{__name__}.{module.name}")).values():
+            here = isinstance(kind, type) and kind.__module__ == f"{__name__}.{module.name}"
+            if here and issubclass(kind, Recipe) and "name" in vars(kind):
+                yield kind.name, kind
 
 
-def _recipe(place: str) -> type[Recipe]:
-    module, kind = place.split(".")
-    found: type[Recipe] = getattr(import_module(f"{__name__}.{module}"), kind)
-    return found
-
-
-RECIPES: dict[str, type[Recipe]] = {name: _recipe(place) for name, place in REGISTRY.items()}
+RECIPES: dict[str, type[Recipe]] = {name: kind for name, kind in _methods() if name}
 
 
 def preset_of(kind: type[Recipe], preset: str | None = None) -> Recipe:
@@ -55,4 +40,4 @@ def recipe_named(name: str, preset: str | None = None) -> Recipe:
     return preset_of(RECIPES[name], preset)
 
 
-__all__ = ["RECIPES", "REGISTRY", "Recipe", "knobs", "preset_of", "recipe_named", "with_knobs"]
+__all__ = ["RECIPES", "Recipe", "knobs", "preset_of", "recipe_named", "with_knobs"]

@@ -39,6 +39,8 @@ TEACHER, REFERENCE = "teacher", "reference"
 class Recipe(ABC):
     """A method: data plus ``terms``. It never touches a model, a tokenizer, a device or a file."""
 
+    name: ClassVar[str] = ""
+    """What it is called on the command line; a class of another class's name is a variant of it."""
     title: ClassVar[str] = ""
     """What the method is called in its paper."""
     source: ClassVar[str] = ""

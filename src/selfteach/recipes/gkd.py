@@ -20,6 +20,7 @@ class GKD(Recipe):
     over the full vocabulary, q the teacher, p the student, gradient through p only. β = 0 is KL(q‖p), β = 1 KL(p‖q).
     """
 
+    name = "gkd"
     title = "Generalized Knowledge Distillation"
     source = "https://arxiv.org/abs/2306.13649"
     formula = "mean_y (1/|y|) Σ_t JSD_β(q ‖ p),  y ~ λ p + (1 − λ) data"

@@ -19,6 +19,7 @@ class GRPO(Recipe):
     with ρ = π / π_sampling of the token, k3 the paper's estimator of KL(p‖ref).
     """
 
+    name = "grpo"
     title = "Group Relative Policy Optimization"
     source = "https://arxiv.org/abs/2402.03300"
     formula = "mean_y (1/|y|) Σ_t −min( ρ A, clip(ρ) A ) + β k3(p, ref)"

@@ -20,6 +20,7 @@ class OPSD(Recipe):
     over the full vocabulary, both at the sampling temperature, gradient through p only.
     """
 
+    name = "opsd"
     title = "On-Policy Self-Distillation"
     source = "https://arxiv.org/abs/2601.18734"
     formula = "mean_y (1/|y|) Σ_t Σ_v min( q(v) log(q(v)/p(v)), τ )"

@@ -26,6 +26,7 @@ class PWOPSD(OPSD):
     apart.
     """
 
+    name = "pw-opsd"
     title = "Position-Weighted On-Policy Self-Distillation"
     source = "https://arxiv.org/abs/2605.21606"
     formula = "mean_y (1/|y|) Σ_t w(t/|y|) Σ_v min( q(v) log(q(v)/p(v)), τ )"

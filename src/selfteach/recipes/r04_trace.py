@@ -29,6 +29,7 @@ class TRACE(Recipe):
     temperature, over the whole vocabulary.
     """
 
+    name = "trace"
     title = "Token-Routed Self On-Policy Alignment"
     source = "https://arxiv.org/abs/2605.10194"
     formula = "GRPO off the spans + λ(step) mean_y (1/|y|) [ Σ_key KL(q‖p) + Σ_error KL(p‖q) ]"

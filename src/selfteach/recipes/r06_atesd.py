@@ -23,6 +23,7 @@ class ATESD(OPSD):
     α = 0 the answer alone. Frozen teacher, LoRA and OPSD's clip are inferred from its base; no code is released.
     """
 
+    name = "atesd"
     title = "Adaptive Teacher Exposure for Self-Distillation"
     source = "https://arxiv.org/abs/2605.11458"
     formula = "mean_y (1/|y|) Σ_t KL(q_α‖p), α ~ Beta policy(state), R = Σ γ^(i−1) (ℓ_{i−1} − ℓ_i)₊ + λ ḡ"

@@ -60,6 +60,7 @@ class SDZero(Recipe):
     The reward is seen by the choice of P_r alone: neither solutions nor a policy gradient are needed.
     """
 
+    name = "sd-zero"
     title = "Self-Distillation Zero"
     source = "https://arxiv.org/abs/2604.12002"
     formula = "mean_y Σ_t KL( π(·|x, y_<t) ‖ π_SRT(·|x, y, P_r, y_<t) )"

@@ -25,6 +25,7 @@ class MixSD(Recipe):
     times, and then dropped. The first loss is the targets' negative log-likelihood under the base, in nats a token.
     """
 
+    name = "mixsd"
     title = "Mixed Contextual Self-Distillation"
     source = "https://arxiv.org/abs/2605.16865"
     formula = "mean_t −log p(y_t),  y_t ~ λ p*(·|x, y_<t) + (1−λ) p*(·|x⁺, y_<t)"

@@ -26,6 +26,7 @@ class SRPO(Recipe):
     likeliest tokens and one bucket for the rest. One denominator for both sums and no mixing coefficient.
     """
 
+    name = "srpo"
     title = "Sample-Routed Policy Optimization"
     source = "https://arxiv.org/abs/2604.02288"
     formula = (

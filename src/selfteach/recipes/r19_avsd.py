@@ -25,6 +25,7 @@ class AVSD(Recipe):
     whose mean over y_t ~ p is, for M = 1, the gradient of KL(p‖q). A rollout that lacks one of the views is left out.
     """
 
+    name = "avsd"
     title = "Adaptive-View Self-Distillation"
     source = "https://arxiv.org/abs/2605.20643"
     formula = "mean_t −sg[ log q_G + λ J − log p ] log p,  J = log q_A − log q_G,  λ = C·R"

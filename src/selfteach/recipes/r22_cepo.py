@@ -29,6 +29,7 @@ class CEPO(Recipe):
     log-prob in place of log P⁻.
     """
 
+    name = "cepo"
     title = "Contrastive Evidence Policy Optimization"
     source = "https://arxiv.org/abs/2605.19436"
     formula = (

@@ -31,6 +31,7 @@ class SDPO(Recipe):
     with neither a right sibling nor feedback counts nowhere.
     """
 
+    name = "sdpo"
     title = "Self-Distillation Policy Optimization"
     source = "https://arxiv.org/abs/2601.20802"
     formula = "mean_t min(p/μ, 2) · JSD_α( p(·|x,y<t), sg q(·|x,f,y<t) ) on the student's top K + tail"

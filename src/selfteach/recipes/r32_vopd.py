@@ -23,6 +23,7 @@ class VOPD(Recipe):
     untruncated sampling with the student's present weights only.
     """
 
+    name = "vopd"
     title = "On-Policy Distillation with a Control Variate Baseline"
     source = "https://arxiv.org/abs/2605.07865"
     formula = "mean_t −[ log q(y_t) − log p(y_t) + KL(p‖q) ] log p(y_t)"

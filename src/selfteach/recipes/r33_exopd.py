@@ -31,6 +31,7 @@ class ExOPD(Recipe):
     log-probs in nats, at the sampling temperature. With one update per batch PPO's ratio is 1 and its clip never acts.
     """
 
+    name = "exopd"
     title = "Generalized On-Policy Distillation with Reward Extrapolation"
     source = "https://arxiv.org/abs/2602.12125"
     formula = "mean_t −min(π/π_rollout, 5) [ log π*/π + (λ−1) log π*/π_ref ] log π"

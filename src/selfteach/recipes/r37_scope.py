@@ -31,6 +31,7 @@ class SCOPE(Recipe):
     model under the student's own prompt. Log-probs in nats, at the sampling temperature.
     """
 
+    name = "scope"
     title = "Signal-Calibrated On-Policy Distillation Enhancement with Dual-Path Adaptive Weighting"
     source = "https://arxiv.org/abs/2604.10688"
     formula = "Σ_right w Σ_t −log π + Σ_wrong w Σ_t ρ (log π − log π_T)"

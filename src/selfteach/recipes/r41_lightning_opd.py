@@ -49,6 +49,7 @@ class LightningOPD(Recipe):
     if the teacher of both stages is the same; another one adds a bias, so that two names are refused.
     """
 
+    name = "lightning-opd"
     title = "Lightning On-Policy Distillation"
     source = "https://arxiv.org/abs/2604.13010"
     formula = "mean_y Σ_t −clip( log π_T/π, ±τ ) log π,  y ~ π_ref"

@@ -15,6 +15,7 @@ class SFT(Recipe):
     Off-policy imitation, the baseline that OPSD and its successors compare with.
     """
 
+    name = "sft"
     title = "Supervised fine-tuning"
     source = "baseline of OPSD, https://arxiv.org/abs/2601.18734"
     formula = "mean_t −log p(y_t)"

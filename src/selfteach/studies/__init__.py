@@ -1,6 +1,6 @@
 """What the methods' papers claim, one file a method, and what runs say to it.
 
-``REGISTRY`` names the files: a study of a method adds one line. A study of one's own is named by its file,
+A method's file is called as its recipe's; its ``STUDY`` is found there. A study of one's own is named by its file,
 ``my.py:STUDY``.
 """
 
@@ -14,41 +14,20 @@ from pathlib import Path
 from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.importing import is_reference, load_object
+from selfteach.recipes import RECIPES
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Exceeds, Rule, Verdict, Within
 
-REGISTRY = {
-    "pw-opsd": "r02_pw_opsd",
-    "trace": "r04_trace",
-    "atesd": "r06_atesd",
-    "sd-zero": "r10_sd_zero",
-    "mixsd": "r11_mixsd",
-    "srpo": "r15_srpo",
-    "avsd": "r19_avsd",
-    "cepo": "r22_cepo",
-    "sdpo": "r28_sdpo",
-    "vopd": "r32_vopd",
-    "exopd": "r33_exopd",
-    "scope": "r37_scope",
-    "lightning-opd": "r41_lightning_opd",
-}
+
+def _studies() -> Iterator[tuple[str, Study]]:
+    """(method, study) of every recipe whose file here has one."""
+    for name, kind in RECIPES.items():
+        study = getattr(import_module(f"{__name__}.{kind.__module__.rpartition('.')[2]}"), "STUDY", None)
+        if study is not None:
+            yield name, study
 
 
-class _Studies(Mapping[str, Study]):
-    """Method → study, each imported when it is first asked for."""
-
-    def __getitem__(self, method: str) -> Study:
-        study: Study = import_module(f"{__name__}.{REGISTRY[method]}").STUDY
-        return study
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(REGISTRY)
-
-    def __len__(self) -> int:
-        return len(REGISTRY)
-
-
-STUDIES: Mapping[str, Study] = _Studies()
+STUDIES: Mapping[str, Study] = dict(_studies())
 
 
 def study_named(name: str) -> Study:
@@ -70,7 +49,6 @@ def study_named(name: str) -> Study:
 
 
 __all__ = [
-    "REGISTRY",
     "STUDIES",
     "Claim",
     "Exceeds",

@@ -1,12 +1,14 @@
 """What a laptop runs: each method's arena world, and the settings at which a 0.34 M-parameter model learns in it.
 
-These are preset "arena" of each method, beside the released settings that the recipes hold.
+These are preset "arena" of each method, beside the released settings that the recipes hold: ``LAPTOP`` of the file of
+this folder that is called as the recipe's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from selfteach.checks import nearest
@@ -35,104 +37,21 @@ ADAM = {"lr": 1e-3, "betas": (0.9, 0.95), **PLAIN}
 MUTE = {"student_thinking": None}
 """The arena's models have no thinking flag."""
 
-OPSD = {
-    **SHORT, **ADAM, **MUTE, "teacher_thinking": None, "beta": 1.0, "clip_entry": None, "steps": 300, "prompts": 64,
-}  # fmt: skip
-SDPO = {
-    **SHORT, **ADAM, **MUTE, "feedback": "always", "alpha": 1.0, "student_top_k": 20, "update_rate": 0.01,
-    "per_prompt": 2, "steps": 150, "prompts": 32,
-}  # fmt: skip
-
-LAPTOP: Mapping[str, Laptop] = {
-    "opsd": Laptop("table", OPSD),
-    "pw-opsd": Laptop("table", OPSD),
-    # The arena's models never begin with a bare answer, and there the probe's NLL falls by 1e-4 nats a step.
-    "atesd": Laptop("trail", {**OPSD, "probe_field": "worked", "answer_weight": 0.02}),
-    "avsd": Laptop("trail", {**SHORT, **ADAM, **MUTE, "teacher_thinking": None, "steps": 300, "prompts": 64}),
-    "trace": Laptop(
-        "tutor",
-        {
-            **SHORT, **ADAM, **MUTE, "key_weight": 0.0, "error_weight": 1.0, "clip_entry": None, "kl_start": 1.0,
-            "kl_hold": 20, "sync_every": 50, "per_prompt": 4, "steps": 150, "prompts": 32,
-        },
-    ),
-    "sd-zero": Laptop(
-        "tutor",
-        {
-            **SHORT, **ADAM, **MUTE, "max_tokens": 96, "lr": 5e-4, "steps": 100, "prompts": 64, "warmup": 10,
-            "srt_steps": 50, "srt_drafts": 1024, "loss_top_k": None, "mean_over": "sequences",
-        },
-    ),
-    "mixsd": Laptop(
-        "facts",
-        {
-            **SHORT, **ADAM, **MUTE, "lr": 3e-4, "attempts": 100, "stored": 50, "steps": 150, "prompts": 50,
-            "warmup": 20,
-        },
-    ),
-    "srpo": Laptop(
-        "tutor",
-        {**SHORT, **ADAM, **MUTE, "lr": 3e-4, "per_prompt": 8, "update_rate": 0.01, "steps": 150, "prompts": 8},
-    ),
-    "cepo": Laptop(
-        "tutor",
-        {
-            **SHORT, **ADAM, "lora_alpha": 128, "lr": 2e-4, "mix_steps": 75, "per_prompt": 8, "steps": 150,
-            "prompts": 8,
-        },
-    ),
-    "sdpo": Laptop(
-        "tutor",
-        SDPO,
-        {
-            "arena-ttt": {
-                **SDPO, "sibling": False, "clip_advantage": 5.0, "per_prompt": 16, "prompts": 1, "steps": 172,
-            }
-        },
-    ),
-    "vopd": Laptop(
-        "tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64}
-    ),
-    "exopd": Laptop(
-        "tutor",
-        {
-            **SHORT, **ADAM, **MUTE, "teacher": "arena:tutor-large", "estimator": "full", "steps": 150,
-            "prompts": 64,
-        },
-    ),
-    "scope": Laptop(
-        "tutor",
-        {
-            **SHORT, **ADAM, "teacher": "arena:tutor-large", "estimator": "full", "per_prompt": 8, "steps": 150,
-            "prompts": 8,
-        },
-    ),
-    "lightning-opd": Laptop(
-        "tutor",
-        {
-            **SHORT, **ADAM, "teacher": "arena:tutor-large", "stored": 1024, "steps": 100, "prompts": 64,
-            "sft_steps": 50, "sft_prompts": 512, "sft_batch": 64, "sft_lr": 3e-4, "sft_max_tokens": 64,
-            "mean_over": "sequences",
-        },
-    ),
-    "grpo": Laptop(
-        "table", {**SHORT, **PLAIN, "lr": 3e-4, "kl": 0.0, "per_prompt": 8, "steps": 300, "prompts": 8}
-    ),
-    "gkd": Laptop(
-        "tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "lmbda": 1.0, "steps": 150, "prompts": 64}
-    ),
-    "sft": Laptop("table", {**PLAIN, "lr": 3e-4, "max_tokens": 64, "steps": 300, "prompts": 64}),
-}  # fmt: skip
-
 
 def laptop_of(kind: type[Recipe]) -> Laptop:
     """The settings of one of our own methods, or of that which a class outside varies; of any other class, and of one
     that has a preset "arena" of its own, that preset, on world table."""
-    name = next((n for base in kind.__mro__ for n, known in RECIPES.items() if known is base), None)
-    method = LAPTOP.get(name, Laptop()) if name else Laptop()
+    own = next((base for base in kind.__mro__ if base in RECIPES.values()), None)
+    method = Laptop() if own is None else kept(own)
     if kind not in RECIPES.values() and ARENA in kind.presets:
         return Laptop(method.world, kind.presets[ARENA])
     return method
+
+
+def kept(method: type[Recipe]) -> Laptop:
+    """``LAPTOP`` of the method's file."""
+    found: Laptop = import_module(f"{__package__}.{method.__module__.rpartition('.')[2]}").LAPTOP
+    return found
 
 
 def presets(kind: type[Recipe]) -> dict[str, Recipe]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import Laptop
+from selfteach.studies.r01_opsd import KNOBS
 from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop("table", KNOBS)
 
 STUDY = Study(
     method="pw-opsd",

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor",
+    {
+        **SHORT, **ADAM, **MUTE, "key_weight": 0.0, "error_weight": 1.0, "clip_entry": None, "kl_start": 1.0,
+        "kl_hold": 20, "sync_every": 50, "per_prompt": 4, "steps": 150, "prompts": 32,
+    },
+)  # fmt: skip
 
 STUDY = Study(
     method="trace",

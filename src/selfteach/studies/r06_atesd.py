@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import Laptop
+from selfteach.studies.r01_opsd import KNOBS
 from selfteach.studies.study import Claim, Study
+
+# The arena's models never begin with a bare answer, and there the probe's NLL falls by 1e-4 nats a step.
+LAPTOP = Laptop("trail", {**KNOBS, "probe_field": "worked", "answer_weight": 0.02})
 
 FIXED = "atesd --lr 1e-4 --steps 40 --no-adaptive"
 

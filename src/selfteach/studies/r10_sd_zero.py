@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor",
+    {
+        **SHORT, **ADAM, **MUTE, "max_tokens": 96, "lr": 5e-4, "steps": 100, "prompts": 64, "warmup": 10,
+        "srt_steps": 50, "srt_drafts": 1024, "loss_top_k": None, "mean_over": "sequences",
+    },
+)  # fmt: skip
 
 BOTH = "sd-zero --srt-drafts 512 --srt-steps 40 --steps 60"
 REVISION_ALONE = "sd-zero --srt-drafts 512 --srt-steps 99 --steps 1"

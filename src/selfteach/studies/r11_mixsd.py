@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Within
+
+LAPTOP = Laptop(
+    "facts",
+    {
+        **SHORT, **ADAM, **MUTE, "lr": 3e-4, "attempts": 100, "stored": 50, "steps": 150, "prompts": 50,
+        "warmup": 20,
+    },
+)  # fmt: skip
 
 MIXED = "mixsd --eval-also sums"
 WRITTEN = "sft --task facts --lr 3e-4 --steps 150 --prompts 50 --eval-also sums"

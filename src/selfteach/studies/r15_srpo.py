@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor",
+    {**SHORT, **ADAM, **MUTE, "lr": 3e-4, "per_prompt": 8, "update_rate": 0.01, "steps": 150, "prompts": 8},
+)  # fmt: skip
 
 STUDY = Study(
     method="srpo",

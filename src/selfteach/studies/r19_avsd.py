@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop("trail", {**SHORT, **ADAM, **MUTE, "teacher_thinking": None, "steps": 300, "prompts": 64})
 
 TRAIL = "avsd --steps 80 --task trail"
 RUMOR = "avsd --steps 80 --task tutor --views solution partial rumor"

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import ADAM, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor",
+    {
+        **SHORT, **ADAM, "lora_alpha": 128, "lr": 2e-4, "mix_steps": 75, "per_prompt": 8, "steps": 150,
+        "prompts": 8,
+    },
+)  # fmt: skip
 
 STUDY = Study(
     method="cepo",

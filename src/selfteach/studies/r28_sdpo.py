@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
+
+SDPO = {
+    **SHORT, **ADAM, **MUTE, "feedback": "always", "alpha": 1.0, "student_top_k": 20, "update_rate": 0.01,
+    "per_prompt": 2, "steps": 150, "prompts": 32,
+}  # fmt: skip
+LAPTOP = Laptop(
+    "tutor",
+    SDPO,
+    {
+        "arena-ttt": {
+            **SDPO,
+            "sibling": False,
+            "clip_advantage": 5.0,
+            "per_prompt": 16,
+            "prompts": 1,
+            "steps": 172,
+        }
+    },
+)
 
 ONE_QUESTION = "sdpo --preset arena-ttt --only 5 --steps 20"
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import ADAM, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64}
+)  # fmt: skip
 
 STUDY = Study(
     method="vopd",

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor",
+    {
+        **SHORT, **ADAM, **MUTE, "teacher": "arena:tutor-large", "estimator": "full", "steps": 150,
+        "prompts": 64,
+    },
+)  # fmt: skip
 
 BACK = "exopd --task tutor --steps 60 --teacher {variant teacher}/model"
 VARIANTS = {

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import ADAM, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor",
+    {
+        **SHORT, **ADAM, "teacher": "arena:tutor-large", "estimator": "full", "per_prompt": 8, "steps": 150,
+        "prompts": 8,
+    },
+)  # fmt: skip
 
 SCOPE = "scope --task tutor --steps 80"
 

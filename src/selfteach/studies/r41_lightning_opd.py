@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from selfteach.studies.laptop import ADAM, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Within
+
+LAPTOP = Laptop(
+    "tutor",
+    {
+        **SHORT, **ADAM, "teacher": "arena:tutor-large", "stored": 1024, "steps": 100, "prompts": 64,
+        "sft_steps": 50, "sft_prompts": 512, "sft_batch": 64, "sft_lr": 3e-4, "sft_max_tokens": 64,
+        "mean_over": "sequences",
+    },
+)  # fmt: skip
 
 OFFLINE = "lightning-opd --sft-steps 40 --steps 60"
 
