@@ -54,6 +54,8 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "lightning-opd": {"sft_steps": 4, "sft_prompts": 12, "sft_batch": 4, "stored": 12, "steps": 6},
     "grpo": {"per_prompt": 4, "prompts": 2, "kl": 0.04},
     "gkd": {"lmbda": 0.5},
+    "rlad": {"per_prompt": 4, "prompts": 2},
+    "dgrpo": {"per_prompt": 4, "prompts": 2},
 }  # fmt: skip
 
 

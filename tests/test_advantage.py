@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selfteach.objective.advantage import group_mean, group_softmax, group_sum
+from selfteach.objective.advantage import group_advantage, group_mean, group_softmax, group_std, group_sum
 
 GROUP = torch.tensor([7, 2, 7, 2, 7, 5])
 VALUES = torch.tensor([1.0, 2, 3, 4, 5, 6], dtype=torch.float64)
@@ -30,3 +30,24 @@ def test_group_softmax_without_a_chosen_row_is_zero() -> None:
 def test_group_softmax_survives_large_scores() -> None:
     weights = group_softmax(VALUES * 1e4, GROUP, torch.ones(6, dtype=torch.bool))
     assert weights.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_the_deviation_is_the_samples_or_the_populations() -> None:
+    for correction in (0, 1):
+        found = group_std(VALUES, GROUP, correction=correction)
+        for rows in ([0, 2, 4], [1, 3]):
+            expected = VALUES[rows].std(correction=correction)
+            torch.testing.assert_close(found[rows], expected.expand(len(rows)))
+        assert found[5] == 0  # a row alone
+
+
+@pytest.mark.parametrize(("scale", "deviation"), [("std", 1.0), ("population", (2 / 3) ** 0.5)])
+def test_an_advantage_is_divided_by_it(scale: str, deviation: float) -> None:
+    group = torch.zeros(3, dtype=torch.long)
+    found = group_advantage(torch.tensor([1.0, 2, 3], dtype=torch.float64), group, scale, 0.0)  # type: ignore[arg-type]
+    assert found.tolist() == pytest.approx([-1 / deviation, 0, 1 / deviation])
+
+
+def test_another_scale_is_refused() -> None:
+    with pytest.raises(ValueError, match="population"):
+        group_advantage(VALUES, GROUP, "sample")  # type: ignore[arg-type]

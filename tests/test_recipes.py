@@ -56,7 +56,9 @@ def test_every_knob_is_documented(name: str) -> None:
         assert meaning, knob
 
 
-BUILT_ON = {"r02_pw_opsd.py": "r01_opsd", "r06_atesd.py": "r01_opsd"}
+BUILT_ON = {
+    "r02_pw_opsd.py": "r01_opsd", "r06_atesd.py": "r01_opsd", "r46_rlad.py": "grpo", "r58_dgrpo.py": "grpo",
+}  # fmt: skip
 """The methods whose papers define them as another method plus one thing."""
 
 
@@ -125,15 +127,16 @@ def test_equal_rewards_in_every_group_give_no_gradient() -> None:
     assert (evaluate("grpo", given, overrides={"kl": 0.0})["grad"] == 0).all()
 
 
-def test_dr_grpo_does_not_divide_by_the_standard_deviation() -> None:
+def test_dr_grpo_divides_neither_by_the_standard_deviation_nor_by_any_length() -> None:
+    """But by rollouts × max_tokens, a constant (arXiv 2503.20783)."""
     given = arrays()
     behavior = np.take_along_axis(log_softmax(given["student_logits"]), given["ids"][..., None], -1)[..., 0]
     given["behavior"] = behavior
-    out = evaluate(recipe_named("grpo", "dr-grpo"), given)
+    out = evaluate(recipe_named("grpo", "dr-grpo"), given, overrides={"max_tokens": 50})
     centered = given["reward"] - np.array([1 / 3] * 3 + [2 / 3] * 3)
     one_hot = np.eye(VOCABULARY)[given["ids"]]
     score = one_hot - np.exp(log_softmax(given["student_logits"]))
-    expected = -centered[:, None, None] * score * given["mask"][..., None] / given["mask"].sum()
+    expected = -centered[:, None, None] * score * given["mask"][..., None] / (len(given["reward"]) * 50)
     np.testing.assert_allclose(out["grad"], expected, atol=1e-12)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selfteach.objective.spans import capped, scattered
+from selfteach.objective.spans import capped, row_top, scattered
 
 MASK = torch.arange(40) < torch.tensor([40, 23, 8, 3, 0]).unsqueeze(1)
 
@@ -55,3 +55,11 @@ def test_a_share_outside_the_unit_interval_is_refused(share: float) -> None:
         capped(MASK, MASK, share)
     with pytest.raises(ValueError, match="share"):
         scattered(MASK, share, 0)
+
+
+def test_a_row_keeps_the_least_that_is_asked_for_and_an_empty_one_nothing() -> None:
+    column = torch.rand(MASK.shape, generator=torch.Generator().manual_seed(5))
+    assert row_top(column, MASK, 0.1).sum(dim=1).tolist() == [4, 2, 0, 0, 0]
+    kept = row_top(column, MASK, 0.1, least=1)
+    assert kept.sum(dim=1).tolist() == [4, 2, 1, 1, 0]
+    assert int(column[2, :8].argmax()) == int(kept[2].long().argmax())

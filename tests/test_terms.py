@@ -21,7 +21,15 @@ from selfteach.objective.sampled import k2, k3
 from selfteach.objective.sequence import SequenceTerm
 from selfteach.objective.support import Full
 from selfteach.objective.target import AdvantageTilted, Consensus, FromRole, GeometricMean, Mixture
-from selfteach.objective.terms import Entropy, Match, NegativeLogLikelihood, PolicyGradient, Sampled, Term
+from selfteach.objective.terms import (
+    Entropy,
+    Match,
+    NegativeLogLikelihood,
+    OfColumns,
+    PolicyGradient,
+    Sampled,
+    Term,
+)
 
 ROWS, STEPS, VOCABULARY, WIDTH = 3, 4, 9, 5
 MASK = torch.arange(STEPS) < torch.tensor([[4], [1], [3]])
@@ -382,3 +390,39 @@ def test_a_term_that_names_no_temperature_has_its_recipes_and_one_without_a_reci
     assert outcome(bare, batch()).loss == outcome(replace(bare, temperature=1.0), batch()).loss
     assert outcome(bare.tempered(0.7), batch()).loss == outcome(replace(bare, temperature=0.7), batch()).loss
     assert replace(bare, temperature=2.0).tempered(0.7).temperature == 2.0  # type: ignore[attr-defined]
+
+
+# --- a function of columns ---------------------------------------------------------------------------------------
+
+
+def weighted_square(log_prob: Tensor, wanted: Tensor, share: Tensor) -> Tensor:
+    return share * (log_prob - wanted).square()
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2**20])
+def test_a_function_of_columns_reads_numbers_by_row_and_by_position(chunk_bytes: int) -> None:
+    given = batch()
+    wanted, share = random(ROWS, STEPS, seed=11).detach(), random(ROWS, seed=12).detach()
+    term = OfColumns(
+        name="t", function=weighted_square, columns={"wanted": wanted, "share": share}, mean_over="sum"
+    )
+    loss = outcome(term, given, chunk_bytes=chunk_bytes).loss
+    states = given.roles["student"].states
+    (found,) = torch.autograd.grad(loss, states)
+    again = states.detach().requires_grad_()
+    row, step = given.layout.row, given.layout.step
+    log_prob = again.log_softmax(-1).gather(-1, IDS[row, step].unsqueeze(-1)).squeeze(-1)
+    expected = (share[row] * (log_prob - wanted[row, step]).square()).sum()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, again)[0])
+
+
+def test_what_it_reads_is_refused_by_name_where_it_is_nan_and_selected() -> None:
+    wanted = torch.zeros(ROWS, STEPS, dtype=torch.float64)
+    wanted[2, 1] = torch.nan
+    term = OfColumns(name="t", function=weighted_square, columns={"wanted": wanted, "share": 1.0})
+    with pytest.raises(ValueError, match="'t': wanted is nan at row 2, position 1"):
+        outcome(term, batch())
+    where = torch.ones(ROWS, STEPS, dtype=torch.bool)
+    where[2, 1] = False
+    assert outcome(replace(term, where=where), batch()).loss.isfinite()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from selfteach.objective.aggregate import numbered
+
+Scale = Literal["std", "population", "none"]
+"""What an advantage is divided by: its group's standard deviation, of the sample or of the population, or nothing."""
 
 
 def group_sum(
@@ -29,29 +32,36 @@ def group_mean(
 
 
 def group_std(
-    values: Float[Tensor, "N"], group: Int[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
+    values: Float[Tensor, "N"],
+    group: Int[Tensor, "N"],
+    among: Bool[Tensor, "N"] | None = None,
+    correction: Literal[0, 1] = 1,
 ) -> Float[Tensor, "N"]:
-    """[N] → [N]: the sample standard deviation (n − 1) in place of the mean; 0 for a single row."""
+    """[N] → [N]: the sample standard deviation in place of the mean (``correction`` 0: the population's, divided by n
+    in place of n − 1); 0 for a single row."""
     centered = values - group_mean(values, group, among)
     size = group_sum(torch.ones_like(values), group, among)
-    return (group_mean(centered**2, group, among) * size / (size - 1).clamp(min=1)).sqrt()
+    return (group_mean(centered**2, group, among) * size / (size - correction).clamp(min=1)).sqrt()
 
 
 def group_advantage(
     reward: Float[Tensor, "N"],
     group: Int[Tensor, "N"],
-    scale: Literal["std", "none"] = "std",
+    scale: Scale = "std",
     epsilon: float = 1e-4,
 ) -> Float[Tensor, "N"]:
-    """[N] r − mean of its group, divided by the group's standard deviation + ε if ``scale`` is "std".
+    """[N] r − mean of its group, divided by the group's standard deviation + ε unless ``scale`` is "none".
 
-    The deviation is the sample one (n − 1), as in GRPO's released code (DeepSeekMath, arXiv 2402.03300, sec. 4.1);
-    "none" is Dr. GRPO (arXiv 2503.20783). A group of one, or of equal rewards, has advantage 0.
+    "std" is the sample's (n − 1), as in GRPO's released code (DeepSeekMath, arXiv 2402.03300, sec. 4.1), "population"
+    the other (n; RLAD, arXiv 2602.22495); "none" is Dr. GRPO (arXiv 2503.20783). A group of one, or of equal rewards,
+    has advantage 0.
     """
-    if scale not in ("std", "none"):
-        raise ValueError(f"scale must be 'std' or 'none', got {scale!r}")
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, got {scale!r}")
     centered = reward - group_mean(reward, group)
-    return centered if scale == "none" else centered / (group_std(reward, group) + epsilon)
+    if scale == "none":
+        return centered
+    return centered / (group_std(reward, group, correction=1 if scale == "std" else 0) + epsilon)
 
 
 def normalized(weight: Float[Tensor, "*N"], over: Bool[Tensor, "*N"]) -> Float[Tensor, "*N"]:

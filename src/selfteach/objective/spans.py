@@ -37,10 +37,11 @@ def scattered(mask: Bool[Tensor, "N T"], share: float, seed: int) -> Bool[Tensor
 
 
 def row_top(
-    column: Float[Tensor, "N T"], over: Bool[Tensor, "N T"], most: int | float
+    column: Float[Tensor, "N T"], over: Bool[Tensor, "N T"], most: int | float, least: int = 0
 ) -> Bool[Tensor, "N T"]:
     """[N, T] bool: of each row's positions in ``over`` the ``most`` (int) of highest ``column`` [N, T], or of its |y|
-    such positions the ⌊most · |y|⌋ highest (float). Of equals the earlier. ValueError: NaN at a position in ``over``.
+    such positions the ⌊most · |y|⌋ highest (float), ``least`` at least. Of equals the earlier. ValueError: NaN at a
+    position in ``over``.
     """
     refuse_nan(column[over], "row_top")
     size = over.sum(dim=1, keepdim=True)
@@ -49,6 +50,7 @@ def row_top(
     else:
         _require_share(float(most))
         count = (float(most) * size.double() + _ROUNDING).floor().long()
+    count = count.clamp(min=least)
     ranked = torch.where(over, column, -torch.inf).argsort(dim=1, descending=True, stable=True)
     # Positions outside rank last, but for those of −inf inside: these are told apart by a second, stable sort.
     ranked = ranked.gather(1, over.gather(1, ranked).long().argsort(dim=1, descending=True, stable=True))

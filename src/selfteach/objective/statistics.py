@@ -288,13 +288,18 @@ class Statistics:
         return quantile_over(column, q, over if among is None else over & among)
 
     def row_top(
-        self, column: Float[Tensor, "N T"], most: int | float, among: Bool[Tensor, "N T"] | None = None
+        self,
+        column: Float[Tensor, "N T"],
+        most: int | float,
+        among: Bool[Tensor, "N T"] | None = None,
+        least: int = 0,
     ) -> Bool[Tensor, "N T"]:
-        """[N, T] bool: each row's ``most`` (int: tokens, float: share of them) written tokens of highest ``column``.
+        """[N, T] bool: each row's ``most`` (int: tokens, float: share of them, rounded down) written tokens of highest
+        ``column``, ``least`` at least.
 
         ``among`` [N, T]: only of these. Of equals the earlier. ValueError for NaN among them.
         """
-        return row_top(column, self.mask if among is None else self.mask & among, most)
+        return row_top(column, self.mask if among is None else self.mask & among, most, least)
 
     def group_sum(
         self, values: Float[Tensor, "N"], among: Bool[Tensor, "N"] | None = None

@@ -283,6 +283,23 @@ class PolicyGradient(OfSampledToken):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfColumns(OfSampledToken):
+    """Any function of the sampled token's log-prob and of columns of the batch: ``function(log π, **columns)`` → [P]
+    losses, differentiable in the first.
+
+    ``columns``: name → number, [N] or [N, T], constant (log-probs that roles gave, advantages, marks). Name the roles
+    that they came from in ``informed_by``. ValueError where one is NaN or +inf at a selected token.
+    """
+
+    function: Callable[..., Float[Tensor, "P"]]
+    columns: Mapping[str, Real[Tensor, ""] | Real[Tensor, "N"] | Real[Tensor, "N T"] | float]
+
+    def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
+        known = {name: at.known(values, name).to(log_prob.dtype) for name, values in self.columns.items()}
+        return self.function(log_prob, **known)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NegativeLogLikelihood(OfSampledToken):
     """−log π of each token: supervised fine-tuning, or likelihood of the policy's own good answers.
 

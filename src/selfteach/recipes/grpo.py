@@ -26,7 +26,7 @@ class GRPO(Recipe):
     presets = {
         "deepseekmath": {},
         "dapo": {"clip_high": 0.28, "kl": 0.0, "mean_over": "tokens"},
-        "dr-grpo": {"scale": "none", "kl": 0.0, "mean_over": "tokens"},
+        "dr-grpo": {"scale": "none", "kl": 0.0, "mean_over": "constant"},
     }
 
     rollouts: Rollouts = Rollouts(per_prompt=64)
@@ -34,8 +34,9 @@ class GRPO(Recipe):
     grpo: GRPOSettings = GRPOSettings()
     kl: NonNegativeFloat = 0.04
     """Coefficient of the KL to the initial policy (0: no reference is scored)."""
-    mean_over: Literal["sequences", "tokens"] = "sequences"
-    """Mean of per-rollout token means (paper), or mean over all tokens (DAPO)."""
+    mean_over: Literal["sequences", "tokens", "constant"] = "sequences"
+    """Mean of per-rollout token means (paper), mean over all tokens (DAPO), or the sum over rollouts × max_tokens (Dr.
+    GRPO: no rollout's length enters)."""
 
     def __post_init__(self) -> None:
         require(
@@ -48,12 +49,17 @@ class GRPO(Recipe):
         return {REFERENCE: Role(Frozen(), Plain(), self.student_thinking)} if self.kl else {}
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        yield self.grpo.term("policy", stats, mean_over=self.mean_over)
+        yield self.grpo.term("policy", stats, mean_over=self.divisor(stats))
         if self.kl:
             yield Sampled(
                 name="kl",
                 target=FromRole(REFERENCE),
                 function=k3,
                 coefficient=self.kl,
-                mean_over=self.mean_over,
+                mean_over=self.divisor(stats),
             )
+
+    def divisor(self, stats: Statistics) -> Reduction | float:
+        if self.mean_over == "constant":
+            return max(1.0, float(stats.rows.sum() * self.rollouts.max_tokens))
+        return self.mean_over

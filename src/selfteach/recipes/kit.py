@@ -37,10 +37,11 @@ from selfteach.objective.divisor import Divisor, Reduction
 from selfteach.objective.gate import LogRatio
 from selfteach.objective.hidden import Hidden
 from selfteach.objective.minibatch import Minibatch, passes
-from selfteach.objective.sampled import k1, k2, k3
+from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.sampled import clipped_surrogate, k1, k2, k3
 from selfteach.objective.sequence import SequenceTerm
 from selfteach.objective.spans import capped, row_top, scattered
-from selfteach.objective.statistics import Statistics
+from selfteach.objective.statistics import Statistics, entropy
 from selfteach.objective.support import Full, Support, Tail, TopK, likeliest
 from selfteach.objective.target import (
     AdvantageTilted,
@@ -53,10 +54,12 @@ from selfteach.objective.target import (
     Target,
     TrustRegion,
 )
+from selfteach.objective.temperature import temperature_of
 from selfteach.objective.terms import (
     Entropy,
     Match,
     NegativeLogLikelihood,
+    OfColumns,
     PolicyGradient,
     Sampled,
     Signal,
@@ -120,13 +123,15 @@ __all__ = [  # noqa: RUF022
     "Role", "Snapshot", "Solution", "View", "Weights",
     "Whole",
     # the loss: terms, targets, divergences, supports
-    "CandidateMatch", "Entropy", "Hidden", "LogRatio", "Match", "NegativeLogLikelihood", "PolicyGradient", "Sampled",
+    "CandidateMatch", "Entropy", "Hidden", "LogRatio", "Match", "NegativeLogLikelihood", "OfColumns", "PolicyGradient",
+    "Positions", "Quantity", "Sampled",
     "SequenceTerm",
     "Signal", "Term", "AdvantageTilted", "Consensus", "Extrapolation", "FromRole", "GeometricMean", "Mixture",
     "StudentMix", "Target", "TrustRegion", "JSD", "Alpha", "Divergence", "EntropyAware", "ForwardKL", "Jeffreys",
     "MixedKL", "Renyi", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "ToDi", "TotalVariation", "gkd_jsd", "Full",
-    "Support", "Tail", "TopK", "likeliest", "k1", "k2", "k3", "Divisor", "Reduction",
+    "Support", "Tail", "TopK", "likeliest", "clipped_surrogate", "k1", "k2", "k3", "Divisor", "Reduction",
     # statistics, schedules, controllers, updates
-    "Statistics", "capped", "group_advantage", "group_mean", "group_softmax", "group_std", "group_sum", "normalized",
+    "Statistics", "entropy", "temperature_of",
+    "capped", "group_advantage", "group_mean", "group_softmax", "group_std", "group_sum", "normalized",
     "row_top", "scattered", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
 ]  # fmt: skip

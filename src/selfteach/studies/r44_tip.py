@@ -1,0 +1,31 @@
+"""TIP: distillation on the tokens that matter."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import ADAM, SHORT, Laptop
+from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop("tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64})
+
+TIP = "tip --task tutor --steps 80"
+
+STUDY = Study(
+    method="tip",
+    claims=(
+        Claim(
+            says="Half of the tokens by soft-or beat all of them: 79.1 against 76.7 (Qwen3-4B, MATH-500)",
+            variants={"soft-or 50 %": f"{TIP} --rho 0.5", "all": f"{TIP} --rho 1"},
+            higher="soft-or 50 %",
+            lower="all",
+        ),
+        Claim(
+            says="At a tenth of the tokens, confident and wrong ones teach more than undecided ones (section 5)",
+            variants={
+                "q3 10 %": f"{TIP} --score q3 --rho 0.1",
+                "entropy 10 %": f"{TIP} --score entropy --rho 0.1",
+            },
+            higher="q3 10 %",
+            lower="entropy 10 %",
+        ),
+    ),
+)

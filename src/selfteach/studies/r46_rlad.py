@@ -1,0 +1,39 @@
+"""RLAD: the teacher stands in the importance ratio."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import PLAIN, SHORT, Laptop
+from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor",
+    {
+        **SHORT,
+        **PLAIN,
+        "teacher": "arena:tutor-large",
+        "lr": 3e-4,
+        "per_prompt": 8,
+        "steps": 150,
+        "prompts": 8,
+    },
+)
+
+RLAD = "rlad --task tutor --steps 100"
+
+STUDY = Study(
+    method="rlad",
+    claims=(
+        Claim(
+            says="The anchored ratio beats GRPO: 0.90 against 0.70 (Qwen3-0.6B, Knights and Knaves, 2K context)",
+            variants={"rlad": RLAD, "grpo": f"{RLAD} --alpha 1"},
+            higher="rlad",
+            lower="grpo",
+        ),
+        Claim(
+            says="and GRPO with a KL to the teacher: 0.90 against 0.86 (the same)",
+            variants={"rlad": RLAD, "kdrl": "dgrpo --task tutor --steps 100 --lr 3e-4"},
+            higher="rlad",
+            lower="kdrl",
+        ),
+    ),
+)

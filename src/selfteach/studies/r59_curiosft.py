@@ -1,0 +1,23 @@
+"""CurioSFT: supervised fine-tuning that keeps its entropy."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import PLAIN, Laptop
+from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop("table", {**PLAIN, "lr": 3e-4, "max_tokens": 64, "steps": 300, "prompts": 64})
+
+CURIO = "curiosft --task table --steps 100"
+
+STUDY = Study(
+    method="curiosft",
+    claims=(
+        Claim(
+            says="The student stays more undecided than under SFT (its entropy on the demonstrations is higher)",
+            variants={"curiosft": CURIO, "sft": f"{CURIO} --alpha 0"},
+            higher="curiosft",
+            lower="sft",
+            metric="entropy/student",
+        ),
+    ),
+)
