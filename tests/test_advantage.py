@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selfteach.objective.advantage import group_advantage, group_mean, group_softmax, group_std, group_sum
+from selfteach.objective.advantage import (
+    group_advantage,
+    group_max,
+    group_mean,
+    group_rank,
+    group_softmax,
+    group_std,
+    group_sum,
+)
 
 GROUP = torch.tensor([7, 2, 7, 2, 7, 5])
 VALUES = torch.tensor([1.0, 2, 3, 4, 5, 6], dtype=torch.float64)
@@ -51,3 +59,18 @@ def test_an_advantage_is_divided_by_it(scale: str, deviation: float) -> None:
 def test_another_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="population"):
         group_advantage(VALUES, GROUP, "sample")  # type: ignore[arg-type]
+
+
+def test_the_largest_of_a_group_stands_on_every_row_of_it() -> None:
+    assert group_max(VALUES, GROUP).tolist() == [5, 4, 5, 4, 5, 6]
+    among = torch.tensor([True, False, True, False, False, True])
+    found = group_max(-VALUES, GROUP, among)
+    assert found[[0, 2, 4, 5]].tolist() == [-1, -1, -1, -6]
+    assert found[[1, 3]].isnan().all()  # nobody of that group is among them
+
+
+def test_ranks_count_from_the_largest_and_of_equals_the_earlier_first() -> None:
+    values = torch.tensor([1.0, 2, 5, 2, 5, 6])
+    assert group_rank(values, GROUP).tolist() == [2, 0, 0, 1, 1, 0]
+    among = torch.tensor([True, True, False, True, True, False])
+    assert group_rank(values, GROUP, among).tolist() == [1, 0, -1, 1, 0, -1]

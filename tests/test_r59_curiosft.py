@@ -107,7 +107,7 @@ def test_a_constant_in_the_logits_changes_nothing() -> None:
 def test_the_entropy_of_the_likeliest_alone_is_read() -> None:
     z = np.random.default_rng(2).normal(size=(9, VOCABULARY))
     top = np.sort(z, axis=-1)[:, -4:]
-    np.testing.assert_allclose(tau(z, top_k=4), tau(top, top_k=4), atol=1e-6)
+    np.testing.assert_allclose(tau(z, entropy_top_k=4), tau(top, entropy_top_k=4), atol=1e-6)
 
 
 def test_a_range_upside_down_is_refused() -> None:

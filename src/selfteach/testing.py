@@ -40,8 +40,8 @@ def evaluate(
 
     Returns ``loss``, ``grad`` = ∂loss/∂student_logits [N, T, V], ``grads`` and ``grad_hidden``: trained role → its
     gradient in logits [N, T, V] and in hidden states [N, T, f], ``terms`` name → value, ``token`` name → [N, T] (NaN
-    where a term did not look). ValueError names an array that is missing, misshapen or unknown, and a term that reads
-    NaN.
+    where a term did not look), ``metrics`` what the recipe reported. ValueError names an array that is missing,
+    misshapen or unknown, and a term that reads NaN.
     """
     chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
     chosen = with_knobs(chosen, overrides or {})
@@ -64,7 +64,7 @@ def evaluate(
     stats = Statistics.of(batch, step=step, temperature=chosen.temperature, roles=active, old=old, rows=rows)
     outcome = evaluate_terms(batch, plan(chosen.summands(stats), columns, rows))
     outcome.loss.backward()
-    return result(batch, given, outcome)
+    return {**result(batch, given, outcome), "metrics": dict(stats.metrics)}
 
 
 class OfOutputs(Protocol):

@@ -64,6 +64,29 @@ def group_advantage(
     return centered / (group_std(reward, group, correction=1 if scale == "std" else 0) + epsilon)
 
 
+def group_max(
+    values: Float[Tensor, "N"], group: Int[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
+) -> Float[Tensor, "N"]:
+    """[N] → [N]: the largest in place of the mean; NaN where ``among`` selects no row of the group."""
+    index = numbered(group)
+    groups = int(index.max()) + 1 if len(index) else 0
+    chosen = torch.ones_like(index, dtype=torch.bool) if among is None else among
+    found = values.new_full((groups,), torch.nan)
+    return found.scatter_reduce(0, index[chosen], values[chosen], "amax", include_self=False)[index]
+
+
+def group_rank(
+    values: Float[Tensor, "N"], group: Int[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
+) -> Int[Tensor, "N"]:
+    """[N] → [N] long: each row's place among the rows of its group that ``among`` [N] selects (None: all), 0 for the
+    largest; of equals the earlier comes first. −1 where ``among`` does not select the row."""
+    chosen = torch.ones_like(group, dtype=torch.bool) if among is None else among
+    place = torch.arange(len(group), device=group.device)
+    ahead = (values > values.unsqueeze(1)) | ((values == values.unsqueeze(1)) & (place < place.unsqueeze(1)))
+    ahead &= (group == group.unsqueeze(1)) & chosen
+    return torch.where(chosen, ahead.sum(dim=1), -1)
+
+
 def normalized(weight: Float[Tensor, "*N"], over: Bool[Tensor, "*N"]) -> Float[Tensor, "*N"]:
     """Scale weights so that their mean over the True entries of ``over`` is 1; zero outside (SRPO)."""
     chosen = torch.where(over, weight, torch.zeros_like(weight))

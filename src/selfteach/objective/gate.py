@@ -22,6 +22,17 @@ Gate = Callable[[Positions], Float[Tensor, "P"]]
 
 
 @dataclass(frozen=True)
+class At:
+    """A function of the positions as gate or advantage, and the ``roles`` that it reads."""
+
+    function: Gate
+    roles: tuple[str, ...] = (STUDENT,)
+
+    def __call__(self, at: Positions) -> Float[Tensor, "P"]:
+        return self.function(at)
+
+
+@dataclass(frozen=True)
 class GateProduct:
     """Of several gates."""
 

@@ -9,7 +9,9 @@ from selfteach.control.hook import Hook, HookSpec
 from selfteach.control.schedule import HoldThenDecay
 from selfteach.objective.advantage import (
     group_advantage,
+    group_max,
     group_mean,
+    group_rank,
     group_softmax,
     group_std,
     group_sum,
@@ -34,10 +36,11 @@ from selfteach.objective.divergence import (
     gkd_jsd,
 )
 from selfteach.objective.divisor import Divisor, Reduction
-from selfteach.objective.gate import LogRatio
+from selfteach.objective.gate import At, LogRatio
 from selfteach.objective.hidden import Hidden
 from selfteach.objective.minibatch import Minibatch, passes
 from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.ranking import PlackettLuce
 from selfteach.objective.sampled import clipped_surrogate, k1, k2, k3
 from selfteach.objective.sequence import SequenceTerm
 from selfteach.objective.spans import capped, row_top, scattered
@@ -66,6 +69,7 @@ from selfteach.objective.terms import (
     Term,
 )
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
+from selfteach.recipes.experts import experts, routes, taught
 from selfteach.recipes.parts import (
     BASE,
     END,
@@ -121,17 +125,17 @@ __all__ = [  # noqa: RUF022
     "BEGINNING_ONLY", "EMA", "Answer", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn", "Frozen",
     "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst", "Reprompt", "Revision", "Ring",
     "Role", "Snapshot", "Solution", "View", "Weights",
-    "Whole",
+    "Whole", "experts", "routes", "taught",
     # the loss: terms, targets, divergences, supports
-    "CandidateMatch", "Entropy", "Hidden", "LogRatio", "Match", "NegativeLogLikelihood", "OfColumns", "PolicyGradient",
-    "Positions", "Quantity", "Sampled",
-    "SequenceTerm",
-    "Signal", "Term", "AdvantageTilted", "Consensus", "Extrapolation", "FromRole", "GeometricMean", "Mixture",
+    "At", "CandidateMatch", "Entropy", "Hidden", "LogRatio", "Match", "NegativeLogLikelihood", "OfColumns",
+    "PolicyGradient", "Positions", "Quantity", "Sampled", "SequenceTerm", "Signal", "Term", "AdvantageTilted",
+    "Consensus", "Extrapolation", "FromRole", "GeometricMean", "Mixture",
     "StudentMix", "Target", "TrustRegion", "JSD", "Alpha", "Divergence", "EntropyAware", "ForwardKL", "Jeffreys",
-    "MixedKL", "Renyi", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "ToDi", "TotalVariation", "gkd_jsd", "Full",
-    "Support", "Tail", "TopK", "likeliest", "clipped_surrogate", "k1", "k2", "k3", "Divisor", "Reduction",
+    "MixedKL", "PlackettLuce", "Renyi", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "ToDi", "TotalVariation",
+    "gkd_jsd", "Full", "Support", "Tail", "TopK", "likeliest", "clipped_surrogate", "k1", "k2", "k3", "Divisor",
+    "Reduction",
     # statistics, schedules, controllers, updates
-    "Statistics", "entropy", "temperature_of",
-    "capped", "group_advantage", "group_mean", "group_softmax", "group_std", "group_sum", "normalized",
-    "row_top", "scattered", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
+    "Statistics", "entropy", "temperature_of", "capped", "group_advantage", "group_max", "group_mean", "group_rank",
+    "group_softmax", "group_std", "group_sum", "normalized", "row_top", "scattered", "BetaPolicy", "ControllerSpec",
+    "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -13,7 +12,6 @@ from torch import Tensor
 from selfteach.recipes.kit import *
 
 INITIAL = "initial"
-ROUTED = re.compile(r"([\w-]+)=(.+)")
 
 
 @settings
@@ -65,22 +63,15 @@ class ExOPD(Recipe):
 
     @property
     def teachers(self) -> Mapping[str, Role]:
-        scored = {
-            TEACHER if tag is None else f"{TEACHER}-{tag}": self.scorer(External(model), tag)
-            for tag, model in routes(self.teacher).items()
-        }
-        if self.reward_scale != 1:
-            scored[REFERENCE] = self.scorer(
-                Frozen() if self.reference == INITIAL else External(self.reference)
-            )
-        return scored
-
-    def scorer(self, weights: External | Frozen, tag: str | None = None) -> Role:
-        return Role(weights, Plain(), self.student_thinking, tag=tag)
+        found = experts(self.teacher, self.student_thinking)
+        if self.reward_scale == 1:
+            return found
+        weights = Frozen() if self.reference == INITIAL else External(self.reference)
+        return {**found, REFERENCE: Role(weights, Plain(), self.student_thinking)}
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         names = [name for name in self.teachers if name != REFERENCE]
-        taught = self.taught(stats, names)
+        seen = self.seen(stats, names)
         if self.estimator == "full":
             for name in names:
                 yield Match(
@@ -89,37 +80,21 @@ class ExOPD(Recipe):
                     if self.reward_scale == 1
                     else Extrapolation(name, REFERENCE, self.reward_scale),
                     divergence=ReverseKL(),
-                    mean_over=taught,
+                    mean_over=seen,
                 )
             return
-        scores = torch.zeros_like(stats.mask, dtype=stats.dtype)
-        for name in names:
-            scores = torch.where(stats.seen(name), stats.log_prob(name), scores)
+        scores, _ = taught(stats, names)
         if self.reward_scale != 1:
             scores = scores + (self.reward_scale - 1) * (scores - stats.log_prob(REFERENCE))
         yield PolicyGradient(
             name="distill",
             advantage=LogRatio(scores, temperature=self.temperature),
             gate=stats.importance(self.is_cap),
-            where=taught,
+            where=seen,
             mean_over="selected",
         )
 
-    def taught(self, stats: Statistics, names: Sequence[str]) -> Bool[Tensor, "N T"]:
+    def seen(self, stats: Statistics, names: Sequence[str]) -> Bool[Tensor, "N T"]:
         """[N, T] bool: the tokens that one of the teachers scored, and the reference where the reward reads it."""
-        taught = torch.stack([stats.seen(name) for name in names]).any(dim=0)
-        return taught if self.reward_scale == 1 else taught & stats.seen(REFERENCE)
-
-
-def routes(teacher: str) -> dict[str | None, str]:
-    """ "math=A,code=B" → tag → model; one model without a tag → {None: model}. UserError if it is neither."""
-    parts = [part.strip() for part in teacher.split(",")]
-    found = [ROUTED.fullmatch(part) for part in parts]
-    if teacher and found == [None]:
-        return {None: teacher}
-    tagged: dict[str | None, str] = {match[1]: match[2] for match in found if match is not None}
-    require(
-        len(tagged) == len(parts),
-        f"teacher must be one model, or tag=model,tag=model with each tag once; got {teacher!r}",
-    )
-    return tagged
+        found = torch.stack([stats.seen(name) for name in names]).any(dim=0)
+        return found if self.reward_scale == 1 else found & stats.seen(REFERENCE)

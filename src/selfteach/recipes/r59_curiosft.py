@@ -20,9 +20,9 @@ class CurioSFT(Recipe):
 
         L = mean over tokens of −log p(y_t) + α ½ (log p(y_t) − log q(y_t))²
 
-    so that a token weighs 1 + α log(q/p). τ_t raises the entropy H of the teacher's ``top_k`` likeliest tokens to
-    H + gain · σ(slope (H − center)) nats, as far as [τ_low, τ_high] allows; it is τ_low where the teacher's entropy is
-    at most ``certain``.
+    so that a token weighs 1 + α log(q/p). τ_t raises the entropy H of the teacher's ``entropy_top_k`` likeliest tokens
+    to H + gain · σ(slope (H − center)) nats, as far as [τ_low, τ_high] allows; it is τ_low where the teacher's entropy
+    is at most ``certain``.
     """
 
     name = "curiosft"
@@ -51,7 +51,7 @@ class CurioSFT(Recipe):
     """How sharply the added entropy rises with the entropy there is."""
     center: NonNegativeFloat = 1.2
     """The entropy (nats) at which half of the gain is added."""
-    top_k: PositiveInt = 512
+    entropy_top_k: PositiveInt = 512
     """How many of the teacher's likeliest tokens its entropy is taken over."""
     certain: NonNegativeFloat = 0.03
     """Entropy (nats, over the vocabulary) up to which a token is taken for a fact."""
@@ -83,7 +83,7 @@ class CurioSFT(Recipe):
     def raised(self, at: Positions) -> Float[Tensor, "P"]:
         """[P] τ_t of the teacher."""
         logits = at.logits[TEACHER]
-        likeliest = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1).values
+        likeliest = logits.topk(min(self.entropy_top_k, logits.shape[-1]), dim=-1).values
         here = entropy(likeliest.log_softmax(-1))
         wanted = here + self.gain * torch.sigmoid(self.slope * (here - self.center))
         found = temperature_of(likeliest, wanted, self.tau_low, self.tau_high)

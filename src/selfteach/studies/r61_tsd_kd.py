@@ -1,0 +1,32 @@
+"""TSD-KD: imitate, be ranked, decide."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import ADAM, SHORT, Laptop
+from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor",
+    {**SHORT, **ADAM, "teacher": "arena:tutor-large", "entropy_weight": 0.1, "steps": 150, "prompts": 64},
+)
+
+TSD = "tsd-kd --task tutor --steps 80"
+
+STUDY = Study(
+    method="tsd-kd",
+    claims=(
+        Claim(
+            says="The three losses beat plain GKD on ten benchmarks (abstract)",
+            variants={"tsd-kd": TSD, "gkd": f"{TSD} --no-weighted --alpha 0 --entropy-weight 0"},
+            higher="tsd-kd",
+            lower="gkd",
+        ),
+        Claim(
+            says="Its entropy term leaves a surer student (the robust part of the card's small check)",
+            variants={"without": f"{TSD} --entropy-weight 0", "with": TSD},
+            higher="without",
+            lower="with",
+            metric="entropy/student",
+        ),
+    ),
+)
