@@ -57,6 +57,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "rlad": {"per_prompt": 4, "prompts": 2},
     "dgrpo": {"per_prompt": 4, "prompts": 2},
     "uni-opd": {"per_prompt": 4, "prompts": 2},
+    "pi-distill": {"per_prompt": 4, "prompts": 2},
 }  # fmt: skip
 
 

@@ -74,3 +74,9 @@ def test_ranks_count_from_the_largest_and_of_equals_the_earlier_first() -> None:
     assert group_rank(values, GROUP).tolist() == [2, 0, 0, 1, 1, 0]
     among = torch.tensor([True, True, False, True, True, False])
     assert group_rank(values, GROUP, among).tolist() == [1, 0, -1, 1, 0, -1]
+
+
+def test_the_others_mean_is_taken_off_where_one_is_left_out() -> None:
+    found = group_advantage(VALUES, GROUP, "none", baseline="others")
+    expected = [1 - (3 + 5) / 2, 2 - 4, 3 - (1 + 5) / 2, 4 - 2, 5 - (1 + 3) / 2, 0]
+    assert found.tolist() == pytest.approx(expected)

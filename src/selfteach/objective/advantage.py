@@ -12,6 +12,8 @@ from selfteach.objective.aggregate import numbered
 
 Scale = Literal["std", "population", "none"]
 """What an advantage is divided by: its group's standard deviation, of the sample or of the population, or nothing."""
+Baseline = Literal["group", "others"]
+"""What is taken off a reward: the mean of its group, or of the others in it (leave one out)."""
 
 
 def group_sum(
@@ -49,8 +51,10 @@ def group_advantage(
     group: Int[Tensor, "N"],
     scale: Scale = "std",
     epsilon: float = 1e-4,
+    baseline: Baseline = "group",
 ) -> Float[Tensor, "N"]:
-    """[N] r − mean of its group, divided by the group's standard deviation + ε unless ``scale`` is "none".
+    """[N] r − mean of its group, divided by the group's standard deviation + ε unless ``scale`` is "none". ``baseline``
+    "others": the mean of the group's other rows is taken off instead (RLOO, arXiv 2402.14740).
 
     "std" is the sample's (n − 1), as in GRPO's released code (DeepSeekMath, arXiv 2402.03300, sec. 4.1), "population"
     the other (n; RLAD, arXiv 2602.22495); "none" is Dr. GRPO (arXiv 2503.20783). A group of one, or of equal rewards,
@@ -59,6 +63,9 @@ def group_advantage(
     if scale not in get_args(Scale):
         raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, got {scale!r}")
     centered = reward - group_mean(reward, group)
+    if baseline == "others":  # r − (n · mean − r) / (n − 1)
+        size = group_sum(torch.ones_like(reward), group)
+        centered = centered * size / (size - 1).clamp(min=1)
     if scale == "none":
         return centered
     return centered / (group_std(reward, group, correction=1 if scale == "std" else 0) + epsilon)

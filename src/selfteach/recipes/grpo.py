@@ -27,6 +27,7 @@ class GRPO(Recipe):
         "deepseekmath": {},
         "dapo": {"clip_high": 0.28, "kl": 0.0, "mean_over": "tokens"},
         "dr-grpo": {"scale": "none", "kl": 0.0, "mean_over": "constant"},
+        "rloo": {"baseline": "others", "scale": "none", "kl": 0.0},
     }
 
     rollouts: Rollouts = Rollouts(per_prompt=64)

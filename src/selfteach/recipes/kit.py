@@ -85,7 +85,7 @@ from selfteach.recipes.parts import (
 from selfteach.recipes.tools import Prompt, Store, Tools
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.diagnosis import Diagnosis
-from selfteach.roles.private import BEGINNING_ONLY, Field, Partial
+from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial
 from selfteach.roles.role import ReasonFirst, Role
 from selfteach.roles.sibling import Reprompt
 from selfteach.roles.span import FromMark, FromTurn, Whole
@@ -123,8 +123,8 @@ __all__ = [  # noqa: RUF022
     "PositiveRows", "PositiveUnit", "UnitInterval",
     # who scores: weights × views × spans
     "BEGINNING_ONLY", "EMA", "Answer", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn", "Frozen",
-    "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst", "Reprompt", "Revision", "Ring",
-    "Role", "Snapshot", "Solution", "View", "Weights",
+    "InSystem", "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst", "Reprompt",
+    "Revision", "Ring", "Role", "Snapshot", "Solution", "View", "Weights",
     "Whole", "experts", "routes", "taught",
     # the loss: terms, targets, divergences, supports
     "At", "CandidateMatch", "Entropy", "Hidden", "LogRatio", "Match", "NegativeLogLikelihood", "OfColumns",

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.checks import require
-from selfteach.objective.advantage import Scale, group_advantage
+from selfteach.objective.advantage import Baseline, Scale, group_advantage
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import PolicyGradient
 from selfteach.settings import (
@@ -117,15 +117,16 @@ class GRPOSettings:
     scale: Scale = "std"
     """Divide the advantage by the group's standard deviation, of the sample (GRPO) or of the population, or not (Dr.
     GRPO)."""
+    baseline: Baseline = "group"
+    """What is taken off a reward: the mean of its group (GRPO), or of the others in it (RLOO)."""
     advantage_eps: PositiveFloat = 1e-4
     """ε beside the group's standard deviation (GRPO's released trainers: 1e-4 or 1e-6)."""
 
     def advantage(self, stats: Statistics, reward: Float[Tensor, "N"] | None = None) -> Float[Tensor, "N"]:
         """[N] A of each rollout within its group, over the whole group whatever a term selects of it. ``reward``: what
         is compared (None: the task's)."""
-        return group_advantage(
-            stats.reward if reward is None else reward, stats.group, self.scale, self.advantage_eps
-        )
+        compared = stats.reward if reward is None else reward
+        return group_advantage(compared, stats.group, self.scale, self.advantage_eps, self.baseline)
 
     def term(
         self, name: str, stats: Statistics, advantage: Float[Tensor, "N *T"] | None = None, **fields: Any

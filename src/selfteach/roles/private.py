@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from selfteach.roles.view import Answer, Messages, Solution, revealed
+from selfteach.roles.view import Answer, Messages, Solution, filled, revealed
 from selfteach.task.answer import last_boxed
+from selfteach.task.example import Message
 from selfteach.task.trajectory import Trajectory
 
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
@@ -48,6 +49,38 @@ class Field:
         self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None:
         return revealed(trajectory.example, wording.get(self.field, self.template.format(field=self.field)))
+
+
+@dataclass(frozen=True)
+class InSystem:
+    """A private field at the beginning of the system prompt, under the task's wording "system-FIELD" if it has one
+    (π-Distill). None if the example lacks it."""
+
+    field: str
+    template: str = (
+        "What follows is for your eyes only: use it, and never mention it.\n"
+        "--- privileged information ---\n{{{field}}}\n--- end of privileged information ---"
+    )
+
+    @property
+    def name(self) -> str:
+        return f"system-{self.field}"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (self.field,)
+
+    def __call__(
+        self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
+    ) -> Messages | None:
+        example = trajectory.example
+        text = filled(example, wording.get(self.name, self.template.format(field=self.field)))
+        if text is None:
+            return None
+        first, rest = example.prompt[0], example.prompt[1:]
+        if first["role"] != "system":
+            return (Message(role="system", content=text), *example.prompt)
+        return (Message(role="system", content=f"{text}\n\n{first['content']}"), *rest)
 
 
 @dataclass(frozen=True)
