@@ -139,6 +139,57 @@ def test_the_ratio_is_clipped() -> None:
     assert (np.abs(out["grad"]).sum(-1)[up & given["mask"]] == 0).all()
 
 
+def by_tag(given: dict[str, Any]) -> dict[str, Any]:
+    """The same scores, each row by the expert of its tag."""
+    math = np.array([True, False, True, True, False, True])
+    logits = given["teacher_logits"]["teacher"]
+    return {
+        **given,
+        "teacher_logits": {"teacher-math": logits, "teacher-code": logits},
+        "available": {"teacher-math": math, "teacher-code": ~math},
+    }
+
+
+@pytest.mark.parametrize("knobs", [{}, PLAIN, {**ALL, "margin_of": "mean"}])
+def test_two_experts_teach_what_one_would_that_says_the_same(knobs: dict[str, Any]) -> None:
+    given = on_policy()
+    one = evaluate("uni-opd", given, overrides=knobs)
+    two = evaluate("uni-opd", by_tag(given), overrides={**knobs, "teacher": "math=a,code=b"})
+    assert np.abs(one["grad"]).max() > 0
+    np.testing.assert_allclose(two["grad"], one["grad"], atol=1e-14)
+
+
+def test_an_answer_that_no_expert_scored_counts_nowhere() -> None:
+    given = on_policy()
+    seen = np.array([True, False, True, True, True, True])
+    out = evaluate("uni-opd", {**given, "available": {"teacher": seen}}, overrides={**ALL, "margin": 3.0})
+    assert not out["grad"][1].any()
+    rows = np.flatnonzero(seen)
+    fewer = {name: value[rows] for name, value in given.items() if isinstance(value, np.ndarray)}
+    fewer["teacher_logits"] = {"teacher": given["teacher_logits"]["teacher"][rows]}
+    alone = evaluate("uni-opd", fewer, overrides={**ALL, "margin": 3.0})
+    np.testing.assert_allclose(out["grad"][rows], alone["grad"], atol=1e-14)
+
+
+def test_what_the_teacher_excludes_is_refused_by_name_or_left_out_as_an_outlier() -> None:
+    given = on_policy()
+    given["teacher_logits"]["teacher"][0, 2, given["ids"][0, 2]] = -np.inf
+    out = evaluate("uni-opd", given, overrides={"shift": "none", "balance": None})
+    assert np.isfinite(out["grad"]).all()
+    assert not out["grad"][0, 2].any()
+    with pytest.raises(ValueError, match="distill"):
+        evaluate("uni-opd", given, overrides={"outlier": None, "balance": None})
+
+
+def test_the_signal_is_against_the_policy_before_the_batchs_first_update() -> None:
+    given = on_policy()
+    old = taken(given["student_logits"], given["ids"]) + 0.3
+    given["old_log_probs"] = {"student": old}
+    out = evaluate("uni-opd", given, overrides=PLAIN)
+    moved = taken(given["teacher_logits"]["teacher"], given["ids"]) - old
+    np.testing.assert_allclose(out["grad"], gradient(given, moved), atol=1e-12)
+
+
 def test_experts_are_asked_by_tag() -> None:
     recipe = with_knobs(recipe_named("uni-opd"), {"teacher": "math=a,code=b"})
     assert list(recipe.teachers) == ["teacher-math", "teacher-code"]

@@ -111,12 +111,25 @@ def test_soft_or_is_at_least_either_and_is_the_other_where_one_is_nothing() -> N
 def test_drawn_tokens_are_as_many_and_come_in_proportion_to_their_score() -> None:
     given = arrays()
     recipe = with_knobs(recipe_named("tip", "entropy"), {"rho": 0.1})
-    share = score(given, "entropy")
+    share = numbers(given)["entropy"]
     row = 0
     counts = np.zeros(LENGTHS[row])
     for step in range(600):
         moved = np.abs(evaluate(recipe, given, step)["grad"]).sum(-1) > 0
         assert (moved.sum(1) == 1).all()  # max(1, ⌊0.1 m⌋) of at most nine tokens
         counts += moved[row]
-    expected = share[row] / share[row].sum()
+    expected = share[row, : LENGTHS[row]] / share[row, : LENGTHS[row]].sum()
     assert np.abs(counts / 600 - expected).max() < 4 * np.sqrt(0.25 / 600)
+
+
+def test_a_row_that_the_teacher_did_not_see_is_neither_scored_nor_counted() -> None:
+    given = arrays()
+    seen = np.array([True, True, False, True, False, True])
+    out = evaluate("tip", {**given, "available": {"teacher": seen}})
+    rows = np.flatnonzero(seen)
+    fewer = {name: value[rows] for name, value in given.items() if isinstance(value, np.ndarray)}
+    fewer["teacher_logits"] = {"teacher": given["teacher_logits"]["teacher"][rows]}
+    alone = evaluate("tip", fewer)
+    assert out["loss"] == pytest.approx(alone["loss"], rel=1e-12)
+    np.testing.assert_allclose(out["grad"][rows], alone["grad"], atol=1e-14)
+    assert not out["grad"][~seen].any()

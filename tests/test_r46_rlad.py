@@ -133,7 +133,22 @@ def test_with_the_clamp_the_teachers_factor_is_bounded() -> None:
 def test_unclamped_a_constant_may_move_from_the_sampling_policy_to_the_teacher() -> None:
     """log π_old + c and log π_T − c α / (1 − α) leave the anchor as it is."""
     given, alpha, c = near(), 0.4, 0.2
-    ratio = log_ratio(given, alpha, None)
+    scores = taken(given["teacher_logits"]["teacher"], given["ids"])
+    del given["teacher_logits"]
     moved = {**given, "behavior": given["behavior"] + c}
-    again = log_ratio(moved, alpha, None) + alpha * c  # (1 − α) · c α / (1 − α), which the teacher would give
-    np.testing.assert_allclose(again, ratio, atol=1e-12)
+    one, other = (
+        evaluate(
+            "rlad", {**batch, "teacher_log_probs": {"teacher": said}}, overrides={"alpha": alpha, **FREE}
+        )
+        for batch, said in ((given, scores), (moved, scores - c * alpha / (1 - alpha)))
+    )
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-12)
+    np.testing.assert_allclose(other["grad"], one["grad"], atol=1e-13)
+
+
+def test_the_advantage_is_written_down_for_the_token_view() -> None:
+    given = near()
+    found = evaluate("rlad", given)["token"]["advantage/policy"]
+    np.testing.assert_allclose(
+        found[given["mask"]], (advantage(given) * np.ones((6, 9)))[given["mask"]], atol=1e-12
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,17 +71,56 @@ def test_the_loss_is_exopds(scale: float) -> None:
     np.testing.assert_array_equal(one["grad"], other["grad"])
 
 
-def test_the_meter_says_how_sure_both_are_where_the_format_decides() -> None:
+def sure_of_three(dtype: Any = np.float64) -> dict[str, Any]:
+    """A batch whose teacher is nearly sure of the first three tokens of each row."""
     given = arrays(teachers=("teacher", "reference"))
-    given["teacher_logits"]["teacher"][:, :3] *= 100  # sure of the first three tokens of each row
-    out = evaluate("listopd", given)
-    teacher, reference = (given["teacher_logits"][name] for name in ("teacher", "reference"))
-    q, r = (np.exp(x - np.logaddexp.reduce(x, axis=-1, keepdims=True)) for x in (teacher, reference))
-    likeliest = q.argmax(-1)[..., None]
-    p, b = (np.take_along_axis(x, likeliest, -1)[..., 0] for x in (q, r))
-    chosen = given["mask"] & (p >= 0.99)
+    given["teacher_logits"]["teacher"][:, :3] *= 100
+    given["student_logits"] = given["student_logits"].astype(dtype)
+    given["teacher_logits"] = {name: x.astype(dtype) for name, x in given["teacher_logits"].items()}
+    return given
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_meter_says_how_sure_both_are_where_the_format_decides(dtype: Any) -> None:
+    given = sure_of_three(dtype)
+    metrics = evaluate("listopd", given)["metrics"]
+    logits = [given["teacher_logits"][name].astype(np.float64) for name in ("teacher", "reference")]
+    teacher, reference = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in logits)
+    likeliest = teacher.argmax(-1)[..., None]
+    tails = []
+    for x in (teacher, reference):
+        others = x.copy()
+        np.put_along_axis(others, likeliest, -np.inf, -1)
+        tails.append(np.exp(others).sum(-1))
+    chosen = given["mask"] & (tails[0] <= 0.01)
     assert 0 < chosen.sum() < given["mask"].sum()
-    metrics = out["metrics"]
-    assert metrics["extrapolation/teacher_modal"] == pytest.approx(min(p[chosen].mean(), 1 - 1e-9))
-    assert metrics["extrapolation/reference_modal"] == pytest.approx(b[chosen].mean())
-    assert metrics["extrapolation/limit"] > 1
+    p, b = (1 - one[chosen].mean() for one in tails)
+    assert 1 - metrics["extrapolation/teacher_modal"] == pytest.approx(max(1 - p, 1e-12), rel=1e-3)
+    assert metrics["extrapolation/reference_modal"] == pytest.approx(b, rel=1e-5)
+    assert metrics["extrapolation/limit"] == pytest.approx(scale_limit(p, b, 5.0), rel=1e-4)
+
+
+def test_the_meter_never_ends_a_run_however_sure_the_teacher_is() -> None:
+    given = sure_of_three(np.float32)
+    given["teacher_logits"]["teacher"][:, :3] *= 100
+    metrics = evaluate("listopd", given)["metrics"]
+    assert metrics["extrapolation/teacher_modal"] < 1
+    assert math.isfinite(metrics["extrapolation/limit"])
+
+
+def test_without_extrapolation_it_measures_the_teacher_so_that_a_scale_can_be_chosen() -> None:
+    given = sure_of_three()
+    del given["teacher_logits"]["reference"]
+    metrics = evaluate("listopd", given, overrides={"reward_scale": 1.0})["metrics"]
+    assert metrics["extrapolation/reference_modal"] == 0.5
+    assert metrics["extrapolation/limit"] == scale_limit(metrics["extrapolation/teacher_modal"], 0.5, 5.0)
+
+
+def test_the_whole_distribution_cuts_no_weights_and_has_no_limit() -> None:
+    known = {"teacher_modal": 0.99999, "reward_scale": 2.0, "estimator": "full"}
+    assert "extrapolation/limit" not in evaluate("listopd", sure_of_three(), overrides=known)["metrics"]
+
+
+def test_a_cap_below_one_is_refused() -> None:
+    with pytest.raises(UserError, match="is_cap"):
+        with_knobs(recipe_named("listopd"), {"is_cap": 0.5})

@@ -14,7 +14,7 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.gate import GateProduct, ImportanceRatio, SamplerCorrection
 from selfteach.objective.positions import Positions
 from selfteach.objective.target import FromRole
-from selfteach.objective.terms import NegativeLogLikelihood, PolicyGradient, Sampled, Term
+from selfteach.objective.terms import NegativeLogLikelihood, OfColumns, PolicyGradient, Sampled, Term
 from selfteach.policy.loading import LoraConfig, Policy, load_policy
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.room import room_of
@@ -93,6 +93,8 @@ CORRECTION = SamplerCorrection(BEHAVIOR, 2.0)
 @pytest.mark.parametrize(
     ("term", "is_corrected"),
     [
+        (OfColumns(name="t", function=torch.add, columns={"other": 1.0}), True),
+        (OfColumns(name="t", function=torch.add, columns={"behavior": torch.zeros(1, 3)}), False),
         (NegativeLogLikelihood(name="a"), True),
         (Sampled(name="a", target=FromRole("teacher"), gate=lambda at: at.row.double()), True),
         (Sampled(name="a", target=FromRole("teacher"), gate=ImportanceRatio(BEHAVIOR)), False),

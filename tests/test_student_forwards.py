@@ -18,8 +18,8 @@ from selfteach.training.progress import Silent
 from selfteach.training.trainer import Trainer
 
 SEQUENCE = {"loss": "sequence", "alpha": 1.0, "student_top_k": None}
-ROW_BY_ROW = ("scope", "sdpo-sequence")
-"""They read the student's log-probs of whole rollouts before they know a token's weight."""
+ROW_BY_ROW = ("scope", "sdpo-sequence", "tip", "uni-opd", "tsd-kd", "user-interactions")
+"""They read the student's log-probs or entropies of whole rollouts before they know a token's weight."""
 CASES = (*RECIPES, "sdpo-sequence")
 
 

@@ -288,11 +288,20 @@ class OfColumns(OfSampledToken):
     losses, differentiable in the first.
 
     ``columns``: name → number, [N] or [N, T], constant (log-probs that roles gave, advantages, marks). Name the roles
-    that they came from in ``informed_by``. ValueError where one is NaN or +inf at a selected token.
+    that they came from in ``informed_by``. One called "behavior" is the sampler's log-prob, so that the function's own
+    ratio corrects for the sampler; one called "advantage" is written down. ValueError where one is NaN or +inf at a
+    selected token.
     """
 
     function: Callable[..., Float[Tensor, "P"]]
     columns: Mapping[str, Real[Tensor, ""] | Real[Tensor, "N"] | Real[Tensor, "N T"] | float]
+
+    @property
+    def behavior(self) -> Real[Tensor, ""] | Real[Tensor, "N"] | Real[Tensor, "N T"] | float | None:
+        return self.columns.get("behavior")
+
+    def noted(self, at: Positions) -> Mapping[str, Float[Tensor, "P"]]:
+        return {name: at.known(self.columns[name], name) for name in ("advantage",) if name in self.columns}
 
     def sampled_loss(self, log_prob: Float[Tensor, "P"], at: Positions) -> Float[Tensor, "P"]:
         known = {name: at.known(values, name).to(log_prob.dtype) for name, values in self.columns.items()}

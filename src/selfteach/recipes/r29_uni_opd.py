@@ -36,7 +36,6 @@ class UniOPD(Recipe):
     optimization: Optimization = Optimization(
         lr=1e-6, prompts=64, warmup=5, betas=(0.9, 0.98), weight_decay=0.1
     )
-    grpo: GRPOSettings = GRPOSettings(clip_high=0.28)
     student_thinking: bool | None = False
     """Thinking flag of the chat template, of student and teachers alike: off in the paper."""
     teacher: str = "Qwen/Qwen3-30B-A3B-Instruct-2507"
@@ -49,6 +48,10 @@ class UniOPD(Recipe):
     """Who is moved where the margin is missed: both by half of what is missing, or one side by all of it."""
     balance: PositiveFloat | None = 1.0
     """Right answers of a prompt to each wrong one; the others are left out (none: all are trained on)."""
+    clip_low: OpenUnit = 0.2
+    """Lower clip of the ratio ρ = π / π_sampling: 1 − clip_low."""
+    clip_high: PositiveFloat = 0.28
+    """Upper clip of the ratio: 1 + clip_high."""
     outlier: PositiveFloat | None = 10.0
     """Tokens whose log-prob is this far from the teacher's (nats) or farther are left out (none: none is)."""
 
@@ -65,17 +68,18 @@ class UniOPD(Recipe):
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         scores, seen = taught(stats, list(self.teachers))
-        kept = self.kept(stats) & seen.any(dim=1)
+        kept = self.kept(stats, seen.any(dim=1))
         signal = torch.where(seen, scores - stats.old_log_prob(), 0.0)
         shift = self.shifted(stats, stats.sequence_mean(signal, seen), kept)
-        yield self.grpo.term(
-            "distill",
-            stats,
+        # Who is read where says ``where``: no row is seen by every expert.
+        yield PolicyGradient(
+            name="distill",
             advantage=signal + shift.unsqueeze(1),
+            behavior=stats.behavior_log_prob,
+            clip=(self.clip_low, self.clip_high),
             where=seen & kept.unsqueeze(1),
-            mean_over="sequences",
+            mean_over=Divisor("selected", "row"),
             gate=None if self.outlier is None else self.near(scores, self.outlier),
-            informed_by={name: "sampled" for name in self.teachers},
         )
 
     def near(self, scores: Float[Tensor, "N T"], bound: float) -> At:
@@ -89,16 +93,18 @@ class UniOPD(Recipe):
 
         return At(within)
 
-    def kept(self, stats: Statistics) -> Bool[Tensor, "N"]:
-        """[N] bool: the answers that are trained on: of the more frequent outcome a random part, if there are both."""
+    def kept(self, stats: Statistics, scored: Bool[Tensor, "N"]) -> Bool[Tensor, "N"]:
+        """[N] bool: which of the ``scored`` [N] answers are trained on: of the more frequent outcome a random part, if
+        there are both."""
+        among = stats.rows & scored
         if self.balance is None:
-            return stats.rows
+            return among
         ones, lot = torch.ones_like(stats.reward), stats.random("balance")[:, 0].to(stats.reward.dtype)
-        sides = (stats.correct & stats.rows, ~stats.correct & stats.rows)
+        sides = (stats.correct & among, ~stats.correct & among)
         right, wrong = (stats.group_sum(ones, side) for side in sides)
         # Floors lose an answer to the last bit of a product such as 0.1 · 10 otherwise.
         most = ((self.balance * wrong + 1e-9).floor(), (right / self.balance + 1e-9).floor())
-        kept = torch.zeros_like(stats.rows)
+        kept = torch.zeros_like(among)
         for side, allowed in zip(sides, most, strict=True):
             rank = group_rank(lot, stats.group, side)
             kept |= side & ((rank < allowed.clamp(min=1)) | (right == 0) | (wrong == 0))
@@ -113,8 +119,8 @@ class UniOPD(Recipe):
             gap = stats.group_mean(mean, right) - stats.group_mean(mean, wrong)
         else:
             gap = -group_max(-mean, stats.group, right) - group_max(mean, stats.group, wrong)
-        missing = (self.margin - gap).clamp(min=0).nan_to_num(0.0)
+        missing = torch.where(gap.isnan(), 0.0, (self.margin - gap).clamp(min=0))
         share = 0.5 if self.shift == "both" else 1.0
-        up = share * missing * right if self.shift in ("both", "correct-up") else 0.0 * missing
-        down = share * missing * wrong if self.shift in ("both", "incorrect-down") else 0.0 * missing
-        return up - down
+        up, down = self.shift in ("both", "correct-up"), self.shift in ("both", "incorrect-down")
+        raised = torch.where(right, share * missing, 0.0) if up else torch.zeros_like(missing)
+        return raised - torch.where(wrong, share * missing, 0.0) if down else raised

@@ -37,11 +37,11 @@ class TIP(Recipe):
         "q3": {"score": "q3", "rho": 0.1},
         "entropy": {"score": "entropy", "select": "sample"},
         "opd": {"rho": 1.0},
-        "repository": {"minibatches": 4},
+        "repository": {"minibatches": 4, "schedule": "constant", "weight_decay": 0.1},
     }
 
     rollouts: Rollouts = Rollouts(max_tokens=8192)
-    optimization: Optimization = Optimization(lr=1e-6, prompts=256, weight_decay=0.1)
+    optimization: Optimization = Optimization(lr=1e-6, prompts=256, schedule="cosine")
     teacher: str = "Qwen/Qwen3-8B"
     """The larger model of the same tokenizer that is distilled: a folder, a hub id or arena:NAME."""
     rho: PositiveUnit = 0.5
@@ -49,8 +49,8 @@ class TIP(Recipe):
     score: Literal["soft-or", "entropy", "q3"] = "soft-or"
     """What a token is ranked by: entropy or divergence, entropy alone, or divergence without entropy."""
     select: Literal["top", "sample"] = "top"
-    """Take the highest scores (paper), or draw without replacement, each token in proportion to its score (the paper's
-    entropy-only variant)."""
+    """Take the highest scores (paper), or draw without replacement, each token in proportion to its score (with
+    "entropy" to the entropy itself: the paper's variant of table 3)."""
     percentile: UnitInterval = 0.98
     """Entropies above this quantile of the batch count as this quantile."""
 
@@ -72,9 +72,9 @@ class TIP(Recipe):
 
     def ranked(self, stats: Statistics, seen: Bool[Tensor, "N T"]) -> Float[Tensor, "N T"]:
         """[N, T] the score, or, where tokens are drawn, log score + Gumbel noise: its highest are such a draw."""
-        score = self.scored(stats, seen)
         if self.select == "top":
-            return score
+            return self.scored(stats, seen)
+        score = stats.entropy() if self.score == "entropy" else self.scored(stats, seen)
         return score.log() - (-stats.random("select").clamp(min=1e-12).log()).log()
 
     def scored(self, stats: Statistics, seen: Bool[Tensor, "N T"]) -> Float[Tensor, "N T"]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.recipes.kit import *
 from selfteach.recipes.r33_exopd import ExOPD
+
+TINY = 1e-12
+"""No token is surer than this."""
 
 
 @settings
@@ -23,8 +27,9 @@ class ListOPD(ExOPD):
         λ* = [ log((1−p)/(c−1+p)) − log((1−b)/b) ] / [ log((1−p)/p) − log((1−b)/b) ]
 
     With ``teacher_modal`` (and ``reference_modal``) measured, a scale from λ* on is refused. The metrics
-    ``extrapolation/teacher_modal``, ``reference_modal`` and ``limit`` say p, b and λ* of the tokens that the teacher is
-    nearly sure of. What "clip-safe" means and whose base b is are inferred (card 57).
+    ``extrapolation/teacher_modal``, ``reference_modal`` and ``limit`` say p, b and λ* of the tokens that a single
+    teacher is nearly sure of; at λ = 1, where there is no reference, with b as given. The limit is that of sampled
+    tokens, whose weights are cut. What "clip-safe" means and whose base b is are inferred (card 57).
     """
 
     name = "listopd"
@@ -47,7 +52,16 @@ class ListOPD(ExOPD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.teacher_modal is None or self.is_cap is None:
+        require(
+            self.is_cap is None or self.is_cap >= 1,
+            "is_cap must be at least 1: a weight of 1 corrects nothing",
+        )
+        if (
+            self.teacher_modal is None
+            or self.is_cap is None
+            or self.reward_scale <= 1
+            or self.estimator == "full"
+        ):
             return
         limit = scale_limit(self.teacher_modal, self.reference_modal, self.is_cap)
         require(
@@ -58,22 +72,25 @@ class ListOPD(ExOPD):
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield from super().terms(stats)
-        if self.reward_scale != 1 and TEACHER in self.teachers and self.is_cap is not None:
-            self.metered(stats, self.is_cap)
+        if TEACHER in self.teachers:
+            self.metered(stats, [name for name in (TEACHER, REFERENCE) if name in self.teachers])
 
-    def metered(self, stats: Statistics, cap: float) -> None:
+    def metered(self, stats: Statistics, roles: Sequence[str]) -> None:
         """Report p and b, means over the format's tokens, and λ*."""
-        columns = {
-            name: stats.column(f"modal/{name}", Quantity(modal(name), (TEACHER, name)))
-            for name in (TEACHER, REFERENCE)
-        }
-        chosen = stats.seen(TEACHER) & stats.seen(REFERENCE) & (columns[TEACHER] >= self.structural)
+        seen = torch.stack([stats.seen(name) for name in roles]).all(dim=0)
+        tails = [
+            stats.column(f"tail/{name}", Quantity(tail(name, self.temperature), (TEACHER, name)))
+            for name in roles
+        ]
+        chosen = seen & (tails[0] <= math.log1p(-self.structural))
         if not chosen.any():
             return
-        p, b = (float(column[chosen].mean().clamp(1e-9, 1 - 1e-9)) for column in columns.values())
+        found = [1 - min(max(float(one[chosen].double().exp().mean()), TINY), 1 - TINY) for one in tails]
+        p, b = (found[0], self.reference_modal) if len(found) == 1 else found
         stats.report("extrapolation/teacher_modal", p)
         stats.report("extrapolation/reference_modal", b)
-        stats.report("extrapolation/limit", scale_limit(p, b, cap))
+        if self.is_cap is not None and self.estimator == "sampled":
+            stats.report("extrapolation/limit", scale_limit(p, b, self.is_cap))
 
 
 def scale_limit(p: float, b: float, c: float) -> float:
@@ -90,11 +107,12 @@ def scale_limit(p: float, b: float, c: float) -> float:
     return (math.log1p(-p) - math.log(c - 1 + p) - of_reference) / (of_teacher - of_reference)
 
 
-def modal(role: str) -> Callable[[Positions], Float[Tensor, "P"]]:
-    """Positions → [P] the role's probability of the teacher's likeliest token."""
+def tail(role: str, temperature: float) -> Callable[[Positions], Float[Tensor, "P"]]:
+    """Positions → [P] log of the role's probability (nats) that the teacher's likeliest token is not drawn: a
+    probability near 1 would be rounded to it."""
 
-    def chance(at: Positions) -> Float[Tensor, "P"]:
+    def others(at: Positions) -> Float[Tensor, "P"]:
         likeliest = at.logits[TEACHER].argmax(-1, keepdim=True)
-        return at.log_probs(role).gather(-1, likeliest).squeeze(-1).exp()
+        return at.log_probs(role, temperature).scatter(-1, likeliest, -torch.inf).logsumexp(-1)
 
-    return chance
+    return others

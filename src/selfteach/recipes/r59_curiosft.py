@@ -32,6 +32,7 @@ class CurioSFT(Recipe):
     presets = {"paper": {}, "sft": {"alpha": 0.0}}
     generates = False
 
+    rollouts: Rollouts = Rollouts(max_tokens=8192)
     optimization: Optimization = Optimization(lr=1e-5, prompts=256, schedule="cosine", warmup=60, steps=600)
     reference: str = "solution"
     """The private field that is imitated."""

@@ -70,8 +70,7 @@ class TSDKD(Recipe):
         return tools.quote(prompts, self.reference)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        entropy = stats.entropy()
-        target, seen = FromRole(TEACHER), stats.seen(TEACHER)
+        target, seen, entropy = FromRole(TEACHER), stats.seen(TEACHER), stats.entropy()
         surer = torch.sigmoid(entropy - stats.entropy(TEACHER)) if self.weighted else torch.ones_like(entropy)
         yield Match(
             name="direct", target=target, divergence=gkd_jsd(self.beta), weight=torch.where(seen, surer, 0.0)
@@ -80,7 +79,7 @@ class TSDKD(Recipe):
             yield Entropy(
                 name="entropy",
                 penalty=True,
-                where=stats.mask & (entropy >= stats.quantile(entropy, self.entropy_quantile)),
+                where=seen & (entropy >= stats.quantile(entropy, self.entropy_quantile, seen)),
                 mean_over="selected",
                 coefficient=self.entropy_weight,
             )
@@ -90,7 +89,7 @@ class TSDKD(Recipe):
                 target=target,
                 divergence=PlackettLuce(self.order),
                 support=TopK(self.student_top_k, of="student", tail="drop"),
-                where=opening(entropy, stats.mask, self.rho),
+                where=opening(entropy, seen, self.rho),
                 mean_over="selected",
                 coefficient=self.alpha,
             )

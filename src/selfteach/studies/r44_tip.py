@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from selfteach.studies.laptop import ADAM, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
+from selfteach.studies.verdict import Within
 
 LAPTOP = Laptop("tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64})
 
@@ -19,13 +20,11 @@ STUDY = Study(
             lower="all",
         ),
         Claim(
-            says="At a tenth of the tokens, confident and wrong ones teach more than undecided ones (section 5)",
-            variants={
-                "q3 10 %": f"{TIP} --score q3 --rho 0.1",
-                "entropy 10 %": f"{TIP} --score entropy --rho 0.1",
-            },
-            higher="q3 10 %",
-            lower="entropy 10 %",
+            says="A tenth of them, confident and wrong ones, comes near all: 76.1 against 76.7 (Qwen3-4B, MATH-500)",
+            variants={"q3 10 %": f"{TIP} --score q3 --rho 0.1", "all": f"{TIP} --rho 1"},
+            higher="all",
+            lower="q3 10 %",
+            rule=Within(0.05),
         ),
     ),
 )

@@ -18,7 +18,8 @@ LAPTOP = Laptop(
     },
 )
 
-RLAD = "rlad --task tutor --steps 100"
+SAME = "--task tutor --steps 100 --clip-high 0.28 --scale population"
+RLAD = f"rlad {SAME}"
 
 STUDY = Study(
     method="rlad",
@@ -31,7 +32,7 @@ STUDY = Study(
         ),
         Claim(
             says="and GRPO with a KL to the teacher: 0.90 against 0.86 (the same)",
-            variants={"rlad": RLAD, "kdrl": "dgrpo --task tutor --steps 100 --lr 3e-4"},
+            variants={"rlad": RLAD, "kdrl": f"dgrpo {SAME}"},
             higher="rlad",
             lower="kdrl",
         ),
