@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from torch import Tensor
 
 from families import FAMILIES, family_model
 from selfteach.policy import recorded, sampler
-from selfteach.policy.cache import masks_by_key
+from selfteach.policy.cache import GrowingLayer, masks_by_key
 from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
 from selfteach.policy.reader import Reader
@@ -145,18 +148,67 @@ def test_a_pass_that_cannot_be_recorded_is_computed_token_by_token_and_said_to_b
     ]
 
 
-@torch.no_grad()
-def test_no_memory_left_is_not_taken_for_that() -> None:
-    class Large(RecordedReader):
-        @staticmethod
-        def record(compute: Compute) -> Compute:
-            raise torch.OutOfMemoryError("no memory")
+class Refused(RecordedReader):
+    tries = 0
+    problem: Exception = RuntimeError("the host looked")
 
+    @classmethod
+    def record(cls, compute: Compute) -> Compute:  # type: ignore[override]
+        cls.tries += 1
+        raise cls.problem
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("problem", "tries"),
+    [(ValueError("no"), 1), (torch.OutOfMemoryError("no memory"), 3)],
+    ids=["refused", "no memory"],
+)
+def test_a_model_that_cannot_be_recorded_is_tried_once_and_one_that_had_no_memory_again(
+    problem: Exception, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of(tiny_model(CHAT.vocabulary + 10).eval())
+    monkeypatch.setattr(sampler, "RecordedReader", Refused)
+    monkeypatch.setattr(sampler, "can_record", lambda model, new: model not in recorded.REFUSED)
+    monkeypatch.setattr(Refused, "problem", problem)
+    monkeypatch.setattr(Refused, "tries", 0)
+    for _ in range(3):
+        LocalSampler(policy).sample(PROMPTS, Sampling(8))
+    assert Refused.tries == tries
+
+
+@torch.no_grad()
+def test_what_was_recorded_is_given_back_with_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without waiting for the garbage collector: graphs and caches would pile up."""
+    made: list[weakref.ref[RecordedReader]] = []
+
+    class Remembered(Repeated):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(weakref.ref(self))
+
+    policy = policy_of(tiny_model(CHAT.vocabulary + 10).eval())
+    monkeypatch.setattr(sampler, "RecordedReader", Remembered)
+    monkeypatch.setattr(sampler, "can_record", lambda *_: True)
+    gc.disable()
+    try:
+        LocalSampler(policy).sample(PROMPTS, Sampling(40), batch_size=2)
+        assert len(made) == 2
+        assert [one() for one in made] == [None, None]
+    finally:
+        gc.enable()
+
+
+@torch.no_grad()
+def test_a_recording_keeps_no_older_buffers() -> None:
     policy = policy_of(tiny_model(CHAT.vocabulary).eval())
-    reader = Large(lambda: nullcontext(policy), PROMPTS, policy.vocabulary)
+    reader = Repeated(lambda: nullcontext(policy), PROMPTS, policy.vocabulary)
     reader.prompts()
-    with pytest.raises(torch.OutOfMemoryError):
-        reader.token(torch.full((len(PROMPTS),), 5))
+    reader.token(torch.full((len(PROMPTS),), 5))
+    for layer in reader.cache.layers:
+        assert isinstance(layer, GrowingLayer)
+        assert layer.keys.untyped_storage().data_ptr() == layer.key_buffer.untyped_storage().data_ptr()
+        assert layer.values.untyped_storage().data_ptr() == layer.value_buffer.untyped_storage().data_ptr()
 
 
 def test_room_follows_what_is_cached_and_what_is_to_come() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from selfteach.training import threads
-from selfteach.training.threads import SMALL, on_threads, threads_of
+from selfteach.training.threads import SMALL, on_threads, small_folder, threads_of
 from tiny import tiny_model_folder
 
 LITTLE, LARGE = nn.Linear(10, 10), nn.Linear(SMALL // 1000, 1000)
@@ -26,7 +26,7 @@ def four_at_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
     for name in threads.CHOSEN:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(threads, "AT_FIRST", 4)
+    monkeypatch.setattr(threads, "torchs_own", lambda: {4})
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
@@ -41,6 +41,29 @@ def test_a_small_model_computes_on_one_and_a_large_one_on_all() -> None:
 def test_a_user_who_has_chosen_is_heeded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "4")
     assert threads_of(LITTLE) is None
+
+
+def test_small_models_that_are_large_together_are_large() -> None:
+    half = nn.Linear(SMALL // 2000, 1000)
+    assert threads_of(half) == 1
+    assert threads_of(half, half, LITTLE) is None
+
+
+def test_a_teacher_that_is_not_loaded_yet_is_judged_by_its_files(tmp_path: Path) -> None:
+    assert small_folder("arena:tutor-large")
+    assert not small_folder("somebody/somewhere")
+    (tmp_path / "model.safetensors").write_bytes(bytes(4 * SMALL))
+    assert not small_folder(str(tmp_path))
+
+
+def test_torch_takes_a_thread_for_each_core_by_itself() -> None:
+    code = (
+        "import torch; from selfteach.training.threads import torchs_own; "
+        "print(torch.get_num_threads() in torchs_own())"
+    )
+    env = {name: value for name, value in os.environ.items() if name not in threads.CHOSEN}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "True"
 
 
 def test_so_is_one_who_has_told_torch() -> None:
@@ -64,14 +87,14 @@ def test_the_caller_gets_its_threads_back(count: int | None, within: int) -> Non
     assert torch.get_num_threads() == 4
 
 
-def trained(folder: Path, **environment: str) -> str:
-    """What a run of two threads said."""
+def trained(folder: Path, cores: int, **environment: str) -> str:
+    """What a run said on a machine of so many cores."""
     env = {name: value for name, value in os.environ.items() if name not in threads.CHOSEN} | environment
     words = f"--model {tiny_model_folder(folder / 'model')} --task table --steps 1 --prompts 4 --max-tokens 4"
     words += " --eval-problems 0"
-    # torch takes as many threads as there are cores: two, also where there is one.
     code = (
-        "import torch; torch.set_num_threads(2)\n"
+        f"import torch; torch.set_num_threads(2); from selfteach.training import threads\n"
+        f"threads.torchs_own = lambda: {{{cores}}}\n"
         "from selfteach.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
     )
     ran = subprocess.run(
@@ -83,10 +106,12 @@ def trained(folder: Path, **environment: str) -> str:
 
 
 def test_a_run_says_so_and_keeps_it_in_its_record(tmp_path: Path) -> None:
-    assert "one thread" in trained(tmp_path / "a")
+    assert "one thread" in trained(tmp_path / "a", 2)
     assert threads_in(tmp_path / "a") == "1"
-    assert "one thread" not in trained(tmp_path / "b", OMP_NUM_THREADS="2")
+    assert "one thread" not in trained(tmp_path / "b", 2, OMP_NUM_THREADS="2")
     assert threads_in(tmp_path / "b") == "2"
+    assert "one thread" not in trained(tmp_path / "c", 8)  # of eight cores a user wants two threads
+    assert threads_in(tmp_path / "c") == "2"
 
 
 def threads_in(folder: Path) -> str:

@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from selfteach.errors import NotFinite, UserError
-from selfteach.training import checkpoint
+from selfteach.training import checkpoint, reduce
 from selfteach.training.clock import Clock
 from selfteach.training.interruption import TOLD, Interrupted
 from selfteach.training.jsonrows import read_rows
@@ -764,15 +764,35 @@ def test_the_noise_of_single_records_gradients_is_added_once_over_all_processes(
     assert empty["loss"] == 0 < empty["grad_norm"]  # nothing but noise
 
 
-@pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cpu")])
-def test_a_run_computes_on_its_own_device_whatever_the_process_computed_on_before(
-    first: str, then: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a notebook: accelerate keeps a process's first device, and refuses another one."""
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has computed on a GPU, as far as accelerate knows."""
     monkeypatch.setattr(PartialState, "_shared_state", {})
     monkeypatch.setattr(AcceleratorState, "_shared_state", {})
     Accelerator(cpu=True)
     for state in (PartialState, AcceleratorState):
-        state._shared_state |= {"device": torch.device(first), "_cpu": first == "cpu"}
-    trainer = Trainer(Slope(), None, Silent(), CPU)
-    assert trainer.accelerator.device.type == then
+        state._shared_state |= {"device": torch.device("cuda"), "_cpu": False}
+
+
+def test_a_run_computes_on_its_own_device_whatever_the_process_computed_on_before(
+    elsewhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a notebook: accelerate keeps a process's first device, and refuses another one."""
+    monkeypatch.setattr(reduce, "_ours", True)
+    assert Trainer(Slope(), None, Silent(), CPU).accelerator.device.type == "cpu"
+
+
+def test_somebodys_own_accelerator_is_not_taken_away(
+    elsewhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reduce, "_ours", False)
+    with pytest.raises(UserError, match="computes on cuda already"):
+        Trainer(Slope(), None, Silent(), CPU)
+    assert PartialState._shared_state["device"].type == "cuda"
+
+
+def test_accelerates_own_word_for_the_cpu_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert not reduce.on_cpu("auto")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert reduce.on_cpu("auto")

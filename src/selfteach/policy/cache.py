@@ -71,6 +71,8 @@ class GrowingLayer(DynamicLayer):
         self.key_buffer, self.value_buffer = (
             self._of(one, room) for one in (self.key_buffer, self.value_buffer)
         )
+        # The views of the old ones would keep these.
+        self.keys, self.values = self.key_buffer[:, :, : self.length], self.value_buffer[:, :, : self.length]
         self.column = column
 
     def release(self, length: int) -> None:

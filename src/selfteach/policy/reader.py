@@ -71,6 +71,9 @@ class Reader:
         """Go on with these rows alone."""
         self._take(rows)
 
+    def close(self) -> None:
+        """Give back what was taken to read faster; it may read on."""
+
     def mask(self) -> Int[Tensor, "N keys"] | Bool[Tensor, "N 1 1 keys"] | None:
         """Of one new token: the keys that it attends to, as simply as the model takes it (None: all of them)."""
         if not self.by_key:

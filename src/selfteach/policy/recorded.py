@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,7 +31,9 @@ AHEAD, STEP = 256, 16
 (attention's kernels want masks so aligned)."""
 ON_THE_HOST = ("dynamic", "longrope")
 """Rotary embeddings whose frequencies follow from the longest position, which the host must look at."""
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+REFUSED: WeakSet[nn.Module] = WeakSet()
+"""Models whose pass was tried and cannot be recorded."""
 
 
 def can_record(model: nn.Module, new: int) -> bool:
@@ -39,18 +44,24 @@ def can_record(model: nn.Module, new: int) -> bool:
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     static = rotary not in ON_THE_HOST and not any(getattr(config, name, None) for name in EXPERTS)
     whole = bool(getattr(policy, "_can_compile_fullgraph", False))
-    return policy.device.type == "cuda" and new >= WORTH and whole and static and masks_by_key(model)
+    here = policy.device.type == "cuda" and policy not in REFUSED
+    return here and new >= WORTH and whole and static and masks_by_key(model)
 
 
 def graph(compute: Compute) -> Compute:
-    """A CUDA graph of ``compute``."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):  # libraries make their workspaces on first use
+    """A CUDA graph of ``compute``, on the device that it computes on."""
+    here = torch.cuda.current_stream()
+    stream = aside(here.device)
+    stream.wait_stream(here)
+    with torch.cuda.stream(stream):  # libraries make their workspaces on first use
         compute()
-    torch.cuda.current_stream().wait_stream(aside)
+    here.wait_stream(stream)
     recorded = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recorded, capture_error_mode="thread_local"):
+    # Within a stream of its own accord: a capture that fails does not come back from the one that it records on.
+    with (
+        torch.cuda.stream(here),
+        torch.cuda.graph(recorded, stream=stream, capture_error_mode="thread_local"),
+    ):
         logits = compute()
 
     def replayed() -> Tensor:
@@ -60,6 +71,12 @@ def graph(compute: Compute) -> Compute:
     return replayed
 
 
+@cache
+def aside(device: torch.device) -> torch.cuda.Stream:
+    """The one stream that is recorded on: libraries keep a workspace for each."""
+    return torch.cuda.Stream(device)
+
+
 class RecordedReader(Reader):
     """A ``Reader`` whose new tokens are read by a recording; ``record`` makes one (``graph``). A model whose pass
     proves impossible to record is read as a ``Reader`` reads it, with a warning."""
@@ -67,37 +84,43 @@ class RecordedReader(Reader):
     leaving = 1 / 2
     record: Record = staticmethod(graph)
     recording: Recording | None = None
-    possible = True
+    tried = False
 
     def token(self, token: Int[Tensor, "N"]) -> Float[Tensor, "N V"]:
         """[N, V] logits of what follows each row's new token [N]. The next call overwrites them."""
         if self.recording is None or self.recording.full:
-            self._stop()
-            self.recording = self._recording() if self.possible else None
+            self.close()
+            self.recording = None if self.tried else self._recording()
         return super().token(token) if self.recording is None else self.recording(token)
 
     def _recording(self) -> Recording | None:
         made = Recording(self)
         try:
-            made.begin()
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as problem:  # whatever a capture forbids is told so
+            with on_device(self.length.device):
+                made.begin()
+        except Exception as problem:  # whatever a capture forbids, or has no memory for, is told so
             made.end()
-            self.possible = False
+            self.tried = True
             log.warning("tokens are computed one by one, as no CUDA graph of them can be made: %s", problem)
+            if not isinstance(problem, torch.OutOfMemoryError):
+                with self.in_place() as policy:
+                    REFUSED.add(bare(policy.model))
             return None
         return made
 
     def keep(self, rows: Int[Tensor, "n"]) -> None:
-        self._stop()
+        self.close()
         super().keep(rows)
 
-    def _stop(self) -> None:
-        """No recording, and all that it has read noted in this reader."""
+    def close(self) -> None:
+        """No recording, whose memory is free then, and all that it has read noted in this reader."""
         if self.recording is not None:
             self.recording.end()
             self.recording = None
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class Recording:
@@ -140,7 +163,8 @@ class Recording:
         return self.replay()
 
     def end(self) -> None:
-        """Hand the reader what was read."""
+        """Hand the reader what was read, and let go of what was recorded."""
+        self.__dict__.pop("replay", None)
         for layer in self.layers:
             layer.release(self.cached)
         self.reader.attended = self.mask[:, 0, 0, : self.cached].long()

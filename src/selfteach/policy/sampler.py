@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -153,7 +153,7 @@ def decoded(
     new = draws.sampling.max_tokens
     kind = RecordedReader if can_record(policy.model, new) else Reader
     reader = kind(lambda: nullcontext(policy), prompts, policy.vocabulary, head, new)
-    with reordered(policy.model, len(prompts), memory):
+    with reordered(policy.model, len(prompts), memory), closing(reader):
         return written(policy, reader, draws, watch)
 
 

@@ -21,7 +21,14 @@ def _methods() -> Iterator[tuple[str, type[Recipe]]]:
                 yield kind.name, kind
 
 
-RECIPES: dict[str, type[Recipe]] = {name: kind for name, kind in _methods() if name}
+RECIPES: dict[str, type[Recipe]] = {}
+for _name, _kind in _methods():
+    if _name in RECIPES:
+        raise ImportError(
+            f"{_kind.__module__} and {RECIPES[_name].__module__} both have a method called {_name!r}"
+        )
+    if _name:
+        RECIPES[_name] = _kind
 
 
 def preset_of(kind: type[Recipe], preset: str | None = None) -> Recipe:

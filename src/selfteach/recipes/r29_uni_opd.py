@@ -99,7 +99,10 @@ class UniOPD(Recipe):
         among = stats.rows & scored
         if self.balance is None:
             return among
-        ones, lot = torch.ones_like(stats.reward), stats.random("balance")[:, 0].to(stats.reward.dtype)
+        ones, lot = (
+            torch.ones_like(stats.reward),
+            stats.random("balance")[:, :1].sum(dim=1).to(stats.reward.dtype),
+        )
         sides = (stats.correct & among, ~stats.correct & among)
         right, wrong = (stats.group_sum(ones, side) for side in sides)
         # Floors lose an answer to the last bit of a product such as 0.1 · 10 otherwise.

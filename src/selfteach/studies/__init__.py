@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.importing import is_reference, load_object
 from selfteach.recipes import RECIPES
+from selfteach.studies.laptop import beside
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Exceeds, Rule, Verdict, Within
 
@@ -22,7 +22,7 @@ from selfteach.studies.verdict import Exceeds, Rule, Verdict, Within
 def _studies() -> Iterator[tuple[str, Study]]:
     """(method, study) of every recipe whose file here has one."""
     for name, kind in RECIPES.items():
-        study = getattr(import_module(f"{__name__}.{kind.__module__.rpartition('.')[2]}"), "STUDY", None)
+        study = getattr(beside(kind), "STUDY", None)
         if study is not None:
             yield name, study
 

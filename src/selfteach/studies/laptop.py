@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from selfteach.checks import nearest
@@ -49,9 +51,15 @@ def laptop_of(kind: type[Recipe]) -> Laptop:
 
 
 def kept(method: type[Recipe]) -> Laptop:
-    """``LAPTOP`` of the method's file."""
-    found: Laptop = import_module(f"{__package__}.{method.__module__.rpartition('.')[2]}").LAPTOP
+    """``LAPTOP`` of the method's file; the defaults of a method that has none."""
+    found: Laptop = getattr(beside(method), "LAPTOP", Laptop())
     return found
+
+
+def beside(method: type[Recipe]) -> ModuleType | None:
+    """The file of this folder that is called as the method's (None: there is none)."""
+    name = f"{__package__}.{method.__module__.rpartition('.')[2]}"
+    return import_module(name) if find_spec(name) else None
 
 
 def presets(kind: type[Recipe]) -> dict[str, Recipe]:

@@ -8,8 +8,10 @@ from typing import TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch import distributed
+
+from selfteach.checks import require
 
 Row = TypeVar("Row")
 
@@ -23,19 +25,30 @@ def processes() -> tuple[int, int]:
 def on_cpu(device: str) -> bool:
     """Whether a run on ``device`` ("auto" or "cpu") computes on the CPU. Accelerate must be told: left to itself on a
     machine without an accelerator, it takes each of several processes for the only one."""
-    return device == "cpu" or not torch.accelerator.is_available()
+    asked = parse_flag_from_env("ACCELERATE_USE_CPU")
+    return device == "cpu" or asked or not torch.accelerator.is_available()
+
+
+_ours = False
 
 
 def state_on(device: str) -> PartialState:
     """Accelerate's state of this process for a run on ``device``. It keeps the first device that a process computes
     on: a run on another one, in a notebook say, begins with a new state, unless several processes were launched
-    together."""
-    cpu = on_cpu(device)
+    together. UserError where the old one is not ours: somebody's own ``Accelerator`` would lose it."""
+    global _ours
+    cpu, fresh = on_cpu(device), not PartialState._shared_state
     state = PartialState(cpu=cpu)
-    if (state.device.type == "cpu") != cpu and state.num_processes == 1:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        state = PartialState(cpu=cpu)
-    return state
+    _ours = _ours or fresh
+    if (state.device.type == "cpu") == cpu or state.num_processes > 1:
+        return state
+    require(
+        _ours,
+        f"an Accelerator of this process computes on {state.device} already: give it the same device as this run "
+        f"({'cpu' if cpu else 'the accelerator'}), or start another process",
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return PartialState(cpu=cpu)
 
 
 def gather_rows(rows: Iterable[Row]) -> list[Row]:

@@ -43,7 +43,7 @@ from selfteach.training.text.private import private_gradient
 from selfteach.training.text.probe import reference_likelihoods
 from selfteach.training.text.update import TextBatch, backward, losses_of
 from selfteach.training.text.writing import Writing
-from selfteach.training.threads import threads_of
+from selfteach.training.threads import small_folder, threads_of
 
 ONE_THREAD = "so small a model computes on one thread, faster than on several: OMP_NUM_THREADS says otherwise"
 
@@ -99,7 +99,9 @@ class TextLearner(Learner):
         self.longest_prompt = 0
 
     def threads(self) -> int | None:
-        return threads_of(self.policy.model)
+        if not all(map(small_folder, self.models.others)):
+            return None  # it is loaded when it is asked first
+        return threads_of(*(one.model for one in self.models.policies.values()))
 
     # --- where it stands ------------------------------------------------------------------------------------------
 
