@@ -201,6 +201,7 @@ def test_every_layout_of_the_table_is_tried(tmp_path: Path) -> None:
         "conversation",
         "question and response",
         "prompts alone",
+        "logged interactions",
     }
     assert found | others == {layout.name for layout in LAYOUTS}
 
@@ -218,6 +219,24 @@ def test_simple_layouts_are_read(tmp_path: Path, row: Row, layout: str) -> None:
     task = opened(tmp_path, [row])
     assert task.layout.startswith(layout)
     assert task.train(0).private["answer"] == "2"
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        {"prompt": "Hi?"}, {"problem": "Hi?"}, {"question": "Hi?"}, {"messages": [{"role": "user", "content": "Hi?"}]},
+        {"prompt": [{"role": "user", "content": "Hi?"}]},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_logged_interactions_need_no_answer_and_bring_what_was_said(tmp_path: Path, problem: Row) -> None:
+    task = opened(tmp_path, [{**problem, "response": "Hello.", "followup": "Shorter!"}] * 3)
+    assert task.layout.startswith("logged interactions")
+    example = task.train(0)
+    assert example.problem == "Hi?"
+    assert example.private["response"] == "Hello."
+    assert example.private["followup"] == "Shorter!"
+    assert "answer" not in example.private
 
 
 def test_what_was_recognized_is_said_once_and_described(

@@ -98,7 +98,10 @@ def resolve(source: Source, options: TaskOptions, reward: RewardFunction | None)
         solution=None if names["solution"] is None else _needed(source, "solution_column", names["solution"]),
         answer=_answer(source, options, names),
         tag=None if options.tag_column is None else _needed(source, "tag_column", options.tag_column),
-        extra={name: _needed(source, "extra_columns", name) for name in options.extra_columns},
+        extra={
+            name: _needed(source, "extra_columns", name)
+            for name in dict.fromkeys((*options.extra_columns, *(layout.extra if layout else ())))
+        },
         layout=DEFAULT if layout is None else layout.name,
     )
     if columns.answer == columns.solution:

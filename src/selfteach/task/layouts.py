@@ -30,6 +30,8 @@ class Layout:
     answer: str | None
     fits: Callable[[Sequence[Mapping[str, Any]]], bool] | None = None
     """Asked of the first rows where the names alone do not tell."""
+    extra: tuple[str, ...] = ()
+    """Further columns that become private fields."""
 
 
 def _layout(
@@ -110,6 +112,18 @@ LAYOUTS: tuple[Layout, ...] = (
         "chosen",
         "answer",
         fits=_chosen_talk,
+    ),
+    # What a model answered, and what its user wrote then (user-interactions): nobody grades it.
+    *(
+        _layout(
+            "logged interactions",
+            f"{problem} response followup",
+            problem,
+            None,
+            None,
+            extra=("response", "followup"),
+        )
+        for problem in ("prompt", "problem", "question", "messages")
     ),
     # TRL's prompt-completion pairs, and the columns of its examples for verifiable rewards.
     _layout("prompt and completion", "prompt completion", "prompt", "completion", "answer"),
