@@ -14,7 +14,8 @@ from selfteach.objective.axes import LogProbs
 from selfteach.objective.batch import STUDENT, ScoredBatch
 from selfteach.objective.columns import require_shape
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 2**20
+"""Of one role's logits: several teachers' and what is made of them must stay in a processor's cache beside it."""
 
 
 @dataclass(frozen=True)
