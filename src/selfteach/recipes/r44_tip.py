@@ -37,7 +37,7 @@ class TIP(Recipe):
         "q3": {"score": "q3", "rho": 0.1},
         "entropy": {"score": "entropy", "select": "sample"},
         "opd": {"rho": 1.0},
-        "repository": {"minibatches": 4, "schedule": "constant", "weight_decay": 0.1},
+        "repository": {"schedule": "constant", "weight_decay": 0.1},
     }
 
     rollouts: Rollouts = Rollouts(max_tokens=8192)

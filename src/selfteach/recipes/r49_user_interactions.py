@@ -50,12 +50,15 @@ class UserInteractions(Recipe):
     optimization: Optimization = Optimization(
         optim="adamw_8bit", lr=2e-6, prompts=128, schedule="cosine", warmup=11, steps=220, max_grad_norm=10.0
     )
-    grpo: GRPOSettings = GRPOSettings()
     student_thinking: bool | None = False
     """Thinking flag of the chat template: off in the paper."""
     follow_up: Literal["logged", "feedback"] = "logged"
     """Whose words are the hindsight: the data's fields ``response`` and ``followup``, or the verifier's feedback on a
     fresh answer."""
+    clip_low: OpenUnit = 0.2
+    """Lower clip of the ratio ρ = π / π_sampling, of fresh answers: 1 − clip_low."""
+    clip_high: PositiveFloat = 0.2
+    """Upper clip of the ratio: 1 + clip_high."""
     skip: NonNegativeInt = 2
     """Tokens at an answer's beginning that are not trained on (main script: 2; the code's default: 0)."""
 
@@ -86,8 +89,14 @@ class UserInteractions(Recipe):
             return
         gained = torch.where(where, hindsight - stats.old_log_prob(), 0.0)
         centered = gained - stats.sequence_mean(gained, where).unsqueeze(1)
-        yield self.grpo.term(
-            "hindsight", stats, advantage=centered, where=where, mean_over="sequences", informed_by=informed
+        yield PolicyGradient(
+            name="hindsight",
+            advantage=centered,
+            behavior=stats.behavior_log_prob,
+            clip=(self.clip_low, self.clip_high),
+            where=where,
+            mean_over="sequences",
+            informed_by=informed,
         )
 
 

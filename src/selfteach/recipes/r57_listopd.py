@@ -29,7 +29,7 @@ class ListOPD(ExOPD):
     With ``teacher_modal`` (and ``reference_modal``) measured, a scale from λ* on is refused. The metrics
     ``extrapolation/teacher_modal``, ``reference_modal`` and ``limit`` say p, b and λ* of the tokens that a single
     teacher is nearly sure of; at λ = 1, where there is no reference, with b as given. The limit is that of sampled
-    tokens, whose weights are cut. What "clip-safe" means and whose base b is are inferred (card 57).
+    tokens, whose weights are cut. What "clip-safe" means and whose base b is are inferred.
     """
 
     name = "listopd"
