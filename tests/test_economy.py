@@ -149,6 +149,8 @@ def _quiet() -> None:
 )
 @pytest.mark.parametrize("name", MAKERS)
 def test_states_and_gradients_are_those_of_one_padded_pass(name: str, economy: Economy) -> None:
+    if name == "llama4" and economy.pack:
+        pytest.skip("is never packed (``packs``)")
     policy = policy_of(MAKERS[name]())
     batch = uneven()
     states, gradient = scored(policy, PLAIN, batch)

@@ -30,8 +30,10 @@ def shares(model: nn.Module) -> bool:
 
 def packs(model: nn.Module) -> bool:
     """Whether rows may stand in one without padding: attention alone mixes tokens, is flash attention, and is handed
-    where they begin."""
+    where they begin. Not attention in chunks (Llama 4): transformers 5.17 lets a chunk reach into the row before."""
     whole: Any = bare(model)
+    if getattr(whole.config.get_text_config(), "attention_chunk_size", None):
+        return False
     return (
         "flash" in str(whole.config._attn_implementation)
         and whole._supports_attention_backend
