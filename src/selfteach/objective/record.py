@@ -21,7 +21,7 @@ from selfteach.objective.positions import (
 
 CHUNK_BYTES = 96 * 2**20
 CHUNK_BYTES_ON_CUDA = 2**28
-"""There a chunk is one block, and a JSD's arrays are four times as large as all its logits."""
+"""There a chunk is one block, and what is made of its logits is several times as large."""
 
 
 def measure(

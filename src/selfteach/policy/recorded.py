@@ -144,7 +144,7 @@ class Recording:
         self.mask[:, 0, 0, : self.cached] = reader.attended.bool()
 
     def begin(self) -> None:
-        """RuntimeError where the pass cannot be recorded."""
+        """Whatever ``record`` raises where the pass cannot be recorded."""
         for layer in self.layers:
             layer.hold(self.room, self.column)
         self.replay = type(self.reader).record(lambda: self.reader._read(self.ids, self.position, self.mask))
