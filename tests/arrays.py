@@ -13,12 +13,20 @@ from selfteach.studies.laptop import preset_named
 ROWS, STEPS, VOCABULARY = 6, 9, 13
 LENGTHS = np.array([9, 4, 7, 1, 6, 3])
 MARKS = ("key", "error", "revision")
+NUMBERS = {name: kind for one in RECIPES.values() for name, kind in one.numbers.items()}
+"""What some recipe's rollout writes down for its terms: a number a row, or one a token."""
 
 
 def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str, Any]:
     """A float64 batch of six rollouts in two groups, with every column a recipe may read."""
     rng = np.random.default_rng(seed)
+    shapes = {"row": (ROWS,), "token": (ROWS, STEPS)}
+    written = {
+        name: np.random.default_rng([seed, *name.encode()]).random(shapes[kind])
+        for name, kind in NUMBERS.items()
+    }
     return {
+        "numbers": written,
         "ids": rng.integers(VOCABULARY, size=(ROWS, STEPS)),
         "mask": np.arange(STEPS) < LENGTHS[:, None],
         "student_logits": rng.normal(size=(ROWS, STEPS, VOCABULARY)),

@@ -15,9 +15,9 @@ import torch
 from selfteach.api.progress import Silent
 from selfteach.cli import main
 from selfteach.cli.train import configured
+from selfteach.objective.ideal import cosine, ideal_gradient
 from selfteach.probe import alignment
 from selfteach.probe.finding import Finding, Looked, Table, Token, shown, write_numbers
-from selfteach.probe.gradient import cosine, ideal_gradient
 from selfteach.probe.interval import Interval
 from selfteach.probe.nodes import find_nodes
 from selfteach.probe.page import write_page

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from selfteach.objective.divergence import ReverseKL
-from selfteach.probe.gradient import cosine, ideal_gradient, within
+from selfteach.objective.ideal import cosine, ideal_gradient, within
 from selfteach.probe.nodes import LOSSES
 
 V, C = 9, 4

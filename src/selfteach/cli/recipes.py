@@ -66,6 +66,9 @@ def full(name: str) -> dict[str, Any]:
             }
             for role, teacher in recipe.teachers.items()
         },
+        "writers": sorted(recipe.writers),
+        "numbers": dict(type(recipe).numbers),
+        "marks": list(type(recipe).marks),
         "knobs": {
             knob: {"default": value, "meaning": meaning}
             for knob, (value, meaning) in documented(recipe).items()

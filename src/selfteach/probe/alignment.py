@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.checks import require
+from selfteach.objective.ideal import TINY, cosine, ideal_gradient
 from selfteach.probe.branch import Branch, successes
 from selfteach.probe.finding import Cell, Finding, Looked, Table, Token
-from selfteach.probe.gradient import TINY, cosine, ideal_gradient
 from selfteach.probe.interval import (
     Array,
     Flags,

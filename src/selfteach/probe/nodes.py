@@ -12,9 +12,9 @@ from torch import Tensor
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.divergence import JSD, Divergence, ForwardKL, ReverseKL
 from selfteach.objective.engine import by_autograd, weight_at
+from selfteach.objective.ideal import within
 from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Chunk, Positions, chunks, positions_of
-from selfteach.probe.gradient import within
 from selfteach.probe.scene import Scene
 
 LOSSES: Mapping[str, Divergence] = {
@@ -54,9 +54,7 @@ def find_nodes(scene: Scene, *, count: int, candidates: int, min_prob: float) ->
     recipe = scene.recipe
     stats = scene.statistics(recipe.rollouts.temperature, scene.teachers)
     select = highest(stats.entropy(), stats.mask, count)
-    weighted = plan(
-        recipe.summands(scene.statistics(recipe.temperature, recipe.active(0))), scene.scoring.columns
-    )
+    weighted = own_loss(scene)
     parts = []
     for part in scene.scoring.parts():
         batch = scene.scoring.batch(part)
@@ -64,6 +62,17 @@ def find_nodes(scene: Scene, *, count: int, candidates: int, min_prob: float) ->
             at = positions_of(batch, chunk, [STUDENT, *scene.teachers])
             parts.append(gradients_at(scene, chunk, at, weighted, candidates, min_prob))
     return combined(parts, torch.cat)
+
+
+def own_loss(scene: Scene) -> Sequence[Weighted]:
+    """The recipe's own terms on these rollouts; none, said aloud, where they read what only its own rollout writes."""
+    recipe = scene.recipe
+    try:
+        terms = recipe.summands(scene.statistics(recipe.temperature, recipe.active(0)))
+        return plan(terms, scene.scoring.columns)
+    except ValueError as problem:
+        scene.learner.progress.say(f"the recipe's own loss is left out: {' '.join(str(problem).split())}")
+        return []
 
 
 def highest(column: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], count: int) -> Bool[Tensor, "N T"]:
@@ -105,7 +114,8 @@ def gradients_at(
             gradient = divergence.logit_gradient(own, theirs) * seen.unsqueeze(1)
             descent[scene.shown(name), loss] = at_candidates(gradient)
     # A loss's denominators make its gradient small: undone, so that only a true zero looks like one.
-    descent[OWN] = at_candidates(own_gradient(at, weighted) * scene.scoring.columns.mask.sum())
+    if weighted:
+        descent[OWN] = at_candidates(own_gradient(at, weighted) * scene.scoring.columns.mask.sum())
     row, step = chunk.row.cpu(), chunk.step.cpu()
     return Nodes(row, step, tokens.cpu(), chance, kept, mass.sum(1), descent)
 

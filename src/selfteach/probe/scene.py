@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -91,18 +92,17 @@ def set_scene(config: TrainConfig, views: Sequence[str], progress: Progress) -> 
     """Load the run's model and task, sample and grade one step's rollouts, and render every teacher's view of them.
 
     Of a recipe in stages the first is looked at. ``views`` adds teachers of the student's own weights to the
-    recipe's. Raises UserError for a recipe that begins on text of others, for an unknown view, and where a recipe's
-    teacher sees too little (as in training).
+    recipe's. Raises UserError for an unknown view, and where a recipe's teacher sees too little (as in training).
     """
     learner = learner_of(config, progress)
     recipe = learner.recipe
     if type(recipe).rollout is not Recipe.rollout:
-        raise UserError(
-            f"recipe {config.recipe_name} begins on text the student did not write: a probe looks at its own rollouts"
+        progress.say(
+            f"recipe {config.recipe_name} writes in its own way; a probe looks at plain answers of the student"
         )
     extra = viewed(views, recipe.teachers)
     progress.say(f"sampling {recipe.optimization.prompts * recipe.rollouts.per_prompt} rollouts")
-    written, _ = learner.writing.write(recipe.optimization.prompts, 0)
+    written, _ = learner.writing.write(recipe.optimization.prompts, 0, partial(Recipe.rollout, recipe))
     rollouts = learner.writing.judged(written)
     contexts = {
         **learner.batching.contexts(rollouts, learner.batching.readers(recipe.teachers)),

@@ -57,6 +57,11 @@ class Recipe(ABC):
     """The knobs that count how much is done, by what they count."""
     generates: ClassVar[bool] = True
     """Whether a step writes tokens of its own, so that a token budget can end the run."""
+    numbers: ClassVar[Mapping[str, Literal["row", "token"]]] = {}
+    """The numbers that its terms read and its rollout writes down (``Trajectory.with_numbers``): one a row, or one a
+    token."""
+    marks: ClassVar[tuple[str, ...]] = ()
+    """The marks on tokens that its terms read and its rollout sets."""
     annotated: ClassVar[bool] = False
     """Whether the task's annotator marks each rollout: then there are the marks "key" and "error" (TRACE)."""
 
@@ -72,6 +77,11 @@ class Recipe(ABC):
         return {}
 
     @property
+    def writers(self) -> Mapping[str, Role]:
+        """Who writes or is asked in ``rollout`` alone: judges, critics, authors of text to imitate."""
+        return {}
+
+    @property
     def student(self) -> Role:
         """Whose weights under which view write by default and are trained by default."""
         return Role(Live(), Plain(), self.student_thinking)
@@ -79,7 +89,12 @@ class Recipe(ABC):
     @property
     def roles(self) -> Mapping[str, Role]:
         """Everybody by name: weights × view. A role is trained if and only if a term says so (``Term.role``)."""
-        return {STUDENT: self.student, **self.teachers}
+        return {STUDENT: self.student, **self.others}
+
+    @property
+    def others(self) -> Mapping[str, Role]:
+        """Everybody beside the student."""
+        return {**self.teachers, **self.writers}
 
     def active(self, step: int) -> Collection[str]:
         """The teachers that score at ``step`` (from 0, within the stage). The others cost nothing."""

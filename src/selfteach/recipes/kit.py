@@ -38,6 +38,7 @@ from selfteach.objective.divergence import (
 from selfteach.objective.divisor import Divisor, Reduction
 from selfteach.objective.gate import At, LogRatio
 from selfteach.objective.hidden import Hidden
+from selfteach.objective.ideal import cosine, ideal_gradient, within
 from selfteach.objective.minibatch import Minibatch, passes
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.ranking import PlackettLuce
@@ -89,6 +90,7 @@ from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial
 from selfteach.roles.role import ReasonFirst, Role
 from selfteach.roles.sibling import Reprompt
 from selfteach.roles.span import FromMark, FromTurn, Whole
+from selfteach.roles.told import Told
 from selfteach.roles.view import Answer, Messages, Plain, Prefix, Solution, View
 from selfteach.roles.weights import (
     EMA,
@@ -124,7 +126,7 @@ __all__ = [  # noqa: RUF022
     # who scores: weights × views × spans
     "BEGINNING_ONLY", "EMA", "Answer", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn", "Frozen",
     "InSystem", "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst", "Reprompt",
-    "Revision", "Ring", "Role", "Snapshot", "Solution", "View", "Weights",
+    "Revision", "Ring", "Role", "Snapshot", "Solution", "Told", "View", "Weights",
     "Whole", "experts", "routes", "taught",
     # the loss: terms, targets, divergences, supports
     "At", "CandidateMatch", "Entropy", "Hidden", "LogRatio", "Match", "NegativeLogLikelihood", "OfColumns",
@@ -135,7 +137,7 @@ __all__ = [  # noqa: RUF022
     "gkd_jsd", "Full", "Support", "Tail", "TopK", "likeliest", "clipped_surrogate", "k1", "k2", "k3", "Divisor",
     "Reduction",
     # statistics, schedules, controllers, updates
-    "Statistics", "entropy", "temperature_of", "capped", "group_advantage", "group_max", "group_mean", "group_rank",
-    "group_softmax", "group_std", "group_sum", "normalized", "row_top", "scattered", "BetaPolicy", "ControllerSpec",
-    "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
+    "Statistics", "cosine", "entropy", "ideal_gradient", "temperature_of", "within", "capped", "group_advantage",
+    "group_max", "group_mean", "group_rank", "group_softmax", "group_std", "group_sum", "normalized", "row_top",
+    "scattered", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ class SelfRevision(Recipe):
     title = "Self-Revision Training"
     source = "https://arxiv.org/abs/2604.12002"
     formula = "−log π([y_init, P_r, y_rev] | x) − log π(y_rev | x, y_init, P_r)"
+    marks = ("revision",)
 
     revisions: PositiveRows = 3
     """Revisions written of each draft; the wrong ones are thrown away."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from selfteach.recipes.kit import *
@@ -65,15 +65,12 @@ class MixSD(Recipe):
         )
 
     @property
-    def teachers(self) -> Mapping[str, Role]:
+    def writers(self) -> Mapping[str, Role]:
         shown = Answer() if self.view == "answer" else Solution()
         return {
             NOVICE: Role(Frozen(), Plain(), self.student_thinking),
             EXPERT: Role(Frozen(), shown, self.student_thinking),
         }
-
-    def active(self, step: int) -> Collection[str]:
-        return ()  # it only writes
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         """Mixture decoding; a target that does not verify is written anew, and at last dropped."""

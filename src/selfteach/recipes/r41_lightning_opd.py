@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -21,11 +21,8 @@ class TeacherText(Recipe):
     """The model that writes: a folder, a hub id or arena:NAME."""
 
     @property
-    def teachers(self) -> Mapping[str, Role]:
+    def writers(self) -> Mapping[str, Role]:
         return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
-
-    def active(self, step: int) -> Collection[str]:
-        return ()  # it only writes
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         return tools.sample(prompts, self.rollouts.per_prompt, role=TEACHER)

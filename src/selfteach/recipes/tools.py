@@ -8,10 +8,11 @@ revisions are such functions; all that they generate is counted, whatever they k
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Protocol
 
+from selfteach.objective.positions import Quantity
 from selfteach.roles.view import View
 from selfteach.task.example import Example, Message
 from selfteach.task.trajectory import Trajectory
@@ -28,6 +29,10 @@ class Prompt:
     prompt_ids: list[int]
     group: int
 
+    def told(self, **fields: str) -> Prompt:
+        """With these private fields of its example, for views to show (``Told``)."""
+        return replace(self, example=self.example.told(**fields))
+
 
 class Tools(Protocol):
     """Everything is a pure request: what comes back is new trajectories, in the order of what was given."""
@@ -40,9 +45,12 @@ class Tools(Protocol):
         role: str = "student",
         max_tokens: int | None = None,
         view: View | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
     ) -> list[Trajectory]:
         """``n`` continuations of each by the weights of ``role`` under its view (or under ``view``), at the recipe's
-        sampling settings.
+        sampling settings but for those given (temperature 0: the likeliest token).
 
         A prompt begins a trajectory of one turn; a trajectory is written on after its last token. The tokens stand
         behind the student's own prompt whoever wrote them: ``origin`` names the role, ``behavior`` its log-probs in
@@ -84,6 +92,12 @@ class Tools(Protocol):
     def grade(self, trajectories: Sequence[Trajectory], *, last: bool = False) -> list[Trajectory]:
         """Each with the verifier's grade of its text (``last``: of its last segment's), unless it has one."""
 
+    def measure(
+        self, trajectories: Sequence[Trajectory], wanted: Mapping[str, Quantity]
+    ) -> dict[str, list[list[float]]]:
+        """Each quantity at every token of each trajectory, NaN where it did not write or a role that is read sees
+        nothing: entropies, likeliest tokens, log-probs. Costs a pass of the roles that are read."""
+
     def log_probs(self, trajectories: Sequence[Trajectory], role: str = "student") -> list[list[float]]:
         """Log-prob (nats) of each token the policy wrote, under the role's weights and view (its temperature)."""
 
@@ -91,6 +105,23 @@ class Tools(Protocol):
         """The trajectory with ``text`` in the place of everything from token ``begin`` on, ended as the template ends a
         turn. Its new tokens have no behavior log-probs (CaOPD). Behind an environment's answer they are a new turn;
         ValueError if ``begin`` lies within one."""
+
+    def cut(self, trajectory: Trajectory, tokens: int, then: Sequence[int] = ()) -> Trajectory:
+        """Its first ``tokens`` tokens with the token ids ``then`` behind them, which nobody sampled; ``sample`` goes on
+        from there. Finished if the last of ``then`` ends a turn."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What some of a trajectory's tokens say, as a verifier would read them."""
+
+    def token_at(self, trajectory: Trajectory, character: int) -> int:
+        """The token (from 0) of a trajectory of one turn whose text holds this character of it (from 0); behind the
+        last one the number of tokens."""
+
+    def prompt(self, one: Prompt | Trajectory, view: View) -> Prompt | None:
+        """What ``view`` shows before this trajectory as a prompt of its own: rows behind it are scored behind it.
+
+        None if the view has nothing to show, or leaves no room for an answer.
+        """
 
     def store(self, name: str) -> Store:
         """The run's store of this name: trajectories that outlive the step and the stage."""

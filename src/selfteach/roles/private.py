@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from selfteach.roles.view import Answer, Messages, Solution, filled, revealed
+from selfteach.roles.view import Answer, Messages, Solution, filled, in_system, revealed
 from selfteach.task.answer import last_boxed
-from selfteach.task.example import Message
 from selfteach.task.trajectory import Trajectory
 
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
@@ -73,14 +72,8 @@ class InSystem:
     def __call__(
         self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages | None:
-        example = trajectory.example
-        text = filled(example, wording.get(self.name, self.template.format(field=self.field)))
-        if text is None:
-            return None
-        first, rest = example.prompt[0], example.prompt[1:]
-        if first["role"] != "system":
-            return (Message(role="system", content=text), *example.prompt)
-        return (Message(role="system", content=f"{text}\n\n{first['content']}"), *rest)
+        text = filled(trajectory.example, wording.get(self.name, self.template.format(field=self.field)))
+        return None if text is None else in_system(trajectory.example, text)
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,11 @@ def revealed(example: Example, template: str, **more: str) -> Messages | None:
     field that it names is missing or empty.
     """
     text = filled(example, template, **more)
-    if text is None:
-        return None
+    return None if text is None else reworded(example, text)
+
+
+def reworded(example: Example, text: str) -> Messages:
+    """The example's conversation with ``text`` in its last user message's stead. UserError if it has none."""
     last = max((i for i, m in enumerate(example.prompt) if m["role"] == "user"), default=None)
     if last is None:
         raise UserError(f"example {example.key} has no user message: a view needs one to reword")
@@ -127,6 +130,14 @@ def filled(example: Example, template: str, **more: str) -> str | None:
     if any(not values.get(name) for name in names - set(more)):
         return None
     return re.sub(r"\{(\w+)\}", lambda match: {**values, **more}[match.group(1)], template)
+
+
+def in_system(example: Example, text: str) -> Messages:
+    """The example's conversation with ``text`` at the beginning of its system prompt."""
+    first, rest = example.prompt[0], example.prompt[1:]
+    if first["role"] != "system":
+        return (Message(role="system", content=text), *example.prompt)
+    return (Message(role="system", content=f"{text}\n\n{first['content']}"), *rest)
 
 
 def begun(example: Example, reply: str) -> Messages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
@@ -21,18 +21,34 @@ class Example:
     """One task instance: what the student is asked, and what only a teacher may be shown.
 
     ``key`` names it (stable across runs); ``prompt`` is the student's conversation; ``private`` holds the
-    privileged fields by name (``solution``, ``answer``, ``tests`` …); ``tag`` may route it to a teacher.
+    privileged fields by name (``solution``, ``answer``, ``tests`` …); ``tag`` may route it to a teacher. ``question``:
+    the task's own conversation, where a rollout put another prompt in its place (None: the prompt is the task's).
     """
 
     key: str
     prompt: tuple[Message, ...]
     private: Mapping[str, str] = field(default_factory=dict)
     tag: str | None = None
+    question: tuple[Message, ...] | None = None
 
     @property
     def problem(self) -> str:
-        """The last user message: the question itself, without system prompt or earlier turns."""
-        return next((m["content"] for m in reversed(self.prompt) if m["role"] == "user"), "")
+        """The last user message of the task's own: the question itself, without system prompt or earlier turns."""
+        asked = self.prompt if self.question is None else self.question
+        return next((m["content"] for m in reversed(asked) if m["role"] == "user"), "")
+
+    def behind(self, prompt: tuple[Message, ...]) -> Example:
+        """The same with another prompt; ``asked`` is what a verifier reads."""
+        return replace(self, prompt=prompt, question=self.question or self.prompt)
+
+    @property
+    def asked(self) -> Example:
+        """As the task gave it: with its own prompt."""
+        return self if self.question is None else replace(self, prompt=self.question, question=None)
+
+    def told(self, **fields: str) -> Example:
+        """With further private fields."""
+        return replace(self, private={**self.private, **fields})
 
 
 @dataclass(frozen=True)

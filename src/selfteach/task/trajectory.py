@@ -161,6 +161,10 @@ class Trajectory:
     def with_numbers(self, **numbers: float | list[float]) -> Trajectory:
         return replace(self, numbers={**self.numbers, **numbers})
 
+    def told(self, **fields: str) -> Trajectory:
+        """With these private fields of its example, for views to show (``Told``)."""
+        return replace(self, example=self.example.told(**fields))
+
     def marked_last(self, name: str) -> Trajectory:
         """With the mark ``name`` on the tokens of the last segment."""
         last = len(self.segments[-1].ids)
@@ -233,6 +237,24 @@ class Trajectory:
             fork=length,
         )
 
+    def head(self, tokens: int, *, text: str) -> Trajectory:
+        """Its first ``tokens`` tokens, to go on from: a fork behind them. ``text`` is what is left of it.
+
+        What was said of each kept token stays; grade and annotation go. Raises ValueError where it has fewer tokens.
+        """
+        if not 0 <= tokens <= len(self.ids):
+            raise ValueError(f"tokens is {tokens}: the trajectory has {len(self.ids)}")
+        return self._of(
+            first(self.segments, tokens),
+            text,
+            finished=False,
+            marks={name: column[:tokens] for name, column in self.marks.items()},
+            numbers=_each(self.numbers, lambda column: column[:tokens]),
+            log_probs={name: column[:tokens] for name, column in self.log_probs.items()},
+            parent=self.example.key if self.parent is None else self.parent,
+            fork=tokens,
+        )
+
     def rows(self) -> list[Trajectory]:
         """Itself; or, where segments have contexts of their own, a row from each of these to the next one.
 
@@ -291,9 +313,9 @@ class Trajectory:
         if set(row) != known:
             raise KeyError(f"a stored trajectory has the fields {sorted(known)}")
         example, note = row["example"], row["annotation"]
-        prompt = tuple(Message(role=m["role"], content=m["content"]) for m in example["prompt"])
+        prompt, question = _messages(example["prompt"]), example.get("question")
         plain: dict[str, Any] = {
-            "example": Example(**{**example, "prompt": prompt}),
+            "example": Example(**{**example, "prompt": prompt, "question": question and _messages(question)}),
             "segments": tuple(Segment.from_json(one) for one in row["segments"]),
             "grade": row["grade"] and Grade(**row["grade"]),
             "annotation": note and Annotation(note["kind"], _spans(note["key"]), _spans(note["error"])),
@@ -308,6 +330,10 @@ def _each(
 ) -> dict[str, float | list[float]]:
     """Numbers by token changed, those of the row as they are."""
     return {name: change(value) if isinstance(value, list) else value for name, value in numbers.items()}
+
+
+def _messages(rows: Iterable[Mapping[str, str]]) -> tuple[Message, ...]:
+    return tuple(Message(role=m["role"], content=m["content"]) for m in rows)
 
 
 def _null(value: Any) -> Any:

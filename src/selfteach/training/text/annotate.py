@@ -35,7 +35,7 @@ def annotated(task: Task, chat: Renderer, rollouts: Sequence[Trajectory]) -> lis
     annotator = require_annotator(task)
     result = []
     for one in rollouts:
-        note = annotator.annotate(one.example, one.text)
+        note = annotator.annotate(one.example.asked, one.text)
         spans = {"key": note.key if note else (), "error": note.error if note else ()}
         marks = {name: token_mask(chat, one.ids, found) for name, found in spans.items()}
         result.append(replace(one, annotation=note, marks={**one.marks, **marks}))

@@ -135,7 +135,9 @@ class Batching:
         names = self.sampled_roles(self.now.recipe.teachers if contexts is None else contexts)
         read = self.contexts(rows, names) if contexts is None else contexts
         wanted = [name for name in names if lacking(rows, name, read[name])]
-        scores = {name: self.log_probs(rows, name, read[name]) for name in wanted}
+        if not wanted:
+            return list(rows)
+        scores = self._measured(rows, self.sampled(wanted), {name: read[name] for name in wanted})
         return [
             replace(
                 one,
@@ -147,30 +149,40 @@ class Batching:
             for i, one in enumerate(rows)
         ]
 
-    def log_probs(
-        self, rows: Sequence[Trajectory], role: str, context: Context | None = None
-    ) -> list[list[float]]:
-        """Log-probs (nats) of every row's written tokens under a role, NaN elsewhere; at the recipe's temperature.
-
-        Of this process's rows alone: no other process is asked for anything.
-        """
-        if context is not None:
-            return self._log_probs(rows, role, {role: context})
-        parts = [rows_of([one]) for one in rows]
-        flat = [part for each in parts for part in each]
-        views = self.views(flat, self.readers(() if role == STUDENT else (role,)))
-        scores = iter(self._log_probs(flat, role, views))
-        return [[score for _ in each for score in next(scores)] for each in parts]
-
-    def _log_probs(
-        self, rows: Sequence[Trajectory], role: str, contexts: Mapping[str, Context]
-    ) -> list[list[float]]:
-        scoring = self.scoring(rows, contexts, alone=True)
+    def sampled(self, roles: Iterable[str]) -> dict[str, Quantity]:
+        """The log-probs of the written tokens under each role, at the recipe's temperature."""
         temperature = self.now.recipe.temperature
-        sampled = Quantity(partial(Positions.sampled, role=role, temperature=temperature), (role,))
+        return {
+            role: Quantity(partial(Positions.sampled, role=role, temperature=temperature), (role,))
+            for role in roles
+        }
+
+    def measured(
+        self, trajectories: Sequence[Trajectory], wanted: Mapping[str, Quantity]
+    ) -> dict[str, list[list[float]]]:
+        """Quantities of every trajectory's written tokens, NaN elsewhere.
+
+        Of this process's trajectories alone: no other process is asked for anything.
+        """
+        parts = [rows_of([one]) for one in trajectories]
+        flat = [part for each in parts for part in each]
+        asked = dict.fromkeys(role for one in wanted.values() for role in one.roles if role != STUDENT)
+        by_row = self._measured(flat, wanted, self.views(flat, self.readers(asked)))
+        found: dict[str, list[list[float]]] = {}
+        for name, columns in by_row.items():
+            rows = iter(columns)
+            found[name] = [[value for _ in each for value in next(rows)] for each in parts]
+        return found
+
+    def _measured(
+        self, rows: Sequence[Trajectory], wanted: Mapping[str, Quantity], contexts: Mapping[str, Context]
+    ) -> dict[str, list[list[float]]]:
         with torch.no_grad():
-            column = scoring.measure({"log_prob": sampled})["log_prob"]
-        return [column[i, : len(one.ids)].tolist() for i, one in enumerate(rows)]
+            columns = self.scoring(rows, contexts, alone=True).measure(wanted)
+        return {
+            name: [column[i, : len(one.ids)].tolist() for i, one in enumerate(rows)]
+            for name, column in columns.items()
+        }
 
 
 def rows_of(trajectories: Sequence[Trajectory]) -> list[Trajectory]:

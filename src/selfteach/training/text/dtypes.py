@@ -44,7 +44,7 @@ def without_effect(config: TrainConfig, stages: Mapping[str, Recipe]) -> Iterato
         yield f"sampler_dtype: precision {loading.precision} samples in it already, no copy is made"
     elif own and not any(one.generates for one in recipes):
         yield f"sampler_dtype: recipe {config.recipe_name} samples nothing, so that it changes nothing"
-    others = [role.weights for one in recipes for role in one.teachers.values()]
+    others = [role.weights for one in recipes for role in one.others.values()]
     for name in ("teacher_dtype", "offload_teachers"):
         if getattr(loading, name) and all(isinstance(one, Live) for one in others):
             why = "whose teachers are the trained weights" if others else "which has no teacher"

@@ -317,7 +317,7 @@ class TextLearner(Learner):
         return self.config.table()
 
     def facts(self) -> Mapping[str, Any]:
-        teachers = self.recipe.teachers.values()
+        teachers = self.recipe.others.values()
         return {
             **knobs(self.recipe),
             "teachers": sorted({type(one.weights).__name__.lower() for one in teachers}),

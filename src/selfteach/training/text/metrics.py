@@ -79,7 +79,7 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
     ``classes``: names of token classes, and each token id's. ``seconds``: what the step took so far.
     """
     rows = batch.rows
-    private = {field for role in batch.recipe.teachers.values() for field in role.view.fields}
+    private = {field for role in batch.recipe.others.values() for field in role.view.fields}
     lengths = [len(one.ids) for one in rows]
     means = mean_over_processes(
         {

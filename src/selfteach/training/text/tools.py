@@ -10,6 +10,7 @@ from functools import partial
 from random import Random
 
 from selfteach.errors import UserError
+from selfteach.objective.positions import Positions, Quantity
 from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
@@ -20,6 +21,7 @@ from selfteach.roles.view import Plain, View
 from selfteach.task.example import Example, Message, Task
 from selfteach.task.segment import DATA, EDIT, STUDENT, Segment
 from selfteach.task.trajectory import Trajectory
+from selfteach.training.text.annotate import token_at
 from selfteach.training.text.contexts import Reading, rendered_ids
 from selfteach.training.text.store import NamedStore
 
@@ -30,8 +32,8 @@ ENVIRONMENT = "environment"
 class TextTools:
     """See ``recipes/tools.py``. ``generated`` counts every token made, those that were thrown away included.
 
-    ``seed`` names the step and this process, ``reading.draws`` the step alone. ``score``: rows and
-    a role's name → each row's log-probs (nats) of the tokens that the policy wrote.
+    ``seed`` names the step and this process, ``reading.draws`` the step alone. ``measured``: what
+    ``measure`` gives.
     """
 
     policy: Policy
@@ -39,7 +41,7 @@ class TextTools:
     reading: Reading
     task: Task
     stores: Callable[[str], NamedStore]
-    score: Callable[[Sequence[Trajectory], str], list[list[float]]]
+    measured: Callable[[Sequence[Trajectory], Mapping[str, Quantity]], dict[str, list[list[float]]]]
     seed: str
     batch_size: int | None = None
     generated: int = 0
@@ -56,9 +58,12 @@ class TextTools:
         role: str = STUDENT,
         max_tokens: int | None = None,
         view: View | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
     ) -> list[Trajectory]:
-        started = [one for each in begun for one in [self.started(each)] * n]
-        sampling = self.sampling(max_tokens)
+        sampling = self.sampling(max_tokens, temperature, top_p, top_k)
+        started = [one for each in begun for one in [self.started(each, sampling.temperature)] * n]
         contexts = self.contexts(role, started, sampling.max_tokens, view)
         reading = self.reading
         keys = [self.key(one, role) for one in started]
@@ -169,11 +174,18 @@ class TextTools:
             return self.policy.renderer.text(one.segments[-1].ids) if last else one.text
 
         return [
-            one if one.grade else one.graded(self.task.grade(one.example, text(one))) for one in trajectories
+            one if one.grade else one.graded(self.task.grade(one.example.asked, text(one)))
+            for one in trajectories
         ]
 
+    def measure(
+        self, trajectories: Sequence[Trajectory], wanted: Mapping[str, Quantity]
+    ) -> dict[str, list[list[float]]]:
+        return self.measured(trajectories, wanted)
+
     def log_probs(self, trajectories: Sequence[Trajectory], role: str = STUDENT) -> list[list[float]]:
-        return self.score(trajectories, role)
+        sampled = partial(Positions.sampled, role=role, temperature=self.recipe.temperature)
+        return self.measure(trajectories, {role: Quantity(sampled, (role,))})[role]
 
     def edit(self, trajectory: Trajectory, begin: int, text: str) -> Trajectory:
         renderer = self.policy.renderer
@@ -181,6 +193,32 @@ class TextTools:
         kept = said_in(trajectory, trajectory.turn_at(begin), begin)
         # However the old turn ended (by the length limit, say): the reply ends in the template's stop token.
         return trajectory.edited(begin, ids, EDIT, text=renderer.text([*kept, *ids]), finished=True)
+
+    def cut(self, trajectory: Trajectory, tokens: int, then: Sequence[int] = ()) -> Trajectory:
+        renderer, ids = self.policy.renderer, list(then)
+        turn = trajectory.turn_at(max(0, tokens - 1))
+        text = renderer.text([*said_in(trajectory, turn, tokens), *ids])
+        kept = trajectory.head(tokens, text=text)
+        if not ids:
+            return kept
+        forced = Segment(ids, EDIT, turn=turn)
+        return kept.extended(forced, text, finished=ids[-1] in renderer.stop_ids)
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.policy.renderer.text(ids)
+
+    def token_at(self, trajectory: Trajectory, character: int) -> int:
+        return token_at(self.policy.renderer, trajectory.ids, character)
+
+    def prompt(self, one: Prompt | Trajectory, view: View) -> Prompt | None:
+        begun = self.started(one)
+        messages = view(begun, [begun], self.reading.wording)
+        if messages is None:
+            return None
+        ids = rendered_ids(self.policy.renderer, messages, self.recipe.student_thinking)
+        if len(ids) + self.recipe.rollouts.max_tokens > self.policy.window:
+            return None
+        return Prompt(begun.example.behind(messages), ids, begun.group)
 
     # --- keeping ------------------------------------------------------------------------------------------------
 
@@ -199,19 +237,30 @@ class TextTools:
 
     # --- parts --------------------------------------------------------------------------------------------------
 
-    def sampling(self, max_tokens: int | None = None) -> Sampling:
+    def sampling(
+        self,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+    ) -> Sampling:
         r = self.recipe.rollouts
         if max_tokens is not None and max_tokens < 1:
             raise UserError(f"sample is asked for max_tokens {max_tokens}: ask for 1 at least, or for None")
-        return Sampling(max_tokens or r.max_tokens, r.temperature, r.top_p, r.top_k)
+        return Sampling(
+            max_tokens or r.max_tokens,
+            r.temperature if temperature is None else temperature,
+            r.top_p if top_p is None else top_p,
+            r.top_k if top_k is None else top_k,
+        )
 
-    def started(self, begun: Prompt | Trajectory) -> Trajectory:
+    def started(self, begun: Prompt | Trajectory, temperature: float | None = None) -> Trajectory:
         """A trajectory that nobody has written on yet, of a prompt; one that is begun already stays as it is."""
         if isinstance(begun, Trajectory):
             return begun
         return Trajectory(
             begun.example, begun.prompt_ids, (), "", begun.group, False,
-            temperature=self.recipe.rollouts.temperature,
+            temperature=self.recipe.rollouts.temperature if temperature is None else temperature,
         )  # fmt: skip
 
     def contexts(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from selfteach.policy.loading import Policy
-from selfteach.recipes.tools import Prompt
+from selfteach.recipes.tools import Prompt, Tools
 from selfteach.task.sizes import sizes_of
 from selfteach.task.split import fingerprint
 from selfteach.task.trajectory import Trajectory
@@ -22,6 +22,8 @@ from selfteach.training.text.present import Present
 from selfteach.training.text.prompts import PromptStream, knob_of_longest
 from selfteach.training.text.store import NamedStore, require_answers
 from selfteach.training.text.tools import TextTools
+
+Rollout = Callable[[Tools, Sequence[Prompt], int], Sequence[Trajectory]]
 
 
 class Writing:
@@ -83,13 +85,15 @@ class Writing:
         written, spent = self.write(prompts, step)
         return self.batching.with_sampled_signals(rows_of(self.judged(written))), spent
 
-    def write(self, prompts: int, step: int) -> tuple[list[Trajectory], int]:
-        """Answers to the next prompts as the recipe writes them. Every process draws all and keeps its share."""
+    def write(self, prompts: int, step: int, rollout: Rollout | None = None) -> tuple[list[Trajectory], int]:
+        """Answers to the next prompts as the recipe (or ``rollout``) writes them. Every process draws all and keeps its
+        share."""
         drawn = self.prompts.take(prompts)
         each = self.now.share(len(drawn))
         mine = drawn[self.now.rank * each : (self.now.rank + 1) * each]
         tools = self.tools(step)
-        return list(self.now.recipe.rollout(tools, mine, step)), tools.generated
+        rollout = rollout or self.now.recipe.rollout
+        return list(rollout(tools, mine, step)), tools.generated
 
     def tools(self, step: int) -> TextTools:
         now = self.now
@@ -99,7 +103,7 @@ class Writing:
             reading=self.batching.reading,
             task=now.task,
             stores=self.store,
-            score=self.batching.log_probs,
+            measured=self.batching.measured,
             seed=f"{now.config.seed} {now.stage} {step} {now.rank}",
             batch_size=now.config.bookkeeping.sample_batch,
         )
@@ -107,7 +111,9 @@ class Writing:
     def judged(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         """Graded, and annotated where the recipe reads marks."""
         task, recipe = self.now.task, self.now.recipe
-        graded = [one if one.grade else one.graded(task.grade(one.example, one.text)) for one in trajectories]
+        graded = [
+            one if one.grade else one.graded(task.grade(one.example.asked, one.text)) for one in trajectories
+        ]
         if recipe.annotated and not all({"key", "error"} <= set(one.marks) for one in graded):
             graded = annotated(task, self.policy.renderer, graded)
         return graded

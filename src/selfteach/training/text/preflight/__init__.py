@@ -105,7 +105,7 @@ def the_recipe(run: TextLearner) -> Iterator[Check]:
         rollouts, kept = probe_rollouts(short)
     run.progress.say(f"the student sees\n{indented(run.policy.renderer.show(rollouts[0].prompt_ids))}")
     sound = True
-    for name, teacher in run.recipe.teachers.items():
+    for name, teacher in run.recipe.others.items():
         for check in teacher_checks(run, name, teacher, rollouts):
             sound = sound and check.ok
             yield check

@@ -37,7 +37,7 @@ def vocabulary_checks(run: TextLearner, prompts: Sequence[Prompt]) -> Iterator[C
     for name in run.recipe.trained:
         title = "" if len(run.recipe.trained) == 1 else f"{name}: "
         yield vocabulary_check(f"{title}vocabulary", run.models.policies[name], fed)
-    for name, teacher in run.recipe.teachers.items():
+    for name, teacher in run.recipe.others.items():
         if isinstance(teacher.weights, External):
             yield vocabulary_check(f"{name}: vocabulary", run.models.weights.policy_of(teacher.weights), fed)
 

@@ -31,7 +31,7 @@ def template_check(run: TextLearner) -> Check:
 def thinking_check(run: TextLearner) -> Check:
     """Say which thinking flags are set, and that a template without the switch ignores them."""
     flags = {"student": run.recipe.student_thinking}
-    flags |= {name: teacher.thinking for name, teacher in run.recipe.teachers.items()}
+    flags |= {name: teacher.thinking for name, teacher in run.recipe.others.items()}
     wanted = ", ".join(f"{role} {flag}" for role, flag in flags.items() if flag is not None)
     if not wanted:
         return Check("thinking", True, "no flag set")
