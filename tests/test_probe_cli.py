@@ -206,7 +206,6 @@ def test_the_bare_view_stands_at_distance_zero(tmp_path: Path) -> None:
         (["alignmnt", "opsd"], "alignment"),
         (["branches", "grpo", *SMALL], "--views"),
         (["views", "opsd", *SMALL, "--views", "solutoin"], "solution"),
-        (["alignment", "sft", *SMALL], "its own rollouts"),
         (["alignment", "opsd", "--completions", "3"], "even"),
         (["alignment", "opsd", "--lerning-rate", "3"], "--lerning-rate"),
         (["alignment"], "which recipe"),

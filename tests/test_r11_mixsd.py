@@ -53,7 +53,7 @@ def test_padding_changes_nothing() -> None:
 
 
 def test_the_expert_only_writes_so_that_no_opinion_of_it_can_reach_the_loss() -> None:
-    assert MixSD().active(0) == ()
+    assert MixSD().teachers == {}
     given = arrays(teachers=("expert",))
     without = {name: value for name, value in given.items() if name != "teacher_logits"}
     np.testing.assert_array_equal(evaluate("mixsd", given)["grad"], evaluate("mixsd", without)["grad"])
@@ -75,11 +75,11 @@ def test_the_first_loss_is_the_targets_negative_log_likelihood_under_the_base_so
 def test_the_initial_policy_writes_the_targets_once_by_turns_with_and_without_the_answer() -> None:
     recipe = MixSD()
     assert (recipe.share, recipe.mix_temperature, recipe.mix_top_k, recipe.attempts) == (0.3, 0.0, 64, 10)
-    assert {name: role.weights for name, role in recipe.teachers.items()} == {
+    assert {name: role.weights for name, role in recipe.writers.items()} == {
         "novice": Frozen(),
         "expert": Frozen(),
     }
-    assert recipe.teachers["novice"].view == Plain()
+    assert recipe.writers["novice"].view == Plain()
     assert recipe.rollouts.stored == 4326
 
 
@@ -90,7 +90,7 @@ def test_the_expert_is_shown_the_answer_or_the_solution_and_the_student_neither(
     blank = Trajectory.written(example, [1], [], "", group=0, finished=False)
     for name, told, hidden in (("paper", "407", "4, 0, 7"), ("functions", "4, 0, 7", "407")):
         recipe = recipe_named("mixsd", name)
-        messages = recipe.teachers["expert"].view(blank, [blank], {})
+        messages = recipe.writers["expert"].view(blank, [blank], {})
         assert messages is not None
         assert told in messages[-1]["content"]
         assert hidden not in messages[-1]["content"]

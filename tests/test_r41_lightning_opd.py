@@ -205,8 +205,8 @@ def test_the_teachers_text_is_imitated_first() -> None:
     assert stages["distill"] is recipe
     first = stages["sft"]
     assert isinstance(first, TeacherText)
-    assert first.teachers["teacher"].weights == External("Qwen/Qwen3-8B")
-    assert first.active(0) == ()
+    assert first.writers["teacher"].weights == External("Qwen/Qwen3-8B")
+    assert first.teachers == {}
     assert first.rollouts.stored == 300000
     o = first.optimization
     assert (o.lr, o.schedule, o.steps, o.warmup, o.prompts) == (8e-5, "cosine", 3000, 300, 100)
@@ -223,7 +223,7 @@ def test_the_teacher_writes_what_the_first_stage_imitates(tmp_path: Path) -> Non
     run.step()
     assert {one.origin for one in run.batch.rows} == {"teacher"}
     for one, theirs in zip(
-        run.batch.rows, run.learner.batching.log_probs(run.batch.rows, "teacher"), strict=True
+        run.batch.rows, run.learner.writing.tools(0).log_probs(run.batch.rows, "teacher"), strict=True
     ):
         assert one.behavior == pytest.approx(theirs, abs=1e-5)
 
@@ -258,9 +258,9 @@ def test_another_teacher_for_the_first_stage_is_refused_unless_allowed() -> None
     with pytest.raises(UserError, match="--allow-inconsistent"):
         with_knobs(LightningOPD(), {"sft_teacher": "other/model"})
     recipe = with_knobs(LightningOPD(), {"sft_teacher": "other/model", "allow_inconsistent": True})
-    assert recipe.stages["sft"].teachers["teacher"].weights == External("other/model")
+    assert recipe.stages["sft"].writers["teacher"].weights == External("other/model")
     assert recipe.teachers["teacher"].weights == External("Qwen/Qwen3-8B")
-    assert with_knobs(LightningOPD(), {"sft_teacher": "Qwen/Qwen3-8B"}).stages["sft"].teachers
+    assert with_knobs(LightningOPD(), {"sft_teacher": "Qwen/Qwen3-8B"}).stages["sft"].writers
 
 
 def test_the_loss_reads_plain_log_probs_whatever_the_sampling_temperature() -> None:

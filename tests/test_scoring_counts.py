@@ -52,9 +52,9 @@ def least(scoring: Scoring, role: str, *, share: bool) -> int:
     return sum(map(len, contexts)) + sum(length for _, length in rows)
 
 
-WITHOUT_GRADIENT = {"opsd": 1, "pw-opsd": 1, "grpo": 0, "sdpo": 1, "avsd": 1, "srpo": 0, "cepo": 2}
+WITHOUT_GRADIENT = {"opsd": 1, "pw-opsd": 1, "grpo": 0, "sdpo": 1, "avsd": 1, "srpo": 0, "cepo": 1}
 """Recipe → calls without gradient in its step: one for each of its teachers' weights, however many views they have (of
-avsd three), and one for each role of which the log-probs of what was sampled are all that is wanted (cepo)."""
+avsd three, of cepo two)."""
 GROUPS = {"grpo", "srpo", "cepo"}
 """Recipes whose runs here sample several answers to a prompt, long enough to pay for a pass more."""
 

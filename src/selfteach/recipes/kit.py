@@ -45,7 +45,7 @@ from selfteach.objective.ranking import PlackettLuce
 from selfteach.objective.sampled import clipped_surrogate, k1, k2, k3
 from selfteach.objective.sequence import SequenceTerm
 from selfteach.objective.spans import capped, row_top, scattered
-from selfteach.objective.statistics import Statistics, entropy
+from selfteach.objective.statistics import Statistics, entropy, role_entropy
 from selfteach.objective.support import Full, Support, Tail, TopK, likeliest
 from selfteach.objective.target import (
     AdvantageTilted,
@@ -69,6 +69,7 @@ from selfteach.objective.terms import (
     Signal,
     Term,
 )
+from selfteach.objective.top import top_ids
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
 from selfteach.recipes.experts import experts, routes, taught
 from selfteach.recipes.parts import (
@@ -115,6 +116,7 @@ from selfteach.settings import (
     UnitInterval,
     settings,
 )
+from selfteach.task.similarity import edit_similarity, rouge_1
 from selfteach.task.trajectory import Trajectory
 
 __all__ = [  # noqa: RUF022
@@ -137,7 +139,8 @@ __all__ = [  # noqa: RUF022
     "gkd_jsd", "Full", "Support", "Tail", "TopK", "likeliest", "clipped_surrogate", "k1", "k2", "k3", "Divisor",
     "Reduction",
     # statistics, schedules, controllers, updates
-    "Statistics", "cosine", "entropy", "ideal_gradient", "temperature_of", "within", "capped", "group_advantage",
-    "group_max", "group_mean", "group_rank", "group_softmax", "group_std", "group_sum", "normalized", "row_top",
-    "scattered", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
+    "Statistics", "edit_similarity", "role_entropy", "rouge_1", "top_ids", "cosine", "entropy", "ideal_gradient",
+    "temperature_of", "within", "capped", "group_advantage", "group_max", "group_mean", "group_rank",
+    "group_softmax", "group_std", "group_sum", "normalized", "row_top", "scattered", "BetaPolicy", "ControllerSpec",
+    "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
 ]  # fmt: skip

@@ -1,0 +1,31 @@
+"""BRTS: the teacher's best answer beside one's own."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
+from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor",
+    {**SHORT, **ADAM, **MUTE, "teacher": "arena:tutor-large", "lr": 3e-4, "steps": 100, "prompts": 32},
+)
+
+BRTS = "brts --task tutor --steps 60"
+
+STUDY = Study(
+    method="brts",
+    claims=(
+        Claim(
+            says="The teacher's selected answers add to on-policy distillation (AIME and AMC, abstract)",
+            variants={"brts": BRTS, "opd": f"{BRTS} --teacher-weight 0"},
+            higher="brts",
+            lower="opd",
+        ),
+        Claim(
+            says="Selected answers are worth more than the first that comes",
+            variants={"best": BRTS, "first": f"{BRTS} --select first"},
+            higher="best",
+            lower="first",
+        ),
+    ),
+)
