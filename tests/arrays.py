@@ -22,7 +22,7 @@ def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str,
     rng = np.random.default_rng(seed)
     shapes = {"row": (ROWS,), "token": (ROWS, STEPS)}
     written = {
-        name: np.random.default_rng([seed, *name.encode()]).random(shapes[kind])
+        name: 4 * np.random.default_rng([seed, *name.encode()]).random(shapes[kind])
         for name, kind in NUMBERS.items()
     }
     return {

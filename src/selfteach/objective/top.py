@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from selfteach.objective.batch import STUDENT
+from selfteach.objective.positions import Positions
+
 WIDE = 4096
 """Rows from here on are searched in two rounds on a CPU, whose ``topk`` sorts (value, index) pairs of a whole row."""
 
@@ -20,6 +23,14 @@ def top_ids(values: Float[Tensor, "*P V"], k: int) -> Int[Tensor, "*P k"]:
     if values.is_cuda or width < WIDE or 4 * k * stride > width:
         return values.topk(k).indices
     return _in_two_rounds(values, k, stride)
+
+
+def nth_likeliest(at: Positions, n: int, k: int, role: str = STUDENT) -> Int[Tensor, "P"]:
+    """[P] the id of a role's n-th likeliest token, n from 0 below ``k`` (found together, once); −1 where the vocabulary
+    has fewer."""
+    logits = at.logits[role]
+    ids = at.once(("likeliest", role, k), lambda: top_ids(logits, min(k, logits.shape[1])))
+    return ids[:, n] if n < ids.shape[1] else torch.full_like(ids[:, 0], -1)
 
 
 def _in_two_rounds(values: Tensor, k: int, size: int) -> Tensor:

@@ -69,7 +69,7 @@ from selfteach.objective.terms import (
     Signal,
     Term,
 )
-from selfteach.objective.top import top_ids
+from selfteach.objective.top import nth_likeliest, top_ids
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
 from selfteach.recipes.experts import experts, routes, taught
 from selfteach.recipes.parts import (
@@ -84,7 +84,7 @@ from selfteach.recipes.parts import (
     Rollouts,
     TrainedWeights,
 )
-from selfteach.recipes.tools import Prompt, Store, Tools
+from selfteach.recipes.tools import Prompt, Store, Tools, by_group
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.diagnosis import Diagnosis
 from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial
@@ -121,26 +121,25 @@ from selfteach.task.trajectory import Trajectory
 
 __all__ = [  # noqa: RUF022
     # what is written: settings, roles, trajectories
-    "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "GRPOSettings", "Optimization",
-    "PerRecord", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools", "TrainedWeights", "Trajectory",
-    "settings", "require", "NonNegativeFloat", "NonNegativeInt", "OpenUnit", "PositiveFloat", "PositiveInt",
-    "PositiveRows", "PositiveUnit", "UnitInterval",
+    "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "GRPOSettings",
+    "NonNegativeFloat", "NonNegativeInt", "OpenUnit", "Optimization", "PerRecord", "PositiveFloat", "PositiveInt",
+    "PositiveRows", "PositiveUnit", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools",
+    "TrainedWeights", "Trajectory", "UnitInterval", "require", "settings",
     # who scores: weights × views × spans
     "BEGINNING_ONLY", "EMA", "Answer", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn", "Frozen",
     "InSystem", "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst", "Reprompt",
-    "Revision", "Ring", "Role", "Snapshot", "Solution", "Told", "View", "Weights",
-    "Whole", "experts", "routes", "taught",
+    "Revision", "Ring", "Role", "Snapshot", "Solution", "Told", "View", "Weights", "Whole", "experts", "routes",
+    "taught",
     # the loss: terms, targets, divergences, supports
-    "At", "CandidateMatch", "Entropy", "Hidden", "LogRatio", "Match", "NegativeLogLikelihood", "OfColumns",
-    "PolicyGradient", "Positions", "Quantity", "Sampled", "SequenceTerm", "Signal", "Term", "AdvantageTilted",
-    "Consensus", "Extrapolation", "FromRole", "GeometricMean", "Mixture",
-    "StudentMix", "Target", "TrustRegion", "JSD", "Alpha", "Divergence", "EntropyAware", "ForwardKL", "Jeffreys",
-    "MixedKL", "PlackettLuce", "Renyi", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "ToDi", "TotalVariation",
-    "gkd_jsd", "Full", "Support", "Tail", "TopK", "likeliest", "clipped_surrogate", "k1", "k2", "k3", "Divisor",
-    "Reduction",
+    "JSD", "AdvantageTilted", "Alpha", "At", "CandidateMatch", "Consensus", "Divergence", "Divisor", "Entropy",
+    "EntropyAware", "Extrapolation", "ForwardKL", "FromRole", "Full", "GeometricMean", "Hidden", "Jeffreys",
+    "LogRatio", "Match", "MixedKL", "Mixture", "NegativeLogLikelihood", "OfColumns", "PlackettLuce", "PolicyGradient",
+    "Positions", "Quantity", "Reduction", "Renyi", "ReverseKL", "Sampled", "SequenceTerm", "Signal", "SkewForwardKL",
+    "SkewReverseKL", "StudentMix", "Support", "Tail", "Target", "Term", "ToDi", "TopK", "TotalVariation",
+    "TrustRegion", "clipped_surrogate", "gkd_jsd", "k1", "k2", "k3", "likeliest",
     # statistics, schedules, controllers, updates
-    "Statistics", "edit_similarity", "role_entropy", "rouge_1", "top_ids", "cosine", "entropy", "ideal_gradient",
-    "temperature_of", "within", "capped", "group_advantage", "group_max", "group_mean", "group_rank",
-    "group_softmax", "group_std", "group_sum", "normalized", "row_top", "scattered", "BetaPolicy", "ControllerSpec",
-    "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
+    "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "Statistics", "by_group",
+    "capped", "cosine", "edit_similarity", "entropy", "group_advantage", "group_max", "group_mean", "group_rank",
+    "group_softmax", "group_std", "group_sum", "ideal_gradient", "normalized", "nth_likeliest", "passes",
+    "role_entropy", "rouge_1", "row_top", "scattered", "temperature_of", "top_ids", "within",
 ]  # fmt: skip

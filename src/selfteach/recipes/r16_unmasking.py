@@ -64,13 +64,8 @@ class Unmasking(OPSD):
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         written = tools.sample(prompts, self.rollouts.per_prompt)
         own = partial(role_entropy, role=STUDENT, temperature=self.temperature)
-        measured = tools.measure(
-            written,
-            {
-                "entropy": Quantity(own),
-                **{f"token{j}": Quantity(partial(self.candidate, j=j)) for j in range(self.candidates)},
-            },
-        )
+        wanted = {f"token{j}": Quantity(partial(self.candidate, j=j)) for j in range(self.candidates)}
+        measured = tools.measure(written, {"entropy": Quantity(own), **wanted})
         branches = [
             (i, at, j)
             for i, entropies in enumerate(measured["entropy"])
@@ -83,12 +78,9 @@ class Unmasking(OPSD):
 
     def candidate(self, at: Positions, j: int) -> Float[Tensor, "P"]:
         """[P] the id of the student's j-th likeliest token (from 0); −1 where it is less likely than ``min_prob``."""
-        chance = at.probs(STUDENT, self.temperature)
-        if j >= chance.shape[1]:
-            return chance.new_full(chance.shape[:1], -1.0)
-        ids = top_ids(chance, min(self.candidates, chance.shape[1]))[:, j]
-        likely = chance.gather(1, ids.unsqueeze(1)).squeeze(1) >= self.min_prob
-        return torch.where(likely, ids.to(chance.dtype), -1.0)
+        ids, chance = nth_likeliest(at, j, self.candidates), at.probs(STUDENT, self.temperature)
+        likely = chance.gather(1, ids.clamp(min=0).unsqueeze(1)).squeeze(1) >= self.min_prob
+        return torch.where(likely, ids, -1).to(chance.dtype)
 
     def values(
         self,

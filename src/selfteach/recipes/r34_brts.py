@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from itertools import groupby
 from typing import Literal
 
 from jaxtyping import Float
@@ -68,9 +67,6 @@ class BRTS(Recipe):
     select: Literal["best", "first"] = "best"
     """Which of the teacher's answers is taken: as above, or the first, right or wrong (control)."""
 
-    def __post_init__(self) -> None:
-        require(self.rollouts.per_prompt >= 1, "per_prompt must be at least 1")
-
     @property
     def teachers(self) -> Mapping[str, Role]:
         return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
@@ -85,46 +81,30 @@ class BRTS(Recipe):
         own = tools.sample(prompts, self.rollouts.per_prompt)
         if not self.teacher_weight:
             return own
-        by_prompt = dict(self.likely(tools, own))
+        likely = self.likely(tools, own)
         first = self.answers(tools, prompts, TEACHER, self.teacher_samples)
         unsolved = [one for one in prompts if not any(found.right for found in first[one.group])]
         hinted = self.answers(tools, unsolved, HINTED, self.hinted_samples) if self.writers else {}
-        chosen = [
-            self.chosen(first[one.group], hinted.get(one.group, []), by_prompt[one.group]) for one in prompts
-        ]
-        longest = {one.group: 0 for one in prompts}
-        for one in own:
-            longest[one.group] = max(longest[one.group], len(one.ids))
-        return [
-            one.with_numbers(own_length=float(longest[one.group]))
-            for one in [*own, *chosen]
-            if one is not None
-        ]
+        chosen = [self.chosen(first[g], hinted.get(g, []), likely[g]) for g in (one.group for one in prompts)]
+        longest = {group: float(max(len(sets) for sets in each)) for group, each in likely.items()}
+        rows = [*own, *(one for one in chosen if one is not None)]
+        return [one.with_numbers(own_length=longest[one.group]) for one in rows]
 
     def answers(
         self, tools: Tools, prompts: Sequence[Prompt], role: str, n: int
     ) -> dict[int, list[Trajectory]]:
         """Group → the role's graded answers."""
-        sampled = tools.sample(
-            prompts, n, role=role, temperature=self.teacher_temperature, top_p=self.teacher_top_p
-        )
-        found: dict[int, list[Trajectory]] = {}
-        for one in tools.grade(sampled):
-            found.setdefault(one.group, []).append(one)
-        return found
+        heat, top_p = self.teacher_temperature, self.teacher_top_p
+        return by_group(tools.grade(tools.sample(prompts, n, role=role, temperature=heat, top_p=top_p)))
 
-    def likely(self, tools: Tools, own: Sequence[Trajectory]) -> Iterable[tuple[int, list[list[set[int]]]]]:
+    def likely(self, tools: Tools, own: Sequence[Trajectory]) -> dict[int, list[list[set[int]]]]:
         """Group → of each of its answers the student's k likeliest tokens at every position."""
         k = self.loss_top_k or 16
-        wanted = {str(i): Quantity(partial(nth_likeliest, k=k, n=i)) for i in range(k)}
-        columns = tools.measure(own, wanted)
-        sets = [
-            [set(map(int, at)) for at in zip(*rows, strict=True)]
-            for rows in zip(*columns.values(), strict=True)
-        ]
-        pairs = zip([one.group for one in own], sets, strict=True)
-        for group, members in groupby(pairs, key=lambda pair: pair[0]):
-            yield group, [each for _, each in members]
+        columns = tools.measure(own, {str(n): Quantity(partial(nth_likeliest, n=n, k=k)) for n in range(k)})
+        found: dict[int, list[list[set[int]]]] = {}
+        for one, *rows in zip(own, *columns.values(), strict=True):
+            found.setdefault(one.group, []).append([set(map(int, at)) for at in zip(*rows, strict=True)])
+        return found
 
     def chosen(
         self, first: Sequence[Trajectory], hinted: Sequence[Trajectory], likely: Sequence[Sequence[set[int]]]
@@ -132,10 +112,9 @@ class BRTS(Recipe):
         """The answer that is imitated, or None."""
         if self.select == "first":
             return first[0]
-        for tier in ([one for one in first if one.right], [one for one in hinted if one.right]):
-            if tier:
-                return max(tier, key=lambda one: overlap(one.ids, likely))
-        return max(first, key=lambda one: overlap(one.ids, likely)) if self.fallback == "closest" else None
+        right = [one for one in first if one.right] or [one for one in hinted if one.right]
+        left = right or (list(first) if self.fallback == "closest" else [])
+        return max(left, key=lambda one: overlap(one.ids, likely), default=None)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         own = stats.origin(STUDENT).unsqueeze(1) & stats.mask
@@ -162,13 +141,6 @@ class BRTS(Recipe):
                 coefficient=self.teacher_weight,
                 mean_over="selected",
             )
-
-
-def nth_likeliest(at: Positions, k: int, n: int) -> Float[Tensor, "P"]:
-    """[P] the id of the student's n-th likeliest token (from 0) of its k likeliest; −1 beyond the vocabulary."""
-    logits = at.logits[STUDENT]
-    ids = at.once(("likeliest", k), lambda: top_ids(logits, min(k, logits.shape[1])))
-    return ids[:, n].to(logits.dtype) if n < ids.shape[1] else logits.new_full(ids.shape[:1], -1.0)
 
 
 def over_mass(recipe: BRTS, at: Positions) -> Float[Tensor, "P"]:

@@ -135,3 +135,11 @@ class Store(Protocol):
 
     trajectories: list[Trajectory]
     notes: dict[str, Any]
+
+
+def by_group(trajectories: Sequence[Trajectory]) -> dict[int, list[Trajectory]]:
+    """Group → its trajectories, in their order."""
+    found: dict[int, list[Trajectory]] = {}
+    for one in trajectories:
+        found.setdefault(one.group, []).append(one)
+    return found
