@@ -6,6 +6,7 @@ from selfteach.checks import require
 from selfteach.control.beta_policy import BetaPolicy
 from selfteach.control.controller import ControllerSpec
 from selfteach.control.hook import Hook, HookSpec
+from selfteach.control.rising_share import RisingShare
 from selfteach.control.schedule import HoldThenDecay
 from selfteach.objective.advantage import (
     group_advantage,
@@ -52,6 +53,7 @@ from selfteach.objective.target import (
     Extrapolation,
     FromRole,
     GeometricMean,
+    Likeliest,
     Mixture,
     StudentMix,
     Target,
@@ -69,7 +71,7 @@ from selfteach.objective.terms import (
     Term,
 )
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
-from selfteach.recipes.experts import experts, routes, taught
+from selfteach.recipes.experts import ITSELF, experts, itself_or, routes, taught
 from selfteach.recipes.parts import (
     BASE,
     END,
@@ -125,11 +127,11 @@ __all__ = [  # noqa: RUF022
     "BEGINNING_ONLY", "EMA", "Answer", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn", "Frozen",
     "InSystem", "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst", "Reprompt",
     "Revision", "Ring", "Role", "Snapshot", "Solution", "View", "Weights",
-    "Whole", "experts", "routes", "taught",
+    "Whole", "ITSELF", "experts", "itself_or", "routes", "taught",
     # the loss: terms, targets, divergences, supports
     "At", "CandidateMatch", "Entropy", "Hidden", "LogRatio", "Match", "NegativeLogLikelihood", "OfColumns",
     "PolicyGradient", "Positions", "Quantity", "Sampled", "SequenceTerm", "Signal", "Term", "AdvantageTilted",
-    "Consensus", "Extrapolation", "FromRole", "GeometricMean", "Mixture",
+    "Consensus", "Extrapolation", "FromRole", "GeometricMean", "Likeliest", "Mixture",
     "StudentMix", "Target", "TrustRegion", "JSD", "Alpha", "Divergence", "EntropyAware", "ForwardKL", "Jeffreys",
     "MixedKL", "PlackettLuce", "Renyi", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "ToDi", "TotalVariation",
     "gkd_jsd", "Full", "Support", "Tail", "TopK", "likeliest", "clipped_surrogate", "k1", "k2", "k3", "Divisor",
@@ -137,5 +139,5 @@ __all__ = [  # noqa: RUF022
     # statistics, schedules, controllers, updates
     "Statistics", "entropy", "temperature_of", "capped", "group_advantage", "group_max", "group_mean", "group_rank",
     "group_softmax", "group_std", "group_sum", "normalized", "row_top", "scattered", "BetaPolicy", "ControllerSpec",
-    "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
+    "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "RisingShare", "passes",
 ]  # fmt: skip

@@ -31,7 +31,7 @@ class TextTools:
     """See ``recipes/tools.py``. ``generated`` counts every token made, those that were thrown away included.
 
     ``seed`` names the step and this process, ``reading.draws`` the step alone. ``score``: rows and
-    a role's name → each row's log-probs (nats) of the tokens that the policy wrote.
+    a role's name → each row's log-probs (nats) of the tokens that the policy wrote. ``further`` is ``more``.
     """
 
     policy: Policy
@@ -39,6 +39,7 @@ class TextTools:
     reading: Reading
     task: Task
     stores: Callable[[str], NamedStore]
+    further: Callable[[int], list[Prompt]]
     score: Callable[[Sequence[Trajectory], str], list[list[float]]]
     seed: str
     batch_size: int | None = None
@@ -186,6 +187,9 @@ class TextTools:
 
     def store(self, name: str) -> NamedStore:
         return self.stores(name)
+
+    def more(self, lacking: int) -> list[Prompt]:
+        return self.further(lacking)
 
     def random(self, name: str) -> Random:
         return Random(f"{self.seed} {name}")

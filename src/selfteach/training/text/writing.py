@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy, deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from selfteach.training.text.tools import TextTools
 
 
 class Writing:
-    """``prompts``: where the data stands; ``stores``: what outlives a step; ``probed``: prompts never trained on."""
+    """``prompts``: where the data stands; ``stores``: what outlives a step; ``probed``: prompts never trained on;
+    ``asked``: how many were drawn for the present step."""
 
     def __init__(self, now: Present, policy: Policy, batching: Batching, probed: int) -> None:
         self.now, self.policy, self.batching = now, policy, batching
@@ -42,6 +44,7 @@ class Writing:
             self.prompts.kept_out = frozenset(fingerprint(one.example.problem) for one in self.probed)
         self.stores: dict[str, NamedStore] = {}
         self.filled: set[str] = set()
+        self.asked = 0
         self.answers = 0
         self.answers_until_solved: int | None = None
 
@@ -84,12 +87,22 @@ class Writing:
         return self.batching.with_sampled_signals(rows_of(self.judged(written))), spent
 
     def write(self, prompts: int, step: int) -> tuple[list[Trajectory], int]:
-        """Answers to the next prompts as the recipe writes them. Every process draws all and keeps its share."""
-        drawn = self.prompts.take(prompts)
-        each = self.now.share(len(drawn))
-        mine = drawn[self.now.rank * each : (self.now.rank + 1) * each]
-        tools = self.tools(step)
+        """Answers to the next prompts as the recipe writes them."""
+        self.asked = 0
+        mine, tools = self.drawn(prompts), self.tools(step)
         return list(self.now.recipe.rollout(tools, mine, step)), tools.generated
+
+    def drawn(self, prompts: int) -> list[Prompt]:
+        """The next prompts of the step. Every process draws all and keeps its share."""
+        drawn = [replace(one, group=one.group + self.asked) for one in self.prompts.take(prompts)]
+        self.asked += prompts
+        each = self.now.share(len(drawn))
+        return drawn[self.now.rank * each : (self.now.rank + 1) * each]
+
+    def further(self, lacking: int) -> list[Prompt]:
+        """See ``Tools.more``."""
+        wanted, processes = int(sum_over_processes({"lacking": lacking})["lacking"]), self.now.processes
+        return self.drawn(-(-wanted // processes) * processes) if wanted > 0 else []
 
     def tools(self, step: int) -> TextTools:
         now = self.now
@@ -99,6 +112,7 @@ class Writing:
             reading=self.batching.reading,
             task=now.task,
             stores=self.store,
+            further=self.further,
             score=self.batching.log_probs,
             seed=f"{now.config.seed} {now.stage} {step} {now.rank}",
             batch_size=now.config.bookkeeping.sample_batch,
