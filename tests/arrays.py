@@ -34,6 +34,7 @@ def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str,
         "behavior": -rng.random((ROWS, STEPS)),
         "group": np.array([0, 0, 0, 1, 1, 1]),
         "reward": np.array([1.0, 0, 0, 1, 1, 0]),
+        "origin": np.array(["student", "teacher", "student", "teacher", "student", "teacher"]),
         "marks": {name: rng.random((ROWS, STEPS)) < 0.5 for name in MARKS},
     }
 

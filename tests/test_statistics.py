@@ -257,6 +257,65 @@ def test_comparisons_refuse_nan_among_what_they_compare() -> None:
         stats.quantile(torch.zeros(ROWS, STEPS), 1.5)
 
 
+def test_what_is_to_come_is_summed_over_the_written_tokens_from_each_to_the_last() -> None:
+    column = torch.tensor([[1.0, 2, 3, 4, 5], [7, 1, NAN, NAN, NAN], [NAN] * 5, [0, -1, 2, 4, NAN]])
+    whole = [[15, 14, 12, 9, 5], [8, 1, NAN, NAN, NAN], [NAN] * 5, [5, 5, 6, 4, NAN]]
+    halves = [[3.5625, 5.125, 6.25, 6.5, 5], [7.5, 1, NAN, NAN, NAN], [NAN] * 5, [0.5, 1, 4, 4, NAN]]
+    stats = statistics()
+    assert_equal(stats.to_go(column), torch.tensor(whole))
+    assert_equal(stats.to_go(column, 0.5), torch.tensor(halves))
+    assert_equal(stats.to_go(column, 0.0), only(column, MASK))
+    among = torch.tensor([[True, False, True, False, True]]).expand(ROWS, STEPS)
+    expected = [[9.0, NAN, 8, NAN, 5], [7, *[NAN] * 4], [NAN] * 5, [2, NAN, 2, NAN, NAN]]
+    assert_equal(stats.to_go(column, among=among), torch.tensor(expected))
+    # The discount counts tokens that are selected: an unseen one between two is no step.
+    assert stats.to_go(column, 0.5, among)[0, 0] == 1 + 0.5 * 3 + 0.25 * 5
+
+
+def test_a_token_that_is_no_number_spoils_what_stands_before_it() -> None:
+    column = torch.ones(ROWS, STEPS)
+    column[0, 2] = NAN
+    for discount in (1.0, 0.9):
+        assert statistics().to_go(column, discount)[0].isnan().tolist() == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("discount", [-0.1, 1.5, NAN])
+def test_a_discount_that_cannot_be_meant_is_refused(discount: float) -> None:
+    with pytest.raises(ValueError, match="discount must lie"):
+        statistics().to_go(torch.zeros(ROWS, STEPS), discount)
+
+
+def test_standardized_tokens_and_rows_have_mean_0_and_sample_deviation_1() -> None:
+    column, rows = random(ROWS, STEPS, seed=4), torch.tensor([True, True, True, False])
+    stats = statistics(rows=rows)
+    among = column < 1
+    for given, selected, over in (
+        (only(column, MASK), None, stats.mask), (column, among, stats.mask & among), (column[:, 0], None, rows),
+    ):  # fmt: skip
+        chosen = column[over] if given.dim() == 2 else column[:, 0][rows]
+        expected = (chosen - chosen.mean()) / (chosen.std() + 1e-8)
+        found = stats.standardized(given, selected)
+        assert_equal(found[over], expected)
+        assert found[~over].isnan().all()
+
+
+def test_one_number_alone_is_standardized_to_0_and_none_to_nothing() -> None:
+    stats, column = statistics(), torch.full((ROWS, STEPS), 3.0)
+    assert stats.standardized(column[:, 0], torch.arange(ROWS) == 1)[1] == 0
+    assert (stats.standardized(column)[MASK] == 0).all()
+    assert stats.standardized(column, torch.zeros_like(MASK)).isnan().all()
+    with pytest.raises(ValueError, match="standardized: the column is NaN"):
+        stats.standardized(torch.full((ROWS, STEPS), NAN))
+
+
+def test_a_gradient_of_single_records_knows_no_statistic_of_the_batch() -> None:
+    stats = statistics()
+    stats.record = True
+    for read in (stats.standardized, lambda column: stats.quantile(column, 0.5)):
+        with pytest.raises(ValueError, match="single records"):
+            read(torch.zeros(ROWS, STEPS))
+
+
 def test_group_statistics_look_at_the_rows_they_are_told_to() -> None:
     stats = statistics(replace(BARE, group=torch.tensor([4, 4, 4, 7])))
     values = torch.tensor([1.0, 3.0, NAN, 5.0])

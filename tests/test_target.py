@@ -19,6 +19,7 @@ from selfteach.objective.target import (
     Extrapolation,
     FromRole,
     GeometricMean,
+    Likeliest,
     Mixture,
     StudentMix,
     Target,
@@ -51,6 +52,7 @@ def consensus_in_numpy(p: np.ndarray, *views: np.ndarray) -> np.ndarray:
 
 CASES: dict[str, tuple[Target, np.ndarray]] = {
     "teacher": (FromRole("a"), A),
+    "likeliest, whole": (Likeliest("a", 9), A),
     "mixture": (Mixture({"a": 0.2, "b": 0.5, "c": 0.3}), 0.2 * A + 0.5 * B + 0.3 * C),
     "product": (GeometricMean({"a": 0.3, "b": 0.7}), normal(A**0.3 * B**0.7)),
     "raw product": (GeometricMean({"a": 0.3, "b": 0.7}, renormalize=False), A**0.3 * B**0.7),
@@ -160,6 +162,23 @@ def test_nan_of_a_teacher_is_not_swallowed(name: str) -> None:
     broken = TEACHERS[target.names[0]].clone()
     broken[0] = math.nan
     assert target.log_probs(STUDENT, TEACHERS | {target.names[0]: broken})[0].isnan().all()
+
+
+def test_the_likeliest_tokens_are_rescaled_and_all_others_get_nothing() -> None:
+    for k in (1, 3, 6):
+        expected = normal(np.where(np.sort(A)[:, [-k]] <= A, A, 0.0))
+        found = Likeliest("a", k).log_probs(STUDENT, TEACHERS)
+        np.testing.assert_allclose(found.exp().numpy(), expected, rtol=1e-12)
+        assert (found == -math.inf).sum() == 4 * (6 - k)
+    broken = TEACHERS["a"].clone().requires_grad_()
+    assert not Likeliest("a", 2).log_probs(STUDENT, {"a": broken}).requires_grad
+    with torch.no_grad():
+        broken[0, 4] = math.nan
+    found = Likeliest("a", 2).log_probs(STUDENT, {"a": broken})
+    assert found[0].isnan().all()
+    assert not found[1:].isnan().any()
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        Likeliest("a", 0)
 
 
 # ---- pooling teachers (cards 05, 19) ---------------------------------------------------------------------

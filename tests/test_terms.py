@@ -11,15 +11,16 @@ from torch import Tensor
 
 from selfteach.objective.batch import Scored, ScoredBatch
 from selfteach.objective.columns import Columns
-from selfteach.objective.divergence import ForwardKL, ReverseKL
+from selfteach.objective.divergence import ForwardKL, ReverseKL, SkewForwardKL, SkewReverseKL
 from selfteach.objective.engine import Outcome, evaluate_terms
 from selfteach.objective.gate import ImportanceRatio
 from selfteach.objective.head import Head
 from selfteach.objective.hidden import Hidden
 from selfteach.objective.plan import plan
+from selfteach.objective.positions import Positions
 from selfteach.objective.sampled import k2, k3
 from selfteach.objective.sequence import SequenceTerm
-from selfteach.objective.support import Full
+from selfteach.objective.support import Full, Support, TopK
 from selfteach.objective.target import AdvantageTilted, Consensus, FromRole, GeometricMean, Mixture
 from selfteach.objective.terms import (
     Entropy,
@@ -56,6 +57,37 @@ def batch(columns: Columns = COLUMNS, **changed: Scored) -> ScoredBatch:
 
 def outcome(term: Term, given: ScoredBatch, **options: int) -> Outcome:
     return evaluate_terms(given, plan([term], given.columns), **options)
+
+
+# --- a divergence that differs from place to place -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [SkewForwardKL, SkewReverseKL])
+@pytest.mark.parametrize("support", [Full(), TopK(3)])
+@pytest.mark.parametrize("chunk_bytes", [1, 2**20])
+def test_a_skew_of_each_row_is_that_rows_own_loss(kind: Any, support: Support, chunk_bytes: int) -> None:
+    alpha = torch.tensor([0.1, 0.9, 0.03], dtype=torch.float64)
+
+    def of_the_row(at: Positions) -> Any:
+        return kind(at.known(alpha, "alpha").unsqueeze(-1))
+
+    shared: dict[str, Any] = {"name": "match", "target": TEACHER, "support": support, "mean_over": "sum"}
+    given = batch()
+    states = given.roles["student"].states
+    together = outcome(Match(divergence=of_the_row, **shared), given, chunk_bytes=chunk_bytes).loss
+    one_by_one = [
+        Match(divergence=kind(float(alpha[row])), where=torch.arange(ROWS) == row, **shared)
+        for row in range(ROWS)
+    ]
+    apart = torch.stack([outcome(term, given).loss for term in one_by_one]).sum()
+    torch.testing.assert_close(together, apart)
+    torch.testing.assert_close(*(torch.autograd.grad(x, states)[0] for x in (together, apart)))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.5])
+def test_a_skew_outside_its_range_is_refused_for_one_position_too(alpha: float) -> None:
+    with pytest.raises(ValueError, match="alpha must lie strictly between"):
+        SkewForwardKL(torch.tensor([[0.5], [alpha]]))
 
 
 # --- features ----------------------------------------------------------------------------------------------------

@@ -37,6 +37,44 @@ def mean_by(
     return spread
 
 
+def to_go(
+    column: Float[Tensor, "N T"], over: Bool[Tensor, "N T"], discount: float = 1.0
+) -> Float[Tensor, "N T"]:
+    """[N, T] → [N, T]: at each position that ``over`` [N, T] selects the sum of the column from there to the row's end,
+    Σ_{k≥0} discount^k · column, k counting selected positions; NaN elsewhere.
+
+    ValueError: discount outside [0, 1].
+    """
+    if not 0 <= discount <= 1:
+        raise ValueError(f"discount must lie in [0, 1], got {discount}")
+    kept = torch.where(over, column, 0.0)
+    if discount == 1:
+        return kept.flip(1).cumsum(dim=1).flip(1).masked_fill(~over, torch.nan)
+    sums, behind = torch.full_like(column, torch.nan), kept.new_zeros(len(kept))
+    for t in reversed(range(column.shape[1])):
+        behind = torch.where(over[:, t], kept[:, t] + discount * behind, behind)
+        sums[:, t] = torch.where(over[:, t], behind, torch.nan)
+    return sums
+
+
+def standardized(
+    values: Float[Tensor, "*N"], over: Bool[Tensor, "*N"], epsilon: float = 1e-8
+) -> Float[Tensor, "*N"]:
+    """(x − mean) / (sample standard deviation + ε) over the entries that ``over`` selects; 0 of a single one, NaN
+    outside (REINFORCE++).
+
+    ValueError: NaN among them.
+    """
+    chosen = values[over]
+    refuse_nan(chosen, "standardized")
+    spread = torch.full_like(values, torch.nan)
+    if len(chosen):
+        centered = chosen - chosen.mean()
+        deviation = (centered.square().sum() / max(1, len(chosen) - 1)).sqrt()
+        spread[over] = centered / (deviation + epsilon)
+    return spread
+
+
 def quantile_over(column: Float[Tensor, "*N"], q: float, over: Bool[Tensor, "*N"]) -> Float[Tensor, ""]:
     """0-dim: the value below which a share ``q`` of the selected entries lies, between neighbors linear; NaN of none.
 

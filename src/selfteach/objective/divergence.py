@@ -19,6 +19,7 @@ from selfteach.objective.axes import Entries
 from selfteach.objective.entrywise import (
     NEVER,
     Divergence,
+    Share,
     check_log_probs,
     log_mixture,
     ratio,
@@ -165,9 +166,12 @@ class JSD(Divergence):
 
 @dataclass(frozen=True)
 class SkewForwardKL(Divergence):
-    """``skew_forward_kl``: KL(teacher ‖ α teacher + (1−α) student) ≤ −log α (DistiLLM's SKL, the OPD survey)."""
+    """``skew_forward_kl``: KL(teacher ‖ α teacher + (1−α) student) ≤ −log α (DistiLLM's SKL, the OPD survey).
 
-    alpha: float = 0.1
+    α may be a tensor [..., 1], one a position (DistiLLM-2); such a divergence is compared with no other.
+    """
+
+    alpha: Share = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -183,9 +187,12 @@ class SkewForwardKL(Divergence):
 
 @dataclass(frozen=True)
 class SkewReverseKL(Divergence):
-    """``skew_reverse_kl``: KL(student ‖ (1−α) teacher + α student) ≤ −log α (DistiLLM's SRKL, the OPD survey)."""
+    """``skew_reverse_kl``: KL(student ‖ (1−α) teacher + α student) ≤ −log α (DistiLLM's SRKL, the OPD survey).
 
-    alpha: float = 0.1
+    α may be a tensor [..., 1], one a position (DistiLLM-2); such a divergence is compared with no other.
+    """
+
+    alpha: Share = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -159,8 +159,13 @@ def _refuse_nan(result: Tensor, student: Tensor, teacher: Tensor) -> None:
             raise ValueError(f"{name} holds NaN log-probs")
 
 
-def require_inside_unit(name: str, value: float, ends: str) -> None:
-    if not 0 < value < 1:
+Share = float | Float[Tensor, "*P 1"]
+"""A number strictly between 0 and 1, or one a position."""
+
+
+def require_inside_unit(name: str, value: Share, ends: str) -> None:
+    inside = bool(((value > 0) & (value < 1)).all()) if isinstance(value, Tensor) else 0 < value < 1
+    if not inside:
         raise ValueError(f"{name} must lie strictly between 0 and 1, got {value} ({ends})")
 
 
@@ -179,9 +184,12 @@ def scaled_gap(
     return scale * weighted_gap(log_weight, top, bottom)
 
 
-def log_mixture(student: Entries, teacher: Entries, teacher_share: float) -> Entries:
+def log_mixture(student: Entries, teacher: Entries, teacher_share: Share) -> Entries:
     """log(share · teacher + (1 − share) · student). Where both are −inf any finite value will do: its weight is 0."""
     absent = (student == NEVER) & (teacher == NEVER)
+    if isinstance(teacher_share, Tensor):
+        theirs, ours = teacher_share.log(), (-teacher_share).log1p()
+        return torch.logaddexp(student + ours, teacher.masked_fill(absent, 0.0) + theirs)
     own = student + math.log1p(-teacher_share)
     return torch.logaddexp(own, teacher.masked_fill(absent, 0.0) + math.log(teacher_share))
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from selfteach.objective import advantage
-from selfteach.objective.aggregate import mean_by, quantile_over, sum_by
+from selfteach.objective.aggregate import mean_by, quantile_over, standardized, sum_by, to_go
 from selfteach.objective.axes import LogProbs
 from selfteach.objective.batch import STUDENT, ScoredBatch
 from selfteach.objective.columns import Columns, by_position
@@ -242,6 +242,13 @@ class Statistics:
             self._keep(standard_columns(role, self.temperature))
         return self._cache[f"{kind}/{role}"]
 
+    def _refuse_record(self, what: str) -> None:
+        if self.record:
+            raise ValueError(
+                f"{what} of the whole batch is read, which a gradient of single records must not know: use row_top, "
+                "or a threshold that is a knob"
+            )
+
     def _keep(self, wanted: Mapping[str, Quantity]) -> None:
         for name, column in self._measure(wanted).items():
             self._cache[name] = torch.where(self.mask, column, torch.nan)
@@ -259,6 +266,32 @@ class Statistics:
     def turn_mean(self, column: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
         """[N, T] → [N, T]: each written token gets the mean over those of its turn; NaN elsewhere."""
         return mean_by(units(self.columns, "turn"), column, self.mask)
+
+    def to_go(
+        self,
+        column: Float[Tensor, "N T"],
+        discount: float = 1.0,
+        among: Bool[Tensor, "N T"] | None = None,
+    ) -> Float[Tensor, "N T"]:
+        """[N, T] → [N, T]: what is still to come in a row, each written token's entry and those behind it, a token
+        further counting ``discount`` times as much (the return of a reward a token; MiniLLM, REINFORCE++).
+
+        ``among`` [N, T]: only these tokens, such as those that a role has ``seen``. NaN elsewhere. ValueError: discount
+        outside [0, 1].
+        """
+        return to_go(column, self.mask if among is None else self.mask & among, discount)
+
+    def standardized(
+        self, column: Float[Tensor, "*N"], among: Bool[Tensor, "*N"] | None = None, epsilon: float = 1e-8
+    ) -> Float[Tensor, "*N"]:
+        """(x − mean) / (sample standard deviation + ε), over the update's rows of [N], or over the written tokens of
+        [N, T], of all processes (REINFORCE++'s global normalization); NaN elsewhere.
+
+        ``among``, a mask of the same shape, selects further. ValueError for NaN among them, and of a single record.
+        """
+        self._refuse_record("a mean and deviation")
+        over = self.rows if column.dim() == 1 else self.mask
+        return standardized(column, over if among is None else over & among, epsilon)
 
     def unit_sum(
         self, unit: Int[Tensor, "N"] | Int[Tensor, "N T"], role: str = STUDENT
@@ -279,11 +312,7 @@ class Statistics:
         ``among``, a mask of the same shape, selects further. NaN of no entries. ValueError for NaN among them, and of a
         single record.
         """
-        if self.record:
-            raise ValueError(
-                "a quantile of the whole batch is read, which a gradient of single records must not know: use row_top, "
-                "or a threshold that is a knob"
-            )
+        self._refuse_record("a quantile")
         over = self.rows if column.dim() == 1 else self.mask
         return quantile_over(column, q, over if among is None else over & among)
 

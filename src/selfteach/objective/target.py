@@ -19,6 +19,7 @@ from torch import Tensor
 
 from selfteach.objective.axes import LogProbs
 from selfteach.objective.entrywise import NEVER, check_log_probs
+from selfteach.objective.top import top_ids
 
 
 class Target(Protocol):
@@ -69,6 +70,35 @@ class FromRole:
     @_on_checked_input
     def log_probs(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
         return roles[self.name].detach()
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """Another role's ``k`` likeliest tokens, rescaled to sum to 1, and 0 for all others (EOPD). A vocabulary of at most
+    ``k`` is kept whole. Unlike ``TopK`` it leaves the trained role's distribution over the whole vocabulary."""
+
+    name: str
+    k: int
+    elementwise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @_on_checked_input
+    def log_probs(self, own: LogProbs, roles: Mapping[str, LogProbs]) -> LogProbs:
+        whole = roles[self.name].detach()
+        if self.k >= whole.shape[-1]:
+            return whole
+        ids = top_ids(whole, self.k)
+        kept = whole.gather(-1, ids).log_softmax(-1)
+        # NaN counts as largest: where one stands, it is among the kept.
+        spoiled = kept[..., :1].isnan().expand_as(whole)
+        return torch.full_like(whole, NEVER).masked_fill(spoiled, torch.nan).scatter(-1, ids, kept)
 
 
 @dataclass(frozen=True)

@@ -113,12 +113,13 @@ class Match(Term):
     """Pull the role's whole next-token distribution to a target (OPSD and most others).
 
     Both sides are divided by ``temperature`` before the softmax (``target_temperature`` if the target's roles'
-    differs). The support is cut before the divergence is taken. ``ceiling``: upper bound on a token's loss (nats); what
+    differs). The support is cut before the divergence is taken; a function of the positions gives one whose settings
+    differ by place, such as each row's skew (DistiLLM-2). ``ceiling``: upper bound on a token's loss (nats); what
     exceeds it has no gradient.
     """
 
     target: Target
-    divergence: Divergence
+    divergence: Divergence | Callable[[Positions], Divergence]
     support: Support = field(default_factory=Full)
     temperature: Temperature = of_the_recipe
     target_temperature: Temperature | None = None
@@ -129,19 +130,22 @@ class Match(Term):
         return dict.fromkeys((self.role, *self.target.names), "full")
 
     def token_loss(self, at: Positions) -> Float[Tensor, "P"]:
-        loss = self.divergence(*self.support.restrict(*own_and_target(self, at)))
+        loss = self.divergence_at(at)(*self.support.restrict(*own_and_target(self, at)))
         return loss if self.ceiling is None else loss.clamp(max=self.ceiling)
 
     def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]]:
-        sides = own_and_target(self, at)
+        sides, divergence = own_and_target(self, at), self.divergence_at(at)
         if isinstance(self.support, Full):
-            loss, gradient = self.divergence.value_and_logit_gradient(*sides, *self._probs(at))
+            loss, gradient = divergence.value_and_logit_gradient(*sides, *self._probs(at))
         else:
-            loss, gradient = self.support.value_and_logit_gradient(self.divergence, *sides)
+            loss, gradient = self.support.value_and_logit_gradient(divergence, *sides)
         if self.ceiling is not None:
             gradient = gradient.masked_fill((loss > self.ceiling).unsqueeze(-1), 0.0)
             loss = loss.clamp(max=self.ceiling)
         return loss, at.divided(gradient, self.temperature)
+
+    def divergence_at(self, at: Positions) -> Divergence:
+        return self.divergence if isinstance(self.divergence, Divergence) else self.divergence(at)
 
     def _probs(
         self, at: Positions

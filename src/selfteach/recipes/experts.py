@@ -1,4 +1,4 @@
-"""External teachers by tag: one model for all examples, or an expert for each kind of them."""
+"""External teachers by tag: one model for all examples, or an expert for each kind of them; or none but oneself."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from selfteach.checks import require
 from selfteach.objective.statistics import Statistics
 from selfteach.recipes.base import TEACHER
 from selfteach.roles.role import Role
-from selfteach.roles.view import Plain
-from selfteach.roles.weights import External
+from selfteach.roles.view import Plain, Solution
+from selfteach.roles.weights import External, Frozen
 
+ITSELF = "self"
+"""Instead of a larger model: the initial policy, which reads the reference solution."""
 ROUTED = re.compile(r"([\w-]+)=(.+)")
 
 
@@ -44,6 +46,14 @@ def experts(
         )
         for tag, model in routes(teacher).items()
     }
+
+
+def itself_or(teacher: str, thinking: bool | None = None) -> Role:
+    """The model of this name under the student's own prompt; of ``ITSELF`` the initial policy with the solution before
+    it (OPSD's teacher)."""
+    if teacher == ITSELF:
+        return Role(Frozen(), Solution(), thinking)
+    return Role(External(teacher), Plain(), thinking)
 
 
 def taught(stats: Statistics, names: Sequence[str]) -> tuple[Float[Tensor, "N T"], Bool[Tensor, "N T"]]:

@@ -6,6 +6,7 @@ from selfteach.checks import require
 from selfteach.control.beta_policy import BetaPolicy
 from selfteach.control.controller import ControllerSpec
 from selfteach.control.hook import Hook, HookSpec
+from selfteach.control.rising_share import RisingShare
 from selfteach.control.schedule import HoldThenDecay
 from selfteach.objective.advantage import (
     group_advantage,
@@ -53,6 +54,7 @@ from selfteach.objective.target import (
     Extrapolation,
     FromRole,
     GeometricMean,
+    Likeliest,
     Mixture,
     StudentMix,
     Target,
@@ -71,7 +73,7 @@ from selfteach.objective.terms import (
 )
 from selfteach.objective.top import nth_likeliest, top_ids
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
-from selfteach.recipes.experts import experts, routes, taught
+from selfteach.recipes.experts import ITSELF, experts, itself_or, routes, taught
 from selfteach.recipes.parts import (
     BASE,
     END,
@@ -133,13 +135,14 @@ __all__ = [  # noqa: RUF022
     # the loss: terms, targets, divergences, supports
     "JSD", "AdvantageTilted", "Alpha", "At", "CandidateMatch", "Consensus", "Divergence", "Divisor", "Entropy",
     "EntropyAware", "Extrapolation", "ForwardKL", "FromRole", "Full", "GeometricMean", "Hidden", "Jeffreys",
-    "LogRatio", "Match", "MixedKL", "Mixture", "NegativeLogLikelihood", "OfColumns", "PlackettLuce", "PolicyGradient",
-    "Positions", "Quantity", "Reduction", "Renyi", "ReverseKL", "Sampled", "SequenceTerm", "Signal", "SkewForwardKL",
-    "SkewReverseKL", "StudentMix", "Support", "Tail", "Target", "Term", "ToDi", "TopK", "TotalVariation",
-    "TrustRegion", "clipped_surrogate", "gkd_jsd", "k1", "k2", "k3", "likeliest",
+    "Likeliest", "LogRatio", "Match", "MixedKL", "Mixture", "NegativeLogLikelihood", "OfColumns", "PlackettLuce",
+    "PolicyGradient", "Positions", "Quantity", "Reduction", "Renyi", "ReverseKL", "Sampled", "SequenceTerm", "Signal",
+    "SkewForwardKL", "SkewReverseKL", "StudentMix", "Support", "Tail", "Target", "Term", "ToDi", "TopK",
+    "TotalVariation", "TrustRegion", "clipped_surrogate", "gkd_jsd", "k1", "k2", "k3", "likeliest",
     # statistics, schedules, controllers, updates
-    "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "Statistics", "by_group",
-    "capped", "cosine", "edit_similarity", "entropy", "group_advantage", "group_max", "group_mean", "group_rank",
-    "group_softmax", "group_std", "group_sum", "ideal_gradient", "normalized", "nth_likeliest", "passes",
-    "role_entropy", "rouge_1", "row_top", "scattered", "temperature_of", "top_ids", "within",
+    "ITSELF", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "RisingShare",
+    "Statistics", "by_group", "capped", "cosine", "edit_similarity", "entropy", "group_advantage", "group_max",
+    "group_mean", "group_rank", "group_softmax", "group_std", "group_sum", "ideal_gradient", "itself_or",
+    "normalized", "nth_likeliest", "passes", "role_entropy", "rouge_1", "row_top", "scattered", "temperature_of",
+    "top_ids", "within",
 ]  # fmt: skip

@@ -129,7 +129,8 @@ class Unmasking(OPSD):
         node = (ids[0] >= 0) & stats.mask
         for term in super().terms(stats):
             assert isinstance(term, Match)
-            gate = At(partial(self.helps, term, ids, values), (STUDENT, TEACHER))
+            assert isinstance(term.divergence, Divergence)
+            gate = At(partial(self.helps, term.divergence, ids, values), (STUDENT, TEACHER))
             yield replace(
                 term,
                 gate=None if self.gate == "nodes" else gate,
@@ -139,7 +140,7 @@ class Unmasking(OPSD):
 
     def helps(
         self,
-        term: Match,
+        divergence: Divergence,
         ids: Sequence[Float[Tensor, "N T"]],
         values: Sequence[Float[Tensor, "N T"]],
         at: Positions,
@@ -151,6 +152,6 @@ class Unmasking(OPSD):
         own, theirs = at.log_probs(STUDENT, self.temperature), at.log_probs(TEACHER, self.temperature)
         chance = own.exp().gather(1, place) * real
         chance = chance / chance.sum(1, keepdim=True).clamp(min=torch.finfo(chance.dtype).tiny)
-        gradient = term.divergence.logit_gradient(own, theirs).gather(1, place) * real
+        gradient = divergence.logit_gradient(own, theirs).gather(1, place) * real
         score = cosine(-within(gradient, chance), ideal_gradient(chance, value.to(chance.dtype)))
         return ((score > 0) | ~real[:, 0]).to(chance.dtype)

@@ -66,7 +66,7 @@ class RLAD(GRPO):
             columns={
                 "behavior": stats.behavior_log_prob,
                 "teacher": stats.log_prob(TEACHER),
-                "advantage": self.grpo.advantage(stats),
+                "advantage": self.advantage(stats),
             },
             mean_over=self.divisor(stats),
             informed_by={TEACHER: "sampled"},

@@ -45,7 +45,7 @@ class DGRPO(GRPO):
         return {TEACHER: teacher} if self.kl else {}
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        yield self.grpo.term("policy", stats, mean_over=self.divisor(stats))
+        yield self.grpo.term("policy", stats, self.advantage(stats), mean_over=self.divisor(stats))
         if not self.kl:
             return
         target = FromRole(TEACHER)

@@ -123,6 +123,13 @@ class Tools(Protocol):
         None if the view has nothing to show, or leaves no room for an answer.
         """
 
+    def more(self, lacking: int) -> list[Prompt]:
+        """Further prompts of the task, groups numbered on: as many as all processes together lack, each saying its own
+        number (negative: it has too many), rounded up so that each process gets equally many; [] once none lack.
+
+        All processes must ask, equally often. They count as the step's data, and are not asked again (DAPO).
+        """
+
     def store(self, name: str) -> Store:
         """The run's store of this name: trajectories that outlive the step and the stage."""
 

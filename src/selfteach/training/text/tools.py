@@ -32,8 +32,8 @@ ENVIRONMENT = "environment"
 class TextTools:
     """See ``recipes/tools.py``. ``generated`` counts every token made, those that were thrown away included.
 
-    ``seed`` names the step and this process, ``reading.draws`` the step alone. ``measured``: what
-    ``measure`` gives.
+    ``seed`` names the step and this process, ``reading.draws`` the step alone. ``measured`` is ``measure``, ``further``
+    is ``more``.
     """
 
     policy: Policy
@@ -42,6 +42,7 @@ class TextTools:
     task: Task
     stores: Callable[[str], NamedStore]
     measured: Callable[[Sequence[Trajectory], Mapping[str, Quantity]], dict[str, list[list[float]]]]
+    further: Callable[[int], list[Prompt]]
     seed: str
     batch_size: int | None = None
     generated: int = 0
@@ -224,6 +225,9 @@ class TextTools:
 
     def store(self, name: str) -> NamedStore:
         return self.stores(name)
+
+    def more(self, lacking: int) -> list[Prompt]:
+        return self.further(lacking)
 
     def random(self, name: str) -> Random:
         return Random(f"{self.seed} {name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ Rollout = Callable[[Tools, Sequence[Prompt], int], Sequence[Trajectory]]
 
 
 class Writing:
-    """``prompts``: where the data stands; ``stores``: what outlives a step; ``probed``: prompts never trained on."""
+    """``prompts``: where the data stands; ``stores``: what outlives a step; ``probed``: prompts never trained on;
+    ``asked``: how many were drawn for the present step."""
 
     def __init__(self, now: Present, policy: Policy, batching: Batching, probed: int) -> None:
         self.now, self.policy, self.batching = now, policy, batching
@@ -44,6 +46,7 @@ class Writing:
             self.prompts.kept_out = frozenset(fingerprint(one.example.problem) for one in self.probed)
         self.stores: dict[str, NamedStore] = {}
         self.filled: set[str] = set()
+        self.asked = 0
         self.answers = 0
         self.answers_until_solved: int | None = None
 
@@ -86,14 +89,23 @@ class Writing:
         return self.batching.with_sampled_signals(rows_of(self.judged(written))), spent
 
     def write(self, prompts: int, step: int, rollout: Rollout | None = None) -> tuple[list[Trajectory], int]:
-        """Answers to the next prompts as the recipe (or ``rollout``) writes them. Every process draws all and keeps its
-        share."""
-        drawn = self.prompts.take(prompts)
-        each = self.now.share(len(drawn))
-        mine = drawn[self.now.rank * each : (self.now.rank + 1) * each]
-        tools = self.tools(step)
+        """Answers to the next prompts as the recipe (or ``rollout``) writes them."""
+        self.asked = 0
+        mine, tools = self.drawn(prompts), self.tools(step)
         rollout = rollout or self.now.recipe.rollout
         return list(rollout(tools, mine, step)), tools.generated
+
+    def drawn(self, prompts: int) -> list[Prompt]:
+        """The next prompts of the step. Every process draws all and keeps its share."""
+        drawn = [replace(one, group=one.group + self.asked) for one in self.prompts.take(prompts)]
+        self.asked += prompts
+        each = self.now.share(len(drawn))
+        return drawn[self.now.rank * each : (self.now.rank + 1) * each]
+
+    def further(self, lacking: int) -> list[Prompt]:
+        """See ``Tools.more``."""
+        wanted, processes = int(sum_over_processes({"lacking": lacking})["lacking"]), self.now.processes
+        return self.drawn(-(-wanted // processes) * processes) if wanted > 0 else []
 
     def tools(self, step: int) -> TextTools:
         now = self.now
@@ -104,6 +116,7 @@ class Writing:
             task=now.task,
             stores=self.store,
             measured=self.batching.measured,
+            further=self.further,
             seed=f"{now.config.seed} {now.stage} {step} {now.rank}",
             batch_size=now.config.bookkeeping.sample_batch,
         )

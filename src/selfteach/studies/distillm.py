@@ -1,0 +1,38 @@
+"""DistiLLM: a skewed KL, on the student's answers as far as needed."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import ADAM, SHORT, Laptop
+from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor",
+    {
+        **SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64, "check_every": 10,
+        "tolerance": 0.02, "replay_capacity": 512,
+    },
+)  # fmt: skip
+
+DISTILLM = "distillm --steps 100 --adaptive no --student-share 1"
+
+STUDY = Study(
+    method="distillm",
+    task="tutor",
+    claims=(
+        Claim(
+            says="A skewed reverse KL beats the generalized JSD of GKD on the student's own answers",
+            variants={
+                "skewed": f"{DISTILLM} --replay-ratio decreasing",
+                "gkd": "gkd --steps 100 --mean-over tokens",
+            },
+            higher="skewed",
+            lower="gkd",
+        ),
+        Claim(
+            says="The adaptive share does as well as answers of the student alone, which cost more to write",
+            variants={"adaptive": "distillm --steps 100", "own": DISTILLM},
+            higher="adaptive",
+            lower="own",
+        ),
+    ),
+)

@@ -1,0 +1,25 @@
+"""EOPD: a forward KL where the teacher is unsure."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import ADAM, SHORT, Laptop
+from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "threshold": 0.4, "steps": 150, "prompts": 64}
+)  # fmt: skip
+
+EOPD = "eopd --steps 100"
+
+STUDY = Study(
+    method="eopd",
+    task="tutor",
+    claims=(
+        Claim(
+            says="A forward KL where the teacher is unsure beats sampled distillation: Pass@8 +1.4 to +5.1",
+            variants={"eopd": EOPD, "sampled": f"{EOPD} --forward 0"},
+            higher="eopd",
+            lower="sampled",
+        ),
+    ),
+)

@@ -1,0 +1,29 @@
+"""MiniLLM: the policy gradient of the sequence's reverse KL."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import ADAM, SHORT, Laptop
+from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop("tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64})
+
+MINILLM = "minillm --steps 100"
+
+STUDY = Study(
+    method="minillm",
+    task="tutor",
+    claims=(
+        Claim(
+            says="Taking a token's own part of the return exactly is better than by its sample (ablation)",
+            variants={"single step": MINILLM, "sampled": f"{MINILLM} --single-step no"},
+            higher="single step",
+            lower="sampled",
+        ),
+        Claim(
+            says="Answers mixed with the teacher's are better than the student's own alone (ablation)",
+            variants={"mixed": MINILLM, "own": f"{MINILLM} --teacher-mix 0"},
+            higher="mixed",
+            lower="own",
+        ),
+    ),
+)

@@ -1,0 +1,31 @@
+"""SDFT: learning from demonstrations on the model's own tokens."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
+from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "table", {**SHORT, **ADAM, **MUTE, "ema_decay": 0.95, "skip_tokens": 0, "steps": 150, "prompts": 64}
+)
+
+SDFT = "sdft --steps 100"
+
+STUDY = Study(
+    method="sdft",
+    task="table",
+    claims=(
+        Claim(
+            says="On-policy learning from a demonstration beats fine-tuning on it: more of the new, less forgotten",
+            variants={"sdft": SDFT, "sft": "sft --steps 100 --lr 0.001"},
+            higher="sdft",
+            lower="sft",
+        ),
+        Claim(
+            says="An average of the student teaches better than its initial weights (ablation)",
+            variants={"average": SDFT, "frozen": f"{SDFT} --weights frozen"},
+            higher="average",
+            lower="frozen",
+        ),
+    ),
+)

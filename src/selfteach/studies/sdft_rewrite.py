@@ -1,0 +1,25 @@
+"""SDFT by rewritten references."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import PLAIN, Laptop
+from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop(
+    "table", {**PLAIN, "lr": 3e-4, "max_tokens": 64, "stored": 512, "steps": 300, "prompts": 64}
+)  # fmt: skip
+
+REWRITE = "sdft-rewrite --steps 100"
+
+STUDY = Study(
+    method="sdft-rewrite",
+    task="table",
+    claims=(
+        Claim(
+            says="References in the model's own words teach as well as those given, and disturb less",
+            variants={"rewritten": REWRITE, "given": "sft --steps 100"},
+            higher="rewritten",
+            lower="given",
+        ),
+    ),
+)
