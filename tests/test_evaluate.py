@@ -211,6 +211,10 @@ def test_float64_stays_float64(label: str, recipe: Recipe) -> None:
 
     large = {name: thrice(value) for name, value in given.items()}
     large["group"] = np.concatenate([given["group"] + 10 * i for i in range(3)])
+    rows = len(given["pair"])
+    large["pair"] = np.concatenate(
+        [np.where(given["pair"] < 0, -1, given["pair"] + rows * i) for i in range(3)]
+    )
     once, again = evaluate(recipe, given), evaluate(recipe, large)
     assert again["loss"] == pytest.approx(once["loss"], rel=1e-12)
     np.testing.assert_allclose(again["grad"][:6] * 3, once["grad"], rtol=1e-10, atol=1e-14)

@@ -40,6 +40,17 @@ from selfteach.objective.gate import At, LogRatio
 from selfteach.objective.hidden import Hidden
 from selfteach.objective.minibatch import Minibatch, passes
 from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.preference import (
+    DPOLoss,
+    Pairs,
+    bco,
+    dpo,
+    kto,
+    mismatched_kl,
+    refuse_smoothing,
+    report_rewards,
+    units_of,
+)
 from selfteach.objective.ranking import PlackettLuce
 from selfteach.objective.sampled import clipped_surrogate, k1, k2, k3
 from selfteach.objective.sequence import SequenceTerm
@@ -82,7 +93,7 @@ from selfteach.recipes.parts import (
     Rollouts,
     TrainedWeights,
 )
-from selfteach.recipes.tools import Prompt, Store, Tools
+from selfteach.recipes.tools import Prompt, Store, Tools, preferred
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.diagnosis import Diagnosis
 from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial
@@ -113,14 +124,16 @@ from selfteach.settings import (
     UnitInterval,
     settings,
 )
+from selfteach.task.example import Grade
 from selfteach.task.trajectory import Trajectory
 
 __all__ = [  # noqa: RUF022
     # what is written: settings, roles, trajectories
-    "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "GRPOSettings", "Optimization",
-    "PerRecord", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools", "TrainedWeights", "Trajectory",
-    "settings", "require", "NonNegativeFloat", "NonNegativeInt", "OpenUnit", "PositiveFloat", "PositiveInt",
-    "PositiveRows", "PositiveUnit", "UnitInterval",
+    "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "GRPOSettings", "Grade",
+    "Optimization", "PerRecord", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools",
+    "TrainedWeights", "Trajectory", "settings",
+    "require", "NonNegativeFloat", "NonNegativeInt", "OpenUnit", "PositiveFloat",
+    "PositiveInt", "PositiveRows", "PositiveUnit", "UnitInterval",
     # who scores: weights × views × spans
     "BEGINNING_ONLY", "EMA", "Answer", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn", "Frozen",
     "InSystem", "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst", "Reprompt",
@@ -133,7 +146,8 @@ __all__ = [  # noqa: RUF022
     "StudentMix", "Target", "TrustRegion", "JSD", "Alpha", "Divergence", "EntropyAware", "ForwardKL", "Jeffreys",
     "MixedKL", "PlackettLuce", "Renyi", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "ToDi", "TotalVariation",
     "gkd_jsd", "Full", "Support", "Tail", "TopK", "likeliest", "clipped_surrogate", "k1", "k2", "k3", "Divisor",
-    "Reduction",
+    "Reduction", "DPOLoss", "Pairs", "bco", "dpo", "kto", "mismatched_kl", "refuse_smoothing", "report_rewards",
+    "preferred", "units_of",
     # statistics, schedules, controllers, updates
     "Statistics", "entropy", "temperature_of", "capped", "group_advantage", "group_max", "group_mean", "group_rank",
     "group_softmax", "group_std", "group_sum", "normalized", "row_top", "scattered", "BetaPolicy", "ControllerSpec",

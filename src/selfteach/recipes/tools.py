@@ -8,7 +8,7 @@ revisions are such functions; all that they generate is counted, whatever they k
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Protocol
 
@@ -104,3 +104,14 @@ class Store(Protocol):
 
     trajectories: list[Trajectory]
     notes: dict[str, Any]
+
+
+def preferred(chosen: Sequence[Trajectory], rejected: Sequence[Trajectory]) -> list[Trajectory]:
+    """Both, pair by pair in their order: each chosen one is preferred to the rejected one of the same place
+    (``Trajectory.pair``). They are numbered anew, from 0. ValueError if these are not equally many."""
+    pairs = enumerate(zip(chosen, rejected, strict=True))
+    return [
+        one
+        for i, (good, bad) in pairs
+        for one in (replace(good, trajectory=2 * i, pair=2 * i + 1), replace(bad, trajectory=2 * i + 1))
+    ]
