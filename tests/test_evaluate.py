@@ -37,6 +37,10 @@ KNOBS: list[tuple[str, dict[str, Any]]] = [
     ("scope", {"estimator": "full", "mean_over": "tokens"}),
     ("scope", {"clip": 0.2}),
     ("lightning-opd", {"clip_advantage": 0.3, "mean_over": "tokens"}),
+    *(("dpo", {"loss": loss}) for loss in ("sigmoid_norm", "hinge", "nca_pair", "bco_pair", "sppo_hard")),
+    *(("dpo", {"loss": loss}) for loss in ("apo_zero", "apo_down", "robust")),
+    ("dpo", {"loss": "exo_pair", "label_smoothing": 0.1}),
+    ("kto", {"undesirable_weight": 0.5}),
 ]
 """Forms of the losses that no preset has."""
 CASES = list(golden.cases())

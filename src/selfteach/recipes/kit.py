@@ -93,6 +93,7 @@ from selfteach.recipes.parts import (
     Rollouts,
     TrainedWeights,
 )
+from selfteach.recipes.stages import Imitate, imitated
 from selfteach.recipes.tools import Prompt, Store, Tools, preferred
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.diagnosis import Diagnosis
@@ -147,7 +148,7 @@ __all__ = [  # noqa: RUF022
     "MixedKL", "PlackettLuce", "Renyi", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "ToDi", "TotalVariation",
     "gkd_jsd", "Full", "Support", "Tail", "TopK", "likeliest", "clipped_surrogate", "k1", "k2", "k3", "Divisor",
     "Reduction", "DPOLoss", "Pairs", "bco", "dpo", "kto", "mismatched_kl", "refuse_smoothing", "report_rewards",
-    "preferred", "units_of",
+    "preferred", "units_of", "Imitate", "imitated",
     # statistics, schedules, controllers, updates
     "Statistics", "entropy", "temperature_of", "capped", "group_advantage", "group_max", "group_mean", "group_rank",
     "group_softmax", "group_std", "group_sum", "normalized", "row_top", "scattered", "BetaPolicy", "ControllerSpec",
