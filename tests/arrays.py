@@ -35,7 +35,13 @@ def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str,
         "group": np.array([0, 0, 0, 1, 1, 1]),
         "reward": np.array([1.0, 0, 0, 1, 1, 0]),
         "origin": np.array(["student", "teacher", "student", "teacher", "student", "teacher"]),
-        "marks": {name: rng.random((ROWS, STEPS)) < 0.5 for name in MARKS},
+        "marks": {name: rng.random((ROWS, STEPS)) < 0.5 for name in MARKS}
+        | {
+            "mismatched": np.repeat(
+                np.array([[False], [False], [True], [False], [True], [False]]), STEPS, axis=1
+            )
+        },
+        "pair": np.array([1, -1, -1, 5, -1, -1]),
     }
 
 

@@ -59,6 +59,10 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "uni-opd": {"per_prompt": 4, "prompts": 2},
     "pi-distill": {"per_prompt": 4, "prompts": 2},
     "unmasking": {"completions": 2, "nodes": 1, "candidates": 2},
+    "dpo": {"per_prompt": 4, "prompts": 2},
+    "kto": {"per_prompt": 4, "prompts": 2},
+    "rft": {"stored": 6},
+    "soda": {"sft_steps": 4, "stored": 12, "steps": 6},
 }  # fmt: skip
 
 

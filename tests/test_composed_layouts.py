@@ -180,7 +180,8 @@ def test_data_without_answers_are_read_and_it_is_said_that_nothing_is_graded(
         task = opened(tmp_path, [row(i) for i in range(24)], kind)
     assert task.layout.startswith(name.partition(" (")[0])
     found = record(task, problem).private
-    assert found == ({} if "alone" in name else {"solution": "Bel."})
+    rejected = {"rejected": "Ard."} if name.startswith("preference pairs") else {}
+    assert found == ({} if "alone" in name else {"solution": "Bel.", **rejected})
     assert caplog.text.count("no answers are found: nothing is graded") == 1
     report = check_references(task, [task.train(i) for i in range(4)])
     assert not report.graded
@@ -209,6 +210,55 @@ def test_a_completion_that_was_marked_as_bad_is_no_solution(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"row 4: field 'solution' is missing or empty"):
         opened(tmp_path, rows)
     assert len(opened(tmp_path, rows, skip_incomplete_rows=True).rows) < 9
+
+
+@pytest.mark.parametrize("labels", [(True, False), (1, 0), ("true", "False")], ids=str)
+@pytest.mark.parametrize("talk", [False, True])
+def test_unpaired_preferences_keep_completions_of_either_label(
+    tmp_path: Path, labels: tuple[Any, Any], talk: bool
+) -> None:
+    rows: list[Row] = [
+        {
+            "prompt": [user(asked(i))] if talk else asked(i),
+            "completion": [reply("Bel.")] if talk else "Bel.",
+            "label": labels[i == 3],
+        }
+        for i in range(9)
+    ]
+    task = opened(tmp_path, rows, unpaired=True)
+    assert record(task, asked(1)).private == {"completion": "Bel.", "label": "true"}
+    assert record(task, asked(3)).private == {"completion": "Bel.", "label": "false"}
+    assert not task.graded
+    with pytest.raises(UserError, match=r"row 4: .*for kto set unpaired"):
+        opened(
+            tmp_path,
+            rows if labels == (True, False) else [{**one, "label": i != 3} for i, one in enumerate(rows)],
+        )
+
+
+def test_unpaired_preferences_want_their_columns_and_labels(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unpaired is set, which reads columns prompt, completion and label"):
+        opened(
+            tmp_path,
+            [{"prompt": asked(i), "chosen": "Bel.", "rejected": "Ard."} for i in range(9)],
+            unpaired=True,
+        )
+    rows: list[Row] = [{"prompt": asked(i), "completion": "Bel.", "label": "good"} for i in range(9)]
+    with pytest.raises(UserError, match=r"row 1: .*label is 'good', neither true nor false"):
+        opened(tmp_path, rows, unpaired=True)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        lambda i: {"prompt": asked(i), "chosen": "Bel.", "rejected": "Ard."},
+        lambda i: {"prompt": [user(asked(i))], "chosen": [reply("Bel.")], "rejected": [reply("Ard.")]},
+        lambda i: {"chosen": [user(asked(i)), reply("Bel.")], "rejected": [user(asked(i)), reply("Ard.")]},
+    ],
+)
+def test_the_rejected_answer_of_a_preference_is_a_private_field(tmp_path: Path, row: Any) -> None:
+    task = opened(tmp_path, [row(i) for i in range(9)])
+    assert record(task, asked(1)).private == {"solution": "Bel.", "rejected": "Ard."}
 
 
 def test_answers_in_some_solutions_are_wanted_in_all(tmp_path: Path) -> None:

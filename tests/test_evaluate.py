@@ -37,6 +37,10 @@ KNOBS: list[tuple[str, dict[str, Any]]] = [
     ("scope", {"estimator": "full", "mean_over": "tokens"}),
     ("scope", {"clip": 0.2}),
     ("lightning-opd", {"clip_advantage": 0.3, "mean_over": "tokens"}),
+    *(("dpo", {"loss": loss}) for loss in ("sigmoid_norm", "hinge", "nca_pair", "bco_pair", "sppo_hard")),
+    *(("dpo", {"loss": loss}) for loss in ("apo_zero", "apo_down", "robust")),
+    ("dpo", {"loss": "exo_pair", "label_smoothing": 0.1}),
+    ("kto", {"undesirable_weight": 0.5}),
 ]
 """Forms of the losses that no preset has."""
 CASES = list(golden.cases())
@@ -211,6 +215,10 @@ def test_float64_stays_float64(label: str, recipe: Recipe) -> None:
 
     large = {name: thrice(value) for name, value in given.items()}
     large["group"] = np.concatenate([given["group"] + 10 * i for i in range(3)])
+    rows = len(given["pair"])
+    large["pair"] = np.concatenate(
+        [np.where(given["pair"] < 0, -1, given["pair"] + rows * i) for i in range(3)]
+    )
     once, again = evaluate(recipe, given), evaluate(recipe, large)
     assert again["loss"] == pytest.approx(once["loss"], rel=1e-12)
     np.testing.assert_allclose(again["grad"][:6] * 3, once["grad"], rtol=1e-10, atol=1e-14)

@@ -6,7 +6,7 @@ never holds [N·T, V]. ``docs/objective.md`` shows how, ``docs/divergences.md`` 
 
 Axes: N rows of the whole batch and T positions of each (n, t: of a micro-batch) · P written positions, flat (p: some
 of them; ``*P``: in any number of axes) · V vocabulary · K entries of a support · d width of hidden states · f of
-features · r rank of a LoRA update · U units of a sum.
+features · r rank of a LoRA update · U units of a sum · J pairs of units.
 """
 
 from selfteach.objective.advantage import group_advantage, group_mean, normalized
@@ -39,6 +39,7 @@ from selfteach.objective.hidden import Hidden
 from selfteach.objective.layout import Layout
 from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.preference import Pairs, bco, dpo, kto, mismatched_kl
 from selfteach.objective.record import measure
 from selfteach.objective.sequence import SequenceTerm
 from selfteach.objective.statistics import Statistics, entropy
@@ -95,6 +96,7 @@ __all__ = [
     "Mixture",
     "NegativeLogLikelihood",
     "Outcome",
+    "Pairs",
     "PolicyGradient",
     "Positions",
     "Quantity",
@@ -116,13 +118,17 @@ __all__ = [
     "TotalVariation",
     "TrustRegion",
     "Weighted",
+    "bco",
+    "dpo",
     "entropy",
     "evaluate_terms",
     "gkd_jsd",
     "group_advantage",
     "group_mean",
+    "kto",
     "make_divergence",
     "measure",
+    "mismatched_kl",
     "normalized",
     "plan",
 ]

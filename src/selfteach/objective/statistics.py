@@ -182,6 +182,10 @@ class Statistics:
         given = self.columns.available.get(role, everywhere)
         return given if given.dim() == 1 else given.any(dim=1)
 
+    def whole(self, role: str) -> Bool[Tensor, "N"]:
+        """[N] bool: the update's rows of which ``role`` sees every written token, if there is one."""
+        return self.mask.any(dim=1) & (self.seen(role) == self.mask).all(dim=1)
+
     # --- what is measured on logits ------------------------------------------------------------------------------
 
     def log_prob(self, role: str = STUDENT) -> Float[Tensor, "N T"]:

@@ -42,6 +42,17 @@ from selfteach.objective.hidden import Hidden
 from selfteach.objective.ideal import cosine, ideal_gradient, within
 from selfteach.objective.minibatch import Minibatch, passes
 from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.preference import (
+    DPOLoss,
+    Pairs,
+    bco,
+    dpo,
+    kto,
+    mismatched_kl,
+    refuse_smoothing,
+    report_rewards,
+    units_of,
+)
 from selfteach.objective.ranking import PlackettLuce
 from selfteach.objective.sampled import clipped_surrogate, k1, k2, k3
 from selfteach.objective.sequence import SequenceTerm
@@ -86,7 +97,8 @@ from selfteach.recipes.parts import (
     Rollouts,
     TrainedWeights,
 )
-from selfteach.recipes.tools import Prompt, Store, Tools, by_group
+from selfteach.recipes.stages import Imitate, imitated
+from selfteach.recipes.tools import Prompt, Store, Tools, by_group, preferred
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.diagnosis import Diagnosis
 from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial
@@ -118,12 +130,13 @@ from selfteach.settings import (
     UnitInterval,
     settings,
 )
+from selfteach.task.example import Grade
 from selfteach.task.similarity import edit_similarity, rouge_1
 from selfteach.task.trajectory import Trajectory
 
 __all__ = [  # noqa: RUF022
     # what is written: settings, roles, trajectories
-    "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "GRPOSettings",
+    "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "GRPOSettings", "Grade",
     "NonNegativeFloat", "NonNegativeInt", "OpenUnit", "Optimization", "PerRecord", "PositiveFloat", "PositiveInt",
     "PositiveRows", "PositiveUnit", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools",
     "TrainedWeights", "Trajectory", "UnitInterval", "require", "settings",
@@ -133,12 +146,13 @@ __all__ = [  # noqa: RUF022
     "Revision", "Ring", "Role", "Snapshot", "Solution", "Told", "View", "Weights", "Whole", "experts", "routes",
     "taught",
     # the loss: terms, targets, divergences, supports
-    "JSD", "AdvantageTilted", "Alpha", "At", "CandidateMatch", "Consensus", "Divergence", "Divisor", "Entropy",
-    "EntropyAware", "Extrapolation", "ForwardKL", "FromRole", "Full", "GeometricMean", "Hidden", "Jeffreys",
-    "Likeliest", "LogRatio", "Match", "MixedKL", "Mixture", "NegativeLogLikelihood", "OfColumns", "PlackettLuce",
-    "PolicyGradient", "Positions", "Quantity", "Reduction", "Renyi", "ReverseKL", "Sampled", "SequenceTerm", "Signal",
-    "SkewForwardKL", "SkewReverseKL", "StudentMix", "Support", "Tail", "Target", "Term", "ToDi", "TopK",
-    "TotalVariation", "TrustRegion", "clipped_surrogate", "gkd_jsd", "k1", "k2", "k3", "likeliest",
+    "JSD", "AdvantageTilted", "Alpha", "At", "CandidateMatch", "Consensus", "DPOLoss", "Divergence", "Divisor",
+    "Entropy", "EntropyAware", "Extrapolation", "ForwardKL", "FromRole", "Full", "GeometricMean", "Hidden", "Imitate",
+    "Jeffreys", "Likeliest", "LogRatio", "Match", "MixedKL", "Mixture", "NegativeLogLikelihood", "OfColumns", "Pairs",
+    "PlackettLuce", "PolicyGradient", "Positions", "Quantity", "Reduction", "Renyi", "ReverseKL", "Sampled",
+    "SequenceTerm", "Signal", "SkewForwardKL", "SkewReverseKL", "StudentMix", "Support", "Tail", "Target", "Term",
+    "ToDi", "TopK", "TotalVariation", "TrustRegion", "bco", "clipped_surrogate", "dpo", "gkd_jsd", "imitated", "k1",
+    "k2", "k3", "kto", "likeliest", "mismatched_kl", "preferred", "refuse_smoothing", "report_rewards", "units_of",
     # statistics, schedules, controllers, updates
     "ITSELF", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "RisingShare",
     "Statistics", "by_group", "capped", "cosine", "edit_similarity", "entropy", "group_advantage", "group_max",

@@ -11,7 +11,7 @@ from typing import Any
 
 from selfteach.errors import UserError
 from selfteach.task.answer import last_boxed, last_hashes
-from selfteach.task.composed import composed_of, made
+from selfteach.task.composed import UNPAIRED, composed_of, made
 from selfteach.task.conversation import messages_of, replied
 from selfteach.task.layouts import DEFAULT, PEEKED, Layout, recognized
 from selfteach.task.options import TaskOptions
@@ -37,6 +37,8 @@ class Columns:
     """Private field → column, of fields that every row must have."""
     read: tuple[str, ...] = ()
     """Columns that a reward function has parameters for."""
+    replies: tuple[str, ...] = ()
+    """Private fields whose cells may be conversations: the last reply counts."""
     layout: str = DEFAULT
     composed: bool = False
     """The cells are made of several columns (``composed``)."""
@@ -67,12 +69,26 @@ def pick(row: Mapping[str, Any], column: str) -> Any:
 
 def composed(source: Source, options: TaskOptions) -> tuple[Source, str | None]:
     """The source with problems made of several columns, and the layout's name, if it has one that needs that and no
-    option names a column; else the source as it is, and None."""
+    option names a column; else the source as it is, and None. UserError where unpaired preferences are asked for of
+    other rows."""
+    if options.unpaired:
+        return made(unpaired(source), UNPAIRED), UNPAIRED.name
     roles = ("problem_column", "solution_column", "answer_column")
     if any(getattr(options, role) != getattr(TaskOptions, role) for role in roles):
         return source, None
     layout = composed_of(source, lambda: _head(source))
     return (source, None) if layout is None else (made(source, layout), layout.name)
+
+
+def unpaired(source: Source) -> Source:
+    """The source, if it has the columns of unpaired preferences."""
+    known = {column.casefold() for column in source.columns}
+    if not (UNPAIRED.columns <= known and known & {"prompt", "problem"}):
+        raise UserError(
+            f"{source.label}: unpaired is set, which reads columns prompt, completion and label; it has "
+            f"{', '.join(map(repr, source.columns))}: leave it out, or rename them"
+        )
+    return source
 
 
 def ungraded(source: Source, columns: Columns, options: TaskOptions) -> bool:
@@ -91,7 +107,7 @@ def resolve(source: Source, options: TaskOptions, reward: RewardFunction | None)
 
     Raises UserError for a column that is wanted and not there.
     """
-    layout = recognized(source.columns, lambda: _head(source))
+    layout = judged_layout(source, options) or recognized(source.columns, lambda: _head(source))
     names = _by_layout(options, layout)
     columns = Columns(
         problem=_needed(source, "problem_column", names["problem"]),
@@ -103,10 +119,22 @@ def resolve(source: Source, options: TaskOptions, reward: RewardFunction | None)
             for name in dict.fromkeys((*options.extra_columns, *(layout.extra if layout else ())))
         },
         layout=DEFAULT if layout is None else layout.name,
+        replies=layout.replies if layout else (),
     )
     if columns.answer == columns.solution:
         columns = replace(columns, answer=None)  # the answer stands at the solution's end
     return columns if reward is None else replace(columns, read=_read_by(reward, source, columns))
+
+
+def judged_layout(source: Source, options: TaskOptions) -> Layout | None:
+    """Unpaired preferences as a layout, where they are asked for; an answer column may stand beside them."""
+    if not options.unpaired:
+        return None
+    answer = (
+        options.answer_column if options.answer_column and _match(source, options.answer_column) else None
+    )
+    extra = ("completion", "label")
+    return Layout(UNPAIRED.name, UNPAIRED.columns, "problem", None, answer, extra=extra, replies=extra[:1])
 
 
 def say(name: str, columns: Columns) -> None:

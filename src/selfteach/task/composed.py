@@ -63,6 +63,17 @@ def approved(row: Cells) -> Cells:
     return {"problem": row["prompt"], "solution": row["completion"] if plain(row["label"]) else None}
 
 
+def judged(row: Cells) -> Cells:
+    """A completion with its label as text, be it good or bad."""
+    label = plain(row["label"])
+    said = label.strip().casefold() if isinstance(label, str) else label
+    if said not in (True, False, "true", "false"):  # 1 and 0 are equal to these
+        raise ValueError(f"label is {label!r}, neither true nor false")
+    good = said if isinstance(said, str) else str(bool(said)).casefold()
+    asked = row["prompt"] if row.get("prompt") is not None else row.get("problem")
+    return {"problem": asked, "completion": row["completion"], "label": good}
+
+
 # --- choices ----------------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +162,7 @@ def with_passages(rows: Sequence[Cells]) -> bool:
 
 
 PROBLEM, SOLUTION, ANSWER = "problem", "solution", "answer"
+LABELED = "prompt, completion and label"
 
 
 def _composed(
@@ -167,7 +179,7 @@ COMPOSED: tuple[Composed, ...] = (
     # Open-Orca/OpenOrca: id, system_prompt, question, response.
     _composed("OpenOrca", "system_prompt question response", (PROBLEM, SOLUTION), under_a_system_prompt),
     # TRL's unpaired preferences (KTO): prompt, completion, label.
-    _composed("prompt, completion and label", "prompt completion label", (PROBLEM, SOLUTION), approved),
+    _composed(LABELED, "prompt completion label", (PROBLEM, SOLUTION), approved),
     # cais/mmlu: question, subject, choices, answer (a number).
     # TIGER-Lab/MMLU-Pro: question, options, answer (a letter), answer_index …
     _composed(
@@ -202,6 +214,10 @@ COMPOSED: tuple[Composed, ...] = (
     _composed("SQuAD", "question context answers", (PROBLEM, ANSWER), about_a_text, fits=with_answer_texts),
 )
 """The first that fits counts. Those of ``layouts``, which need no making, are asked after these."""
+
+
+UNPAIRED = _composed("unpaired preferences", "completion label", (PROBLEM, "completion", "label"), judged)
+"""Where it is asked for (``TaskOptions.unpaired``): the rows of ``LABELED``, whatever their label."""
 
 
 def composed_of(source: Source, head: Callable[[], Sequence[Cells]]) -> Composed | None:

@@ -18,6 +18,7 @@ from selfteach.errors import UserError
 from selfteach.task.answer import AnswerFormat, asked_format, extract_answer
 from selfteach.task.answer_type import types_of
 from selfteach.task.columns import Columns, composed, resolve, say, ungraded
+from selfteach.task.composed import LABELED
 from selfteach.task.example import Example, Grade
 from selfteach.task.math_answer import MAX_CHARS, check_math, is_readable
 from selfteach.task.options import TaskOptions
@@ -252,7 +253,7 @@ def _records(
             continue
         yield record
     if missing:
-        _tell_missing(source, missing, read, options, counts)
+        _tell_missing(source, missing, read, options, counts, columns.layout == LABELED)
 
 
 def _tell_missing(
@@ -261,15 +262,20 @@ def _tell_missing(
     read: int,
     options: TaskOptions,
     counts: Counter[str],
+    labeled: bool,
 ) -> None:
-    """Say how many rows lack a field, and the first of them: as an error, unless they may be left out."""
+    """Say how many rows lack a field, and the first of them: as an error, unless they may be left out. ``labeled``: it
+    may be that their completions were called bad."""
     (first, what), *more = missing
     share = f"{len(missing)} of {read} rows ({len(missing) / read:.0%})"
     listed = ", ".join(str(number) for number, _ in missing[:NAMED]) + (" …" if len(missing) > NAMED else "")
     if not options.skip_incomplete_rows:
         others = f" ({share} lack a field: rows {listed})" if more else ""
         advice = "mend them" if more else "mend the row"
-        raise UserError(f"{source.label}, row {first}: {what}{others}; {advice} or set skip_incomplete_rows")
+        judged = " (a completion with label false is no solution; for kto set unpaired)" if labeled else ""
+        raise UserError(
+            f"{source.label}, row {first}: {what}{others}; {advice} or set skip_incomplete_rows{judged}"
+        )
     counts["rows left out: a needed field is missing"] += len(missing)
     log.warning("%s: %s lack a needed field and are left out: rows %s", source.label, share, listed)
 

@@ -32,6 +32,8 @@ class Layout:
     """Asked of the first rows where the names alone do not tell."""
     extra: tuple[str, ...] = ()
     """Further columns that become private fields."""
+    replies: tuple[str, ...] = ()
+    """Those of ``extra`` whose cell may be a conversation: its last reply counts."""
 
 
 def _layout(
@@ -63,6 +65,7 @@ def _chosen_talk(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 DEFAULT = "problem and solution"
+REJECTED: Mapping[str, Any] = {"extra": ("rejected",), "replies": ("rejected",)}
 
 LAYOUTS: tuple[Layout, ...] = (
     # MATH (hendrycks/competition_math: problem, level, type, solution), MATH-500 (HuggingFaceH4/MATH-500: and answer,
@@ -103,8 +106,8 @@ LAYOUTS: tuple[Layout, ...] = (
     _layout("problem and expected answer", "problem expected_answer", "problem", None, "expected_answer"),
     _layout("question and answer", "question answer", "question", None, "answer"),
     # TRL's pairs of a chosen and a rejected answer: with a prompt, text or messages, or in whole conversations. The
-    # chosen one is the solution.
-    _layout("preference pairs", "prompt chosen rejected", "prompt", "chosen", "answer"),
+    # chosen one is the solution, the other a private field (DPO).
+    _layout("preference pairs", "prompt chosen rejected", "prompt", "chosen", "answer", **REJECTED),
     _layout(
         "preference pairs in conversations",
         "chosen rejected",
@@ -112,6 +115,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "chosen",
         "answer",
         fits=_chosen_talk,
+        **REJECTED,
     ),
     # What a model answered, and what its user wrote then (user-interactions): nobody grades it.
     *(

@@ -38,6 +38,10 @@ class TaskOptions:
     extra_columns: tuple[str, ...] = ()
     """More columns for teachers to see, by name (feedback, tests, a rubric …)."""
 
+    unpaired: bool = False
+    """Rows are prompt, completion and label, as KTO reads them: completions of either label are kept, as private fields
+    completion and label (true, false). Else a completion is a solution, and one whose label is false is none."""
+
     verifier: Verifier = "math"
     """How an answer is graded: math (math-verify), exact (same text), none (every reward is 0)."""
 

@@ -62,7 +62,7 @@ def read_record(
     before, problem = _problem(place, columns.problem, pick(row, columns.problem))
     private = {}
     if columns.solution is not None:
-        private["solution"] = _solution(place, columns.solution, pick(row, columns.solution))
+        private["solution"] = _reply(place, columns.solution, pick(row, columns.solution))
     answer = _answer(place, row, columns, private.get("solution"), counts)
     if answer is not None:
         private["answer"] = answer
@@ -71,7 +71,8 @@ def read_record(
         end = " and the solution has no \\boxed{}" if columns.solution else ""
         raise Incomplete(f"{where} is missing or empty{end}")
     for name, column in columns.extra.items():
-        private[name] = needed(place, column, pick(row, column))
+        read = _reply if name in columns.replies else needed
+        private[name] = read(place, column, pick(row, column))
     for name in columns.read:
         text = _any_text(place, name, row.get(name))
         if text is not None:
@@ -102,7 +103,7 @@ def _problem(place: str, name: str, value: Any) -> tuple[tuple[Message, ...], st
     return found[0], needed(place, name, found[1])
 
 
-def _solution(place: str, name: str, value: Any) -> str:
+def _reply(place: str, name: str, value: Any) -> str:
     messages = _messages(place, name, value)
     if messages is None:
         return needed(place, name, value)
