@@ -34,7 +34,9 @@ class Rounds(Recipe):
     @property
     def trained(self) -> Mapping[str, TrainedWeights]:
         first = BASE if self.rounds == 1 else f"{END}b-{self.rounds - 1}"
-        return {"policy": TrainedWeights(first if self.second else "previous", self.optimization, self.adapter)}
+        return {
+            "policy": TrainedWeights(first if self.second else "previous", self.optimization, self.adapter)
+        }
 
     @property
     def stages(self) -> Mapping[str, Recipe]:
