@@ -21,8 +21,9 @@ RUNS = {
     "grpo": "--kl 0.1 --steps 1 --eval-problems 0 --per-prompt 2 --sampler-dtype bfloat16",
     "atesd": "--steps 2 --eval-problems 0",
     "sft": "--steps 1 --eval-problems 0",
+    "effopd": "--teacher {model} --steps 1 --eval-problems 0 --validation 2",
 }
-"""A run without signal, so that an alarm sounds; a reference; a controller with a probe; text nobody sampled."""
+"""A run without signal, so that an alarm sounds; a reference; a controller with a probe; unsampled text; a hook."""
 
 
 def documented() -> list[str]:
@@ -51,7 +52,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     found: set[str] = set()
     for recipe, words in RUNS.items():
         common = f"--task table --model {model} --max-tokens 8 --prompts 4 --samples-every 0 --out {folder / recipe}"
-        config, _ = configured([recipe, *common.split(), *words.split()])
+        config, _ = configured([recipe, *common.split(), *words.format(model=model).split()])
         launch(config, Silent, Silent, check=False)
         for row in read_rows(folder / recipe / "metrics.jsonl"):
             found |= names(row)

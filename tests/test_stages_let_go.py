@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,12 +12,21 @@ from doors import run_of_recipe
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.recipes.kit import (
-    BASE, END, Optimization, Plain, Recipe, Role, Rollouts, Snapshot, TrainedWeights,
-)  # fmt: skip
+    BASE,
+    END,
+    Optimization,
+    Plain,
+    Recipe,
+    Role,
+    Rollouts,
+    Snapshot,
+    TrainedWeights,
+    settings,
+)
 from selfteach.training import resuming
 
 
-@dataclass(frozen=True)
+@settings
 class Rounds(Recipe):
     """Stages a-1, b-1, a-2, b-2 …: b-i starts at b-(i-1)'s end, is taught by a-i's end, and so is the stage itself."""
 

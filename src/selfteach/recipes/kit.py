@@ -6,6 +6,7 @@ from selfteach.checks import require
 from selfteach.control.beta_policy import BetaPolicy
 from selfteach.control.controller import ControllerSpec
 from selfteach.control.hook import Hook, HookSpec
+from selfteach.control.leaps import Leaps
 from selfteach.control.schedule import HoldThenDecay
 from selfteach.objective.advantage import (
     group_advantage,
@@ -137,5 +138,5 @@ __all__ = [  # noqa: RUF022
     # statistics, schedules, controllers, updates
     "Statistics", "entropy", "temperature_of", "capped", "group_advantage", "group_max", "group_mean", "group_rank",
     "group_softmax", "group_std", "group_sum", "normalized", "row_top", "scattered", "BetaPolicy", "ControllerSpec",
-    "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
+    "HoldThenDecay", "Hook", "HookSpec", "Leaps", "Minibatch", "passes",
 ]  # fmt: skip

@@ -36,7 +36,7 @@ from selfteach.training.rundir import whole_folder
 from selfteach.training.text import data, metrics, mismatch, preflight, tokens
 from selfteach.training.text.batching import Batching
 from selfteach.training.text.classes import read_classes, token_classes
-from selfteach.training.text.evaluation import HEADLINE, Answered, examined
+from selfteach.training.text.evaluation import HEADLINE, Answered, answered, examined
 from selfteach.training.text.models import Models
 from selfteach.training.text.present import Present
 from selfteach.training.text.private import private_gradient
@@ -44,6 +44,7 @@ from selfteach.training.text.probe import reference_likelihoods
 from selfteach.training.text.update import TextBatch, backward, losses_of
 from selfteach.training.text.writing import Writing
 from selfteach.training.threads import small_folder, threads_of
+from selfteach.training.weights import trainable
 
 ONE_THREAD = "so small a model computes on one thread, faster than on several: OMP_NUM_THREADS says otherwise"
 
@@ -85,14 +86,13 @@ class TextLearner(Learner):
         )
         self.models = Models(config, every, here.device)
         self.batching = Batching(self.now, self.models)
-        probed = max((one.reference_probe.examples for one in every if one.reference_probe), default=0)
-        self.writing = Writing(self.now, self.policy, self.batching, probed)
+        self.writing = Writing(self.now, self.policy, self.batching, every)
         self.classes = token_classes(
             self.policy.renderer, self.policy.vocabulary, read_classes(config.bookkeeping.token_classes)
         )
         self.controllers: dict[str, Controller] = {}
         self.hook: Hook | None = None
-        self.hooked = 0
+        self.hooked = self.validated_tokens = 0
         if self.threads() == 1:
             progress.say(ONE_THREAD)
         self.answers_shown: list[Answered] = []
@@ -157,7 +157,8 @@ class TextLearner(Learner):
         self.writing.enter()
         seed = self.config.seed
         self.controllers = {knob: spec.start(seed) for knob, spec in self.recipe.controllers.items()}
-        self.hook = None if self.recipe.hook is None else self.recipe.hook.start(seed)
+        here = trainable(self.modules())
+        self.hook = None if self.recipe.hook is None else self.recipe.hook.start(seed, here)
         self.hooked = self.now.step = 0
 
     def optimizers(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Trained]:
@@ -172,6 +173,7 @@ class TextLearner(Learner):
     def collect(self, step: int) -> TextBatch:
         """Prompts → trajectories → graded → views → columns; nobody has scored anything yet."""
         self.now.step = step
+        self.validated_tokens = 0
         self.set_knobs(step)
         before = Counter(self.task.verdicts)
         drawn = self.models.weights.drawn_apart
@@ -247,13 +249,15 @@ class TextLearner(Learner):
         return partial(losses_of, self.batching.of(rows, batch.contexts, batch.step, alone=True))
 
     def spent(self, batch: TextBatch) -> int:
-        return batch.spent
+        """Tokens generated for the batch, and by a hook after it."""
+        return batch.spent + self.validated_tokens
 
     def metrics(self, batch: TextBatch, done: Sequence[Numbers]) -> Mapping[str, Any]:
         row = metrics.row_of(batch, self.classes, self.clock.total)
         control = {f"control/{knob}": getattr(self.recipe, knob) for knob in self.controllers}
         too_long = {"prompts/too_long": self.writing.prompts.too_long}
-        return {**row, **too_long, **control, **reference_likelihoods(self, batch.step)}
+        hooked = {} if self.hook is None else {f"hook/{k}": v for k, v in self.hook.metrics().items()}
+        return {**row, **too_long, **control, **hooked, **reference_likelihoods(self, batch.step)}
 
     def observe(self, row: Mapping[str, Any]) -> None:
         for controller in self.controllers.values():
@@ -268,12 +272,22 @@ class TextLearner(Learner):
         return True
 
     def evaluate(self, phase: Literal["before", "train", "after", "hook"]) -> Mapping[str, float] | None:
+        if phase == "hook":
+            return self.validated()
         if self.problems_asked == 0:
             return None
-        numbers, answers = examined(self)
-        if phase != "hook":
-            self.answers_shown = answers
+        numbers, self.answers_shown = examined(self)
         return numbers
+
+    def validated(self) -> Mapping[str, float]:
+        """What the stage's hook is told of the weights as they are now."""
+        if self.recipe.hook is None:
+            raise ValueError(f"stage {self.now.stage} has no hook that would ask")
+        kept = [one.example for one in self.writing.probed[: self.recipe.hook.problems]]
+        found, answers = answered(self, self.task, kept)
+        if self.now.rank == 0:  # every process has all the answers, and what is spent is summed
+            self.validated_tokens += sum(len(one.ids) for one in answers)
+        return found.headline()
 
     def samples(
         self, batch: TextBatch | None, phase: Literal["before", "train", "after"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
+from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
 from selfteach.recipes.base import Recipe
@@ -36,14 +37,22 @@ class PromptStream:
     kept_out: frozenset[int] = frozenset()
 
     def take(self, count: int) -> list[Prompt]:
-        """The next ``count`` prompts that fit, groups numbered from 0. UserError if a hundred in a row are too long."""
+        """The next ``count`` prompts that fit, groups numbered from 0. UserError if a hundred in a row are too long, or
+        if no problem is left that is not kept out."""
         taken: list[Prompt] = []
-        in_a_row = 0
+        in_a_row = kept_in_a_row = 0
         while len(taken) < count:
             example = self.task.train(self.cursor)
             self.cursor += 1
             if self.kept_out and fingerprint(example.problem) in self.kept_out:
+                kept_in_a_row += 1
+                require(
+                    kept_in_a_row < TOO_MANY * (1 + len(self.kept_out)),
+                    f"task {self.task.name} has no problem left to train on: {len(self.kept_out)} are kept out, to be "
+                    "measured on; give it more problems, or have the method keep fewer",
+                )
                 continue
+            kept_in_a_row = 0
             ids = self.ids_of(example)
             if ids is not None:
                 taken.append(Prompt(example, ids, len(taken)))

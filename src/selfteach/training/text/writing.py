@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfteach.policy.loading import Policy
+from selfteach.recipes.base import Recipe
 from selfteach.recipes.tools import Prompt
 from selfteach.task.sizes import sizes_of
 from selfteach.task.split import fingerprint
@@ -17,7 +18,7 @@ from selfteach.training.progress import Progress
 from selfteach.training.reduce import gather_rows, sum_over_processes
 from selfteach.training.text.annotate import annotated
 from selfteach.training.text.batching import Batching, rows_of
-from selfteach.training.text.data import probed_of
+from selfteach.training.text.data import kept_out_of, probed_of
 from selfteach.training.text.present import Present
 from selfteach.training.text.prompts import PromptStream, knob_of_longest
 from selfteach.training.text.store import NamedStore, require_answers
@@ -27,7 +28,7 @@ from selfteach.training.text.tools import TextTools
 class Writing:
     """``prompts``: where the data stands; ``stores``: what outlives a step; ``probed``: prompts never trained on."""
 
-    def __init__(self, now: Present, policy: Policy, batching: Batching, probed: int) -> None:
+    def __init__(self, now: Present, policy: Policy, batching: Batching, stages: Sequence[Recipe]) -> None:
         self.now, self.policy, self.batching = now, policy, batching
         self.prompts = PromptStream(
             now.task,
@@ -36,9 +37,10 @@ class Writing:
             now.recipe.rollouts.max_tokens,
             knob_of_longest(now.config.recipe, now.stage),
         )
-        sizes = sizes_of(now.task)
-        self.probed: list[Prompt] = self.prompts.take(probed if sizes is None else probed_of(sizes, probed))
-        if sizes is not None:  # else they would come again in the next epoch
+        sizes, asked = sizes_of(now.task), kept_out_of(stages)
+        self.probed: list[Prompt] = self.prompts.take(asked if sizes is None else probed_of(sizes, asked))
+        # Else they would come again, in the next epoch, or by chance: a hook must not choose by what is trained on.
+        if sizes is not None or any(one.hook is not None for one in stages):
             self.prompts.kept_out = frozenset(fingerprint(one.example.problem) for one in self.probed)
         self.stores: dict[str, NamedStore] = {}
         self.filled: set[str] = set()
