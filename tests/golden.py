@@ -58,6 +58,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "dgrpo": {"per_prompt": 4, "prompts": 2},
     "uni-opd": {"per_prompt": 4, "prompts": 2},
     "pi-distill": {"per_prompt": 4, "prompts": 2},
+    "dp-opd": {"poisson_records": 12, "delta": 1e-2},
     "effopd": {"validation": 4, "trials": 1},
     "erpd": {"rounds": 2, "stored": 6, "per_prompt": 4, "prompts": 2, "steps": 3, "extreme_steps": 2},
 }  # fmt: skip

@@ -21,9 +21,10 @@ RUNS = {
     "grpo": "--kl 0.1 --steps 1 --eval-problems 0 --per-prompt 2 --sampler-dtype bfloat16",
     "atesd": "--steps 2 --eval-problems 0",
     "sft": "--steps 1 --eval-problems 0",
+    "dp-opd": "--teacher {model} --steps 1 --eval-problems 0 --poisson-records 40",
     "effopd": "--teacher {model} --steps 1 --eval-problems 0 --validation 2",
 }
-"""A run without signal, so that an alarm sounds; a reference; a controller with a probe; unsampled text; a hook."""
+"""A run without signal, so that an alarm sounds; a reference; a controller; unsampled text; privacy; a hook."""
 
 
 def documented() -> list[str]:

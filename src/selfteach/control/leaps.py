@@ -38,8 +38,9 @@ class Leaps:
         """UserError if no tensor's name has one of the ``parts``."""
         chosen = [name for name in weights if any(part in name for part in self.parts) and NORM not in name]
         if not chosen:
+            there = min(weights, default="none")
             raise UserError(
-                f"no trained weight has one of {', '.join(self.parts)} in its name: there is {min(weights, default='none')}"
+                f"no trained weight has one of {', '.join(self.parts)} in its name: there is {there}"
             )
         return Leaping(self.trials, {name: weights[name].detach().clone() for name in chosen})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from selfteach.checks import require
+from selfteach.control.accountant import noise_for
 from selfteach.control.beta_policy import BetaPolicy
 from selfteach.control.controller import ControllerSpec
 from selfteach.control.hook import Hook, HookSpec
@@ -138,5 +139,5 @@ __all__ = [  # noqa: RUF022
     # statistics, schedules, controllers, updates
     "Statistics", "entropy", "temperature_of", "capped", "group_advantage", "group_max", "group_mean", "group_rank",
     "group_softmax", "group_std", "group_sum", "normalized", "row_top", "scattered", "BetaPolicy", "ControllerSpec",
-    "HoldThenDecay", "Hook", "HookSpec", "Leaps", "Minibatch", "passes",
+    "HoldThenDecay", "Hook", "HookSpec", "Leaps", "Minibatch", "noise_for", "passes",
 ]  # fmt: skip

@@ -12,7 +12,8 @@ class EffOPD(ExOPD):
 
     "Learning to Foresee" (arXiv 2605.11739). The loss is that of ``ExOPD`` with ``reward_scale`` = λ = 1,
 
-        A_t = log π*(y_t) − log π(y_t) without gradient,    L = mean over tokens of −min( π/π_rollout, is_cap ) A_t log π(y_t)
+        A_t = log π*(y_t) − log π(y_t)                                       without gradient
+        L = mean over tokens of −min( π/π_rollout, is_cap ) A_t log π(y_t)
 
     and after steps k = 1, 2, 4, 8 … the attention's and MLPs' weights try ``Leaps``: with the anchor B (the weights
     before step 1, then those that the last leap left), W_k + 2j (W_k − B) for j = 1 … ``trials``, as long as the reward

@@ -30,8 +30,9 @@ class WeightStore:
     """Weights of roles, keyed by what they are: roles of equal weights share one copy.
 
     ``trained``: the policies in training by name; ``load`` gives another model (``External``), loaded once;
-    ``snapshots``: those that any stage will want, kept while a stage to come names them. ``sampler_dtype``: live weights are sampled from in
-    a copy of this dtype (none: as they are). Full weights are held as modules of their own.
+    ``snapshots``: those that any stage will want, kept while a stage to come names them.
+    ``sampler_dtype``: live weights are sampled from in a copy of this dtype (none: as they are).
+    Full weights are held as modules of their own.
     Those of a LoRA policy are exchanged in place (``Exchange``): **no graph of the student may be alive while a role
     is scored**. ``rest``: the device on which full weights that never move wait until they score (None: where the
     trained ones are); ``load`` gives its models there. ``drawn_apart``: how often such a copy was sampled from.

@@ -27,6 +27,8 @@ def examined(
         f"recipe {config.recipe_name} validates its weights as it goes, but nothing is graded here: --reward FILE:NAME",
     )
     sizes = require_enough(task)
+    for one in stages.values():
+        refuse_contradicting_draws(one, sizes)
     said = dtypes.without_effect(config, stages)
     return [
         *said,
@@ -55,6 +57,20 @@ def refuse_contradictions(config: TrainConfig, stages: Mapping[str, Recipe]) -> 
     require(
         not (book.until_solved and config.reward is None and data.verifier == "none"),
         "until_solved waits for a right answer, but verifier none calls none right: choose one, or give a reward",
+    )
+
+
+def refuse_contradicting_draws(recipe: Recipe, sizes: Sizes | None) -> None:
+    """UserError where Poisson samples are asked of answers that are stored, or of more records than there are."""
+    records = recipe.optimization.poisson_records
+    require(
+        not (records and recipe.rollouts.stored),
+        "poisson_records draws anew at every step, stored answers once: leave one of them out",
+    )
+    require(
+        sizes is None or records <= sizes.rows,
+        f"poisson_records is {records:,}, but there are {0 if sizes is None else sizes.rows:,} rows to train on: set "
+        "it to that, or lower",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -14,6 +15,8 @@ from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from selfteach.checks import require
+from selfteach.control.accountant import epsilon
 from selfteach.control.controller import Controller
 from selfteach.control.hook import Hook
 from selfteach.errors import UserError, less_memory
@@ -153,6 +156,10 @@ class TextLearner(Learner):
                 "gradients of single records allow one update a batch (their noise is accounted for once): set "
                 "update_epochs and minibatches to 1"
             )
+            require(
+                self.recipe.per_record.delta is None or self.recipe.optimization.poisson_records > 0,
+                "an epsilon at a given delta is known of Poisson samples alone: set poisson_records",
+            )
         self.models.enter(stage, self.now.stage, self.recipe)
         self.writing.enter()
         seed = self.config.seed
@@ -257,7 +264,16 @@ class TextLearner(Learner):
         control = {f"control/{knob}": getattr(self.recipe, knob) for knob in self.controllers}
         too_long = {"prompts/too_long": self.writing.prompts.too_long}
         hooked = {} if self.hook is None else {f"hook/{k}": v for k, v in self.hook.metrics().items()}
-        return {**row, **too_long, **control, **hooked, **reference_likelihoods(self, batch.step)}
+        more = {**too_long, **control, **hooked, **self.privacy(batch.step)}
+        return {**row, **more, **reference_likelihoods(self, batch.step)}
+
+    def privacy(self, step: int) -> Mapping[str, float]:
+        """ε of the stage's steps so far."""
+        spec, o = self.recipe.per_record, self.recipe.optimization
+        if spec is None or spec.delta is None:
+            return {}
+        rate = o.prompts / o.poisson_records
+        return {"privacy/epsilon": epsilon(rate, spec.noise, step + 1, spec.delta)}
 
     def observe(self, row: Mapping[str, Any]) -> None:
         for controller in self.controllers.values():
@@ -313,6 +329,7 @@ class TextLearner(Learner):
             "writing": self.writing.state(),
             "starts": self.models.starts.state(),
             "longest_prompt": self.longest_prompt,
+            "per_record": None if self.recipe.per_record is None else asdict(self.recipe.per_record),
             **self.models.state(),
         }
 
@@ -322,6 +339,12 @@ class TextLearner(Learner):
         if self.hook is not None:
             self.hook.load_state(state["hook"])
         self.hooked = state["hooked"]
+        spec, kept = self.recipe.per_record, state.get("per_record")
+        require(
+            spec is None or kept is None or asdict(spec) == kept,
+            "noise and clipping were others so far (more steps at the same epsilon want more noise from the first on): "
+            "give the noise itself, or start anew",
+        )
         self.writing.load_state(state["writing"])
         self.models.starts.load_state(state["starts"])
         self.longest_prompt = state.get("longest_prompt", 0)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from random import Random
+
+import torch
 
 from selfteach.checks import require
 from selfteach.errors import UserError
@@ -66,6 +69,23 @@ class PromptStream:
                     f"stage's longest answer, {self.max_tokens} tokens, exceed the model's window of "
                     f"{self.policy.window}; lower {self.knob}"
                 )
+        return taken
+
+    def sample(self, records: int, rate: float, key: str) -> list[Prompt]:
+        """Each of the task's first ``records`` examples with chance ``rate``, whatever the others do, in their order
+        (Poisson sampling); those that do not fit are passed over. The draw follows from ``key`` alone."""
+        generator = torch.Generator().manual_seed(Random(key).getrandbits(63))
+        chosen = torch.rand(records, generator=generator, dtype=torch.float64) < rate
+        taken: list[Prompt] = []
+        for index in chosen.nonzero().flatten().tolist():
+            example = self.task.train(index)
+            if fingerprint(example.problem) in self.kept_out:
+                continue
+            ids = self.ids_of(example)
+            if ids is None:
+                self.too_long += 1
+                continue
+            taken.append(Prompt(example, ids, len(taken)))
         return taken
 
     def ids_of(self, example: Example) -> list[int] | None:

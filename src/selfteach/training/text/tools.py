@@ -30,7 +30,7 @@ ENVIRONMENT = "environment"
 class TextTools:
     """See ``recipes/tools.py``. ``generated`` counts every token made, those that were thrown away included.
 
-    ``seed`` names the step and this process, ``reading.draws`` the step alone. ``score``: rows and
+    ``seed`` names the step, as ``reading.draws`` does, and ``rank`` this process. ``score``: rows and
     a role's name → each row's log-probs (nats) of the tokens that the policy wrote.
     """
 
@@ -41,6 +41,7 @@ class TextTools:
     stores: Callable[[str], NamedStore]
     score: Callable[[Sequence[Trajectory], str], list[list[float]]]
     seed: str
+    rank: int
     batch_size: int | None = None
     generated: int = 0
     asked: Counter[str] = field(default_factory=Counter)
@@ -187,8 +188,8 @@ class TextTools:
     def store(self, name: str) -> NamedStore:
         return self.stores(name)
 
-    def random(self, name: str) -> Random:
-        return Random(f"{self.seed} {name}")
+    def random(self, name: str, *, shared: bool = False) -> Random:
+        return Random(f"{self.seed} {0 if shared else self.rank} {name}")
 
     def key(self, one: Trajectory, role: str) -> str:
         """What the random numbers of the next piece of this trajectory follow from: the step's example and how many

@@ -87,11 +87,20 @@ class Writing:
 
     def write(self, prompts: int, step: int) -> tuple[list[Trajectory], int]:
         """Answers to the next prompts as the recipe writes them. Every process draws all and keeps its share."""
-        drawn = self.prompts.take(prompts)
-        each = self.now.share(len(drawn))
-        mine = drawn[self.now.rank * each : (self.now.rank + 1) * each]
         tools = self.tools(step)
-        return list(self.now.recipe.rollout(tools, mine, step)), tools.generated
+        return list(self.now.recipe.rollout(tools, self.drawn(prompts, step), step)), tools.generated
+
+    def drawn(self, prompts: int, step: int) -> list[Prompt]:
+        """This process's share of the step's prompts: the next ones, or a Poisson sample of so many in the mean."""
+        now = self.now
+        if records := now.recipe.optimization.poisson_records:
+            every = self.prompts.sample(
+                records, prompts / records, f"{now.config.seed} {now.stage} {step} poisson"
+            )
+            return every[now.rank :: now.processes]
+        every = self.prompts.take(prompts)
+        each = now.share(len(every))
+        return every[now.rank * each : (now.rank + 1) * each]
 
     def tools(self, step: int) -> TextTools:
         now = self.now
@@ -102,7 +111,8 @@ class Writing:
             task=now.task,
             stores=self.store,
             score=self.batching.log_probs,
-            seed=f"{now.config.seed} {now.stage} {step} {now.rank}",
+            seed=f"{now.config.seed} {now.stage} {step}",
+            rank=now.rank,
             batch_size=now.config.bookkeeping.sample_batch,
         )
 
