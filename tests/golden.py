@@ -63,6 +63,9 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "kto": {"per_prompt": 4, "prompts": 2},
     "rft": {"stored": 6},
     "soda": {"sft_steps": 4, "stored": 12, "steps": 6},
+    "dp-opd": {"poisson_records": 12, "delta": 1e-2},
+    "effopd": {"validation": 4, "trials": 1},
+    "erpd": {"rounds": 2, "stored": 6, "per_prompt": 4, "prompts": 2, "steps": 3, "extreme_steps": 2},
 }  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def test_the_probes_problems_are_never_trained_on(tiny: str) -> None:
     learner = TextLearner(config, shown)
     probed = {one.example.problem for one in learner.writing.probed}
     assert len(probed) == len(make_task(rows(12)).rows) // 4  # type: ignore[attr-defined]
-    assert any(f"kept for the probe of references: {len(probed)} of 16" in one for one in shown.said)
+    assert any(f"kept out of training, to be measured on: {len(probed)} of 16" in one for one in shown.said)
     trained = {one.example.problem for one in learner.writing.prompts.take(40)}
     assert trained
     assert trained.isdisjoint(probed)

@@ -60,7 +60,7 @@ def writers(recipe: GKD, steps: int = 200) -> list[str]:
     tools: Any = SimpleNamespace(
         sample=lambda prompts, n, role="student": written.append(role),
         quote=lambda prompts, field: written.append(field),
-        random=lambda name: Random(len(written)),
+        random=lambda name, shared: Random(len(written)),
     )
     for step in range(steps):
         recipe.rollout(tools, [], step)

@@ -22,9 +22,11 @@ RUNS = {
     f"--reward {__file__}:numbered",
     "atesd": "--steps 2 --eval-problems 0",
     "sft": "--steps 1 --eval-problems 0",
+    "dp-opd": "--teacher {model} --steps 1 --eval-problems 0 --poisson-records 40",
+    "effopd": "--teacher {model} --steps 1 --eval-problems 0 --validation 2",
 }
 """A run without signal, so that an alarm sounds; a reference and a reward of several numbers; a controller with a
-probe; text nobody sampled."""
+probe; text nobody sampled; privacy; a hook."""
 
 
 def numbered(completion: str) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     found: set[str] = set()
     for recipe, words in RUNS.items():
         common = f"--task table --model {model} --max-tokens 8 --prompts 4 --samples-every 0 --out {folder / recipe}"
-        config, _ = configured([recipe, *common.split(), *words.split()])
+        config, _ = configured([recipe, *common.split(), *words.format(model=model).split()])
         launch(config, Silent, Silent, check=False)
         for row in read_rows(folder / recipe / "metrics.jsonl"):
             found |= names(row)

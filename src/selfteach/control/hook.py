@@ -8,6 +8,9 @@ from typing import Any, Protocol
 from jaxtyping import Shaped
 from torch import Tensor
 
+Named = Mapping[str, Shaped[Tensor, "..."]]
+"""The live trained tensors by name (``NAME.parameter``)."""
+
 
 class Hook(Protocol):
     """Looks at the trained weights after an optimizer step, and may set them in place.
@@ -15,11 +18,13 @@ class Hook(Protocol):
     ``state`` is any nesting of plain values and tensors; a hook with that state goes on exactly as before.
     """
 
-    def after_step(
-        self, step: int, weights: Mapping[str, Shaped[Tensor, "..."]], evaluate: Callable[[], float]
-    ) -> None:
-        """``step`` = 1, 2 … within the stage; ``weights``: the live trained tensors by name (``NAME.parameter``);
-        ``evaluate()``: held-out accuracy with the weights as they are now."""
+    def after_step(self, step: int, weights: Named, evaluate: Callable[[], float]) -> None:
+        """``step`` = 1, 2 … within the stage; ``evaluate()``: mean reward of the answers that the weights, as they are
+        now, give to the problems that were kept out for the hook, by the run's settings of evaluation and with random
+        numbers that are the same at every call."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """What the last step is to write down, as ``hook/NAME``."""
 
     def state(self) -> dict[str, Any]: ...
 
@@ -29,4 +34,9 @@ class Hook(Protocol):
 class HookSpec(Protocol):
     """What a recipe declares: the hook's settings, from which a run starts one."""
 
-    def start(self, seed: int) -> Hook: ...
+    @property
+    def problems(self) -> int:
+        """Problems for ``evaluate``, which are neither trained on nor held out (of few rows, a quarter at most)."""
+
+    def start(self, seed: int, weights: Named) -> Hook:
+        """Begin with a stage; ``weights``: as they are before its first step."""

@@ -51,7 +51,7 @@ class GKD(Recipe):
         return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
-        if tools.random("source").random() < self.lmbda:
+        if tools.random("source", shared=True).random() < self.lmbda:
             return tools.sample(prompts, self.rollouts.per_prompt)
         if self.seq_kd:
             return tools.sample(prompts, self.rollouts.per_prompt, role=TEACHER)

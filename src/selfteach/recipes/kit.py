@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from selfteach.checks import require
+from selfteach.control.accountant import noise_for
 from selfteach.control.beta_policy import BetaPolicy
 from selfteach.control.controller import ControllerSpec
 from selfteach.control.hook import Hook, HookSpec
+from selfteach.control.leaps import Leaps
 from selfteach.control.rising_share import RisingShare
 from selfteach.control.schedule import HoldThenDecay
 from selfteach.objective.advantage import (
@@ -154,9 +156,9 @@ __all__ = [  # noqa: RUF022
     "ToDi", "TopK", "TotalVariation", "TrustRegion", "bco", "clipped_surrogate", "dpo", "gkd_jsd", "imitated", "k1",
     "k2", "k3", "kto", "likeliest", "mismatched_kl", "preferred", "refuse_smoothing", "report_rewards", "units_of",
     # statistics, schedules, controllers, updates
-    "ITSELF", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "RisingShare",
-    "Statistics", "by_group", "capped", "cosine", "edit_similarity", "entropy", "group_advantage", "group_max",
-    "group_mean", "group_rank", "group_softmax", "group_std", "group_sum", "ideal_gradient", "itself_or",
-    "normalized", "nth_likeliest", "passes", "role_entropy", "rouge_1", "row_top", "scattered", "temperature_of",
-    "top_ids", "within",
+    "ITSELF", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Leaps", "Minibatch",
+    "RisingShare", "Statistics", "by_group", "capped", "cosine", "edit_similarity", "entropy", "group_advantage",
+    "group_max", "group_mean", "group_rank", "group_softmax", "group_std", "group_sum", "ideal_gradient", "itself_or",
+    "noise_for", "normalized", "nth_likeliest", "passes", "role_entropy", "rouge_1", "row_top", "scattered",
+    "temperature_of", "top_ids", "within",
 ]  # fmt: skip

@@ -78,12 +78,19 @@ class Optimization:
     """Passes over each batch (PPO's epochs)."""
     minibatches: PositiveInt = 1
     """Optimizer steps of a pass: the batch is split so that groups stay whole."""
+    poisson_records: NonNegativeRows = 0
+    """Draw each of the data's first so many records into a batch with chance prompts / poisson_records, by itself
+    (Poisson sampling, for differential privacy; 0: prompts come in the data's order)."""
 
     def __post_init__(self) -> None:
         require(max(self.betas) < 1, f"betas must lie in [0, 1), got {self.betas}")
         require(
             self.minibatches <= self.prompts,
             "minibatches must be at most prompts: a batch is split so that groups stay whole",
+        )
+        require(
+            self.poisson_records == 0 or self.prompts <= self.poisson_records,
+            f"prompts {self.prompts} is above poisson_records {self.poisson_records}: none is drawn twice in a step",
         )
 
 
@@ -157,12 +164,17 @@ class PerRecord:
 
     Each record's loss is the recipe's loss on that record alone, divisors included: what other records are would leak.
     A statistic of the whole batch (``Statistics.quantile``) is refused. The noise is drawn from the run's seed, which
-    must stay secret for a guarantee to hold.
+    must stay secret for a guarantee to hold. With ``delta`` (batches are then Poisson samples:
+    ``Optimization.poisson_records``) the ε that is spent at this δ is written down at every step.
     """
 
     clip: PositiveFloat
     noise: NonNegativeFloat
     expected: PositiveFloat
+    delta: OpenUnit | None = None
+
+    def __post_init__(self) -> None:
+        require(self.delta is None or self.noise > 0, "noise is 0, which has no epsilon: leave delta out")
 
 
 @settings

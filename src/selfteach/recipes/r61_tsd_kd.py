@@ -65,7 +65,7 @@ class TSDKD(Recipe):
         return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
-        if tools.random("source").random() < self.lmbda:
+        if tools.random("source", shared=True).random() < self.lmbda:
             return tools.sample(prompts, self.rollouts.per_prompt)
         return tools.quote(prompts, self.reference)
 

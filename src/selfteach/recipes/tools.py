@@ -133,8 +133,9 @@ class Tools(Protocol):
     def store(self, name: str) -> Store:
         """The run's store of this name: trajectories that outlive the step and the stage."""
 
-    def random(self, name: str) -> Random:
-        """A generator that depends on the run's seed, the step, this process and ``name`` alone."""
+    def random(self, name: str, *, shared: bool = False) -> Random:
+        """A generator that depends on the run's seed, the step, this process and ``name`` alone; ``shared``: the same
+        in every process, for what is decided of the whole step."""
 
 
 class Store(Protocol):

@@ -30,8 +30,9 @@ class WeightStore:
     """Weights of roles, keyed by what they are: roles of equal weights share one copy.
 
     ``trained``: the policies in training by name; ``load`` gives another model (``External``), loaded once;
-    ``snapshots``: those that any stage will want, kept over stages. ``sampler_dtype``: live weights are sampled from in
-    a copy of this dtype (none: as they are). Full weights are held as modules of their own.
+    ``snapshots``: those that any stage will want, kept while a stage to come names them.
+    ``sampler_dtype``: live weights are sampled from in a copy of this dtype (none: as they are).
+    Full weights are held as modules of their own.
     Those of a LoRA policy are exchanged in place (``Exchange``): **no graph of the student may be alive while a role
     is scored**. ``rest``: the device on which full weights that never move wait until they score (None: where the
     trained ones are); ``load`` gives its models there. ``drawn_apart``: how often such a copy was sampled from.
@@ -59,13 +60,19 @@ class WeightStore:
         self.moved = False
         self.drawn_apart = 0
 
-    def enter(self, specs: Iterable[Weights], *, moved: bool = False) -> None:
+    def enter(
+        self, specs: Iterable[Weights], *, moved: bool = False, later: Collection[Weights] | None = None
+    ) -> None:
         """Begin a stage with these specifications: what follows training starts from the weights as they are now.
 
         ``moved``: the trained weights have been trained already, so that adapters switched off would give the base
-        model and not the policy as it is. Snapshots and other models are kept.
+        model and not the policy as it is. ``later``: what this stage and those to come name; other snapshots are let go
+        (None: all are kept). Other models are kept.
         """
         self.moved = moved
+        if later is not None:
+            self.wanted = [spec for spec in self.wanted if spec in later]
+            self.snapshots = {spec: copy for spec, copy in self.snapshots.items() if spec in later}
         self.followed = {}  # let the last stage's copies go before there are new ones
         known, self.random = self.random, {}
         for spec in dict.fromkeys(specs):

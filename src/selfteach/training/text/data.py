@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from selfteach.checks import require
 from selfteach.recipes.base import Recipe
@@ -22,7 +22,13 @@ def examined(
     refuse_contradictions(config, stages)
     if any(one.annotated for one in stages.values()):
         require_annotator(task)
+    require(
+        is_graded(task) or all(one.hook is None for one in stages.values()),
+        f"recipe {config.recipe_name} validates its weights as it goes, but nothing is graded here: --reward FILE:NAME",
+    )
     sizes = require_enough(task)
+    for one in stages.values():
+        refuse_contradicting_draws(one, sizes)
     said = dtypes.without_effect(config, stages)
     return [
         *said,
@@ -54,13 +60,26 @@ def refuse_contradictions(config: TrainConfig, stages: Mapping[str, Recipe]) -> 
     )
 
 
+def refuse_contradicting_draws(recipe: Recipe, sizes: Sizes | None) -> None:
+    """UserError where Poisson samples are asked of answers that are stored, or of more records than there are."""
+    records = recipe.optimization.poisson_records
+    require(
+        not (records and recipe.rollouts.stored),
+        "poisson_records draws anew at every step, stored answers once: leave one of them out",
+    )
+    require(
+        sizes is None or records <= sizes.rows,
+        f"poisson_records is {records:,}, but there are {0 if sizes is None else sizes.rows:,} rows to train on: set "
+        "it to that, or lower",
+    )
+
+
 def data_lines(sizes: Sizes, stages: Mapping[str, Recipe]) -> Iterator[str]:
     """How many rows there are, and how often each stage reads them."""
     yield f"data: {sizes}"
-    asked = max((one.reference_probe.examples for one in stages.values() if one.reference_probe), default=0)
-    if asked:
+    if asked := kept_out_of(stages.values()):
         kept = probed_of(sizes, asked)
-        yield f"data: training problems kept for the probe of references: {kept} of {asked} asked for"
+        yield f"data: training problems kept out of training, to be measured on: {kept} of {asked} asked for"
     for name, recipe in stages.items():
         stage, o, stored = (
             ("" if len(stages) == 1 else f"stage {name}: "),
@@ -95,6 +114,12 @@ def evaluation_lines(config: TrainConfig, task: Task, also: Sequence[Task]) -> I
             yield f"evaluation: {found} problems of {one.name}: of {asked} asked for, no more are held out"
 
 
+def kept_out_of(stages: Collection[Recipe]) -> int:
+    """How many training problems a probe of references or a hook's validation asks for."""
+    probes = [one.reference_probe.examples for one in stages if one.reference_probe is not None]
+    return max([*probes, *(one.hook.problems for one in stages if one.hook is not None)], default=0)
+
+
 def probed_of(sizes: Sizes, asked: int) -> int:
-    """How many training problems a probe of references takes: as many as asked, at most a quarter."""
+    """How many training problems are kept out of training: as many as asked, at most a quarter."""
     return min(asked, max(1, sizes.problems // 4))

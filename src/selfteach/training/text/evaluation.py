@@ -80,16 +80,18 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
     watch: Watch | None = None,
+    examples: Sequence[Example] | None = None,
 ) -> tuple[EvaluationResult, list[Answered]]:
     """Sample ``samples`` answers to each of ``problems`` held-out problems (all, if the task has fewer) and grade them.
 
     The problems are shared out over the processes; each returns the whole result, which is what one process would
     get: an answer's random numbers follow from ``seed``, its problem and its number, and from nothing of the run's.
     ``view``: answer under what a teacher would be shown (to measure what a privilege is worth). ``batch_size`` answers
-    are sampled at once (None: as many as there is memory for); ``watch`` is told the share that is done. UserError if
-    there is no held-out problem.
+    are sampled at once (None: as many as there is memory for); ``watch`` is told the share that is done. ``examples``:
+    asked in the place of held-out ones. UserError if there is no held-out problem.
     """
-    examples = task.held_out(problems)
+    if examples is None:
+        examples = task.held_out(problems)
     if not examples:
         raise UserError(
             f"task {task.name} has no held-out problem to be measured on ({problems} were asked for)"
@@ -140,27 +142,31 @@ def answers_to(
 
 def examined(learner: TextLearner) -> tuple[dict[str, float], list[Answered]]:
     """(held-out numbers of the run's task and of those beside it, the answers to its task)."""
-    settings, recipe = learner.config.evaluation, learner.recipe
-    longest = settings.eval_max_tokens or recipe.rollouts.max_tokens
-
-    def of(task: Task) -> tuple[EvaluationResult, list[Answered]]:
-        return evaluate(
-            learner.policy,
-            task,
-            problems=settings.eval_problems,
-            samples=settings.eval_samples,
-            sampling=Sampling(longest, settings.eval_temperature, settings.eval_top_p, settings.eval_top_k),
-            thinking=recipe.student_thinking if settings.eval_thinking is None else settings.eval_thinking,
-            batch_size=learner.config.bookkeeping.sample_batch,
-            seed=learner.config.seed,
-            watch=partial(learner.progress.working, f"evaluating on {task.name}"),
-        )
-
-    result, answers = of(learner.task)
+    result, answers = answered(learner, learner.task)
     numbers = {**result.headline(), **result.row()}
     for task in learner.also:
-        numbers |= of(task)[0].row(f"eval/{task.name}")
+        numbers |= answered(learner, task)[0].row(f"eval/{task.name}")
     return numbers, answers
+
+
+def answered(
+    learner: TextLearner, task: Task, examples: Sequence[Example] | None = None
+) -> tuple[EvaluationResult, list[Answered]]:
+    """A task's held-out problems, or these ``examples``, asked by the run's settings of evaluation."""
+    settings, recipe = learner.config.evaluation, learner.recipe
+    longest = settings.eval_max_tokens or recipe.rollouts.max_tokens
+    return evaluate(
+        learner.policy,
+        task,
+        problems=settings.eval_problems,
+        samples=settings.eval_samples,
+        sampling=Sampling(longest, settings.eval_temperature, settings.eval_top_p, settings.eval_top_k),
+        thinking=recipe.student_thinking if settings.eval_thinking is None else settings.eval_thinking,
+        batch_size=learner.config.bookkeeping.sample_batch,
+        seed=learner.config.seed,
+        watch=partial(learner.progress.working, f"evaluating on {task.name}"),
+        examples=examples,
+    )
 
 
 def seen(example: Example, view: View, wording: Mapping[str, str]) -> Sequence[Message]:

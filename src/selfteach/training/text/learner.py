@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -14,6 +15,8 @@ from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from selfteach.checks import require
+from selfteach.control.accountant import epsilon
 from selfteach.control.controller import Controller
 from selfteach.control.hook import Hook
 from selfteach.errors import UserError, less_memory
@@ -36,7 +39,7 @@ from selfteach.training.rundir import whole_folder
 from selfteach.training.text import data, metrics, mismatch, preflight, tokens
 from selfteach.training.text.batching import Batching
 from selfteach.training.text.classes import read_classes, token_classes
-from selfteach.training.text.evaluation import HEADLINE, Answered, examined
+from selfteach.training.text.evaluation import HEADLINE, Answered, answered, examined
 from selfteach.training.text.models import Models
 from selfteach.training.text.present import Present
 from selfteach.training.text.private import private_gradient
@@ -44,6 +47,7 @@ from selfteach.training.text.probe import reference_likelihoods
 from selfteach.training.text.update import TextBatch, backward, losses_of
 from selfteach.training.text.writing import Writing
 from selfteach.training.threads import small_folder, threads_of
+from selfteach.training.weights import trainable
 
 ONE_THREAD = "so small a model computes on one thread, faster than on several: OMP_NUM_THREADS says otherwise"
 
@@ -85,14 +89,13 @@ class TextLearner(Learner):
         )
         self.models = Models(config, every, here.device)
         self.batching = Batching(self.now, self.models)
-        probed = max((one.reference_probe.examples for one in every if one.reference_probe), default=0)
-        self.writing = Writing(self.now, self.policy, self.batching, probed)
+        self.writing = Writing(self.now, self.policy, self.batching, every)
         self.classes = token_classes(
             self.policy.renderer, self.policy.vocabulary, read_classes(config.bookkeeping.token_classes)
         )
         self.controllers: dict[str, Controller] = {}
         self.hook: Hook | None = None
-        self.hooked = 0
+        self.hooked = self.validated_tokens = 0
         if self.threads() == 1:
             progress.say(ONE_THREAD)
         self.answers_shown: list[Answered] = []
@@ -153,11 +156,16 @@ class TextLearner(Learner):
                 "gradients of single records allow one update a batch (their noise is accounted for once): set "
                 "update_epochs and minibatches to 1"
             )
+            require(
+                self.recipe.per_record.delta is None or self.recipe.optimization.poisson_records > 0,
+                "an epsilon at a given delta is known of Poisson samples alone: set poisson_records",
+            )
         self.models.enter(stage, self.now.stage, self.recipe)
         self.writing.enter()
         seed = self.config.seed
         self.controllers = {knob: spec.start(seed) for knob, spec in self.recipe.controllers.items()}
-        self.hook = None if self.recipe.hook is None else self.recipe.hook.start(seed)
+        here = trainable(self.modules())
+        self.hook = None if self.recipe.hook is None else self.recipe.hook.start(seed, here)
         self.hooked = self.now.step = 0
 
     def optimizers(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Trained]:
@@ -172,6 +180,7 @@ class TextLearner(Learner):
     def collect(self, step: int) -> TextBatch:
         """Prompts → trajectories → graded → views → columns; nobody has scored anything yet."""
         self.now.step = step
+        self.validated_tokens = 0
         self.set_knobs(step)
         before = Counter(self.task.verdicts)
         drawn = self.models.weights.drawn_apart
@@ -247,13 +256,24 @@ class TextLearner(Learner):
         return partial(losses_of, self.batching.of(rows, batch.contexts, batch.step, alone=True))
 
     def spent(self, batch: TextBatch) -> int:
-        return batch.spent
+        """Tokens generated for the batch, and by a hook after it."""
+        return batch.spent + self.validated_tokens
 
     def metrics(self, batch: TextBatch, done: Sequence[Numbers]) -> Mapping[str, Any]:
         row = metrics.row_of(batch, self.classes, self.clock.total)
         control = {f"control/{knob}": getattr(self.recipe, knob) for knob in self.controllers}
         too_long = {"prompts/too_long": self.writing.prompts.too_long}
-        return {**row, **too_long, **control, **reference_likelihoods(self, batch.step)}
+        hooked = {} if self.hook is None else {f"hook/{k}": v for k, v in self.hook.metrics().items()}
+        more = {**too_long, **control, **hooked, **self.privacy(batch.step)}
+        return {**row, **more, **reference_likelihoods(self, batch.step)}
+
+    def privacy(self, step: int) -> Mapping[str, float]:
+        """ε of the stage's steps so far."""
+        spec, o = self.recipe.per_record, self.recipe.optimization
+        if spec is None or spec.delta is None:
+            return {}
+        rate = o.prompts / o.poisson_records
+        return {"privacy/epsilon": epsilon(rate, spec.noise, step + 1, spec.delta)}
 
     def observe(self, row: Mapping[str, Any]) -> None:
         for controller in self.controllers.values():
@@ -268,12 +288,22 @@ class TextLearner(Learner):
         return True
 
     def evaluate(self, phase: Literal["before", "train", "after", "hook"]) -> Mapping[str, float] | None:
+        if phase == "hook":
+            return self.validated()
         if self.problems_asked == 0:
             return None
-        numbers, answers = examined(self)
-        if phase != "hook":
-            self.answers_shown = answers
+        numbers, self.answers_shown = examined(self)
         return numbers
+
+    def validated(self) -> Mapping[str, float]:
+        """What the stage's hook is told of the weights as they are now."""
+        if self.recipe.hook is None:
+            raise ValueError(f"stage {self.now.stage} has no hook that would ask")
+        kept = [one.example for one in self.writing.probed[: self.recipe.hook.problems]]
+        found, answers = answered(self, self.task, kept)
+        if self.now.rank == 0:  # every process has all the answers, and what is spent is summed
+            self.validated_tokens += sum(len(one.ids) for one in answers)
+        return found.headline()
 
     def samples(
         self, batch: TextBatch | None, phase: Literal["before", "train", "after"]
@@ -299,6 +329,7 @@ class TextLearner(Learner):
             "writing": self.writing.state(),
             "starts": self.models.starts.state(),
             "longest_prompt": self.longest_prompt,
+            "per_record": None if self.recipe.per_record is None else asdict(self.recipe.per_record),
             **self.models.state(),
         }
 
@@ -308,6 +339,12 @@ class TextLearner(Learner):
         if self.hook is not None:
             self.hook.load_state(state["hook"])
         self.hooked = state["hooked"]
+        spec, kept = self.recipe.per_record, state.get("per_record")
+        require(
+            spec is None or kept is None or asdict(spec) == kept,
+            "noise and clipping were others so far (more steps at the same epsilon want more noise from the first on): "
+            "give the noise itself, or start anew",
+        )
         self.writing.load_state(state["writing"])
         self.models.starts.load_state(state["starts"])
         self.longest_prompt = state.get("longest_prompt", 0)

@@ -17,7 +17,7 @@ from selfteach.policy.room import memory_limit
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, Adapter, Optimization
 from selfteach.roles.store import WeightStore
-from selfteach.roles.weights import POLICY, Snapshot
+from selfteach.roles.weights import POLICY, Snapshot, Weights
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.training.config import TrainConfig
 from selfteach.training.inputs import external_models
@@ -32,11 +32,11 @@ class Models:
     ``others``: models that only teach, of all stages; ``kept_rooms``: the sizes that a resumed run had for them."""
 
     def __init__(self, config: TrainConfig, recipes: Sequence[Recipe], device: torch.device) -> None:
+        self.recipes = list(recipes)
         self.policies = {
             name: load_trained(config, adapter, device) for name, adapter in adapters(recipes).items()
         }
-        specs = [role.weights for recipe in recipes for role in recipe.roles.values()]
-        snapshots = [spec for spec in specs if isinstance(spec, Snapshot)]
+        snapshots = [spec for spec in weights_of(recipes) if isinstance(spec, Snapshot)]
         self.others = external_models(config)
         self.kept_rooms: dict[str, int] = {}
         rest = torch.device("cpu") if config.loading.offload_teachers else None
@@ -97,7 +97,9 @@ class Models:
         ):  # a run that is resumed has its weights and copies put back next, whatever this did
             for trained, spec in recipe.trained.items():
                 self.starts.put(trained, spec.start)
-        self.weights.enter([role.weights for role in recipe.roles.values()], moved=stage > 0)
+            self.starts.let_go(self.recipes[stage + 1 :])
+        later = weights_of(self.recipes[stage:])
+        self.weights.enter(weights_of([recipe]), moved=stage > 0, later=later)
         self.weights.snapshot(name, "start")  # now that it knows whether the weights have moved
 
     def optimizers(self, recipe: Recipe) -> Mapping[str, Trained]:
@@ -108,6 +110,11 @@ class Models:
             )
             for name, spec in recipe.trained.items()
         }
+
+
+def weights_of(recipes: Sequence[Recipe]) -> list[Weights]:
+    """The specifications that these stages' roles name."""
+    return [role.weights for recipe in recipes for role in recipe.roles.values()]
 
 
 def adapters(recipes: Sequence[Recipe]) -> dict[str, Adapter]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from random import Random
 
+import torch
+
+from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
 from selfteach.recipes.base import Recipe
@@ -36,14 +40,22 @@ class PromptStream:
     kept_out: frozenset[int] = frozenset()
 
     def take(self, count: int) -> list[Prompt]:
-        """The next ``count`` prompts that fit, groups numbered from 0. UserError if a hundred in a row are too long."""
+        """The next ``count`` prompts that fit, groups numbered from 0. UserError if a hundred in a row are too long, or
+        if no problem is left that is not kept out."""
         taken: list[Prompt] = []
-        in_a_row = 0
+        in_a_row = kept_in_a_row = 0
         while len(taken) < count:
             example = self.task.train(self.cursor)
             self.cursor += 1
             if self.kept_out and fingerprint(example.problem) in self.kept_out:
+                kept_in_a_row += 1
+                require(
+                    kept_in_a_row < TOO_MANY * (1 + len(self.kept_out)),
+                    f"task {self.task.name} has no problem left to train on: {len(self.kept_out)} are kept out, to be "
+                    "measured on; give it more problems, or have the method keep fewer",
+                )
                 continue
+            kept_in_a_row = 0
             ids = self.ids_of(example)
             if ids is not None:
                 taken.append(Prompt(example, ids, len(taken)))
@@ -57,6 +69,23 @@ class PromptStream:
                     f"stage's longest answer, {self.max_tokens} tokens, exceed the model's window of "
                     f"{self.policy.window}; lower {self.knob}"
                 )
+        return taken
+
+    def sample(self, records: int, rate: float, key: str) -> list[Prompt]:
+        """Each of the task's first ``records`` examples with chance ``rate``, whatever the others do, in their order
+        (Poisson sampling); those that do not fit are passed over. The draw follows from ``key`` alone."""
+        generator = torch.Generator().manual_seed(Random(key).getrandbits(63))
+        chosen = torch.rand(records, generator=generator, dtype=torch.float64) < rate
+        taken: list[Prompt] = []
+        for index in chosen.nonzero().flatten().tolist():
+            example = self.task.train(index)
+            if fingerprint(example.problem) in self.kept_out:
+                continue
+            ids = self.ids_of(example)
+            if ids is None:
+                self.too_long += 1
+                continue
+            taken.append(Prompt(example, ids, len(taken)))
         return taken
 
     def ids_of(self, example: Example) -> list[int] | None:

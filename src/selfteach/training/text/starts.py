@@ -22,7 +22,7 @@ class Starts:
 
     def __init__(self, policies: Mapping[str, Policy], recipes: Sequence[Recipe]) -> None:
         self.policies = policies
-        self.wanted = {(name, trained.start) for one in recipes for name, trained in one.trained.items()}
+        self.wanted = starts_of(recipes)
         self.copies: dict[str, dict[str, Named]] = {name: {} for name in policies}
 
     def keep(self, moment: str) -> None:
@@ -42,6 +42,12 @@ class Starts:
         for place, parameter in self.policies[name].trainable().items():
             parameter.copy_(self.copies[name][start][place])
 
+    def let_go(self, later: Sequence[Recipe]) -> None:
+        """Drop the copies that no stage of ``later`` starts from."""
+        wanted = starts_of(later)
+        for name, kept in self.copies.items():
+            self.copies[name] = {place: own for place, own in kept.items() if (name, place) in wanted}
+
     def state(self) -> dict[str, Any]:
         return {name: dict(kept) for name, kept in self.copies.items()}
 
@@ -51,3 +57,8 @@ class Starts:
             self.copies[name] = {
                 place: {k: t.to(device) for k, t in own.items()} for place, own in kept.items()
             }
+
+
+def starts_of(recipes: Sequence[Recipe]) -> set[tuple[str, str]]:
+    """(name of the trained weights, where they start) of these stages."""
+    return {(name, trained.start) for one in recipes for name, trained in one.trained.items()}

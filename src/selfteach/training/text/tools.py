@@ -32,8 +32,8 @@ ENVIRONMENT = "environment"
 class TextTools:
     """See ``recipes/tools.py``. ``generated`` counts every token made, those that were thrown away included.
 
-    ``seed`` names the step and this process, ``reading.draws`` the step alone. ``measured`` is ``measure``, ``further``
-    is ``more``.
+    ``seed`` names the step, as ``reading.draws`` does, and ``rank`` this process. ``measured`` is ``measure``,
+    ``further`` is ``more``.
     """
 
     policy: Policy
@@ -44,6 +44,7 @@ class TextTools:
     measured: Callable[[Sequence[Trajectory], Mapping[str, Quantity]], dict[str, list[list[float]]]]
     further: Callable[[int], list[Prompt]]
     seed: str
+    rank: int
     batch_size: int | None = None
     generated: int = 0
     asked: Counter[str] = field(default_factory=Counter)
@@ -229,8 +230,8 @@ class TextTools:
     def more(self, lacking: int) -> list[Prompt]:
         return self.further(lacking)
 
-    def random(self, name: str) -> Random:
-        return Random(f"{self.seed} {name}")
+    def random(self, name: str, *, shared: bool = False) -> Random:
+        return Random(f"{self.seed} {0 if shared else self.rank} {name}")
 
     def key(self, one: Trajectory, role: str) -> str:
         """What the random numbers of the next piece of this trajectory follow from: the step's example and how many

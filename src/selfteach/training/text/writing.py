@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfteach.policy.loading import Policy
+from selfteach.recipes.base import Recipe
 from selfteach.recipes.tools import Prompt, Tools
 from selfteach.task.sizes import sizes_of
 from selfteach.task.split import fingerprint
@@ -18,7 +19,7 @@ from selfteach.training.progress import Progress
 from selfteach.training.reduce import gather_rows, sum_over_processes
 from selfteach.training.text.annotate import annotated
 from selfteach.training.text.batching import Batching, rows_of
-from selfteach.training.text.data import probed_of
+from selfteach.training.text.data import kept_out_of, probed_of
 from selfteach.training.text.present import Present
 from selfteach.training.text.prompts import PromptStream, knob_of_longest
 from selfteach.training.text.store import NamedStore, require_answers
@@ -31,7 +32,7 @@ class Writing:
     """``prompts``: where the data stands; ``stores``: what outlives a step; ``probed``: prompts never trained on;
     ``asked``: how many were drawn for the present step."""
 
-    def __init__(self, now: Present, policy: Policy, batching: Batching, probed: int) -> None:
+    def __init__(self, now: Present, policy: Policy, batching: Batching, stages: Sequence[Recipe]) -> None:
         self.now, self.policy, self.batching = now, policy, batching
         self.prompts = PromptStream(
             now.task,
@@ -40,9 +41,10 @@ class Writing:
             now.recipe.rollouts.max_tokens,
             knob_of_longest(now.config.recipe, now.stage),
         )
-        sizes = sizes_of(now.task)
-        self.probed: list[Prompt] = self.prompts.take(probed if sizes is None else probed_of(sizes, probed))
-        if sizes is not None:  # else they would come again in the next epoch
+        sizes, asked = sizes_of(now.task), kept_out_of(stages)
+        self.probed: list[Prompt] = self.prompts.take(asked if sizes is None else probed_of(sizes, asked))
+        # Else they would come again, in the next epoch, or by chance: a hook must not choose by what is trained on.
+        if sizes is not None or any(one.hook is not None for one in stages):
             self.prompts.kept_out = frozenset(fingerprint(one.example.problem) for one in self.probed)
         self.stores: dict[str, NamedStore] = {}
         self.filled: set[str] = set()
@@ -91,21 +93,25 @@ class Writing:
     def write(self, prompts: int, step: int, rollout: Rollout | None = None) -> tuple[list[Trajectory], int]:
         """Answers to the next prompts as the recipe (or ``rollout``) writes them."""
         self.asked = 0
-        mine, tools = self.drawn(prompts), self.tools(step)
+        mine, tools = self.drawn(prompts, step), self.tools(step)
         rollout = rollout or self.now.recipe.rollout
         return list(rollout(tools, mine, step)), tools.generated
 
-    def drawn(self, prompts: int) -> list[Prompt]:
-        """The next prompts of the step. Every process draws all and keeps its share."""
-        drawn = [replace(one, group=one.group + self.asked) for one in self.prompts.take(prompts)]
+    def drawn(self, prompts: int, step: int) -> list[Prompt]:
+        """This process's share of the next prompts of the step, or of a Poisson sample of so many in the mean."""
+        now = self.now
+        if records := now.recipe.optimization.poisson_records:
+            seed = f"{now.config.seed} {now.stage} {step} poisson"
+            return self.prompts.sample(records, prompts / records, seed)[now.rank :: now.processes]
+        every = [replace(one, group=one.group + self.asked) for one in self.prompts.take(prompts)]
         self.asked += prompts
-        each = self.now.share(len(drawn))
-        return drawn[self.now.rank * each : (self.now.rank + 1) * each]
+        each = now.share(len(every))
+        return every[now.rank * each : (now.rank + 1) * each]
 
-    def further(self, lacking: int) -> list[Prompt]:
+    def further(self, step: int, lacking: int) -> list[Prompt]:
         """See ``Tools.more``."""
         wanted, processes = int(sum_over_processes({"lacking": lacking})["lacking"]), self.now.processes
-        return self.drawn(-(-wanted // processes) * processes) if wanted > 0 else []
+        return self.drawn(-(-wanted // processes) * processes, step) if wanted > 0 else []
 
     def tools(self, step: int) -> TextTools:
         now = self.now
@@ -116,8 +122,9 @@ class Writing:
             task=now.task,
             stores=self.store,
             measured=self.batching.measured,
-            further=self.further,
-            seed=f"{now.config.seed} {now.stage} {step} {now.rank}",
+            further=partial(self.further, step),
+            seed=f"{now.config.seed} {now.stage} {step}",
+            rank=now.rank,
             batch_size=now.config.bookkeeping.sample_batch,
         )
 

@@ -1,0 +1,45 @@
+"""ERPD: weights are driven off, and only what they learned is kept."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import PLAIN, SHORT, Laptop
+from selfteach.studies.study import Claim, Study
+from selfteach.studies.verdict import Within
+
+LAPTOP = Laptop(
+    "table",
+    {
+        **SHORT,
+        **PLAIN,
+        "stored": 64,
+        "per_prompt": 8,
+        "prompts": 16,
+        "rounds": 2,
+        "lr": 3e-4,
+        "steps": 20,
+        "extreme_lr": 1e-3,
+        "extreme_steps": 40,
+    },
+)
+
+ERPD = "erpd --rounds 2 --extreme-steps 40 --steps 20"
+
+STUDY = Study(
+    method="erpd",
+    task="table",
+    claims=(
+        Claim(
+            says="A bound on the updates that drive the copy off only lowers the ceiling",
+            variants={"unbounded": ERPD, "bounded": f"{ERPD} --extreme-clip 0.2"},
+            higher="unbounded",
+            lower="bounded",
+        ),
+        Claim(
+            says="The copy itself need not be good: one that was made to unlearn teaches as well (released models)",
+            variants={"unlearned": f"{ERPD} --extreme unlearned", "learned": ERPD},
+            higher="unlearned",
+            lower="learned",
+            rule=Within(0.05),
+        ),
+    ),
+)
