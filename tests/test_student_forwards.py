@@ -20,8 +20,9 @@ from selfteach.training.trainer import Trainer
 SEQUENCE = {"loss": "sequence", "alpha": 1.0, "student_top_k": None}
 ROW_BY_ROW = ("scope", "sdpo-sequence", "tip", "uni-opd", "tsd-kd", "user-interactions")
 """They read the student's log-probs or entropies of whole rollouts before they know a token's weight."""
-CASES = (*(name for name in RECIPES if name != "pi-distill"), "sdpo-sequence")
-"""But for the method that trains the same weights under two prompts."""
+UNDER_TWO_PROMPTS = ("pi-distill", "vpd")
+CASES = (*(name for name in RECIPES if name not in UNDER_TWO_PROMPTS), "sdpo-sequence")
+"""But for the methods that train the same weights under two prompts (``test_trained_roles.py`` has their updates)."""
 
 
 class Counting(golden.Watched):

@@ -40,6 +40,7 @@ from selfteach.objective.gate import At, LogRatio
 from selfteach.objective.hidden import Hidden
 from selfteach.objective.minibatch import Minibatch, passes
 from selfteach.objective.positions import Positions, Quantity
+from selfteach.objective.preference import bco, units_of
 from selfteach.objective.ranking import PlackettLuce
 from selfteach.objective.sampled import clipped_surrogate, k1, k2, k3
 from selfteach.objective.sequence import SequenceTerm
@@ -133,7 +134,7 @@ __all__ = [  # noqa: RUF022
     "StudentMix", "Target", "TrustRegion", "JSD", "Alpha", "Divergence", "EntropyAware", "ForwardKL", "Jeffreys",
     "MixedKL", "PlackettLuce", "Renyi", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "ToDi", "TotalVariation",
     "gkd_jsd", "Full", "Support", "Tail", "TopK", "likeliest", "clipped_surrogate", "k1", "k2", "k3", "Divisor",
-    "Reduction",
+    "Reduction", "bco", "units_of",
     # statistics, schedules, controllers, updates
     "Statistics", "entropy", "temperature_of", "capped", "group_advantage", "group_max", "group_mean", "group_rank",
     "group_softmax", "group_std", "group_sum", "normalized", "row_top", "scattered", "BetaPolicy", "ControllerSpec",
