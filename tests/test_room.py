@@ -122,17 +122,13 @@ def test_ten_thousand_prompts_are_sampled_in_batches_that_fit(
     assert 0 <= told[0] < told[-1] < 1
 
 
-def test_micro_batches_follow_the_longest_context_of_any_role(tiny: str) -> None:
+def test_micro_batches_follow_the_rows_of_what_is_trained(tiny: str) -> None:
     learner = run_of(tiny).learner
     batch = learner.collect(0)
     scoring: Scoring = batch.scoring
     assert scoring.parts() == [tuple(range(len(scoring.rows)))]
     policy = learner.policy
-    roles = ("student", *scoring.contexts)
-    lengths = [
-        max(len(scoring.context(role, i)) for role in roles) + len(one.ids)
-        for i, one in enumerate(scoring.rows)
-    ]
+    lengths = [len(one.prompt_ids) + len(one.ids) for one in scoring.rows]
     policy.room.memory = 2 * max(lengths) * policy.room.needs.trained
     parts = scoring.parts()
     assert len(parts) > 1

@@ -22,8 +22,9 @@ ROW_BY_ROW = (
     "scope", "sdpo-sequence", "tip", "uni-opd", "tsd-kd", "user-interactions", "omniopd", "dpo", "kto", "soda",
 )  # fmt: skip
 """They read the student's log-probs or entropies of whole rollouts before they know a token's weight."""
-CASES = (*(name for name in RECIPES if name != "pi-distill"), "sdpo-sequence")
-"""But for the method that trains the same weights under two prompts."""
+UNDER_TWO_PROMPTS = ("pi-distill", "vpd")
+CASES = (*(name for name in RECIPES if name not in UNDER_TWO_PROMPTS), "sdpo-sequence")
+"""But for the methods that train the same weights under two prompts (``test_trained_roles.py`` has their updates)."""
 
 
 class Counting(golden.Watched):

@@ -60,8 +60,11 @@ def evaluate(
     columns = columns_of(arrays, given[STUDENT].states.dtype)
     batch = ScoredBatch.padded(columns, given)
     old = by_name(arrays, "old_log_probs", columns.dtype) if arrays.get("old_log_probs") else None
-    rows = rows_within(updates[update or 0], columns)
-    stats = Statistics.of(batch, step=step, temperature=chosen.temperature, roles=active, old=old, rows=rows)
+    present = updates[update or 0]
+    rows = rows_within(present, columns)
+    stats = Statistics.of(
+        batch, step=step, temperature=chosen.temperature, roles=active, old=old, rows=rows, update=present
+    )
     outcome = evaluate_terms(batch, plan(chosen.summands(stats), columns, rows))
     outcome.loss.backward()
     return {**result(batch, given, outcome), "metrics": dict(stats.metrics)}

@@ -9,18 +9,21 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from selfteach.objective.aggregate import numbered
+from selfteach.objective.batch import STUDENT
 from selfteach.objective.columns import Columns
 
 
 @dataclass(frozen=True)
 class Minibatch:
     """One optimizer step on a batch: minibatch ``part`` (from 0) of ``parts`` in ``epoch`` (from 0). ``trains`` names
-    the trained weights that move. Every epoch is split anew."""
+    the trained weights that move, ``roles`` those whose logits its terms train: known beforehand, their graphs are
+    counted together, and what statistics read of them is not computed twice. Every epoch is split anew."""
 
     part: int = 0
     parts: int = 1
     epoch: int = 0
     trains: tuple[str, ...] = ("policy",)
+    roles: tuple[str, ...] = (STUDENT,)
 
     def __post_init__(self) -> None:
         if not 0 <= self.part < self.parts:
@@ -28,11 +31,16 @@ class Minibatch:
 
 
 def passes(
-    epochs: int = 1, minibatches: int = 1, trains: tuple[str, ...] = ("policy",)
+    epochs: int = 1,
+    minibatches: int = 1,
+    trains: tuple[str, ...] = ("policy",),
+    roles: tuple[str, ...] = (STUDENT,),
 ) -> tuple[Minibatch, ...]:
     """``epochs`` passes over a batch in ``minibatches`` updates each, as in PPO."""
     return tuple(
-        Minibatch(part, minibatches, epoch, trains) for epoch in range(epochs) for part in range(minibatches)
+        Minibatch(part, minibatches, epoch, trains, roles)
+        for epoch in range(epochs)
+        for part in range(minibatches)
     )
 
 

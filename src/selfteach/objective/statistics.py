@@ -17,6 +17,7 @@ from selfteach.objective.columns import Columns, by_position
 from selfteach.objective.divisor import required, units
 from selfteach.objective.entrywise import Divergence
 from selfteach.objective.gate import ImportanceRatio
+from selfteach.objective.minibatch import Minibatch
 from selfteach.objective.positions import Positions, Quantity, only_sampled
 from selfteach.objective.record import measure
 from selfteach.objective.spans import row_top
@@ -38,7 +39,8 @@ class Statistics:
     ``step``: the optimizer step the loss is for, from 0. ``roles``: those scored beside the student. ``rows`` [N] bool:
     the rows of the present update (None: all). ``old``: role → [N, T] log-probs measured before the first update
     of this batch (None: this is the first). ``record``: the rows are one record's, whose gradient must know nothing of
-    the others (DP-OPD): a statistic of the whole batch is refused. ``metrics``: what the recipe reported.
+    the others (DP-OPD): a statistic of the whole batch is refused. ``update``: which of the batch's updates the terms
+    are for, of those that ``Recipe.updates`` named. ``metrics``: what the recipe reported.
     """
 
     def __init__(
@@ -53,8 +55,9 @@ class Statistics:
         old: Mapping[str, Float[Tensor, "N T"]] | None = None,
         seed: int = 0,
         record: bool = False,
+        update: Minibatch = Minibatch(),
     ) -> None:
-        self.record = record
+        self.record, self.update = record, update
         self.columns, self.step, self.temperature, self.seed = columns, step, temperature, seed
         self.roles = tuple(role for role in roles if role != STUDENT)
         every = torch.ones(len(columns.ids), dtype=torch.bool, device=columns.ids.device)
@@ -75,6 +78,7 @@ class Statistics:
         rows: Bool[Tensor, "N"] | None = None,
         old: Mapping[str, Float[Tensor, "N T"]] | None = None,
         seed: int = 0,
+        update: Minibatch = Minibatch(),
     ) -> Statistics:
         """The statistics of a batch that is whole, measured on its own states. ``roles``: by default all that gave
         states or log-probs."""
@@ -91,6 +95,7 @@ class Statistics:
             rows=rows,
             old=old,
             seed=seed,
+            update=update,
         )
 
     # --- what the batch says -------------------------------------------------------------------------------------

@@ -60,6 +60,14 @@ class PiDistill(Recipe):
         writer = STUDENT if self.form == "opsd" else TEACHER
         return tools.sample(prompts, self.rollouts.per_prompt, role=writer)
 
+    def updates(self, step: int) -> Sequence[Minibatch]:
+        shares = {TEACHER: self.alpha, STUDENT: 1 - self.alpha}
+        both = tuple(role for role, share in shares.items() if share)
+        roles = (STUDENT,) if self.form == "opsd" else both
+        return passes(
+            self.optimization.update_epochs, self.optimization.minibatches, tuple(self.trained), roles
+        )
+
     def terms(self, stats: Statistics) -> Iterable[Term]:
         if self.form == "opsd":
             yield from self.reinforced(stats, STUDENT, 1.0)

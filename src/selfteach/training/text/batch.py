@@ -57,9 +57,9 @@ class Scoring:
     """Weights move while these scores are in use: the batch makes several updates."""
     frozen: dict[str, Scored] = field(default_factory=dict)
     """Scores without gradient of all rows: role → states [P, d] in the rows' order."""
-    kept: dict[tuple[int, ...], Float[Tensor, "P d"]] = field(default_factory=dict)
-    """The student's states of micro-batches that the statistics of an update read, and that its gradient pass will want
-    again: with their graphs, as far as there is memory for these."""
+    kept: dict[tuple[str, tuple[int, ...]], Float[Tensor, "P d"]] = field(default_factory=dict)
+    """(role, micro-batch) → the states that the statistics of an update read, and that its gradient pass will want
+    again: of roles that it trains with their graphs, as far as there is memory for these."""
 
     def __post_init__(self) -> None:
         self.lengths = [sum(one.mask) for one in self.rows]
@@ -67,13 +67,15 @@ class Scoring:
 
     # --- parts of the batch -------------------------------------------------------------------------------------
 
-    def parts(self, rows: Bool[Tensor, "N"] | None = None) -> list[tuple[int, ...]]:
-        """Micro-batches: this process's rows (those that are True in ``rows`` [N]), so many at a time."""
+    def parts(
+        self, rows: Bool[Tensor, "N"] | None = None, trained: Collection[str] = (STUDENT,)
+    ) -> list[tuple[int, ...]]:
+        """Micro-batches: this process's rows (those that are True in ``rows`` [N]), so many at a time that the graphs
+        of all roles ``trained`` fit the memory together."""
         own = range(len(self.rows))
         chosen = [i for i in own if rows is None or bool(rows[self.first_row + i])]
-        reads = dict.fromkeys((STUDENT, *self.contexts))  # whichever is trained
-        every = [self.held([(name, i) for i in chosen], self.tokens_held) for name in reads]
-        lengths = [max(one) for one in zip(*every, strict=True)]
+        every = [self.held([(name, i) for i in chosen], self.tokens_held) for name in trained]
+        lengths = [sum(one) for one in zip(*every, strict=True)] if every else [0] * len(chosen)
         ranges = self.room.scoring(lengths, self.micro_batch, gradient=True)
         return [tuple(chosen[i] for i in one) for one in ranges]
 
@@ -87,19 +89,21 @@ class Scoring:
         """How many tokens' memory a trained row takes, of its context, its response and the rows of that context."""
         return behind if all(shares(one.model) for one in self.weights.trained.values()) else alone
 
-    def graphs_fit(self, part: tuple[int, ...]) -> bool:
-        """Whether the student's graph of this micro-batch may be alive together with those that are kept."""
-        parts = [*(one for one, states in self.kept.items() if states.requires_grad), part]
-        held = [self.held([(STUDENT, i) for i in one], self.tokens_held) for one in parts]
+    def graphs_fit(self, part: tuple[int, ...], roles: Collection[str] = (STUDENT,)) -> bool:
+        """Whether these roles' graphs of this micro-batch may be alive together with all that are kept."""
+        graphs = [key for key, states in self.kept.items() if states.requires_grad]
+        graphs += [(name, part) for name in roles]
+        held = [self.held([(name, i) for i in one], self.tokens_held) for name, one in graphs]
         tokens = sum(len(one) * max(one) for one in held)
         return tokens * self.room.needs.trained <= self.room.memory
 
     def held(self, wanted: Sequence[tuple[str, int]], tokens: Callable[[int, int, int], int]) -> list[int]:
-        """Tokens whose memory each (role, row) takes: ``tokens`` of its context, its response, rows of that context."""
-        contexts = [tuple(self.context(name, i)) for name, i in wanted]
+        """Tokens whose memory each (role, row) takes: ``tokens`` of its context, its response, rows of that context; 0
+        where the role sees nothing."""
+        contexts = [tuple(self.context(name, i)) if self.sees(name, i) else None for name, i in wanted]
         equal = Counter(contexts)
         return [
-            tokens(len(context), len(self.rows[i].ids), equal[context])
+            0 if context is None else tokens(len(context), len(self.rows[i].ids), equal[context])
             for context, (_, i) in zip(contexts, wanted, strict=True)
         ]
 
@@ -121,14 +125,17 @@ class Scoring:
         *,
         features: bool = False,
         reads: Collection[str] | None = None,
+        later: Collection[str] = (),
     ) -> ScoredBatch:
         """The rows of ``part`` as every role (of ``reads``, where that is given) scores them, the ``trained`` ones with
         gradient.
 
-        ``features``: what ``Hidden`` terms compare is wanted too: the states themselves.
+        ``features``: what ``Hidden`` terms compare is wanted too: the states themselves. ``later``: roles whose
+        gradient pass is to come, which are not scored without gradient before that unless they are read.
         """
-        self.score_frozen(trained)
         names = [name for name in dict.fromkeys((STUDENT, *self.contexts)) if reads is None or name in reads]
+        waiting = [name for name in later if name not in names or (name, part) in self.kept]
+        self.score_frozen((*trained, *waiting))
         roles = {name: self.scored(name, part, gradient=name in trained) for name in names}
         if features:
             roles = {name: replace(one, features=one.states) for name, one in roles.items()}
@@ -143,25 +150,41 @@ class Scoring:
         for name in trained:
             self.frozen.pop(name, None)
 
+    def release(self, part: tuple[int, ...]) -> None:
+        """The gradient pass of this micro-batch is made: what was kept for it is not wanted again."""
+        for key in [one for one in self.kept if one[1] == part]:
+            del self.kept[key]
+
+    def release_all_but(self, parts: Collection[tuple[int, ...]]) -> None:
+        """Of other micro-batches than these nothing is wanted again: the terms train more than was said."""
+        for part in {part for _, part in self.kept}.difference(parts):
+            self.release(part)
+
     def measure(
-        self, wanted: Mapping[str, Quantity], rows: Bool[Tensor, "N"] | None = None
+        self,
+        wanted: Mapping[str, Quantity],
+        rows: Bool[Tensor, "N"] | None = None,
+        trained: Collection[str] = (STUDENT,),
     ) -> dict[str, Float[Tensor, "N T"]]:
         """[N, T] columns over the whole batch of all processes, without gradient, NaN where nothing was measured.
 
-        The student is scored if they read it, and once for all that is measured before the weights move: with its
-        graph, which the gradient pass will want, where gradients are on and there is memory for it.
+        The student is scored if they read it, and once for all that is measured before the weights move. Roles that are
+        read and ``trained`` by the update are scored with their graphs, which the gradient pass will want, where
+        gradients are on and there is memory for these.
         """
-        parts, reads = self.parts(rows), roles_of(wanted)
+        parts, reads = self.parts(rows, trained), roles_of(wanted)
+        asked = [name for name in reads if name in trained] if torch.is_grad_enabled() else []
         columns = {
             name: torch.full(self.columns.ids.shape, torch.nan, dtype=self.columns.dtype, device=self.device)
             for name in wanted
         }
         for part in parts:
-            again = STUDENT in reads and torch.is_grad_enabled()
-            graph = again and part not in self.kept and (len(parts) == 1 or self.graphs_fit(part))
-            batch = self.batch(part, (STUDENT,) if graph else (), reads=reads)
-            if again:
-                self.kept[part] = batch.roles[STUDENT].states
+            graphs = [name for name in asked if (name, part) not in self.kept]
+            if len(parts) > 1 and not self.graphs_fit(part, graphs):
+                graphs = []
+            batch = self.batch(part, graphs, reads=reads, later=trained)
+            again = (*graphs, *([STUDENT] if STUDENT in reads and torch.is_grad_enabled() else []))
+            self.kept |= {(name, part): batch.roles[name].states for name in again}
             for name, values in measure(batch, wanted).items():
                 columns[name][batch.layout.row, batch.layout.step] = values.to(self.columns.dtype)
         if self.alone:
@@ -173,16 +196,27 @@ class Scoring:
     # --- scores -------------------------------------------------------------------------------------------------
 
     def scored(self, role: str, part: tuple[int, ...], *, gradient: bool) -> Scored:
+        kept = self.kept.get((role, part))
+        if kept is not None and (kept.requires_grad or not gradient):
+            return Scored(kept, head_of(self.trained(role)))
         if role != STUDENT and not gradient:
             whole = self.frozen[role]
             return replace(whole, states=self.cut(whole.states, part))
-        kept = self.kept.get(part) if role == STUDENT else None
-        if kept is not None and (kept.requires_grad or not gradient):
-            return Scored(kept, head_of(self.trained(role)))
         policy = self.trained(role)
         with torch.set_grad_enabled(gradient):
-            states = self.forward(policy, [(role, i) for i in part])
+            states = self.live_states(policy, role, part)
         return Scored(states, head_of(policy))
+
+    def live_states(self, policy: Policy, role: str, part: Sequence[int]) -> Float[Tensor, "P d"]:
+        """[P, d] of a role's positions in ``part``, with gradient where that is on; rows that it cannot see hold zeros
+        and are read by nobody, as in ``all_states``."""
+        seen = [i for i in part if self.sees(role, i)]
+        states = self.forward(policy, [(role, i) for i in seen])
+        if len(seen) == len(part):
+            return states
+        pieces = iter(states.split([self.lengths[i] for i in seen]))
+        blank = states.new_zeros(max(self.lengths[i] for i in part), states.shape[-1])
+        return torch.cat([next(pieces) if self.sees(role, i) else blank[: self.lengths[i]] for i in part])
 
     def trained(self, role: str) -> Policy:
         """The policy whose live weights a trained role scores with. ValueError for weights that cannot be trained."""
@@ -261,12 +295,18 @@ class Scoring:
         skipped = [states.new_zeros(sum(one.mask[:begin]), states.shape[-1]) for one, begin in rows]
         return torch.cat([part for pair in zip(skipped, scored, strict=True) for part in pair])
 
+    def sees(self, role: str, i: int) -> bool:
+        """Whether the role has anything to read before row ``i``."""
+        return role not in self.contexts or self.contexts[role].prompts[i] is not None
+
     def context(self, role: str, i: int) -> list[int]:
+        """What the role reads before row ``i``, which it must see."""
         if role == STUDENT and role not in self.contexts:
             return self.rows[i].prompt_ids
-        # A trained role has a graph for every row: where it sees nothing it reads what the student read, and counts
-        # nowhere.
-        return self.contexts[role].prompts[i] or self.rows[i].prompt_ids
+        ids = self.contexts[role].prompts[i]
+        if ids is None:
+            raise ValueError(f"role {role!r} sees nothing in row {i}")
+        return ids
 
     def cut(self, states: Float[Tensor, "P d"], part: Sequence[int]) -> Float[Tensor, "p d"]:
         """Some rows' positions of all rows'."""

@@ -151,7 +151,8 @@ class TextLearner(Learner):
     def enter(self, stage: int) -> None:
         """Begin a stage: its weights from where it says, its roles, its controllers, its hook."""
         self.now.stage, self.now.recipe = self.recipes[stage]
-        if self.recipe.per_record is not None and len(self.recipe.updates(0)) > 1:
+        steps = range(self.recipe.optimization.steps)
+        if self.recipe.per_record is not None and any(len(self.recipe.updates(one)) > 1 for one in steps):
             raise UserError(
                 "gradients of single records allow one update a batch (their noise is accounted for once): set "
                 "update_epochs and minibatches to 1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -103,11 +103,8 @@ class Models:
         self.weights.snapshot(name, "start")  # now that it knows whether the weights have moved
 
     def optimizers(self, recipe: Recipe) -> Mapping[str, Trained]:
-        updates = recipe.updates(0)
         return {
-            name: trained_of(
-                self.policies[name], spec.optimization, max(1, sum(name in one.trains for one in updates))
-            )
+            name: trained_of(self.policies[name], spec.optimization, partial(steps_of, recipe, name))
             for name, spec in recipe.trained.items()
         }
 
@@ -115,6 +112,11 @@ class Models:
 def weights_of(recipes: Sequence[Recipe]) -> list[Weights]:
     """The specifications that these stages' roles name."""
     return [role.weights for recipe in recipes for role in recipe.roles.values()]
+
+
+def steps_of(recipe: Recipe, name: str, batches: int) -> int:
+    """Optimizer steps of the trained weights ``name`` on a stage's first so many batches."""
+    return sum(name in update.trains for step in range(batches) for update in recipe.updates(step))
 
 
 def adapters(recipes: Sequence[Recipe]) -> dict[str, Adapter]:
@@ -126,14 +128,14 @@ def adapters(recipes: Sequence[Recipe]) -> dict[str, Adapter]:
     return found
 
 
-def trained_of(policy: Policy, o: Optimization, updates: int) -> Trained:
-    """An optimizer of the policy's trainable weights; the schedule follows all steps of the stage, ``updates`` a
-    batch."""
+def trained_of(policy: Policy, o: Optimization, steps_of: Callable[[int], int]) -> Trained:
+    """An optimizer of the policy's trainable weights; the schedule follows all its steps in the stage, ``steps_of`` of
+    so many batches."""
     parameters = policy.trainable()
     optimizer = optimizer_of(
         o.optim, parameters.values(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay
     )
-    schedule = scheduled(optimizer, o.schedule, o.warmup * updates, o.steps * updates)
+    schedule = scheduled(optimizer, o.schedule, steps_of(o.warmup), max(1, steps_of(o.steps)))
     return Trained(optimizer, parameters, schedule, o.max_grad_norm)
 
 

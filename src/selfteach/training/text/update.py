@@ -78,18 +78,22 @@ class TextBatch:
         """[N] bool: the rows of an update; None: all of them."""
         return rows_within(update, self.columns, self.seed) if update.parts > 1 else None
 
-    def statistics(self, rows: Bool[Tensor, "N"] | None = None, *, record: bool = False) -> Statistics:
-        """``record``: the batch is one record, and its gradient is to be private."""
+    def statistics(self, update: Minibatch | None = None, *, record: bool = False) -> Statistics:
+        """What the terms of an update read (None: of the step's first, over all rows). ``record``: the batch is one
+        record, and its gradient is to be private."""
+        rows = None if update is None else self.within(update)
+        update = update or self.recipe.updates(self.step)[0]
         return Statistics(
             self.columns,
             step=self.step,
             temperature=self.recipe.temperature,
             roles=self.roles,
-            measure=partial(self.scoring.measure, rows=rows),
+            measure=partial(self.scoring.measure, rows=rows, trained=update.roles),
             rows=rows,
             old=self.old,
             seed=self.seed,
             record=record,
+            update=update,
         )
 
     @property
@@ -139,13 +143,14 @@ def backward(
     log-probs as they are now. Raises ``NotFinite`` where a term reads NaN.
     """
     rows = batch.within(update)
-    stats = batch.statistics(rows)
+    stats = batch.statistics(update)
     try:
         weighted = batch.planned(stats, rows)
         if several:
             batch.remember(rows, stats)
         trained = {one.term.role for one in weighted}
-        parts, outcomes = batch.scoring.parts(rows), []
+        parts, outcomes = batch.scoring.parts(rows, {*update.roles, *trained}), []
+        batch.scoring.release_all_but(parts)
         for part in parts:
             outcomes.append(differentiated(batch, part, weighted, trained, watch, compiler))
             batch.scoring.working("gradient", len(outcomes) / len(parts))
@@ -173,7 +178,7 @@ def differentiated(
     outcome = evaluate_terms(scored, weighted, watch=watch, compiler=compiler)
     if outcome.loss.requires_grad:
         outcome.loss.backward()
-    batch.scoring.kept.pop(part, None)
+    batch.scoring.release(part)
     return outcome
 
 
@@ -199,10 +204,10 @@ def losses_of(batch: TextBatch) -> Iterator[Float[Tensor, ""]]:
     try:
         weighted = batch.planned(stats)
         trained = {one.term.role for one in weighted}
-        for part in batch.scoring.parts():
+        for part in batch.scoring.parts(trained={*stats.update.roles, *trained}):
             scored = batch.scoring.batch(part, trained, features=reads_features(weighted))
             yield evaluate_terms(scored, weighted).loss
-            batch.scoring.kept.pop(part, None)
+            batch.scoring.release(part)
     except ValueError as problem:
         raise NotFinite(str(problem)) from problem
 

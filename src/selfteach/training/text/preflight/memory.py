@@ -243,17 +243,25 @@ def reader(run: TextLearner, spec: Weights) -> Policy:
 
 
 def update_bytes(run: TextLearner, work: StageWork, contexts: Mapping[str, int]) -> int:
-    """What layers keep of the largest micro-batch, with its loss, until gradients take their place. Of several
-    micro-batches the gradients are there from the first one on."""
+    """What layers keep of the largest micro-batch, of all roles that one update trains, with its loss, until gradients
+    take their place. Of several micro-batches the gradients are there from the first one on."""
     room, gradients = run.policy.room, gradient_bytes(run)
-    widest = max([work.prompt, *contexts.values()]) + work.tokens
-    parts = list(room.scoring([widest] * work.rows, run.config.bookkeeping.micro_batch, gradient=True))
+    length = tokens_trained(work, contexts)
+    parts = list(room.scoring([length] * work.rows, run.config.bookkeeping.micro_batch, gradient=True))
     rows = max(map(len, parts), default=0)
-    tokens = rows * (work.prompt + work.tokens)
+    tokens = rows * length
     kept = tokens * kept_by_a_token(run.policy, run.config.loading.gradient_checkpointing)
     whole = kept + loss_bytes(run, rows * work.tokens, 1 + len(work.recipe.teachers))
     layer = tokens * kept_by_a_layer(run.policy)
     return layer + (whole + gradients if len(parts) > 1 else max(whole, gradients))
+
+
+def tokens_trained(work: StageWork, contexts: Mapping[str, int]) -> int:
+    """Tokens of a row that are alive with their graphs: prompt and answer, of every role that the update trains which
+    trains most."""
+    recipe = work.recipe
+    together = {update.roles for step in range(work.steps) for update in recipe.updates(step)}
+    return max(sum(contexts.get(role, work.prompt) + work.tokens for role in roles) for roles in together)
 
 
 def kept_by_a_token(policy: Policy, checkpointing: Checkpointing = "none") -> int:

@@ -40,10 +40,10 @@ def aside(run: TextLearner) -> Iterator[None]:
 def small_copy(run: TextLearner) -> TextLearner:
     """The same learner with short answers, few of each prompt, tried once, that leaves data and stores alone."""
     r, small = run.recipe.rollouts, {"attempts": 1}
-    small |= {"max_tokens": min(PROBE_TOKENS, r.max_tokens), "per_prompt": min(2, r.per_prompt)}
+    small |= {"per_prompt": min(2, r.per_prompt)}
     own = knobs(run.recipe)
-    if "reason_tokens" in own:
-        small["reason_tokens"] = min(PROBE_TOKENS, own["reason_tokens"])
+    counts = [name for name, size in run.recipe.sizes.items() if size == "tokens" and own.get(name)]
+    small |= {name: min(PROBE_TOKENS, own[name]) for name in counts}
     recipe = with_knobs(run.recipe, {name: value for name, value in small.items() if name in own})
     short = copy(run)
     short.now = replace(run.now, recipe=recipe)
