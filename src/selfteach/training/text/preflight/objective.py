@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from selfteach.checks import nearest
+from selfteach.objective.columns import Columns
+from selfteach.objective.plan import plan
+from selfteach.objective.terms import Term
 from selfteach.task.trajectory import Trajectory
 from selfteach.task.verdict import Verdict
 from selfteach.training.text.preflight.check import Check
@@ -45,7 +48,7 @@ def objective_check(run: TextLearner, rollouts: Sequence[Trajectory]) -> Check:
         )
     try:
         with torch.no_grad():
-            terms = list(run.recipe.summands(batch.statistics(record=run.recipe.per_record is not None)))
+            terms = first_terms(run, batch)
     except ValueError as problem:
         return Check("objective", False, " ".join(str(problem).split()))
     if not terms:
@@ -62,4 +65,34 @@ def objective_check(run: TextLearner, rollouts: Sequence[Trajectory]) -> Check:
                     False,
                     f"term {term.name} reads the whole distribution of {role!r}, {SAMPLED}",
                 )
-    return Check("objective", True, f"terms {', '.join(term.name for term in terms)}")
+    nothing = [term.name for term in terms if selects_nothing(term, batch.columns)]
+    named = f"terms {', '.join(term.name for term in terms)}"
+    if not nothing:
+        return Check("objective", True, named)
+    return Check(
+        "objective",
+        True,
+        f"{named}; of {len(rollouts)} short rollouts no token is selected by {', '.join(nothing)}: see that its weight "
+        "and where select what you mean",
+        warns=True,
+    )
+
+
+def first_terms(run: TextLearner, batch: TextBatch) -> list[Term]:
+    """The terms of every kind of update that the first step makes, over all rows. ValueError as in training."""
+    recipe, private = run.recipe, run.recipe.per_record is not None
+    kinds = {update.roles: replace(update, part=0, parts=1) for update in reversed(recipe.updates(0))}
+    every = [recipe.summands(batch.statistics(one, record=private)) for one in reversed(kinds.values())]
+    return [term for terms in every for term in terms]
+
+
+def selects_nothing(term: Term, columns: Columns) -> bool:
+    """Whether where or weight leave a term none of the tokens that the roles it reads see. An advantage of 0 is not
+    meant: short answers are often equally wrong."""
+    if term.coefficient == 0 or not columns.seen(term.reads).any():
+        return False
+    try:
+        (planned,) = plan([term], columns)
+    except ValueError:  # of a few short rollouts some statistic may be undefined
+        return False
+    return not planned.coefficients.any()

@@ -1,0 +1,57 @@
+"""What preflight says of terms: of every update of the first step, and of those that select nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from doors import run_of_recipe
+from selfteach.objective.minibatch import Minibatch
+from selfteach.objective.statistics import Statistics
+from selfteach.objective.terms import NegativeLogLikelihood, Term
+from selfteach.recipes.kit import Optimization, Recipe, Rollouts
+from selfteach.training.text.preflight.check import Check
+from selfteach.training.text.preflight.objective import objective_check
+
+
+@dataclass(frozen=True)
+class Chosen(Recipe):
+    """Two updates of one term each, the second on chosen rows alone."""
+
+    title, source, formula = "chosen", "a test", "NLL"
+    rollouts: Rollouts = Rollouts(max_tokens=4)  # noqa: RUF009
+    optimization: Optimization = Optimization(prompts=4)  # noqa: RUF009
+    where: bool = True
+    weight: float = 1.0
+
+    def updates(self, step: int) -> Sequence[Minibatch]:
+        return (Minibatch(roles=("student",)), Minibatch(epoch=1, roles=()))
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        if stats.update.roles:
+            yield NegativeLogLikelihood(name="all")
+        else:
+            where = torch.full_like(stats.rows, self.where)
+            yield NegativeLogLikelihood(name="some", where=where, weight=self.weight, mean_over="selected")
+
+
+def check_of(recipe: Recipe, tiny: str, out: Path) -> Check:
+    _, learner = run_of_recipe(recipe, tiny, out)
+    written, _ = learner.writing.write(4, 0)
+    return objective_check(learner, learner.writing.judged(written))
+
+
+def test_terms_of_every_update_are_looked_at(tiny: str, tmp_path: Path) -> None:
+    check = check_of(Chosen(), tiny, tmp_path)
+    assert (check.word.strip(), check.detail) == ("ok", "terms all, some")
+
+
+@pytest.mark.parametrize("recipe", [Chosen(where=False), Chosen(weight=0.0)])
+def test_a_term_that_selects_nothing_is_named(recipe: Recipe, tiny: str, tmp_path: Path) -> None:
+    check = check_of(recipe, tiny, tmp_path)
+    assert check.word == "warn"
+    assert "terms all, some; of 4 short rollouts no token is selected by some:" in check.detail
