@@ -1,9 +1,9 @@
 """What noise costs: Rényi differential privacy of the Gaussian mechanism on Poisson samples, and (ε, δ) of it (DP-OPD).
 
 Two data sets are neighbors if one has a record more. A step draws each record with chance q, adds up vectors of norm
-at most C and adds noise of deviation σC. With μ0 = N(0, σ²) and μ = (1 − q) μ0 + q N(1, σ²) its Rényi divergence of order α
-is at most log A / (α − 1), A = E_{z ~ μ0}[ (μ/μ0)^α ] (Mironov, Talwar and Zhang, arXiv 1908.10530); orders of several
-steps add up. Of these follows ε at a given δ by arXiv 2004.00010, proposition 12, the least over orders.
+at most C and adds noise of deviation σC. With μ0 = N(0, σ²) and μ = (1 − q) μ0 + q N(1, σ²) its Rényi divergence of
+order α is at most log A / (α − 1), A = E_{z ~ μ0}[ (μ/μ0)^α ] (Mironov, Talwar and Zhang, arXiv 1908.10530); those of
+several steps add up. From them follows ε at a given δ by arXiv 2004.00010, proposition 12, the least over orders.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import torch
 
-ORDERS = (*(1 + i / 10 for i in range(1, 100)), *range(12, 64), 80, 128, 256, 512)
+ORDERS: tuple[float, ...] = (*(1 + i / 10 for i in range(1, 100)), *range(12, 64), 80, 128, 256, 512)
 """α. The bound holds at each; more of them only make it tighter."""
 LEAST = 0.2
 """Below this σ the bound of a step on all records is taken, α / (2σ²): there is next to no privacy either way."""
@@ -49,13 +49,11 @@ def log_moment(rate: float, noise: float, order: float) -> float:
 
 def epsilon(rate: float, noise: float, steps: int, delta: float) -> float:
     """ε at ``delta`` after so many steps."""
-    return max(
-        0.0,
-        min(
-            steps * spent + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
-            for order, spent in zip(ORDERS, renyi(rate, noise), strict=True)
-        ),
+    found = (
+        steps * one + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
+        for order, one in zip(ORDERS, renyi(rate, noise), strict=True)
     )
+    return max(0.0, min(found))
 
 
 @lru_cache(maxsize=64)
