@@ -94,6 +94,7 @@ def reopold(given: dict[str, Any], chosen: np.ndarray, floor: float) -> np.ndarr
 @pytest.mark.parametrize("mixture", [0.1, 0.6])
 def test_first_what_lies_below_the_floor_is_left_out(mixture: float) -> None:
     given = given_on_policy()
+    given["teacher_logits"]["teacher"] *= 2
     _, _, ours, theirs = parts(given)
     floor = math.log(mixture) / (1 - mixture)
     chosen = theirs - ours >= floor

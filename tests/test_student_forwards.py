@@ -18,7 +18,16 @@ from selfteach.training.progress import Silent
 from selfteach.training.trainer import Trainer
 
 SEQUENCE = {"loss": "sequence", "alpha": 1.0, "student_top_k": None}
-ROW_BY_ROW = ("scope", "sdpo-sequence", "tip", "uni-opd", "tsd-kd", "user-interactions")
+ROW_BY_ROW = (
+    "scope",
+    "sdpo-sequence",
+    "tip",
+    "uni-opd",
+    "tsd-kd",
+    "user-interactions",
+    "minillm",
+    "distillm2",
+)
 """They read the student's log-probs or entropies of whole rollouts before they know a token's weight."""
 CASES = (*(name for name in RECIPES if name != "pi-distill"), "sdpo-sequence")
 """But for the method that trains the same weights under two prompts."""

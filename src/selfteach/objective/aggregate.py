@@ -60,7 +60,7 @@ def to_go(
 def standardized(
     values: Float[Tensor, "*N"], over: Bool[Tensor, "*N"], epsilon: float = 1e-4
 ) -> Float[Tensor, "*N"]:
-    """(x − mean) / max(standard deviation, ε) over the entries that ``over`` selects, the deviation that of a population
+    """(x − mean) / max(standard deviation, ε) over the entries that ``over`` selects, the deviation a population's
     (divided by n); NaN outside (REINFORCE++).
 
     ValueError: NaN among them.

@@ -8,8 +8,8 @@ from selfteach.studies.study import Claim, Study
 LAPTOP = Laptop(
     "tutor",
     {
-        **SHORT, **ADAM, "teacher": "arena:tutor-large", "reference": "worked", "steps": 150, "prompts": 64, "check_every": 10,
-        "tolerance": 0.02, "replay_capacity": 512,
+        **SHORT, **ADAM, "teacher": "arena:tutor-large", "reference": "worked", "steps": 150, "prompts": 64,
+        "check_every": 10, "tolerance": 0.02, "replay_capacity": 512,
     },
 )  # fmt: skip
 
