@@ -41,6 +41,13 @@ KNOBS: list[tuple[str, dict[str, Any]]] = [
     *(("dpo", {"loss": loss}) for loss in ("apo_zero", "apo_down", "robust")),
     ("dpo", {"loss": "exo_pair", "label_smoothing": 0.1}),
     ("kto", {"undesirable_weight": 0.5}),
+    ("grpo", {"overlong_cache": 1.0, "max_tokens": 9, "kl": 0.0}),
+    ("minillm", {"single_step": False, "length_normalization": False, "discount": 0.9}),
+    ("minillm", {"teacher_mix": 0.0, "mean_over": "rollouts"}),
+    ("distillm2", {"loss_temperature": None}),
+    ("reopold", {"explore_steps": 0}),
+    ("sdft", {"student_top_k": 3, "beta": 0.5}),
+    ("reinforce-plus-plus", {"kl_estimator": "k3", "mean_over": "sequences"}),
 ]
 """Forms of the losses that no preset has."""
 CASES = list(golden.cases())

@@ -285,7 +285,7 @@ def test_a_discount_that_cannot_be_meant_is_refused(discount: float) -> None:
         statistics().to_go(torch.zeros(ROWS, STEPS), discount)
 
 
-def test_standardized_tokens_and_rows_have_mean_0_and_sample_deviation_1() -> None:
+def test_standardized_tokens_and_rows_have_mean_0_and_deviation_1() -> None:
     column, rows = random(ROWS, STEPS, seed=4), torch.tensor([True, True, True, False])
     stats = statistics(rows=rows)
     among = column < 1
@@ -293,7 +293,7 @@ def test_standardized_tokens_and_rows_have_mean_0_and_sample_deviation_1() -> No
         (only(column, MASK), None, stats.mask), (column, among, stats.mask & among), (column[:, 0], None, rows),
     ):  # fmt: skip
         chosen = column[over] if given.dim() == 2 else column[:, 0][rows]
-        expected = (chosen - chosen.mean()) / (chosen.std() + 1e-8)
+        expected = (chosen - chosen.mean()) / chosen.std(correction=0)
         found = stats.standardized(given, selected)
         assert_equal(found[over], expected)
         assert found[~over].isnan().all()

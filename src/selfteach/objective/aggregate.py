@@ -58,10 +58,10 @@ def to_go(
 
 
 def standardized(
-    values: Float[Tensor, "*N"], over: Bool[Tensor, "*N"], epsilon: float = 1e-8
+    values: Float[Tensor, "*N"], over: Bool[Tensor, "*N"], epsilon: float = 1e-4
 ) -> Float[Tensor, "*N"]:
-    """(x − mean) / (sample standard deviation + ε) over the entries that ``over`` selects; 0 of a single one, NaN
-    outside (REINFORCE++).
+    """(x − mean) / max(standard deviation, ε) over the entries that ``over`` selects, the deviation a population's
+    (divided by n); NaN outside (REINFORCE++).
 
     ValueError: NaN among them.
     """
@@ -70,8 +70,7 @@ def standardized(
     spread = torch.full_like(values, torch.nan)
     if len(chosen):
         centered = chosen - chosen.mean()
-        deviation = (centered.square().sum() / max(1, len(chosen) - 1)).sqrt()
-        spread[over] = centered / (deviation + epsilon)
+        spread[over] = centered / centered.square().mean().sqrt().clamp(min=epsilon)
     return spread
 
 

@@ -291,10 +291,10 @@ class Statistics:
         return to_go(column, self.mask if among is None else self.mask & among, discount)
 
     def standardized(
-        self, column: Float[Tensor, "*N"], among: Bool[Tensor, "*N"] | None = None, epsilon: float = 1e-8
+        self, column: Float[Tensor, "*N"], among: Bool[Tensor, "*N"] | None = None, epsilon: float = 1e-4
     ) -> Float[Tensor, "*N"]:
-        """(x − mean) / (sample standard deviation + ε), over the update's rows of [N], or over the written tokens of
-        [N, T], of all processes (REINFORCE++'s global normalization); NaN elsewhere.
+        """(x − mean) / max(population standard deviation, ε), over the update's rows of [N], or over the written tokens
+        of [N, T], of all processes (REINFORCE++'s global normalization); NaN elsewhere.
 
         ``among``, a mask of the same shape, selects further. ValueError for NaN among them, and of a single record.
         """

@@ -55,7 +55,9 @@ class REOPOLD(Recipe):
         return math.log(self.mixture) / (1 - self.mixture)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        reward = stats.log_prob(TEACHER) - stats.behavior_log_prob
+        # A behavior of +inf is no number: it must not pass for a reproof.
+        behavior = stats.behavior_log_prob
+        reward = stats.log_prob(TEACHER) - behavior.masked_fill(behavior == math.inf, math.nan)
         yield PolicyGradient(
             name="distill",
             advantage=reward.clamp(min=self.floor),
@@ -67,6 +69,6 @@ class REOPOLD(Recipe):
     def heeded(self, stats: Statistics, reward: Float[Tensor, "N T"]) -> Bool[Tensor, "N T"]:
         """[N, T] bool: M."""
         if stats.step < self.explore_steps:
-            return reward >= self.floor
+            return ~(reward < self.floor)  # what is no number is read, and refused
         seen, uncertainty = stats.seen(TEACHER), stats.entropy()
         return seen & (uncertainty >= stats.quantile(uncertainty, 1 - self.refine_share, seen))

@@ -65,7 +65,7 @@ class SDFT(Recipe):
         whose: Mapping[str, Weights] = {
             "ema": EMA(self.ema_decay, from_start=True), "frozen": Frozen(), "live": Live(),
         }  # fmt: skip
-        shown = Field(self.demonstration, DEMONSTRATION.format(field=self.demonstration))
+        shown = Field(self.demonstration, DEMONSTRATION)
         return {TEACHER: Role(whose[self.weights], shown, self.teacher_thinking)}
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:

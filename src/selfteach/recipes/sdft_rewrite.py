@@ -37,6 +37,8 @@ class SDFTRewrite(Recipe):
     adapter: Adapter = Adapter(lora_rank=8, lora_alpha=16)
     reference: str = "solution"
     """The private field that is rewritten."""
+    shown: str = ""
+    """The private field that is read while rewriting (empty: the reference)."""
     keep_wrong: bool = False
     """Keep a rewriting that does not verify too, in the reference's place (where nothing can be graded)."""
 
@@ -52,7 +54,8 @@ class SDFTRewrite(Recipe):
 
     @property
     def teachers(self) -> Mapping[str, Role]:
-        shown = Field(self.reference, REWRITE.format(field=self.reference))
+        field = self.shown or self.reference
+        shown = Field(field, REWRITE)
         return {SEED: Role(Frozen(), shown, self.student_thinking)}
 
     def active(self, step: int) -> Collection[str]:

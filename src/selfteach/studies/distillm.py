@@ -8,12 +8,12 @@ from selfteach.studies.study import Claim, Study
 LAPTOP = Laptop(
     "tutor",
     {
-        **SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64, "check_every": 10,
-        "tolerance": 0.02, "replay_capacity": 512,
+        **SHORT, **ADAM, "teacher": "arena:tutor-large", "reference": "worked", "steps": 150, "prompts": 64,
+        "check_every": 10, "tolerance": 0.02, "replay_capacity": 512,
     },
 )  # fmt: skip
 
-DISTILLM = "distillm --steps 100 --adaptive no --student-share 1"
+DISTILLM = "distillm --steps 100 --no-adaptive --student-share 1"
 
 STUDY = Study(
     method="distillm",

@@ -15,7 +15,7 @@ STUDY = Study(
     claims=(
         Claim(
             says="A skew for each answer is better than one for all (ablation)",
-            variants={"curriculum": DISTILLM2, "fixed": f"{DISTILLM2} --curriculum no"},
+            variants={"curriculum": DISTILLM2, "fixed": f"{DISTILLM2} --no-curriculum"},
             higher="curriculum",
             lower="fixed",
         ),

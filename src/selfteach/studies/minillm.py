@@ -15,7 +15,7 @@ STUDY = Study(
     claims=(
         Claim(
             says="Taking a token's own part of the return exactly is better than by its sample (ablation)",
-            variants={"single step": MINILLM, "sampled": f"{MINILLM} --single-step no"},
+            variants={"single step": MINILLM, "sampled": f"{MINILLM} --no-single-step"},
             higher="single step",
             lower="sampled",
         ),

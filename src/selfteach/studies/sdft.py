@@ -17,7 +17,7 @@ STUDY = Study(
     claims=(
         Claim(
             says="On-policy learning from a demonstration beats fine-tuning on it: more of the new, less forgotten",
-            variants={"sdft": SDFT, "sft": "sft --steps 100 --lr 0.001"},
+            variants={"sdft": SDFT, "sft": "sft --steps 100 --lr 0.001 --reference worked"},
             higher="sdft",
             lower="sft",
         ),

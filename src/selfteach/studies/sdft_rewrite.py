@@ -6,7 +6,11 @@ from selfteach.studies.laptop import PLAIN, Laptop
 from selfteach.studies.study import Claim, Study
 
 LAPTOP = Laptop(
-    "table", {**PLAIN, "lr": 3e-4, "max_tokens": 64, "stored": 512, "steps": 300, "prompts": 64}
+    "table",
+    {
+        **PLAIN, "lr": 3e-4, "max_tokens": 64, "reference": "worked", "shown": "solution", "stored": 512,
+        "steps": 300, "prompts": 64,
+    },
 )  # fmt: skip
 
 REWRITE = "sdft-rewrite --steps 100"
@@ -17,7 +21,7 @@ STUDY = Study(
     claims=(
         Claim(
             says="References in the model's own words teach as well as those given, and disturb less",
-            variants={"rewritten": REWRITE, "given": "sft --steps 100"},
+            variants={"rewritten": REWRITE, "given": "sft --steps 100 --reference worked"},
             higher="rewritten",
             lower="given",
         ),
