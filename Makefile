@@ -4,8 +4,9 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := build/bench
 
-.PHONY: demo test test-slow lint types check docs wheel setup bench-loss bench-step growth clean
+.PHONY: demo test test-slow test-peers lint types check docs wheel setup bench-loss bench-step growth clean
 
 demo: $(VENV)/.ready
 	$(BIN)/selfteach demo
@@ -15,6 +16,10 @@ test: $(VENV)/.ready
 
 test-slow: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# Our losses against TRL's own functions, in the environment that holds it.
+test-peers: $(BENCH)/.ready
+	OMP_NUM_THREADS=1 $(BENCH)/bin/python -m pytest -m slow tests/test_peers.py
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -43,7 +48,6 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # Ours beside other libraries, in an environment of their own (build/ is not kept by git). Losses: results/loss.md; whole
 # steps: results/speed.md, make bench-step ARGS="--model FOLDER --write" (benchmarks/bench_step.py says what is measured).
-BENCH := build/bench
 
 bench-loss: $(BENCH)/.ready
 	$(BENCH)/bin/python benchmarks/bench_loss.py $(ARGS)

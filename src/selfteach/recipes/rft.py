@@ -16,8 +16,8 @@ class RFT(Recipe):
     """Imitate those of one's own answers that the verifier calls right.
 
     "Scaling Relationship on Learning Mathematical Reasoning" (arXiv 2308.01825). ``per_prompt`` answers are sampled to
-    each prompt and graded; of the right ones up to ``keep_right`` stay, no two of the same text, and with ``with_reference``
-    the data's own solution beside them:
+    each prompt and graded; of the right ones up to ``keep_right`` stay, no two of the same text, and with
+    ``with_reference`` the data's own solution beside them:
 
         L = mean over their tokens of −log p(y_t)
 
