@@ -65,6 +65,9 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "soda": {"sft_steps": 4, "stored": 12, "steps": 6},
     "dp-opd": {"poisson_records": 12, "delta": 1e-2},
     "effopd": {"validation": 4, "trials": 1},
+    "brts": {"prompts": 2}, "vpd": {"per_prompt": 4, "prompts": 2},
+    "reinforce-plus-plus": {"per_prompt": 4, "prompts": 2}, "reopold": {"per_prompt": 4, "prompts": 2},
+    "distillm": {"probe_examples": 4}, "sdft-rewrite": {"stored": 6},
     "erpd": {"rounds": 2, "stored": 6, "per_prompt": 4, "prompts": 2, "steps": 3, "extreme_steps": 2},
 }  # fmt: skip
 

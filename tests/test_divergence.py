@@ -16,6 +16,7 @@ from torch import Tensor
 from selfteach.objective.divergence import (
     DIVERGENCES,
     JSD,
+    AdaptiveKL,
     Alpha,
     Divergence,
     EntropyAware,
@@ -84,6 +85,19 @@ def reference_todi(p: np.ndarray, q: np.ndarray) -> float:
     return total
 
 
+def reference_adaptive(p: np.ndarray, q: np.ndarray) -> float:
+    order = np.argsort(-q, kind="stable")
+    head, mass = [], 0.0
+    for j in order:
+        if mass >= 0.5 * q.sum():
+            break
+        head.append(j)
+        mass += q[j]
+    gap = np.abs(q - p)
+    share = gap[head].sum() / gap.sum() if gap.sum() else 0.5
+    return float(share * kl(q, p) + (1 - share) * kl(p, q))
+
+
 Reference = Callable[[np.ndarray, np.ndarray], float]
 CASES: dict[str, tuple[Divergence, Reference]] = {
     "forward KL": (ForwardKL(), lambda p, q: kl(q, p)),
@@ -102,6 +116,7 @@ CASES: dict[str, tuple[Divergence, Reference]] = {
     "mixed KL": (MixedKL(0.3), lambda p, q: 0.3 * kl(q, p) + 0.7 * kl(p, q)),
     "entropy-aware": (EntropyAware(), reference_entropy_aware),
     "ToDi": (ToDi(), reference_todi),
+    "adaptive KL": (AdaptiveKL(), reference_adaptive),
 }
 # f with f(1) = 0 such that D = Σ p f(q/p); u = teacher / student.
 GENERATORS: dict[str, Callable[[float], float]] = {
@@ -232,7 +247,7 @@ def test_value_and_gradient_vanish_when_student_equals_teacher(
 # ---- gradients -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "ToDi"])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("ToDi", "adaptive KL")])
 @pytest.mark.parametrize(
     "clips", [{}, {"clip_token": 0.3}, {"clip_entry": 0.04}], ids=["plain", "token", "entry"]
 )
@@ -263,6 +278,32 @@ def test_a_clipped_ratio_is_a_policy_gradient_with_clipped_advantages() -> None:
 def test_a_clipped_ratio_needs_the_detached_form() -> None:
     with pytest.raises(ValueError, match="needs detach_ratio"):
         ReverseKL(clip_ratio=5.0)
+
+
+def test_adaptive_gradient_passes_finite_differences_with_its_weights_held_fixed() -> None:
+    logits, teacher = log_probs(5, 6, seed=7), log_probs(5, 6, seed=8)
+    forward, reverse = AdaptiveKL().weights(logits, teacher)
+
+    def frozen(z: Tensor) -> Tensor:
+        p = z.log_softmax(-1)
+        return (forward * teacher.exp() * (teacher - p) + reverse * p.exp() * (p - teacher)).sum()
+
+    numeric = torch.zeros_like(logits)
+    for index in np.ndindex(*logits.shape):
+        step = torch.zeros_like(logits)
+        step[index] = 1e-6
+        numeric[index] = (frozen(logits + step) - frozen(logits - step)) / 2e-6
+    torch.testing.assert_close(AdaptiveKL().logit_gradient(logits, teacher), numeric, rtol=1e-6, atol=1e-8)
+
+
+def test_the_head_is_learned_by_forward_kl_and_the_tail_by_reverse() -> None:
+    teacher = torch.tensor([0.6, 0.2, 0.1, 0.1], dtype=torch.float64).log()
+    wrong_head = torch.tensor([0.3, 0.35, 0.175, 0.175], dtype=torch.float64).log()
+    wrong_tail = torch.tensor([0.6, 0.1, 0.15, 0.15], dtype=torch.float64).log()
+    assert AdaptiveKL().weights(wrong_head, teacher)[0].item() == pytest.approx(0.5)
+    assert AdaptiveKL().weights(wrong_tail, teacher)[0].item() == pytest.approx(0.0)
+    assert AdaptiveKL(head=0.7).weights(wrong_tail, teacher)[0].item() == pytest.approx(0.5)
+    assert AdaptiveKL().weights(teacher, teacher)[0].item() == 0.5
 
 
 def test_todi_gradient_passes_finite_differences_with_its_weights_held_fixed() -> None:
@@ -367,7 +408,7 @@ ONE_MISSES = (
     torch.tensor([[0.0, 0.0, -math.inf]]).log_softmax(-1),
     torch.tensor([[0.0, 1.0, 2.0]]).log_softmax(-1),
 )
-INFINITE_IF_STUDENT_MISSES = {"forward KL", "Jeffreys", "mixed KL", "entropy-aware", "ToDi"}
+INFINITE_IF_STUDENT_MISSES = {"forward KL", "Jeffreys", "mixed KL", "entropy-aware", "ToDi", "adaptive KL"}
 INFINITE_IF_TEACHER_MISSES = INFINITE_IF_STUDENT_MISSES - {"forward KL"} | {
     "reverse KL",
     "reverse KL, detached ratio",

@@ -26,12 +26,13 @@ from selfteach.objective.entrywise import (
     require_inside_unit,
     weighted_gap,
 )
-from selfteach.objective.two_sided import EntropyAware, Jeffreys, MixedKL, ToDi
+from selfteach.objective.two_sided import AdaptiveKL, EntropyAware, Jeffreys, MixedKL, ToDi
 
 __all__ = [
     "DIVERGENCES",
     "JSD",
     "NEVER",
+    "AdaptiveKL",
     "Alpha",
     "Divergence",
     "EntropyAware",
@@ -295,6 +296,7 @@ DIVERGENCES: dict[str, type[Divergence]] = {
     "mixed_kl": MixedKL,
     "entropy_aware": EntropyAware,
     "todi": ToDi,
+    "adaptive_kl": AdaptiveKL,
 }
 
 

@@ -98,3 +98,31 @@ class ToDi(TwoSidedKL):
         absent = (student == NEVER) & (teacher == NEVER)
         gap = (teacher - student).masked_fill(absent, 0.0)
         return gap.sigmoid(), (-gap).sigmoid()
+
+
+@dataclass(frozen=True)
+class AdaptiveKL(TwoSidedKL):
+    """``adaptive_kl``: a · forward KL + (1−a) · reverse KL, a the share of Σ |q − p| that lies in the teacher's head
+    (AKL, https://arxiv.org/abs/2404.02657), no gradient in a.
+
+    The head holds the teacher's likeliest tokens, as few as reach a mass of ``head`` (of the given support): forward KL
+    learns the head first, reverse KL the tail. Where p = q both weigh ½.
+    """
+
+    head: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_inside_unit("head", self.head, "0 has no head, 1 no tail")
+
+    def weights(
+        self, student: Entries, teacher: Entries
+    ) -> tuple[Float[Tensor, "*P 1"], Float[Tensor, "*P 1"]]:
+        chance, order = torch.sort(teacher.exp(), dim=-1, descending=True, stable=True)
+        whole = chance.sum(-1, keepdim=True)
+        inside = (chance.cumsum(-1) - chance) < self.head * whole
+        gap = (teacher.exp() - student.exp()).abs()
+        total = gap.sum(-1, keepdim=True)
+        of_head = (gap.gather(-1, order) * inside).sum(-1, keepdim=True)
+        share = torch.where(total > 0, of_head / total.masked_fill(total == 0, 1.0), 0.5)
+        return share, 1 - share

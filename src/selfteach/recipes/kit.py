@@ -24,6 +24,7 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.candidates import CandidateMatch
 from selfteach.objective.divergence import (
     JSD,
+    AdaptiveKL,
     Alpha,
     Divergence,
     EntropyAware,
@@ -148,13 +149,14 @@ __all__ = [  # noqa: RUF022
     "Revision", "Ring", "Role", "Snapshot", "Solution", "Told", "View", "Weights", "Whole", "experts", "routes",
     "taught",
     # the loss: terms, targets, divergences, supports
-    "JSD", "AdvantageTilted", "Alpha", "At", "CandidateMatch", "Consensus", "DPOLoss", "Divergence", "Divisor",
-    "Entropy", "EntropyAware", "Extrapolation", "ForwardKL", "FromRole", "Full", "GeometricMean", "Hidden", "Imitate",
-    "Jeffreys", "Likeliest", "LogRatio", "Match", "MixedKL", "Mixture", "NegativeLogLikelihood", "OfColumns", "Pairs",
-    "PlackettLuce", "PolicyGradient", "Positions", "Quantity", "Reduction", "Renyi", "ReverseKL", "Sampled",
-    "SequenceTerm", "Signal", "SkewForwardKL", "SkewReverseKL", "StudentMix", "Support", "Tail", "Target", "Term",
-    "ToDi", "TopK", "TotalVariation", "TrustRegion", "bco", "clipped_surrogate", "dpo", "gkd_jsd", "imitated", "k1",
-    "k2", "k3", "kto", "likeliest", "mismatched_kl", "preferred", "refuse_smoothing", "report_rewards", "units_of",
+    "JSD", "AdaptiveKL", "AdvantageTilted", "Alpha", "At", "CandidateMatch", "Consensus", "DPOLoss", "Divergence",
+    "Divisor", "Entropy", "EntropyAware", "Extrapolation", "ForwardKL", "FromRole", "Full", "GeometricMean", "Hidden",
+    "Imitate", "Jeffreys", "Likeliest", "LogRatio", "Match", "MixedKL", "Mixture", "NegativeLogLikelihood",
+    "OfColumns", "Pairs", "PlackettLuce", "PolicyGradient", "Positions", "Quantity", "Reduction", "Renyi",
+    "ReverseKL", "Sampled", "SequenceTerm", "Signal", "SkewForwardKL", "SkewReverseKL", "StudentMix", "Support",
+    "Tail", "Target", "Term", "ToDi", "TopK", "TotalVariation", "TrustRegion", "bco", "clipped_surrogate", "dpo",
+    "gkd_jsd", "imitated", "k1", "k2", "k3", "kto", "likeliest", "mismatched_kl", "preferred", "refuse_smoothing",
+    "report_rewards", "units_of",
     # statistics, schedules, controllers, updates
     "ITSELF", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Leaps", "Minibatch",
     "RisingShare", "Statistics", "by_group", "capped", "cosine", "edit_similarity", "entropy", "group_advantage",
