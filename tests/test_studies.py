@@ -9,6 +9,8 @@ import shlex
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from selfteach.cli import main
 from selfteach.cli.train import run_of
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
+from selfteach.recipes.parts import Adapter, Optimization, Rollouts
 from selfteach.studies import STUDIES, Exceeds, Rule, Study, Within, Works, study_named
 from selfteach.studies import fingerprint as fingerprints
 from selfteach.studies import plan as plans
@@ -30,8 +33,12 @@ from selfteach.studies.runner import Making, commands, missing, run_studies
 from selfteach.studies.runs import Planned, cells, condensed
 from selfteach.studies.study import Claim, built_on, column_of
 from selfteach.studies.workers import Crew
+from selfteach.task.opening import TaskOptions
+from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
 from selfteach.training.launch import table_of
+from selfteach.training.runconfig import dotted
 from selfteach.training.rundir import RunFolder
+from selfteach.words import taken
 
 VARIANTS = {"a": "sft --steps 2", "b": "sft --steps 1"}
 BUILT = {"teacher": "opsd", "student": "exopd --teacher {variant teacher}/model"}
@@ -56,8 +63,25 @@ def asked(out: Path, *claims: Claim, task: str = "", method: str = "sft", **sett
     return StudySettings((Study(method, claims or (claim(),), task),), out, **{"seeds": 2, **settings})
 
 
+def resolved(words: Sequence[str]) -> TrainConfig:
+    """``run_of``, which takes its time, once for all words that differ in seed and folder alone."""
+    rest, seed = taken(words, "seed")
+    rest, out = taken(rest, "out")
+    return replace(resolved_once(tuple(rest)), seed=int(seed or 0), out=Path(out or "run"))
+
+
+@cache
+def resolved_once(words: tuple[str, ...]) -> TrainConfig:
+    return run_of([*words, "--out", "run"])
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfteach.cli.study.run_of", resolved)
+
+
 def plan_of(asked: StudySettings, rows: Path | None = None) -> Plan:
-    return Plan(asked, run_of, Rows(rows or asked.out / "rows"))
+    return Plan(asked, resolved, Rows(rows or asked.out / "rows"))
 
 
 def labels(works: Sequence[Work]) -> list[tuple[str, int]]:
@@ -310,7 +334,7 @@ def learned(of: Callable[[str, int], float]) -> Callable[[Work], Row]:
 
 def written_row(words: str, seed: int, last: float, first: float = 0.1, **more: Any) -> Row:
     values = {"last": last, "first": first, "mean": last, "max": last, "auc": last}
-    return Row(words, seed, "", {"eval/headline": values}, **more)
+    return Row(words, seed, "made", {"eval/headline": values}, **more)
 
 
 def answer_all(plan: Plan, of: Callable[[Work], Row]) -> list[list[tuple[str, int]]]:
@@ -318,11 +342,14 @@ def answer_all(plan: Plan, of: Callable[[Work], Row]) -> list[list[tuple[str, in
     rounds = []
     making = Making(plan, False, lambda: True)
     while works := making.round():
+        assert len(rounds) < 20
         rounds.append(labels(works))
         for work in works:
             assert work.side is not None
-            row = of(work)
-            plan.rows.add(Row(**{**vars(row), "fingerprint": plan.fingerprint(work.side)}))
+            plan.rows.add(replace(of(work), fingerprint=plan.fingerprint(work.side)))
+            if work.folder in making.held:
+                work.folder.mkdir()
+                (work.folder / "summary.json").write_text("{}")
     return rounds
 
 
@@ -334,10 +361,10 @@ def test_both_sides_get_the_same_multiples_of_their_own_rate_on_seeds_that_are_n
     rounds = answer_all(plan, learned(lambda words, seed: 0.5 + 0.3 * (words in best) + seed % 7 / 1000))
     tried = {"sft --lr 1e-3": ["0.0003", "0.003"], "sft --lr 1e-4 --steps 2": ["3e-05", "0.0003"]}
     wanted = {
-        (w, s)
-        for w, values in tried.items()
-        for s in (1000, 1001)
-        for w in [w, *[f"{w} --lr {v}" for v in values]]
+        (words, seed)
+        for own, values in tried.items()
+        for seed in (1000, 1001)
+        for words in [own, *[f"{own} --lr {v}" for v in values]]
     }
     assert set(rounds[0]) == wanted
     assert set(rounds[1]) == {(words, seed) for words in best for seed in range(4)}
@@ -496,7 +523,7 @@ def test_rows_are_small_sorted_and_read_back(tmp_path: Path) -> None:
     lines = (tmp_path / "sft.jsonl").read_text().splitlines()
     assert [json.loads(line)["seed"] for line in lines] == [1, 3]
     assert max(map(len, lines)) < 400
-    again = Rows(tmp_path).find("sft --task table", 3, "", ["eval/headline"])
+    again = Rows(tmp_path).find("sft --task table", 3, "made", ["eval/headline"])
     assert again is not None
     assert again.value("eval/headline") == 0.333333
     assert math.isnan(again.value("first eval/headline"))
@@ -505,7 +532,8 @@ def test_rows_are_small_sorted_and_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "[]", "7", '{"words": "sft"}', '{"words": "sft", "seed": 0, "fingerprint": "x", "metrics": {"a": {"last": 1}}}',
+    ["{", "[]", "7", '{"words": "sft"}',
+     '{"words": "sft", "seed": 0, "fingerprint": "x", "metrics": {"a": {"last": 1}}}',
      '{"words": "sft", "seed": 0, "fingerprint": "x", "mine": 1}', '{"words": "sft", "seed": "a", "fingerprint": "x"}'],
 )  # fmt: skip
 def test_a_line_that_is_no_row_is_named(line: str, tmp_path: Path) -> None:
@@ -515,7 +543,7 @@ def test_a_line_that_is_no_row_is_named(line: str, tmp_path: Path) -> None:
 
 
 def fingerprint_of(words: str) -> str:
-    return fingerprints.fingerprint(run_of([*shlex.split(words), "--out", "x"]))
+    return fingerprints.fingerprint(resolved(shlex.split(words)))
 
 
 def test_a_row_depends_on_what_the_run_does_and_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -526,6 +554,27 @@ def test_a_row_depends_on_what_the_run_does_and_on_nothing_else(monkeypatch: pyt
     assert fingerprint_of("sft --task table") != same
     monkeypatch.setattr(fingerprints, "EPOCH", 99)
     assert fingerprint_of("opsd --task table") != same
+
+
+DEFAULTS = Path(__file__).parent / "data" / "study_defaults.json"
+
+
+def defaults() -> dict[str, Any]:
+    """The defaults that no fingerprint sees, as JSON holds them."""
+    kinds = (Loading, Evaluation, Bookkeeping, TaskOptions, Rollouts, Optimization, Adapter)
+    found = {f"{kind.__name__}.{name}": value for kind in kinds for name, value in dotted(asdict(kind()))}
+    return json.loads(json.dumps({name: value for name, value in found.items()}, default=str))
+
+
+def test_a_default_that_all_methods_share_is_not_changed_without_a_new_epoch() -> None:
+    """A new setting is none of its business. To mend it: raise EPOCH and write the table anew,
+    {"epoch": EPOCH, "defaults": defaults()}."""
+    known = json.loads(DEFAULTS.read_text())
+    assert known["epoch"] == fingerprints.EPOCH
+    changed = {
+        name: value for name, value in defaults().items() if known["defaults"].get(name, value) != value
+    }
+    assert changed == {}
 
 
 def test_comments_and_docstrings_are_no_part_of_a_recipes_code(tmp_path: Path) -> None:
@@ -556,7 +605,7 @@ def test_a_side_depends_on_what_it_is_built_on(tmp_path: Path) -> None:
 def begun(run: Planned) -> None:
     """A finished run's folder, as it would be by now."""
     with RunFolder.create(run.folder) as folder:
-        folder.write_config(table_of(run_of(run.words[1:])))
+        folder.write_config(table_of(resolved(run.words[1:])))
         folder.metrics({"step": 1, "eval/headline": 0.5, "spent/tokens": 3})
         folder.summary({"steps": 1, "spent": 3, "unit": "tokens", "training_seconds": 1.0})
 
@@ -589,15 +638,15 @@ def test_a_run_whose_teacher_is_to_be_made_anew_is_so_too(tmp_path: Path) -> Non
 
 def test_the_commands_that_would_run_leave_out_what_has_a_row(tmp_path: Path) -> None:
     study = asked(tmp_path, built(), seeds=1)
-    (both,) = commands(study, run_of, tmp_path)
+    (both,) = commands(study, resolved, tmp_path)
     assert both[0].startswith("selfteach train opsd --seed 0")
     assert f"--teacher {tmp_path}/{label_of('opsd')}-0/model" in both[1]
-    plan = Plan(study, run_of, Rows(tmp_path / "studies"))
+    plan = Plan(study, resolved, Rows(tmp_path / "studies"))
     making = Making(plan, True, lambda: True)
     (teacher,) = making.round()
     begun(teacher)
     making.keep_row(teacher)
-    assert commands(study, run_of, tmp_path) == [both[1:]]
+    assert commands(study, resolved, tmp_path) == [both[1:]]
 
 
 # --- what runs say
@@ -897,7 +946,7 @@ def test_other_methods_that_rows_are_there_of_stand_in_the_table_and_those_witho
     assert "| tip | a beats b |" in written
     assert "| sft | longer is better |" in written
     assert "- not studied here: sdpo; `selfteach study sdpo` shows them" in written
-    assert "- without a claim: opsd, " in written
+    assert "gkd" in written.partition("- without a claim: ")[2]
 
 
 def test_few_seeds_are_undecided_and_show_no_spread(mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -925,7 +974,7 @@ def test_a_metric_that_is_none_is_refused_after_the_other_claims_results_are_wri
     finished_at_once(monkeypatch, 0.5)
     study = asked(tmp_path / "runs", claim(metric="eval/headlines"), claim(), seeds=4)
     with pytest.raises(UserError, match=r"study of sft: .*did you mean eval/headline"):
-        run_studies(study, run_of, jobs=1, command="", results=tmp_path)
+        run_studies(study, resolved, jobs=1, command="", results=tmp_path)
     assert "*reproduced*" in (tmp_path / "methods.md").read_text()
 
 
@@ -947,7 +996,7 @@ def test_a_failed_run_leaves_the_results_of_the_others_which_go_on(
     with pytest.raises(
         UserError, match=r"seed 0 ended with code 2 \(out of memory\); the log is .*\(and 3 more\)"
     ):
-        run_studies(study, run_of, jobs=1, command="", results=tmp_path)
+        run_studies(study, resolved, jobs=1, command="", results=tmp_path)
     written = (tmp_path / "methods.md").read_text()
     assert "- sft: a beats b: not finished: b; `selfteach study sft` shows it" in written
     assert "*reproduced*" in written
@@ -961,7 +1010,7 @@ def test_an_interruption_leaves_the_results_of_what_is_finished(
 
     monkeypatch.setattr(Crew, "make", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_studies(asked(tmp_path), run_of, jobs=1, command="", results=tmp_path)
+        run_studies(asked(tmp_path), resolved, jobs=1, command="", results=tmp_path)
     assert "- sft: a beats b: not finished: a, b" in (tmp_path / "methods.md").read_text()
 
 
