@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from selfteach.child import end_with_parent
 
@@ -23,15 +23,15 @@ INTERRUPTED = 130
 
 def serve(commands: int) -> None:
     """Make the runs that the descriptor names, until it is closed."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers = os.dup(1)
     passed: set[tuple[str, ...]] = set()
     with os.fdopen(commands, encoding="utf-8") as lines:
         for line in lines:
             asked = json.loads(line)
             with written_to(asked["log"]):
                 code = one_run(asked["words"], passed)
-            answers.write(f"{code}\n")
-            answers.flush()
+            with suppress(BrokenPipeError):  # nobody is left to hear it
+                os.write(answers, f"{code}\n".encode())
             if code == INTERRUPTED:
                 return
 
