@@ -6,29 +6,39 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+import shutil
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from selfteach.cli import main
 from selfteach.cli.train import run_of
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
-from selfteach.studies import STUDIES, study_named
+from selfteach.recipes.parts import Adapter, Optimization, Rollouts
+from selfteach.studies import STUDIES, Exceeds, Rule, Study, Within, Works, study_named
+from selfteach.studies import fingerprint as fingerprints
 from selfteach.studies import plan as plans
-from selfteach.studies.answer import Answer, Open, answer, measured
+from selfteach.studies.answer import Answer, Open, answered, by_label, decided, set_up
 from selfteach.studies.outdated import forget, outdated
-from selfteach.studies.plan import Plan, Resolve, StudySettings, label_of, planned, planned_variant
+from selfteach.studies.plan import Plan, Side, StudySettings, Work, label_of, side_of
 from selfteach.studies.results import mean_and_error
-from selfteach.studies.runner import commands, run_studies
+from selfteach.studies.rows import Row, Rows, height, numbers, row_of
+from selfteach.studies.runner import Making, commands, missing, run_studies
 from selfteach.studies.runs import Planned, cells, condensed
-from selfteach.studies.study import Claim, Study, built_on
-from selfteach.studies.verdict import ONE_SIDED_95, Exceeds, Rule, Within, margin
+from selfteach.studies.study import Claim, built_on, column_of
+from selfteach.studies.workers import Crew
+from selfteach.task.opening import TaskOptions
+from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
 from selfteach.training.launch import table_of
+from selfteach.training.runconfig import dotted
 from selfteach.training.rundir import RunFolder
+from selfteach.words import taken
 
 VARIANTS = {"a": "sft --steps 2", "b": "sft --steps 1"}
 BUILT = {"teacher": "opsd", "student": "exopd --teacher {variant teacher}/model"}
@@ -40,8 +50,9 @@ def claim(
     lower: str = "b",
     metric: str = "eval/headline",
     rule: Rule | None = None,
+    **more: Any,
 ) -> Claim:
-    return Claim("a beats b", variants, higher, lower, metric, rule or Exceeds())
+    return Claim("a beats b", variants, higher, lower, metric, rule or Exceeds(), **{"sweep": (), **more})
 
 
 def built(**changes: Any) -> Claim:
@@ -52,67 +63,91 @@ def asked(out: Path, *claims: Claim, task: str = "", method: str = "sft", **sett
     return StudySettings((Study(method, claims or (claim(),), task),), out, **{"seeds": 2, **settings})
 
 
-def untried(words: Sequence[str]) -> Any:
-    """In place of the command line, where a test is not about what words mean."""
+def resolved(words: Sequence[str]) -> TrainConfig:
+    """``run_of``, which takes its time, once for all words that differ in seed and folder alone."""
+    rest, seed = taken(words, "seed")
+    rest, out = taken(rest, "out")
+    return replace(resolved_once(tuple(rest)), seed=int(seed or 0), out=Path(out or "run"))
 
 
-# --- verdicts
+@cache
+def resolved_once(words: tuple[str, ...]) -> TrainConfig:
+    return run_of([*words, "--out", "run"])
 
 
-@pytest.mark.parametrize(
-    ("higher", "lower", "verdict"),
-    [
-        ([0.9, 0.91, 0.89], [0.1, 0.12, 0.11], "reproduced"),
-        ([0.1, 0.12, 0.11], [0.9, 0.91, 0.89], "refuted"),
-        ([0.5, 0.6, 0.4], [0.45, 0.5, 0.55], "undecided"),
-        ([0.5, 0.5], [0.5, 0.5], "undecided"),
-        ([0.9], [0.1], "undecided"),
-    ],
-)
-def test_a_verdict_needs_a_difference_beyond_the_spread_over_seeds(
-    higher: list[float], lower: list[float], verdict: str
-) -> None:
-    assert Answer("m", claim(), higher, lower).verdict == verdict
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfteach.cli.study.run_of", resolved)
 
 
-@pytest.mark.parametrize(
-    ("higher", "verdict"),
-    [
-        ([0.50, 0.51, 0.49], "reproduced"),
-        ([0.9, 0.91, 0.89], "refuted"),
-        ([0.1, 0.11, 0.09], "refuted"),
-        ([0.5, 0.7, 0.3], "undecided"),
-    ],
-)
-def test_equality_is_reproduced_only_where_the_whole_interval_is_within(
-    higher: list[float], verdict: str
-) -> None:
-    assert Answer("m", claim(rule=Within(0.1)), higher, [0.5, 0.5, 0.5]).verdict == verdict
+def plan_of(asked: StudySettings, rows: Path | None = None) -> Plan:
+    return Plan(asked, resolved, Rows(rows or asked.out / "rows"))
 
 
-def test_equality_is_undecided_from_one_seed() -> None:
-    assert Answer("m", claim(rule=Within(0.1)), [0.5], [0.5]).verdict == "undecided"
+def labels(works: Sequence[Work]) -> list[tuple[str, int]]:
+    return [(work.side.words, work.seed) for work in works if work.side is not None]
+
+
+# --- verdicts (of one claim, and how often they are false: test_verdicts.py)
+
+SURE = ([0.90, 0.91, 0.89, 0.92], [0.10, 0.12, 0.11, 0.13])
+UNSURE = ([0.5, 0.6, 0.4, 0.5], [0.45, 0.5, 0.55, 0.5])
+
+
+def said(one: Answer, *others: Answer, unknown: int = 0) -> tuple[str, str]:
+    found = decided([one, *others], unknown)[0]
+    return found.verdict, found.why
+
+
+def test_a_verdict_needs_a_difference_beyond_the_spread_over_seeds() -> None:
+    assert said(Answer("m", claim(), *SURE)) == ("reproduced", "")
+    assert said(Answer("m", claim(), *reversed(SURE))) == ("refuted", "")
+    assert said(Answer("m", claim(), *UNSURE))[0] == "undecided"
+    assert said(Answer("m", claim(), SURE[0][:3], SURE[1][:3])) == (
+        "undecided",
+        "a verdict needs 4 seeds at least",
+    )
+    assert said(Answer("m", claim(rule=Within(0.1)), SURE[0], [x + 0.01 * i for i, x in enumerate(SURE[0])]))[
+        0
+    ] == ("reproduced")
 
 
 def test_the_differences_are_paired_by_seed() -> None:
     """Seeds differ by far more than the variants do; without pairing nothing would be seen."""
-    assert Answer("m", claim(), [0.11, 0.52, 0.93], [0.1, 0.5, 0.9]).verdict == "reproduced"
+    one = Answer("m", claim(), [0.11, 0.52, 0.93, 0.33], [0.1, 0.5, 0.91, 0.32])
+    assert said(Answer("m", claim(), [x + 0.02 for x in one.higher], one.lower))[0] == "reproduced"
 
 
-def test_the_margin_is_students_t_times_the_standard_error() -> None:
-    assert margin([1.0, 2.0, 3.0]) == pytest.approx(2.92 / math.sqrt(3))
-    assert margin([1.0]) == math.inf
-    assert margin([0.0, 1.0] * 100) == pytest.approx(1.697 * np.std([0, 1] * 100, ddof=1) / math.sqrt(200))
+def test_the_more_claims_a_table_has_the_more_each_must_show() -> None:
+    one = Answer("m", claim(), [0.2, 0.3, 0.25, 0.28], [0.1, 0.1, 0.1, 0.1])
+    assert 0.01 < one.evidence.p < 0.05
+    assert said(one)[0] == "reproduced"
+    assert said(one, unknown=9)[0] == "undecided"
 
 
-@pytest.mark.parametrize("freedom", range(1, 31))
-def test_the_bound_leaves_five_percent_of_students_density_above_it(freedom: int) -> None:
-    bound = ONE_SIDED_95[freedom - 1]
-    at = np.linspace(0, bound, 20_001)
-    density = (1 + at**2 / freedom) ** (-(freedom + 1) / 2)
-    inside = np.sum((density[1:] + density[:-1]) / 2) * (at[1] - at[0])
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
-    assert 0.5 + scale * inside == pytest.approx(0.95, abs=1e-4)
+def test_undecided_names_the_seeds_that_would_decide() -> None:
+    one = Answer("m", claim(), [0.6, 0.4, 0.62, 0.45], [0.5, 0.5, 0.5, 0.42])
+    verdict, why = said(one)
+    assert verdict == "undecided"
+    assert (found := re.fullmatch(r".* about (\d+) seeds would decide it: --seeds (\d+)", why))
+    assert found[1] == found[2]
+    assert int(found[1]) in (64, 128, 256)
+    none = Answer("m", claim(), [0.6, 0.4, 0.6, 0.4], [0.5] * 4)
+    assert (
+        said(none)[1]
+        == "at the effect and the spread seen no number of seeds that can be run would decide it"
+    )
+
+
+def test_two_sides_that_measure_the_same_are_undecided_and_ask_for_no_more() -> None:
+    one = Answer("m", claim(), [0.5, 0.6, 0.7, 0.8], [0.5, 0.6, 0.7, 0.8])
+    assert said(one) == ("undecided", "both sides measure the same in every seed: nothing is compared")
+    assert decided([one])[0].settled
+
+
+def test_a_dead_or_withdrawn_claim_has_no_verdict_whatever_its_p() -> None:
+    assert said(Answer("m", claim(), *SURE, dead="dead side b: …")) == ("no verdict", "dead side b: …")
+    assert said(Answer("m", claim(withdrawn="b is dead"), *SURE)) == ("no verdict", "withdrawn: b is dead")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -121,20 +156,12 @@ def test_a_number_that_is_not_finite_is_no_answer(value: float) -> None:
         Answer("m", claim(), [0.9, value], [0.1, 0.1])
 
 
-def test_a_tolerance_of_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match="tolerance"):
-        Within(0.0)
-
-
 def test_a_claims_own_rule_is_the_one_that_decides() -> None:
-    class Never:
-        relation = "never exceeds"
-        says = "Never."
+    class Never(Exceeds):
+        def p_values(self, differences: Sequence[float]) -> tuple[float, float]:
+            return 1.0, 0.0
 
-        def verdict(self, differences: Sequence[float]) -> Any:
-            return "refuted"
-
-    assert Answer("m", claim(rule=Never()), [0.9, 0.91], [0.1, 0.1]).verdict == "refuted"
+    assert said(Answer("m", claim(rule=Never()), *SURE))[0] == "refuted"
 
 
 # --- what is no study
@@ -156,7 +183,12 @@ def test_a_claims_own_rule_is_the_one_that_decides() -> None:
             {"variants": {"a": "sft --from {variant b}", "b": "sft --from {variant a}"}},
             "built on itself: 'a' on 'b' on 'a'",
         ),
-        ({"metric": "men loss"}, "no NAME, nor one after one of last, first, mean, max"),
+        ({"metric": "men loss"}, "no NAME, nor one after one of last, first, mean, max, auc"),
+        ({"tuned_by": "best loss"}, "metric 'best loss' is no NAME"),
+        ({"sweep": ("lr 1|2",)}, "a sweep's entry is a setting and its values"),
+        ({"sweep": ("--lr 1e-3|",)}, "a sweep's entry is a setting and its values"),
+        ({"may_fail": ("c",)}, "'c' is neither of its sides"),
+        ({"works": {"c": Works()}}, "'c' is neither of its sides"),
         ({"metric": "mean max loss"}, "no NAME"),
     ],
 )
@@ -217,15 +249,23 @@ def test_a_runs_folder_is_a_fingerprint_of_its_words() -> None:
 
 
 def test_a_variant_that_builds_on_another_waits_for_it_and_gets_its_folder(tmp_path: Path) -> None:
-    plan = planned(asked(tmp_path / "with space", built()), untried)
-    teacher, student = plan.waves
-    assert [run.label for run in teacher] == [label_of(BUILT["teacher"])] * 2
-    assert f"{teacher[1].folder}/model" in student[1].words
+    plan = plan_of(asked(tmp_path / "with space", built(), seeds=1))
+    making = Making(plan, False, lambda: True)
+    (teacher,) = making.round()
+    assert labels([teacher]) == [("opsd", 0)]
+    begun(teacher)
+    making.keep_row(teacher)
+    (student,) = making.round()
+    assert f"{teacher.folder}/model" in student.words
+    assert student.side is not None
+    assert student.side.words == "exopd --teacher {opsd}/model"
+    assert teacher.folder.exists(), "the student needs it"
 
 
 def test_a_variants_own_evaluation_settings_stand(tmp_path: Path) -> None:
-    variants = {**VARIANTS, "a": "sft --eval-problems=8 --samples-every 3"}
-    run = planned_variant(asked(tmp_path), Study("sft", (one := claim(variants),)), one, "a")[0]
+    one = claim({**VARIANTS, "a": "sft --eval-problems=8 --samples-every 3"})
+    plan = plan_of(asked(tmp_path, one))
+    run = plan.work(side_of(plan.asked.studies[0], one, "a", {}), 0)
     assert "256" not in run.words
     assert run.words.count("--samples-every") == 1
     assert "--eval-samples" in run.words
@@ -236,78 +276,377 @@ def test_the_studys_task_is_that_of_variants_that_name_none(tmp_path: Path) -> N
     study = Study("sft", (one,), task="facts")
     assert study.words(one, "a") == "sft --task facts"
     assert study.words(one, "b") == "sft --task chain"
-    run = planned_variant(asked(tmp_path), study, one, "a")[0]
-    assert run.folder.name == f"{label_of('sft')}-0"
+    plan = plan_of(StudySettings((study,), tmp_path))
+    run = plan.work(side_of(study, one, "a", {}), 0)
+    assert run.folder.name == f"{label_of('sft --task facts')}-0"
 
 
-def test_variants_of_equal_words_are_one_run(tmp_path: Path) -> None:
-    plan = planned(asked(tmp_path, claim(), claim({**VARIANTS, "b": "sft --steps 3"})), untried)
-    assert len(plan.waves[0]) == 2 * 3
+def test_equal_sides_are_one_run_across_claims_and_studies(tmp_path: Path) -> None:
+    """Also where one study says its task in its words, and the other beside them."""
+    first = Study("one", (claim(), claim({**VARIANTS, "b": "sft --steps 3"})), "table")
+    other = Study("two", (claim({"a": "sft --steps 2 --task table", "b": "sft --steps 2 --task chain"}),))
+    plan = plan_of(StudySettings((first, other), tmp_path, seeds=2))
+    assert len(missing(plan)[2]) == 2 * 4
 
 
-def test_words_that_would_mean_two_runs_are_refused(tmp_path: Path) -> None:
+def test_equal_words_of_two_tasks_are_two_runs(tmp_path: Path) -> None:
     studies = tuple(Study("sft", (claim(),), task) for task in ("table", "chain"))
-    with pytest.raises(UserError, match="two claims mean different runs by the words 'sft --steps 2'"):
-        planned(StudySettings(studies, tmp_path), untried)
+    plan = plan_of(StudySettings(studies, tmp_path, seeds=1))
+    assert len({work.folder for work in missing(plan)[1]}) == 4
 
 
 def test_words_that_are_none_are_refused_before_any_run(tmp_path: Path) -> None:
     study = asked(tmp_path, claim({**VARIANTS, "b": "sft --stpes 1"}), method="mine")
     with pytest.raises(UserError, match=r"study of mine, variant 'b':.*--steps"):
-        planned(study, run_of)
+        plan_of(study)
+    many = asked(tmp_path, claim(sweep=("--schedule x3",)), method="mine")
+    with pytest.raises(
+        UserError, match=r"study of mine, variant 'a': sweep --schedule x3: x3 of '\w+' is no number"
+    ):
+        plan_of(many)
     assert not any(tmp_path.iterdir())
 
 
 def test_the_common_task_has_the_baselines_and_a_budget_for_those_that_sample(tmp_path: Path) -> None:
-    study = asked(tmp_path, method="sdpo", common_task="tutor", tokens=500)
-    common = planned(study, run_of).common
+    study = asked(tmp_path, claim(VARIANTS), method="sdpo", common_task="tutor", tokens=500)
+    common = plan_of(study).common
     assert list(common) == ["opsd", "grpo", "sft", "sdpo"]
-    assert common["sdpo"][1].folder.name == "tutor-500-sdpo-1"
     assert ["--token-budget" in common[name][0].words for name in common] == [True, True, False, True]
-    assert planned(asked(tmp_path), run_of).common == {}
+    assert {work.seed for work in common["sdpo"]} == {0, 1}
+    assert plan_of(asked(tmp_path)).common == {}
+
+
+# --- what a side is tuned by
+
+TUNED = {"a": "sft --lr 1e-3", "b": "sft --lr 1e-4 --steps 2"}
+
+
+def learned(of: Callable[[str, int], float]) -> Callable[[Work], Row]:
+    """Rows whose last headline is a function of words and seed, above a first one of 0.1."""
+
+    def row(work: Work) -> Row:
+        assert work.side is not None
+        last = of(work.side.words, work.seed)
+        return written_row(work.side.words, work.seed, last)
+
+    return row
+
+
+def written_row(words: str, seed: int, last: float, first: float = 0.1, **more: Any) -> Row:
+    values = {"last": last, "first": first, "mean": last, "max": last, "auc": last}
+    return Row(words, seed, "made", {"eval/headline": values}, **more)
+
+
+def answer_all(plan: Plan, of: Callable[[Work], Row]) -> list[list[tuple[str, int]]]:
+    """Every run that is asked for, round by round, answered at once."""
+    rounds = []
+    making = Making(plan, False, lambda: True)
+    while works := making.round():
+        assert len(rounds) < 20
+        rounds.append(labels(works))
+        for work in works:
+            assert work.side is not None
+            plan.rows.add(replace(of(work), fingerprint=plan.fingerprint(work.side)))
+            if work.folder in making.held:
+                work.folder.mkdir()
+                (work.folder / "summary.json").write_text("{}")
+    return rounds
+
+
+def test_both_sides_get_the_same_multiples_of_their_own_rate_on_seeds_that_are_not_reported(
+    tmp_path: Path,
+) -> None:
+    plan = plan_of(asked(tmp_path, claim(TUNED, sweep=None), seeds=4))
+    best = {"sft --lr 1e-3 --lr 0.003", "sft --lr 1e-4 --steps 2"}
+    rounds = answer_all(plan, learned(lambda words, seed: 0.5 + 0.3 * (words in best) + seed % 7 / 1000))
+    tried = {"sft --lr 1e-3": ["0.0003", "0.003"], "sft --lr 1e-4 --steps 2": ["3e-05", "0.0003"]}
+    wanted = {
+        (words, seed)
+        for own, values in tried.items()
+        for seed in (1000, 1001)
+        for words in [own, *[f"{own} --lr {v}" for v in values]]
+    }
+    assert set(rounds[0]) == wanted
+    assert set(rounds[1]) == {(words, seed) for words in best for seed in range(4)}
+    setup = set_up(plan, *plan.claims[0])
+    assert by_label(setup) == {"a": "--lr 0.003", "b": ""}
+    assert setup.tried["a"][""] == pytest.approx(0.5 + (1000 % 7 + 1001 % 7) / 2000)
+
+
+def test_a_setting_at_which_a_run_stops_by_itself_is_not_chosen(tmp_path: Path) -> None:
+    plan = plan_of(asked(tmp_path, claim(TUNED, sweep=("--lr 1e-2|x1",)), seeds=4))
+    rounds = answer_all(
+        plan,
+        lambda work: (
+            written_row(work.side.words, work.seed, 0.9, stopped="loss is nan")
+            if work.side and "1e-2" in work.side.words
+            else learned(lambda words, seed: 0.3)(work)
+        ),
+    )
+    assert {words for words, _ in rounds[1]} == set(TUNED.values())
+
+
+def test_where_every_setting_is_as_good_the_one_as_written_is_chosen(tmp_path: Path) -> None:
+    plan = plan_of(asked(tmp_path, claim(TUNED, sweep=None), seeds=4))
+    rounds = answer_all(plan, learned(lambda words, seed: 0.5))
+    assert {words for words, _ in rounds[1]} == set(TUNED.values())
+
+
+def test_of_several_settings_every_combination_is_tried(tmp_path: Path) -> None:
+    one = claim(sweep=("--lr x1|x3", "--prompts 4|8"))
+    plan = plan_of(asked(tmp_path, one))
+    side = side_of(plan.asked.studies[0], one, "a", {})
+    rate = plan.config(side).recipe.optimization.lr
+    grid = plan.grid(one, side)
+    assert [side.words_of_settings for side in grid] == [
+        "--prompts 4", "--prompts 8", f"--lr {3 * rate:.4g} --prompts 4", f"--lr {3 * rate:.4g} --prompts 8",
+    ]  # fmt: skip
+    assert [plan.config(side).recipe.optimization.lr for side in grid] == pytest.approx(
+        [rate, rate, 3 * rate, 3 * rate]
+    )
+    assert plan.config(grid[0]).recipe.optimization.prompts == 4
+
+
+def test_a_setting_that_is_no_knob_of_the_recipe_is_understood_too(tmp_path: Path) -> None:
+    one = claim(sweep=("--eval-temperature 0.5",))
+    plan = plan_of(asked(tmp_path, one))
+    (side,) = plan.grid(one, side_of(plan.asked.studies[0], one, "a", {}))
+    assert plan.config(side).evaluation.eval_temperature == 0.5
+
+
+def test_a_side_built_on_another_side_is_built_on_it_as_tuned(tmp_path: Path) -> None:
+    plan = plan_of(asked(tmp_path, built(sweep=("--lr x1|x3",)), seeds=4))
+    rate = plan.config(Side("opsd", "opsd")).recipe.optimization.lr
+    best = f"opsd --lr {3 * rate:.4g}"
+    rounds = answer_all(plan, learned(lambda words, seed: 0.5 + 0.1 * (words == best)))
+    asked_for = [words for works in rounds for words, _ in works if words.startswith("exopd")]
+    assert (
+        set(map(lambda words: words.partition("}")[0], asked_for)) <= {f"exopd --teacher {{{best}"}
+        or not asked_for
+    )
+    assert by_label(set_up(plan, *plan.claims[0])).get("teacher") == f"--lr {3 * rate:.4g}"
+
+
+def test_the_default_grid_is_a_third_one_and_three_times_the_rate() -> None:
+    assert claim(sweep=None).grid == ("--lr x0.3|x1|x3",)
+    assert claim(sweep=()).grid == ()
+    assert claim(sweep=None, metric="first eval/headline").grid == ()
+
+
+# --- seeds in blocks
+
+
+def test_every_claim_is_looked_at_before_any_is_a_second_time_and_those_decided_ask_for_no_more(
+    tmp_path: Path,
+) -> None:
+    sure, open_ = claim(), claim({"a": "sft --steps 3", "b": "sft --steps 4"})
+    plan = plan_of(asked(tmp_path, open_, sure, seeds=16))
+
+    def headline(words: str, seed: int) -> float:
+        noise = (seed * 7919 % 13) / 100
+        return (
+            0.9 + noise / 100
+            if words == "sft --steps 2"
+            else 0.4 + (noise if "4" in words else -noise) * (-1) ** seed
+        )
+
+    rounds = answer_all(plan, learned(headline))
+    every = ["sft --steps 3", "sft --steps 4", "sft --steps 2", "sft --steps 1"]
+    assert sorted(rounds[0]) == sorted((words, seed) for words in every for seed in range(4))
+    assert sorted(rounds[1]) == sorted((words, seed) for words in every[:2] for seed in range(4, 8))
+    assert sorted(rounds[2]) == sorted((words, seed) for words in every[:2] for seed in range(8, 16))
+    assert len(rounds) == 3
+    answers, left = answered(plan)
+    assert [one.verdict for one in decided(answers, len(left))] == ["undecided", "reproduced"]
+    assert [len(one.differences) for one in answers] == [16, 4]
+
+
+def test_the_cap_ends_it_and_fewer_seeds_than_a_look_only_try_runs_out(tmp_path: Path) -> None:
+    few = plan_of(asked(tmp_path, claim(sweep=None), seeds=2))
+    assert len(answer_all(few, learned(lambda words, seed: 0.5))) == 1
+    assert decided(answered(few)[0])[0].why == "a verdict needs 4 seeds at least"
+
+
+def test_a_dead_side_is_no_verdict_and_asks_for_no_more(tmp_path: Path) -> None:
+    plan = plan_of(asked(tmp_path, claim(), seeds=16))
+    rounds = answer_all(
+        plan, learned(lambda words, seed: 0.9 + seed / 1000 if words == VARIANTS["a"] else 0.0)
+    )
+    assert len(rounds) == 1
+    (found,) = decided(answered(plan)[0])
+    assert found.verdict == "no verdict"
+    assert found.why.startswith("dead side b: eval/headline 0 is not above 0.1")
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict"),
+    [
+        ({}, "no verdict"),
+        ({"may_fail": ("b",)}, "reproduced"),
+        ({"may_fail": ("b",), "works": {"b": Works("max eval/headline", 0.5)}}, "no verdict"),
+        ({"works": {"b": Works("eval/headline", 0.05, by=0)}}, "reproduced"),
+        ({"works": {"a": Works("eval/headline", 0.95)}, "may_fail": ("b",)}, "no verdict"),
+        ({"metric": "mean eval/headline", "may_fail": ("a",)}, "no verdict"),
+    ],
+)
+def test_a_sides_job_is_what_its_claim_says(more: dict[str, Any], verdict: str, tmp_path: Path) -> None:
+    plan = plan_of(asked(tmp_path, claim(**more), seeds=4))
+    answer_all(plan, learned(lambda words, seed: (0.9 if words == VARIANTS["a"] else 0.1) + seed / 1000))
+    assert decided(answered(plan)[0])[0].verdict == verdict
+
+
+def test_of_other_metrics_nothing_is_asked_unless_the_claim_does() -> None:
+    assert claim(metric="reward/mean").job("a") is None
+    assert claim(metric="first eval/headline").job("a") is None
+    assert claim(metric="auc eval/headline").job("a") == Works()
+
+
+# --- rows
+
+
+def test_a_run_with_a_valid_row_is_not_made_again(tmp_path: Path) -> None:
+    study = asked(tmp_path, seeds=2)
+    plan = plan_of(study)
+    answer_all(plan, learned(lambda words, seed: 0.5))
+    assert missing(plan_of(study)) == {}
+    assert missing(plan_of(asked(tmp_path, claim(metric="eval/length"), seeds=2)))[2], (
+        "it holds no such metric"
+    )
+    assert len(missing(plan_of(asked(tmp_path, claim({**VARIANTS, "b": "sft --steps 9"}))))[2]) == 2
+
+
+def test_rows_are_small_sorted_and_read_back(tmp_path: Path) -> None:
+    rows = Rows(tmp_path)
+    for seed in (3, 1):
+        rows.add(written_row("sft --task table", seed, 1 / 3, math.nan, versions={"torch": "2"}))
+    rows.add(written_row("mine.py:Own --steps 1", 0, 0.5))
+    lines = (tmp_path / "sft.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seed"] for line in lines] == [1, 3]
+    assert max(map(len, lines)) < 400
+    again = Rows(tmp_path).find("sft --task table", 3, "made", ["eval/headline"])
+    assert again is not None
+    assert again.value("eval/headline") == 0.333333
+    assert math.isnan(again.value("first eval/headline"))
+    assert (tmp_path / "mine-py-Own.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", "7", '{"words": "sft"}',
+     '{"words": "sft", "seed": 0, "fingerprint": "x", "metrics": {"a": {"last": 1}}}',
+     '{"words": "sft", "seed": 0, "fingerprint": "x", "mine": 1}', '{"words": "sft", "seed": "a", "fingerprint": "x"}'],
+)  # fmt: skip
+def test_a_line_that_is_no_row_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "sft.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=r"sft.jsonl, line 1: not a row of a study; remove that line"):
+        Rows(tmp_path)
+
+
+def fingerprint_of(words: str) -> str:
+    return fingerprints.fingerprint(resolved(shlex.split(words)))
+
+
+def test_a_row_depends_on_what_the_run_does_and_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = fingerprint_of("opsd --task table")
+    assert fingerprint_of("opsd --task table --keep 7 --seed 3 --micro-batch 2") == same
+    for other in ("opsd --task table --lr 1e-5", "opsd --task chain", "opsd --task table --eval-samples 3"):
+        assert fingerprint_of(other) != same
+    assert fingerprint_of("sft --task table") != same
+    monkeypatch.setattr(fingerprints, "EPOCH", 99)
+    assert fingerprint_of("opsd --task table") != same
+
+
+DEFAULTS = Path(__file__).parent / "data" / "study_defaults.json"
+
+
+def defaults() -> dict[str, Any]:
+    """The defaults that no fingerprint sees, as JSON holds them."""
+    kinds = (Loading, Evaluation, Bookkeeping, TaskOptions, Rollouts, Optimization, Adapter)
+    found = {f"{kind.__name__}.{name}": value for kind in kinds for name, value in dotted(asdict(kind()))}
+    return json.loads(json.dumps({name: value for name, value in found.items()}, default=str))
+
+
+def test_a_default_that_all_methods_share_is_not_changed_without_a_new_epoch() -> None:
+    """A new setting is none of its business. To mend it: raise EPOCH and write the table anew,
+    {"epoch": EPOCH, "defaults": defaults()}."""
+    known = json.loads(DEFAULTS.read_text())
+    assert known["epoch"] == fingerprints.EPOCH
+    changed = {
+        name: value for name, value in defaults().items() if known["defaults"].get(name, value) != value
+    }
+    assert changed == {}
+
+
+def test_comments_and_docstrings_are_no_part_of_a_recipes_code(tmp_path: Path) -> None:
+    texts = [
+        "class A:\n    x = 1\n",
+        '"""Says."""\n\nclass A:\n    """Too."""\n    # and why\n    x = 1\n',
+        "class A:\n    x = 2\n",
+    ]
+    codes = []
+    for i, text in enumerate(texts):
+        (tmp_path / f"{i}.py").write_text(text)
+        codes.append(fingerprints.code_of(tmp_path / f"{i}.py"))
+    assert codes[0] == codes[1] != codes[2]
+
+
+def test_a_side_depends_on_what_it_is_built_on(tmp_path: Path) -> None:
+    plans_ = [
+        plan_of(asked(tmp_path, claim({**BUILT, "teacher": teacher}, "student", "teacher")))
+        for teacher in ("opsd", "opsd --lr 1e-5")
+    ]
+    found = {p.fingerprint(side_of(p.asked.studies[0], p.claims[0][1], "student", {})) for p in plans_}
+    assert len(found) == 2
 
 
 # --- runs of before
 
 
-def begun(run: Planned, resolve: Resolve = run_of) -> None:
+def begun(run: Planned) -> None:
     """A finished run's folder, as it would be by now."""
     with RunFolder.create(run.folder) as folder:
-        folder.write_config(table_of(resolve(run.words[1:])))
-        folder.summary({})
+        folder.write_config(table_of(resolved(run.words[1:])))
+        folder.metrics({"step": 1, "eval/headline": 0.5, "spent/tokens": 3})
+        folder.summary({"steps": 1, "spent": 3, "unit": "tokens", "training_seconds": 1.0})
 
 
-def test_a_run_whose_settings_have_changed_is_made_anew(tmp_path: Path) -> None:
-    plan = planned(asked(tmp_path), run_of)
-    runs = plan.variants["sft --steps 2"]
-    for run in runs:
+def test_a_begun_run_whose_settings_have_changed_is_made_anew(tmp_path: Path) -> None:
+    plan = plan_of(asked(tmp_path, claim()))
+    works = missing(plan)[2]
+    for run in works:
         begun(run)
-    text = (runs[1].folder / "config.toml").read_text()
-    (runs[1].folder / "config.toml").write_text(text.replace("steps = 2", "steps = 3"))
-    stale = outdated(plan, run_of)
-    assert list(stale) == [runs[1].folder]
-    assert "steps: 3 → 2" in stale[runs[1].folder]
+    text = (works[1].folder / "config.toml").read_text()
+    (works[1].folder / "config.toml").write_text(text.replace("steps = 2", "steps = 3"))
+    stale = outdated(works, plan)
+    assert list(stale) == [works[1].folder]
+    assert "steps: 3 → 2" in stale[works[1].folder]
     forget(stale)
-    assert [run.folder.exists() for run in runs] == [True, False]
+    assert [run.folder.exists() for run in works[:2]] == [True, False]
 
 
 def test_a_run_whose_teacher_is_to_be_made_anew_is_so_too(tmp_path: Path) -> None:
-    plan = planned(asked(tmp_path, built(), seeds=3), run_of)
-    teachers, students = (plan.variants[BUILT[label]] for label in ("teacher", "student"))
+    plan = plan_of(asked(tmp_path, built(), seeds=3))
+    works = missing(plan)[3]
+    students = [work for work in works if work.needs]
+    teachers = [work.needs[0] for work in students]
     for run in (*teachers[:2], *students):
         begun(run)
     text = (teachers[1].folder / "config.toml").read_text()
     (teachers[1].folder / "config.toml").write_text(text.replace("seed = 1", "seed = 7"))
-    assert set(outdated(plan, run_of)) == {teachers[1].folder, students[1].folder, students[2].folder}
+    assert set(outdated(works, plan)) == {teachers[1].folder, students[1].folder, students[2].folder}
 
 
-def test_the_commands_that_would_run_leave_out_what_is_finished(tmp_path: Path) -> None:
+def test_the_commands_that_would_run_leave_out_what_has_a_row(tmp_path: Path) -> None:
     study = asked(tmp_path, built(), seeds=1)
-    first, second = commands(study, run_of)
-    assert first[0].startswith("selfteach train opsd --seed 0")
-    assert f"--teacher {tmp_path}/{label_of('opsd')}-0/model" in second[0]
-    begun(planned(study, run_of).variants["opsd"][0])
-    assert commands(study, run_of) == [second]
+    (both,) = commands(study, resolved, tmp_path)
+    assert both[0].startswith("selfteach train opsd --seed 0")
+    assert f"--teacher {tmp_path}/{label_of('opsd')}-0/model" in both[1]
+    plan = Plan(study, resolved, Rows(tmp_path / "studies"))
+    making = Making(plan, True, lambda: True)
+    (teacher,) = making.round()
+    begun(teacher)
+    making.keep_row(teacher)
+    assert commands(study, resolved, tmp_path) == [both[1:]]
 
 
 # --- what runs say
@@ -319,11 +658,16 @@ def run(tmp_path: Path) -> Planned:
         {"step": 0, "eval/headline": 0.2},
         {"step": 1, "loss": 3.0, "holes": 1.0, "alarms": ["loud"]},
         {"step": 2, "loss": 1.0, "holes": "NaN"},
-        {"step": 2, "eval/headline": 0.4},
+        {"step": 2, "eval/headline": 0.6},
+        {"step": 8, "eval/headline": 0.4},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "summary.json").write_text('{"spent": 7, "unit": "tokens", "best": null}')
     return Planned("a", 0, tmp_path)
+
+
+def measured(metric: str, run: Planned) -> float:
+    return row_of(run, "words", "", [column_of(metric)]).value(metric)
 
 
 @pytest.mark.parametrize(
@@ -336,15 +680,22 @@ def run(tmp_path: Path) -> Planned:
         ("max loss", 3.0),
         ("first holes", 1.0),
         ("summary/spent", 7.0),
+        ("auc eval/headline", (2 * 0.4 + 6 * 0.5) / 8),
     ],
 )
 def test_a_metric_is_read_from_the_rows_that_have_it(run: Planned, metric: str, value: float) -> None:
-    assert measured(claim(metric=metric), run) == value
+    assert measured(metric, run) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("how", ["last", "mean", "max"])
+def test_the_area_of_a_straight_line_is_its_middle_and_of_one_point_its_height() -> None:
+    assert height([0, 5, 20], [0.0, 0.25, 1.0]) == pytest.approx(0.5)
+    assert height([3], [0.7]) == 0.7
+    assert height([0, 4, 4], [0.2, 0.2, 0.9]) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("how", ["last", "mean", "max", "auc"])
 def test_a_nan_is_not_hidden_by_the_numbers_beside_it(run: Planned, how: str) -> None:
-    assert math.isnan(measured(claim(metric=f"{how} holes"), run))
+    assert math.isnan(measured(f"{how} holes", run))
 
 
 @pytest.mark.parametrize(
@@ -359,41 +710,45 @@ def test_a_nan_is_not_hidden_by_the_numbers_beside_it(run: Planned, how: str) ->
 )
 def test_a_metric_that_is_none_is_refused_by_name(run: Planned, metric: str, said: str) -> None:
     with pytest.raises(UserError) as refused:
-        measured(claim(metric=metric), run)
+        measured(metric, run)
     assert said in str(refused.value)
+    assert isinstance(numbers(run, column_of(metric)), str)
 
 
-def said_by(tmp_path: Path, one: Claim, **values: Sequence[float | str]) -> Answer | Open:
+def said_by(tmp_path: Path, one: Claim, **values: Sequence[float]) -> Answer | Open:
     """The answer to ``one`` where the variants' runs end with these headlines."""
-    runs: dict[str, list[Planned]] = {}
-    for label, ends in values.items():
-        runs[one.variants[label]] = [Planned(label, i, tmp_path / f"{label}-{i}") for i in range(len(ends))]
-        for own, end in zip(runs[one.variants[label]], ends, strict=True):
-            own.folder.mkdir()
-            (own.folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "eval/headline": end}) + "\n")
-            (own.folder / "summary.json").write_text("{}")
-    study = Study("m", (one,))
-    return answer(Plan([(study, one)], runs, {}), study, one)
+    plan = plan_of(asked(tmp_path, one, seeds=len(next(iter(values.values())))))
+    by_words = {one.variants[label]: ends for label, ends in values.items()}
+    answer_all(plan, learned(lambda words, seed: by_words[words][seed]))
+    answers, left = answered(plan)
+    return [*answers, *left][0]
 
 
 def test_finished_runs_answer_a_claim(tmp_path: Path) -> None:
-    found = said_by(tmp_path, claim(), a=[0.9, 0.91], b=[0.1, 0.1])
+    found = said_by(tmp_path, claim(), a=SURE[0], b=SURE[1])
     assert isinstance(found, Answer)
-    assert (found.higher, found.lower, found.verdict) == ([0.9, 0.91], [0.1, 0.1], "reproduced")
+    assert (found.higher, found.lower) == SURE
 
 
 def test_a_nan_becomes_no_verdict_but_is_told_with_its_variant_and_seed(tmp_path: Path) -> None:
-    found = said_by(tmp_path, claim(), a=[0.9, "NaN"], b=[0.1, 0.1])
+    found = said_by(tmp_path, claim(may_fail=("a", "b")), a=[0.9, math.nan], b=[0.1, 0.1])
     assert isinstance(found, Open)
     assert found.reason == "eval/headline of a is nan at seed 1"
     assert not found.defect
+    assert not found.waiting
 
 
-def test_a_metric_that_no_run_wrote_is_a_defect_of_the_study(tmp_path: Path) -> None:
-    found = said_by(tmp_path, claim(metric="eval/headlines"), a=[0.9], b=[0.1])
-    assert isinstance(found, Open)
-    assert found.defect
-    assert "did you mean eval/headline" in found.reason
+def test_a_run_that_stopped_by_itself_is_told_with_its_reason(tmp_path: Path) -> None:
+    plan = plan_of(asked(tmp_path, claim(), seeds=16))
+    answer_all(
+        plan,
+        lambda work: written_row(
+            work.side.words if work.side else "", work.seed, 0.5, stopped="after step 5: nan"
+        ),
+    )
+    (found,) = answered(plan)[1]
+    assert found.reason == "a stopped at seed 0: after step 5: nan"
+    assert not found.waiting
 
 
 def test_one_seed_prints_its_number_alone() -> None:
@@ -448,6 +803,9 @@ def test_a_dry_run_shows_commands_and_runs_nothing(mine: str, capsys: pytest.Cap
     assert main(["study", mine, "--seeds", "2", "--dry-run"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len([line for line in shown if line.startswith("selfteach train sft")]) == 4
+    assert main(["study", mine, "--dry-run"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len([line for line in shown if "--seed 1001" in line]) == 2 * 3, "tuning comes first"
     assert not Path("runs").exists()
 
 
@@ -467,6 +825,9 @@ def test_all_methods_are_compared_on_one_task_too(
     [
         (["study", "pw-ospd"], "did you mean pw-opsd"),
         (["study", "--seeds", "0"], "seeds must be above 0"),
+        (["study", "--seeds", "5"], "claims are looked at with 4, 8, 16, … seeds; give 4 or 8"),
+        (["study", "sdpo", "--all"], "--all is every method: name none beside it"),
+        (["study", "--budget", "0"], "budget must be above 0"),
         (["study", "--jobs", "0"], "jobs must be above 0"),
         (["study", "none.py:STUDY"], "none.py"),
         (["study", "sdpo", "--common-task", "tuttor"], "tuttor"),
@@ -488,79 +849,168 @@ def test_a_mistake_gets_one_line(
     assert said in lines[0]
 
 
-def finished_at_once(headline: float | str) -> Any:
-    """In place of ``finish``: every run at its end, nothing trained. Longer runs are a little better."""
+def finished_at_once(monkeypatch: pytest.MonkeyPatch, headline: float | str) -> list[str]:
+    """Instead of a crew: every run at its end, nothing trained; their labels. Longer runs are a little better."""
+    made: list[str] = []
 
-    def finish(runs: Sequence[Planned], jobs: int) -> None:
+    def make(
+        self: Crew, runs: Sequence[Work], ended: Callable[[Work, int], None], more: Callable[[], bool]
+    ) -> None:
         for run in runs:
+            made.append(run.folder.name)
             begun(run)
             longer = run.words[run.words.index("--steps") + 1] == "2" if "--steps" in run.words else False
-            end = headline if isinstance(headline, str) else headline + 0.1 * longer + 0.01 * run.seed
-            row = {"step": 1, "eval/headline": end, "spent/tokens": 3}
-            (run.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-            facts = {"steps": 1, "spent": 3, "unit": "tokens", "training_seconds": 1.0}
-            (run.folder / "summary.json").write_text(json.dumps(facts))
+            end = (
+                headline
+                if isinstance(headline, str)
+                else headline + 0.1 * longer + 0.001 * (run.seed % 5) ** 2
+            )
+            if longer and isinstance(end, float):
+                end += 0.001 * run.seed % 7
+            rows = [{"step": i, "eval/headline": x, "spent/tokens": 3} for i, x in enumerate([0.1, end])]
+            (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            ended(run, 0)
 
-    return finish
+    monkeypatch.setattr(Crew, "make", make)
+    return made
 
 
 def test_results_lie_beside_the_runs_unless_a_folder_is_asked_for(
     mine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfteach.studies.runner.finish", finished_at_once(0.5))
-    assert main(["study", mine, "--seeds", "2"]) == 0
+    finished_at_once(monkeypatch, 0.5)
+    assert main(["study", mine, "--seeds", "4"]) == 0
     written = Path("runs/study/methods.md").read_text()
     assert not Path("results").exists()
-    assert "Command: `selfteach study mine.py:STUDY --seeds 2`" in written
-    assert "*reproduced*" in written
-    assert "No variant is tuned" in written
+    assert "Command: `selfteach study mine.py:STUDY --seeds 4`" in written
+    assert "*reproduced* (p = " in written
+    assert "Both sides of a claim get the same tuning" in written
     assert f"- sft, long: `sft {SHORT} --steps 2`" in written
+    assert "long: --lr 0.0003; short: " in written or "long: as written; short: as written" in written
     found = json.loads(Path("runs/study/methods.json").read_text())["claims"][0]
-    assert found["higher"]["by_seed"] == pytest.approx([0.6, 0.61])
-    assert (found["rule"], found["verdict"]) == ("exceeds", "reproduced")
-    assert main(["study", mine, "--seeds", "2", "--results", "asked", "--out", "other"]) == 0
+    assert found["higher"]["by_seed"] == pytest.approx([0.6, 0.602, 0.606, 0.612])
+    assert found["effect"] == pytest.approx(statistics.fmean([0.1, 0.101, 0.102, 0.103]))
+    assert found["interval"][0] < found["effect"] < found["interval"][1]
+    assert (found["rule"], found["verdict"], found["seeds"]) == ("exceeds", "reproduced", 4)
+    assert set(found["tried"]) == {"long", "short"}
+    assert main(["study", mine, "--seeds", "4", "--results", "asked", "--out", "other"]) == 0
     assert Path("asked/methods.md").exists()
     assert not Path("other/methods.md").exists()
 
 
-def test_one_seed_is_undecided_and_shows_no_spread(mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfteach.studies.runner.finish", finished_at_once(0.5))
+def test_a_table_is_made_on_another_day_from_rows_alone_and_folders_are_deleted(
+    mine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = finished_at_once(monkeypatch, 0.5)
+    words = ["study", mine, "--seeds", "4", "--results", "kept"]
+    assert main(words) == 0
+    assert len(made) == len(set(made)) == 2 * 3 * 2 + 2 * 4
+    assert list(Path("runs/study").iterdir()) == []
+    first = Path("kept/methods.json").read_text()
+    shutil.rmtree("runs")
+    Path("kept/methods.json").unlink()
+    assert main(words) == 0
+    assert len(made) == 20
+    assert Path("kept/methods.json").read_text() == first
+    assert main([*words, "--dry-run"]) == 0
+
+
+def test_the_folders_of_finished_runs_are_kept_on_request(mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = finished_at_once(monkeypatch, 0.5)
+    assert main(["study", mine, "--seeds", "2", "--keep"]) == 0
+    assert {path.name for path in Path("runs/study").iterdir() if (path / "summary.json").exists()} == set(
+        made
+    )
+
+
+def test_no_run_is_started_after_the_budget(mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = finished_at_once(monkeypatch, 0.5)
+    monkeypatch.setattr("selfteach.studies.runner.time.monotonic", iter(range(0, 10_000, 61)).__next__)
+    assert main(["study", mine, "--seeds", "4", "--budget", "1"]) == 0
+    assert made == []
+    assert "not tuned yet: long, short" in Path("runs/study/methods.md").read_text()
+
+
+def test_other_methods_that_rows_are_there_of_stand_in_the_table_and_those_without_are_named(
+    mine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished_at_once(monkeypatch, 0.5)
+    small = Study("tip", (claim({"a": "tip --steps 2 --task table", "b": "tip --steps 1 --task table"}),))
+    monkeypatch.setattr("selfteach.cli.study.STUDIES", {"tip": small, "sdpo": STUDIES["sdpo"]})
+    monkeypatch.setattr(
+        "selfteach.cli.study.study_named", lambda name: small if name == "tip" else study_named(name)
+    )
+    assert main(["study", "tip", "--seeds", "4"]) == 0
+    assert main(["study", mine, "--seeds", "4"]) == 0
+    written = Path("runs/study/methods.md").read_text()
+    assert "| tip | a beats b |" in written
+    assert "| sft | longer is better |" in written
+    assert "- not studied here: sdpo; `selfteach study sdpo` shows them" in written
+    assert "gkd" in written.partition("- without a claim: ")[2]
+
+
+def test_few_seeds_are_undecided_and_show_no_spread(mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished_at_once(monkeypatch, 0.5)
     monkeypatch.setattr(plans, "BASELINES", ())
     assert main(["study", mine, "--seeds", "1", "--common-task", "tutor"]) == 0
     for name in ("methods.md", "methods.json", "methods.html"):
         assert "nan" not in re.findall(r"\w+", Path("runs/study", name).read_text().lower())
     written = Path("runs/study/methods.md").read_text()
-    assert "*undecided*" in written
-    assert "long 0.6 exceeds short 0.5? difference 0.1 |" in written
+    assert "*undecided*: a verdict needs 4 seeds at least" in written
+    assert "long 0.6 exceeds short 0.5? | 0.1 | 1 | not tuned |" in written
 
 
 def test_a_nan_stands_in_the_results_without_a_verdict(mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfteach.studies.runner.finish", finished_at_once("NaN"))
+    finished_at_once(monkeypatch, "NaN")
     assert main(["study", mine, "--seeds", "2"]) == 0
     written = Path("runs/study/methods.md").read_text()
     assert "- sft: longer is better: eval/headline of long is nan at seed 0" in written
-    assert not any(f"| *{word}* |" in written for word in ("reproduced", "refuted", "undecided"))
+    assert not any(f"| *{word}*" in written for word in ("reproduced", "refuted", "undecided"))
 
 
 def test_a_metric_that_is_none_is_refused_after_the_other_claims_results_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfteach.studies.runner.finish", finished_at_once(0.5))
-    study = asked(tmp_path / "runs", claim(metric="eval/headlines"), claim())
+    finished_at_once(monkeypatch, 0.5)
+    study = asked(tmp_path / "runs", claim(metric="eval/headlines"), claim(), seeds=4)
     with pytest.raises(UserError, match=r"study of sft: .*did you mean eval/headline"):
-        run_studies(study, run_of, jobs=1, command="", results=tmp_path)
+        run_studies(study, resolved, jobs=1, command="", results=tmp_path)
     assert "*reproduced*" in (tmp_path / "methods.md").read_text()
 
 
-def test_a_failed_run_leaves_the_results_of_the_others(
+def test_a_failed_run_leaves_the_results_of_the_others_which_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(runs: Sequence[Planned], jobs: int) -> None:
-        raise UserError("out of memory")
+    finished_at_once(monkeypatch, 0.5)
+    make = Crew.make
 
-    monkeypatch.setattr("selfteach.studies.runner.finish", fail)
-    with pytest.raises(UserError, match="out of memory"):
-        run_studies(asked(tmp_path), run_of, jobs=1, command="", results=tmp_path)
+    def fail(self: Crew, runs: Sequence[Work], ended: Callable[[Work, int], None], more: Any) -> None:
+        broken = [run for run in runs if run.words[run.words.index("--steps") + 1] == "7"]
+        for run in broken:
+            run.folder.with_name(f"{run.folder.name}.log").write_text("much\nout of memory\n")
+            ended(run, 2)
+        make(self, [run for run in runs if run not in broken], ended, more)
+
+    monkeypatch.setattr(Crew, "make", fail)
+    study = asked(tmp_path, claim({**VARIANTS, "b": "sft --steps 7"}), claim(), seeds=4)
+    with pytest.raises(
+        UserError, match=r"seed 0 ended with code 2 \(out of memory\); the log is .*\(and 3 more\)"
+    ):
+        run_studies(study, resolved, jobs=1, command="", results=tmp_path)
+    written = (tmp_path / "methods.md").read_text()
+    assert "- sft: a beats b: not finished: b; `selfteach study sft` shows it" in written
+    assert "*reproduced*" in written
+
+
+def test_an_interruption_leaves_the_results_of_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Crew, "make", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_studies(asked(tmp_path), resolved, jobs=1, command="", results=tmp_path)
     assert "- sft: a beats b: not finished: a, b" in (tmp_path / "methods.md").read_text()
 
 
@@ -568,16 +1018,39 @@ def test_a_failed_run_leaves_the_results_of_the_others(
 def test_a_study_runs_its_variants_and_writes_claims_table_and_plot_and_resumes(
     mine: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Real runs by real workers."""
     monkeypatch.setattr(plans, "BASELINES", ())
     words = ["study", mine, "--seeds", "2", "--jobs", "2", "--common-task", "table", "--tokens", "100"]
     assert main(words) == 0
     written = Path("runs/study/methods.md").read_text()
     assert "longer is better" in written
-    assert any(f"*{verdict}*" in written for verdict in ("reproduced", "undecided", "refuted"))
+    assert "*undecided*" in written or "*no verdict*" in written
     assert Path("runs/study/methods.html").exists()
-    capsys.readouterr()
+    assert "seed 0: " in capsys.readouterr().out
     assert main(words) == 0
-    assert "starting" not in capsys.readouterr().out
+    assert "seed 0: " not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_worker_makes_the_very_runs_that_the_commands_make(mine: str) -> None:
+    """The second run of a process, without preflight, is bit for bit that of a process of its own."""
+    assert main(["study", mine, "--seeds", "2", "--keep"]) == 0
+    plan = plan_of(StudySettings((study_named(mine),), Path("runs/study"), 2), Path("none"))
+    for work in missing(plan)[2]:
+        words = [
+            str(work.folder.with_name("alone") / work.folder.name) if w == str(work.folder) else w
+            for w in work.words
+        ]
+        assert main(words) == 0
+        for made in (work.folder, work.folder.with_name("alone") / work.folder.name):
+            rows = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+            kept = [
+                {k: v for k, v in r.items() if not k.startswith(("seconds", "memory", "tokens_per"))}
+                for r in rows
+            ]
+            (made / "compared").write_text(json.dumps(kept))
+        alone = work.folder.with_name("alone") / work.folder.name
+        assert (work.folder / "compared").read_text() == (alone / "compared").read_text()
 
 
 def test_a_study_of_ones_own_finds_its_recipe_beside_it_and_shows_no_path(tmp_path: Path) -> None:

@@ -39,6 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if said := at_once(words):
         print(said)
         return 0
+    return guarded(lambda: dispatch([word for word in words if word != "--debug"]), words)
+
+
+def guarded(act: Callable[[], int], words: Sequence[str]) -> int:
+    """The exit code of what ``act`` does for these words: a user's mistake, an interrupt and what the machine refuses
+    are said in a line."""
     # Before torch is loaded: threads that spin while they wait slow every other process of a shared CPU many times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from selfteach.cli.console import fail
@@ -46,15 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     quiet_libraries()
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
     try:
-        return dispatch(words)
+        return act()
     except UserError as mistake:
         if debug:
             traceback.print_exc()
         return fail(str(mistake))
     except BrokenPipeError:
-        return unheard(words)
+        return unheard([word for word in words if word != "--debug"])
     except Interrupted as where:
         print(
             f"selfteach: interrupted; go on with selfteach train --resume --out {where}",

@@ -75,6 +75,12 @@ def command(words: Sequence[str]) -> int:
     return 0
 
 
+def trained(words: Sequence[str], *, check: bool) -> None:
+    """The run that the words ask for, without a report; ``check``: with preflight."""
+    config, where = configured(words)
+    launch(config, progress_for_here, Silent, resume=where.resume, check=check)
+
+
 def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfig, Where]:
     """The run that the words ask for, and what they say of where it goes."""
     name, rest = named_recipe(words)

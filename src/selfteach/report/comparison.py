@@ -30,7 +30,7 @@ TWO_SIDED_95 = (
 # fmt: on
 """Student's t at 1, 2, … 30 degrees of freedom; beyond these the last one, which is a little too wide."""
 MOOD = {"reproduced": "good", "refuted": "bad"}
-ORDER = ("reproduced", "refuted", "undecided", "withdrawn")
+ORDER = ("reproduced", "refuted", "undecided", "no verdict", "withdrawn")
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,22 @@ def claim_row(claim: Mapping[str, Any]) -> ClaimRow:
         str(claim["metric"]),
         f"{higher['variant']} {mean_of(higher['by_seed'])} {claim['rule']} {lower['variant']} "
         f"{mean_of(lower['by_seed'])}",
-        mean_of(differences),
+        effect_of(differences, claim.get("interval")),
         verdict if verdict in ORDER else "undecided",
         MOOD.get(verdict, "soft"),
         str(claim.get("caveat") or ""),
     )
+
+
+def effect_of(differences: Sequence[float], interval: Any) -> str:
+    """The mean difference with its interval, or where none is given with its standard error."""
+    known = (
+        [x for x in map(as_number, interval) if x is not None] if isinstance(interval, list | tuple) else []
+    )
+    if len(known) != 2 or not differences:
+        return mean_of(differences)
+    low, high = map(number, known)
+    return f"{number(statistics.fmean(differences))} [{low}, {high}]".replace("-", "−")
 
 
 def mean_of(values: Sequence[float]) -> str:

@@ -15,7 +15,7 @@ from selfteach.errors import UserError
 from selfteach.importing import is_reference, load_object
 from selfteach.recipes import RECIPES
 from selfteach.studies.laptop import beside
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import Claim, Study, Works
 from selfteach.studies.verdict import Exceeds, Rule, Verdict, Within
 
 
@@ -56,5 +56,6 @@ __all__ = [
     "Study",
     "Verdict",
     "Within",
+    "Works",
     "study_named",
 ]

@@ -1,32 +1,109 @@
-"""What the runs say to a claim: its metric by variant and seed, and the verdict, or why there is none."""
+"""What the rows say to a claim: its sides' settings, its metric by side and seed, the verdict, or why there is none."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from selfteach.checks import nearest
 from selfteach.errors import UserError
-from selfteach.report.text import as_number
-from selfteach.studies.plan import Plan
-from selfteach.studies.runs import Planned, finished, rows_of, summary_of
+from selfteach.studies.plan import Plan, Side, side_of
+from selfteach.studies.rows import Row
 from selfteach.studies.study import Claim, Study
-from selfteach.studies.verdict import Verdict
+from selfteach.studies.verdict import (
+    FIRST_LOOK,
+    Evidence,
+    Verdict,
+    evidence,
+    interval,
+    level_of,
+    looks,
+    seeds_needed,
+)
 
-SUMMARY = "summary/"
+TUNING_SEEDS = (1000, 1001)
+"""On these the settings of both sides are chosen; they are never reported."""
+
+
+@dataclass
+class Setup:
+    """A claim's sides with the settings that were chosen for them, as far as rows tell."""
+
+    study: Study
+    claim: Claim
+    sides: dict[str, Side] = field(default_factory=dict)
+    """Label → side, of those whose settings are chosen or need no choice."""
+    tried: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Label → words of the settings tried ("" as written) → mean of the metric it is tuned by; -inf: it stopped."""
+    missing: list[tuple[Side, int]] = field(default_factory=list)
+    """(side, seed) of the runs that a choice waits for."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether both sides are known."""
+        return set(self.claim.sides) <= set(self.sides)
+
+
+def set_up(plan: Plan, study: Study, claim: Claim) -> Setup:
+    """The claim's sides: those that others are built on first. Fewer seeds than a verdict needs only try runs out, and
+    nothing is tuned."""
+    found = Setup(study, claim)
+    for label in sorted(claim.sides, key=claim.depth):
+        if any(one in claim.sides and one not in found.sides for one in claim.below(label)):
+            continue  # what it is built on waits for its own choice
+        side = side_of(study, claim, label, found.sides)
+        grid = plan.grid(claim, side) if plan.asked.seeds >= FIRST_LOOK else [side]
+        for one in grid:
+            plan.wants(one, claim.columns)
+        chosen = grid[0] if len(grid) == 1 else best(plan, found, label, grid)
+        if chosen is not None:
+            found.sides[label] = chosen
+    return found
+
+
+def best(plan: Plan, found: Setup, label: str, grid: Sequence[Side]) -> Side | None:
+    """The best of a side's grid on the tuning seeds, of equals the one as written; None while runs are missing."""
+    rows = {(i, seed): plan.row(one, seed) for i, one in enumerate(grid) for seed in TUNING_SEEDS}
+    missing = [(grid[i], seed) for (i, seed), row in rows.items() if row is None]
+    if missing:
+        found.missing += missing
+        return None
+    scores = [
+        statistics.fmean(tuning_score(rows[i, seed], found.claim) for seed in TUNING_SEEDS)
+        for i in range(len(grid))
+    ]
+    found.tried[label] = {one.words_of_settings: score for one, score in zip(grid, scores, strict=True)}
+    return max(zip(scores, grid, strict=True), key=lambda one: (one[0], one[1].plainly is None))[1]
+
+
+def tuning_score(row: Row | None, claim: Claim) -> float:
+    """The metric that the claim is tuned by; -inf of a run that stopped by itself, or has no such number."""
+    assert row is not None
+    if row.stopped:
+        return -math.inf
+    try:
+        value = row.value(claim.tuned_by)
+    except UserError:  # a run that is not evaluated: its settings stay as they are
+        return -math.inf
+    return value if math.isfinite(value) else -math.inf
+
+
+# --- one claim
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A claim with what the runs say: the metric of both variants by seed. ValueError for a number that is not finite:
-    nothing follows from it."""
+    """A claim with what the runs say: the metric of both sides by seed, as many as both have. ValueError for a number
+    that is not finite: nothing follows from it."""
 
     method: str
     claim: Claim
     higher: Sequence[float]
     lower: Sequence[float]
+    dead: str = ""
+    """The side that does not do its own job (empty: none), and what it came to."""
+    setup: Setup | None = None
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (*self.higher, *self.lower))):
@@ -38,71 +115,149 @@ class Answer:
         return [a - b for a, b in zip(self.higher, self.lower, strict=True)]
 
     @property
-    def verdict(self) -> Verdict:
-        return self.claim.rule.verdict(self.differences)
+    def evidence(self) -> Evidence:
+        return evidence(self.claim.rule, self.differences)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return interval(self.differences)
+
+    @property
+    def alike(self) -> bool:
+        """Whether both sides measure the same number in every seed: the study compares nothing, and more seeds will
+        not help it."""
+        return len(self.differences) >= FIRST_LOOK and not any(self.differences)
 
 
 @dataclass(frozen=True)
 class Open:
-    """A claim without a verdict, and why. ``defect``: the study is wrong, and running on will not mend it."""
+    """A claim without a number to hold it against, and why. ``defect``: the study is wrong, or a run of it failed, and
+    running on will not mend it. ``waiting``: it waits for runs."""
 
     method: str
     claim: Claim
     reason: str
     defect: bool = False
+    waiting: bool = False
 
 
 def answered(plan: Plan) -> tuple[list[Answer], list[Open]]:
-    """The claims with a verdict, and those without, each in the plan's order."""
-    found = [answer(plan, study, claim) for study, claim in plan.claims]
+    """The claims with numbers, and those without, each in the plan's order."""
+    found = [answer(plan, set_up(plan, study, claim)) for study, claim in [*plan.claims, *plan.others]]
     return (
         [one for one in found if isinstance(one, Answer)],
         [one for one in found if isinstance(one, Open)],
     )
 
 
-def answer(plan: Plan, study: Study, claim: Claim) -> Answer | Open:
-    runs = {label: plan.variants[claim.variants[label]] for label in (claim.higher, claim.lower)}
-    if unfinished := [label for label, own in runs.items() if not finished(own)]:
-        return Open(study.method, claim, f"not finished: {', '.join(unfinished)}")
+def answer(plan: Plan, setup: Setup) -> Answer | Open:
+    """What the rows say to a claim by now."""
+    method, claim = setup.study.method, setup.claim
+    if not setup.ready:
+        waits = [label for label in claim.sides if label not in setup.sides]
+        return Open(method, claim, f"not tuned yet: {', '.join(waits)}", waiting=True)
+    rows = {label: rows_of_side(plan, setup.sides[label]) for label in claim.sides}
+    seeds = whole(min(len(own) for own in rows.values()))
+    if not seeds:
+        waits = [label for label, own in rows.items() if len(own) < min(FIRST_LOOK, plan.asked.seeds)]
+        return Open(method, claim, f"not finished: {', '.join(waits or claim.sides)}", waiting=True)
+    rows = {label: own[:seeds] for label, own in rows.items()}
+    for label, own in rows.items():
+        if stopped := [row for row in own if row.stopped]:
+            return Open(method, claim, f"{label} stopped at seed {stopped[0].seed}: {stopped[0].stopped}")
     try:
-        values = {label: [measured(claim, run) for run in own] for label, own in runs.items()}
+        values = {label: [row.value(claim.metric) for row in own] for label, own in rows.items()}
+        dead = next((said for label in claim.sides if (said := dead_side(claim, label, rows[label]))), "")
     except UserError as error:
-        return Open(study.method, claim, str(error), defect=True)
-    for label, own in values.items():
-        for seed, value in enumerate(own):
+        return Open(method, claim, str(error), defect=True)
+    for label, numbers in values.items():
+        for seed, value in enumerate(numbers):
             if not math.isfinite(value):
-                return Open(study.method, claim, f"{claim.metric} of {label} is {value} at seed {seed}")
-    return Answer(study.method, claim, values[claim.higher], values[claim.lower])
+                return Open(method, claim, f"{claim.metric} of {label} is {value} at seed {seed}")
+    return Answer(method, claim, values[claim.higher], values[claim.lower], dead, setup)
 
 
-def measured(claim: Claim, run: Planned) -> float:
-    """The claim's metric of one run; NaN if any number that it is made of is. UserError with the nearest names if the
-    run wrote no such metric, or one that is no number."""
-    if claim.column.startswith(SUMMARY):
-        summary = summary_of(run)
-        given = [summary[name] for name in [claim.column.removeprefix(SUMMARY)] if name in summary]
-        known = [SUMMARY + name for name in summary]
-    else:
-        rows = rows_of(run)
-        given = [row[claim.column] for row in rows if claim.column in row]
-        known = sorted({name for row in rows for name in row})
-    if not given:
-        raise UserError(f"{run.folder} measured no {claim.column!r}{nearest(claim.column, known)}")
-    values = [number for number in map(as_number, given) if number is not None]
-    if len(values) < len(given):
-        raise UserError(f"{claim.column!r} in {run.folder} is no number; a claim's metric must be one")
-    return REDUCED[claim.reduction](values)
+def rows_of_side(plan: Plan, side: Side) -> list[Row]:
+    """The side's rows of seeds 0, 1, …, as far as there are any."""
+    found: list[Row] = []
+    while (row := plan.row(side, len(found))) is not None:
+        found.append(row)
+    return found
 
 
-def greatest(values: Sequence[float]) -> float:
-    """The maximum; NaN if any value is (``max`` would hide it, or not, by order)."""
-    return math.nan if any(map(math.isnan, values)) else max(values)
+def whole(seeds: int) -> int:
+    """The seeds that count: those of the last whole look, or all before the first one."""
+    return max(looks(seeds), default=seeds)
 
 
-REDUCED: Mapping[str, Callable[[Sequence[float]], float]] = {
-    "last": lambda values: values[-1],
-    "first": lambda values: values[0],
-    "mean": statistics.fmean,
-    "max": greatest,
-}
+def dead_side(claim: Claim, label: str, rows: Sequence[Row]) -> str:
+    """What a side's rows come to where it does not do its own job; empty where it does."""
+    job = claim.job(label)
+    if job is None:
+        return ""
+    reached = statistics.fmean(row.value(job.metric) for row in rows)
+    above = statistics.fmean(
+        row.value(job.above) if isinstance(job.above, str) else job.above for row in rows
+    )
+    if reached - above > job.by:
+        return ""
+    return f"dead side {label}: {job.metric} {reached:.3g} is not above {above:.3g} ({job.says})"
+
+
+# --- a table
+
+
+@dataclass(frozen=True)
+class Decided:
+    """An answer with its verdict in the table, and why it is that."""
+
+    answer: Answer
+    verdict: Verdict
+    why: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether further seeds would change nothing."""
+        return self.verdict != "undecided" or self.answer.alike
+
+
+def decided(answers: Sequence[Answer], others: int = 0) -> list[Decided]:
+    """The verdicts of a table of these claims and ``others`` of which nothing is known: Benjamini–Hochberg."""
+    counted = [one.evidence.p if counts(one) else 1.0 for one in answers]
+    level = level_of([*counted, *[1.0] * others])
+    return [judged(one, level) for one in answers]
+
+
+def counts(one: Answer) -> bool:
+    return not (one.dead or one.claim.withdrawn)
+
+
+def judged(one: Answer, level: float) -> Decided:
+    if one.claim.withdrawn:
+        return Decided(one, "no verdict", f"withdrawn: {one.claim.withdrawn}")
+    if one.dead:
+        return Decided(one, "no verdict", one.dead)
+    seen = one.evidence
+    if seen.p <= level:
+        return Decided(one, seen.leaning)
+    if seen.seeds == 0:
+        return Decided(one, "undecided", f"a verdict needs {FIRST_LOOK} seeds at least")
+    if one.alike:
+        return Decided(one, "undecided", "both sides measure the same in every seed: nothing is compared")
+    needed = seeds_needed(one.claim.rule, one.differences, level)
+    at = "at the effect and the spread seen"
+    if needed is None:
+        return Decided(one, "undecided", f"{at} no number of seeds that can be run would decide it")
+    more = (
+        f"about {needed} seeds would"
+        if needed > seen.seeds
+        else f"the next look, {2 * seen.seeds} seeds, would"
+    )
+    return Decided(one, "undecided", f"{at} {more} decide it: --seeds {max(needed, 2 * seen.seeds)}")
+
+
+def by_label(setup: Setup | None) -> Mapping[str, str]:
+    """Label → the settings that were chosen for it ("" as written), of the sides that were tuned."""
+    if setup is None:
+        return {}
+    return {label: setup.sides[label].words_of_settings for label in setup.tried if label in setup.sides}

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 STOPPED = -1
 """Instead of an exit code: the process was not even started."""
@@ -28,18 +28,37 @@ class Children:
 
     def run(self, command: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> int:
         """Run a command to its end, its output to ``log``; its exit code, or STOPPED."""
-        with self._lock:
-            if self.closed:
-                return STOPPED
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=dict(env), start_new_session=True
-            )
-            self._alive.add(process)
+        process = self._started(command, env, stdout=log, stderr=log)
+        if process is None:
+            return STOPPED
         try:
             return process.wait()
         finally:
-            with self._lock:
-                self._alive.discard(process)
+            self.forget(process)
+
+    def start(
+        self, command: Sequence[str], env: Mapping[str, str], *inherited: int
+    ) -> subprocess.Popen[bytes] | None:
+        """A process whose standard output is a pipe, and that has these descriptors; None where none is started any
+        more. ``forget`` it when it has ended."""
+        return self._started(command, env, stdout=subprocess.PIPE, pass_fds=inherited)
+
+    def forget(self, process: subprocess.Popen[bytes]) -> None:
+        """Of a process that has ended nothing is to be done any more."""
+        with self._lock:
+            self._alive.discard(process)
+
+    def _started(
+        self, command: Sequence[str], env: Mapping[str, str], **how: Any
+    ) -> subprocess.Popen[bytes] | None:
+        with self._lock:
+            if self.closed:
+                return None
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, env=dict(env), start_new_session=True, **how
+            )
+            self._alive.add(process)
+            return process
 
     def close(self) -> None:
         """Start no other; those that are running go on."""

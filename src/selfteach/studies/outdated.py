@@ -1,44 +1,46 @@
-"""Runs of an earlier study that mean something else by now, and are to be made anew."""
+"""Folders of runs that were begun and mean something else by now: they are to be made anew."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from selfteach.studies.plan import Plan, Resolve
-from selfteach.studies.runs import Planned, finished
-from selfteach.studies.study import built_on
+from selfteach.studies.plan import Plan, Work
+from selfteach.studies.runs import finished
 from selfteach.training.launch import FREE, table_of
 from selfteach.training.runconfig import changes
 
 
-def outdated(plan: Plan, resolve: Resolve) -> dict[Path, str]:
+def outdated(works: Sequence[Work], plan: Plan) -> dict[Path, str]:
     """Folder → why its run is to be made anew: its words mean other settings by now (a preset has changed), or the run
     whose model it was built on is still to be made."""
     stale: dict[Path, str] = {}
-    for runs in (*plan.variants.values(), *plan.common.values()):
-        for run in runs:
-            if changed := changed_setting(run, resolve):
-                stale[run.folder] = f"{run.label} seed {run.seed}: made with other settings ({changed})"
-    for _, claim in plan.claims:
-        for label in sorted(claim.variants, key=claim.depth):
-            words = claim.variants[label]
-            for i, run in enumerate(plan.variants[words]):
-                needed = [plan.variants[claim.variants[one]][i] for one in built_on(words)]
-                lost = [one for one in needed if one.folder in stale or not finished([one])]
-                if lost and run.folder.exists():
-                    stale[run.folder] = (
-                        f"{run.label} seed {run.seed}: built on {lost[0].label}, which is made anew"
-                    )
+    for work in chain.from_iterable(map(with_those_below, works)):
+        lost = [one for one in work.needs if one.folder in stale or not finished([one])]
+        if changed := changed_setting(work, plan):
+            stale[work.folder] = f"{work.label} seed {work.seed}: made with other settings ({changed})"
+        elif lost and work.folder.exists():
+            stale[work.folder] = (
+                f"{work.label} seed {work.seed}: built on {lost[0].label}, which is made anew"
+            )
     return stale
 
 
-def changed_setting(run: Planned, resolve: Resolve) -> str:
+def with_those_below(work: Work) -> Iterator[Work]:
+    for one in work.needs:
+        yield from with_those_below(one)
+    yield work
+
+
+def changed_setting(work: Work, plan: Plan) -> str:
     """The first setting of a begun run that differs from what its words mean (empty: none does)."""
-    if not (run.folder / "config.toml").exists():
+    if not (work.folder / "config.toml").exists():
         return ""
-    config = resolve(run.words[1:])
-    return next(iter(changes(run.folder, table_of(config), FREE)), "")
+    config = replace(plan.resolve(work.words[1:]), seed=work.seed)
+    return next(iter(changes(work.folder, table_of(config), FREE)), "")
 
 
 def forget(stale: dict[Path, str]) -> None:

@@ -28,7 +28,6 @@ STUDY = Study(
             higher="mixsd",
             lower="sft",
             metric="eval/sums/accuracy",
-            withdrawn="SFT is run at MixSD's own learning rate alone; both sides are to be tuned alike first",
         ),
         Claim(
             says="The more the uninformed self takes part, the likelier the targets under the base",

@@ -42,7 +42,6 @@ STUDY = Study(
             },
             higher="one teacher",
             lower="two teachers",
-            withdrawn="the model of two teachers ends at accuracy 0, below the untrained one: a dead side",
         ),
     ),
 )

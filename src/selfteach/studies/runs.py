@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import statistics
 import sys
 import time
@@ -42,8 +43,7 @@ def finish(runs: Sequence[Planned], jobs: int) -> None:
     Where one fails (UserError), or this process is interrupted (Ctrl-C, SIGTERM), those in training are ended, saved,
     and no other is started; however this process ends, none of them outlives it.
     """
-    # One at a time has the machine, and chooses for itself.
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+    threads = threads_for(jobs)
     children = Children()
     with terminated_as_interrupted(), ThreadPoolExecutor(jobs) as pool:
         ends = [pool.submit(bring_or_close, run, threads, children) for run in runs]
@@ -55,6 +55,24 @@ def finish(runs: Sequence[Planned], jobs: int) -> None:
                 one.cancel()
             children.stop()
             raise
+
+
+def threads_for(jobs: int) -> dict[str, str]:
+    """The environment that gives each of several runs its share of the cores; one at a time has the machine, and
+    chooses for itself."""
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+
+
+def log_of(run: Planned) -> Path:
+    """What a run says while it is made."""
+    return run.folder.with_name(f"{run.folder.name}.log")
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log; empty where there is none."""
+    if not log.exists():
+        return ""
+    return " ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:])
 
 
 def bring_or_close(run: Planned, threads: Mapping[str, str], children: Children) -> None:
@@ -77,15 +95,14 @@ def bring_to_end(run: Planned, threads: Mapping[str, str], children: Children) -
     begun = (run.folder / "config.toml").exists()
     print(f"{run.label} seed {run.seed}: {'going on' if begun else 'starting'}", flush=True)
     began = time.monotonic()
-    log = run.folder.with_name(f"{run.folder.name}.log")
+    log = log_of(run)
     words = [*run.words, *(["--resume"] if begun else [])]
     with log.open("ab") as stream:
         command = [sys.executable, "-m", "selfteach.child", *words]
         code = children.run(command, stream, {**os.environ, **threads})
     if code:
-        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise UserError(
-            f"{run.label} seed {run.seed} ended with code {code} ({' '.join(last)}); the log is {log}"
+            f"{run.label} seed {run.seed} ended with code {code} ({last_line(log)}); the log is {log}"
         )
     print(f"{run.label} seed {run.seed}: {time.monotonic() - began:.0f} s", flush=True)
 
@@ -160,6 +177,11 @@ def cells(label: str, row: dict[str, Any]) -> list[str]:
 
 def heads(unit: str) -> list[str]:
     return ["recipe", "before", "after (mean ± s.e. over seeds)", "steps", f"{unit} spent", "seconds"]
+
+
+def plain(name: str) -> str:
+    """A recipe's name or reference as part of a file's name."""
+    return re.sub(r"[^\w-]+", "-", name).strip("-")
 
 
 def write_aside(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,38 @@ from selfteach.importing import is_reference
 from selfteach.studies.verdict import Exceeds, Rule
 from selfteach.words import given_names
 
-REDUCTIONS = ("last", "first", "mean", "max")
-"""Which number of a run's rows: the last that was measured, the first, their mean, their maximum."""
+REDUCTIONS = ("last", "first", "mean", "max", "auc")
+"""Which number of a run's rows: the last that was measured, the first, their mean, their maximum, or the area under the
+curve (trapezoids over the steps at which it was measured) divided by the steps that it spans: a mean height."""
+HEADLINE = "eval/headline"
+RATES = ("--lr x0.3|x1|x3",)
+"""The grid of a claim that names none: a third, one and three times the learning rate that each side's words mean."""
+
+
+@dataclass(frozen=True)
+class Works:
+    """What a side must reach for its own job to count as done, in the mean over the seeds: ``metric`` above ``above``
+    by more than ``by``. The default: at the end it is better than the untrained model, by more than evaluations
+    differ by chance. Raises ``UserError`` for a metric that is none."""
+
+    metric: str = HEADLINE
+    """As in ``Claim.metric``."""
+    above: str | float = f"first {HEADLINE}"
+    """Another metric of the same run, or a number."""
+    by: float = 0.02
+
+    def __post_init__(self) -> None:
+        for one in self.metrics:
+            require_metric(one, "works:")
+
+    @property
+    def metrics(self) -> list[str]:
+        return [self.metric, *([self.above] if isinstance(self.above, str) else [])]
+
+    @property
+    def says(self) -> str:
+        least = f" by more than {self.by:g}" if self.by else ""
+        return f"{self.metric} above {self.above}{least}"
 
 
 @dataclass(frozen=True)
@@ -35,12 +65,23 @@ class Claim:
     lower: str
     """The label of the other."""
     metric: str = "eval/headline"
-    """A name of docs/metrics.md (or ``summary/NAME`` of the run's summary.json), alone or after one of the words
-    "last", "first", "mean", "max", as in "mean divergence/teacher"; without one the last."""
+    """A name of docs/metrics.md (or ``summary/NAME`` of the run's summary.json), alone or after one of ``REDUCTIONS``,
+    as in "mean divergence/teacher"; without one the last. "auc eval/headline" wants words with ``--eval-every``."""
     rule: Rule = field(default_factory=Exceeds)
     """When the claim counts as reproduced or refuted."""
     withdrawn: str = ""
     """Why no verdict is given, whatever the runs say: a side that does not do its own job (empty: one is given)."""
+    sweep: Sequence[str] | None = None
+    """Settings that are tried for both sides alike, on seeds that are not reported: words such as "--lr 1e-4|x1|3e-3",
+    where x3 is three times what the side's own words mean; of several every combination. (): neither side is tuned.
+    None: ``RATES``, unless the metric is the first of a run, which no learning rate changes."""
+    tuned_by: str = HEADLINE
+    """The metric, higher is better, by which each side's settings are chosen from ``sweep``."""
+    works: Mapping[str, Works] = field(default_factory=dict)
+    """Label → what a side must reach; a side that does not is dead, and the claim gets no verdict. Both sides that are
+    not named must be better than the untrained model where the metric is one of the headline."""
+    may_fail: Sequence[str] = ()
+    """Sides of which the claim itself says that they fail: nothing is asked of them but by ``works``."""
 
     def __post_init__(self) -> None:
         for label, told in self.variants.items():
@@ -54,11 +95,12 @@ class Claim:
             one != other,
             f"{self.about} variants {self.higher!r} and {self.lower!r} are the same words, so nothing is compared",
         )
-        *words, _ = self.metric.split(" ")
-        require(
-            len(words) < 2 and set(words) <= set(REDUCTIONS),
-            f"{self.about} metric {self.metric!r} is no NAME, nor one after one of {', '.join(REDUCTIONS)}",
-        )
+        for metric in (self.metric, self.tuned_by):
+            require_metric(metric, self.about)
+        for entry in self.sweep or ():
+            values_of(entry)
+        for label in (*self.works, *self.may_fail):
+            require(label in (self.higher, self.lower), f"{self.about} {label!r} is neither of its sides")
 
     @property
     def about(self) -> str:
@@ -66,14 +108,30 @@ class Claim:
         return f"claim {self.says!r}:"
 
     @property
-    def reduction(self) -> str:
-        """One of ``REDUCTIONS``."""
-        return self.metric.split(" ")[0] if " " in self.metric else "last"
+    def sides(self) -> tuple[str, str]:
+        """The labels of the two that are compared."""
+        return self.higher, self.lower
 
     @property
-    def column(self) -> str:
-        """The metric's name, without the word before it."""
-        return self.metric.split(" ")[-1]
+    def grid(self) -> Sequence[str]:
+        """``sweep``, or what it is by default."""
+        if self.sweep is not None:
+            return self.sweep
+        return () if reduction_of(self.metric) == "first" else RATES
+
+    def job(self, label: str) -> Works | None:
+        """What a side must reach; None: nothing is asked of it."""
+        if label in self.works:
+            return self.works[label]
+        of_headline = column_of(self.metric) == HEADLINE and reduction_of(self.metric) != "first"
+        return Works() if of_headline and label not in self.may_fail else None
+
+    @property
+    def columns(self) -> set[str]:
+        """The names of all metrics that its sides' runs are asked for."""
+        jobs = [job for label in self.sides if (job := self.job(label)) is not None]
+        wanted = [self.metric, *(one for job in jobs for one in job.metrics)]
+        return {column_of(one) for one in [*wanted, *([self.tuned_by] if self.grid else [])]}
 
     def depth(self, label: str, above: tuple[str, ...] = ()) -> int:
         """How many variants must be finished one after the other before this one can start.
@@ -92,6 +150,11 @@ class Claim:
                 f"{self.about} variant {label!r} is built on {{variant {one}}}, which does not exist{self.near(one)}",
             )
         return 1 + max((self.depth(one, path) for one in needed), default=-1)
+
+    def below(self, label: str) -> set[str]:
+        """All variants that one is built on, those between included."""
+        own = built_on(self.variants[label])
+        return {*own, *(one for other in own for one in self.below(other))}
 
     def near(self, label: str) -> str:
         return nearest(label, self.variants)
@@ -135,6 +198,36 @@ class Study:
         if self.home and is_reference(recipe):
             recipe = shlex.quote(str(Path(self.home) / recipe))
         return f"{recipe} {rest}".strip()
+
+
+def require_metric(metric: str, about: str) -> None:
+    """UserError for what is no NAME, nor one after a word of ``REDUCTIONS``."""
+    *words, _ = metric.split(" ")
+    require(
+        len(words) < 2 and set(words) <= set(REDUCTIONS),
+        f"{about} metric {metric!r} is no NAME, nor one after one of {', '.join(REDUCTIONS)}",
+    )
+
+
+def reduction_of(metric: str) -> str:
+    """One of ``REDUCTIONS``."""
+    return metric.split(" ")[0] if " " in metric else "last"
+
+
+def column_of(metric: str) -> str:
+    """A metric's name, without the word before it."""
+    return metric.split(" ")[-1]
+
+
+def values_of(entry: str) -> tuple[str, list[str]]:
+    """(the setting, its values) of an entry of a sweep, "--lr 1e-4|x1|x3". UserError if it is none."""
+    name, _, values = entry.strip().partition(" ")
+    found = [one.strip() for one in values.split("|")]
+    require(
+        name.startswith("--") and all(found) and not any(" " in one for one in found),
+        f"a sweep's entry is a setting and its values, as in '--lr 1e-4|x1|x3'; got {entry!r}",
+    )
+    return name, found
 
 
 def understood(words: str) -> bool:

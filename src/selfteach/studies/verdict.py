@@ -1,7 +1,12 @@
-"""When a claim counts as reproduced: the rule that turns measured differences into a verdict.
+"""When a claim counts as reproduced: rules, looks at a growing number of seeds, and a whole table of claims.
 
-A claim carries its rule, so another rule (one that may look several times, or that knows of several claims) is another
-class here and a word in the study; nothing else asks how a verdict came about.
+*A claim* carries a rule, which turns paired differences into two one-sided p-values of Student's t: one against the
+claim, one for it. *Looks*: seeds come in blocks, and a claim is looked at with 4, 8, 16 … of them. Every look has a
+share of the error that is allowed (``share``; all shares together are 1), so its p-value is divided by that share, and
+the least of them over the looks so far is the claim's: the probability that it is ever below α, where nothing is to be
+seen, is at most α, whenever one stops (union bound; at each look the t test is exact for normal differences). It only
+falls as seeds are added. *A table*: Benjamini–Hochberg over all its claims; p-values that only fall only add
+verdicts, so that a claim which is decided needs no further seeds.
 """
 
 from __future__ import annotations
@@ -9,24 +14,36 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from typing import ClassVar, Literal, Protocol
 
 from selfteach.checks import require
+from selfteach.studies.student import quantile, tail
 
-Verdict = Literal["reproduced", "refuted", "undecided"]
+Verdict = Literal["reproduced", "refuted", "undecided", "no verdict"]
+Leaning = Literal["reproduced", "refuted"]
 
-# fmt: off
-ONE_SIDED_95 = (
-    6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753,
-    1.746, 1.740, 1.734, 1.729, 1.725, 1.721, 1.717, 1.714, 1.711, 1.708, 1.706, 1.703, 1.701, 1.699, 1.697,
-)
-# fmt: on
-"""Student's t at 1, 2, … 30 degrees of freedom; beyond these the last one, which is a little too strict."""
+RATE = 0.05
+"""Of the verdicts in a table the share that may be false, on average; 1 - RATE is the confidence of an interval."""
+FIRST_LOOK = 4
+MOST_SEEDS = 4096
+"""Beyond it nobody would run a study."""
+
+
+def looks(most: int) -> list[int]:
+    """The numbers of seeds, up to ``most``, at which claims are looked at: 4, 8, 16, each twice the one before."""
+    return list(takewhile(lambda n: n <= most, (FIRST_LOOK * 2**k for k in count())))
+
+
+def share(number: int) -> float:
+    """The share of the allowed error that look ``number`` (0, 1, …) has: a quarter each of the first three, then halves
+    of what is left."""
+    return 0.25 if number < 3 else 0.25 / 2 ** (number - 2)
 
 
 class Rule(Protocol):
-    """A claim's relation of its two variants, and when it is seen."""
+    """A claim's relation of its two variants, and what speaks for and against it."""
 
     @property
     def relation(self) -> str:
@@ -36,34 +53,39 @@ class Rule(Protocol):
     def says(self) -> str:
         """When the verdict is which, in a sentence for the page of results."""
 
-    def verdict(self, differences: Sequence[float]) -> Verdict:
-        """The verdict on ``differences``, the metric of ``higher`` minus that of ``lower``, one a seed. They are
-        finite (``Answer`` refuses others)."""
+    def p_values(self, differences: Sequence[float]) -> tuple[float, float]:
+        """One-sided p-values on two or more ``differences``, the metric of ``higher`` minus that of ``lower``, one a
+        seed: small first where the claim holds, small second where its opposite does."""
+
+    def distance(self, mean: float) -> float:
+        """How far a mean difference lies from where claim and opposite meet, on either side (≥ 0)."""
 
 
 @dataclass(frozen=True)
 class Exceeds:
-    """The one exceeds the other: Student's one-sided 95 % bound on the mean difference, paired by seed."""
+    """The one exceeds the other: Student's t of the differences, paired by seed."""
 
     relation: ClassVar[str] = "exceeds"
     says: ClassVar[str] = (
-        "*exceeds*: reproduced, refuted: the mean difference, paired by seed, is beyond Student's one-sided 95 % "
-        "bound, in the claim's direction or against it; undecided: neither."
+        "*exceeds*: reproduced, refuted: the mean difference, paired by seed, is above, below 0 by Student's t."
     )
 
-    def verdict(self, differences: Sequence[float]) -> Verdict:
-        mean, bound = statistics.fmean(differences), margin(differences)
-        return "reproduced" if mean > bound else "refuted" if mean < -bound else "undecided"
+    def p_values(self, differences: Sequence[float]) -> tuple[float, float]:
+        mean, error = mean_and_error(differences)
+        return beyond(mean, error, differences), beyond(-mean, error, differences)
+
+    def distance(self, mean: float) -> float:
+        return abs(mean)
 
 
 @dataclass(frozen=True)
 class Within:
-    """The two differ by no more than ``tolerance`` (in the metric's unit)."""
+    """The two differ by no more than ``tolerance`` (in the metric's unit): two one-sided tests."""
 
     tolerance: float
     says: ClassVar[str] = (
-        "*within*: reproduced where both one-sided 95 % bounds on the mean difference, paired by seed, lie within the "
-        "tolerance, refuted where they lie beyond it; undecided: neither."
+        "*within*: reproduced where the mean difference, paired by seed, is above minus the tolerance and below the "
+        "tolerance by Student's t (two one-sided tests), refuted where it is beyond the tolerance."
     )
 
     def __post_init__(self) -> None:
@@ -73,17 +95,81 @@ class Within:
     def relation(self) -> str:
         return f"within {self.tolerance:g} of"
 
-    def verdict(self, differences: Sequence[float]) -> Verdict:
-        mean, bound = abs(statistics.fmean(differences)), margin(differences)
-        if mean + bound <= self.tolerance:
-            return "reproduced"
-        return "refuted" if mean - bound > self.tolerance else "undecided"
+    def p_values(self, differences: Sequence[float]) -> tuple[float, float]:
+        mean, error = mean_and_error(differences)
+        inside = self.tolerance - abs(mean)  # the nearer bound is the harder one
+        return beyond(inside, error, differences), beyond(-inside, error, differences)
+
+    def distance(self, mean: float) -> float:
+        return abs(self.tolerance - abs(mean))
 
 
-def margin(values: Sequence[float]) -> float:
-    """Half-width of the one-sided 95 % interval of the mean of ``values``; infinite for a single one, which shows no
-    spread."""
-    if len(values) < 2:
-        return math.inf
-    student = ONE_SIDED_95[min(len(values) - 1, len(ONE_SIDED_95)) - 1]
-    return student * statistics.stdev(values) / math.sqrt(len(values))
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error of two or more values."""
+    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+
+
+def beyond(distance: float, error: float, values: Sequence[float]) -> float:
+    """P(T > distance / error); where the values show no spread, 0, 1 or, for a distance of 0, a half."""
+    ratio = distance / error if error else math.copysign(math.inf, distance) if distance else 0.0
+    return tail(ratio, len(values) - 1)
+
+
+# --- one claim
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the looks at a claim have come to."""
+
+    p: float
+    """Two-sided, accounting for the looks; 1 before the first one."""
+    leaning: Leaning
+    """What the verdict is if ``p`` is small enough."""
+    seeds: int
+    """Of the last look (0: there was none)."""
+
+
+def evidence(rule: Rule, differences: Sequence[float]) -> Evidence:
+    """The evidence of ``differences``, one a seed in order; those behind the last whole look do not count."""
+    found = Evidence(1.0, "refuted", 0)
+    for number, seen in enumerate(looks(len(differences))):
+        holds, opposite = rule.p_values(differences[:seen])
+        p = 2 * min(holds, opposite) / share(number)
+        leaning: Leaning = "reproduced" if holds < opposite else "refuted"
+        found = Evidence(p, leaning, seen) if p < found.p else replace(found, seeds=seen)
+    return found
+
+
+def interval(differences: Sequence[float], rate: float = RATE) -> tuple[float, float] | None:
+    """A 1 - ``rate`` interval of the mean difference at the last whole look, which accounts for the looks: it holds
+    whenever one stops. None before the first look."""
+    known = looks(len(differences))
+    if not known:
+        return None
+    mean, error = mean_and_error(differences[: known[-1]])
+    reach = quantile(rate * share(len(known) - 1) / 2, known[-1] - 1) * error
+    return mean - reach, mean + reach
+
+
+def seeds_needed(rule: Rule, differences: Sequence[float], level: float) -> int | None:
+    """At how many seeds the look would decide at ``level``, if effect and spread stay what they are in
+    ``differences`` (two or more). None: not within ``MOST_SEEDS``."""
+    mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
+    for number, seeds in enumerate(looks(MOST_SEEDS)):
+        ratio = rule.distance(mean) * math.sqrt(seeds) / deviation if deviation else math.inf
+        if rule.distance(mean) and 2 * tail(ratio, seeds - 1) / share(number) <= level:
+            return seeds
+    return None
+
+
+# --- a table
+
+
+def level_of(p_values: Sequence[float], rate: float = RATE) -> float:
+    """Benjamini–Hochberg: the level at which p-values stand so that of those that do, at most ``rate`` are false on
+    average; at least what one alone would have to reach, rate / number."""
+    ordered = sorted(p_values)
+    number = max(1, len(ordered))
+    standing = [i for i, p in enumerate(ordered, start=1) if p <= rate * i / number]
+    return rate * max(standing, default=1) / number

@@ -1,0 +1,91 @@
+"""What a run of a study depends on, as a few digits: a row stays valid as long as they do.
+
+They are made of the resolved settings that are not the defaults, of the files that the settings name, of the recipe's
+own file, and of ``EPOCH``. So another method, a new knob or a comment invalidates nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from selfteach.recipes import RECIPES, Recipe
+from selfteach.task.arena import WORLDS, model_folder
+from selfteach.training import inputs
+from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
+from selfteach.training.jsonrows import jsonable
+from selfteach.training.launch import FREE
+from selfteach.training.runconfig import dotted
+
+EPOCH = 1
+"""Of what all methods share: objective, sampling, training, the arena, the defaults of common settings. To be raised by
+hand with a change that makes runs learn otherwise than before: then all rows are made anew."""
+
+Resolve = Callable[[Sequence[str]], TrainConfig]
+"""The words after ``selfteach train`` → the run they ask for. The command line's: whoever needs it is handed it,
+because it stands on a lower floor."""
+
+
+def fingerprint(config: TrainConfig) -> str:
+    """16 hex digits of what the run depends on, but for its seed and folder."""
+    kind = type(config.recipe)
+    depends = {
+        "epoch": EPOCH,
+        "code": [code_of(Path(inspect.getfile(one))) for one in own_kinds(kind)],
+        "recipe": unlike(asdict(config.recipe), asdict(kind())),
+        "task": config.task_name,
+        "reward": config.reward if config.reward is None else str(config.reward),
+        "loading": unlike(asdict(config.loading), asdict(Loading()), "loading."),
+        "task_options": unlike(asdict(config.task_options), asdict(type(config.task_options)())),
+        "evaluation": unlike(asdict(config.evaluation), asdict(Evaluation())),
+        "bookkeeping": unlike(asdict(config.bookkeeping), asdict(Bookkeeping()), "bookkeeping."),
+        "inputs": inputs.inputs_of(config),
+        "model": world_model(config),
+    }
+    return sha256(json.dumps(jsonable(depends), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def world_model(config: TrainConfig) -> str:
+    """The digest of the arena's own model, where the settings name no other."""
+    own = not config.loading.model and config.network is None and config.task_name in WORLDS
+    return inputs.fingerprint(model_folder(config.task_name)) if own else ""
+
+
+def unlike(table: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings that differ from their defaults, by dotted name, without those that change no result."""
+    usual = dict(dotted(default))
+    found = {name: value for name, value in dotted(table) if value != usual.get(name)}
+    return {name: value for name, value in found.items() if prefix + name not in FREE}
+
+
+def own_kinds(kind: type[Recipe]) -> list[type]:
+    """The methods of the package that a recipe's class is, or is built on."""
+    return [one for one in kind.__mro__ if one in RECIPES.values()]
+
+
+@cache
+def code_of(file: Path) -> str:
+    """A file's code, without comments and docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [one for one in body if not is_text(one)]
+            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+    return ast.unparse(tree)
+
+
+def is_text(node: ast.AST) -> bool:
+    """Whether a statement is a lone text: a docstring."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
