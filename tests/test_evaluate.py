@@ -37,6 +37,9 @@ KNOBS: list[tuple[str, dict[str, Any]]] = [
     ("scope", {"estimator": "full", "mean_over": "tokens"}),
     ("scope", {"clip": 0.2}),
     ("lightning-opd", {"clip_advantage": 0.3, "mean_over": "tokens"}),
+    ("many-faces", {"loss": "wiener", "position_decay": 2.0}),
+    ("many-faces", {"loss": "intersect-sg", "loss_top_k": 3}),
+    ("many-faces", {"loss": "ppo", "teacher_share": 0.3}),
 ]
 """Forms of the losses that no preset has."""
 CASES = list(golden.cases())
@@ -230,6 +233,8 @@ def test_the_epsilon_of_group_advantages_is_a_knob_that_must_be_positive(name: s
     recipe = recipe_named(name)
     if name == "sdpo":  # reinforces in its mix alone, there without the deviation
         recipe = with_knobs(recipe, {"grpo_share": 0.5, "scale": "std"})
+    if name == "many-faces":
+        recipe = with_knobs(recipe, {"reinforce": "reward", "per_prompt": 2})
     if "advantage_eps" in knobs(recipe):
         assert knobs(recipe)["advantage_eps"] == 1e-4
         with pytest.raises(UserError, match="advantage_eps"):

@@ -11,6 +11,7 @@ from selfteach.objective.advantage import (
     group_advantage,
     group_max,
     group_mean,
+    group_min_max,
     group_rank,
     group_softmax,
     group_std,
@@ -36,6 +37,7 @@ from selfteach.objective.divergence import (
     gkd_jsd,
 )
 from selfteach.objective.divisor import Divisor, Reduction
+from selfteach.objective.forms import Form, losses
 from selfteach.objective.gate import At, LogRatio
 from selfteach.objective.hidden import Hidden
 from selfteach.objective.ideal import cosine, ideal_gradient, within
@@ -61,6 +63,7 @@ from selfteach.objective.target import (
 from selfteach.objective.temperature import temperature_of
 from selfteach.objective.terms import (
     Entropy,
+    LikelihoodOf,
     Match,
     NegativeLogLikelihood,
     OfColumns,
@@ -71,6 +74,7 @@ from selfteach.objective.terms import (
 )
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
 from selfteach.recipes.experts import experts, routes, taught
+from selfteach.recipes.informed import InformedGRPO
 from selfteach.recipes.parts import (
     BASE,
     END,
@@ -87,6 +91,7 @@ from selfteach.recipes.tools import Prompt, Store, Tools
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.diagnosis import Diagnosis
 from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial
+from selfteach.roles.privilege import Masked, Privilege, Shared, Thought, privilege
 from selfteach.roles.role import ReasonFirst, Role
 from selfteach.roles.sibling import Reprompt
 from selfteach.roles.span import FromMark, FromTurn, Whole
@@ -140,4 +145,7 @@ __all__ = [  # noqa: RUF022
     "Statistics", "cosine", "entropy", "ideal_gradient", "temperature_of", "within", "capped", "group_advantage",
     "group_max", "group_mean", "group_rank", "group_softmax", "group_std", "group_sum", "normalized", "row_top",
     "scattered", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
+    # privileges and losses by name, teachers made first
+    "Form", "InformedGRPO", "LikelihoodOf", "Masked", "Privilege", "Shared", "Thought", "group_min_max",
+    "losses", "privilege",
 ]  # fmt: skip
