@@ -58,6 +58,9 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "dgrpo": {"per_prompt": 4, "prompts": 2},
     "uni-opd": {"per_prompt": 4, "prompts": 2},
     "pi-distill": {"per_prompt": 4, "prompts": 2},
+    "many-faces": {"per_prompt": 2, "prompts": 2},
+    "unisd": {"prompts": 4},
+    "pu-rl": {"per_prompt": 4, "prompts": 2, "imitate_steps": 4, "steps": 6},
 }  # fmt: skip
 
 

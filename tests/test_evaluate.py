@@ -37,6 +37,7 @@ KNOBS: list[tuple[str, dict[str, Any]]] = [
     ("scope", {"estimator": "full", "mean_over": "tokens"}),
     ("scope", {"clip": 0.2}),
     ("lightning-opd", {"clip_advantage": 0.3, "mean_over": "tokens"}),
+    ("unisd", {"agreement": "sequence", "normalize": "tokens", "clip_quantile": 0.6}),
     ("many-faces", {"loss": "wiener", "position_decay": 2.0}),
     ("many-faces", {"loss": "intersect-sg", "loss_top_k": 3}),
     ("many-faces", {"loss": "ppo", "teacher_share": 0.3}),

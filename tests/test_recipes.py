@@ -58,7 +58,7 @@ def test_every_knob_is_documented(name: str) -> None:
 
 BUILT_ON = {
     "r02_pw_opsd.py": "r01_opsd", "r06_atesd.py": "r01_opsd", "r46_rlad.py": "grpo", "r58_dgrpo.py": "grpo",
-    "r57_listopd.py": "r33_exopd",
+    "r57_listopd.py": "r33_exopd", "r27_pu_rl.py": "sft",
 }  # fmt: skip
 """The methods whose papers define them as another method plus one thing."""
 

@@ -18,6 +18,7 @@ from selfteach.objective.advantage import (
     group_sum,
     normalized,
 )
+from selfteach.objective.agreement import agreement
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.candidates import CandidateMatch
 from selfteach.objective.divergence import (
@@ -44,7 +45,7 @@ from selfteach.objective.ideal import cosine, ideal_gradient, within
 from selfteach.objective.minibatch import Minibatch, passes
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.ranking import PlackettLuce
-from selfteach.objective.sampled import clipped_surrogate, k1, k2, k3
+from selfteach.objective.sampled import clipped_surrogate, contrast, k1, k2, k3
 from selfteach.objective.sequence import SequenceTerm
 from selfteach.objective.spans import capped, row_top, scattered
 from selfteach.objective.statistics import Statistics, entropy
@@ -73,6 +74,7 @@ from selfteach.objective.terms import (
     Term,
 )
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
+from selfteach.recipes.demonstrations import Kind, beside, misled, nearest, remembered
 from selfteach.recipes.experts import experts, routes, taught
 from selfteach.recipes.informed import InformedGRPO
 from selfteach.recipes.parts import (
@@ -148,4 +150,6 @@ __all__ = [  # noqa: RUF022
     # privileges and losses by name, teachers made first
     "Form", "InformedGRPO", "LikelihoodOf", "Masked", "Privilege", "Shared", "Thought", "group_min_max",
     "losses", "privilege",
+    # demonstrations of other problems, agreement of contexts
+    "Kind", "agreement", "beside", "contrast", "misled", "nearest", "remembered",
 ]  # fmt: skip
