@@ -39,7 +39,8 @@ def test_every_preset_gives_a_finite_loss_and_gradient(name: str, preset: str) -
     out = evaluate(recipe, arrays(teachers=tuple(recipe.teachers)))
     assert np.isfinite(out["loss"])
     assert np.isfinite(out["grad"]).all()
-    assert max(np.abs(gradient).max() for gradient in out["grads"].values()) > 0
+    moved = [*out["grads"].values(), *out["grad_hidden"].values()]
+    assert max(np.abs(gradient).max() for gradient in moved) > 0
     assert sum(out["terms"].values()) == pytest.approx(out["loss"])
 
 

@@ -119,8 +119,8 @@ class Surer:
     def __call__(self, at: Positions) -> Float[Tensor, "P"]:
         own, theirs = (at.sampled(name, self.temperature) for name in self.roles)
         gained = (theirs - own).clamp(min=0)
-        entropy = torch.special.entr(at.probs(self.teacher, self.temperature)).sum(-1)
-        weight = gained / (gained + entropy + self.eps)
+        entropy: Tensor = torch.special.entr(at.probs(self.teacher, self.temperature)).sum(-1)
+        weight: Tensor = gained / (gained + entropy + self.eps)
         return 1 - weight if self.rest else weight
 
     @property

@@ -90,11 +90,10 @@ def misled(tools: Tools, prompts: Sequence[Prompt], n: int, retries: int, max_to
     for _ in range(1 + retries):
         short = [one for one in prompts if len(kept.get(one.example.key, [])) < n]
         asked = [each for one in short if (each := tools.prompt(one, DECEIVE))]
-        for each in (
-            tools.grade(tools.sample(asked, n, max_tokens=max_tokens, temperature=0.7)) if asked else ()
-        ):
-            if not each.right and each.text.strip():
-                kept.setdefault(each.example.key, []).append(each.text)
+        written = tools.grade(tools.sample(asked, n, max_tokens=max_tokens, temperature=0.7)) if asked else []
+        for wrong in written:
+            if not wrong.right and wrong.text.strip():
+                kept.setdefault(wrong.example.key, []).append(wrong.text)
     notes["wrong"] = dict(list(kept.items())[-KEPT:])
     return [one.told(wrong=_one_of(kept.get(one.example.key, []), chance)) for one in prompts]
 

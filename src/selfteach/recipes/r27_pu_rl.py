@@ -99,11 +99,14 @@ class PURL(Recipe):
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         written = tools.sample(prompts, self.rollouts.per_prompt)
-        both = zip(written, self.scores(tools, written), strict=True)
-        rows = [one.with_numbers(score=score or 0.0, judged=float(score is not None)) for one, score in both]
+        scores = self.scores(tools, written)
+        rows = [
+            one.with_numbers(score=score or 0.0, judged=float(score is not None))
+            for one, score in zip(written, scores, strict=True)
+        ]
         if self.update == "dpo" and self.chosen == "anchor":
-            best = max((one.numbers["score"] for one in rows), default=0.0) + 1
-            rows += [one.with_numbers(score=best, judged=1.0) for one in tools.quote(prompts, self.anchor)]
+            top = max((score for score in scores if score is not None), default=0.0) + 1
+            rows += [one.with_numbers(score=top, judged=1.0) for one in tools.quote(prompts, self.anchor)]
         return sorted(rows, key=lambda one: one.group)
 
     def scores(self, tools: Tools, written: Sequence[Trajectory]) -> list[float | None]:
@@ -128,7 +131,7 @@ class PURL(Recipe):
             raise ValueError("score or judged is NaN or infinite at some row")
         judged = (judged >= 0.5) & stats.rows
         if self.update == "dpo":
-            yield self.preferred(stats, score, judged)
+            yield self.preferred(stats, score, judged & stats.available(REFERENCE))
             return
         if self.update == "ldl":
             score = group_softmax(score / self.label_temperature, stats.group, judged)
@@ -148,16 +151,13 @@ class PURL(Recipe):
         for nth, taken in enumerate((rank == 0, worst == 0)):
             rows = (taken & differ).nonzero().squeeze(1)
             unit[rows[stats.group[rows].argsort()]] = 2 * torch.arange(len(rows), device=unit.device) + nth
-        reference = stats.unit_sum(unit, REFERENCE)
+        own, reference = (stats.unit_sum(unit, role) for role in (STUDENT, REFERENCE))
 
         def dpo(sums: Float[Tensor, "U"]) -> Float[Tensor, ""]:
             gained = (sums - reference).reshape(-1, 2)
             return -logsigmoid(self.beta * (gained[:, 0] - gained[:, 1])).mean()
 
-        known = stats.unit_sum(unit)
-        return SequenceTerm(
-            name="dpo", unit=unit, sums=known, function=dpo, informed_by={REFERENCE: "sampled"}
-        )
+        return SequenceTerm(name="dpo", unit=unit, sums=own, function=dpo, informed_by={REFERENCE: "sampled"})
 
 
 def verdict(text: str) -> float | None:
