@@ -32,6 +32,12 @@ def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str,
         "student_logits": rng.normal(size=(ROWS, STEPS, VOCABULARY)),
         "teacher_logits": {name: rng.normal(size=(ROWS, STEPS, VOCABULARY)) for name in teachers},
         "behavior": -rng.random((ROWS, STEPS)),
+        "origin": np.array(["student", "student", "student", "student", "teacher", "student"]),
+        "student_hidden": np.random.default_rng([seed, 5]).normal(size=(ROWS, STEPS, 4)),
+        "teacher_hidden": {
+            name: np.random.default_rng([seed, 6, *name.encode()]).normal(size=(ROWS, STEPS, 4))
+            for name in teachers
+        },
         "group": np.array([0, 0, 0, 1, 1, 1]),
         "reward": np.array([1.0, 0, 0, 1, 1, 0]),
         "origin": np.array(["student", "teacher", "student", "teacher", "student", "teacher"]),

@@ -9,6 +9,7 @@ from selfteach.objective.advantage import (
     group_advantage,
     group_max,
     group_mean,
+    group_min_max,
     group_rank,
     group_softmax,
     group_std,
@@ -80,3 +81,14 @@ def test_the_others_mean_is_taken_off_where_one_is_left_out() -> None:
     found = group_advantage(VALUES, GROUP, "none", baseline="others")
     expected = [1 - (3 + 5) / 2, 2 - 4, 3 - (1 + 5) / 2, 4 - 2, 5 - (1 + 3) / 2, 0]
     assert found.tolist() == pytest.approx(expected)
+
+
+def test_a_place_between_the_groups_smallest_and_largest() -> None:
+    values = torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0, 9.0], dtype=torch.float64)
+    group = torch.tensor([0, 0, 0, 1, 1, 2])
+    assert group_min_max(values, group).tolist() == [0.0, 1.0, 0.5, 0.0, 0.0, 0.0]
+    among = torch.tensor([True, False, True, True, True, True])
+    assert group_min_max(values, group, among).tolist() == [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    values[1] = torch.nan
+    assert group_min_max(values, group, among).tolist() == [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    assert group_min_max(values, group)[:3].isnan().all()

@@ -42,7 +42,8 @@ def test_every_preset_gives_a_finite_loss_and_gradient(name: str, preset: str) -
     out = evaluate(recipe, given)
     assert np.isfinite(out["loss"])
     assert np.isfinite(out["grad"]).all()
-    assert max(np.abs(gradient).max() for gradient in out["grads"].values()) > 0
+    moved = [*out["grads"].values(), *out["grad_hidden"].values()]
+    assert max(np.abs(gradient).max() for gradient in moved) > 0
     assert sum(out["terms"].values()) == pytest.approx(out["loss"])
 
 
@@ -63,6 +64,7 @@ BUILT_ON = {
     "r02_pw_opsd.py": "r01_opsd", "r06_atesd.py": "r01_opsd", "r46_rlad.py": "grpo", "r58_dgrpo.py": "grpo",
     "r57_listopd.py": "r33_exopd", "r16_unmasking.py": "r01_opsd",
     "r39_effopd.py": "r33_exopd", "r62_dp_opd.py": "gkd",
+    "r27_pu_rl.py": "sft",
 }  # fmt: skip
 """The methods whose papers define them as another method plus one thing."""
 

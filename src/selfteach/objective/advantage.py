@@ -82,6 +82,17 @@ def group_max(
     return found.scatter_reduce(0, index[chosen], values[chosen], "amax", include_self=False)[index]
 
 
+def group_min_max(
+    values: Float[Tensor, "N"], group: Int[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
+) -> Float[Tensor, "N"]:
+    """[N] → [N]: each value's place between the smallest (0) and the largest (1) of the rows of its group that
+    ``among`` [N] selects (None: all); 0 where these are equal and where it does not select the row. A NaN stays one."""
+    chosen = torch.ones_like(values, dtype=torch.bool) if among is None else among
+    kept = torch.where(chosen, values, 0.0)
+    low, high = -group_max(-kept, group, chosen), group_max(kept, group, chosen)
+    return torch.where(chosen & (high != low), (kept - low) / (high - low), 0.0)
+
+
 def group_rank(
     values: Float[Tensor, "N"], group: Int[Tensor, "N"], among: Bool[Tensor, "N"] | None = None
 ) -> Int[Tensor, "N"]:

@@ -105,6 +105,30 @@ class ImportanceRatio:
 
 
 @dataclass(frozen=True)
+class Surer:
+    """w = m / (m + H(q) + ``eps``) of a teacher q whose m = max(0, log q(y) − log p(y)) speaks for the sampled token,
+    H(q) its entropy (nats): near 1 where the teacher is sure that the token is better than the student thinks (Many
+    Faces's Wiener weight). ``rest``: 1 − w."""
+
+    teacher: str
+    eps: float = 1e-8
+    temperature: Temperature = 1.0
+    rest: bool = False
+    role: str = STUDENT
+
+    def __call__(self, at: Positions) -> Float[Tensor, "P"]:
+        own, theirs = (at.sampled(name, self.temperature) for name in self.roles)
+        gained = (theirs - own).clamp(min=0)
+        entropy: Tensor = torch.special.entr(at.probs(self.teacher, self.temperature)).sum(-1)
+        weight: Tensor = gained / (gained + entropy + self.eps)
+        return 1 - weight if self.rest else weight
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.role, self.teacher)
+
+
+@dataclass(frozen=True)
 class LogRatio:
     """``target`` [N, T] (nats) − log π of the sampled token, held within ± ``bound`` (None: unbounded): the advantage
     of on-policy distillation, ``role`` being the policy as it is now.

@@ -123,3 +123,11 @@ def _check_shapes(student: Tensor, **others: Tensor) -> None:
     for name, other in others.items():
         if other.shape != student.shape:
             raise ValueError(f"{name} has shape {list(other.shape)}, student {list(student.shape)}")
+
+
+def contrast(
+    own: Float[Tensor, "P"], good: Float[Tensor, "P"], wrong: Float[Tensor, "P"], margin: float = 0.0
+) -> Float[Tensor, "P"]:
+    """[P] relu(margin + |log p − log q⁺| − |log p − log q⁻|): nearer to the good teacher than to the wrong one by a
+    margin, in nats (UniSD). Differentiable in ``own``."""
+    return torch.relu(margin + (own - good).abs() - (own - wrong).abs())

@@ -167,11 +167,15 @@ class Statistics:
 
     def special(self, name: str) -> Bool[Tensor, "N T"]:
         """[N, T] bool: the tokens with the id of this name, such as "eos"."""
+        return self.ids == self.token(name)
+
+    def token(self, name: str) -> int:
+        """The id of this name, such as "eos". ValueError where the tokenizer has none."""
         if name not in self.columns.special:
             raise ValueError(
                 f"special lacks {name!r}, which is read; there are {sorted(self.columns.special)}"
             )
-        return self.ids == self.columns.special[name]
+        return self.columns.special[name]
 
     def seen(self, role: str) -> Bool[Tensor, "N T"]:
         """[N, T] bool: the update's written tokens at which ``role`` sees its view; none if it is not scored."""

@@ -326,6 +326,26 @@ class NegativeLogLikelihood(OfSampledToken):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LikelihoodOf(Term):
+    """−log π (nats) of one ``token`` (id) at every position, whatever was sampled there.
+
+    Of the end of a turn it is a guard against growing length (Many Faces). Gradient in the logits: p − [j = token],
+    over the temperature.
+    """
+
+    token: int
+    temperature: Temperature = of_the_recipe
+
+    def token_loss(self, at: Positions) -> Float[Tensor, "P"]:
+        return -at.log_probs(self.role, self.temperature)[:, self.token]
+
+    def logit_gradient(self, at: Positions) -> tuple[Float[Tensor, "P"], Float[Tensor, "P V"]]:
+        gradient = at.probs(self.role, self.temperature).clone()
+        gradient[:, self.token] -= 1
+        return self.token_loss(at), at.divided(gradient, self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entropy(Term):
     """−H of the role's next-token distribution (nats), a bonus for staying undecided; ``penalty``: +H instead.
 

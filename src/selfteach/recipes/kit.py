@@ -14,12 +14,14 @@ from selfteach.objective.advantage import (
     group_advantage,
     group_max,
     group_mean,
+    group_min_max,
     group_rank,
     group_softmax,
     group_std,
     group_sum,
     normalized,
 )
+from selfteach.objective.agreement import agreement
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.candidates import CandidateMatch
 from selfteach.objective.divergence import (
@@ -40,6 +42,7 @@ from selfteach.objective.divergence import (
     gkd_jsd,
 )
 from selfteach.objective.divisor import Divisor, Reduction
+from selfteach.objective.forms import Form, losses
 from selfteach.objective.gate import At, LogRatio
 from selfteach.objective.hidden import Hidden
 from selfteach.objective.ideal import cosine, ideal_gradient, within
@@ -57,7 +60,7 @@ from selfteach.objective.preference import (
     units_of,
 )
 from selfteach.objective.ranking import PlackettLuce
-from selfteach.objective.sampled import clipped_surrogate, k1, k2, k3
+from selfteach.objective.sampled import clipped_surrogate, contrast, k1, k2, k3
 from selfteach.objective.sequence import SequenceTerm
 from selfteach.objective.spans import capped, row_top, scattered
 from selfteach.objective.statistics import Statistics, entropy, role_entropy
@@ -77,6 +80,7 @@ from selfteach.objective.target import (
 from selfteach.objective.temperature import temperature_of
 from selfteach.objective.terms import (
     Entropy,
+    LikelihoodOf,
     Match,
     NegativeLogLikelihood,
     OfColumns,
@@ -87,7 +91,9 @@ from selfteach.objective.terms import (
 )
 from selfteach.objective.top import nth_likeliest, top_ids
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
+from selfteach.recipes.demonstrations import Kind, beside, misled, nearest, remembered
 from selfteach.recipes.experts import ITSELF, experts, itself_or, routes, taught
+from selfteach.recipes.informed import InformedGRPO
 from selfteach.recipes.parts import (
     BASE,
     END,
@@ -105,6 +111,7 @@ from selfteach.recipes.tools import Prompt, Store, Tools, by_group, preferred
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.diagnosis import Diagnosis
 from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial
+from selfteach.roles.privilege import Masked, Privilege, Shared, Thought, privilege
 from selfteach.roles.role import ReasonFirst, Role
 from selfteach.roles.sibling import Reprompt
 from selfteach.roles.span import FromMark, FromTurn, Whole
@@ -163,4 +170,9 @@ __all__ = [  # noqa: RUF022
     "group_max", "group_mean", "group_rank", "group_softmax", "group_std", "group_sum", "ideal_gradient", "itself_or",
     "noise_for", "normalized", "nth_likeliest", "passes", "role_entropy", "rouge_1", "row_top", "scattered",
     "temperature_of", "top_ids", "within",
+    # privileges and losses by name, teachers made first
+    "Form", "InformedGRPO", "LikelihoodOf", "Masked", "Privilege", "Shared", "Thought", "group_min_max", "losses",
+    "privilege",
+    # demonstrations of other problems, agreement of contexts
+    "Kind", "agreement", "beside", "contrast", "misled", "nearest", "remembered",
 ]  # fmt: skip

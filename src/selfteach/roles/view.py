@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from selfteach.errors import UserError
 from selfteach.task.example import Example, Message
@@ -14,6 +14,7 @@ from selfteach.task.trajectory import Trajectory
 Messages = tuple[Message, ...]
 
 
+@runtime_checkable
 class View(Protocol):
     """A pure function from a trajectory and its group (those of the same prompt) to what the role reads.
 

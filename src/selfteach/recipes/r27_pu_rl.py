@@ -1,0 +1,166 @@
+"""One answer of a teacher as the only known good one; the student judges its own against it (PU-RL)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from selfteach.recipes.kit import *
+from selfteach.recipes.sft import SFT
+
+JUDGE = "judge"
+ASK = Told(
+    "{problem}\n\n--- a good answer ---\n{anchor}\n--- the answer to be judged ---\n{attempt}\n--- end ---\n\n"
+    "How good is the second answer beside the first, from 0 to 10? Write the number only.",
+    JUDGE,
+)
+NUMBER = re.compile(r"\d+(\.\d+)?")
+
+
+@settings
+class PURL(Recipe):
+    """Imitate the anchors, then reinforce those of one's own answers that one judges best beside the anchor.
+
+    "Positive-Unlabeled Reinforcement Learning Distillation" (arXiv 2601.20687; formulas inferred from its abstract).
+    Stage "imitate" is fine-tuning on the anchors, one answer of a teacher for each prompt. Then the student π writes G
+    answers y_i, scores them e_i beside the anchor, and with d_i = softmax over the group of e_i / τ
+
+        ldl    GRPO with reward d_i + kl · k3(π, π_SFT)          grpo    with reward e_i
+        dpo    −log σ( β [ log π/π_SFT(y⁺) − log π/π_SFT(y⁻) ] ), y⁺ the best (or the anchor), y⁻ the worst
+
+    Rows whose verdict cannot be read take no part. Equal scores give no gradient.
+    """
+
+    name = "pu-rl"
+    title = "Positive-Unlabeled RL Distillation"
+    source = "https://arxiv.org/abs/2601.20687"
+    formula = "GRPO with reward softmax_i( e_i/τ ),  e_i = judge(x, anchor, y_i)"
+    sizes = {**Recipe.sizes, "imitate_steps": "steps"}
+    numbers = {"score": "row", "judged": "row"}
+    presets = {"ldl": {}, "grpo": {"update": "grpo"}, "dpo": {"update": "dpo"}}
+
+    rollouts: Rollouts = Rollouts(per_prompt=8)
+    optimization: Optimization = Optimization(lr=1e-6, prompts=32)
+    grpo: GRPOSettings = GRPOSettings()
+    anchor: str = "solution"
+    """The private field that holds the teacher's answer."""
+    imitate_steps: NonNegativeInt = 100
+    """Steps of stage "imitate" (not stated; 0: the model given was fine-tuned already)."""
+    imitate_lr: PositiveFloat = 5e-6
+    """Its learning rate (not stated)."""
+    update: Literal["ldl", "grpo", "dpo"] = "ldl"
+    """What the scores become: a label distribution, rewards as they are, or pairs."""
+    judge: Literal["self", "likelihood", "verifier"] = "self"
+    """Who scores: the student, asked for a number; its likelihood of the answer with the anchor in view; or the task's
+    verifier, in place of a judge."""
+    judge_errors: UnitInterval = 0.0
+    """How often a verdict of judge "verifier" is turned round, to see what a bad judge costs."""
+    judge_tokens: PositiveInt = 4
+    """Longest verdict, in tokens."""
+    label_temperature: PositiveFloat = 1.0
+    """τ of the label distribution, in units of the score (to 0: the best takes all)."""
+    chosen: Literal["best", "anchor"] = "best"
+    """What is preferred in a pair: the best of the student's own, or the anchor."""
+    beta: PositiveFloat = 0.1
+    """β of update "dpo"."""
+    kl: NonNegativeFloat = 0.04
+    """Coefficient of the KL to the fine-tuned policy, of the others."""
+
+    def __post_init__(self) -> None:
+        require(self.rollouts.per_prompt >= 2, "pu-rl compares answers: per_prompt must be at least 2")
+
+    @property
+    def stages(self) -> Mapping[str, Recipe]:
+        if not self.imitate_steps:
+            return {"train": self}
+        first, how = replace(self.rollouts, per_prompt=1), replace(self.optimization, lr=self.imitate_lr)
+        how = replace(how, steps=self.imitate_steps)
+        return {"imitate": SFT(first, how, self.adapter, self.student_thinking, self.anchor), "train": self}
+
+    @property
+    def teachers(self) -> Mapping[str, Role]:
+        plain = Role(Frozen(), Plain(), self.student_thinking)
+        return {REFERENCE: plain} if self.kl or self.update == "dpo" else {}
+
+    @property
+    def writers(self) -> Mapping[str, Role]:
+        return (
+            {JUDGE: Role(Live(), Field(self.anchor), self.student_thinking)}
+            if self.judge == "likelihood"
+            else {}
+        )
+
+    def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
+        written = tools.sample(prompts, self.rollouts.per_prompt)
+        scores = self.scores(tools, written)
+        rows = [
+            one.with_numbers(score=score or 0.0, judged=float(score is not None))
+            for one, score in zip(written, scores, strict=True)
+        ]
+        if self.update == "dpo" and self.chosen == "anchor":
+            top = max((score for score in scores if score is not None), default=0.0) + 1
+            rows += [one.with_numbers(score=top, judged=1.0) for one in tools.quote(prompts, self.anchor)]
+        return sorted(rows, key=lambda one: one.group)
+
+    def scores(self, tools: Tools, written: Sequence[Trajectory]) -> list[float | None]:
+        """e_i of each answer; None where the verdict cannot be read."""
+        if self.judge == "verifier":
+            chance = tools.random(JUDGE)
+            right = [one.right for one in tools.grade(written)]
+            return [float(its != (chance.random() < self.judge_errors)) for its in right]
+        if self.judge == "likelihood":
+            found = tools.log_probs(written, JUDGE)
+            return [sum(own) / len(own) if own else None for own in found]
+        asked = [
+            tools.prompt(one.told(anchor=one.example.private.get(self.anchor, "")), ASK) for one in written
+        ]
+        said = tools.sample([one for one in asked if one], max_tokens=self.judge_tokens, temperature=0.0)
+        verdicts = iter([verdict(one.text) for one in said])
+        return [next(verdicts) if one else None for one in asked]
+
+    def terms(self, stats: Statistics) -> Iterable[Term]:
+        score, judged = (stats.number(name).to(stats.dtype) for name in self.numbers)
+        if not (score + judged)[stats.rows].isfinite().all():
+            raise ValueError("score or judged is NaN or infinite at some row")
+        judged = (judged >= 0.5) & stats.rows
+        if self.update == "dpo":
+            yield self.preferred(stats, score, judged & stats.available(REFERENCE))
+            return
+        if self.update == "ldl":
+            score = group_softmax(score / self.label_temperature, stats.group, judged)
+        mean = stats.group_mean(score, judged)
+        filled = torch.where(judged, score, mean.nan_to_num(0.0))
+        advantage = torch.where(judged, self.grpo.advantage(stats, filled), 0.0)
+        yield self.grpo.term("policy", stats, advantage, where=judged, mean_over="sequences")
+        if self.kl:
+            near = FromRole(REFERENCE)
+            yield Sampled(name="kl", target=near, function=k3, coefficient=self.kl, mean_over="sequences")
+
+    def preferred(self, stats: Statistics, score: Float[Tensor, "N"], judged: Bool[Tensor, "N"]) -> Term:
+        """The best of each group before its worst, where the two differ."""
+        rank, worst = (group_rank(sign * score, stats.group, judged) for sign in (1, -1))
+        differ = group_max(score, stats.group, judged) > -group_max(-score, stats.group, judged)
+        unit = torch.full_like(stats.group, -1)
+        for nth, taken in enumerate((rank == 0, worst == 0)):
+            rows = (taken & differ).nonzero().squeeze(1)
+            unit[rows[stats.group[rows].argsort()]] = 2 * torch.arange(len(rows), device=unit.device) + nth
+        own, reference = (stats.unit_sum(unit, role) for role in (STUDENT, REFERENCE))
+
+        def dpo(sums: Float[Tensor, "U"]) -> Float[Tensor, ""]:
+            gained = (sums - reference).reshape(-1, 2)
+            return -logsigmoid(self.beta * (gained[:, 0] - gained[:, 1])).mean()
+
+        return SequenceTerm(name="dpo", unit=unit, sums=own, function=dpo, informed_by={REFERENCE: "sampled"})
+
+
+def verdict(text: str) -> float | None:
+    """The first number of a text, if it lies within 0 and 10."""
+    found = NUMBER.search(text)
+    return float(found[0]) if found and float(found[0]) <= 10 else None
