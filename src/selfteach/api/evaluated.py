@@ -62,6 +62,7 @@ class Evaluated:
             "reference": reference_of(one.example),
             "outcome": outcome(one.grade, one.finished),
             "reward": one.grade.reward,
+            "numbers": dict(one.grade.numbers),
             "tokens": len(one.ids),
             "finished": one.finished,
         }

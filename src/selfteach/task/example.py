@@ -58,12 +58,17 @@ class Grade:
     ``claim`` is the final answer as read out of the text, None if none was found. ``verdict``: what the check found
     (a ``Verdict``, such as "unparseable"), None where it told a reward only; ``outcome`` reads it. Grades are equal
     where the first three are.
+
+    ``numbers``: what else was measured of the answer, by name (utility and integrity, a stated confidence and its
+    Brier score). Recipes read them as numbers of the row (``stats.number(NAME)``), evaluations give their mean
+    (``eval/NAME``); an answer may lack one.
     """
 
     reward: float
     feedback: str | None = None
     claim: str | None = None
     verdict: str | None = field(default=None, compare=False)
+    numbers: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def correct(self) -> bool:

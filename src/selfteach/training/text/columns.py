@@ -64,7 +64,7 @@ def facts_of(
         "available": {name: available(one, read, i) for name, read in contexts.items()}
         | {name: sampled_available(one, contexts.get(name), i, name) for name in sampled},
         "marks": one.marks,
-        "numbers": one.numbers,
+        "numbers": {**({} if one.grade is None else one.grade.numbers), **one.numbers},
         "log_probs": {name: one.log_probs.get(name, unknown) for name in sampled},
     }
 

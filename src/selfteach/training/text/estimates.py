@@ -42,7 +42,8 @@ class Estimate:
 def estimates(
     answers: Sequence[Answered], samples: int, ks: Sequence[int] = (), greedy: Sequence[Answered] = ()
 ) -> list[Estimate]:
-    """average@n, pass@k and maj@n of answers that stand ``samples`` a problem, in order; accuracy of greedy ones.
+    """average@n, pass@k and maj@n of answers that stand ``samples`` a problem, in order; the grades' own numbers;
+    accuracy of greedy ones.
 
     ``ks``: which pass@k (none: powers of two up to the samples, and the samples). maj@n is left out where no answer
     has a claim to vote for. UserError for a k that is more than the samples.
@@ -57,8 +58,23 @@ def estimates(
         found.append(estimated(f"pass@{k}", [pass_at_k(samples, count, k) for count in right]))
     if samples > 1 and any(one.grade.claim is not None for one in answers):
         found.append(estimated(f"maj@{samples}", [majority(group) for group in groups]))
+    found += [estimated(name, scores) for name, scores in number_scores(answers, samples).items()]
     if greedy:
         found.append(estimated("greedy", [one.grade.reward for one in greedy]))
+    return found
+
+
+def number_scores(answers: Sequence[Answered], samples: int) -> dict[str, list[float]]:
+    """What grades measured beside the reward (``Grade.numbers``), by name: of each problem the mean over those of its
+    answers that have it, of the problems that have any. The answers stand ``samples`` a problem."""
+    found: dict[str, list[float]] = {}
+    for begin in range(0, len(answers), samples):
+        own: dict[str, list[float]] = {}
+        for one in answers[begin : begin + samples]:
+            for name, value in one.grade.numbers.items():
+                own.setdefault(name, []).append(value)
+        for name, values in own.items():
+            found.setdefault(name, []).append(sum(values) / len(values))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from selfteach.roles.view import Plain, View
 from selfteach.task.example import Example, Grade, Message, Task
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import gather_rows, processes
+from selfteach.training.text.estimates import number_scores
 
 if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
@@ -39,7 +40,8 @@ class Answered:
 @dataclass(frozen=True)
 class EvaluationResult:
     """``accuracy``: mean over problems of the mean over their samples; ``accuracy_se``: standard error of that mean
-    over problems; ``pass_at_k``: share of problems with any right answer; ``length``: mean tokens an answer."""
+    over problems; ``pass_at_k``: share of problems with any right answer; ``length``: mean tokens an answer;
+    ``numbers``: means over problems of what grades measured beside the reward (``number_scores``)."""
 
     accuracy: float
     accuracy_se: float
@@ -48,6 +50,7 @@ class EvaluationResult:
     length: float
     finished: float
     problems: int
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
     def headline(self) -> dict[str, float]:
         """The one number that comparisons, alarms and the report follow."""
@@ -61,6 +64,7 @@ class EvaluationResult:
             f"{place}/length": self.length,
             f"{place}/finished": self.finished,
             f"{place}/problems": self.problems,
+            **{f"{place}/{name}": value for name, value in self.numbers.items()},
         }
 
 
@@ -187,4 +191,5 @@ def result(answers: Sequence[Answered], samples: int) -> EvaluationResult:
         length=sum(len(answer.ids) for answer in answers) / len(answers),
         finished=sum(answer.finished for answer in answers) / len(answers),
         problems=n,
+        numbers={name: sum(scores) / len(scores) for name, scores in number_scores(answers, samples).items()},
     )

@@ -16,6 +16,7 @@ from selfteach.objective.engine import Outcome
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.statistics import role_entropy
 from selfteach.objective.top import top_ids
+from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import mean_over_processes, sum_over_processes
 from selfteach.training.text import mismatch
 from selfteach.training.text.contexts import Context
@@ -86,6 +87,7 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
             "length/mean": lengths,
             "truncated": [not one.finished for one in rows],
             "reward/mean": [one.grade.reward for one in rows if one.grade is not None],
+            **graded_numbers(rows),
             **{f"unavailable/{name}": blind(context) for name, context in batch.contexts.items()},
         }
     )
@@ -100,6 +102,15 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
         "tokens_per_second": tokens / max(seconds, 1e-9),
         **{f"verdicts/{name!s}": count for name, count in sum_over_processes(batch.verdicts).items()},
     }
+
+
+def graded_numbers(rows: Sequence[Trajectory]) -> dict[str, list[float]]:
+    """``grade/NAME``: what grades measured beside the reward (``Grade.numbers``), of the rows that have it."""
+    found: dict[str, list[float]] = {}
+    for one in rows:
+        for name, value in ({} if one.grade is None else one.grade.numbers).items():
+            found.setdefault(f"grade/{name}", []).append(value)
+    return found
 
 
 def spread(columns: Columns) -> dict[str, float]:

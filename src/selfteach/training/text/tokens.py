@@ -304,6 +304,7 @@ def answered(one: Answered | Trajectory) -> dict[str, Any]:
         "claim": None if grade is None else grade.claim,
         "reference": reference_of(one.example),
         "feedback": None if grade is None else grade.feedback,
+        "numbers": {} if grade is None else dict(grade.numbers),
         "finished": one.finished,
         "length": len(one.ids),
     }
