@@ -70,7 +70,9 @@ from selfteach.objective.terms import (
     Term,
 )
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
+from selfteach.recipes.critic import Critic, asked_of
 from selfteach.recipes.experts import experts, routes, taught
+from selfteach.recipes.once import written_once
 from selfteach.recipes.parts import (
     BASE,
     END,
@@ -86,7 +88,7 @@ from selfteach.recipes.parts import (
 from selfteach.recipes.tools import Prompt, Store, Tools
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.diagnosis import Diagnosis
-from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial
+from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial, listed
 from selfteach.roles.role import ReasonFirst, Role
 from selfteach.roles.sibling import Reprompt
 from selfteach.roles.span import FromMark, FromTurn, Whole
@@ -115,19 +117,20 @@ from selfteach.settings import (
     UnitInterval,
     settings,
 )
+from selfteach.task.outcome import outcome
 from selfteach.task.trajectory import Trajectory
 
 __all__ = [  # noqa: RUF022
     # what is written: settings, roles, trajectories
-    "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "GRPOSettings", "Optimization",
-    "PerRecord", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools", "TrainedWeights", "Trajectory",
-    "settings", "require", "NonNegativeFloat", "NonNegativeInt", "OpenUnit", "PositiveFloat", "PositiveInt",
-    "PositiveRows", "PositiveUnit", "UnitInterval",
+    "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "Critic", "GRPOSettings",
+    "Optimization", "PerRecord", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools", "TrainedWeights",
+    "Trajectory", "asked_of", "outcome", "settings", "require", "NonNegativeFloat", "NonNegativeInt", "OpenUnit",
+    "PositiveFloat", "PositiveInt", "PositiveRows", "PositiveUnit", "UnitInterval",
     # who scores: weights × views × spans
     "BEGINNING_ONLY", "EMA", "Answer", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn", "Frozen",
     "InSystem", "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst", "Reprompt",
     "Revision", "Ring", "Role", "Snapshot", "Solution", "Told", "View", "Weights",
-    "Whole", "experts", "routes", "taught",
+    "Whole", "experts", "listed", "routes", "taught", "written_once",
     # the loss: terms, targets, divergences, supports
     "At", "CandidateMatch", "Entropy", "Hidden", "LogRatio", "Match", "NegativeLogLikelihood", "OfColumns",
     "PolicyGradient", "Positions", "Quantity", "Sampled", "SequenceTerm", "Signal", "Term", "AdvantageTilted",
