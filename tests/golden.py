@@ -58,6 +58,8 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "dgrpo": {"per_prompt": 4, "prompts": 2},
     "uni-opd": {"per_prompt": 4, "prompts": 2},
     "pi-distill": {"per_prompt": 4, "prompts": 2},
+    "selfci": {},
+    "caopd": {"per_prompt": 4, "prompts": 2},
     "rltf": {"per_prompt": 4, "prompts": 2, "critique_weight": 0.1},
 }  # fmt: skip
 

@@ -37,6 +37,10 @@ KNOBS: list[tuple[str, dict[str, Any]]] = [
     ("scope", {"estimator": "full", "mean_over": "tokens"}),
     ("scope", {"clip": 0.2}),
     ("lightning-opd", {"clip_advantage": 0.3, "mean_over": "tokens"}),
+    ("selfci", {"weighting": "adaptive", "student_share": 0.3}),
+    ("selfci", {"loss": "sampled", "disallow_weight": 0.2}),
+    ("rltf", {"revision_ratio": "token", "critique_weight": 0.1}),
+    ("caopd", {"alpha": 0.5, "skip": 0}),
 ]
 """Forms of the losses that no preset has."""
 CASES = list(golden.cases())

@@ -18,6 +18,7 @@ from selfteach.objective.advantage import (
     normalized,
 )
 from selfteach.objective.batch import STUDENT
+from selfteach.objective.calibration import calibration
 from selfteach.objective.candidates import CandidateMatch
 from selfteach.objective.divergence import (
     JSD,
@@ -140,7 +141,7 @@ __all__ = [  # noqa: RUF022
     "gkd_jsd", "Full", "Support", "Tail", "TopK", "likeliest", "clipped_surrogate", "k1", "k2", "k3", "Divisor",
     "Reduction",
     # statistics, schedules, controllers, updates
-    "Statistics", "cosine", "entropy", "ideal_gradient", "temperature_of", "within", "capped", "group_advantage",
-    "group_max", "group_mean", "group_rank", "group_softmax", "group_std", "group_sum", "normalized", "row_top",
-    "scattered", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
+    "Statistics", "cosine", "entropy", "ideal_gradient", "temperature_of", "within", "calibration", "capped",
+    "group_advantage", "group_max", "group_mean", "group_rank", "group_softmax", "group_std", "group_sum", "normalized",
+    "row_top", "scattered", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Minibatch", "passes",
 ]  # fmt: skip
