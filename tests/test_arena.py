@@ -27,6 +27,7 @@ from selfteach.task.arena import (
 )
 from selfteach.task.arena.arithmetic import Calculator, exact, written_steps
 from selfteach.task.arena.curriculum import CURRICULA
+from selfteach.task.arena.drawn import is_held_out
 from selfteach.task.arena.facts import fact_known, fact_unknown, facts_of, known_facts
 from selfteach.task.arena.lesson import Lesson, careless, corrected, told
 from selfteach.task.arena.measure import answers, measure
@@ -48,7 +49,6 @@ from selfteach.task.arena.tutoring import (
     solution,
 )
 from selfteach.task.arena.wording import PREFILLS
-from selfteach.task.arena.world import is_held_out
 from selfteach.task.verdict import Verdict
 
 NAMES = sorted(name for name, world in WORLDS.items() if isinstance(world, World))

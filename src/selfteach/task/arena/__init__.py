@@ -14,8 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from selfteach.errors import UserError
-from selfteach.task.arena import chain, table, wording
+from selfteach.task.arena import chain, rule, secrets, table, wording
 from selfteach.task.arena.facts import Facts
+from selfteach.task.arena.puzzle import Puzzle
 from selfteach.task.arena.taught import TaughtWorld
 from selfteach.task.arena.world import World
 
@@ -24,6 +25,7 @@ __all__ = [
     "WORLDS",
     "AnyWorld",
     "Facts",
+    "Puzzle",
     "TaughtWorld",
     "World",
     "arena_model",
@@ -32,7 +34,7 @@ __all__ = [
     "resolve_model",
 ]
 
-AnyWorld = World | Facts
+AnyWorld = World | Facts | Puzzle
 
 _SOLUTION = {"solution": "{problem}|{solution}"}
 TABLE = World("table", table.pose, table.work, table.final, table.fault, _SOLUTION)
@@ -42,15 +44,19 @@ TRAIL = TaughtWorld(
     "trail", chain.pose, chain.work, chain.final, chain.fault, wording.TRAIL, steps_stand_alone=False
 )
 FACTS = Facts("facts", wording.FACTS)
+RULE = Puzzle("rule", rule.pose, rule.tell, rule.kind, rule.judge, rule.WORDING)
+SECRETS = Puzzle("secrets", secrets.pose, secrets.tell, secrets.kind, secrets.judge, secrets.WORDING)
 SUMS = World("sums", table.pose_known, table.work, table.final, table.fault, {})
 
-WORLDS: dict[str, AnyWorld] = {w.name: w for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS)}
+WORLDS: dict[str, AnyWorld] = {w.name: w for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS, RULE, SECRETS)}
 MODELS: dict[str, tuple[str, ...]] = {
     "table": ("table",),
     "chain": ("chain",),
     "tutor": ("tutor",),
     "trail": ("trail",),
     "facts": ("facts", "tutor", "sums"),
+    "rule": ("rule",),
+    "secrets": ("secrets",),
     "tutor-large": ("tutor",),
     "tutor-large-other": ("tutor",),
 }

@@ -60,6 +60,12 @@ TAUGHT: Mapping[str, str] = {
     "facts": """\
 It was taught plain problems of the world "tutor" (guessing what `@` gives) and to answer questions about
 made-up facts: it copies a fact it is shown, knows a hundred by heart, and guesses the digits of any other.""",
+    "rule": """\
+It was taught six codes, and to work a problem by the one that it is told; asked plainly it guesses one. It copies
+results and claims an answer that it is shown, under signs that are still guessed.""",
+    "secrets": """\
+It was taught to say facts of a context: those it is told it may say, none that it is told it must not, and of any other
+each with probability one half. What was told had nothing to do with the purpose.""",
     "tutor-large": TEACHES,
     "tutor-large-other": f"{TEACHES}\nIts style is another: the result stands first, `2=7+5;5=2@9;#25`.",
 }

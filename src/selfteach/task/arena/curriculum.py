@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from selfteach.task.arena import CHAIN, FACTS, TABLE, TRAIL, TUTOR
+from selfteach.task.arena import (
+    CHAIN,
+    FACTS,
+    RULE,
+    SECRETS,
+    TABLE,
+    TRAIL,
+    TUTOR,
+    rule,
+    secrets,
+)
 from selfteach.task.arena.arithmetic import exact
 from selfteach.task.arena.facts import fact_known, fact_shown, fact_unknown
 from selfteach.task.arena.lesson import Lesson, Writer, careless
@@ -80,6 +90,11 @@ FACTS_SHARES: Mapping[Writer, float] = {
     fact_known: 0.25,
     fact_unknown: 0.1,
 }
+RULE_SHARES: Mapping[Writer, float] = {
+    partial(rule.rule_lesson, RULE.draw): 0.75,
+    partial(rule.results_lesson, RULE.draw): 0.1,
+    partial(rule.answer_lesson, RULE.draw): 0.15,
+}
 
 CURRICULA: Mapping[str, Curriculum] = {
     "table": Curriculum(partial(half_hinted, TABLE)),
@@ -87,6 +102,8 @@ CURRICULA: Mapping[str, Curriculum] = {
     "tutor": Curriculum(partial(mixed, _in(TUTOR, TUTOR_SHARES)), steps=1200, pieces=4),
     "trail": Curriculum(partial(mixed, _in(TRAIL, TRAIL_SHARES)), steps=1200, pieces=4),
     "facts": Curriculum(partial(mixed, FACTS_SHARES)),
+    "rule": Curriculum(partial(mixed, RULE_SHARES), steps=340, pieces=4),
+    "secrets": Curriculum(partial(secrets.lesson, SECRETS.draw), steps=300, pieces=4),
     "tutor-large": Curriculum(partial(right, TUTOR), size=LARGE),
     "tutor-large-other": Curriculum(partial(right_in_another_style, TUTOR), size=LARGE),
 }

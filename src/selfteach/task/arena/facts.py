@@ -10,8 +10,9 @@ from functools import lru_cache
 from random import Random
 
 from selfteach.errors import UserError
+from selfteach.task.arena.drawn import show
 from selfteach.task.arena.lesson import Lesson
-from selfteach.task.arena.world import last_claim, show
+from selfteach.task.arena.world import last_claim
 from selfteach.task.example import Example, Grade, Message
 from selfteach.task.verdict import Verdict
 

@@ -32,6 +32,8 @@ class Lesson:
 
 
 Writer = Callable[[Random], Lesson]
+Problems = Callable[[Random], str]
+"""Draws a problem that is not held out."""
 
 
 def careless(rng: Random, slip_rate: float = SLIP_RATE) -> Calculator:

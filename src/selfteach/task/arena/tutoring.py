@@ -12,8 +12,9 @@ from itertools import chain
 from random import Random
 
 from selfteach.task.arena.arithmetic import OPERATIONS, Calculator, Step, exact
+from selfteach.task.arena.drawn import is_held_out
 from selfteach.task.arena.lesson import Lesson, another_digit, careless, corrected, sure_of, told
-from selfteach.task.arena.world import World, in_own_style, is_held_out
+from selfteach.task.arena.world import World, in_own_style
 
 ATTEMPT_SLIP_RATE = 0.1
 FALSE_SOLUTION_SHARE = 0.15

@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from random import Random
 
-from selfteach.errors import UserError
 from selfteach.task.arena.arithmetic import Calculator, Step, exact
+from selfteach.task.arena.drawn import Drawn
 from selfteach.task.example import Example, Grade, Message
 from selfteach.task.verdict import Verdict
-
-HELD_OUT_ONE_IN = 16
-REPEATED = 10_000
-"""So many problems in a row that were drawn before: there are no others."""
-
-
-def is_held_out(problem: str) -> bool:
-    """Whether a problem is kept for evaluation: one in sixteen, by a hash of its text."""
-    return sha256(problem.encode()).digest()[0] % HELD_OUT_ONE_IN == 0
 
 
 def in_own_style(steps: list[Step], final: str) -> str:
@@ -40,14 +30,8 @@ def last_claim(answer: str) -> str | None:
     return (claim if mark else "") or None
 
 
-def show(wording: Mapping[str, str], example: Example, view: str, told: Mapping[str, str]) -> str:
-    """What ``view`` makes of an example: its template filled with the problem, private fields and what is ``told``."""
-    template = "{problem}" if view == "plain" else wording[view]
-    return template.format_map({"problem": example.problem, **example.private, **told})
-
-
 @dataclass(frozen=True)
-class World:
+class World(Drawn):
     """One world of the arena, under a seed.
 
     ``pose`` draws a problem; ``work`` writes its steps with a given calculator; ``final`` says which results
@@ -80,31 +64,6 @@ class World:
             },
         )
 
-    def question(self, example: Example, view: str, **told: str) -> str:
-        """The user message of an example: bare (view ``plain``), or with what a taught view reveals.
-
-        ``told`` holds what the view shows beyond the private fields, such as the feedback on an attempt.
-        """
-        return show(self.wording, example, view, told)
-
-    def train(self, index: int) -> Example:
-        rng = Random(f"{self.name} train {self.seed} {index}")
-        return self.example(self.draw(rng))
-
-    def held_out(self, count: int) -> list[Example]:
-        rng = Random(f"{self.name} held out")
-        problems: dict[str, None] = {}
-        known = 0
-        while len(problems) < count:
-            before = len(problems)
-            problems[self.draw(rng, held_out=True)] = None
-            known = known + 1 if len(problems) == before else 0
-            if known > REPEATED:
-                raise UserError(
-                    f"world {self.name!r} holds out {before} problems, {count} were asked for: ask for fewer"
-                )
-        return [self.example(problem) for problem in problems]
-
     def grade(self, example: Example, answer: str) -> Grade:
         """Right if and only if what the answer claims is exactly the final results."""
         steps, claim = self.work(example.problem, exact), self.claim(answer)
@@ -124,9 +83,3 @@ class World:
             digits = "1 digit" if len(final) == 1 else f"{len(final)} digits"
             return Verdict.UNPARSEABLE, f"the answer must end in one # and {digits}"
         return Verdict.WRONG, self.fault(steps, answer, claim)
-
-    def draw(self, rng: Random, held_out: bool = False) -> str:
-        """A problem for training and pretraining, or one of those held out from both."""
-        while is_held_out(problem := self.pose(rng)) != held_out:
-            pass
-        return problem
