@@ -20,6 +20,7 @@ from selfteach.recipes.kit import Prompt, Told, Trajectory
 from selfteach.recipes.r51_rltf import RLTF
 from selfteach.task.example import Example, Grade, Message
 from selfteach.testing import evaluate
+from selfteach.training.text.store import NamedStore
 
 
 def taken(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -134,6 +135,10 @@ class Scripted:
     answers: list[str]
     feedback: str | None = "look at it again"
     asked: list[tuple[str, int]] = field(default_factory=list)
+    kept: NamedStore = field(default_factory=NamedStore)
+
+    def store(self, name: str) -> NamedStore:
+        return self.kept
 
     def sample(self, begun: Sequence[Prompt], n: int = 1, **how: Any) -> list[Trajectory]:
         self.asked.append((str(how.get("role", "student")), len(begun) * n))
@@ -279,10 +284,16 @@ def test_the_bare_verdict_is_a_critic_too() -> None:
     assert "The answer is not correct." in again.example.prompt[-1]["content"]
 
 
-def test_a_verifier_that_says_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match="says nothing of any wrong answer: take --critic verdict"):
-        written(Scripted(list("-+"), feedback=None), size=2)
-    assert len(written(Scripted(list("++"), feedback=None), size=2)) == 2
+def test_a_verifier_that_never_says_anything_is_refused() -> None:
+    """One that has nothing to say of some answers is none."""
+    tools = Scripted(list("-" * 40), feedback=None)
+    assert len(written(tools, size=20)) == 20
+    with pytest.raises(UserError, match="first 40 wrong answers: take --critic verdict, self or judge"):
+        written(tools, size=20)
+    tools = Scripted(list("-+") + list("+") + list("-" * 40))
+    written(tools, size=2)
+    tools.feedback = None
+    assert len(written(tools, size=40)) == 40
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ ASK = (
 )
 VERDICT = "The answer is not correct."
 JUDGE = "judge"
+STORE, PATIENCE = "critic", 32
 
 
 @settings
@@ -49,17 +50,14 @@ class Critic:
         """The critique of each wrong answer, by its place in ``graded``: what was said, as a row behind the request to
         criticize. Answers of which nothing is said, or whose request leaves no room, are missing.
 
-        UserError if the verifier says nothing of any wrong answer.
+        UserError once ``PATIENCE`` wrong answers of the run have met with nothing but silence.
         """
         wrong = {i: one for i, one in enumerate(graded) if not one.right}
         asked = asked_of(tools, wrong, Told(self.critique_template, "critique"))
         if self.critic == "self":
             return self.written(tools, asked, "student")
         words = self.words(tools, wrong)
-        require(
-            not wrong or any(words.values()),
-            "the verifier says nothing of any wrong answer: take --critic verdict, self or judge",
-        )
+        refuse_silent(tools, len(wrong), sum(map(bool, words.values())))
         known = [i for i in asked if words.get(i)]
         quoted = tools.quote([asked[i].told(feedback=words[i]) for i in known], "feedback")
         return dict(zip(known, quoted, strict=True))
@@ -76,6 +74,17 @@ class Critic:
     def written(self, tools: Tools, asked: Mapping[int, Prompt], role: str) -> dict[int, Trajectory]:
         said = tools.sample(list(asked.values()), role=role, max_tokens=self.critique_tokens)
         return dict(zip(asked, said, strict=True))
+
+
+def refuse_silent(tools: Tools, wrong: int, spoken: int) -> None:
+    """A verifier may have nothing to say of some answers; of one that never has, no second turn would come."""
+    notes = tools.store(STORE).notes
+    for name, count in (("wrong", wrong), ("spoken", spoken)):
+        notes[name] = notes.get(name, 0) + count
+    require(
+        notes["spoken"] > 0 or notes["wrong"] < PATIENCE,
+        f"nothing was said of any of the first {notes['wrong']} wrong answers: take --critic verdict, self or judge",
+    )
 
 
 def asked_of(tools: Tools, answers: Mapping[int, Trajectory], view: Told) -> dict[int, Prompt]:
