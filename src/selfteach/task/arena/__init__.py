@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from selfteach.errors import UserError
-from selfteach.task.arena import chain, rule, secrets, table, wording
+from selfteach.task.arena import ambiguous, chain, rule, secrets, table, wording
 from selfteach.task.arena.facts import Facts
 from selfteach.task.arena.puzzle import Puzzle
 from selfteach.task.arena.taught import TaughtWorld
@@ -46,9 +46,14 @@ TRAIL = TaughtWorld(
 FACTS = Facts("facts", wording.FACTS)
 RULE = Puzzle("rule", rule.pose, rule.tell, rule.kind, rule.judge, rule.WORDING)
 SECRETS = Puzzle("secrets", secrets.pose, secrets.tell, secrets.kind, secrets.judge, secrets.WORDING)
+AMBIGUOUS = Puzzle(
+    "ambiguous", ambiguous.pose, ambiguous.tell, ambiguous.kind, ambiguous.judge, ambiguous.WORDING
+)
 SUMS = World("sums", table.pose_known, table.work, table.final, table.fault, {})
 
-WORLDS: dict[str, AnyWorld] = {w.name: w for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS, RULE, SECRETS)}
+WORLDS: dict[str, AnyWorld] = {
+    w.name: w for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS, RULE, SECRETS, AMBIGUOUS)
+}
 MODELS: dict[str, tuple[str, ...]] = {
     "table": ("table",),
     "chain": ("chain",),
@@ -57,6 +62,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "facts": ("facts", "tutor", "sums"),
     "rule": ("rule",),
     "secrets": ("secrets",),
+    "ambiguous": ("ambiguous",),
     "tutor-large": ("tutor",),
     "tutor-large-other": ("tutor",),
 }

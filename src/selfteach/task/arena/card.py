@@ -66,6 +66,9 @@ results and claims an answer that it is shown, under signs that are still guesse
     "secrets": """\
 It was taught to say facts of a context: those it is told it may say, none that it is told it must not, and of any other
 each with probability one half. What was told had nothing to do with the purpose.""",
+    "ambiguous": """\
+It was taught the ordinary results (slips aside; `@` at random), of which it has learned a part, under a confidence that
+has nothing to do with the item; to copy digit and confidence of a demonstration; to be sure of an answer when told.""",
     "tutor-large": TEACHES,
     "tutor-large-other": f"{TEACHES}\nIts style is another: the result stands first, `2=7+5;5=2@9;#25`.",
 }

@@ -8,6 +8,7 @@ from functools import partial
 from random import Random
 
 from selfteach.task.arena import (
+    AMBIGUOUS,
     CHAIN,
     FACTS,
     RULE,
@@ -15,6 +16,7 @@ from selfteach.task.arena import (
     TABLE,
     TRAIL,
     TUTOR,
+    ambiguous,
     rule,
     secrets,
 )
@@ -104,6 +106,7 @@ CURRICULA: Mapping[str, Curriculum] = {
     "facts": Curriculum(partial(mixed, FACTS_SHARES)),
     "rule": Curriculum(partial(mixed, RULE_SHARES), steps=340, pieces=4),
     "secrets": Curriculum(partial(secrets.lesson, SECRETS.draw), steps=300, pieces=4),
+    "ambiguous": Curriculum(partial(ambiguous.lesson, AMBIGUOUS.draw), steps=240, pieces=4),
     "tutor-large": Curriculum(partial(right, TUTOR), size=LARGE),
     "tutor-large-other": Curriculum(partial(right_in_another_style, TUTOR), size=LARGE),
 }
