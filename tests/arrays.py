@@ -32,7 +32,6 @@ def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str,
         "student_logits": rng.normal(size=(ROWS, STEPS, VOCABULARY)),
         "teacher_logits": {name: rng.normal(size=(ROWS, STEPS, VOCABULARY)) for name in teachers},
         "behavior": -rng.random((ROWS, STEPS)),
-        "origin": np.array(["student", "student", "student", "student", "teacher", "student"]),
         "student_hidden": np.random.default_rng([seed, 5]).normal(size=(ROWS, STEPS, 4)),
         "teacher_hidden": {
             name: np.random.default_rng([seed, 6, *name.encode()]).normal(size=(ROWS, STEPS, 4))

@@ -72,6 +72,9 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "many-faces": {"per_prompt": 2, "prompts": 2},
     "unisd": {"prompts": 4},
     "pu-rl": {"per_prompt": 4, "prompts": 2, "imitate_steps": 4, "steps": 6},
+    "selfci": {},
+    "caopd": {"per_prompt": 4, "prompts": 2},
+    "rltf": {"per_prompt": 4, "prompts": 2, "critique_weight": 0.1},
 }  # fmt: skip
 
 

@@ -52,6 +52,10 @@ KNOBS: list[tuple[str, dict[str, Any]]] = [
     ("many-faces", {"loss": "wiener", "position_decay": 2.0}),
     ("many-faces", {"loss": "intersect-sg", "loss_top_k": 3}),
     ("many-faces", {"loss": "ppo", "teacher_share": 0.3}),
+    ("selfci", {"weighting": "adaptive", "student_share": 0.3}),
+    ("selfci", {"loss": "sampled", "disallow_weight": 0.2}),
+    ("rltf", {"revision_ratio": "token", "critique_weight": 0.1}),
+    ("caopd", {"alpha": 0.5, "skip": 0}),
 ]
 """Forms of the losses that no preset has."""
 CASES = list(golden.cases())

@@ -23,6 +23,7 @@ from selfteach.objective.advantage import (
 )
 from selfteach.objective.agreement import agreement
 from selfteach.objective.batch import STUDENT
+from selfteach.objective.calibration import calibration
 from selfteach.objective.candidates import CandidateMatch
 from selfteach.objective.divergence import (
     JSD,
@@ -91,9 +92,11 @@ from selfteach.objective.terms import (
 )
 from selfteach.objective.top import nth_likeliest, top_ids
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
+from selfteach.recipes.critic import Critic, asked_of
 from selfteach.recipes.demonstrations import Kind, beside, misled, nearest, remembered
 from selfteach.recipes.experts import ITSELF, experts, itself_or, routes, taught
 from selfteach.recipes.informed import InformedGRPO
+from selfteach.recipes.once import written_once
 from selfteach.recipes.parts import (
     BASE,
     END,
@@ -110,7 +113,7 @@ from selfteach.recipes.stages import Imitate, imitated
 from selfteach.recipes.tools import Prompt, Store, Tools, by_group, preferred
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.diagnosis import Diagnosis
-from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial
+from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial, listed
 from selfteach.roles.privilege import Masked, Privilege, Shared, Thought, privilege
 from selfteach.roles.role import ReasonFirst, Role
 from selfteach.roles.sibling import Reprompt
@@ -141,6 +144,7 @@ from selfteach.settings import (
     settings,
 )
 from selfteach.task.example import Grade
+from selfteach.task.outcome import outcome
 from selfteach.task.similarity import edit_similarity, rouge_1
 from selfteach.task.trajectory import Trajectory
 
@@ -151,10 +155,10 @@ __all__ = [  # noqa: RUF022
     "PositiveRows", "PositiveUnit", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools",
     "TrainedWeights", "Trajectory", "UnitInterval", "require", "settings",
     # who scores: weights × views × spans
-    "BEGINNING_ONLY", "EMA", "Answer", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn", "Frozen",
-    "InSystem", "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst", "Reprompt",
-    "Revision", "Ring", "Role", "Snapshot", "Solution", "Told", "View", "Weights", "Whole", "experts", "routes",
-    "taught",
+    "BEGINNING_ONLY", "EMA", "Answer", "Critic", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn",
+    "Frozen", "InSystem", "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst",
+    "Reprompt", "Revision", "Ring", "Role", "Snapshot", "Solution", "Told", "View", "Weights", "Whole", "asked_of",
+    "experts", "listed", "outcome", "routes", "taught", "written_once",
     # the loss: terms, targets, divergences, supports
     "JSD", "AdaptiveKL", "AdvantageTilted", "Alpha", "At", "CandidateMatch", "Consensus", "DPOLoss", "Divergence",
     "Divisor", "Entropy", "EntropyAware", "Extrapolation", "ForwardKL", "FromRole", "Full", "GeometricMean", "Hidden",
@@ -174,5 +178,5 @@ __all__ = [  # noqa: RUF022
     "Form", "InformedGRPO", "LikelihoodOf", "Masked", "Privilege", "Shared", "Thought", "group_min_max", "losses",
     "privilege",
     # demonstrations of other problems, agreement of contexts
-    "Kind", "agreement", "beside", "contrast", "misled", "nearest", "remembered",
+    "Kind", "agreement", "beside", "calibration", "contrast", "misled", "nearest", "remembered",
 ]  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -149,3 +151,12 @@ def without_boxes(text: str) -> str:
     while (content := last_boxed(text)) is not None:
         text = re.sub(rf"\\boxed\s*\{{{re.escape(content)}\}}", "…", text)
     return text
+
+
+def listed(text: str) -> list[str]:
+    """The entries of a private field that is a list, each once: of JSON as rows of data give it, else its lines."""
+    entries: object = None
+    with contextlib.suppress(ValueError):
+        entries = json.loads(text)
+    found = entries if isinstance(entries, list) else text.splitlines()
+    return list(dict.fromkeys(word for one in found if (word := str(one).strip())))

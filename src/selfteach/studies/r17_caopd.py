@@ -1,0 +1,31 @@
+"""CaOPD: in world ``ambiguous`` nobody can know some answers, and the student should say so."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import PLAIN, SHORT, Laptop
+from selfteach.studies.study import Claim, Study
+
+LAPTOP = Laptop("ambiguous", {**SHORT, **PLAIN, "lr": 3e-4, "per_prompt": 8, "steps": 150, "prompts": 8})
+
+CAOPD = "caopd --task ambiguous --steps 100"
+
+STUDY = Study(
+    method="caopd",
+    claims=(
+        Claim(
+            says="Confidences agree better with what is right than after plain self-distillation: Brier 0.242 against "
+            "0.320, ECE 0.228 against 0.321 (Qwen3-8B, tool use)",
+            variants={"caopd": CAOPD, "sdft": f"{CAOPD} --rewrite none"},
+            higher="sdft",
+            lower="caopd",
+            metric="eval/brier",
+        ),
+        Claim(
+            says="Plain self-distillation claims too much: confidence − accuracy +32.4 % against −0.7 % (the same)",
+            variants={"caopd": CAOPD, "sdft": f"{CAOPD} --rewrite none"},
+            higher="sdft",
+            lower="caopd",
+            metric="eval/overconfidence",
+        ),
+    ),
+)
