@@ -10,7 +10,7 @@ LAPTOP = Laptop(
     {
         **SHORT,
         **PLAIN,
-        "lr": 3e-4,
+        "lr": 1e-3,
         "per_prompt": 8,
         "steps": 150,
         "prompts": 8,
@@ -28,7 +28,7 @@ STUDY = Study(
     claims=(
         Claim(
             says="Retelling the second turn beats one-turn GRPO: 0.80 against 0.37 (Knights and Knaves, Llama-3.1-8B)",
-            variants={"sd": SD, "grpo": "grpo --task tutor --scale none --steps 100"},
+            variants={"sd": SD, "grpo": "grpo --task tutor --scale none --lr 1e-3 --steps 100"},
             higher="sd",
             lower="grpo",
         ),
