@@ -9,7 +9,7 @@ LAPTOP = Laptop(
     "tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "threshold": 0.4, "steps": 150, "prompts": 64}
 )  # fmt: skip
 
-EOPD = "eopd --steps 100"
+EOPD = "eopd --steps 60 --eval-samples 8"
 
 STUDY = Study(
     method="eopd",
@@ -20,6 +20,7 @@ STUDY = Study(
             variants={"eopd": EOPD, "sampled": f"{EOPD} --forward 0"},
             higher="eopd",
             lower="sampled",
+            metric="eval/pass@8",
         ),
     ),
 )

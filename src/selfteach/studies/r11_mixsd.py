@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import Claim, Study, Works
 from selfteach.studies.verdict import Within
 
 LAPTOP = Laptop(
@@ -15,7 +15,8 @@ LAPTOP = Laptop(
 )  # fmt: skip
 
 MIXED = "mixsd --eval-also sums"
-WRITTEN = "sft --task facts --lr 3e-4 --steps 150 --prompts 50 --eval-also sums"
+WRITTEN = "sft --task facts --lr 3e-4 --steps 150 --prompts 50 --eval-also sums --reference worked"
+LEARNED = Works(above=0.5, by=0)
 
 STUDY = Study(
     method="mixsd",
@@ -28,6 +29,7 @@ STUDY = Study(
             higher="mixsd",
             lower="sft",
             metric="eval/sums/accuracy",
+            works={"mixsd": LEARNED, "sft": LEARNED},
         ),
         Claim(
             says="The more the uninformed self takes part, the likelier the targets under the base",
@@ -35,10 +37,11 @@ STUDY = Study(
             higher="informed alone",
             lower="half",
             metric="first loss",
+            withdrawn="targets must verify, and here whoever writes the answer's tokens, those that do are the same",
         ),
         Claim(
             says="The facts are learned as well as from written targets (similar in-domain accuracy)",
-            variants={"mixsd": MIXED, "sft": f"{WRITTEN} --reference worked"},
+            variants={"mixsd": MIXED, "sft": WRITTEN},
             higher="mixsd",
             lower="sft",
             rule=Within(0.1),

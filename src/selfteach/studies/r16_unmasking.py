@@ -5,6 +5,7 @@ from __future__ import annotations
 from selfteach.studies.laptop import Laptop
 from selfteach.studies.r01_opsd import KNOBS
 from selfteach.studies.study import Claim, Study
+from selfteach.studies.verdict import Within
 
 LAPTOP = Laptop("tutor", {**KNOBS, "nodes": 2, "candidates": 3, "completions": 4, "steps": 60, "prompts": 32})
 
@@ -23,11 +24,12 @@ STUDY = Study(
         Claim(
             says="and leaving out those that disagree does no harm to distillation everywhere",
             variants={
-                "unharmed": f"{GATED} --gate unharmed",
-                "everywhere": "opsd --task tutor --steps 40 --prompts 32",
+                "unharmed": f"{GATED} --gate unharmed --mean-over tokens",
+                "everywhere": "opsd --task tutor --steps 40 --prompts 32 --mean-over tokens",
             },
             higher="unharmed",
             lower="everywhere",
+            rule=Within(0.05),
         ),
     ),
 )

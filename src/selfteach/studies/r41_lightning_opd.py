@@ -42,6 +42,7 @@ STUDY = Study(
             },
             higher="one teacher",
             lower="two teachers",
+            withdrawn="text and opinion of that other teacher alone come to 0 as well: consistency is not what is seen",
         ),
     ),
 )

@@ -7,7 +7,7 @@ from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Within
 
 LAPTOP = Laptop(
-    "table",
+    "tutor",
     {
         **SHORT,
         **PLAIN,
@@ -22,11 +22,11 @@ LAPTOP = Laptop(
     },
 )
 
-ERPD = "erpd --rounds 2 --extreme-steps 40 --steps 20"
+ERPD = "erpd --rounds 2 --extreme-steps 40 --steps 20 --task tutor"
 
 STUDY = Study(
     method="erpd",
-    task="table",
+    task="tutor",
     claims=(
         Claim(
             says="A bound on the updates that drive the copy off only lowers the ceiling",

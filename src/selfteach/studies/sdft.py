@@ -16,8 +16,8 @@ STUDY = Study(
     task="table",
     claims=(
         Claim(
-            says="On-policy learning from a demonstration beats fine-tuning on it: more of the new, less forgotten",
-            variants={"sdft": SDFT, "sft": "sft --steps 100 --lr 0.001 --reference worked"},
+            says="On-policy learning from a demonstration beats fine-tuning on it: more of the new is learned",
+            variants={"sdft": SDFT, "sft": "sft --steps 100 --lr 1e-3 --reference worked --betas 0.9 0.95"},
             higher="sdft",
             lower="sft",
         ),

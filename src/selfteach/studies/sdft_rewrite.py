@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from selfteach.studies.laptop import PLAIN, Laptop
 from selfteach.studies.study import Claim, Study
+from selfteach.studies.verdict import Within
 
 LAPTOP = Laptop(
     "table",
@@ -20,10 +21,11 @@ STUDY = Study(
     task="table",
     claims=(
         Claim(
-            says="References in the model's own words teach as well as those given, and disturb less",
-            variants={"rewritten": REWRITE, "given": "sft --steps 100 --reference worked"},
+            says="References in the model's own words teach as well as those given",
+            variants={"rewritten": REWRITE, "given": "sft --steps 100 --reference worked --stored 512"},
             higher="rewritten",
             lower="given",
+            rule=Within(0.05),
         ),
     ),
 )
