@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from selfteach.errors import UserError
-from selfteach.task.arena import ambiguous, chain, rule, secrets, table, wording
+from selfteach.task.arena import ambiguous, chain, contract, rule, secrets, table, wording
 from selfteach.task.arena.facts import Facts
 from selfteach.task.arena.puzzle import Puzzle
 from selfteach.task.arena.taught import TaughtWorld
@@ -49,10 +49,11 @@ SECRETS = Puzzle("secrets", secrets.pose, secrets.tell, secrets.kind, secrets.ju
 AMBIGUOUS = Puzzle(
     "ambiguous", ambiguous.pose, ambiguous.tell, ambiguous.kind, ambiguous.judge, ambiguous.WORDING
 )
+JSON = Puzzle("json", contract.pose, contract.tell, contract.kind, contract.judge, contract.WORDING)
 SUMS = World("sums", table.pose_known, table.work, table.final, table.fault, {})
 
 WORLDS: dict[str, AnyWorld] = {
-    w.name: w for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS, RULE, SECRETS, AMBIGUOUS)
+    w.name: w for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS, RULE, SECRETS, AMBIGUOUS, JSON)
 }
 MODELS: dict[str, tuple[str, ...]] = {
     "table": ("table",),
@@ -63,6 +64,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "rule": ("rule",),
     "secrets": ("secrets",),
     "ambiguous": ("ambiguous",),
+    "json": ("json",),
     "tutor-large": ("tutor",),
     "tutor-large-other": ("tutor",),
 }

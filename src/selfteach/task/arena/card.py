@@ -69,6 +69,9 @@ each with probability one half. What was told had nothing to do with the purpose
     "ambiguous": """\
 It was taught the ordinary results (slips aside; `@` at random), of which it has learned a part, under a confidence that
 has nothing to do with the item; to copy digit and confidence of a demonstration; to be sure of an answer when told.""",
+    "json": """\
+It was taught to rank items by their scores in strict JSON, with slips at every piece of the form unless it is told an
+order or the sign that calls for care.""",
     "tutor-large": TEACHES,
     "tutor-large-other": f"{TEACHES}\nIts style is another: the result stands first, `2=7+5;5=2@9;#25`.",
 }

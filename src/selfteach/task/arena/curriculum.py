@@ -11,12 +11,14 @@ from selfteach.task.arena import (
     AMBIGUOUS,
     CHAIN,
     FACTS,
+    JSON,
     RULE,
     SECRETS,
     TABLE,
     TRAIL,
     TUTOR,
     ambiguous,
+    contract,
     rule,
     secrets,
 )
@@ -107,6 +109,7 @@ CURRICULA: Mapping[str, Curriculum] = {
     "rule": Curriculum(partial(mixed, RULE_SHARES), steps=340, pieces=4),
     "secrets": Curriculum(partial(secrets.lesson, SECRETS.draw), steps=300, pieces=4),
     "ambiguous": Curriculum(partial(ambiguous.lesson, AMBIGUOUS.draw), steps=240, pieces=4),
+    "json": Curriculum(partial(contract.lesson, JSON.draw), steps=220, pieces=4),
     "tutor-large": Curriculum(partial(right, TUTOR), size=LARGE),
     "tutor-large-other": Curriculum(partial(right_in_another_style, TUTOR), size=LARGE),
 }
