@@ -256,15 +256,6 @@ def test_an_end_that_the_tokenizer_lacks_is_named() -> None:
         evaluate(NAME, arrays(), overrides={"eos": 0.5})
 
 
-def test_long_answers_are_not_distilled() -> None:
-    given = arrays()
-    found = gradient(given, longest=6)
-    long = given["mask"].sum(1) > 6
-    assert 0 < long.sum() < ROWS
-    assert (found[long] == 0).all()
-    assert np.abs(found[~long]).sum(axis=(1, 2)).min() > 0
-
-
 def test_the_bonus_is_the_groups_min_max_of_the_teachers_liking_with_the_rewards_sign() -> None:
     given = arrays()
     _, q = sides(given)

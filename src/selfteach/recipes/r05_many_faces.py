@@ -77,8 +77,6 @@ class ManyFaces(Recipe):
     """α: token t weighs exp(−α t / max_tokens), against growing length (paper: 1 to 5; 0: all alike)."""
     eos: NonNegativeFloat = 0.0
     """Coefficient of −(t / max_tokens) log P(end of turn), another guard against growing length."""
-    longest: PositiveInt = 8192
-    """Longer answers, in tokens, are not distilled."""
     mean_over: Literal["sequences", "tokens"] = "sequences"
     """Mean of per-rollout token means, or mean over all tokens (a rollout weighs as its length)."""
     reinforce: Literal["none", "reward", "bonus"] = "none"
@@ -152,8 +150,8 @@ class ManyFaces(Recipe):
         if self.teacher_share:
             yield NegativeLogLikelihood(name="imitate", **{**shared, "where": ~own})
         if self.distill_weight and self.teacher_share < 1:
-            near, short = torch.exp(-self.position_decay * late), own & (stats.length <= self.longest)
-            chosen = {**shared, "where": short, "weight": near, "coefficient": self.distill_weight}
+            near = torch.exp(-self.position_decay * late)
+            chosen = {**shared, "weight": near, "coefficient": self.distill_weight}
             yield from self.distillation(stats, **chosen)
         if self.eos:
             end, given = stats.token("eos"), {**shared, "weight": late, "coefficient": self.eos}

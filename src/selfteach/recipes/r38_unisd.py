@@ -12,7 +12,8 @@ from torch import Tensor
 
 from selfteach.recipes.kit import *
 
-WRONG = "wrong"
+WRONG, RETRIES = "wrong", 2
+"""Who reads a wrong demonstration, and how often one that turns out right is written anew."""
 GOOD = (
     "{{problem}}\n\nThis is an example for a response to the question:\n{{{field}}}\n\n"
     "Study it with care, then solve the problem in your own way."
@@ -91,8 +92,6 @@ class UniSD(Recipe):
     """m of the hinge, in nats (alone: 0.5)."""
     negatives: PositiveInt = 4
     """Wrong demonstrations that the model writes of each problem, once; one is drawn."""
-    negative_retries: NonNegativeInt = 2
-    """How often those that turn out right are written anew."""
     wrong_tokens: PositiveInt = 512
     """Longest wrong demonstration, in tokens."""
     features: NonNegativeFloat = 0.01
@@ -126,7 +125,7 @@ class UniSD(Recipe):
         if self.beside:
             prompts = beside(tools, prompts, self.reference, self.beside, self.demonstrations, self.context)
         if self.contrast:
-            prompts = misled(tools, prompts, self.negatives, self.negative_retries, self.wrong_tokens)
+            prompts = misled(tools, prompts, self.negatives, RETRIES, self.wrong_tokens)
         return tools.sample(prompts, self.rollouts.per_prompt)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:

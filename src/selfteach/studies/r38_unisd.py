@@ -8,7 +8,7 @@ from selfteach.studies.study import Claim, Study
 LAPTOP = Laptop(
     "tutor",
     {
-        **SHORT, **PLAIN, "lr": 3e-4, "steps": 150, "prompts": 32, "negatives": 1, "negative_retries": 0,
+        **SHORT, **PLAIN, "lr": 3e-4, "steps": 150, "prompts": 32, "negatives": 1,
         "wrong_tokens": 64,
     },
 )  # fmt: skip
