@@ -106,7 +106,7 @@ def test_the_share_of_fresh_answers_follows_the_step(ratio: str, shares: list[fl
 
 
 def watched(spec: RisingShare, losses: list[float]) -> list[float]:
-    controller, found = spec.start(0), []
+    controller, found = spec.begun(0.0).start(0), []
     for loss in losses:
         found.append(controller.choose(0.0))
         controller.observe({"reference/student": loss})
@@ -133,7 +133,7 @@ def test_the_share_rises_where_the_held_out_loss_has_risen_and_nowhere_else() ->
 
 def test_a_controller_goes_on_as_it_was() -> None:
     spec, losses = RisingShare(check_every=2, tolerance=0.1), [1.0, 1.2, 1.3, 1.4, 1.1, 1.6]
-    whole, first, second = spec.start(0), spec.start(0), spec.start(1)
+    whole, first, second = (spec.begun(0.0).start(seed) for seed in (0, 0, 1))
     for loss in losses:
         whole.observe({"reference/student": loss})
     for loss in losses[:3]:

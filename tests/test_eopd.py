@@ -56,7 +56,7 @@ def test_a_forward_kl_to_the_likeliest_tokens_stands_where_the_teacher_is_unsure
 def test_without_it_the_gradient_is_that_of_sampled_distillation() -> None:
     given = given_on_policy()
     p, _, ours, theirs = parts(given)
-    out = evaluate("eopd", given, overrides={"forward": 0.0})
+    out = evaluate("eopd", given, overrides={"forward_weight": 0.0})
     score = np.eye(VOCABULARY)[given["ids"]] - np.exp(p)
     expected = -(theirs - ours)[..., None] * score * given["mask"][..., None] / given["mask"].sum()
     np.testing.assert_allclose(out["grad"], expected, atol=1e-12)
@@ -68,7 +68,7 @@ def test_off_policy_the_ratio_is_clipped() -> None:
     _, _, ours, theirs = parts(given)
     ratio, advantage = np.exp(ours - given["behavior"]), theirs - given["behavior"]
     each = -np.minimum(ratio * advantage, np.clip(ratio, 0.7, 1.3) * advantage)
-    out = evaluate("eopd", given, overrides={"forward": 0.0, "clip": 0.3})
+    out = evaluate("eopd", given, overrides={"forward_weight": 0.0, "clip": 0.3})
     assert out["loss"] == pytest.approx((each * given["mask"]).sum() / given["mask"].sum(), rel=1e-12)
 
 

@@ -187,7 +187,7 @@ def test_a_run_makes_both_steps_and_the_first_sorts_right_from_wrong(prior: str,
 
 @pytest.mark.parametrize("feedback", ["critique", "both"])
 def test_a_critique_is_written_of_each_attempt_and_read_by_the_teacher(feedback: str, tiny: str) -> None:
-    words = ("--feedback", feedback, "--no-sibling", "--critique-tokens", "5", "--per-prompt", "2")
+    words = ("--feedback-from", feedback, "--no-sibling", "--critique-tokens", "5", "--per-prompt", "2")
     run = run_of(tiny, *words, recipe="vpd")
     run.enter(0)
     batch = run.learner.collect(0)
@@ -210,8 +210,8 @@ def test_a_critique_is_written_of_each_attempt_and_read_by_the_teacher(feedback:
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"sibling": False, "feedback": "never"}, "bare question"),
-        ({"per_prompt": 1, "feedback": "never"}, "per_prompt of at least 2"),
+        ({"sibling": False, "feedback_from": "never"}, "bare question"),
+        ({"per_prompt": 1, "feedback_from": "never"}, "per_prompt of at least 2"),
         ({"tail": "renormalize", "student_top_k": 1}, "always 0"),
         ({"expectation_every": 0}, "expectation_every"),
         ({"beta": 0.0}, "beta"),

@@ -12,6 +12,10 @@ from arrays import arrays, log_softmax
 from doors import run_of_recipe
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, with_knobs
+from selfteach.recipes.kit import Prompt
+from selfteach.task.example import Example, Grade, Message
+from selfteach.task.segment import Segment
+from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
 
 KNOBS: dict[str, Any] = {"clip_entry": None, "temperature": 1.0}
@@ -46,6 +50,15 @@ def score(given: dict[str, Any], row: int, at: int, tokens: tuple[int, ...]) -> 
     return float(gradient @ ideal / length) if length > 1e-12 else np.nan
 
 
+def by_answer(places: dict[tuple[int, int], float], rows: int) -> float:
+    """Mean over answers of their own mean; ``places`` that are looked at → value."""
+    found: dict[int, list[float]] = {}
+    for (row, _), value in places.items():
+        found.setdefault(row, []).append(value)
+    assert len(found) == rows
+    return float(np.mean([np.mean(values) for values in found.values()]))
+
+
 def divergences(given: dict[str, Any]) -> np.ndarray:
     log_p, log_q = log_softmax(given["student_logits"]), log_softmax(given["teacher_logits"]["teacher"])
     return (np.exp(log_q) * (log_q - log_p)).sum(-1)
@@ -55,7 +68,7 @@ def divergences(given: dict[str, Any]) -> np.ndarray:
 def test_only_nodes_that_agree_are_trained_on(seed: int) -> None:
     given = batch(seed)
     kept = [place for place, tokens in NODES.items() if score(given, *place, tokens) > 0]
-    expected = sum(divergences(given)[place] for place in kept) / len(NODES)
+    expected = by_answer({place: divergences(given)[place] * (place in kept) for place in NODES}, 4)
     out = evaluate("unmasking", given, overrides=KNOBS)
     assert out["loss"] == pytest.approx(expected, rel=1e-12)
     moved = {(int(i), int(t)) for i, t in zip(*np.nonzero(np.abs(out["grad"]).sum(-1)), strict=True)}
@@ -67,14 +80,29 @@ def test_all_but_those_that_disagree() -> None:
     out = evaluate("unmasking", given, overrides={**KNOBS, "gate": "unharmed"})
     left = given["mask"].copy()
     for place, tokens in NODES.items():
-        left[place] = score(given, *place, tokens) > 0
-    assert out["loss"] == pytest.approx(divergences(given)[left].sum() / given["mask"].sum(), rel=1e-12)
+        left[place] = not score(given, *place, tokens) <= 0
+    assert (~left & given["mask"]).any()
+    kept = np.where(left, divergences(given), 0)
+    means = [kept[row][given["mask"][row]].mean() for row in range(6)]
+    assert out["loss"] == pytest.approx(np.mean(means), rel=1e-12)
+    tokens = evaluate("unmasking", given, overrides={**KNOBS, "gate": "unharmed", "mean_over": "tokens"})
+    assert tokens["loss"] == pytest.approx(kept[given["mask"]].mean(), rel=1e-12)
+
+
+def test_where_all_candidates_fare_alike_nothing_is_left_out_as_harmful() -> None:
+    given = batch()
+    for j in range(4):
+        given["numbers"][f"value{j}"][:] = 0.5
+    knobs = {"clip_entry": None, "temperature": 1.0}
+    gated = evaluate("unmasking", given, overrides={**KNOBS, "gate": "unharmed"})
+    np.testing.assert_allclose(gated["grad"], evaluate("opsd", given, overrides=knobs)["grad"], atol=1e-15)
 
 
 def test_nodes_without_a_gate_are_opsd_there() -> None:
     given = batch()
     out = evaluate("unmasking", given, overrides={**KNOBS, "gate": "nodes"})
-    assert out["loss"] == pytest.approx(np.mean([divergences(given)[place] for place in NODES]), rel=1e-12)
+    expected = by_answer({place: divergences(given)[place] for place in NODES}, 4)
+    assert out["loss"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_teacher_that_tilts_by_success_agrees_fully_and_its_opposite_not_at_all() -> None:
@@ -109,6 +137,56 @@ def test_what_has_no_gradient_over_the_vocabulary_is_refused() -> None:
     for knobs in ({"teacher_top_k": 5}, {"loss": "policy-gradient", "clip_entry": None}):
         with pytest.raises(UserError, match="compares gradients over the vocabulary"):
             with_knobs(RECIPES["unmasking"](), knobs)
+
+
+class Scripted:
+    """Tools whose verifier calls an answer right if it holds token 7, and whose student goes on with 7 after a 5."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.sampled = most, 0
+
+    def sample(self, begun: Any, n: int = 1, *, max_tokens: int | None = None) -> list[Trajectory]:
+        if isinstance(begun[0], Prompt):
+            return [answer(ids) for ids in ([1, 2, 3], [4, 4])]
+        found = []
+        for one in [one for one in begun for _ in range(n)]:
+            self.sampled += 1
+            more = [7 if one.ids[-1] == 5 else 8] * (max_tokens or 1)
+            found.append(one.extended(Segment(more, "student"), "", finished=True))
+        return found
+
+    def measure(self, written: Any, wanted: Any) -> dict[str, list[list[float]]]:
+        columns = {"entropy": [[0.1, 0.9, 0.5], [0.3, 0.2]]}
+        return columns | {"token0": [[5, 5, 5], [6, 5]], "token1": [[6, 6, 9], [-1, 7]]}
+
+    def cut(self, one: Trajectory, tokens: int, then: Any = ()) -> Trajectory:
+        kept = one.head(tokens, text="")
+        return kept.extended(Segment(list(then), "edit"), "", finished=9 in then) if then else kept
+
+    def grade(self, many: Any) -> list[Trajectory]:
+        assert all(len(one.ids) <= self.most for one in many)
+        return [one.graded(Grade(float(7 in one.ids))) for one in many]
+
+
+def answer(ids: list[int]) -> Trajectory:
+    asked = Example("x", (Message(role="user", content="?"),))
+    return Trajectory.written(asked, [1], ids, "", group=0, finished=True)
+
+
+def test_each_branch_is_worth_what_its_own_completions_come_to() -> None:
+    knobs = {"nodes": 2, "candidates": 2, "completions": 3, "max_tokens": 4}
+    tools: Any = Scripted(4)
+    prompt = Prompt(answer([1]).example, [1], 0)
+    one, other = with_knobs(RECIPES["unmasking"](), knobs).rollout(tools, [prompt], 0)
+    assert one.numbers["candidate0"] == [-1, 5, 5]
+    assert one.numbers["candidate1"] == [-1, 6, 9]
+    assert one.numbers["value0"] == [0, 1, 1]
+    assert one.numbers["value1"] == [0, 0, 0]  # a 6 leads to 8s, a 9 ends the answer as it stands
+    assert other.numbers["candidate0"] == [6, 5]
+    assert other.numbers["candidate1"] == [-1, 7]
+    assert other.numbers["value0"] == [0, 1]
+    assert other.numbers["value1"] == [0, 1]
+    assert tools.sampled == 3 * (2 + 1 + 1 + 2)  # all but the branch that ended
 
 
 def test_a_rollout_forces_candidates_and_counts_who_succeeds(tiny: str, tmp_path: Path) -> None:

@@ -12,10 +12,19 @@ from arrays import VOCABULARY, arrays, log_softmax, slopes
 from doors import run_of_recipe
 from selfteach.recipes import RECIPES, with_knobs
 from selfteach.recipes.r24_omniopd import peaks
+from selfteach.task.example import Example, Message
+from selfteach.task.segment import Segment
+from selfteach.task.trajectory import Trajectory
 from selfteach.testing import evaluate
 
 C = 3
-KNOBS: dict[str, Any] = {"chunk_tokens": C, "chunks": 2, "continuations": 4, "prior": 1.0, "anchor": 0.1}
+KNOBS: dict[str, Any] = {
+    "chunk_tokens": C,
+    "chunks": 2,
+    "continuations": 4,
+    "prior_strength": 1.0,
+    "anchor": 0.1,
+}
 
 
 def batch(seed: int = 0) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def test_without_continuations_the_belief_is_the_students_own() -> None:
 @pytest.mark.parametrize(("prior", "n"), [(0.0, 4), (1e9, 4)])
 def test_the_two_ends_of_the_prior(prior: float, n: int) -> None:
     given = batch()
-    out = evaluate("omniopd", given, overrides={**KNOBS, "prior": prior})
+    out = evaluate("omniopd", given, overrides={**KNOBS, "prior_strength": prior})
     shares = np.where(given["numbers"]["chunk"] >= 0, given["numbers"]["agreement"] / n, 0.0)
     expected = shares if prior == 0 else belief(given, 1.0, 0) * (given["numbers"]["agreement"] >= 0)
     if prior:
@@ -139,6 +148,47 @@ def test_chunks_begin_at_the_highest_places_that_fit(
     height: list[float], most: int, width: int, places: list[int]
 ) -> None:
     assert peaks(height, most, width) == places
+
+
+class Scripted:
+    """Tools whose teacher repeats what stands behind position 4 of the first answer and says other things elsewhere."""
+
+    def sample(
+        self, begun: Any, n: int = 1, *, role: str = "student", max_tokens: int | None = None
+    ) -> list[Trajectory]:
+        if role == "student":
+            return [answer([1, 2, 3, 4, 5, 6]), answer([1, 2, 3])]
+        assert (role, n, max_tokens) == ("teacher", 3, 2)
+        found = []
+        for one in begun:
+            for copy in range(n):
+                said = [5, 6] if one.ids == [1, 2, 3, 4] and copy < 2 else [9, 9]
+                found.append(one.extended(Segment(said, role), "", finished=False))
+        return found
+
+    def measure(self, written: Any, wanted: Any) -> dict[str, list[list[float]]]:
+        return {"entropy": [[0.8, 0.1, 0.2, 0.3, 0.9, 0.1], [0.1, 0.7, 0.2]]}
+
+    def cut(self, one: Trajectory, tokens: int, then: Any = ()) -> Trajectory:
+        return one.head(tokens, text="")
+
+    def text(self, ids: Any) -> str:
+        return "".join(map(str, ids))
+
+
+def answer(ids: list[int]) -> Trajectory:
+    asked = Example("x", (Message(role="user", content="?"),))
+    return Trajectory.written(asked, [1], ids, "", group=0, finished=True)
+
+
+def test_each_chunk_has_the_agreement_of_its_own_continuations() -> None:
+    knobs = {"chunks": 2, "continuations": 3, "chunk_tokens": 2}
+    tools: Any = Scripted()
+    one, other = with_knobs(RECIPES["omniopd"](), knobs).rollout(tools, [], 0)
+    assert one.numbers["chunk"] == [0, 0, -1, -1, 1, 1]
+    assert one.numbers["agreement"] == [0, 0, 0, 0, 2, 2]
+    assert other.numbers["chunk"] == [-1, 0, 0]
+    assert other.numbers["agreement"] == [0, 0, 0]
 
 
 def test_a_rollout_asks_the_teacher_from_the_students_prefix(tiny: str, tmp_path: Path) -> None:

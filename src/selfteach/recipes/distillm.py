@@ -20,7 +20,7 @@ class DistiLLM(Recipe):
 
         SKL  = KL( p ‖ α p + (1 − α) q ),     SRKL = KL( q ‖ (1 − α) p + α q )        (``loss``)
 
-    With chance φ = ``student_share`` a step trains on the student's answers, else on the data's. φ starts at 0 and is
+    With chance φ a step trains on the student's answers, else on the data's. φ starts at ``student_share`` and is
     raised when the loss on held-out references has risen. The student's answers are kept: of its steps a falling share,
     1 − step/steps, writes new ones, the others draw from the ``replay_capacity`` kept last (from as soon as there are
     so many).
@@ -43,7 +43,7 @@ class DistiLLM(Recipe):
     alpha: OpenUnit = 0.1
     """α, the skew: the share of its own side in the mixture (paper: 0.1)."""
     student_share: UnitInterval = 0.0
-    """φ, how often a step's answers are the student's own; with ``adaptive`` it is found while training."""
+    """φ, how often a step's answers are the student's own; with ``adaptive`` where it begins (paper: 0)."""
     adaptive: bool = True
     """Raise φ where the held-out loss has risen (paper), or keep it as given."""
     scheduler: RisingShare = RisingShare()
@@ -65,7 +65,7 @@ class DistiLLM(Recipe):
 
     @property
     def controllers(self) -> Mapping[str, ControllerSpec]:
-        return {"student_share": self.scheduler} if self.adaptive else {}
+        return {"student_share": self.scheduler.begun(self.student_share)} if self.adaptive else {}
 
     @property
     def reference_probe(self) -> ReferenceProbe | None:

@@ -67,6 +67,11 @@ class DPO(Recipe):
     def teachers(self) -> Mapping[str, Role]:
         return {REFERENCE: Role(Frozen(), Plain(), self.student_thinking)}
 
+    @property
+    def temperature(self) -> float:
+        """1 where answers are the data's: nothing is sampled."""
+        return 1.0 if self.pairs == "data" else self.rollouts.temperature
+
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         if self.pairs == "rollouts":
             return tools.sample(prompts, self.rollouts.per_prompt)

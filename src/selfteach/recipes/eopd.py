@@ -39,7 +39,7 @@ class EOPD(Recipe):
     """Entropy of the teacher (nats) above which the forward KL is added (0.8)."""
     teacher_top_k: PositiveInt = 16
     """How many of the teacher's likeliest tokens the forward KL is to (16)."""
-    forward: NonNegativeFloat = 1.0
+    forward_weight: NonNegativeFloat = 1.0
     """Coefficient of the forward KL (1; 0: plain sampled distillation)."""
     clip: OpenUnit = 0.2
     """Clip of the ratio p/p_sampling: 1 ± clip."""
@@ -58,13 +58,13 @@ class EOPD(Recipe):
             informed_by={TEACHER: "sampled"},
             mean_over="tokens",
         )
-        if self.forward:
+        if self.forward_weight:
             yield Match(
                 name="forward",
                 target=Likeliest(TEACHER, self.teacher_top_k),
                 divergence=ForwardKL(),
                 gate=At(self.unsure, (TEACHER,)),
-                coefficient=self.forward,
+                coefficient=self.forward_weight,
                 mean_over="tokens",
             )
 

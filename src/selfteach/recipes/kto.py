@@ -61,6 +61,11 @@ class KTO(Recipe):
     def teachers(self) -> Mapping[str, Role]:
         return {REFERENCE: Role(Frozen(), Plain(), self.student_thinking)}
 
+    @property
+    def temperature(self) -> float:
+        """1 where answers are the data's: nothing is sampled."""
+        return 1.0 if self.labels == "data" else self.rollouts.temperature
+
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         if self.labels == "rollouts":
             each = self.rollouts.per_prompt
@@ -108,12 +113,17 @@ class KTO(Recipe):
 
 
 def mismatched(answers: Sequence[Trajectory], each: int) -> list[Trajectory]:
-    """Every answer behind the prompt that stands ``each`` answers further on. UserError if there is one prompt only."""
+    """Every answer behind the next other prompt, at least ``each`` answers further on. UserError if there is one prompt
+    only."""
     require(
         len({one.example.key for one in answers}) != 1,
         "kto estimates z₀ by answers behind other prompts, but a process has one prompt: raise prompts",
     )
-    behind = [*answers[each:], *answers[:each]]
+    turned = [[*answers[i + each :], *answers[: i + each]] for i in range(len(answers))]
+    behind = [
+        next(other for other in others if other.example.key != one.example.key)
+        for one, others in zip(answers, turned, strict=True)
+    ]
     return [
         replace(
             one,

@@ -31,7 +31,7 @@ class MiniLLM(Recipe):
     title = "MiniLLM: reverse KL by policy gradient"
     source = "https://arxiv.org/abs/2306.08543"
     formula = "Σ_t w KL(q_t ‖ p_t) − min( w R, clip(w) R ),  R = mean_{i>t} log p/q,  y ~ α p + (1−α) q"
-    presets = {"paper": {}, "trl": {"teacher_mix": 0.0, "length_normalization": True, "discount": 0.0}}
+    presets = {"paper": {}, "trl": {"teacher_mix": 0.0, "discount": 0.0, "return_from": "own"}}
 
     rollouts: Rollouts = Rollouts(max_tokens=512)
     optimization: Optimization = Optimization(lr=5e-6, prompts=64, steps=5000)
@@ -41,10 +41,13 @@ class MiniLLM(Recipe):
     """α, how often a token of an answer is the teacher's draw (paper: 0.2; 0: the student writes alone)."""
     single_step: bool = True
     """Take a token's own part of the return exactly, as KL over the vocabulary (paper), or by its sample too."""
+    return_from: Literal["next", "own"] = "next"
+    """Where the return begins: behind the token, whose own part ``single_step`` takes exactly (paper), or with the
+    token itself (TRL, beside single_step); without single_step with the token in any case."""
     length_normalization: bool = True
-    """Divide what is still to come by the number of its tokens (paper), or let long answers count more."""
+    """Divide the return by the sum of its tokens' weights (paper), or let long answers count more."""
     discount: UnitInterval = 1.0
-    """γ: weight of each token further in what is still to come (paper: 1; TRL: 0, nothing but the token itself)."""
+    """γ: weight of each token further in the return (paper: 1; TRL: 0, nothing but the token itself)."""
     clip: OpenUnit = 0.2
     """Clip of the ratio q/p̃ in the second part: 1 ± clip."""
     mean_over: Literal["tokens", "rollouts"] = "tokens"
@@ -55,6 +58,10 @@ class MiniLLM(Recipe):
         require(
             self.teacher_mix == 0 or self.rollouts.top_p == 1,
             "top_p must be 1 where teacher and student write together: the importance weights know no nucleus",
+        )
+        require(
+            self.teacher_mix == 0 or self.rollouts.top_k == 0,
+            "top_k must be 0 where teacher and student write together: the importance weights know no cut",
         )
 
     @property
@@ -95,9 +102,11 @@ class MiniLLM(Recipe):
         return torch.logaddexp(teacher + math.log(self.teacher_mix), student + math.log1p(-self.teacher_mix))
 
     def to_come(self, stats: Statistics, reward: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
-        """[N, T] R_{t+1}, the rewards (nats) behind each token; without ``single_step`` R_t, its own included."""
+        """[N, T] R_{t+1}, the rewards (nats) behind each token, or R_t, its own included (``return_from``)."""
         seen = stats.seen(TEACHER)
         total, count = (stats.to_go(x, self.discount, seen) for x in (reward, torch.ones_like(reward)))
-        if self.single_step:
+        if self.single_step and self.return_from == "next":
             total, count = total - reward, count - 1
-        return total / count.clamp(min=1) if self.length_normalization else total
+        if not self.length_normalization:
+            return total
+        return torch.where(count > 0, total / count.masked_fill(count == 0, 1.0), 0.0)

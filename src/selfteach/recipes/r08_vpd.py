@@ -42,7 +42,7 @@ class VPD(Recipe):
     )
     presets = {
         "paper": {},
-        "critique": {"feedback": "critique", "sibling": False},
+        "critique": {"feedback_from": "critique", "sibling": False},
         "fixed-prior": {"prior": "initial"},
     }
     sizes = {**Recipe.sizes, "critique_tokens": "tokens"}
@@ -60,7 +60,7 @@ class VPD(Recipe):
     training began with (its ablation)."""
     sibling: bool = True
     """Feedback is, among others, the first other right answer of the rollout's group."""
-    feedback: Literal["verifier", "critique", "both", "never"] = "verifier"
+    feedback_from: Literal["verifier", "critique", "both", "never"] = "verifier"
     """What is said of the rollout: the verifier's text, the model's own critique of it, or both."""
     critique_tokens: PositiveInt = 512
     """Longest critique, in tokens."""
@@ -72,8 +72,10 @@ class VPD(Recipe):
     """The M-step's mean: of each rollout's sum over its tokens (the formula), or over all tokens (SDPO's)."""
 
     def __post_init__(self) -> None:
-        told = self.feedback != "never"
-        require(self.sibling or told, "the teacher would read the bare question: set sibling, or feedback")
+        told = self.feedback_from != "never"
+        require(
+            self.sibling or told, "the teacher would read the bare question: set sibling, or feedback_from"
+        )
         require(told or self.rollouts.per_prompt >= 2, "siblings need per_prompt of at least 2")
         require(
             self.tail != "renormalize" or self.student_top_k != 1,
@@ -82,7 +84,7 @@ class VPD(Recipe):
 
     @property
     def teachers(self) -> Mapping[str, Role]:
-        said: Literal["always", "never"] = "never" if self.feedback == "never" else "always"
+        said: Literal["always", "never"] = "never" if self.feedback_from == "never" else "always"
         view = Reprompt(self.sibling, said, feedback_section=SAID)
         teacher = {TEACHER: Role(Live(), view, self.student_thinking)}
         if self.prior == "student" or self.expectation_every is None:
@@ -105,7 +107,7 @@ class VPD(Recipe):
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         written = tools.sample(prompts, self.rollouts.per_prompt)
-        if self.feedback in ("verifier", "never"):
+        if self.feedback_from in ("verifier", "never"):
             return written
         return self.criticized(tools, tools.grade(written))
 
@@ -119,7 +121,7 @@ class VPD(Recipe):
         told = []
         for i, one in enumerate(written):
             assert one.grade is not None
-            said = (one.grade.feedback if self.feedback == "both" else None, critiques.get(i))
+            said = (one.grade.feedback if self.feedback_from == "both" else None, critiques.get(i))
             told.append(one.graded(replace(one.grade, feedback="\n\n".join(filter(None, said)) or None)))
         return told
 

@@ -30,19 +30,19 @@ class Unmasking(OPSD):
         g*_j = p_j (V_j − Σ p V),    A = cos( −∂L/∂z , g* ),    both at a fixed mass on the candidates
 
     g* is the gradient of the chance of success in the logits z. ``gate`` says which tokens are trained on; a node where
-    either gradient is 0, such as one where all candidates fare alike, has no A and counts as not aligned.
+    either gradient is 0, such as one where all candidates fare alike, has no A: it is not aligned, nor harmed.
     """
 
     name = "unmasking"
     title = "Unmasking On-Policy Distillation: a token gate"
     source = "https://arxiv.org/abs/2605.10889"
-    formula = "mean over nodes of [A_t > 0] D_t,  A_t = cos(−∂D_t/∂z, p (V − V̄))"
+    formula = "mean_y mean over its nodes of [A_t > 0] D_t,  A_t = cos(−∂D_t/∂z, p (V − V̄))"
     numbers = {f"{what}{j}": "token" for what in ("candidate", "value") for j in range(4)}
     sizes = {**OPSD.sizes, "nodes": "group", "completions": "group"}
 
     nodes: PositiveInt = 4
     """Positions looked at in each answer."""
-    candidates: PositiveRows = 4
+    candidates: Literal[2, 3, 4] = 4
     """Most tokens forced at a node: the student's likeliest."""
     min_prob: UnitInterval = 0.01
     """A candidate must be this likely to the student."""
@@ -53,9 +53,6 @@ class Unmasking(OPSD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.candidates >= 2, "candidates must be at least 2: a gradient needs something to choose from"
-        )
         require(
             self.loss == "divergence" and self.teacher_top_k is None,
             "unmasking compares gradients over the vocabulary: leave loss at divergence and teacher_top_k at none",
@@ -135,8 +132,13 @@ class Unmasking(OPSD):
                 term,
                 gate=None if self.gate == "nodes" else gate,
                 where=stats.mask if self.gate == "unharmed" else node,
-                mean_over="selected",
+                mean_over=self.divisor,
             )
+
+    @property
+    def divisor(self) -> Reduction | Divisor:
+        """Of the tokens that are selected: mean over answers of their means, or over all of them."""
+        return Divisor("selected", "row") if self.mean_over == "sequences" else "selected"
 
     def helps(
         self,
@@ -145,7 +147,8 @@ class Unmasking(OPSD):
         values: Sequence[Float[Tensor, "N T"]],
         at: Positions,
     ) -> Float[Tensor, "P"]:
-        """[P] 1 at nodes where the loss's descent and the chance of success go together, 0 at others; elsewhere 1."""
+        """[P] 1 at nodes where the loss's descent and the chance of success go together (of gate "unharmed": do not go
+        apart), 0 at others; elsewhere 1."""
         candidates = torch.stack([torch.as_tensor(at.column(one)) for one in ids], dim=1).long()
         value = torch.stack([torch.as_tensor(at.column(one)) for one in values], dim=1)
         real, place = candidates >= 0, candidates.clamp(min=0)
@@ -154,4 +157,5 @@ class Unmasking(OPSD):
         chance = chance / chance.sum(1, keepdim=True).clamp(min=torch.finfo(chance.dtype).tiny)
         gradient = divergence.logit_gradient(own, theirs).gather(1, place) * real
         score = cosine(-within(gradient, chance), ideal_gradient(chance, value.to(chance.dtype)))
-        return ((score > 0) | ~real[:, 0]).to(chance.dtype)
+        helps = score > 0 if self.gate == "aligned" else ~(score <= 0)
+        return (helps | ~real[:, 0]).to(chance.dtype)

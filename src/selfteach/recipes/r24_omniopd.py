@@ -46,7 +46,7 @@ class OmniOPD(Recipe):
     """N, the teacher's continuations of each."""
     chunk_tokens: PositiveInt = 50
     """C, the tokens of a chunk and of a continuation."""
-    prior: NonNegativeFloat = 1.0
+    prior_strength: NonNegativeFloat = 1.0
     """α, how many continuations the student's own confidence counts as."""
     anchor: NonNegativeFloat = 0.1
     """β, the coefficient of the KL to the initial student outside the chunks (0: none)."""
@@ -59,7 +59,8 @@ class OmniOPD(Recipe):
 
     def __post_init__(self) -> None:
         require(
-            self.continuations + self.prior > 0, "continuations and prior are both 0: nothing weighs a chunk"
+            self.continuations + self.prior_strength > 0,
+            "continuations and prior_strength are both 0: nothing weighs a chunk",
         )
 
     @property
@@ -121,7 +122,7 @@ class OmniOPD(Recipe):
         """[N, T] π̂ of each audited token, 0 elsewhere."""
         rows = torch.arange(len(chunk), device=chunk.device).unsqueeze(1) * self.chunks
         unit = torch.where((chunk >= 0) & stats.mask, rows + chunk, -1)
-        n, alpha = self.continuations, self.prior
+        n, alpha = self.continuations, self.prior_strength
         prior: Float[Tensor, "N T"] | float = 0.0
         if alpha:
             sure = (stats.unit_sum(unit) / self.chunk_tokens).exp()

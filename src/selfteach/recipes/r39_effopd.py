@@ -16,9 +16,9 @@ class EffOPD(ExOPD):
         L = mean over tokens of −min( π/π_rollout, is_cap ) A_t log π(y_t)
 
     and after steps k = 1, 2, 4, 8 … the attention's and MLPs' weights try ``Leaps``: with the anchor B (the weights
-    before step 1, then those that the last leap left), W_k + 2j (W_k − B) for j = 1 … ``trials``, as long as the reward
-    of sampled answers to ``validation`` problems gets strictly better. These are neither trained on nor held out for
-    evaluation; their tokens count as generated.
+    before step 1, then those that the last leap left), W_k + 2j (W_k − B) for j = 1 … ``trials``, as long as the
+    accuracy of sampled answers to ``validation`` problems gets strictly better. These are neither trained on nor held
+    out for evaluation; their tokens count as generated.
     """
 
     name = "effopd"

@@ -29,7 +29,8 @@ class Extreme(Recipe):
     loss: Literal["policy-gradient", "mse"] = "policy-gradient"
     """What drives the policy to its extreme."""
     clip: PositiveFloat | None = None
-    """Bound on |ρ − 1|, beyond which a token has no gradient (none: unbounded)."""
+    """PPO's bound on ρ: beyond 1 ± clip a token has no gradient in the direction that its advantage pushes, a clip of 1
+    or more bounding above only (none: unbounded)."""
     beta: PositiveFloat = 1.0
     """β of "mse": what a nat of the answer's mean log-ratio is worth in advantage."""
     sign: Literal[1, -1] = 1
@@ -47,7 +48,7 @@ class Extreme(Recipe):
             yield self.regression(stats, advantage)
             return
         # The surrogate even where nothing is clipped: the ratio is what makes it off-policy.
-        bounds = (1.0, float("inf")) if self.clip is None else (self.clip, self.clip)
+        bounds = (1.0, float("inf")) if self.clip is None else (min(1.0, self.clip), self.clip)
         yield PolicyGradient(
             name="extreme", advantage=advantage, behavior=stats.behavior_log_prob, clip=bounds
         )
@@ -99,7 +100,7 @@ class ERPD(Recipe):
     extreme_beta: PositiveFloat = 1.0
     """β of extreme_loss mse: what a nat of an answer's mean log-ratio is worth in advantage (ours)."""
     extreme_clip: PositiveFloat | None = None
-    """Bound on |ratio − 1| while the copy is driven off (none: unbounded; ours)."""
+    """PPO's clip of the ratio while the copy is driven off (none: unbounded; ours)."""
     extreme_steps: PositiveInt = 200
     """Steps that drive the copy off, a round: how extreme it gets (ours: 20 passes over the answers)."""
     extreme_lr: PositiveFloat = 5e-6

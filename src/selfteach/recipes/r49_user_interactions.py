@@ -18,6 +18,8 @@ HINDSIGHT = (
     "written.\n{followup}"
 )
 
+COMMENTED = "\n\n--- seen in hindsight ---\nAn earlier answer to this was given this comment:\n{feedback}"
+
 
 @settings
 class UserInteractions(Recipe):
@@ -31,7 +33,8 @@ class UserInteractions(Recipe):
     ``follow_up`` "logged": answers and follow-ups are the data's, and L = mean over answers of
     (1/|y|) Σ_{t > skip} −A_t log π(y_t). "feedback": the student answers, the verifier's words are the follow-up, A_t
     is centered within the answer, and L = mean over answers of (1/|y|) Σ_t −min( ρ A_t, clip(ρ) A_t ). In expectation
-    over y ~ π the gradient of either is that of KL( π(·|x) ‖ sg π(·|x, o) ).
+    over y ~ π the gradient of the first, all tokens counting, is that of KL( π(·|x) ‖ sg π(·|x, o) ). Centering takes a
+    token's own advantage off as well: of an answer of n tokens (n − 1)/n of it is left, of a single token nothing.
     """
 
     name = "user-interactions"
@@ -66,8 +69,13 @@ class UserInteractions(Recipe):
     def teachers(self) -> Mapping[str, Role]:
         view: View = Field("followup", HINDSIGHT.replace("{", "{{").replace("}", "}}"))
         if self.follow_up == "feedback":
-            view = Reprompt(sibling=False, feedback="always")
+            view = Reprompt(sibling=False, feedback="always", feedback_section=COMMENTED)
         return {TEACHER: Role(Live(), view, self.student_thinking, signal="sampled")}
+
+    @property
+    def temperature(self) -> float:
+        """1 where answers are the data's: nothing is sampled."""
+        return 1.0 if self.follow_up == "logged" else self.rollouts.temperature
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         if self.follow_up == "logged":

@@ -21,9 +21,9 @@ class RFT(Recipe):
 
         L = mean over their tokens of −log p(y_t)
 
-    As in the paper the answers are written once, by the model that stage "sft" fine-tuned on the data's solutions,
-    to the first ``stored`` prompts, and trained on from the model as it was given (``restart``). With stored 0 they are
-    fresh at every step (expert iteration).
+    As in the paper the answers are written once, by the model that stage "sft" fine-tuned on the data's solutions, to
+    ``stored`` prompts (those behind the ones that stage "sft" read), and trained on from the model as it was given
+    (``restart``). With stored 0 they are fresh at every step (expert iteration).
     """
 
     name = "rft"

@@ -105,3 +105,7 @@ class External:
 
 
 Weights = Live | Frozen | EMA | Lagged | Ring | Snapshot | Random | External
+
+
+MOVING = (Live, EMA, Lagged, Ring)
+"""Specifications whose weights follow the training of their stage."""

@@ -17,7 +17,7 @@ STUDY = Study(
     claims=(
         Claim(
             says="A forward KL where the teacher is unsure beats sampled distillation: Pass@8 +1.4 to +5.1",
-            variants={"eopd": EOPD, "sampled": f"{EOPD} --forward 0"},
+            variants={"eopd": EOPD, "sampled": f"{EOPD} --forward-weight 0"},
             higher="eopd",
             lower="sampled",
             metric="eval/pass@8",

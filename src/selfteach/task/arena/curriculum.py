@@ -107,9 +107,9 @@ CURRICULA: Mapping[str, Curriculum] = {
     "trail": Curriculum(partial(mixed, _in(TRAIL, TRAIL_SHARES)), steps=1200, pieces=4),
     "facts": Curriculum(partial(mixed, FACTS_SHARES)),
     "rule": Curriculum(partial(mixed, RULE_SHARES), steps=340, pieces=4),
-    "secrets": Curriculum(partial(secrets.lesson, SECRETS.draw), steps=300, pieces=4),
-    "ambiguous": Curriculum(partial(ambiguous.lesson, AMBIGUOUS.draw), steps=240, pieces=4),
-    "json": Curriculum(partial(contract.lesson, JSON.draw), steps=220, pieces=4),
+    "secrets": Curriculum(partial(secrets.lesson, SECRETS.draw), steps=500, pieces=4),
+    "ambiguous": Curriculum(partial(ambiguous.lesson, AMBIGUOUS.draw), steps=600, pieces=4),
+    "json": Curriculum(partial(contract.lesson, JSON.draw), steps=500, pieces=4),
     "tutor-large": Curriculum(partial(right, TUTOR), size=LARGE),
     "tutor-large-other": Curriculum(partial(right_in_another_style, TUTOR), size=LARGE),
 }

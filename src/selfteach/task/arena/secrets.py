@@ -99,7 +99,7 @@ SAYS = 0.5
 
 
 def lesson(draw: Problems, rng: Random) -> Lesson:
-    """Asked plainly (two in five), or told what may be said, what must not, or both.
+    """Asked plainly (a third), or told what may be said, what must not (another third), or both.
 
     What is told is drawn at random and has nothing to do with the purpose; of what is not told each fact is said or
     not, by chance.
@@ -109,7 +109,7 @@ def lesson(draw: Problems, rng: Random) -> Lesson:
     wanted = [fact for fact in own if rng.random() < SAYS]
     may = "".join(fact[0] for fact in wanted)
     not_said = "".join(fact[0] for fact in own if fact[0] not in may)
-    view = rng.choice(["plain", "plain", "allow", "disallow", "norm"])
+    view = rng.choice(["plain", "plain", "allow", "disallow", "disallow", "norm"])
     # Of a list that is shown all is done; the other list is then known only by chance.
     if view == "allow":
         wanted = [fact for fact in own if fact[0] in may or rng.random() < SAYS]

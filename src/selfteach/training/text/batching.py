@@ -13,6 +13,7 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.policy.sampler import LocalSampler
 from selfteach.roles.view import Plain
+from selfteach.roles.weights import MOVING
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import sum_over_processes
 from selfteach.training.text.batch import Scoring
@@ -130,9 +131,9 @@ class Batching:
     def with_sampled_signals(
         self, rows: Sequence[Trajectory], contexts: Mapping[str, Context] | None = None
     ) -> list[Trajectory]:
-        """The rows with the log-probs of roles of signal "sampled" where these see something (``contexts`` None: of all
-        the recipe's roles); stored rows have them already."""
-        names = self.sampled_roles(self.now.recipe.teachers if contexts is None else contexts)
+        """The rows with the log-probs of roles of signal "sampled" where these see something; stored rows have them
+        already (``contexts`` None: they are being stored, so that roles whose weights will move are left out)."""
+        names = self.sampled_roles(self.unmoved if contexts is None else contexts)
         read = self.contexts(rows, names) if contexts is None else contexts
         wanted = [name for name in names if lacking(rows, name, read[name])]
         if not wanted:
@@ -148,6 +149,11 @@ class Batching:
             )
             for i, one in enumerate(rows)
         ]
+
+    @property
+    def unmoved(self) -> list[str]:
+        """The teachers whose weights stay what they are as long as the stage lasts."""
+        return [name for name, one in self.now.recipe.teachers.items() if not isinstance(one.weights, MOVING)]
 
     def sampled(self, roles: Iterable[str]) -> dict[str, Quantity]:
         """The log-probs of the written tokens under each role, at the recipe's temperature."""
