@@ -90,6 +90,19 @@ def cases() -> Iterator[tuple[str, Recipe, int]]:
                     yield f"{name}:{preset}:{stage}:{step}", one, step
 
 
+def different_cases() -> list[tuple[str, Recipe, int]]:
+    """Those of ``cases`` whose recorded values no earlier case of the same recipe has: presets that differ in a rate or
+    a length alone are one loss."""
+    recorded, seen, kept = recorded_evaluations(), set(), []
+    for label, recipe, step in cases():
+        values = {part: value.tobytes() for part, value in recorded.get(label, {}).items()}
+        known = (type(recipe), tuple(sorted(values.items())))
+        if not values or known not in seen:
+            kept.append((label, recipe, step))
+        seen.add(known)
+    return kept
+
+
 def evaluated(recipe: Recipe, step: int) -> dict[str, np.ndarray]:
     out = evaluate(recipe, arrays(teachers=tuple(recipe.teachers)), step)
     terms = {f"terms/{name}": np.float64(value) for name, value in out["terms"].items()}

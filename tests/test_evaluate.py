@@ -58,7 +58,7 @@ KNOBS: list[tuple[str, dict[str, Any]]] = [
     ("caopd", {"alpha": 0.5, "skip": 0}),
 ]
 """Forms of the losses that no preset has."""
-CASES = list(golden.cases())
+CASES = golden.different_cases()
 CASES += [(f"{name}:{words}", with_knobs(recipe_named(name), words), 0) for name, words in KNOBS]
 EARLY = [(label, recipe) for label, recipe, step in CASES if step == 0]
 every_case = pytest.mark.parametrize(("label", "recipe", "step"), CASES, ids=[case[0] for case in CASES])
