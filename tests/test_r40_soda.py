@@ -89,7 +89,7 @@ def test_the_stages_share_the_pairs_and_the_second_refers_to_the_firsts_end() ->
     assert warmup.store == prefer.store == "pairs"
     assert warmup.rollouts.stored == prefer.rollouts.stored
     assert isinstance(prefer.teachers["reference"].weights, Frozen)
-    assert [*warmup.teachers] == ["teacher"]
+    assert [*warmup.writers] == ["teacher"]
     assert warmup.active(0) == ()
 
 

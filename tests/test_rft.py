@@ -68,10 +68,10 @@ def test_right_answers_of_different_texts_are_kept(knobs: dict[str, Any], kept: 
 def test_the_fine_tuned_model_writes_and_the_given_one_is_trained() -> None:
     paper, online = RFT(), recipe_named("rft", "online")
     assert [*paper.stages] == ["sft", "rft"]
-    assert paper.teachers["writer"].weights == Snapshot("sft", "end")
+    assert paper.writers["writer"].weights == Snapshot("sft", "end")
     assert paper.trained[POLICY].start == BASE
     assert [*online.stages] == ["rft"]
-    assert not online.teachers
+    assert not online.writers
     assert online.trained[POLICY].start == PREVIOUS
     tools = Written(TRIED, QUOTED)
     for recipe in (paper, online):

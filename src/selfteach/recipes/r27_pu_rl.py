@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from selfteach.recipes.kit import *
 from selfteach.recipes.sft import SFT
@@ -147,17 +146,13 @@ class PURL(Recipe):
         """The best of each group before its worst, where the two differ."""
         rank, worst = (group_rank(sign * score, stats.group, judged) for sign in (1, -1))
         differ = group_max(score, stats.group, judged) > -group_max(-score, stats.group, judged)
-        unit = torch.full_like(stats.group, -1)
-        for nth, taken in enumerate((rank == 0, worst == 0)):
-            rows = (taken & differ).nonzero().squeeze(1)
-            unit[rows[stats.group[rows].argsort()]] = 2 * torch.arange(len(rows), device=unit.device) + nth
-        own, reference = (stats.unit_sum(unit, role) for role in (STUDENT, REFERENCE))
-
-        def dpo(sums: Float[Tensor, "U"]) -> Float[Tensor, ""]:
-            gained = (sums - reference).reshape(-1, 2)
-            return -logsigmoid(self.beta * (gained[:, 0] - gained[:, 1])).mean()
-
-        return SequenceTerm(name="dpo", unit=unit, sums=own, function=dpo, informed_by={REFERENCE: "sampled"})
+        best, last = (((place == 0) & differ).nonzero().squeeze(1) for place in (rank, worst))
+        best, last = (rows[stats.group[rows].argsort()] for rows in (best, last))
+        pairs = Pairs.of(len(stats.group), best, last)
+        sums, reference = (stats.unit_sum(pairs.unit, role) for role in (STUDENT, REFERENCE))
+        function = dpo(pairs, reference, beta=self.beta)
+        informed: Mapping[str, Signal] = {REFERENCE: "sampled"}
+        return SequenceTerm(name="dpo", unit=pairs.unit, sums=sums, function=function, informed_by=informed)
 
 
 def verdict(text: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from selfteach.recipes.kit import *
@@ -25,7 +25,7 @@ class Warmup(Recipe):
     """Without a teacher, the private field that holds y⁺."""
 
     @property
-    def teachers(self) -> Mapping[str, Role]:
+    def writers(self) -> Mapping[str, Role]:
         return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)} if self.teacher else {}
 
     @property
@@ -35,9 +35,6 @@ class Warmup(Recipe):
     @property
     def temperature(self) -> float:
         return 1.0
-
-    def active(self, step: int) -> Collection[str]:
-        return ()  # the teacher only writes
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         return preferred(imitated(tools, prompts, self.teacher, self.reference), tools.sample(prompts))

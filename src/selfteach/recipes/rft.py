@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from selfteach.recipes.kit import *
@@ -74,7 +74,7 @@ class RFT(Recipe):
         return {POLICY: TrainedWeights(start, self.optimization, self.adapter)}
 
     @property
-    def teachers(self) -> Mapping[str, Role]:
+    def writers(self) -> Mapping[str, Role]:
         if not (self.restart and self.sft_steps):
             return {}
         return {WRITER: Role(Snapshot("sft"), Plain(), self.student_thinking)}
@@ -83,11 +83,8 @@ class RFT(Recipe):
     def temperature(self) -> float:
         return 1.0  # of the loss, whatever the temperature of sampling
 
-    def active(self, step: int) -> Collection[str]:
-        return ()  # the writer only writes
-
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
-        role = WRITER if WRITER in self.teachers else STUDENT
+        role = WRITER if WRITER in self.writers else STUDENT
         tried = tools.grade(tools.sample(prompts, self.rollouts.per_prompt, role=role))
         quoted = tools.quote(prompts, self.reference) if self.with_reference else []
         return sorted([*quoted, *self.kept(tried, quoted)], key=lambda one: one.group)

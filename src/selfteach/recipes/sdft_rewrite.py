@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from selfteach.recipes.kit import *
 
@@ -53,13 +53,10 @@ class SDFTRewrite(Recipe):
         )
 
     @property
-    def teachers(self) -> Mapping[str, Role]:
+    def writers(self) -> Mapping[str, Role]:
         field = self.shown or self.reference
         shown = Field(field, REWRITE)
         return {SEED: Role(Frozen(), shown, self.student_thinking)}
-
-    def active(self, step: int) -> Collection[str]:
-        return ()  # it only writes
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         written = tools.sample(prompts, role=SEED)

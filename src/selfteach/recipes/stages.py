@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
@@ -28,7 +28,7 @@ class Imitate(Recipe):
     """Without a teacher, the private field that is imitated."""
 
     @property
-    def teachers(self) -> Mapping[str, Role]:
+    def writers(self) -> Mapping[str, Role]:
         if not self.teacher:
             return {}
         return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
@@ -36,9 +36,6 @@ class Imitate(Recipe):
     @property
     def temperature(self) -> float:
         return 1.0  # whatever the temperature at which a teacher writes
-
-    def active(self, step: int) -> Collection[str]:
-        return ()  # a teacher only writes
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         return imitated(tools, prompts, self.teacher, self.reference, self.rollouts.per_prompt)
