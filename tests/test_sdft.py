@@ -85,7 +85,7 @@ def test_a_rewriting_that_does_not_verify_gives_way_to_the_reference() -> None:
 def test_what_is_read_while_rewriting_may_be_another_field() -> None:
     one = Trajectory.written(example(), [1], [2], "4", group=0, finished=True)
     for recipe in (SDFTRewrite(), SDFTRewrite(reference="worked", shown="solution")):
-        messages = recipe.teachers["seed"].view(one, [one], {})
+        messages = recipe.writers["seed"].view(one, [one], {})
         assert messages is not None
         assert "It is 4." in messages[-1]["content"]
         assert "{" not in messages[-1]["content"]
