@@ -84,7 +84,7 @@ def test_settings_that_contradict_each_other_are_refused(knobs: dict[str, Any], 
 def test_chosen_and_rejected_answers_become_pairs_by_their_numbers() -> None:
     def row(text: str) -> Trajectory:
         example = Example("e", ({"role": "user", "content": "?"},))
-        return Trajectory.written(example, [1], [2], text, group=0, finished=True)
+        return Trajectory.written(example, [1], [ord(text)], text, group=0, finished=True)
 
     found = preferred([row("a"), row("b")], [row("c"), row("d")])
     assert [(one.text, one.trajectory, one.pair) for one in found] == [

@@ -75,7 +75,12 @@ class DPO(Recipe):
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         if self.pairs == "rollouts":
             return tools.sample(prompts, self.rollouts.per_prompt)
-        return preferred(tools.quote(prompts, self.chosen), tools.quote(prompts, self.rejected))
+        pairs = preferred(tools.quote(prompts, self.chosen), tools.quote(prompts, self.rejected))
+        require(
+            not pairs or any(one.pair is not None for one in pairs),
+            "every pair's chosen and rejected are the same tokens: mend the data, or raise max_tokens, which cuts them",
+        )
+        return pairs
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         make = Pairs.given if self.pairs == "data" else Pairs.of_groups

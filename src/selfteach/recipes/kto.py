@@ -57,6 +57,16 @@ class KTO(Recipe):
     label: str = "label"
     """The private field that says whether it is good: true or false."""
 
+    def __post_init__(self) -> None:
+        require(
+            self.desirable_weight + self.undesirable_weight > 0,
+            "desirable_weight and undesirable_weight are both 0: nothing is learned",
+        )
+        require(
+            self.loss != "kto" or self.optimization.prompts >= 2,
+            "kto estimates z₀ by answers behind other prompts: set prompts to 2 at least, or loss apo_zero_unpaired",
+        )
+
     @property
     def teachers(self) -> Mapping[str, Role]:
         return {REFERENCE: Role(Frozen(), Plain(), self.student_thinking)}
@@ -85,7 +95,7 @@ class KTO(Recipe):
         said = one.example.private.get(self.label, "").strip().casefold()
         require(
             said in ("true", "false"),
-            f"example {one.example.key}: field {self.label!r} is {said!r}: KTO's labels are true or false",
+            f"example {one.example.key}: field {self.label!r} is {said!r}: write true or false",
         )
         return one.graded(Grade(float(said == "true")))
 

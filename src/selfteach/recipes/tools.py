@@ -155,10 +155,14 @@ def by_group(trajectories: Sequence[Trajectory]) -> dict[int, list[Trajectory]]:
 
 def preferred(chosen: Sequence[Trajectory], rejected: Sequence[Trajectory]) -> list[Trajectory]:
     """Both, pair by pair in their order: each chosen one is preferred to the rejected one of the same place
-    (``Trajectory.pair``). They are numbered anew, from 0. ValueError if these are not equally many."""
+    (``Trajectory.pair``). They are numbered anew, from 0. Two that are the same tokens prefer nothing and are no pair.
+    ValueError if these are not equally many."""
     pairs = enumerate(zip(chosen, rejected, strict=True))
     return [
         one
         for i, (good, bad) in pairs
-        for one in (replace(good, trajectory=2 * i, pair=2 * i + 1), replace(bad, trajectory=2 * i + 1))
+        for one in (
+            replace(good, trajectory=2 * i, pair=2 * i + 1 if good.ids != bad.ids else None),
+            replace(bad, trajectory=2 * i + 1),
+        )
     ]

@@ -1,13 +1,29 @@
-"""Cells that hold a conversation: a list of messages of role and content, or of from and value."""
+"""Cells that hold a conversation: a list of messages of role and content, or of from and value, or a transcript."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfteach.task.example import Message
 
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "developer": "system"}
+
+SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+def transcribed(text: str) -> list[Message] | None:
+    """The turns of a transcript as Anthropic's HH data have them, "\\n\\nHuman: … \\n\\nAssistant: …"; None for another
+    text."""
+    before, *found = SPEAKER.split(text)
+    if before.strip() or not found:
+        return None
+    return [
+        {"role": SPEAKERS[who], "content": said.strip()}
+        for who, said in zip(found[::2], found[1::2], strict=True)
+    ]
 
 
 def messages_of(value: Any) -> list[Message] | None:
@@ -17,7 +33,9 @@ def messages_of(value: Any) -> list[Message] | None:
     """
     if hasattr(value, "tolist"):  # NumPy's, as pandas reads Parquet
         value = value.tolist()
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
+    if isinstance(value, str):
+        return transcribed(value)
+    if not isinstance(value, Sequence) or isinstance(value, bytes) or not value:
         return None
     if not all(isinstance(one, Mapping) and _role(one) is not None for one in value):
         return None

@@ -26,7 +26,8 @@ def judged(said: Any, claim: str | None = None) -> tuple[Verdict, Grade]:
     """The grade that ``said`` means, and what it counts as: "right" from a reward of 0.5 on, else "wrong".
 
     ``said``: a number (NumPy's, a tensor of one element and bool too), a ``Grade``, a dict with "score" (or "reward")
-    and perhaps "feedback" and "numbers" (a dict: what else was measured of the answer), or None: no reward for this
+    and perhaps "feedback" and "numbers" (a dict: what else was measured of the answer; numbers beside "score" count
+    likewise, as verl's functions give them, and other things there are left alone), or None: no reward for this
     answer, which trains as 0 and counts as "no reward". ``claim``: the answer's final answer, if it is known. Raises
     ValueError for anything else, NaN and infinities among them; its text is what was said.
     """
@@ -39,7 +40,7 @@ def judged(said: Any, claim: str | None = None) -> tuple[Verdict, Grade]:
     elif isinstance(said, Mapping):
         if not {"score", "reward"} & set(said):
             raise ValueError(f"a dict without 'score' ({in_one_line(list(said))})")
-        numbers, feedback = said.get("numbers", {}), said.get("feedback")
+        numbers, feedback = _all_numbers(said), said.get("feedback")
         said = said.get("score", said.get("reward"))
     if not (feedback is None or isinstance(feedback, str)):
         raise ValueError(f"feedback that is no text ({in_one_line(feedback)})")
@@ -48,6 +49,18 @@ def judged(said: Any, claim: str | None = None) -> tuple[Verdict, Grade]:
         return Verdict.NO_REWARD, Grade(0.0, feedback or None, claim, Verdict.NO_REWARD.value, measured)
     grade = Grade(_number(said), feedback or None, claim, found, measured)
     return Verdict.RIGHT if grade.correct else Verdict.WRONG, grade
+
+
+def _all_numbers(said: Mapping[Any, Any]) -> Any:
+    """What stands under "numbers", and the numbers that stand beside the score."""
+    named = said.get("numbers")
+    if not (named is None or isinstance(named, Mapping)):
+        return named
+    told = {"score", "reward", "feedback", "numbers"}
+    return {
+        **{key: one for key, one in said.items() if key not in told and isinstance(one, Real)},
+        **(named or {}),
+    }
 
 
 def _numbers(found: Any) -> dict[str, float]:
@@ -59,7 +72,14 @@ def _numbers(found: Any) -> dict[str, float]:
             raise ValueError(f"a number whose name is {in_one_line(name)} (letters, digits and _ . - only)")
         if name in MEASURED:
             raise ValueError(f"a number named {name!r}, which is a metric's name (give it another)")
-    return {name: _number(value) for name, value in found.items()}
+    return {name: _named(name, value) for name, value in found.items()}
+
+
+def _named(name: str, value: Any) -> float:
+    try:
+        return _number(value)
+    except ValueError as problem:
+        raise ValueError(f"as its number {name!r} {problem}") from None
 
 
 def _number(value: Any) -> float:

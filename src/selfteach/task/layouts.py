@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfteach.task.composed import plain
+from selfteach.task.conversation import transcribed
 
 PEEKED = 20
 """So many rows are looked at where the names of the columns do not tell."""
@@ -61,7 +62,11 @@ def _has_worked_answer(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 def _chosen_talk(rows: Sequence[Mapping[str, Any]]) -> bool:
     """A chosen answer that is a conversation holds its prompt too."""
-    return bool(rows) and all(isinstance(plain(row.get("chosen")), list) for row in rows)
+    return bool(rows) and all(_is_talk(row.get("chosen")) for row in rows)
+
+
+def _is_talk(cell: Any) -> bool:
+    return isinstance(plain(cell), list) or (isinstance(cell, str) and transcribed(cell) is not None)
 
 
 DEFAULT = "problem and solution"
@@ -105,7 +110,8 @@ LAYOUTS: tuple[Layout, ...] = (
     _layout("problem and answer", "problem answer", "problem", None, "answer"),
     _layout("problem and expected answer", "problem expected_answer", "problem", None, "expected_answer"),
     _layout("question and answer", "question answer", "question", None, "answer"),
-    # TRL's pairs of a chosen and a rejected answer: with a prompt, text or messages, or in whole conversations. The
+    # TRL's pairs of a chosen and a rejected answer: with a prompt, text or messages, or in whole conversations, as
+    # messages or (Anthropic/hh-rlhf) as transcripts. The
     # chosen one is the solution, the other a private field (DPO).
     _layout("preference pairs", "prompt chosen rejected", "prompt", "chosen", "answer", **REJECTED),
     _layout(

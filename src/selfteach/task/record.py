@@ -71,6 +71,8 @@ def read_record(
         end = " and the solution has no \\boxed{}" if columns.solution else ""
         raise Incomplete(f"{where} is missing or empty{end}")
     for name, column in columns.extra.items():
+        if name in columns.replies and columns.problem == columns.solution:
+            _same_prompt(place, column, pick(row, column), (before, problem))
         read = _reply if name in columns.replies else needed
         private[name] = read(place, column, pick(row, column))
     for name in columns.read:
@@ -111,6 +113,17 @@ def _reply(place: str, name: str, value: Any) -> str:
     if found is None:
         raise Incomplete(f"field {name!r} ends in no message of an assistant")
     return needed(place, name, found)
+
+
+def _same_prompt(place: str, name: str, value: Any, prompt: tuple[tuple[Message, ...], str]) -> None:
+    """UserError where a conversation that is compared with another one answers another prompt."""
+    messages = _messages(place, name, value)
+    found = None if messages is None else asked(messages)
+    if found is not None and (found[0], found[1].strip()) != (prompt[0], prompt[1].strip()):
+        raise UserError(
+            f"{place}, field {name!r}: it answers another prompt than the answer it is compared with; leave the row "
+            "out, or mend it"
+        )
 
 
 def _messages(place: str, name: str, value: Any) -> list[Message] | None:

@@ -15,6 +15,7 @@ from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
 from selfteach.recipes.base import Recipe
+from selfteach.recipes.knobs import knobs
 from selfteach.recipes.tools import Prompt
 from selfteach.roles.role import Role
 from selfteach.roles.view import Plain, View
@@ -24,6 +25,7 @@ from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.annotate import token_at
 from selfteach.training.text.contexts import Reading, rendered_ids
 from selfteach.training.text.store import NamedStore
+from selfteach.words import option
 
 ENVIRONMENT = "environment"
 
@@ -275,15 +277,37 @@ class TextTools:
         own = self.recipe.roles[role]
         reader: Role = own if view is None else replace(own, view=view)
         if isinstance(reader.view, Plain) and reader.thinking == self.recipe.student_thinking:
+            for one in started:
+                if len(one.next_context) + room > self.policy.window:
+                    raise self.without_room(role, one, reader.view, len(one.next_context), room)
             return [one.next_context for one in started]
         seen = self.reading.context(reader, started, room=room)
         for ids, one in zip(seen.prompts, started, strict=True):
             if ids is None:
-                raise UserError(
-                    f"role {role!r} cannot write an answer to example {one.example.key}: its view {reader.view.name} "
-                    "has nothing to show, or no room for an answer"
-                )
+                raise self.unreadable(role, one, reader, room)
         return [[*(ids or []), *one.since_context] for ids, one in zip(seen.prompts, started, strict=True)]
+
+    def unreadable(self, role: str, one: Trajectory, reader: Role, room: int) -> UserError:
+        """Why the role cannot write on: its view is empty there, or too long."""
+        (messages,) = self.reading.messages(reader, [one])
+        if messages is None:
+            return UserError(
+                f"role {role!r} cannot write an answer to example {one.example.key}: its view {reader.view.name} has "
+                f"nothing to show of it (private fields: {known(one.example)})"
+            )
+        ids = rendered_ids(self.policy.renderer, messages, reader.thinking)
+        return self.without_room(role, one, reader.view, len(ids) + len(one.ids), room)
+
+    def without_room(self, role: str, one: Trajectory, view: View, length: int, room: int) -> UserError:
+        values = knobs(self.recipe)
+        asked = [
+            name for name, kind in self.recipe.sizes.items() if kind == "tokens" and values.get(name) == room
+        ]
+        lower = " or ".join(map(option, asked)) or "the length of what is written"
+        return UserError(
+            f"role {role!r} cannot write an answer to example {one.example.key}: view {view.name} has {length} tokens, "
+            f"and {room} more exceed the model's window of {self.policy.window}: lower {lower}, or drop long prompts"
+        )
 
     def written_on(
         self, one: Trajectory, ids: list[int], author: str, finished: bool, behavior: Sequence[float] = ()

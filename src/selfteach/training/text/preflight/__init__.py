@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from selfteach.errors import UserError, diverged, within_memory
+from selfteach.roles.weights import External
 from selfteach.training.text.preflight.check import Check, indented
 from selfteach.training.text.preflight.cost import cost_check
 from selfteach.training.text.preflight.memory import memory_check
@@ -24,7 +25,7 @@ from selfteach.training.text.preflight.objective import objective_check
 from selfteach.training.text.preflight.probing import aside, first_prompts, probe_rollouts, small_copy
 from selfteach.training.text.preflight.references import reference_checks
 from selfteach.training.text.preflight.sampling import sampler_check
-from selfteach.training.text.preflight.teachers import teacher_checks
+from selfteach.training.text.preflight.teachers import teacher_checks, tokenizer_check
 from selfteach.training.text.preflight.words import (
     evaluation_check,
     messages_check,
@@ -77,6 +78,9 @@ def words_and_ids(run: TextLearner) -> Iterator[Check]:
     yield from unknown_check(run, "student", [one.prompt_ids for one in prompts])
     yield from evaluation_check(run)
     yield from vocabulary_checks(run, prompts)
+    for name, role in run.recipe.others.items():
+        if isinstance(role.weights, External):
+            yield tokenizer_check(name, run.policy, run.models.weights.policy_of(role.weights))
 
 
 def the_model(run: TextLearner) -> Iterator[Check]:

@@ -29,8 +29,6 @@ def teacher_checks(
 ) -> Iterator[Check]:
     policy = run.models.weights.policy_of(teacher.weights)
     short = replace(teacher, reason_first=None)
-    if policy is not run.policy:
-        yield tokenizer_check(name, run.policy, policy)
     reading = run.batching.reading
     seen = reading.context(short, rollouts)
     if not any(seen.available):
@@ -83,9 +81,9 @@ def tokenizer_check(name: str, student: Policy, teacher: Policy) -> Check:
     if student.renderer.tokenizer.eos_token_id != teacher.renderer.tokenizer.eos_token_id:
         eos = (student.renderer.tokenizer.eos_token_id, teacher.renderer.tokenizer.eos_token_id)
         problems.append(f"EOS ids are {eos[0]} and {eos[1]}")
-    return Check(
-        f"{name}: tokenizer", not problems, "; ".join(problems) or "EOS, width and a probe text agree"
-    )
+    advice = "; token ids are shared: name a model of the student's tokenizer, or give its text as the data's answers"
+    said = "; ".join(problems) + advice if problems else "EOS, width and a probe text agree"
+    return Check(f"{name}: tokenizer", not problems, said)
 
 
 def alignment_check(
