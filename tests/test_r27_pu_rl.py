@@ -74,6 +74,24 @@ def test_answers_without_a_verdict_take_no_part(update: str) -> None:
     np.testing.assert_array_equal(found, gradient(given_with(other, judged), update=update))
 
 
+@pytest.mark.parametrize("update", ["ldl", "grpo", "dpo"])
+@pytest.mark.parametrize("scale", ["std", "population", "none"])
+def test_a_batch_is_as_without_the_answers_that_have_no_verdict(update: str, scale: str) -> None:
+    judged = np.array([1, 1, 0, 1, 1, 1])
+    given, kept = given_with(judged=judged), judged.astype(bool)
+    less = {
+        name: value[kept] if isinstance(value, np.ndarray) and len(value) == 6 else value
+        for name, value in given.items()
+        if name != "marks"
+    }
+    less["teacher_hidden"] = {name: value[kept] for name, value in given["teacher_hidden"].items()}
+    less["numbers"] = {name: value[kept] for name, value in given["numbers"].items()}
+    less["teacher_logits"] = {"reference": given["teacher_logits"]["reference"][kept]}
+    found, expected = (gradient(one, update=update, scale=scale) for one in (given, less))
+    np.testing.assert_allclose(found[kept], expected, atol=1e-15)
+    assert np.abs(expected[:2]).max() > 1e-4
+
+
 def sums(given: dict[str, Any], logits: np.ndarray) -> np.ndarray:
     own = np.take_along_axis(log_softmax(logits), given["ids"][..., None], -1)[..., 0]
     total: np.ndarray = (own * given["mask"]).sum(1)
@@ -104,9 +122,30 @@ def test_a_group_of_equals_makes_no_pair_and_moves_no_other() -> None:
 
 @pytest.mark.parametrize(
     ("text", "score"),
-    [("7", 7.0), (" 8.5 of 10", 8.5), ("0", 0.0), ("11", None), ("good", None), ("", None), ("10.", 10.0)],
+    [
+        ("7", 7.0),
+        (" 8.5 of 10", 8.5),
+        ("8/10", 8.0),
+        ("3 out of 10.", 3.0),
+        ("10/10", 10.0),
+        ("0", 0.0),
+        ("Answer 2: 9", 9.0),
+        ("answer2: 9", 9.0),
+        ("0-10: 4", 4.0),
+        ("11", None),
+        ("-5", None),
+        ("a \u22125", None),
+        ("8 of 100", None),
+        ("70%", None),
+        ("7%", None),
+        ("7,5", None),
+        ("1.2.3", None),
+        ("good", None),
+        ("", None),
+        ("10.", 10.0),
+    ],
 )
-def test_a_verdict_is_the_first_number_within_its_bounds(text: str, score: float | None) -> None:
+def test_a_verdict_is_the_last_number_within_its_bounds(text: str, score: float | None) -> None:
     assert verdict(text) == score
 
 

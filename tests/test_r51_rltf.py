@@ -158,7 +158,7 @@ class Scripted:
 
         return [one.graded(grade(one.text)) for one in rows]
 
-    def prompt(self, one: Trajectory, view: Told) -> Prompt | None:
+    def prompt(self, one: Trajectory, view: Told, room: int | None = None) -> Prompt | None:
         messages = view(one, [one], {})
         return messages and Prompt(one.example.behind(messages), [len(messages[-1]["content"])], one.group)
 
