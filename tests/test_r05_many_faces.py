@@ -305,7 +305,9 @@ def test_imitated_and_distilled_rows_stand_in_one_mean(theirs: tuple[int, ...], 
         NAME, given, overrides={"teacher_share": 0.4, "loss": "reverse-kl", "mean_over": mean_over}
     )
     (p, q), mask = sides(given), given["mask"]
-    per_token = np.where((given["origin"] == "teacher")[:, None], -taken(p, given), VALUES["reverse-kl"](p, q))
+    per_token = np.where(
+        (given["origin"] == "teacher")[:, None], -taken(p, given), VALUES["reverse-kl"](p, q)
+    )
     of_tokens = float((per_token * mask).sum() / mask.sum())
     expected = mean_of_sequences(per_token, mask) if mean_over == "sequences" else of_tokens
     assert out["loss"] == pytest.approx(expected, rel=1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,9 @@ import pytest
 from arrays import arrays, log_softmax
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
-from selfteach.recipes.r27_pu_rl import verdict
+from selfteach.recipes.kit import Prompt, Told, Trajectory
+from selfteach.recipes.r27_pu_rl import PURL, verdict
+from selfteach.task.example import Example, Message
 from selfteach.testing import evaluate
 
 SCORES = np.array([7.0, 3.0, 5.0, 1.0, 1.5, 0.0])
@@ -147,6 +151,59 @@ def test_a_group_of_equals_makes_no_pair_and_moves_no_other() -> None:
 )
 def test_a_verdict_is_the_last_number_within_its_bounds(text: str, score: float | None) -> None:
     assert verdict(text) == score
+
+
+@dataclass
+class Scripted:
+    """Tools whose student gives these verdicts one after another, or these log-probs, and has this much room."""
+
+    verdicts: list[str] = field(default_factory=list)
+    log_prob: list[list[float]] = field(default_factory=list)
+    room: int = 1000
+    asked: list[str] = field(default_factory=list)
+
+    def prompt(self, one: Trajectory, view: Told, room: int | None = None) -> Prompt | None:
+        messages = view(one, [one], {})
+        short = self.room < (2048 if room is None else room)
+        return None if messages is None or short else Prompt(one.example.behind(messages), [0], one.group)
+
+    def sample(self, begun: Sequence[Prompt], **how: Any) -> list[Trajectory]:
+        self.asked += [one.example.prompt[-1]["content"] for one in begun]
+        return [rows(self.verdicts.pop(0))[0] for _ in begun]
+
+    def log_probs(self, written: Sequence[Trajectory], role: str) -> list[list[float]]:
+        assert role == "judge"
+        return self.log_prob
+
+
+def rows(*texts: str, anchor: str = "the anchor") -> list[Trajectory]:
+    example = Example("k", (Message(role="user", content="q"),), {"solution": anchor})
+    return [Trajectory.written(example, [0], [1], text, group=0, finished=True) for text in texts]
+
+
+def scores(tools: Scripted, written: list[Trajectory], **words: Any) -> list[float | None]:
+    recipe = with_knobs(recipe_named("pu-rl"), words)
+    assert isinstance(recipe, PURL)
+    return recipe.scores(tools, written)  # type: ignore[arg-type]
+
+
+def test_an_empty_answer_is_judged_0_and_nobody_is_asked() -> None:
+    tools = Scripted(["8", "2"])
+    assert scores(tools, rows("one", "", " \n", "two")) == [8.0, 0.0, 0.0, 2.0]
+    assert len(tools.asked) == 2
+    assert "the anchor" in tools.asked[0]
+    assert "one" in tools.asked[0]
+
+
+def test_a_verdict_needs_room_for_itself_alone() -> None:
+    assert scores(Scripted(["8"], room=4), rows("one", "")) == [8.0, 0.0]
+    assert scores(Scripted(room=3), rows("one", "")) == [None, 0.0]
+    assert scores(Scripted(), rows("one", anchor="")) == [None]
+
+
+def test_a_likelihood_that_is_not_known_is_no_score() -> None:
+    tools = Scripted(log_prob=[[-1.0, -2.0], [float("nan")] * 2, [], [-float("inf")]])
+    assert scores(tools, rows("a", "b", "", "d"), judge="likelihood") == [-1.5, None, None, None]
 
 
 def test_it_imitates_the_anchors_first() -> None:

@@ -111,7 +111,9 @@ def test_rows_without_the_further_contexts_weigh_one() -> None:
 def test_a_clip_bounds_a_token_and_a_large_one_does_nothing() -> None:
     given = given_with()
     loss, mask = forward(given), given["mask"]
-    assert found(given, clip_token=0.5)["loss"] == pytest.approx(mean_of_sequences(np.minimum(loss, 0.5), mask))
+    assert found(given, clip_token=0.5)["loss"] == pytest.approx(
+        mean_of_sequences(np.minimum(loss, 0.5), mask)
+    )
     assert found(given, clip_token=1e6)["loss"] == found(given)["loss"]
     bound = np.quantile(loss[mask], 0.6)
     out = found(given, clip_quantile=0.6)

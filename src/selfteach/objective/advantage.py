@@ -69,7 +69,9 @@ def group_advantage(
         size = group_sum(torch.ones_like(reward), group, among)
         centered = centered * size / (size - 1).clamp(min=1)
     if scale != "none":
-        centered = centered / (group_std(reward, group, among, correction=1 if scale == "std" else 0) + epsilon)
+        centered = centered / (
+            group_std(reward, group, among, correction=1 if scale == "std" else 0) + epsilon
+        )
     return centered if among is None else torch.where(among, centered, 0.0)
 
 

@@ -55,7 +55,7 @@ class ManyFaces(Recipe):
     teacher: str = ""
     """Another model of the same tokenizer: a folder, a hub id or arena:NAME (empty: the student's own weights)."""
     weights: Literal["frozen", "live"] = "frozen"
-    """Which of the own weights teach: as they were at first, or as they are."""
+    """Which of the own weights teach: as they were at first (before stage "sft", if there is one), or as they are."""
     privilege: Privilege = "rule"
     """What the teacher is shown: the private field ``rule``, the text of --constitution, the solution, the answer, the
     solution with gaps, or answer or solution in a closed thought that its turn begins with."""
@@ -171,8 +171,8 @@ class ManyFaces(Recipe):
             yield self.grpo.term("policy", stats, advantage, coefficient=part, **shared)
 
     def shares(self, stats: Statistics, own: Bool[Tensor, "N"]) -> tuple[float, float]:
-        """Which part of the batch's rows are the student's own, and which the teacher's: a term's mean over sequences is
-        over its own rows, and the loss is to be one mean over all. A mean over tokens is over all as it stands."""
+        """Which part of the batch's rows are the student's own, and which the teacher's: a term's mean over sequences
+        is over its own rows, and the loss is to be one mean over all. A mean over tokens is over all as it stands."""
         if self.mean_over == "tokens" or not 0 < self.teacher_share < 1:
             return 1.0, 1.0
         part = float((own & stats.rows).sum()) / max(1.0, float(stats.rows.sum()))

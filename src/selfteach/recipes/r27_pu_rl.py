@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -21,7 +20,7 @@ ASK = Told(
     "How good is the second answer beside the first, from 0 to 10? Write the number only.",
     JUDGE,
 )
-NUMBER = re.compile(r"(?:(?<![\w.,])[-−–])?\d+(?:[.,]\d+)*%?", re.ASCII)
+NUMBER = re.compile(r"(?:(?<![\w.,])[-\u2212\u2013])?\d+(?:[.,]\d+)*%?", re.ASCII)
 SCALE = re.compile(r"\s*(?:/|(?:out\s+)?of)\s*10\b(?!\.?\d)", re.ASCII | re.IGNORECASE)
 
 
@@ -36,7 +35,8 @@ class PURL(Recipe):
         ldl    GRPO with reward d_i + kl · k3(π, π_SFT)          grpo    with reward e_i
         dpo    −log σ( β [ log π/π_SFT(y⁺) − log π/π_SFT(y⁻) ] ), y⁺ the best (or the anchor), y⁻ the worst
 
-    Rows whose verdict cannot be read take no part. Equal scores give no gradient.
+    Rows whose verdict cannot be read take no part, as if they had not been written: they count in no mean, deviation or
+    number of answers. An empty answer is judged 0. Equal scores give no gradient.
     """
 
     name = "pu-rl"

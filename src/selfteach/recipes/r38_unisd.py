@@ -26,7 +26,8 @@ class UniSD(Recipe):
     """Pull the student to itself with a demonstration in view, as far as other contexts agree.
 
     "UniSD" (arXiv 2605.06597; formulas of its code). With the student S, the teacher T who reads the reference, and
-    α = ``alpha``: ℓ_t = α KL(T‖M) + (1 − α) KL(S‖M), M = (1 − α) S + α T (0: KL(T‖S), 1: KL(S‖T)), at most ``clip_token``,
+    α = ``alpha``: ℓ_t = α KL(T‖M) + (1 − α) KL(S‖M), M = (1 − α) S + α T (0: KL(T‖S), 1: KL(S‖T)), bounded by
+    ``clip_token``,
 
         L = mean over rollouts of Σ_t w_t ℓ_t / max(Σ_t w_t, 1)
           + contrast · mean relu( margin + |log S − log T(y_t)| − |log S − log T(y_t | a wrong demonstration)| )
@@ -99,7 +100,10 @@ class UniSD(Recipe):
 
     def __post_init__(self) -> None:
         require(self.agreement == "none" or self.contexts >= 2, "agreement compares contexts: at least 2")
-        require(None in (self.clip_token, self.clip_quantile), "clip_token and clip_quantile are one bound: set one")
+        require(
+            None in (self.clip_token, self.clip_quantile),
+            "clip_token and clip_quantile are one bound: set one",
+        )
         all_off = not (self.distill_weight or self.contrast or self.features)
         require(not all_off, "distill_weight, contrast and features are all 0: nothing is learned")
 
