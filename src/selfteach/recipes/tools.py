@@ -132,7 +132,8 @@ class Tools(Protocol):
         """
 
     def store(self, name: str) -> Store:
-        """The run's store of this name: trajectories that outlive the step and the stage."""
+        """The run's store of this name: trajectories that outlive the step and the stage. Each process has its own, of
+        what it has met itself."""
 
     def random(self, name: str, *, shared: bool = False) -> Random:
         """A generator that depends on the run's seed, the step, this process and ``name`` alone; ``shared``: the same
