@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -92,3 +94,15 @@ def test_a_place_between_the_groups_smallest_and_largest() -> None:
     values[1] = torch.nan
     assert group_min_max(values, group, among).tolist() == [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     assert group_min_max(values, group)[:3].isnan().all()
+
+
+@pytest.mark.parametrize("scale", ["std", "population", "none"])
+@pytest.mark.parametrize("baseline", ["group", "others"])
+def test_rows_that_are_left_out_are_as_if_they_were_not_there(scale: Any, baseline: Any) -> None:
+    among = torch.tensor([True, True, False, True, True, False])
+    reward = torch.where(among, VALUES, torch.nan)
+    found = group_advantage(reward, GROUP, scale, baseline=baseline, among=among)
+    alone = group_advantage(VALUES[among], GROUP[among], scale, baseline=baseline)
+    assert found[among].tolist() == alone.tolist()
+    assert found[~among].tolist() == [0, 0]
+    assert alone.abs().min() > 0.5

@@ -35,16 +35,22 @@ def test_a_stated_confidence_is_scored_against_what_was_right() -> None:
     hit = grade_of("ambiguous", problem, in_words(problem, right, 0.7))
     miss = grade_of("ambiguous", problem, in_words(problem, wrong, 0.7))
     assert (hit.reward, miss.reward) == (1.0, 0.0)
-    assert hit.numbers == pytest.approx({"confidence": 0.7, "brier": 0.09, "overconfidence": -0.3})
-    assert miss.numbers == pytest.approx({"confidence": 0.7, "brier": 0.49, "overconfidence": 0.7})
+    assert hit.numbers == pytest.approx(
+        {"stated": 1.0, "confidence": 0.7, "brier": 0.09, "overconfidence": -0.3}
+    )
+    assert miss.numbers == pytest.approx(
+        {"stated": 1.0, "confidence": 0.7, "brier": 0.49, "overconfidence": 0.7}
+    )
     assert miss.feedback == f"it is {right}, not {wrong}"
 
 
-def test_a_bare_digit_is_graded_and_has_no_numbers() -> None:
+def test_who_states_no_confidence_is_not_right_and_is_counted() -> None:
     right = truth("q48:7@2")
-    for answer, reward in ((str(right), 1.0), (f"7@2={right}", 1.0), (str((right + 1) % 10), 0.0)):
+    for answer in (str(right), f"7@2={right}", str((right + 1) % 10)):
         grade = grade_of("ambiguous", "q48:7@2", answer)
-        assert (grade.reward, grade.numbers) == (reward, {})
+        assert (grade.reward, grade.verdict) == (0.0, Verdict.UNPARSEABLE)
+        assert grade.numbers == {"stated": 0.0}
+    assert grade_of("ambiguous", "q48:7@2", f"{right}\nConfidence: 0.5").reward == 1.0
 
 
 @pytest.mark.parametrize("text", ["0", "1", "0.5", "0.50", "1.00", "0.123"])
@@ -55,9 +61,9 @@ def test_any_confidence_between_0_and_1_is_read(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "1.01", "2", "-0.5", "nan", "0.5.", "50%", ".5", "1e-1", "٠.٥", "0.5\n0.6"]
 )
-def test_what_is_no_confidence_has_no_numbers(text: str) -> None:
+def test_what_is_no_confidence_is_not_scored_as_one(text: str) -> None:
     grade = grade_of("ambiguous", "q48:7@2", f"7@2=6\nConfidence: {text}")
-    assert (grade.verdict, grade.numbers) == (Verdict.UNPARSEABLE, {})
+    assert (grade.verdict, grade.numbers) == (Verdict.UNPARSEABLE, {"stated": 0.0})
 
 
 def test_a_demonstration_gives_the_right_digit_and_is_sure_of_it() -> None:
@@ -96,6 +102,6 @@ def test_the_model_of_ambiguous_is_as_sure_of_one_kind_as_of_another() -> None:
         stated = [
             g.numbers["confidence"]
             for g, letter in zip(grades, kinds, strict=True)
-            if g.numbers and letter in kinds_of
+            if g.numbers["stated"] and letter in kinds_of
         ]
         assert 0.55 < sum(stated) / len(stated) < 0.78

@@ -34,6 +34,7 @@ def test_what_is_no_problem_is_refused_in_one_line(problem: str) -> None:
         ('{"rank":[["a"],"k","c"]}', 0, {"valid": 0}),
         ('{"rank":"akc"}', 0, {"valid": 0}),
         ('["a","k","c"]', 0, {"valid": 0}),
+        ('[["rank",["a","k","c"]]]', 0, {"valid": 0}),
         ("{'rank':['a','k','c']}", 0, {"valid": 0}),
         ('{"rank":["a","k","c"]}.', 0, {"valid": 0}),
     ],

@@ -177,6 +177,8 @@ def test_what_a_purpose_calls_for_may_be_said_and_the_rest_must_not() -> None:
         ("#", 0, 0, 1, "a31, c55: not said"),
         ("b07;#", 0, 0, 0, "a31, c55: not said; b07: must not be said"),
         ("a31;c55;d12;#", 0, 1, 1, "d12: none of the facts"),
+        ("a31;c55;a31;#", 0, 1, 1, "a31: said more than once"),
+        ("a31;b07;c55;b07;#", 0, 1, 0, "b07: must not be said; b07: said more than once"),
         ("a31;c56;#", 0, 0, 1, "c55: not said; c56: none of the facts"),
     ],
 )

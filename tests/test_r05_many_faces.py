@@ -290,10 +290,27 @@ def test_what_the_teacher_wrote_is_imitated_and_the_rest_distilled() -> None:
     out = evaluate(NAME, given, overrides={"teacher_share": 0.4})
     p, _ = sides(given)
     nll = mean_of_sequences(-taken(p, given)[theirs], given["mask"][theirs])
-    assert out["terms"]["imitate"] == pytest.approx(nll)
+    assert out["terms"]["imitate"] == pytest.approx(nll / 2)
     half = {k: v[~theirs] for k, v in given.items() if isinstance(v, np.ndarray) and len(v) == ROWS}
     half["teacher_logits"] = {"teacher": given["teacher_logits"]["teacher"][~theirs]}
-    assert out["terms"]["distill"] == pytest.approx(evaluate(NAME, half)["loss"])
+    assert out["terms"]["distill"] == pytest.approx(evaluate(NAME, half)["loss"] / 2)
+
+
+@pytest.mark.parametrize("mean_over", ["sequences", "tokens"])
+@pytest.mark.parametrize("theirs", [(), (4,), (0, 3, 5), tuple(range(ROWS))])
+def test_imitated_and_distilled_rows_stand_in_one_mean(theirs: tuple[int, ...], mean_over: str) -> None:
+    given = arrays()
+    given["origin"] = np.array(["teacher" if i in theirs else "student" for i in range(ROWS)])
+    out = evaluate(
+        NAME, given, overrides={"teacher_share": 0.4, "loss": "reverse-kl", "mean_over": mean_over}
+    )
+    (p, q), mask = sides(given), given["mask"]
+    per_token = np.where(
+        (given["origin"] == "teacher")[:, None], -taken(p, given), VALUES["reverse-kl"](p, q)
+    )
+    of_tokens = float((per_token * mask).sum() / mask.sum())
+    expected = mean_of_sequences(per_token, mask) if mean_over == "sequences" else of_tokens
+    assert out["loss"] == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("loss", ["topk", "topk-tail", "topk-forward-tail", "jsd", "decoded"])
@@ -323,6 +340,8 @@ def weights_of(**words: Any) -> Any:
 def test_the_teacher_is_oneself_another_or_one_that_is_made_first() -> None:
     assert weights_of() == Frozen()
     assert weights_of(weights="live") == Live()
+    assert weights_of(sft_steps=3) == Snapshot("sft", "start"), "frozen are the weights before all stages"
+    assert weights_of(sft_steps=3, weights="live") == Live()
     assert weights_of(teacher="arena:tutor-large") == External("arena:tutor-large")
     assert weights_of(rlvr_steps=3, per_prompt=4) == Snapshot("rlvr")
 

@@ -85,6 +85,17 @@ def test_who_is_right_as_often_as_he_says_has_no_calibration_error() -> None:
     assert measured([1.0, 0.0], [1, 0]) == {"ece": 0.0, "brier": 0.0, "gap": 0.0, "ranked": 1.0}
 
 
+def test_single_precision_has_the_bins_of_double_precision() -> None:
+    stated, right = [0.7, 0.75] * 2, [1, 0, 0, 1]  # one bin: mean 0.725, half of them right
+    for dtype in (torch.float64, torch.float32):
+        found = calibration(torch.tensor(stated, dtype=dtype), torch.tensor(right, dtype=torch.bool))
+        assert found["ece"] == pytest.approx(0.225, abs=1e-6)
+    stated, right = [0.7, 0.75], [1, 0]  # apart they would be off by 0.3 and 0.75
+    for dtype in (torch.float64, torch.float32):
+        found = calibration(torch.tensor(stated, dtype=dtype), torch.tensor(right, dtype=torch.bool))
+        assert found["ece"] == pytest.approx(0.225, abs=1e-6)
+
+
 def test_one_confidence_for_all_ranks_nothing() -> None:
     assert measured([0.5] * 4, [1, 0, 1, 0])["ranked"] == 0.0
     assert measured([0.9, 0.1], [1, 1])["ranked"] == 0.0
@@ -211,6 +222,19 @@ def test_a_marker_and_decimals_of_ones_own(learner: Any) -> None:
         ("Confidence:1", 1.0),
         ("Confidence: 1.5", None),
         ("Confidence: 10", None),
+        ("Confidence: 0.95.", 0.95),
+        ("Confidence: 0.95, I think", 0.95),
+        ("Confidence: 1.", 1.0),
+        ("Confidence: 1%", None),
+        ("Confidence: 0.95 %", None),
+        ("Confidence: 1 percent", None),
+        ("Confidence: 1/10", None),
+        ("Confidence: 1 / 2", None),
+        ("Confidence: 1 out of 10", None),
+        ("Confidence: 1 of 2", None),
+        ("Confidence: 0,95", None),
+        ("Confidence: 0.9.5", None),
+        ("Confidence: 1e-3", None),
         ("7", None),
     ],
 )

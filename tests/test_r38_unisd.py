@@ -111,8 +111,10 @@ def test_rows_without_the_further_contexts_weigh_one() -> None:
 def test_a_clip_bounds_a_token_and_a_large_one_does_nothing() -> None:
     given = given_with()
     loss, mask = forward(given), given["mask"]
-    assert found(given, clip=0.5)["loss"] == pytest.approx(mean_of_sequences(np.minimum(loss, 0.5), mask))
-    assert found(given, clip=1e6)["loss"] == found(given)["loss"]
+    assert found(given, clip_token=0.5)["loss"] == pytest.approx(
+        mean_of_sequences(np.minimum(loss, 0.5), mask)
+    )
+    assert found(given, clip_token=1e6)["loss"] == found(given)["loss"]
     bound = np.quantile(loss[mask], 0.6)
     out = found(given, clip_quantile=0.6)
     assert out["loss"] == pytest.approx(mean_of_sequences(np.minimum(loss, bound), mask))
@@ -168,7 +170,7 @@ def test_who_scores() -> None:
     ("words", "message"),
     [
         ({"contexts": 1}, "contexts: at least 2"),
-        ({"clip": 1.0, "clip_quantile": 0.9}, "one bound"),
+        ({"clip_token": 1.0, "clip_quantile": 0.9}, "one bound"),
         ({"distill_weight": 0.0, "contrast": 0.0, "features": 0.0}, "nothing is learned"),
     ],
 )

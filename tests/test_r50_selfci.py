@@ -225,10 +225,18 @@ def test_each_entry_is_explained_once_a_run_by_the_initial_weights(tiny: str, tm
             assert (how["temperature"], how["top_p"], how["max_tokens"]) == (0.6, 0.9, 3)
         return plain(begun, n, **how)
 
-    tools.sample = sample
+    rooms: list[int | None] = []
+    shown = tools.prompt
+
+    def prompt(one: Any, view: Any, room: int | None = None) -> Any:
+        rooms.append(room)
+        return shown(one, view, room)
+
+    tools.sample, tools.prompt = sample, prompt
     prompts = prompts_of(learner, {"allow": '["a", "b"]', "disallow": "c"}, {"allow": "a", "disallow": ""})
     rows = learner.recipe.rollout(tools, prompts, 0)
     assert asked == [("author", 4), ("student", 2)]
+    assert rooms == [3] * 4, "a note needs room for a note"
     notes = learner.writing.store("explanations").notes
     assert sorted(notes) == ["allow k0 a", "allow k0 b", "allow k1 a", "disallow k0 c"]
     own = rows[0].example.private

@@ -136,6 +136,7 @@ class Scripted:
     feedback: str | None = "look at it again"
     asked: list[tuple[str, int]] = field(default_factory=list)
     kept: NamedStore = field(default_factory=NamedStore)
+    rooms: list[tuple[str, int | None]] = field(default_factory=list)
 
     def store(self, name: str) -> NamedStore:
         return self.kept
@@ -158,7 +159,8 @@ class Scripted:
 
         return [one.graded(grade(one.text)) for one in rows]
 
-    def prompt(self, one: Trajectory, view: Told) -> Prompt | None:
+    def prompt(self, one: Trajectory, view: Told, room: int | None = None) -> Prompt | None:
+        self.rooms.append((view.name, room))
         messages = view(one, [one], {})
         return messages and Prompt(one.example.behind(messages), [len(messages[-1]["content"])], one.group)
 
@@ -276,6 +278,20 @@ def test_a_judge_is_another_model_that_only_writes() -> None:
     rows = written(tools, size=2, critic="judge", judge="x", judge_template="{problem} {attempt}?")
     assert tools.asked[1] == ("judge", 2)
     assert [one.example.private["feedback"] for one in rows if one.numbers["turn"] == 2] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("critic", "rooms"),
+    [
+        ({"critic": "self"}, {("critique", 33), ("feedback", None)}),
+        ({"critic": "judge", "judge": "x"}, {("judge", 33), ("critique", None), ("feedback", None)}),
+        ({"critic": "verifier"}, {("critique", None), ("feedback", None)}),
+    ],
+)
+def test_a_request_for_a_critique_leaves_room_for_a_critique(critic: dict[str, Any], rooms: Any) -> None:
+    tools = Scripted([*"--", *("ab" if critic["critic"] != "verifier" else ""), *"++"])
+    written(tools, size=2, critique_tokens=33, **critic)
+    assert set(tools.rooms) == rooms
 
 
 def test_the_bare_verdict_is_a_critic_too() -> None:

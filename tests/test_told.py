@@ -110,6 +110,24 @@ class Looking(Recipe):
         yield NegativeLogLikelihood(name="nll")
 
 
+def test_a_prompt_leaves_as_much_room_as_is_asked_of_it(tiny: str, tmp_path: Path) -> None:
+    _, learner = run_of_recipe(Looking(), tiny, tmp_path)
+    tools = learner.writing.tools(0)
+    (one,) = learner.writing.prompts.take(1)
+
+    def shown(signs: int, room: int | None) -> int | None:
+        found = tools.prompt(one, Told("{problem}" + "1" * signs, name="long"), room)
+        return None if found is None else len(found.prompt_ids)
+
+    window, fixed = learner.policy.window, shown(1, 0)
+    assert fixed is not None
+    for left in (0, 3, 6):
+        signs = 1 + window - fixed - left
+        assert shown(signs, left) == window - left
+        assert shown(signs, left + 1) is None
+        assert (shown(signs, None) is None) is (left < 6), "max_tokens are left unless told otherwise"
+
+
 def test_a_row_may_stand_behind_a_prompt_of_its_own(tiny: str, tmp_path: Path) -> None:
     run, learner = run_of_recipe(Looking(), tiny, tmp_path)
     rows = learner.collect(0).rows

@@ -52,23 +52,27 @@ def group_advantage(
     scale: Scale = "std",
     epsilon: float = 1e-4,
     baseline: Baseline = "group",
+    among: Bool[Tensor, "N"] | None = None,
 ) -> Float[Tensor, "N"]:
     """[N] r − mean of its group, divided by the group's standard deviation + ε unless ``scale`` is "none". ``baseline``
     "others": the mean of the group's other rows is taken off instead (RLOO, arXiv 2402.14740).
 
     "std" is the sample's (n − 1), as in GRPO's released code (DeepSeekMath, arXiv 2402.03300, sec. 4.1), "population"
     the other (n; RLAD, arXiv 2602.22495); "none" is Dr. GRPO (arXiv 2503.20783). A group of one, or of equal rewards,
-    has advantage 0.
+    has advantage 0. Rows that ``among`` [N] leaves out (None: none) count in no mean, deviation or number of rows, and
+    have advantage 0, whatever stands in ``reward`` there.
     """
     if scale not in get_args(Scale):
         raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, got {scale!r}")
-    centered = reward - group_mean(reward, group)
+    centered = reward - group_mean(reward, group, among)
     if baseline == "others":  # r − (n · mean − r) / (n − 1)
-        size = group_sum(torch.ones_like(reward), group)
+        size = group_sum(torch.ones_like(reward), group, among)
         centered = centered * size / (size - 1).clamp(min=1)
-    if scale == "none":
-        return centered
-    return centered / (group_std(reward, group, correction=1 if scale == "std" else 0) + epsilon)
+    if scale != "none":
+        centered = centered / (
+            group_std(reward, group, among, correction=1 if scale == "std" else 0) + epsilon
+        )
+    return centered if among is None else torch.where(among, centered, 0.0)
 
 
 def group_max(

@@ -20,7 +20,9 @@ def calibration(confidence: Float[Tensor, "N"], right: Bool[Tensor, "N"]) -> dic
     if not len(confidence):
         return {}
     c, hit = confidence.double(), right.double()
-    index = (c * BINS).long().clamp(0, BINS - 1)
+    index = (
+        (c * BINS + 1e-6).long().clamp(0, BINS - 1)
+    )  # 0.7 in single precision lies in the bin that it begins
     excess = torch.zeros(BINS, dtype=c.dtype, device=c.device).index_add_(0, index, c - hit)
     pairs = c[right].unsqueeze(1) > c[~right].unsqueeze(0)
     return {

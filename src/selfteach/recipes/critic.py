@@ -53,11 +53,12 @@ class Critic:
         UserError once ``PATIENCE`` wrong answers of the run have met with nothing but silence.
         """
         wrong = {i: one for i, one in enumerate(graded) if not one.right}
-        asked = asked_of(tools, wrong, Told(self.critique_template, "critique"))
+        request = Told(self.critique_template, "critique")
         if self.critic == "self":
-            return self.written(tools, asked, "student")
+            return self.written(tools, asked_of(tools, wrong, request, self.critique_tokens), "student")
         words = self.words(tools, wrong)
         refuse_silent(tools, len(wrong), sum(map(bool, words.values())))
+        asked = asked_of(tools, wrong, request)  # what others say is quoted, at most max_tokens of it
         known = [i for i in asked if words.get(i)]
         quoted = tools.quote([asked[i].told(feedback=words[i]) for i in known], "feedback")
         return dict(zip(known, quoted, strict=True))
@@ -65,7 +66,7 @@ class Critic:
     def words(self, tools: Tools, wrong: Mapping[int, Trajectory]) -> dict[int, str]:
         """What others than the model say of each answer ("": nothing)."""
         if self.critic == JUDGE:
-            asked = asked_of(tools, wrong, Told(self.judge_template, JUDGE))
+            asked = asked_of(tools, wrong, Told(self.judge_template, JUDGE), self.critique_tokens)
             return {i: one.text for i, one in self.written(tools, asked, JUDGE).items()}
         if self.critic == "verdict":
             return dict.fromkeys(wrong, VERDICT)
@@ -87,7 +88,10 @@ def refuse_silent(tools: Tools, wrong: int, spoken: int) -> None:
     )
 
 
-def asked_of(tools: Tools, answers: Mapping[int, Trajectory], view: Told) -> dict[int, Prompt]:
-    """What ``view`` makes of each answer as a prompt of its own; those that it can show nothing of are missing."""
-    found = {i: tools.prompt(one, view) for i, one in answers.items()}
+def asked_of(
+    tools: Tools, answers: Mapping[int, Trajectory], view: Told, room: int | None = None
+) -> dict[int, Prompt]:
+    """What ``view`` makes of each answer as a prompt of its own, behind which ``room`` tokens are to be written (None:
+    the recipe's max_tokens); those that it can show nothing of, or that leave no room, are missing."""
+    found = {i: tools.prompt(one, view, room) for i, one in answers.items()}
     return {i: prompt for i, prompt in found.items() if prompt is not None}

@@ -1,4 +1,4 @@
-"""Texts that a model writes once a run and that are read from a store ever after."""
+"""Texts that a model writes once a run, in each process, and that are read from its store ever after."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def written_once(
     top_p: float | None = None,
 ) -> dict[str, str]:
     """What ``role`` answers to each prompt as its view shows it, by key: from the notes of the run's ``store`` where it
-    has the key, else written now and kept.
+    has the key, else written now and kept. A store is its process's own: of several each writes what it meets.
 
     UserError where a view has nothing to show, or leaves no room.
     """
@@ -28,7 +28,7 @@ def written_once(
     fresh: dict[str, Prompt] = {}
     for key, (one, view) in asked.items():
         if key not in notes:
-            prompt = tools.prompt(one, view)
+            prompt = tools.prompt(one, view, max_tokens)
             require(
                 prompt is not None,
                 f"example {one.example.key}: view {view.name} has nothing to show, or leaves no room for an answer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selfteach.checks import require
@@ -129,11 +129,18 @@ class GRPOSettings:
     advantage_eps: PositiveFloat = 1e-4
     """ε beside the group's standard deviation (GRPO's released trainers: 1e-4 or 1e-6)."""
 
-    def advantage(self, stats: Statistics, reward: Float[Tensor, "N"] | None = None) -> Float[Tensor, "N"]:
+    def advantage(
+        self,
+        stats: Statistics,
+        reward: Float[Tensor, "N"] | None = None,
+        among: Bool[Tensor, "N"] | None = None,
+    ) -> Float[Tensor, "N"]:
         """[N] A of each rollout within its group, over the whole group whatever a term selects of it. ``reward``: what
-        is compared (None: the task's)."""
+        is compared (None: the task's); ``among``: the rows that are (None: all), 0 for the others."""
         compared = stats.reward if reward is None else reward
-        return group_advantage(compared, stats.group, self.scale, self.advantage_eps, self.baseline)
+        return group_advantage(
+            compared, stats.group, self.scale, self.advantage_eps, self.baseline, among=among
+        )
 
     def term(
         self, name: str, stats: Statistics, advantage: Float[Tensor, "N *T"] | None = None, **fields: Any

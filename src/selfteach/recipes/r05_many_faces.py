@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selfteach.recipes.kit import *
 
-RLVR = "rlvr"
-"""The stage in which a teacher is made."""
+RLVR, SFT = "rlvr", "sft"
+"""The stages in which a teacher is made, and in which it is imitated."""
 
 
 @settings
@@ -55,7 +55,7 @@ class ManyFaces(Recipe):
     teacher: str = ""
     """Another model of the same tokenizer: a folder, a hub id or arena:NAME (empty: the student's own weights)."""
     weights: Literal["frozen", "live"] = "frozen"
-    """Which of the own weights teach: as they were at first, or as they are."""
+    """Which of the own weights teach: as they were at first (before stage "sft", if there is one), or as they are."""
     privilege: Privilege = "rule"
     """What the teacher is shown: the private field ``rule``, the text of --constitution, the solution, the answer, the
     solution with gaps, or answer or solution in a closed thought that its turn begins with."""
@@ -84,7 +84,8 @@ class ManyFaces(Recipe):
     bonus_weight: NonNegativeFloat = 0.1
     """α of reinforce "bonus", R + α R₂ where right, R − α R₂ where wrong; R₂: min–max in the group of mean log(Q/P)."""
     teacher_share: UnitInterval = 0.0
-    """The share of prompts that the teacher answers, which are imitated."""
+    """The share of prompts that the teacher answers, which are imitated; what is imitated and what is distilled are one
+    mean over all rows, at coefficients 1 and distill_weight."""
     teacher_temperature: NonNegativeFloat = 0.5
     """The temperature of these answers (paper: 0 to 0.5)."""
     sft_steps: NonNegativeInt = 0
@@ -115,9 +116,17 @@ class ManyFaces(Recipe):
 
     @property
     def teachers(self) -> Mapping[str, Role]:
-        own: Weights = Snapshot(RLVR) if self.rlvr_steps else Frozen() if self.weights == "frozen" else Live()
-        whose = External(self.teacher) if self.teacher else own
+        whose = External(self.teacher) if self.teacher else self.own
         return {TEACHER: Role(whose, self.view, self.student_thinking)}
+
+    @property
+    def own(self) -> Weights:
+        """The own weights that teach, if these do."""
+        if self.rlvr_steps:
+            return Snapshot(RLVR)
+        if self.weights == "live":
+            return Live()
+        return Snapshot(SFT, "start") if self.sft_steps else Frozen()  # frozen: at the start of its stage
 
     @property
     def stages(self) -> Mapping[str, Recipe]:
@@ -128,7 +137,7 @@ class ManyFaces(Recipe):
             found[RLVR] = InformedGRPO(self.rollouts, longer, self.adapter, *who)
         if self.sft_steps:
             imitating: Any = {"sft_steps": 0, "teacher_share": 1.0, "reinforce": "none"}
-            found["sft"] = replace(self, optimization=replace(how, steps=self.sft_steps), **imitating)
+            found[SFT] = replace(self, optimization=replace(how, steps=self.sft_steps), **imitating)
         return {**found, "distill": self}
 
     @property
@@ -146,18 +155,28 @@ class ManyFaces(Recipe):
     def terms(self, stats: Statistics) -> Iterable[Term]:
         own = ~stats.origin(TEACHER) if self.teacher_share else torch.ones_like(stats.rows)
         late = (stats.mask.cumsum(dim=1) - 1).to(stats.dtype) / self.rollouts.max_tokens
+        part, rest = self.shares(stats, own)
         shared: dict[str, Any] = {"where": own, "mean_over": self.mean_over}
         if self.teacher_share:
-            yield NegativeLogLikelihood(name="imitate", **{**shared, "where": ~own})
+            yield NegativeLogLikelihood(name="imitate", coefficient=rest, **{**shared, "where": ~own})
         if self.distill_weight and self.teacher_share < 1:
             near = torch.exp(-self.position_decay * late)
-            chosen = {**shared, "weight": near, "coefficient": self.distill_weight}
+            chosen = {**shared, "weight": near, "coefficient": part * self.distill_weight}
             yield from self.distillation(stats, **chosen)
         if self.eos:
-            end, given = stats.token("eos"), {**shared, "weight": late, "coefficient": self.eos}
+            end, given = stats.token("eos"), {**shared, "weight": late, "coefficient": part * self.eos}
             yield LikelihoodOf(name="eos", token=end, **given)
         if self.reinforce != "none":
-            yield self.grpo.term("policy", stats, self.grpo.advantage(stats, self.rewarded(stats)), **shared)
+            advantage = self.grpo.advantage(stats, self.rewarded(stats))
+            yield self.grpo.term("policy", stats, advantage, coefficient=part, **shared)
+
+    def shares(self, stats: Statistics, own: Bool[Tensor, "N"]) -> tuple[float, float]:
+        """Which part of the batch's rows are the student's own, and which the teacher's: a term's mean over sequences
+        is over its own rows, and the loss is to be one mean over all. A mean over tokens is over all as it stands."""
+        if self.mean_over == "tokens" or not 0 < self.teacher_share < 1:
+            return 1.0, 1.0
+        part = float((own & stats.rows).sum()) / max(1.0, float(stats.rows.sum()))
+        return part, 1 - part
 
     def distillation(self, stats: Statistics, **shared: Any) -> Iterable[Term]:
         """The loss of that name."""

@@ -9,7 +9,12 @@ from typing import Literal
 
 from selfteach.recipes.kit import *
 
-NUMBER = re.compile(r"\s*([01](?:\.\d*)?)(?!\d)", re.ASCII)
+NUMBER = re.compile(
+    r"\s*([01](?:\.\d*+)?+)"  # possessive: no part of a number is one
+    r"(?!\w|[.,]\d|\s*(?:[%/]|percent\b|(?:out\s+)?of\b))",
+    re.ASCII | re.IGNORECASE,
+)
+"""A number from 0 to 1 that is not the beginning of another one, a percentage or a fraction."""
 EXAMPLE = "{problem}\n\nThis is an example of a response:\n\n{FIELD}\n\n{NOTE}Now answer with a response of your own."
 SOLVED = "{problem}\n\nThis is a correct solution:\n\n{FIELD}\n\n{NOTE}Correctly solve the original problem."
 NOTE = (

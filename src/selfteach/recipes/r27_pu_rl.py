@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -20,7 +20,8 @@ ASK = Told(
     "How good is the second answer beside the first, from 0 to 10? Write the number only.",
     JUDGE,
 )
-NUMBER = re.compile(r"\d+(\.\d+)?")
+NUMBER = re.compile(r"(?:(?<![\w.,])[-\u2212\u2013])?\d+(?:[.,]\d+)*%?", re.ASCII)
+SCALE = re.compile(r"\s*(?:/|(?:out\s+)?of)\s*10\b(?!\.?\d)", re.ASCII | re.IGNORECASE)
 
 
 @settings
@@ -34,7 +35,8 @@ class PURL(Recipe):
         ldl    GRPO with reward d_i + kl · k3(π, π_SFT)          grpo    with reward e_i
         dpo    −log σ( β [ log π/π_SFT(y⁺) − log π/π_SFT(y⁻) ] ), y⁺ the best (or the anchor), y⁻ the worst
 
-    Rows whose verdict cannot be read take no part. Equal scores give no gradient.
+    Rows whose verdict cannot be read take no part, as if they had not been written: they count in no mean, deviation or
+    number of answers. An empty answer is judged 0. Equal scores give no gradient.
     """
 
     name = "pu-rl"
@@ -109,20 +111,22 @@ class PURL(Recipe):
         return sorted(rows, key=lambda one: one.group)
 
     def scores(self, tools: Tools, written: Sequence[Trajectory]) -> list[float | None]:
-        """e_i of each answer; None where the verdict cannot be read."""
+        """e_i of each answer; None where the verdict cannot be read, or leaves no room. The student is not asked how
+        good it is to say nothing: 0."""
         if self.judge == "verifier":
             chance = tools.random(JUDGE)
             right = [one.right for one in tools.grade(written)]
             return [float(its != (chance.random() < self.judge_errors)) for its in right]
         if self.judge == "likelihood":
             found = tools.log_probs(written, JUDGE)
-            return [sum(own) / len(own) if own else None for own in found]
-        asked = [
-            tools.prompt(one.told(anchor=one.example.private.get(self.anchor, "")), ASK) for one in written
-        ]
+            return [mean_of(own) for own in found]
+        spoken = [one for one in written if one.text.strip()]
+        told = [one.told(anchor=one.example.private.get(self.anchor, "")) for one in spoken]
+        asked = [tools.prompt(one, ASK, self.judge_tokens) for one in told]
         said = tools.sample([one for one in asked if one], max_tokens=self.judge_tokens, temperature=0.0)
         verdicts = iter([verdict(one.text) for one in said])
-        return [next(verdicts) if one else None for one in asked]
+        judged = iter([next(verdicts) if one else None for one in asked])
+        return [next(judged) if one.text.strip() else 0.0 for one in written]
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         score, judged = (stats.number(name).to(stats.dtype) for name in self.numbers)
@@ -134,9 +138,7 @@ class PURL(Recipe):
             return
         if self.update == "ldl":
             score = group_softmax(score / self.label_temperature, stats.group, judged)
-        mean = stats.group_mean(score, judged)
-        filled = torch.where(judged, score, mean.nan_to_num(0.0))
-        advantage = torch.where(judged, self.grpo.advantage(stats, filled), 0.0)
+        advantage = self.grpo.advantage(stats, score, judged)
         yield self.grpo.term("policy", stats, advantage, where=judged, mean_over="sequences")
         if self.kl:
             near = FromRole(REFERENCE)
@@ -156,6 +158,14 @@ class PURL(Recipe):
 
 
 def verdict(text: str) -> float | None:
-    """The first number of a text, if it lies within 0 and 10."""
-    found = NUMBER.search(text)
-    return float(found[0]) if found and float(found[0]) <= 10 else None
+    """The last number of a text, if it lies within 0 and 10; the 10 of "7 of 10" or "7/10" is none."""
+    found = NUMBER.findall(SCALE.sub("", text))
+    if not found or not re.fullmatch(r"[\d.]+", found[-1]) or found[-1].count(".") > 1:
+        return None
+    return float(found[-1]) if float(found[-1]) <= 10 else None
+
+
+def mean_of(log_probs: Sequence[float]) -> float | None:
+    """The mean in nats a token; None of no token, or where the anchor could not be shown (NaN)."""
+    mean = sum(log_probs) / len(log_probs) if log_probs else math.nan
+    return mean if math.isfinite(mean) else None

@@ -26,7 +26,8 @@ class UniSD(Recipe):
     """Pull the student to itself with a demonstration in view, as far as other contexts agree.
 
     "UniSD" (arXiv 2605.06597; formulas of its code). With the student S, the teacher T who reads the reference, and
-    α = ``alpha``: ℓ_t = α KL(T‖M) + (1 − α) KL(S‖M), M = (1 − α) S + α T (0: KL(T‖S), 1: KL(S‖T)), at most ``clip``,
+    α = ``alpha``: ℓ_t = α KL(T‖M) + (1 − α) KL(S‖M), M = (1 − α) S + α T (0: KL(T‖S), 1: KL(S‖T)), bounded by
+    ``clip_token``,
 
         L = mean over rollouts of Σ_t w_t ℓ_t / max(Σ_t w_t, 1)
           + contrast · mean relu( margin + |log S − log T(y_t)| − |log S − log T(y_t | a wrong demonstration)| )
@@ -51,7 +52,7 @@ class UniSD(Recipe):
         "match-only": {
             "agreement": "none", "ema_decay": None, "contrast": 0.0, "features": 1.0, "distill_weight": 0.0,
         },
-        "clip": {"agreement": "none", "ema_decay": None, "contrast": 0.0, "features": 0.0, "clip": 10.0},
+        "clip": {"agreement": "none", "ema_decay": None, "contrast": 0.0, "features": 0.0, "clip_token": 10.0},
     }  # fmt: skip
 
     rollouts: Rollouts = Rollouts(temperature=0.7, max_tokens=2048)
@@ -63,7 +64,7 @@ class UniSD(Recipe):
     """α: 0 forward KL (the code's default), 1 reverse KL, between: JSD with M = (1 − α) S + α T."""
     distill_weight: NonNegativeFloat = 1.0
     """Coefficient of the divergence (0: features alone)."""
-    clip: PositiveFloat | None = None
+    clip_token: PositiveFloat | None = None
     """Upper bound on a token's divergence, in nats (mode clip: 10)."""
     clip_quantile: UnitInterval | None = None
     """The bound as a quantile of the batch's divergences, such as 0.99."""
@@ -91,7 +92,7 @@ class UniSD(Recipe):
     margin: NonNegativeFloat = 0.1
     """m of the hinge, in nats (alone: 0.5)."""
     negatives: PositiveInt = 4
-    """Wrong demonstrations that the model writes of each problem, once; one is drawn."""
+    """Wrong demonstrations that the model writes of each problem, once a process; one is drawn."""
     wrong_tokens: PositiveInt = 512
     """Longest wrong demonstration, in tokens."""
     features: NonNegativeFloat = 0.01
@@ -99,7 +100,10 @@ class UniSD(Recipe):
 
     def __post_init__(self) -> None:
         require(self.agreement == "none" or self.contexts >= 2, "agreement compares contexts: at least 2")
-        require(None in (self.clip, self.clip_quantile), "clip and clip_quantile are one bound: set one")
+        require(
+            None in (self.clip_token, self.clip_quantile),
+            "clip_token and clip_quantile are one bound: set one",
+        )
         all_off = not (self.distill_weight or self.contrast or self.features)
         require(not all_off, "distill_weight, contrast and features are all 0: nothing is learned")
 
@@ -150,7 +154,7 @@ class UniSD(Recipe):
     def bound(self, stats: Statistics) -> float | None:
         """The largest divergence of a token, in nats."""
         if self.clip_quantile is None:
-            return self.clip
+            return self.clip_token
         found = stats.divergence(TEACHER, gkd_jsd(self.alpha))
         return float(stats.quantile(found, self.clip_quantile, stats.seen(TEACHER)))
 

@@ -37,7 +37,7 @@ class SelfCI(Recipe):
 
     As Σ w_b KL(π‖q_b) = W KL(π‖q*) − W log Z with q* the normalized product Π q_b^(w_b/W), the target is what both
     agree on. ``weighting`` "adaptive": w_allow = 1 − utility and w_disallow = 1 − integrity of the answer. An empty
-    list leaves its teacher the bare prompt. Each entry's note is written once, by the model itself.
+    list leaves its teacher the bare prompt. Each entry's note is written once a process, by the model itself.
     """
 
     name = "selfci"
@@ -49,7 +49,7 @@ class SelfCI(Recipe):
     presets = {
         "paper": {},
         "adaptive": {"weighting": "adaptive"},
-        "ema": {"decay": 0.999},
+        "ema": {"ema_decay": 0.999},
         "interp": {"student_share": 0.3},
         "allow-only": {"disallow_weight": 0.0},
         "disallow-only": {"allow_weight": 0.0},
@@ -63,8 +63,8 @@ class SelfCI(Recipe):
     disallow_field: str = "disallow"
     """The private field that lists what must not be said."""
     notes: Literal["written", "given"] = "written"
-    """What the teachers read of each entry: why it may or may not be shared, written once by the model (paper), or the
-    field as it stands."""
+    """What the teachers read of each entry: why it may or may not be shared, written once a process by the model
+    (paper), or the field as it stands."""
     note_tokens: PositiveInt = 256
     """Longest explanation of an entry, in tokens."""
     weighting: Literal["fixed", "adaptive"] = "fixed"
@@ -73,7 +73,7 @@ class SelfCI(Recipe):
     """w_allow, fixed (README's example: 0.5 and 0.5, which is the same as 1 and 1)."""
     disallow_weight: NonNegativeFloat = 1.0
     """w_disallow, fixed."""
-    decay: UnitInterval | None = None
+    ema_decay: UnitInterval | None = None
     """Decay, an optimizer step, of the average of the weights that teaches (option: 0.999; none: the initial ones)."""
     student_share: UnitInterval = 0.0
     """Share of the student's own logits in each teacher's (released option: 0.3)."""
@@ -103,7 +103,7 @@ class SelfCI(Recipe):
 
     @property
     def teachers(self) -> Mapping[str, Role]:
-        whose = Frozen() if self.decay is None else EMA(self.decay, from_start=True)
+        whose = Frozen() if self.ema_decay is None else EMA(self.ema_decay, from_start=True)
         named = [name for name, weight in self.fixed.items() if weight]
         return {n: Role(whose, Told(NOTE[n], n, otherwise="plain"), self.student_thinking) for n in named}
 

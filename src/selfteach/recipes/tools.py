@@ -117,10 +117,11 @@ class Tools(Protocol):
         """The token (from 0) of a trajectory of one turn whose text holds this character of it (from 0); behind the
         last one the number of tokens."""
 
-    def prompt(self, one: Prompt | Trajectory, view: View) -> Prompt | None:
+    def prompt(self, one: Prompt | Trajectory, view: View, room: int | None = None) -> Prompt | None:
         """What ``view`` shows before this trajectory as a prompt of its own: rows behind it are scored behind it.
 
-        None if the view has nothing to show, or leaves no room for an answer.
+        None if the view has nothing to show, or leaves no ``room`` in the model's window: the tokens that will be
+        written behind it (None: the recipe's max_tokens).
         """
 
     def more(self, lacking: int) -> list[Prompt]:
@@ -131,7 +132,8 @@ class Tools(Protocol):
         """
 
     def store(self, name: str) -> Store:
-        """The run's store of this name: trajectories that outlive the step and the stage."""
+        """The run's store of this name: trajectories that outlive the step and the stage. Each process has its own, of
+        what it has met itself."""
 
     def random(self, name: str, *, shared: bool = False) -> Random:
         """A generator that depends on the run's seed, the step, this process and ``name`` alone; ``shared``: the same

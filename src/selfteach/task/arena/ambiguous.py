@@ -21,7 +21,7 @@ CERTAINTY: Mapping[str, float] = {"p": 0.2, "q": 0.4, "r": 0.6, "s": 0.8, "t": 1
 """How often the ordinary result is right, by kind of item; else it is another digit, each as likely."""
 PROBLEM = re.compile(r"[p-t][0-9]{2}:[0-9][-+*@][0-9]", re.ASCII)
 ANSWER = re.compile(
-    r"(?:[0-9][-+*@][0-9]=)?(?P<digit>[0-9])(?:\nConfidence: (?P<confidence>0(\.[0-9]{1,9})?|1(\.0{1,9})?))?",
+    r"(?:[0-9][-+*@][0-9]=)?(?P<digit>[0-9])\nConfidence: (?P<confidence>0(\.[0-9]{1,9})?|1(\.0{1,9})?)",
     re.ASCII,
 )
 WORDING: Mapping[str, str] = {"solution": "{problem}|{solution}", "answer": "{problem}|>{answer}"}
@@ -60,18 +60,20 @@ def tell(problem: str) -> Mapping[str, str]:
 
 
 def judge(problem: str, answer: str) -> Grade:
-    """Right if the digit is; what stands behind it must be a stated confidence in [0, 1], or nothing.
+    """Right if the digit is and a confidence in [0, 1] stands behind it: whoever states none could else leave out what
+    he is unsure of.
 
-    ``numbers`` of an answer that states one, R being 1 if it is right and 0 if not: ``confidence`` c as stated,
-    ``brier`` (c − R)², ``overconfidence`` c − R, whose mean is the gap between confidence and accuracy.
+    ``numbers``: ``stated``, 1 if the answer has the form and 0 if not. Of one that has it, R being 1 if it is right and
+    0 if not: ``confidence`` c as stated, ``brier`` (c − R)², ``overconfidence`` c − R, whose mean is the gap between
+    confidence and accuracy.
     """
     right, found = str(truth(problem)), ANSWER.fullmatch(answer.strip())
     if not found:
         form = "the answer must be a digit and, on a line of its own, a confidence as Confidence: 0.70"
-        return Grade(0.0, form, None, Verdict.UNPARSEABLE.value)
-    digit, stated = found["digit"], found["confidence"]
+        return Grade(0.0, form, None, Verdict.UNPARSEABLE.value, {"stated": 0.0})
+    digit = found["digit"]
     hit = float(digit == right)
-    numbers = {} if stated is None else scores(float(stated), hit)
+    numbers = {"stated": 1.0, **scores(float(found["confidence"]), hit)}
     feedback = None if hit else f"it is {right}, not {digit}"
     verdict = Verdict.RIGHT if hit else Verdict.WRONG
     return Grade(hit, feedback, digit, verdict.value, numbers)

@@ -62,7 +62,8 @@ def read(answer: str, problem: str) -> str | None:
     except (ValueError, RecursionError):
         return None
     match found:
-        case (("rank", list(order)),) if all(isinstance(one, str) for one in order):
+        # An object is a tuple of its pairs here, and a list stays one.
+        case (("rank", list(order)),) if type(found) is tuple and all(isinstance(one, str) for one in order):
             letters = "".join(order)
             return letters if sorted(order) == sorted(item[0] for item in problem.split(";")) else None
     return None

@@ -214,13 +214,13 @@ class TextTools:
     def token_at(self, trajectory: Trajectory, character: int) -> int:
         return token_at(self.policy.renderer, trajectory.ids, character)
 
-    def prompt(self, one: Prompt | Trajectory, view: View) -> Prompt | None:
+    def prompt(self, one: Prompt | Trajectory, view: View, room: int | None = None) -> Prompt | None:
         begun = self.started(one)
         messages = view(begun, [begun], self.reading.wording)
         if messages is None:
             return None
         ids = rendered_ids(self.policy.renderer, messages, self.recipe.student_thinking)
-        if len(ids) + self.recipe.rollouts.max_tokens > self.policy.window:
+        if len(ids) + (self.recipe.rollouts.max_tokens if room is None else room) > self.policy.window:
             return None
         return Prompt(begun.example.behind(messages), ids, begun.group)
 
