@@ -230,14 +230,43 @@ def test_every_study_has_its_recipes_name_and_stands_in_its_order() -> None:
 def test_a_studys_words_are_understood_and_its_sides_differ(name: str) -> None:
     study = STUDIES[name]
     for one in study.claims:
-        settings = {}
+        settings, answers = {}, {}
         for label in one.variants:
             words = study.words(one, label)
             assert "--task" in words, "the task of a recipe may change; that of a study may not"
             for other in built_on(words):
                 words = words.replace(f"{{variant {other}}}", "elsewhere")
-            settings[label] = table_of(run_of([*shlex.split(words), "--out", "x"]))
+            run = run_of([*shlex.split(words), "--out", "x"])
+            settings[label] = table_of(run)
+            answers[label] = run.recipe.optimization.prompts * run.recipe.rollouts.per_prompt
         assert settings[one.higher] != settings[one.lower], one.says
+        assert answers[one.higher] == answers[one.lower], f"{one.says}: not as many answers a step"
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("pu-rl", 1), ("many-faces", 3), ("unisd", 0), ("rltf", 4)]
+)
+def test_a_claim_that_the_arena_cannot_answer_says_why_and_where_others_are_listed(
+    name: str, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = STUDIES[name].claims[number].withdrawn
+    assert why
+    assert main(["study", name, "--list"]) == 0
+    assert f"no verdict, withdrawn: {why}" in capsys.readouterr().out
+
+
+def test_a_side_of_which_the_claim_says_that_it_fails_may_fail() -> None:
+    rule, answer, *_ = STUDIES["many-faces"].claims
+    assert (rule.job("answer"), answer.job("solution")) == (None, None)
+    assert rule.job("rule") == answer.job("rule") == Works()
+
+
+def test_confidences_are_not_tuned_by_accuracy_and_must_get_better() -> None:
+    for one in STUDIES["caopd"].claims:
+        assert one.grid == ()
+        job = one.job("caopd")
+        assert job is not None
+        assert (job.metric, job.above) == ("first eval/brier", "eval/brier")
 
 
 def test_a_runs_folder_is_a_fingerprint_of_its_words() -> None:
