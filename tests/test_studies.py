@@ -9,7 +9,7 @@ import shlex
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import MISSING, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from selfteach.cli import main
 from selfteach.cli.train import run_of
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
-from selfteach.recipes.parts import Adapter, Optimization, Rollouts
+from selfteach.recipes.critic import Critic
+from selfteach.recipes.parts import Adapter, GRPOSettings, Optimization, PerRecord, ReferenceProbe, Rollouts
 from selfteach.studies import STUDIES, Exceeds, Rule, Study, Within, Works, study_named
 from selfteach.studies import fingerprint as fingerprints
 from selfteach.studies import plan as plans
 from selfteach.studies.answer import Answer, Open, answered, by_label, decided, resolution_of, set_up
+from selfteach.studies.code import SHARED, code_files, file_of
 from selfteach.studies.outdated import forget, mark, outdated
 from selfteach.studies.plan import Plan, Side, StudySettings, Work, label_of, side_of
 from selfteach.studies.results import mean_and_error
@@ -36,7 +38,6 @@ from selfteach.studies.workers import Crew
 from selfteach.task.opening import TaskOptions
 from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
 from selfteach.training.launch import table_of
-from selfteach.training.runconfig import dotted
 from selfteach.training.rundir import RunFolder
 from selfteach.words import taken
 
@@ -625,8 +626,16 @@ DEFAULTS = Path(__file__).parent / "data" / "study_defaults.json"
 
 def defaults() -> dict[str, Any]:
     """The defaults that no fingerprint sees, as JSON holds them."""
-    kinds = (Loading, Evaluation, Bookkeeping, TaskOptions, Rollouts, Optimization, Adapter)
-    found = {f"{kind.__name__}.{name}": value for kind in kinds for name, value in dotted(asdict(kind()))}
+    kinds = (
+        *(Loading, Evaluation, Bookkeeping, TaskOptions, Rollouts, Optimization, Adapter),
+        *(GRPOSettings, Critic, PerRecord, ReferenceProbe),
+    )
+    found = {
+        f"{kind.__name__}.{one.name}": one.default
+        for kind in kinds
+        for one in fields(kind)
+        if one.default is not MISSING
+    }
     return json.loads(json.dumps({name: value for name, value in found.items()}, default=str))
 
 
@@ -639,6 +648,51 @@ def test_a_default_that_all_methods_share_is_not_changed_without_a_new_epoch() -
         name: value for name, value in defaults().items() if known["defaults"].get(name, value) != value
     }
     assert changed == {}
+
+
+def files_of(words: str) -> set[str]:
+    config = resolved(shlex.split(words))
+    root = Path(fingerprints.__file__).parents[1]
+    return {str(file.relative_to(root)) for file in code_files(config.recipe, config.task_name)}
+
+
+@pytest.mark.parametrize(
+    ("words", "those", "not_those"),
+    [
+        ("rltf --task tutor", ["recipes/critic.py", "task/arena/table.py", "task/arena/taught.py"],
+         ["task/arena/rule.py"]),
+        ("unisd --task tutor", ["recipes/demonstrations.py", "objective/agreement.py"], ["recipes/critic.py"]),
+        ("many-faces --task rule",
+         ["recipes/informed.py", "objective/forms.py", "roles/privilege.py", "roles/private.py", "task/arena/rule.py"],
+         ["task/arena/secrets.py"]),
+        ("selfci --task secrets", ["recipes/once.py", "task/arena/secrets.py"], ["task/arena/ambiguous.py"]),
+        ("caopd --task ambiguous", ["objective/calibration.py", "task/arena/ambiguous.py"],
+         ["recipes/r12_pi_distill.py"]),
+        ("dp-opd --task tutor", ["recipes/r62_dp_opd.py", "recipes/gkd.py", "control/accountant.py"],
+         ["recipes/grpo.py"]),
+        ("pu-rl --task tutor", ["recipes/r27_pu_rl.py", "recipes/sft.py"], ["recipes/base.py", "recipes/kit.py"]),
+    ],
+)  # fmt: skip
+def test_a_row_depends_on_the_code_that_its_method_and_world_use(
+    words: str, those: list[str], not_those: list[str]
+) -> None:
+    found = files_of(words)
+    assert set(those) <= found
+    assert not found & set(not_those)
+
+
+def test_another_helper_of_a_method_is_another_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, other = fingerprint_of("rltf --task tutor"), fingerprint_of("sft --task tutor")
+    code_of = fingerprints.code_of
+    monkeypatch.setattr(
+        fingerprints, "code_of", lambda file: code_of(file) + ("x = 1" if file.name == "critic.py" else "")
+    )
+    assert fingerprint_of("rltf --task tutor") != before
+    assert fingerprint_of("sft --task tutor") == other
+
+
+def test_what_all_methods_share_is_there() -> None:
+    assert [name for name in SHARED if file_of(name) is None] == []
 
 
 def test_comments_and_docstrings_are_no_part_of_a_recipes_code(tmp_path: Path) -> None:

@@ -17,13 +17,12 @@ from selfteach.studies.runs import finished
 from selfteach.training.launch import FREE, table_of
 from selfteach.training.runconfig import changes
 
-
 FINGERPRINT = "fingerprint.txt"
 
 
 def outdated(works: Sequence[Work], plan: Plan) -> dict[Path, str]:
-    """Folder → why its run is to be made anew: its words mean other settings by now (a preset has changed), it was begun
-    with other code, or the run whose model it was built on is still to be made."""
+    """Folder → why its run is to be made anew: its words mean other settings by now (a preset has changed), it was
+    begun with other code, or the run whose model it was built on is still to be made."""
     stale: dict[Path, str] = {}
     for work in chain.from_iterable(map(with_those_below, works)):
         lost = [one for one in work.needs if one.folder in stale or not finished([one])]

@@ -25,8 +25,8 @@ STUDY = Study(
     method="many-faces",
     claims=(
         Claim(
-            says="A rule that all examples share is taken up sooner than what belongs to one example, its answer (paper: "
-            "that is not taken up at all; here it is a function of the problem)",
+            says="A rule that all examples share is taken up sooner than what belongs to one example, its answer "
+            "(paper: that is not taken up at all; here it is a function of the problem)",
             variants={
                 "rule": f"{FACES} --task rule --privilege rule",
                 "answer": f"{FACES} --task rule --privilege answer",

@@ -9,7 +9,7 @@ LAPTOP = Laptop("ambiguous", {**SHORT, **PLAIN, "lr": 3e-4, "per_prompt": 8, "st
 
 CAOPD = "caopd --task ambiguous --steps 100"
 BETTER = Works("first eval/brier", "eval/brier")
-"""A side's job: its Brier score falls. Neither side is tuned: accuracy would choose the rate at which most is claimed."""
+"""A side's job: its Brier score falls. None is tuned: accuracy would choose the rate at which most is claimed."""
 
 STUDY = Study(
     method="caopd",

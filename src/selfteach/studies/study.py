@@ -164,8 +164,8 @@ class Claim:
 class Study:
     """What a method's paper claims that a small world can show.
 
-    Raises ``UserError`` if it claims nothing, if a variant's words name no recipe, or if two claims tune a side of equal
-    words otherwise.
+    Raises ``UserError`` if it claims nothing, if a variant's words name no recipe, or if two claims tune a side of
+    equal words otherwise.
     """
 
     method: str
