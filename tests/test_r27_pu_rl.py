@@ -217,3 +217,12 @@ def test_it_imitates_the_anchors_first() -> None:
 def test_one_answer_is_no_group() -> None:
     with pytest.raises(UserError, match="per_prompt must be at least 2"):
         with_knobs(recipe_named("pu-rl"), {"per_prompt": 1})
+
+
+@pytest.mark.parametrize("tau", [0.2, 1.0, 30.0])
+def test_of_scores_that_are_right_or_wrong_every_temperature_is_grpo(tau: float) -> None:
+    """So the arena's verifier cannot tell soft labels from the best taking all (the study's second claim)."""
+    binary = given_with(np.array([1.0, 0, 1, 0, 0, 1]))
+    got = gradient(binary, label_temperature=tau, advantage_eps=1e-12)
+    np.testing.assert_allclose(got, gradient(binary, update="grpo", advantage_eps=1e-12), atol=1e-9)
+    assert np.abs(got).max() > 1e-3

@@ -16,6 +16,7 @@ from doors import run_of_recipe
 from selfteach.control.accountant import epsilon
 from selfteach.errors import UserError
 from selfteach.recipes import Recipe, recipe_named, with_knobs
+from selfteach.studies.laptop import laptop_of
 from selfteach.testing import evaluate
 from selfteach.training.jsonrows import read_rows
 from selfteach.training.text.learner import TextLearner
@@ -202,3 +203,8 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> str:
     from tiny import tiny_model_folder
 
     return str(tiny_model_folder(tmp_path_factory.mktemp("other") / "model", seed=3))
+
+
+def test_the_arenas_text_of_the_data_is_an_answer() -> None:
+    """Trained on the bare solution a student would fail by the grammar, whatever the claim says."""
+    assert laptop_of(recipe_named("dp-opd").__class__).knobs["reference"] == "worked"

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import MISSING, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from selfteach.cli import main
 from selfteach.cli.train import run_of
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
-from selfteach.recipes.parts import Adapter, Optimization, Rollouts
+from selfteach.recipes.critic import Critic
+from selfteach.recipes.parts import Adapter, GRPOSettings, Optimization, PerRecord, ReferenceProbe, Rollouts
 from selfteach.studies import STUDIES, Exceeds, Rule, Study, Within, Works, study_named
 from selfteach.studies import fingerprint as fingerprints
 from selfteach.studies import plan as plans
-from selfteach.studies.answer import Answer, Open, answered, by_label, decided, set_up
-from selfteach.studies.outdated import forget, outdated
+from selfteach.studies.answer import Answer, Open, answered, by_label, decided, resolution_of, set_up
+from selfteach.studies.code import SHARED, code_files, file_of
+from selfteach.studies.outdated import forget, mark, outdated
 from selfteach.studies.plan import Plan, Side, StudySettings, Work, label_of, side_of
 from selfteach.studies.results import mean_and_error
 from selfteach.studies.rows import Row, Rows, height, numbers, row_of
@@ -36,7 +38,6 @@ from selfteach.studies.workers import Crew
 from selfteach.task.opening import TaskOptions
 from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
 from selfteach.training.launch import table_of
-from selfteach.training.runconfig import dotted
 from selfteach.training.rundir import RunFolder
 from selfteach.words import taken
 
@@ -145,6 +146,33 @@ def test_two_sides_that_measure_the_same_are_undecided_and_ask_for_no_more() -> 
     assert decided([one])[0].settled
 
 
+def test_a_claim_of_equality_is_not_reproduced_by_sides_that_are_one() -> None:
+    same = Answer("m", claim(rule=Within(0.1)), SURE[0], SURE[0])
+    why = "both sides measure the same in every seed: nothing is compared"
+    assert said(same) == ("undecided", why)
+    assert same.evidence.p == 1.0, "nor does it lend a verdict to the table"
+    assert decided([same])[0].settled
+
+
+def test_an_answer_is_believed_no_closer_than_its_evaluation_can_tell(tmp_path: Path) -> None:
+    for words, metric, expected in (
+        ("", "eval/headline", 1 / 512),
+        (" --eval-problems 8 --eval-samples 1", "mean eval/headline", 1 / 8),
+        ("", "summary/steps", 1e-3 * 2.0),
+    ):
+        one = claim({**VARIANTS, "b": VARIANTS["b"] + words}, metric=metric, may_fail=("a", "b"))
+        plan = plan_of(asked(tmp_path, one, seeds=4))
+        setup = set_up(plan, *plan.claims[0])
+        assert resolution_of(plan, setup, [1.0, -2.0]) == expected
+
+
+def test_more_seeds_than_can_be_asked_for_are_not_named() -> None:
+    one = Answer("m", claim(), [0.5, 0.52] * 256, [0.5] * 512)
+    assert "512" not in said(replace(one, lower=[0.51] * 512))[1]
+    small = Answer("m", claim(), [0.6, 0.4, 0.6, 0.402], [0.5] * 4)
+    assert said(small)[1].endswith("no number of seeds that can be run would decide it")
+
+
 def test_a_dead_or_withdrawn_claim_has_no_verdict_whatever_its_p() -> None:
     assert said(Answer("m", claim(), *SURE, dead="dead side b: …")) == ("no verdict", "dead side b: …")
     assert said(Answer("m", claim(withdrawn="b is dead"), *SURE)) == ("no verdict", "withdrawn: b is dead")
@@ -207,6 +235,16 @@ def test_a_study_without_a_claim_or_a_recipe_is_refused() -> None:
             Study("sft", (claim({**VARIANTS, "a": words}),))
 
 
+@pytest.mark.parametrize("changes", [{"sweep": None}, {"sweep": ("--lr x1|x3",), "tuned_by": "eval/length"}])
+def test_claims_that_tune_one_side_in_two_ways_are_refused(changes: dict[str, Any]) -> None:
+    first = claim(sweep=("--lr x1|x3",))
+    other = claim({"a": "sft  --steps 2", "c": "sft --steps 3"}, lower="c", **changes)
+    with pytest.raises(UserError, match=r"'a' is tuned over --lr .* and the same words over --lr x1\|x3 by"):
+        Study("sft", (first, other))
+    Study("sft", (first, replace(other, sweep=first.sweep, tuned_by=first.tuned_by)))
+    Study("sft", (claim(), claim(tuned_by="eval/length")))
+
+
 def test_an_unknown_study_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean sdpo"):
         study_named("sdop")
@@ -230,14 +268,41 @@ def test_every_study_has_its_recipes_name_and_stands_in_its_order() -> None:
 def test_a_studys_words_are_understood_and_its_sides_differ(name: str) -> None:
     study = STUDIES[name]
     for one in study.claims:
-        settings = {}
+        settings, answers = {}, {}
         for label in one.variants:
             words = study.words(one, label)
             assert "--task" in words, "the task of a recipe may change; that of a study may not"
             for other in built_on(words):
                 words = words.replace(f"{{variant {other}}}", "elsewhere")
-            settings[label] = table_of(run_of([*shlex.split(words), "--out", "x"]))
+            run = run_of([*shlex.split(words), "--out", "x"])
+            settings[label] = table_of(run)
+            answers[label] = run.recipe.optimization.prompts * run.recipe.rollouts.per_prompt
         assert settings[one.higher] != settings[one.lower], one.says
+        assert answers[one.higher] == answers[one.lower], f"{one.says}: not as many answers a step"
+
+
+@pytest.mark.parametrize(("name", "number"), [("pu-rl", 1), ("many-faces", 3), ("unisd", 0), ("rltf", 4)])
+def test_a_claim_that_the_arena_cannot_answer_says_why_and_where_others_are_listed(
+    name: str, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = STUDIES[name].claims[number].withdrawn
+    assert why
+    assert main(["study", name, "--list"]) == 0
+    assert f"no verdict, withdrawn: {why}" in capsys.readouterr().out
+
+
+def test_a_side_of_which_the_claim_says_that_it_fails_may_fail() -> None:
+    rule, answer, *_ = STUDIES["many-faces"].claims
+    assert (rule.job("answer"), answer.job("solution")) == (None, None)
+    assert rule.job("rule") == answer.job("rule") == Works()
+
+
+def test_confidences_are_not_tuned_by_accuracy_and_must_get_better() -> None:
+    for one in STUDIES["caopd"].claims:
+        assert one.grid == ()
+        job = one.job("caopd")
+        assert job is not None
+        assert (job.metric, job.above) == ("first eval/brier", "eval/brier")
 
 
 def test_a_runs_folder_is_a_fingerprint_of_its_words() -> None:
@@ -561,8 +626,16 @@ DEFAULTS = Path(__file__).parent / "data" / "study_defaults.json"
 
 def defaults() -> dict[str, Any]:
     """The defaults that no fingerprint sees, as JSON holds them."""
-    kinds = (Loading, Evaluation, Bookkeeping, TaskOptions, Rollouts, Optimization, Adapter)
-    found = {f"{kind.__name__}.{name}": value for kind in kinds for name, value in dotted(asdict(kind()))}
+    kinds = (
+        *(Loading, Evaluation, Bookkeeping, TaskOptions, Rollouts, Optimization, Adapter),
+        *(GRPOSettings, Critic, PerRecord, ReferenceProbe),
+    )
+    found = {
+        f"{kind.__name__}.{one.name}": one.default
+        for kind in kinds
+        for one in fields(kind)
+        if one.default is not MISSING
+    }
     return json.loads(json.dumps({name: value for name, value in found.items()}, default=str))
 
 
@@ -575,6 +648,51 @@ def test_a_default_that_all_methods_share_is_not_changed_without_a_new_epoch() -
         name: value for name, value in defaults().items() if known["defaults"].get(name, value) != value
     }
     assert changed == {}
+
+
+def files_of(words: str) -> set[str]:
+    config = resolved(shlex.split(words))
+    root = Path(fingerprints.__file__).parents[1]
+    return {str(file.relative_to(root)) for file in code_files(config.recipe, config.task_name)}
+
+
+@pytest.mark.parametrize(
+    ("words", "those", "not_those"),
+    [
+        ("rltf --task tutor", ["recipes/critic.py", "task/arena/table.py", "task/arena/taught.py"],
+         ["task/arena/rule.py"]),
+        ("unisd --task tutor", ["recipes/demonstrations.py", "objective/agreement.py"], ["recipes/critic.py"]),
+        ("many-faces --task rule",
+         ["recipes/informed.py", "objective/forms.py", "roles/privilege.py", "roles/private.py", "task/arena/rule.py"],
+         ["task/arena/secrets.py"]),
+        ("selfci --task secrets", ["recipes/once.py", "task/arena/secrets.py"], ["task/arena/ambiguous.py"]),
+        ("caopd --task ambiguous", ["objective/calibration.py", "task/arena/ambiguous.py"],
+         ["recipes/r12_pi_distill.py"]),
+        ("dp-opd --task tutor", ["recipes/r62_dp_opd.py", "recipes/gkd.py", "control/accountant.py"],
+         ["recipes/grpo.py"]),
+        ("pu-rl --task tutor", ["recipes/r27_pu_rl.py", "recipes/sft.py"], ["recipes/base.py", "recipes/kit.py"]),
+    ],
+)  # fmt: skip
+def test_a_row_depends_on_the_code_that_its_method_and_world_use(
+    words: str, those: list[str], not_those: list[str]
+) -> None:
+    found = files_of(words)
+    assert set(those) <= found
+    assert not found & set(not_those)
+
+
+def test_another_helper_of_a_method_is_another_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, other = fingerprint_of("rltf --task tutor"), fingerprint_of("sft --task tutor")
+    code_of = fingerprints.code_of
+    monkeypatch.setattr(
+        fingerprints, "code_of", lambda file: code_of(file) + ("x = 1" if file.name == "critic.py" else "")
+    )
+    assert fingerprint_of("rltf --task tutor") != before
+    assert fingerprint_of("sft --task tutor") == other
+
+
+def test_what_all_methods_share_is_there() -> None:
+    assert [name for name in SHARED if file_of(name) is None] == []
 
 
 def test_comments_and_docstrings_are_no_part_of_a_recipes_code(tmp_path: Path) -> None:
@@ -602,8 +720,11 @@ def test_a_side_depends_on_what_it_is_built_on(tmp_path: Path) -> None:
 # --- runs of before
 
 
-def begun(run: Planned) -> None:
-    """A finished run's folder, as it would be by now."""
+def begun(run: Planned, plan: Plan | None = None) -> None:
+    """A finished run's folder, as it would be by now; with ``plan``, one that was not made in a round of it."""
+    if plan is not None:
+        assert isinstance(run, Work)
+        mark(run, plan)
     with RunFolder.create(run.folder) as folder:
         folder.write_config(table_of(resolved(run.words[1:])))
         folder.metrics({"step": 1, "eval/headline": 0.5, "spent/tokens": 3})
@@ -614,7 +735,7 @@ def test_a_begun_run_whose_settings_have_changed_is_made_anew(tmp_path: Path) ->
     plan = plan_of(asked(tmp_path, claim()))
     works = missing(plan)[2]
     for run in works:
-        begun(run)
+        begun(run, plan)
     text = (works[1].folder / "config.toml").read_text()
     (works[1].folder / "config.toml").write_text(text.replace("steps = 2", "steps = 3"))
     stale = outdated(works, plan)
@@ -624,13 +745,47 @@ def test_a_begun_run_whose_settings_have_changed_is_made_anew(tmp_path: Path) ->
     assert [run.folder.exists() for run in works[:2]] == [True, False]
 
 
+@pytest.mark.parametrize("code", ["other", "unknown", "same"])
+def test_a_run_that_was_begun_with_other_code_gets_no_row_of_todays(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished one, and one that is to go on: its settings are the same."""
+    works = missing(plan_of(asked(tmp_path)))[2]
+    for run in works[:2]:
+        begun(run, plan_of(asked(tmp_path)))
+    (works[1].folder / "summary.json").unlink()
+    if code == "other":
+        monkeypatch.setattr(fingerprints, "EPOCH", 99)
+    if code == "unknown":
+        for run in works[:2]:
+            (run.folder / "fingerprint.txt").unlink()
+    stale = outdated(works, plan_of(asked(tmp_path)))
+    assert list(stale) == ([] if code == "same" else [works[0].folder, works[1].folder])
+    assert all("begun with other code than there is now" in why for why in stale.values())
+
+
+def test_a_finished_run_without_a_row_gets_it_and_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ended between the run's end and its row."""
+    trained = finished_at_once(monkeypatch, 0.5)
+    study = asked(tmp_path / "runs", seeds=2)
+    plan = plan_of(study, tmp_path / "results" / "studies")
+    first = missing(plan)[2][0]
+    begun(first, plan)
+    run_studies(study, resolved, jobs=1, command="", results=tmp_path / "results")
+    assert first.folder.name not in trained
+    assert len(trained) == 3
+    assert missing(plan_of(study, tmp_path / "results" / "studies")) == {}
+
+
 def test_a_run_whose_teacher_is_to_be_made_anew_is_so_too(tmp_path: Path) -> None:
     plan = plan_of(asked(tmp_path, built(), seeds=3))
     works = missing(plan)[3]
     students = [work for work in works if work.needs]
     teachers = [work.needs[0] for work in students]
     for run in (*teachers[:2], *students):
-        begun(run)
+        begun(run, plan)
     text = (teachers[1].folder / "config.toml").read_text()
     (teachers[1].folder / "config.toml").write_text(text.replace("seed = 1", "seed = 7"))
     assert set(outdated(works, plan)) == {teachers[1].folder, students[1].folder, students[2].folder}
@@ -863,7 +1018,7 @@ def finished_at_once(monkeypatch: pytest.MonkeyPatch, headline: float | str) -> 
             end = (
                 headline
                 if isinstance(headline, str)
-                else headline + 0.1 * longer + 0.001 * (run.seed % 5) ** 2
+                else headline + 0.4 * longer + 0.001 * (run.seed % 5) ** 2
             )
             if longer and isinstance(end, float):
                 end += 0.001 * run.seed % 7
@@ -888,8 +1043,8 @@ def test_results_lie_beside_the_runs_unless_a_folder_is_asked_for(
     assert f"- sft, long: `sft {SHORT} --steps 2`" in written
     assert "long: --lr 0.0003; short: " in written or "long: as written; short: as written" in written
     found = json.loads(Path("runs/study/methods.json").read_text())["claims"][0]
-    assert found["higher"]["by_seed"] == pytest.approx([0.6, 0.602, 0.606, 0.612])
-    assert found["effect"] == pytest.approx(statistics.fmean([0.1, 0.101, 0.102, 0.103]))
+    assert found["higher"]["by_seed"] == pytest.approx([0.9, 0.902, 0.906, 0.912])
+    assert found["effect"] == pytest.approx(statistics.fmean([0.4, 0.401, 0.402, 0.403]))
     assert found["interval"][0] < found["effect"] < found["interval"][1]
     assert (found["rule"], found["verdict"], found["seeds"]) == ("exceeds", "reproduced", 4)
     assert set(found["tried"]) == {"long", "short"}
@@ -957,7 +1112,7 @@ def test_few_seeds_are_undecided_and_show_no_spread(mine: str, monkeypatch: pyte
         assert "nan" not in re.findall(r"\w+", Path("runs/study", name).read_text().lower())
     written = Path("runs/study/methods.md").read_text()
     assert "*undecided*: a verdict needs 4 seeds at least" in written
-    assert "long 0.6 exceeds short 0.5? | 0.1 | 1 | not tuned |" in written
+    assert "long 0.9 exceeds short 0.5? | 0.4 | 1 | not tuned |" in written
 
 
 def test_a_nan_stands_in_the_results_without_a_verdict(mine: str, monkeypatch: pytest.MonkeyPatch) -> None:

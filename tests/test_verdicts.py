@@ -11,6 +11,7 @@ import pytest
 from selfteach.errors import UserError
 from selfteach.studies.student import quantile, tail
 from selfteach.studies.verdict import (
+    MOST_SEEDS,
     RATE,
     Evidence,
     Exceeds,
@@ -22,6 +23,7 @@ from selfteach.studies.verdict import (
     looks,
     seeds_needed,
     share,
+    spread_out,
 )
 
 # Published tables of Student's t: (degrees of freedom, share beyond, value).
@@ -116,12 +118,12 @@ def test_one_look_too_many_is_what_the_shares_are_for() -> None:
         (Exceeds(), [-0.8, -0.79, -0.78, -0.81], 0.001, "refuted"),
         (Exceeds(), [0.05, 0.1, -0.15, 0.02], 1.0, None),
         (Exceeds(), [0.0] * 4, 1.0, None),
-        (Exceeds(), [0.5] * 4, 0.0, "reproduced"),
+        (Exceeds(), [0.5] * 4, 1.0, None),
         (Within(0.1), [0.0, 0.001, -0.001, 0.002], 0.001, "reproduced"),
         (Within(0.1), [0.4, 0.401, 0.399, 0.402], 0.001, "refuted"),
         (Within(0.1), [-0.4, -0.401, -0.399, -0.402], 0.001, "refuted"),
         (Within(0.1), [0.0, 0.2, -0.2, 0.1], 1.0, None),
-        (Within(0.1), [0.0] * 4, 0.0, "reproduced"),
+        (Within(0.1), [0.0] * 4, 1.0, None),
     ],
 )
 def test_a_rule_says_what_speaks_for_a_claim_and_what_against(
@@ -130,6 +132,27 @@ def test_a_rule_says_what_speaks_for_a_claim_and_what_against(
     found = evidence(rule, differences)
     assert found.p <= p if leaning else found.p == 1.0
     assert leaning in (None, found.leaning)
+
+
+@pytest.mark.parametrize("n", [4, 8, 5])
+def test_equal_differences_are_taken_to_spread_by_what_can_be_told_apart(n: int) -> None:
+    drawn = spread_out([0.5] * n, 0.01)
+    assert (np.mean(drawn), np.std(drawn, ddof=1)) == (pytest.approx(0.5), pytest.approx(0.01))
+    wider = spread_out([0.5, 0.5, 0.5, 0.5001], 0.01)
+    assert (np.mean(wider), np.std(wider, ddof=1)) == (pytest.approx(0.500025), pytest.approx(0.01))
+    assert spread_out([0.5, 0.6], 0.01) == [0.5, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("rule", "difference", "distance"), [(Exceeds(), 1 / 512, 1 / 512), (Within(0.1), 0.0, 0.1)]
+)
+def test_without_a_spread_no_p_is_0(rule: Rule, difference: float, distance: float) -> None:
+    """Four times one answer more of 512 is not sure at all, and what is sure has a p-value still."""
+    p = evidence(rule, [difference] * 4, 1 / 512).p
+    assert p == pytest.approx(2 * tail(distance * 512 * 2, 3) * 4)
+    assert p > (0.05 if distance < 0.1 else 0.0)
+    low, high = interval([difference] * 4, resolution=1 / 512) or (0.0, 0.0)
+    assert high - low > 1 / 512
 
 
 def test_a_tolerance_of_nothing_is_refused() -> None:
@@ -166,6 +189,11 @@ def test_the_seeds_that_would_decide_follow_from_effect_and_spread() -> None:
 
     assert p(64) <= 0.05 < p(32)
     assert seeds_needed(Exceeds(), [1.0, -1.0] * 4, 0.05) is None
+    assert seeds_needed(Exceeds(), [0.05 + 1.0, 0.05 - 1.0] * 4, 0.05) is None, (
+        "4096 would, which nobody can ask for"
+    )
+    assert looks(1000)[-1] == MOST_SEEDS
+    assert seeds_needed(Exceeds(), [1 / 512] * 4, 0.05, 1 / 512) == 16
     assert seeds_needed(Within(0.1), [1e-3, -1e-3, 0.0, 0.0], 0.05) == 4
 
 

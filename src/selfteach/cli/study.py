@@ -116,6 +116,7 @@ def listed(study: Study) -> str:
     for claim in study.claims:
         lines += [
             f"  {claim.says}",
+            *([f"    no verdict, withdrawn: {claim.withdrawn}"] if claim.withdrawn else []),
             f"    {claim.metric}: {claim.higher} {claim.rule.relation} {claim.lower}?",
             f"    both sides tuned over: {', '.join(claim.grid) or 'nothing'}",
             *(f"    {label}: selfteach train {study.words(claim, label)}" for label in claim.variants),

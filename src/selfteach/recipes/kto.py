@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selfteach.recipes.kit import *
@@ -147,7 +147,7 @@ def mismatched(answers: Sequence[Trajectory], each: int) -> list[Trajectory]:
     ]
 
 
-def report(stats: Statistics, reward: Tensor, good: Bool[Tensor, "U"]) -> None:
+def report(stats: Statistics, reward: Float[Tensor, "U"], good: Bool[Tensor, "U"]) -> None:
     """The mean implicit reward of either kind, by TRL's names."""
     for name, kind in (("chosen", good), ("rejected", ~good)):
         if kind.any():

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from selfteach.errors import UserError
 from selfteach.studies.plan import Plan, Side, side_of
 from selfteach.studies.rows import Row
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import Claim, Study, column_of
 from selfteach.studies.verdict import (
     FIRST_LOOK,
+    MOST_SEEDS,
     Evidence,
     Verdict,
     evidence,
@@ -24,6 +25,12 @@ from selfteach.studies.verdict import (
 
 TUNING_SEEDS = (1000, 1001)
 """On these the settings of both sides are chosen; they are never reported."""
+EVALUATED = "eval/"
+"""What the names of an evaluation's metrics begin with."""
+RESOLUTION = 1 / 512
+"""One answer of the evaluation that every run is told (``plan.MEASURED``)."""
+RELATIVE = 1e-3
+"""Of a metric that no evaluation measures: the share of its largest value that its seeds are taken to differ by."""
 
 
 @dataclass
@@ -104,6 +111,8 @@ class Answer:
     dead: str = ""
     """The side that does not do its own job (empty: none), and what it came to."""
     setup: Setup | None = None
+    resolution: float = RESOLUTION
+    """The least standard deviation of the differences that is believed, in the metric's unit."""
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (*self.higher, *self.lower))):
@@ -116,11 +125,14 @@ class Answer:
 
     @property
     def evidence(self) -> Evidence:
-        return evidence(self.claim.rule, self.differences)
+        """What the looks have come to: nothing for sides that measure the same, a claim of equality's too."""
+        if self.alike:
+            return Evidence(1.0, "refuted", whole(len(self.differences)))
+        return evidence(self.claim.rule, self.differences, self.resolution)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        return interval(self.differences)
+        return interval(self.differences, resolution=self.resolution)
 
     @property
     def alike(self) -> bool:
@@ -174,7 +186,17 @@ def answer(plan: Plan, setup: Setup) -> Answer | Open:
         for seed, value in enumerate(numbers):
             if not math.isfinite(value):
                 return Open(method, claim, f"{claim.metric} of {label} is {value} at seed {seed}")
-    return Answer(method, claim, values[claim.higher], values[claim.lower], dead, setup)
+    higher, lower = (values[label] for label in claim.sides)
+    return Answer(method, claim, higher, lower, dead, setup, resolution_of(plan, setup, [*higher, *lower]))
+
+
+def resolution_of(plan: Plan, setup: Setup, values: Sequence[float]) -> float:
+    """What a metric can tell apart: of an evaluation a single answer of the side that gives fewer, of any other metric
+    a thousandth of the largest value."""
+    if not column_of(setup.claim.metric).startswith(EVALUATED):
+        return RELATIVE * max(map(abs, values))
+    measured = [plan.config(setup.sides[label]).evaluation for label in setup.claim.sides]
+    return 1 / max(1, min(one.eval_problems * one.eval_samples for one in measured))
 
 
 def rows_of_side(plan: Plan, side: Side) -> list[Row]:
@@ -237,16 +259,16 @@ def judged(one: Answer, level: float) -> Decided:
         return Decided(one, "no verdict", f"withdrawn: {one.claim.withdrawn}")
     if one.dead:
         return Decided(one, "no verdict", one.dead)
+    if one.alike:
+        return Decided(one, "undecided", "both sides measure the same in every seed: nothing is compared")
     seen = one.evidence
     if seen.p <= level:
         return Decided(one, seen.leaning)
     if seen.seeds == 0:
         return Decided(one, "undecided", f"a verdict needs {FIRST_LOOK} seeds at least")
-    if one.alike:
-        return Decided(one, "undecided", "both sides measure the same in every seed: nothing is compared")
-    needed = seeds_needed(one.claim.rule, one.differences, level)
+    needed = seeds_needed(one.claim.rule, one.differences, level, one.resolution)
     at = "at the effect and the spread seen"
-    if needed is None:
+    if needed is None or 2 * seen.seeds > MOST_SEEDS:
         return Decided(one, "undecided", f"{at} no number of seeds that can be run would decide it")
     more = (
         f"about {needed} seeds would"

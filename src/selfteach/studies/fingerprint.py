@@ -1,13 +1,13 @@
 """What a run of a study depends on, as a few digits: a row stays valid as long as they do.
 
-They are made of the resolved settings that are not the defaults, of the files that the settings name, of the recipe's
-own file, and of ``EPOCH``. So another method, a new knob or a comment invalidates nothing.
+They are made of the resolved settings that are not the defaults, of the files that the settings name, of the code of
+the method, of what it uses and of the arena's world (``code.code_files``), and of ``EPOCH``. So another method, a new
+knob of what all share, or a comment invalidates nothing.
 """
 
 from __future__ import annotations
 
 import ast
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from selfteach.recipes import RECIPES, Recipe
+from selfteach.studies.code import code_files
 from selfteach.task.arena import WORLDS, model_folder
 from selfteach.training import inputs
 from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
@@ -24,8 +24,8 @@ from selfteach.training.jsonrows import jsonable
 from selfteach.training.launch import FREE
 from selfteach.training.runconfig import dotted
 
-EPOCH = 1
-"""Of what all methods share: objective, sampling, training, the arena, the defaults of common settings. To be raised by
+EPOCH = 2
+"""Of what all methods share: ``code.SHARED``, sampling, training, the defaults of common settings. To be raised by
 hand with a change that makes runs learn otherwise than before: then all rows are made anew."""
 
 Resolve = Callable[[Sequence[str]], TrainConfig]
@@ -38,7 +38,8 @@ def fingerprint(config: TrainConfig) -> str:
     kind = type(config.recipe)
     depends = {
         "epoch": EPOCH,
-        "code": [code_of(Path(inspect.getfile(one))) for one in own_kinds(kind)],
+        "code": [code_of(file) for file in code_files(config.recipe, config.task_name)],
+        "wording": dict(WORLDS[config.task_name].wording) if config.task_name in WORLDS else {},
         "recipe": unlike(asdict(config.recipe), asdict(kind())),
         "task": config.task_name,
         "reward": config.reward if config.reward is None else str(config.reward),
@@ -63,11 +64,6 @@ def unlike(table: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "
     usual = dict(dotted(default))
     found = {name: value for name, value in dotted(table) if value != usual.get(name)}
     return {name: value for name, value in found.items() if prefix + name not in FREE}
-
-
-def own_kinds(kind: type[Recipe]) -> list[type]:
-    """The methods of the package that a recipe's class is, or is built on."""
-    return [one for one in kind.__mro__ if one in RECIPES.values()]
 
 
 @cache

@@ -1,4 +1,8 @@
-"""Many Faces: a rule that all share is taken up, what belongs to one problem is not."""
+"""Many Faces: a rule that all share is taken up, what belongs to one problem is not.
+
+World rule shows less than the paper claims: answer and solution follow from the problem there, so a student could
+learn to work them out. What is tested is whether distillation takes that way within the steps.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +25,25 @@ STUDY = Study(
     method="many-faces",
     claims=(
         Claim(
-            says="A rule that all examples share is taken up; what belongs to one example, its answer, is not",
+            says="A rule that all examples share is taken up sooner than what belongs to one example, its answer "
+            "(paper: that is not taken up at all; here it is a function of the problem)",
             variants={
                 "rule": f"{FACES} --task rule --privilege rule",
                 "answer": f"{FACES} --task rule --privilege answer",
             },
             higher="rule",
             lower="answer",
+            may_fail=("answer",),
         ),
         Claim(
-            says="and nor is its solution",
+            says="and sooner than its solution (the same)",
             variants={
                 "rule": f"{FACES} --task rule --privilege rule",
                 "solution": f"{FACES} --task rule --privilege solution",
             },
             higher="rule",
             lower="solution",
+            may_fail=("solution",),
         ),
         Claim(
             says="The top-k reverse KL without its gradient of the mass is the better one",
@@ -55,6 +62,8 @@ STUDY = Study(
             },
             higher="made",
             lower="base",
+            withdrawn="the arena's model reads a solution without fault (0.999) and one with gaps not at all (0.000): "
+            "reinforcement has nothing to add, or nothing to begin with",
         ),
         Claim(
             says="A short imitation of the teacher's text before it helps",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import PLAIN, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import Claim, Study, Works
 
 LAPTOP = Laptop("ambiguous", {**SHORT, **PLAIN, "lr": 3e-4, "per_prompt": 8, "steps": 150, "prompts": 8})
 
 CAOPD = "caopd --task ambiguous --steps 100"
+BETTER = Works("first eval/brier", "eval/brier")
+"""A side's job: its Brier score falls. None is tuned: accuracy would choose the rate at which most is claimed."""
 
 STUDY = Study(
     method="caopd",
@@ -19,6 +21,8 @@ STUDY = Study(
             higher="sdft",
             lower="caopd",
             metric="eval/brier",
+            sweep=(),
+            works={"caopd": BETTER},
         ),
         Claim(
             says="Plain self-distillation claims too much: confidence − accuracy +32.4 % against −0.7 % (the same)",
@@ -26,6 +30,8 @@ STUDY = Study(
             higher="sdft",
             lower="caopd",
             metric="eval/overconfidence",
+            sweep=(),
+            works={"caopd": BETTER},
         ),
     ),
 )

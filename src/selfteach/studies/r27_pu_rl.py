@@ -9,7 +9,7 @@ LAPTOP = Laptop(
     "tutor",
     {
         **SHORT, **PLAIN, "anchor": "worked", "judge": "verifier", "imitate_steps": 20, "imitate_lr": 3e-4,
-        "lr": 3e-4, "per_prompt": 8, "steps": 150, "prompts": 8, "label_temperature": 0.2,
+        "lr": 3e-4, "per_prompt": 8, "steps": 150, "prompts": 8,
     },
 )  # fmt: skip
 
@@ -32,6 +32,7 @@ STUDY = Study(
             },
             higher="soft",
             lower="best",
+            withdrawn="the verifier says right or wrong: of two scores every temperature gives the same advantage",
         ),
     ),
 )

@@ -24,6 +24,8 @@ STUDY = Study(
             variants={"full": FULL, "base": BASE},
             higher="full",
             lower="base",
+            withdrawn="the arena's model reads neither demonstrations of other problems nor a wrong one: two of the "
+            "parts weigh and push by texts that mean nothing to it",
         ),
         Claim(
             says="An averaged teacher beats the initial one",

@@ -27,8 +27,9 @@ STUDY = Study(
             lower="disallow",
         ),
         Claim(
-            says="and reinforcement with the same verifier (CI-RL, GRPO)",
-            variants={"both": BOTH, "grpo": "grpo --task secrets --steps 100"},
+            says="and reinforcement by the verifier's reward, 1 where an answer is complete and says nothing that it "
+            "must not (CI-RL, GRPO), on as many answers a step",
+            variants={"both": BOTH, "grpo": "grpo --task secrets --steps 100 --per-prompt 2 --prompts 16"},
             higher="both",
             lower="grpo",
         ),

@@ -27,7 +27,8 @@ STUDY = Study(
     method="rltf",
     claims=(
         Claim(
-            says="Retelling the second turn beats one-turn GRPO: 0.80 against 0.37 (Knights and Knaves, Llama-3.1-8B)",
+            says="Retelling the second turn beats one-turn GRPO: 0.80 against 0.37 (Knights and Knaves, Llama-3.1-8B; "
+            "beside it rltf writes second turns, rewards the first for them, and takes 0.1 off what cannot be read)",
             variants={"sd": SD, "grpo": "grpo --task tutor --scale none --lr 1e-3 --steps 100"},
             higher="sd",
             lower="grpo",
@@ -55,6 +56,8 @@ STUDY = Study(
             variants={"critique": SD, "verdict": f"{SD} --critic verdict"},
             higher="critique",
             lower="verdict",
+            withdrawn="the arena's model was taught to read which questions are wrong, and no other news: behind the "
+            "bare verdict it cannot do its job",
         ),
     ),
 )

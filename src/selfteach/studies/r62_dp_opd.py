@@ -9,7 +9,7 @@ LAPTOP = Laptop(
     "tutor",
     {
         **SHORT, **ADAM, **MUTE, "max_grad_norm": None, "teacher": "arena:tutor-large", "poisson_records": 8192,
-        "delta": 1e-5, "prompts": 64, "steps": 60, "epsilon": 8.0,
+        "delta": 1e-5, "reference": "worked", "prompts": 64, "steps": 60, "epsilon": 8.0,
     },
 )  # fmt: skip
 

@@ -24,10 +24,10 @@ from selfteach.training.launch import versions
 FAIR = (
     "Both sides of a claim get the same tuning: each of the settings that its sweep names is tried for each side on "
     f"seeds {' and '.join(map(str, TUNING_SEEDS))}, which are not reported, and the best of each side by held-out "
-    "accuracy (or what the claim names) is run on seeds 0, 1, … A verdict speaks of a small world. Seeds are added (4, "
-    "8, 16, …) until a claim is decided; p-values and intervals account for these looks. A verdict is given where "
-    f"Benjamini–Hochberg over all claims of this table holds at {RATE:.0%} false discovery. A side that does not do "
-    "its own job is dead, and its claim gets no verdict."
+    "accuracy (or what the claim names) is run on seeds 0, 1, … Both look at the same held-out problems. A verdict "
+    "speaks of a small world. Seeds are added (4, 8, 16, …) until a claim is decided; p-values and intervals account "
+    f"for these looks. A verdict is given where Benjamini–Hochberg over all claims of this table holds at {RATE:.0%} "
+    "false discovery. A side that does not do its own job is dead, and its claim gets no verdict."
 )
 
 

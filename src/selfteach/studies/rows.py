@@ -79,8 +79,10 @@ class Rows:
         return any(words.split(" ")[0] in recipes for words, _ in self._rows)
 
     def add(self, row: Row) -> None:
+        """Keep a row, as it will be read back: tables of today and of another day are the same."""
+        kept = parsed_row(json.dumps(as_json(row)).encode(), row.words)
         with self._lock:
-            self._rows[row.words, row.seed] = row
+            self._rows[row.words, row.seed] = kept
             name = file_name(row.words)
             same = sorted(key for key in self._rows if file_name(key[0]) == name)
             text = "".join(json.dumps(as_json(self._rows[key]), ensure_ascii=False) + "\n" for key in same)

@@ -16,7 +16,7 @@ from selfteach.errors import UserError
 from selfteach.report.text import as_number
 from selfteach.studies.answer import Answer, Open, answer, answered, decided, set_up
 from selfteach.studies.fingerprint import Resolve
-from selfteach.studies.outdated import forget, outdated
+from selfteach.studies.outdated import forget, mark, outdated
 from selfteach.studies.plan import Plan, Side, StudySettings, Work
 from selfteach.studies.results import write_results
 from selfteach.studies.rows import Row, Rows, row_of
@@ -79,10 +79,15 @@ class Making:
         """Until nothing is missing, or no more is to be begun; ``make`` makes runs (``Crew.make``)."""
         while self.more() and (works := self.round()):
             forget(outdated(works, self.plan))
-            for work in works:
-                if finished([work]):  # by a process that ended before the row was written
-                    self.keep_row(work)
-            make([work for work in works if not finished([work])], self.ended, self.more)
+            done = [
+                work for work in works if finished([work])
+            ]  # by a process that ended before the row was written
+            left = [work for work in works if work not in done]
+            for work in done:
+                self.keep_row(work)  # its folder may be gone then
+            for work in left:
+                mark(work, self.plan)
+            make(left, self.ended, self.more)
             self.drop_folders(works)
 
     def round(self) -> list[Work]:

@@ -164,7 +164,8 @@ class Claim:
 class Study:
     """What a method's paper claims that a small world can show.
 
-    Raises ``UserError`` if it claims nothing, or if a variant's words name no recipe.
+    Raises ``UserError`` if it claims nothing, if a variant's words name no recipe, or if two claims tune a side of
+    equal words otherwise.
     """
 
     method: str
@@ -186,6 +187,21 @@ class Study:
                     f"{claim.about} variant {label!r} must begin with a recipe, as in 'opsd --steps 80'; "
                     f"got {words!r}",
                 )
+        self.require_tuned_alike()
+
+    def require_tuned_alike(self) -> None:
+        """UserError where two claims tune a side of equal words otherwise: it would be another run in each of them."""
+        known: dict[str, Claim] = {}
+        for claim in self.claims:
+            for label in claim.sides:
+                words = " ".join(self.written(claim, label).split())
+                first = known.setdefault(words, claim)
+                one, other = (tuning_of(each) for each in (first, claim))
+                require(
+                    one == other,
+                    f"{claim.about} {label!r} is tuned over {other}, and the same words over {one} in claim "
+                    f"{first.says!r}: say the same sweep and tuned_by in both",
+                )
 
     def written(self, claim: Claim, label: str) -> str:
         """The words after ``selfteach train`` of a variant as the study has them, and its task where they name none."""
@@ -198,6 +214,11 @@ class Study:
         if self.home and is_reference(recipe):
             recipe = shlex.quote(str(Path(self.home) / recipe))
         return f"{recipe} {rest}".strip()
+
+
+def tuning_of(claim: Claim) -> str:
+    """What both sides are tuned over, and what is chosen by."""
+    return f"{', '.join(claim.grid)} by {claim.tuned_by}" if claim.grid else "nothing"
 
 
 def require_metric(metric: str, about: str) -> None:

@@ -6,7 +6,8 @@ share of the error that is allowed (``share``; all shares together are 1), so it
 the least of them over the looks so far is the claim's: the probability that it is ever below α, where nothing is to be
 seen, is at most α, whenever one stops (union bound; at each look the t test is exact for normal differences). It only
 falls as seeds are added. *A table*: Benjamini–Hochberg over all its claims; p-values that only fall only add
-verdicts, so that a claim which is decided needs no further seeds.
+verdicts, so that a claim which is decided needs no further seeds. It bounds the share of false verdicts where the
+claims' p-values are independent or depend on each other positively; claims that share a side need not.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ Leaning = Literal["reproduced", "refuted"]
 RATE = 0.05
 """Of the verdicts in a table the share that may be false, on average; 1 - RATE is the confidence of an interval."""
 FIRST_LOOK = 4
-MOST_SEEDS = 4096
-"""Beyond it nobody would run a study."""
+MOST_SEEDS = 512
+"""The last look within what ``--seeds`` can ask for (``settings.Few``)."""
 
 
 def looks(most: int) -> list[int]:
@@ -110,9 +111,21 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def beyond(distance: float, error: float, values: Sequence[float]) -> float:
-    """P(T > distance / error); where the values show no spread, 0, 1 or, for a distance of 0, a half."""
-    ratio = distance / error if error else math.copysign(math.inf, distance) if distance else 0.0
-    return tail(ratio, len(values) - 1)
+    """P(T > distance / error); a half where the values show no spread: nothing is known of it then."""
+    return tail(distance / error if error else 0.0, len(values) - 1)
+
+
+def spread_out(values: Sequence[float], least: float) -> list[float]:
+    """The values about the same mean, drawn apart until their standard deviation is ``least``; as they are where it is
+    no less. Values that are all equal go half up and half down (of an odd number the last one stays)."""
+    if len(values) < 2 or (deviation := statistics.stdev(values)) >= least:
+        return list(values)
+    mean = statistics.fmean(values)
+    if deviation:
+        return [mean + (one - mean) * least / deviation for one in values]
+    halves = len(values) // 2
+    step = least * math.sqrt((len(values) - 1) / (2 * halves))
+    return [mean + step * ((i < halves) - (halves <= i < 2 * halves)) for i in range(len(values))]
 
 
 # --- one claim
@@ -130,32 +143,37 @@ class Evidence:
     """Of the last look (0: there was none)."""
 
 
-def evidence(rule: Rule, differences: Sequence[float]) -> Evidence:
-    """The evidence of ``differences``, one a seed in order; those behind the last whole look do not count."""
+def evidence(rule: Rule, differences: Sequence[float], resolution: float = 0.0) -> Evidence:
+    """The evidence of ``differences``, one a seed in order; those behind the last whole look do not count. They are
+    taken to spread by ``resolution`` at least: equal ones are no proof that seeds do not matter."""
     found = Evidence(1.0, "refuted", 0)
     for number, seen in enumerate(looks(len(differences))):
-        holds, opposite = rule.p_values(differences[:seen])
+        holds, opposite = rule.p_values(spread_out(differences[:seen], resolution))
         p = 2 * min(holds, opposite) / share(number)
         leaning: Leaning = "reproduced" if holds < opposite else "refuted"
         found = Evidence(p, leaning, seen) if p < found.p else replace(found, seeds=seen)
     return found
 
 
-def interval(differences: Sequence[float], rate: float = RATE) -> tuple[float, float] | None:
+def interval(
+    differences: Sequence[float], rate: float = RATE, resolution: float = 0.0
+) -> tuple[float, float] | None:
     """A 1 - ``rate`` interval of the mean difference at the last whole look, which accounts for the looks: it holds
-    whenever one stops. None before the first look."""
+    whenever one stops. None before the first look. ``resolution``: as in ``evidence``."""
     known = looks(len(differences))
     if not known:
         return None
-    mean, error = mean_and_error(differences[: known[-1]])
+    mean, error = mean_and_error(spread_out(differences[: known[-1]], resolution))
     reach = quantile(rate * share(len(known) - 1) / 2, known[-1] - 1) * error
     return mean - reach, mean + reach
 
 
-def seeds_needed(rule: Rule, differences: Sequence[float], level: float) -> int | None:
+def seeds_needed(
+    rule: Rule, differences: Sequence[float], level: float, resolution: float = 0.0
+) -> int | None:
     """At how many seeds the look would decide at ``level``, if effect and spread stay what they are in
-    ``differences`` (two or more). None: not within ``MOST_SEEDS``."""
-    mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
+    ``differences`` (two or more). None: not within ``MOST_SEEDS``. ``resolution``: as in ``evidence``."""
+    mean, deviation = statistics.fmean(differences), max(resolution, statistics.stdev(differences))
     for number, seeds in enumerate(looks(MOST_SEEDS)):
         ratio = rule.distance(mean) * math.sqrt(seeds) / deviation if deviation else math.inf
         if rule.distance(mean) and 2 * tail(ratio, seeds - 1) / share(number) <= level:

@@ -1,0 +1,113 @@
+"""Whose code a run depends on: files of the package that its method and its world use and others may not.
+
+From a method's file one follows the names that it uses, through the kit to where they are defined, and from there on.
+What nearly all methods go through is ``SHARED``: it is not followed, and ``fingerprint.EPOCH`` stands for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from selfteach.recipes import Recipe
+from selfteach.task.arena import WORLDS
+
+KIT = "selfteach.recipes.kit"
+FOLLOWED = tuple(f"selfteach.{one}." for one in ("recipes", "roles", "control", "objective", "task"))
+SHARED = frozenset(
+    f"selfteach.{folder}.{name}"
+    for folder, names in {
+        "recipes": "kit base parts tools knobs",
+        "roles": "role view weights",
+        "objective": "advantage aggregate axes batch columns divergence divisor entrywise gate minibatch positions "
+        "record sampled statistics sums support target terms",
+        "task": "example trajectory verdict",
+    }.items()
+    for name in names.split()
+)
+"""Modules that nearly all methods use: a change of theirs that makes runs learn otherwise raises ``EPOCH``."""
+
+
+def code_files(recipe: Recipe, task: str) -> list[Path]:
+    """The files of the method, of its stages and of what these use, and of the arena's world where ``task`` is one."""
+    kinds = [one for stage in (recipe, *recipe.stages.values()) for one in type(stage).__mro__]
+    own = {file for kind in kinds if (file := file_of_class(kind))}
+    own |= {file for name in modules_of_world(task) if (file := file_of(name))}
+    return followed(own)
+
+
+def file_of_class(kind: type) -> Path | None:
+    """Where a recipe's class is written; None for what all recipes are, and for a class that no file holds."""
+    if not issubclass(kind, Recipe) or kind.__module__ in SHARED:
+        return None
+    try:
+        return Path(inspect.getfile(kind))
+    except (TypeError, OSError):  # written in a notebook: ``inputs.of_object`` has its code
+        return None
+
+
+def modules_of_world(task: str) -> set[str]:
+    """The modules of the functions and the class that a world is made of; none for another task."""
+    if task not in WORLDS:
+        return set()
+    world = WORLDS[task]
+    parts = [one for one in vars(world).values() if inspect.isroutine(one)]
+    names = {str(one.__module__) for one in (*parts, *type(world).__mro__)}
+    return {name for name in names if name.startswith(FOLLOWED)}
+
+
+def followed(files: Iterable[Path]) -> list[Path]:
+    """The files, and those of all modules that they use and that are not shared; in order of their names."""
+    found: set[Path] = set()
+    left = list(files)
+    while left:
+        if (file := left.pop()) not in found:
+            found.add(file)
+            left += used_by(file)
+    return sorted(found)
+
+
+@cache
+def used_by(file: Path) -> tuple[Path, ...]:
+    """The files of the modules whose names a file uses."""
+    names = {name for name in modules_used(file) if name.startswith(FOLLOWED) and name not in SHARED}
+    return tuple(sorted(one for name in names if (one := file_of(name))))
+
+
+def modules_used(file: Path) -> Iterator[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module == KIT:
+            named = {one.name for one in node.names}
+            yield from (module for name, module in kit().items() if name in (used if "*" in named else named))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{one.name}" for one in node.names)  # it may be a module itself
+
+
+@cache
+def kit() -> dict[str, str]:
+    """Name of the kit → the module that defines it."""
+    file = file_of(KIT)
+    assert file is not None
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    return {one.asname or one.name: str(node.module) for node in imports for one in node.names}
+
+
+@cache
+def file_of(module: str) -> Path | None:
+    """A module's file; None for a package, and for what is no module."""
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:  # a name within a module
+        return None
+    packaged = spec is None or spec.submodule_search_locations is not None or not spec.origin
+    return None if packaged or spec is None or spec.origin is None else Path(spec.origin)
