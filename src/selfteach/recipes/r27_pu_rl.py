@@ -32,7 +32,7 @@ class PURL(Recipe):
     Stage "imitate" is fine-tuning on the anchors, one answer of a teacher for each prompt. Then the student π writes G
     answers y_i, scores them e_i beside the anchor, and with d_i = softmax over the group of e_i / τ
 
-        ldl    GRPO with reward d_i, and kl · k3 beside it(π, π_SFT)          grpo    with reward e_i
+        ldl    GRPO with reward d_i, in the loss kl · k3(π, π_SFT)          grpo    with reward e_i
         dpo    −log σ( β [ log π/π_SFT(y⁺) − log π/π_SFT(y⁻) ] ), y⁺ the best (or the anchor), y⁻ the worst
 
     Rows whose verdict cannot be read take no part, as if they had not been written: they count in no mean, deviation or
