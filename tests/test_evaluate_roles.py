@@ -104,7 +104,6 @@ def test_every_column_of_the_contract_reaches_the_recipe() -> None:
     expected = -(advantage * own * where).sum() / batch["mask"].sum()
     assert out["loss"] == pytest.approx(expected, rel=1e-12)
     for name in ("turn", "pair", "origin", "numbers", "special"):
+        left = {k: v for k, v in {**batch, **further}.items() if k != name}
         with pytest.raises(ValueError, match=name):
-            evaluate(
-                Reader(loss_temperature=1.0), {**batch, **{k: v for k, v in further.items() if k != name}}
-            )
+            evaluate(Reader(loss_temperature=1.0), left)

@@ -121,14 +121,17 @@ def prompts_of_a_step(config: TrainConfig, now: dict[str, Any], kinds: dict[str,
 
 def answer_tokens(paper: int, rows: int, work: Work, window: int, data: Rows) -> int:
     """The longest answer: within the model's window, twice as long as worked solutions, and short enough that a step
-    has time for a few rows."""
+    has time for a few rows and an evaluation for a few problems."""
     longest = min(paper, max(SHORT, window - data.prompt))
     shortest = SHORT
     if data.solution is not None:
         longest = min(longest, max(SHORTEST_WORK, 2 ** (2 * data.solution - 1).bit_length()))
         # Rather fewer rows than answers that are all cut.
         shortest = min(longest, max(SHORT, data.solution))
-    while longest > shortest and work.rows_of_a_step(longest) < min(FEW_ROWS, rows):
+    while longest > shortest and (
+        work.rows_of_a_step(longest) < min(FEW_ROWS, rows)
+        or work.rows_written(longest, work.machine.evaluation) < FEW_PROBLEMS
+    ):
         longest = max(shortest, 2 ** ((longest - 1).bit_length() - 1))
     return longest
 

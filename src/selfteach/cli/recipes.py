@@ -43,7 +43,7 @@ def command(words: Sequence[str]) -> int:
 def listing() -> Table:
     # An address that is cut or broken leads nowhere.
     source = Column("paper", no_wrap=True)
-    table = Table("recipe", "method", source, "loss", box=None, pad_edge=False)
+    table = Table(Column("recipe", no_wrap=True), "method", source, "loss", box=None, pad_edge=False)
     for name, kind in RECIPES.items():
         table.add_row(name, kind.title, kind.source.rpartition("https://")[2], kind.formula)
     return table
