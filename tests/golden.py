@@ -60,7 +60,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "pi-distill": {"per_prompt": 4, "prompts": 2},
     "unmasking": {"completions": 2, "nodes": 1, "candidates": 2},
     "dpo": {"per_prompt": 4, "prompts": 2},
-    "kto": {"per_prompt": 4, "prompts": 2},
+    "kto": {"per_prompt": 2, "prompts": 2},
     "rft": {"stored": 6},
     "soda": {"sft_steps": 4, "stored": 12, "steps": 6},
     "dp-opd": {"poisson_records": 12, "delta": 1e-2},

@@ -120,7 +120,8 @@ class OmniOPD(Recipe):
 
     def belief(self, stats: Statistics, chunk: Int[Tensor, "N T"]) -> Float[Tensor, "N T"]:
         """[N, T] π̂ of each audited token, 0 elsewhere."""
-        rows = torch.arange(len(chunk), device=chunk.device).unsqueeze(1) * self.chunks
+        most = max(1, int(chunk.max()) + 1) if chunk.numel() else 1
+        rows = torch.arange(len(chunk), device=chunk.device).unsqueeze(1) * most
         unit = torch.where((chunk >= 0) & stats.mask, rows + chunk, -1)
         n, alpha = self.continuations, self.prior_strength
         prior: Float[Tensor, "N T"] | float = 0.0
