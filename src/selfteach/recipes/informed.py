@@ -1,19 +1,48 @@
-"""A stage that makes a teacher of the student's own base: reinforcement with the privilege in view."""
+"""What a teacher may know, as settings; and a stage that makes one of the student's own base, the privilege in view."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
+from selfteach.checks import require
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import Term
 from selfteach.recipes.base import TEACHER, Recipe
 from selfteach.recipes.parts import GRPOSettings
 from selfteach.recipes.tools import Prompt, Tools
+from selfteach.roles.privilege import Privilege, privilege
 from selfteach.roles.role import Role
 from selfteach.roles.view import Solution, View
 from selfteach.roles.weights import Live
-from selfteach.settings import settings
+from selfteach.settings import UnitInterval, settings
 from selfteach.task.trajectory import Trajectory
+
+
+@settings
+class Shown:
+    """What a teacher may know, by the names that Many Faces has for it."""
+
+    privilege: Privilege = "rule"
+    """What the teacher is shown: the private field ``rule``, the text of --constitution, the solution, the answer, the
+    solution with gaps, or answer or solution in a closed thought that its turn begins with."""
+    place: Literal["system", "user"] = "system"
+    """Where a rule or constitution stands: before the system prompt, or with the question."""
+    constitution: str = ""
+    """The text that privilege "constitution" shows, one for all examples."""
+    gaps: UnitInterval = 0.5
+    """How many words of a "masked" solution are left out (paper: half of its tokens)."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.privilege != "constitution" or bool(self.constitution),
+            "constitution is empty: give its text",
+        )
+
+    @property
+    def view(self) -> View:
+        """The view of that privilege."""
+        return privilege(self.privilege, self.place, self.constitution, self.gaps)
 
 
 @settings

@@ -95,7 +95,7 @@ from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
 from selfteach.recipes.critic import Critic, asked_of
 from selfteach.recipes.demonstrations import Kind, beside, misled, nearest, remembered
 from selfteach.recipes.experts import ITSELF, experts, itself_or, routes, taught
-from selfteach.recipes.informed import InformedGRPO
+from selfteach.recipes.informed import InformedGRPO, Shown
 from selfteach.recipes.once import written_once
 from selfteach.recipes.parts import (
     BASE,
@@ -175,8 +175,8 @@ __all__ = [  # noqa: RUF022
     "noise_for", "normalized", "nth_likeliest", "passes", "role_entropy", "rouge_1", "row_top", "scattered",
     "temperature_of", "top_ids", "within",
     # privileges and losses by name, teachers made first
-    "Form", "InformedGRPO", "LikelihoodOf", "Masked", "Privilege", "Shared", "Thought", "group_min_max", "losses",
-    "privilege",
+    "Form", "InformedGRPO", "LikelihoodOf", "Masked", "Privilege", "Shared", "Shown", "Thought", "group_min_max",
+    "losses", "privilege",
     # demonstrations of other problems, agreement of contexts
     "Kind", "agreement", "beside", "calibration", "contrast", "misled", "nearest", "remembered",
 ]  # fmt: skip

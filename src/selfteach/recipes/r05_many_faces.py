@@ -56,15 +56,7 @@ class ManyFaces(Recipe):
     """Another model of the same tokenizer: a folder, a hub id or arena:NAME (empty: the student's own weights)."""
     weights: Literal["frozen", "live"] = "frozen"
     """Which of the own weights teach: as they were at first (before stage "sft", if there is one), or as they are."""
-    privilege: Privilege = "rule"
-    """What the teacher is shown: the private field ``rule``, the text of --constitution, the solution, the answer, the
-    solution with gaps, or answer or solution in a closed thought that its turn begins with."""
-    place: Literal["system", "user"] = "system"
-    """Where a rule or constitution stands: before the system prompt, or with the question."""
-    constitution: str = ""
-    """The text that privilege "constitution" shows, one for all examples."""
-    gaps: UnitInterval = 0.5
-    """How many words of a "masked" solution are left out (paper: half of its tokens)."""
+    shown: Shown = Shown()
     loss: Form | Literal["ppo"] = "topk-sg"
     """What a token's loss is; "topk-forward": the forward KL on the teacher's k likeliest, log-probs as they are."""
     loss_top_k: PositiveInt = 20
@@ -97,43 +89,32 @@ class ManyFaces(Recipe):
         own = not (self.teacher or self.rlvr_steps)
         compared = self.reinforce != "none" or self.rlvr_steps
         require(
-            self.privilege != "constitution" or bool(self.constitution),
-            "constitution is empty: give its text",
-        )
-        require(
             not compared or self.rollouts.per_prompt >= 2,
             "a reward compares answers: per_prompt must be 2 or more",
         )
         require(not (self.teacher and self.rlvr_steps), "rlvr_steps make the teacher: leave teacher empty")
         require(
-            not own or self.privilege != "none",
+            not own or self.shown.privilege != "none",
             "own weights and no privilege teach nothing: set one, or teacher",
         )
 
     @property
-    def view(self) -> View:
-        return privilege(self.privilege, self.place, self.constitution, self.gaps)
-
-    @property
     def teachers(self) -> Mapping[str, Role]:
         whose = External(self.teacher) if self.teacher else self.own
-        return {TEACHER: Role(whose, self.view, self.student_thinking)}
+        return {TEACHER: Role(whose, self.shown.view, self.student_thinking)}
 
     @property
     def own(self) -> Weights:
         """The own weights that teach, if these do."""
-        if self.rlvr_steps:
-            return Snapshot(RLVR)
-        if self.weights == "live":
-            return Live()
-        return Snapshot(SFT, "start") if self.sft_steps else Frozen()  # frozen: at the start of its stage
+        still = Snapshot(SFT, "start") if self.sft_steps else Frozen()  # frozen: at the start of its stage
+        return Snapshot(RLVR) if self.rlvr_steps else Live() if self.weights == "live" else still
 
     @property
     def stages(self) -> Mapping[str, Recipe]:
         found, how = dict[str, Recipe](), self.optimization
         if self.rlvr_steps:
             longer = replace(how, steps=self.rlvr_steps)
-            who = (self.student_thinking, self.grpo, self.view)
+            who = (self.student_thinking, self.grpo, self.shown.view)
             found[RLVR] = InformedGRPO(self.rollouts, longer, self.adapter, *who)
         if self.sft_steps:
             imitating: Any = {"sft_steps": 0, "teacher_share": 1.0, "reinforce": "none"}
