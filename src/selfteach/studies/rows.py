@@ -16,6 +16,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import filelock
+
 from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.outside import parsed_json
@@ -57,15 +59,18 @@ class Row:
 
 
 class Rows:
-    """The rows of a folder; one process writes there, any of its threads. UserError for a file that holds no rows."""
+    """The rows of a folder; several processes may write there. UserError for a file that holds no rows."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._lock = folder, Lock()
         self._rows: dict[tuple[str, int], Row] = {}
         for file in sorted(folder.glob("*.jsonl")):
-            for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-                row = parsed_row(line, f"{file}, line {number}")
-                self._rows[row.words, row.seed] = row
+            self._read(file)
+
+    def _read(self, file: Path) -> None:
+        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+            row = parsed_row(line, f"{file}, line {number}")
+            self._rows[row.words, row.seed] = row
 
     def find(self, words: str, seed: int, fingerprint: str, columns: Collection[str] = ()) -> Row | None:
         """The row of a run, if it is still valid and has these columns (or stopped by itself)."""
@@ -81,12 +86,14 @@ class Rows:
     def add(self, row: Row) -> None:
         """Keep a row, as it will be read back: tables of today and of another day are the same."""
         kept = parsed_row(json.dumps(as_json(row)).encode(), row.words)
-        with self._lock:
+        name = file_name(row.words)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock, filelock.FileLock(self.folder / ".lock"):
+            if (self.folder / name).exists():  # what another process has written since
+                self._read(self.folder / name)
             self._rows[row.words, row.seed] = kept
-            name = file_name(row.words)
             same = sorted(key for key in self._rows if file_name(key[0]) == name)
             text = "".join(json.dumps(as_json(self._rows[key]), ensure_ascii=False) + "\n" for key in same)
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_aside(self.folder / name, text)
 
 

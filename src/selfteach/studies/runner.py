@@ -23,7 +23,7 @@ from selfteach.studies.rows import Row, Rows, row_of
 from selfteach.studies.runs import finished, last_line, log_of, rows_of
 from selfteach.studies.verdict import FIRST_LOOK, looks
 from selfteach.studies.workers import Crew
-from selfteach.training.rundir import STOPPED
+from selfteach.training.rundir import STOPPED, writing
 from selfteach.wording import duration
 
 ROWS = "studies"
@@ -52,6 +52,9 @@ def run_studies(
     """
     plan = Plan(asked, resolve, Rows(results / ROWS))
     asked.out.mkdir(parents=True, exist_ok=True)
+    with writing(results):  # before any run is made
+        (results / ROWS).mkdir(parents=True, exist_ok=True)
+        (results / ROWS / ".lock").touch()
     until = None if budget is None else time.monotonic() + 60 * budget
     making = Making(plan, keep, lambda: until is None or time.monotonic() < until)
     try:
