@@ -57,7 +57,8 @@ def test_an_answer_without_reward_keeps_its_numbers() -> None:
 @pytest.mark.parametrize(
     ("numbers", "shown"),
     [
-        ([1.0], "numbers that are no dict"), ({"u": math.nan}, "gave nan"), ({"u": "1"}, "gave str '1'"),
+        ([1.0], "numbers that are no dict"),
+        ({"u": math.nan}, "as its number 'u' nan"), ({"u": "1"}, "as its number 'u' str '1'"),
         ({"u": None}, "NoneType"), ({3: 1.0}, "whose name is 3"), ({"a/b": 1.0}, "whose name is 'a/b'"),
         ({"": 1.0}, "whose name is ''"), ({"accuracy": 1.0}, "'accuracy', which is a metric's name"),
     ],

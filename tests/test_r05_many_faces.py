@@ -219,6 +219,7 @@ def best_against(loss: str, teachers: np.ndarray) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 def test_instance_privileges_are_averaged_and_a_shared_rule_is_not() -> None:
     teachers = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
     np.testing.assert_allclose(best_against("forward-kl", teachers), teachers.mean(0), atol=1e-6)

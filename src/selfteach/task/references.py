@@ -17,8 +17,9 @@ SHOWN = 3
 """So many of the examples at fault are named."""
 CUT = 60
 BARE = "{}"
-FORMS = tuple(dict.fromkeys((BARE, *(write_answer(BARE, form) for form in INSTRUCTION), f"#{BARE}")))
-"""What is tried where nothing says in which form answers are wanted; the last is the arena's."""
+SURE = f"{BARE}\nConfidence: 1.00"
+FORMS = tuple(dict.fromkeys((BARE, *(write_answer(BARE, form) for form in INSTRUCTION), f"#{BARE}", SURE)))
+"""What is tried where nothing says in which form answers are wanted; the last two are the arena's."""
 
 
 @dataclass(frozen=True)
