@@ -127,7 +127,7 @@ def test_the_results_pages_are_those_of_their_numbers(tmp_path: Path, name: str)
 
 
 def test_older_results_are_read_in_todays_names() -> None:
-    found = read_results(RESULTS / "methods.json")
+    found = read_results(Path(__file__).parent / "data" / "older_results.json")
     assert found["headline"] == "held-out accuracy"
     assert found["recipes"]["opsd"]["headline"] == pytest.approx(0.7806, abs=1e-4)
     assert found["recipes"]["opsd"]["runs"][0]["points"][-1] == {
