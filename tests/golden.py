@@ -68,13 +68,13 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "brts": {"prompts": 2}, "vpd": {"per_prompt": 4, "prompts": 2},
     "reinforce-plus-plus": {"per_prompt": 4, "prompts": 2}, "reopold": {"per_prompt": 4, "prompts": 2},
     "distillm": {"probe_examples": 4}, "sdft-rewrite": {"stored": 6},
-    "erpd": {"rounds": 2, "stored": 6, "per_prompt": 4, "prompts": 2, "steps": 3, "extreme_steps": 2},
+    "erpd": {"rounds": 2, "stored": 10, "per_prompt": 4, "prompts": 2, "steps": 3, "extreme_steps": 2},
     "many-faces": {"per_prompt": 2, "prompts": 2},
     "unisd": {"prompts": 4},
     "pu-rl": {"per_prompt": 4, "prompts": 2, "imitate_steps": 4, "steps": 6},
     "selfci": {},
     "caopd": {"per_prompt": 4, "prompts": 2},
-    "rltf": {"per_prompt": 4, "prompts": 2, "critique_weight": 0.1},
+    "rltf": {"per_prompt": 4, "prompts": 2, "critique_weight": 0.1, "optim": "sgd"},
 }  # fmt: skip
 
 
