@@ -13,8 +13,8 @@ from arrays import arrays, log_softmax, mean_of_sequences, slopes
 from runs import TextRun, config_of
 from selfteach.errors import UserError
 from selfteach.recipes import recipe_named, with_knobs
-from selfteach.recipes.kit import Optimization, Recipe, Rollouts
-from selfteach.recipes.r41_lightning_opd import LightningOPD, TeacherText
+from selfteach.recipes.kit import Imitate, Optimization, Recipe, Rollouts
+from selfteach.recipes.r41_lightning_opd import LightningOPD
 from selfteach.roles.weights import External
 from selfteach.testing import evaluate
 from tiny import tiny_model_folder
@@ -204,7 +204,7 @@ def test_the_teachers_text_is_imitated_first() -> None:
     assert list(stages) == ["sft", "distill"]
     assert stages["distill"] is recipe
     first = stages["sft"]
-    assert isinstance(first, TeacherText)
+    assert isinstance(first, Imitate)
     assert first.writers["teacher"].weights == External("Qwen/Qwen3-8B")
     assert first.teachers == {}
     assert first.rollouts.stored == 300000
@@ -214,7 +214,7 @@ def test_the_teachers_text_is_imitated_first() -> None:
 
 def test_the_teacher_writes_what_the_first_stage_imitates(tmp_path: Path) -> None:
     student, teacher = (str(tiny_model_folder(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
-    recipe = TeacherText(
+    recipe = Imitate(
         teacher=teacher,
         rollouts=Rollouts(max_tokens=8, stored=4),
         optimization=Optimization(lr=1e-3, steps=1, prompts=4),
@@ -231,7 +231,7 @@ def test_the_teacher_writes_what_the_first_stage_imitates(tmp_path: Path) -> Non
 def test_the_first_stage_is_the_mean_negative_log_likelihood() -> None:
     given = arrays()
     ours, _ = sampled(given)
-    assert evaluate(TeacherText(), given)["loss"] == pytest.approx(-ours[given["mask"]].mean(), rel=1e-12)
+    assert evaluate(Imitate(), given)["loss"] == pytest.approx(-ours[given["mask"]].mean(), rel=1e-12)
 
 
 def test_answers_are_stored_and_the_teacher_gives_sampled_tokens_only() -> None:

@@ -178,6 +178,14 @@ def test_a_dead_or_withdrawn_claim_has_no_verdict_whatever_its_p() -> None:
     assert said(Answer("m", claim(withdrawn="b is dead"), *SURE)) == ("no verdict", "withdrawn: b is dead")
 
 
+def test_no_run_is_made_for_a_withdrawn_claim_and_its_reason_is_told(tmp_path: Path) -> None:
+    plan = plan_of(asked(tmp_path, claim(withdrawn="b is dead")))
+    assert missing(plan) == {}
+    (left,) = answered(plan)[1]
+    assert (left.reason, left.waiting) == ("withdrawn: b is dead", False)
+    assert missing(plan_of(asked(tmp_path, claim())))
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_number_that_is_not_finite_is_no_answer(value: float) -> None:
     with pytest.raises(ValueError, match="not finite"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -10,33 +10,11 @@ from selfteach.recipes.kit import *
 
 
 @settings
-class TeacherText(Recipe):
-    """The first stage of Lightning OPD: imitate answers that a teacher wrote, L = mean over tokens of −log p(y_t)."""
-
-    title = "Supervised fine-tuning on a teacher's answers"
-    source = "https://arxiv.org/abs/2604.13010"
-    formula = "mean_t −log p(y_t), y ~ teacher"
-
-    teacher: str = "Qwen/Qwen3-8B"
-    """The model that writes: a folder, a hub id or arena:NAME."""
-
-    @property
-    def writers(self) -> Mapping[str, Role]:
-        return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
-
-    def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
-        return tools.sample(prompts, self.rollouts.per_prompt, role=TEACHER)
-
-    def terms(self, stats: Statistics) -> Iterable[Term]:
-        yield NegativeLogLikelihood(name="nll", mean_over="tokens")
-
-
-@settings
 class LightningOPD(Recipe):
     """On-policy distillation whose answers are sampled once and scored once, after the teacher's own text was imitated.
 
-    Lightning OPD (arXiv 2604.13010). Stage "sft" is ``TeacherText``; its end is π_ref. Then π_ref answers
-    ``stored`` prompts once and the teacher π_T scores the tokens y_t once; in training only the student π moves:
+    Lightning OPD (arXiv 2604.13010). Stage "sft" imitates the teacher's text (``Imitate``); its end is π_ref. Then
+    π_ref answers ``stored`` prompts once and the teacher π_T scores the tokens y_t once; in training only the student π moves:
 
         A_t = clip( log π_T(y_t) − log π(y_t), ± clip_advantage )              without gradient, in nats
         L = mean over rollouts y ~ π_ref of Σ_t −A_t log π(y_t)
@@ -111,7 +89,7 @@ class LightningOPD(Recipe):
     def stages(self) -> Mapping[str, Recipe]:
         if self.sft_steps == 0:
             return {"distill": self}
-        imitate = TeacherText(
+        imitate = Imitate(
             rollouts=replace(
                 self.rollouts, per_prompt=1, max_tokens=self.sft_max_tokens, stored=self.sft_prompts
             ),

@@ -167,12 +167,12 @@ def answer(plan: Plan, setup: Setup) -> Answer | Open:
     method, claim = setup.study.method, setup.claim
     if not setup.ready:
         waits = [label for label in claim.sides if label not in setup.sides]
-        return Open(method, claim, f"not tuned yet: {', '.join(waits)}", waiting=True)
+        return unmade(method, claim, f"not tuned yet: {', '.join(waits)}")
     rows = {label: rows_of_side(plan, setup.sides[label]) for label in claim.sides}
     seeds = whole(min(len(own) for own in rows.values()))
     if not seeds:
         waits = [label for label, own in rows.items() if len(own) < min(FIRST_LOOK, plan.asked.seeds)]
-        return Open(method, claim, f"not finished: {', '.join(waits or claim.sides)}", waiting=True)
+        return unmade(method, claim, f"not finished: {', '.join(waits or claim.sides)}")
     rows = {label: own[:seeds] for label, own in rows.items()}
     for label, own in rows.items():
         if stopped := [row for row in own if row.stopped]:
@@ -188,6 +188,13 @@ def answer(plan: Plan, setup: Setup) -> Answer | Open:
                 return Open(method, claim, f"{claim.metric} of {label} is {value} at seed {seed}")
     higher, lower = (values[label] for label in claim.sides)
     return Answer(method, claim, higher, lower, dead, setup, resolution_of(plan, setup, [*higher, *lower]))
+
+
+def unmade(method: str, claim: Claim, lacks: str) -> Open:
+    """A claim that waits for runs; for one that is withdrawn none are made."""
+    if claim.withdrawn:
+        return Open(method, claim, f"withdrawn: {claim.withdrawn}")
+    return Open(method, claim, lacks, waiting=True)
 
 
 def resolution_of(plan: Plan, setup: Setup, values: Sequence[float]) -> float:
