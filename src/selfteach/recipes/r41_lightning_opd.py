@@ -14,7 +14,8 @@ class LightningOPD(Recipe):
     """On-policy distillation whose answers are sampled once and scored once, after the teacher's own text was imitated.
 
     Lightning OPD (arXiv 2604.13010). Stage "sft" imitates the teacher's text (``Imitate``); its end is π_ref. Then
-    π_ref answers ``stored`` prompts once and the teacher π_T scores the tokens y_t once; in training only the student π moves:
+    π_ref answers ``stored`` prompts once and the teacher π_T scores the tokens y_t once; in training only the student π
+    moves:
 
         A_t = clip( log π_T(y_t) − log π(y_t), ± clip_advantage )              without gradient, in nats
         L = mean over rollouts y ~ π_ref of Σ_t −A_t log π(y_t)
