@@ -431,7 +431,7 @@ def test_both_sides_get_the_same_multiples_of_their_own_rate_on_seeds_that_are_n
 ) -> None:
     plan = plan_of(asked(tmp_path, claim(TUNED, sweep=None), seeds=4))
     best = {"sft --lr 1e-3 --lr 0.003", "sft --lr 1e-4 --steps 2"}
-    rounds = answer_all(plan, learned(lambda words, seed: 0.5 + 0.3 * (words in best) + seed % 7 / 1000))
+    rounds = answer_all(plan, learned(lambda words, seed: 0.5 + 0.05 * (words in best) + seed % 7 / 1000))
     tried = {"sft --lr 1e-3": ["0.0003", "0.003"], "sft --lr 1e-4 --steps 2": ["3e-05", "0.0003"]}
     wanted = {
         (words, seed)
@@ -439,11 +439,46 @@ def test_both_sides_get_the_same_multiples_of_their_own_rate_on_seeds_that_are_n
         for seed in (1000, 1001)
         for words in [own, *[f"{own} --lr {v}" for v in values]]
     }
-    assert set(rounds[0]) == wanted
-    assert set(rounds[1]) == {(words, seed) for words in best for seed in range(4)}
+    assert {*rounds[0], *rounds[1]} == wanted
+    assert set(rounds[2]) == {(words, seed) for words in best for seed in range(4)}
     setup = set_up(plan, *plan.claims[0])
     assert by_label(setup) == {"a": "--lr 0.003", "b": ""}
     assert setup.tried["a"][""] == pytest.approx(0.5 + (1000 % 7 + 1001 % 7) / 2000)
+
+
+def test_a_setting_far_behind_the_best_on_the_first_tuning_seed_is_not_tried_on_the_second(
+    tmp_path: Path,
+) -> None:
+    plan = plan_of(asked(tmp_path, claim(TUNED, sweep=None), seeds=4))
+    scores = {"0.0003": 0.39, "0.003": 0.45, "3e-05": 0.5}
+    rounds = answer_all(
+        plan, learned(lambda words, seed: scores.get(words.split()[-1], 0.5) + 0.2 * (seed == 1001))
+    )
+    first, second = ({one for one in works if "1e-3" in one[0]} for works in rounds[:2])
+    assert first == {
+        ("sft --lr 1e-3", 1000), ("sft --lr 1e-3 --lr 0.0003", 1000), ("sft --lr 1e-3 --lr 0.003", 1000)
+    }  # fmt: skip
+    assert second == {("sft --lr 1e-3", 1001), ("sft --lr 1e-3 --lr 0.003", 1001)}
+    setup = set_up(plan, *plan.claims[0])
+    assert setup.tried["a"] == pytest.approx({"": 0.6, "--lr 0.0003": 0.39, "--lr 0.003": 0.55})
+    assert by_label(setup)["a"] == ""
+
+
+def test_by_another_metric_than_accuracy_every_setting_is_tried_on_both_seeds(tmp_path: Path) -> None:
+    plan = plan_of(asked(tmp_path, claim(TUNED, sweep=None, tuned_by="loss"), seeds=4))
+
+    def row(work: Work) -> Row:
+        assert work.side is not None
+        values = dict.fromkeys(("last", "first", "mean", "max", "auc"), 0.5 + (work.seed == 1000))
+        worse = {key: value - ("3" in work.side.words) for key, value in values.items()}
+        return replace(
+            written_row(work.side.words, work.seed, 0.5), metrics={"eval/headline": values, "loss": worse}
+        )
+
+    rounds = answer_all(plan, row)
+    assert sum(seed == 1000 for _, seed in rounds[0]) == sum(
+        seed == 1001 for works in rounds[:2] for _, seed in works
+    )
 
 
 def test_a_setting_at_which_a_run_stops_by_itself_is_not_chosen(tmp_path: Path) -> None:
@@ -462,7 +497,7 @@ def test_a_setting_at_which_a_run_stops_by_itself_is_not_chosen(tmp_path: Path) 
 def test_where_every_setting_is_as_good_the_one_as_written_is_chosen(tmp_path: Path) -> None:
     plan = plan_of(asked(tmp_path, claim(TUNED, sweep=None), seeds=4))
     rounds = answer_all(plan, learned(lambda words, seed: 0.5))
-    assert {words for words, _ in rounds[1]} == set(TUNED.values())
+    assert {words for words, _ in rounds[2]} == set(TUNED.values())
 
 
 def test_of_several_settings_every_combination_is_tried(tmp_path: Path) -> None:
@@ -968,7 +1003,7 @@ def test_a_dry_run_shows_commands_and_runs_nothing(mine: str, capsys: pytest.Cap
     assert len([line for line in shown if line.startswith("selfteach train sft")]) == 4
     assert main(["study", mine, "--dry-run"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert len([line for line in shown if "--seed 1001" in line]) == 2 * 3, "tuning comes first"
+    assert len([line for line in shown if "--seed 1000" in line]) == 2 * 3, "tuning comes first"
     assert not Path("runs").exists()
 
 

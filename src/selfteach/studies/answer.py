@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from selfteach.errors import UserError
 from selfteach.studies.plan import Plan, Side, side_of
 from selfteach.studies.rows import Row
-from selfteach.studies.study import Claim, Study, column_of
+from selfteach.studies.study import HEADLINE, Claim, Study, column_of
 from selfteach.studies.verdict import (
     FIRST_LOOK,
     MOST_SEEDS,
@@ -25,6 +25,9 @@ from selfteach.studies.verdict import (
 
 TUNING_SEEDS = (1000, 1001)
 """On these the settings of both sides are chosen; they are never reported."""
+BEHIND = 0.1
+"""How far below the best setting another may lie on the tuning seeds so far (accuracy, as mean) and still run on the
+next one. One that is further behind on seed 1000 does not run on 1001."""
 EVALUATED = "eval/"
 """What the names of an evaluation's metrics begin with."""
 RESOLUTION = 1 / 512
@@ -42,7 +45,8 @@ class Setup:
     sides: dict[str, Side] = field(default_factory=dict)
     """Label → side, of those whose settings are chosen or need no choice."""
     tried: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Label → words of the settings tried ("" as written) → mean of the metric it is tuned by; -inf: it stopped."""
+    """Label → words of the settings tried ("" as written) → the metric it is tuned by, mean over the tuning seeds
+    that it was tried on; -inf: it stopped."""
     missing: list[tuple[Side, int]] = field(default_factory=list)
     """(side, seed) of the runs that a choice waits for."""
 
@@ -70,18 +74,23 @@ def set_up(plan: Plan, study: Study, claim: Claim) -> Setup:
 
 
 def best(plan: Plan, found: Setup, label: str, grid: Sequence[Side]) -> Side | None:
-    """The best of a side's grid on the tuning seeds, of equals the one as written; None while runs are missing."""
-    rows = {(i, seed): plan.row(one, seed) for i, one in enumerate(grid) for seed in TUNING_SEEDS}
-    missing = [(grid[i], seed) for (i, seed), row in rows.items() if row is None]
-    if missing:
-        found.missing += missing
-        return None
-    scores = [
-        statistics.fmean(tuning_score(rows[i, seed], found.claim) for seed in TUNING_SEEDS)
-        for i in range(len(grid))
-    ]
-    found.tried[label] = {one.words_of_settings: score for one, score in zip(grid, scores, strict=True)}
-    return max(zip(scores, grid, strict=True), key=lambda one: (one[0], one[1].plainly is None))[1]
+    """The best of a side's grid on the tuning seeds, of equals the one as written; None while runs are missing. Only
+    settings that are close to the best are tried on all of them (``BEHIND``)."""
+    racing, scores = list(grid), dict[Side, float]()
+    tried: dict[Side, list[float]] = {one: [] for one in grid}
+    for seed in TUNING_SEEDS:
+        rows = [(one, plan.row(one, seed)) for one in racing]
+        if missing := [(one, seed) for one, row in rows if row is None]:
+            found.missing += missing
+            return None
+        for one, row in rows:
+            tried[one].append(tuning_score(row, found.claim))
+            scores[one] = statistics.fmean(tried[one])
+        leader = max(scores[one] for one in racing)
+        if column_of(found.claim.tuned_by) == HEADLINE:
+            racing = [one for one in racing if scores[one] >= leader - BEHIND]
+    found.tried[label] = {one.words_of_settings: scores[one] for one in grid}
+    return max(racing, key=lambda one: (scores[one], one.plainly is None))
 
 
 def tuning_score(row: Row | None, claim: Claim) -> float:
