@@ -21,6 +21,7 @@ STUDY = Study(
             higher="eopd",
             lower="sampled",
             metric="eval/pass@8",
+            tuned_by="eval/pass@8",
         ),
     ),
 )

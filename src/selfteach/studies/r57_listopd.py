@@ -37,6 +37,7 @@ STUDY = Study(
             higher="below",
             lower="beyond",
             metric="eval/valid",
+            tuned_by="eval/valid",
             may_fail=("beyond",),
         ),
         Claim(
@@ -45,6 +46,7 @@ STUDY = Study(
             higher="below",
             lower="plain",
             metric="eval/valid",
+            tuned_by="eval/valid",
         ),
     ),
 )
