@@ -13,9 +13,11 @@ from doors import run_of_recipe
 from selfteach.objective.minibatch import Minibatch
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
+from selfteach.recipes import RECIPES, knobs, with_knobs
 from selfteach.recipes.kit import Optimization, Recipe, Rollouts
 from selfteach.training.text.preflight.check import Check
 from selfteach.training.text.preflight.objective import objective_check
+from selfteach.training.text.preflight.schedule import schedule_check
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,31 @@ def test_a_term_that_selects_nothing_is_named(recipe: Recipe, tiny: str, tmp_pat
     check = check_of(recipe, tiny, tmp_path)
     assert check.word == "warn"
     assert "terms all, some; of 4 short rollouts no token is selected by some:" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("reopold", {"explore_steps": 3}),
+        ("cepo", {"mix_steps": 3}),
+        ("opsd", {"warmup": 3}),
+    ],
+)
+def test_a_phase_that_a_run_is_too_short_for_is_named(
+    name: str, said: dict[str, int], tiny: str, tmp_path: Path
+) -> None:
+    recipe = RECIPES[name]
+    zero = {n: 0 for n, kind in recipe.sizes.items() if kind == "schedule" and n == "warmup"}
+    long = with_knobs(recipe(), {**zero, **said, "steps": 8})
+    short = with_knobs(long, {"steps": 3})
+    teacher = {"teacher": tiny} if "teacher" in knobs(long) else {}
+    found = {
+        steps: list(schedule_check(run_of_recipe(with_knobs(one, teacher), tiny, tmp_path / f"{steps}")[1]))
+        for steps, one in ((8, long), (3, short))
+    }
+    assert found[8] == []
+    (check,) = found[3]
+    assert check.word == "warn"
+    assert check.detail.startswith(
+        ", ".join(f"{name} {value}" for name, value in said.items()) + ", but the run"
+    )

@@ -221,7 +221,7 @@ def test_a_claims_own_rule_is_the_one_that_decides() -> None:
         ),
         ({"metric": "men loss"}, "no NAME, nor one after one of last, first, mean, max, auc"),
         ({"tuned_by": "best loss"}, "metric 'best loss' is no NAME"),
-        ({"sweep": ("lr 1|2",)}, "a sweep's entry is a setting and its values"),
+        ({"sweep": ("lr 1|2",)}, "claim '.*': a sweep's entry is a setting and its values"),
         ({"sweep": ("--lr 1e-3|",)}, "a sweep's entry is a setting and its values"),
         ({"may_fail": ("c",)}, "'c' is neither of its sides"),
         ({"works": {"c": Works()}}, "'c' is neither of its sides"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfteach.checks import nearest, require
+from selfteach.errors import UserError
 from selfteach.importing import is_reference
 from selfteach.studies.verdict import Exceeds, Rule
 from selfteach.words import given_names
@@ -98,7 +99,10 @@ class Claim:
         for metric in (self.metric, self.tuned_by):
             require_metric(metric, self.about)
         for entry in self.sweep or ():
-            values_of(entry)
+            try:
+                values_of(entry)
+            except UserError as error:
+                raise UserError(f"{self.about} {error}") from None
         for label in (*self.works, *self.may_fail):
             require(label in (self.higher, self.lower), f"{self.about} {label!r} is neither of its sides")
 

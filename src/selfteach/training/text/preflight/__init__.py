@@ -25,6 +25,7 @@ from selfteach.training.text.preflight.objective import objective_check
 from selfteach.training.text.preflight.probing import aside, first_prompts, probe_rollouts, small_copy
 from selfteach.training.text.preflight.references import reference_checks
 from selfteach.training.text.preflight.sampling import sampler_check
+from selfteach.training.text.preflight.schedule import schedule_check
 from selfteach.training.text.preflight.teachers import teacher_checks, tokenizer_check
 from selfteach.training.text.preflight.words import (
     evaluation_check,
@@ -104,6 +105,7 @@ def the_model(run: TextLearner) -> Iterator[Check]:
 
 def the_recipe(run: TextLearner) -> Iterator[Check]:
     """A few rollouts as it writes them, what its teachers think of them, and its terms."""
+    yield from schedule_check(run)
     short = small_copy(run)
     with aside(run):
         rollouts, kept = probe_rollouts(short)
