@@ -1,0 +1,188 @@
+"""Tokens that OPSD, SDPO and GRPO generate until they reach an accuracy: ``python benchmarks/token_efficiency.py``.
+
+Every method gets the same grid, a third, one and three times its learning rate by groups of 4 and 8 answers, 64 answers
+a step. The setting of the highest accuracy (its mean over BUDGET tokens) on seed 1000, which is not reported, runs on
+seeds 0, 1, …: GRPO for LONGER times the tokens. A run reaches an accuracy where the line between its evaluations does.
+Ratios are GRPO's tokens over the method's, paired by seed: geometric means, 95 % intervals of Student's t of their
+logarithms; a run of GRPO that never gets there counts with all that it generated, so the ratio is at least that.
+
+Runs what is not there yet under runs/token-efficiency (about 70 minutes of one core a task); writes
+results/token_efficiency.json and .md. ``--page``: the page alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import shlex
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from scipy.stats import t as student_t
+
+from selfteach.recipes import RECIPES, knobs, preset_of
+from selfteach.studies.runs import Planned, curve, finished
+from selfteach.studies.workers import Crew
+
+ROOT, RESULTS = Path("runs/token-efficiency"), Path("results")
+TASKS = ("tutor", "json")
+METHODS = ("opsd", "sdpo", "grpo")
+LEVELS = (0.5, 0.7, 0.9)
+FACTORS, GROUPS, ROWS = (1 / 3, 1, 3), (4, 8), 64
+BUDGET, LONGER, POINTS, SEEDS = 200_000, 4, 20, 4
+TUNING = 1000
+
+
+def run_of(task: str, method: str, setting: tuple[float, int], seed: int, budget: int) -> Planned:
+    """A run of ``budget`` tokens, evaluated about every BUDGET / POINTS."""
+    factor, group = setting
+    recipe = preset_of(RECIPES[method], "arena")
+    rate = f"{factor * float(knobs(recipe)['lr']):.3g}"
+    folder = ROOT / f"{task}-{method}-{rate}-{group}-{seed}-{budget // 1000}k"
+    words = f"train {method} --task {task} --preset arena --lr {rate} --per-prompt {group} --prompts {ROWS // group} "
+    words += (
+        f"--token-budget {budget} --steps 10000 --eval-every {EVERY} --eval-problems 256 --eval-samples 1 "
+    )
+    words += f"--samples-every 0 --max-idle-steps 0 --seed {seed} --out {folder}"
+    return Planned(folder.name, seed, folder, shlex.split(words))
+
+
+EVERY = max(1, BUDGET // (POINTS * ROWS * 30))
+"""Steps between evaluations, for answers of about 30 tokens."""
+
+
+def height(run: Planned) -> float:
+    """Mean accuracy over the tokens, trapezoids; 0 of a run that stopped by itself."""
+    if not finished([run]):
+        return 0.0
+    points = [(float(one["spent"]), float(one["headline"])) for one in curve(run)["points"]]
+    area = sum((b - a) * (u + v) / 2 for (a, u), (b, v) in pairwise(points))
+    return area / (points[-1][0] - points[0][0])
+
+
+def reached(points: Sequence[dict[str, float]], level: float) -> float | None:
+    """The tokens at which the line through the evaluations reaches ``level`` (None: it never does)."""
+    if points[0]["headline"] >= level:
+        return 0.0
+    for one, two in pairwise(points):
+        if two["headline"] >= level:
+            share = (level - one["headline"]) / (two["headline"] - one["headline"])
+            return one["spent"] + share * (two["spent"] - one["spent"])
+    return None
+
+
+def made(runs: Sequence[Planned], jobs: int) -> None:
+    left = [run for run in runs if not finished([run])]
+    ROOT.mkdir(parents=True, exist_ok=True)
+    with Crew(jobs) as crew:
+        crew.make(left, lambda run, code: print(run.label, "ended with", code, flush=True), lambda: True)
+
+
+def all_made(tasks: Sequence[str], jobs: int) -> dict[str, Any]:
+    """What the runs say: task → method → the settings' heights, the chosen one, its curves by seed."""
+    grid = list(product(FACTORS, GROUPS))
+    told: dict[str, Any] = {}
+    for task in tasks:
+        tuning = {
+            (method, one): run_of(task, method, one, TUNING, BUDGET) for method in METHODS for one in grid
+        }
+        made(list(tuning.values()), jobs)
+        own: dict[str, Any] = {}
+        for method in METHODS:
+            heights = {one: height(tuning[method, one]) for one in grid}
+            best = max(grid, key=heights.__getitem__)
+            budget = BUDGET * (LONGER if method == "grpo" else 1)
+            runs = [run_of(task, method, best, seed, budget) for seed in range(SEEDS)]
+            own[method] = {
+                "tried": {f"lr x{factor:.2g}, group {group}": h for (factor, group), h in heights.items()},
+                "command": shlex.join(["selfteach", *runs[0].words]),
+                "runs": runs,
+            }
+        made([run for one in own.values() for run in one["runs"]], jobs)
+        for one in own.values():
+            one["runs"] = [curve(run)["points"] for run in one["runs"]]
+        told[task] = own
+    return told
+
+
+def interval(logs: Sequence[float]) -> tuple[float, float, float]:
+    """(geometric mean, lower, upper) of 95 %."""
+    mean, count = statistics.fmean(logs), len(logs)
+    error = student_t.ppf(0.975, count - 1) * statistics.stdev(logs) / math.sqrt(count)
+    return math.exp(mean), math.exp(mean - error), math.exp(mean + error)
+
+
+def ratio(own: Sequence[Any], other: Sequence[Any], level: float) -> str:
+    """GRPO's tokens over the method's, or why there is no number."""
+    mine = [reached(points, level) for points in own]
+    if not all(mine):
+        return f"reached in {sum(one is not None for one in mine)} of {len(mine)} runs"
+    theirs = [reached(points, level) for points in other]
+    never = sum(one is None for one in theirs)
+    counted = [points[-1]["spent"] if one is None else one for one, points in zip(theirs, other, strict=True)]
+    mean, low, high = interval([math.log(b / a) for a, b in zip(mine, counted, strict=True) if a])
+    return f"{'≥ ' if never else ''}{mean:.2g} ({low:.2g}–{high:.2g})" + (
+        f"; GRPO never in {never} of {len(theirs)}" if never else ""
+    )
+
+
+def tokens(runs: Sequence[Any], level: float) -> str:
+    found = [reached(points, level) for points in runs]
+    there = [one for one in found if one is not None]
+    mean = f"{statistics.fmean(there):,.0f}" if there else "—"
+    return mean + (f" ({len(there)} of {len(found)})" if len(there) < len(found) else "")
+
+
+def page(told: dict[str, Any]) -> str:
+    lines = ["# Generated tokens to an accuracy", "", *(__doc__ or "").split("\n\n")[1].splitlines(), ""]
+    lines += [f"Command: `python benchmarks/token_efficiency.py` ({told['made']}).", ""]
+    for task, own in told["tasks"].items():
+        lines += [
+            f"## {task}",
+            "",
+            "| method | chosen | " + " | ".join(f"tokens to {x}" for x in LEVELS) + " | ",
+        ]
+        lines[-1] += " | ".join(f"GRPO ÷ it at {x}" for x in LEVELS) + " | last accuracy |"
+        lines.append("|" + "---|" * (3 + 2 * len(LEVELS)))
+        for method, one in own.items():
+            best = max(one["tried"], key=one["tried"].__getitem__)
+            cells = [tokens(one["runs"], x) for x in LEVELS]
+            cells += ["" if method == "grpo" else ratio(one["runs"], own["grpo"]["runs"], x) for x in LEVELS]
+            last = [points[-1]["headline"] for points in one["runs"]]
+            cells.append(f"{statistics.fmean(last):.2f} ({min(last):.2f}–{max(last):.2f})")
+            lines.append(f"| {method} | {best} | " + " | ".join(cells) + " |")
+        lines += ["", *(f"- `{one['command']}`" for one in own.values()), ""]
+        for method, one in own.items():
+            tried = "; ".join(f"{name}: {value:.3f}" for name, value in one["tried"].items())
+            lines.append(f"- {method}, mean accuracy over the tokens on seed {TUNING}: {tried}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--page", action="store_true")
+    asked = parser.parse_args()
+    path = RESULTS / "token_efficiency.json"
+    known = json.loads(path.read_text()) if path.exists() else {"tasks": {}}
+    if not asked.page:
+        known["tasks"] |= all_made(asked.tasks, asked.jobs)
+        known["made"] = (
+            f"{platform.machine()}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        )
+        known["made"] += f"Python {platform.python_version()}, seeds 0–{SEEDS - 1}"
+        path.write_text(json.dumps(known, indent=1) + "\n")
+    (RESULTS / "token_efficiency.md").write_text(page(known), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
