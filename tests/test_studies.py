@@ -22,7 +22,7 @@ from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
 from selfteach.recipes.critic import Critic
 from selfteach.recipes.parts import Adapter, GRPOSettings, Optimization, PerRecord, ReferenceProbe, Rollouts
-from selfteach.studies import STUDIES, Exceeds, Rule, Study, Within, Works, study_named
+from selfteach.studies import STUDIES, Exceeds, Leaning, Rule, Study, Within, Works, study_named
 from selfteach.studies import fingerprint as fingerprints
 from selfteach.studies import plan as plans
 from selfteach.studies.answer import Answer, Open, answered, by_label, decided, resolution_of, set_up
@@ -133,7 +133,7 @@ def test_undecided_names_the_seeds_that_would_decide() -> None:
     assert (found := re.fullmatch(r".* about (\d+) seeds would decide it: --seeds (\d+)", why))
     assert found[1] == found[2]
     assert int(found[1]) in (64, 128, 256)
-    none = Answer("m", claim(), [0.6, 0.4, 0.6, 0.4], [0.5] * 4)
+    none = Answer("m", claim(rule=Exceeds(margin=0)), [0.6, 0.4, 0.6, 0.4], [0.5] * 4)
     assert (
         said(none)[1]
         == "at the effect and the spread seen no number of seeds that can be run would decide it"
@@ -169,7 +169,7 @@ def test_an_answer_is_believed_no_closer_than_its_evaluation_can_tell(tmp_path: 
 def test_more_seeds_than_can_be_asked_for_are_not_named() -> None:
     one = Answer("m", claim(), [0.5, 0.52] * 256, [0.5] * 512)
     assert "512" not in said(replace(one, lower=[0.51] * 512))[1]
-    small = Answer("m", claim(), [0.6, 0.4, 0.6, 0.402], [0.5] * 4)
+    small = Answer("m", claim(rule=Exceeds(margin=0)), [0.6, 0.4, 0.6, 0.402], [0.5] * 4)
     assert said(small)[1].endswith("no number of seeds that can be run would decide it")
 
 
@@ -194,10 +194,32 @@ def test_a_number_that_is_not_finite_is_no_answer(value: float) -> None:
 
 def test_a_claims_own_rule_is_the_one_that_decides() -> None:
     class Never(Exceeds):
-        def p_values(self, differences: Sequence[float]) -> tuple[float, float]:
-            return 1.0, 0.0
+        def p_values(self, differences: Sequence[float]) -> Mapping[Leaning, float]:
+            return {"reproduced": 1.0, "refuted": 0.0}
 
     assert said(Answer("m", claim(rule=Never()), *SURE))[0] == "refuted"
+
+
+NEAR = [[0.5, 0.51, 0.49, 0.5], [0.5, 0.5, 0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "rule", "verdict"),
+    [
+        ("eval/headline", Exceeds(), "equal"),
+        ("auc eval/headline", Exceeds(), "equal"),
+        ("eval/sums/accuracy", Exceeds(), "equal"),
+        ("eval/pass@8", Exceeds(), "equal"),
+        ("eval/length", Exceeds(), "undecided"),
+        ("eval/headline", Exceeds(margin=0), "undecided"),
+        ("entropy/student", Exceeds(margin=0.1), "equal"),
+    ],
+)
+def test_sides_of_nearly_the_same_accuracy_are_equal_and_of_other_metrics_where_a_margin_is_said(
+    metric: str, rule: Rule, verdict: str
+) -> None:
+    near = [(a + b) / 2 for a, b in zip(*NEAR, strict=True)]
+    assert said(Answer("m", claim(metric=metric, rule=rule), near, NEAR[1]))[0] == verdict
 
 
 # --- what is no study

@@ -89,6 +89,29 @@ SIZES: list[tuple[Rule, float]] = [
     (Within(1.0), -1.0),
     (Within(0.05), 0.05),
 ]
+# Of the mean: the verdicts that would be false.
+FALSE: list[tuple[float, set[str]]] = [
+    (0.0, {"reproduced", "refuted"}),
+    (0.4, {"refuted"}),
+    (1.0, {"refuted", "equal"}),
+    (-1.0, {"reproduced", "equal"}),
+]
+
+
+@pytest.mark.parametrize(("mean", "false"), FALSE)
+def test_with_a_margin_a_false_verdict_is_as_rare_whatever_the_true_mean(
+    mean: float, false: set[str]
+) -> None:
+    random = np.random.default_rng(0)
+    found = [evidence(Exceeds(margin=1.0), list(row)) for row in random.normal(mean, 1, size=(4000, 16))]
+    assert np.mean([one.p <= 0.05 and one.leaning in false for one in found]) <= 0.05
+
+
+def test_with_a_margin_what_is_neither_way_is_found_equal_and_what_is_one_way_is_not() -> None:
+    random = np.random.default_rng(0)
+    for mean, leaning in ((0.0, "equal"), (2.0, "reproduced"), (-2.0, "refuted")):
+        found = [evidence(Exceeds(margin=1.2), list(row)) for row in random.normal(mean, 1, size=(500, 16))]
+        assert np.mean([one.p <= 0.05 and one.leaning == leaning for one in found]) > 0.8, mean
 
 
 @pytest.mark.parametrize(("rule", "mean"), SIZES)
@@ -105,7 +128,7 @@ def test_one_look_too_many_is_what_the_shares_are_for() -> None:
     """Unshared, the same looks are false more often than 5 %: the simulation would see a wrong bound."""
     random = np.random.default_rng(0)
     least = [
-        min(2 * min(Exceeds().p_values(list(row[:n]))) for n in (4, 8, 16))
+        min(2 * min(Exceeds().p_values(list(row[:n])).values()) for n in (4, 8, 16))
         for row in random.normal(size=(4000, 16))
     ]
     assert np.mean(np.array(least) <= 0.05) > 0.08
@@ -155,9 +178,11 @@ def test_without_a_spread_no_p_is_0(rule: Rule, difference: float, distance: flo
     assert high - low > 1 / 512
 
 
-def test_a_tolerance_of_nothing_is_refused() -> None:
+def test_a_tolerance_of_nothing_and_a_margin_below_it_are_refused() -> None:
     with pytest.raises(UserError, match="tolerance"):
         Within(0.0)
+    with pytest.raises(UserError, match="margin"):
+        Exceeds(-0.1)
 
 
 def test_the_interval_holds_the_mean_at_least_as_often_as_it_says_whenever_one_stops() -> None:
@@ -194,6 +219,7 @@ def test_the_seeds_that_would_decide_follow_from_effect_and_spread() -> None:
     )
     assert looks(1000)[-1] == MOST_SEEDS
     assert seeds_needed(Exceeds(), [1 / 512] * 4, 0.05, 1 / 512) == 16
+    assert seeds_needed(Exceeds(0.1), [1e-3, -1e-3, 0.0, 0.0], 0.05) == 4
     assert seeds_needed(Within(0.1), [1e-3, -1e-3, 0.0, 0.0], 0.05) == 4
 
 

@@ -59,7 +59,7 @@ def command(words: Sequence[str]) -> int:
         Arguments,
         words,
         program="selfteach study",
-        description=f"Studies: {', '.join(STUDIES)}. A verdict is reproduced, refuted, undecided or none.",
+        description=f"Studies: {', '.join(STUDIES)}. A verdict is reproduced, refuted, equal, undecided or none.",
     )
     require(not (given.all and given.methods), "--all is every method: name none beside it")
     studies = tuple(study_named(name) for name in dict.fromkeys(given.methods or STUDIES))

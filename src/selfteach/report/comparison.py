@@ -30,7 +30,7 @@ TWO_SIDED_95 = (
 # fmt: on
 """Student's t at 1, 2, … 30 degrees of freedom; beyond these the last one, which is a little too wide."""
 MOOD = {"reproduced": "good", "refuted": "bad"}
-ORDER = ("reproduced", "refuted", "undecided", "no verdict", "withdrawn")
+ORDER = ("reproduced", "refuted", "equal", "undecided", "no verdict", "withdrawn")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from selfteach.importing import is_reference, load_object
 from selfteach.recipes import RECIPES
 from selfteach.studies.laptop import beside
 from selfteach.studies.study import Claim, Study, Works
-from selfteach.studies.verdict import Exceeds, Rule, Verdict, Within
+from selfteach.studies.verdict import Exceeds, Leaning, Rule, Verdict, Within
 
 
 def _studies() -> Iterator[tuple[str, Study]]:
@@ -52,6 +52,7 @@ __all__ = [
     "STUDIES",
     "Claim",
     "Exceeds",
+    "Leaning",
     "Rule",
     "Study",
     "Verdict",

@@ -13,7 +13,7 @@ from typing import Any
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
 from selfteach.report import comparison_page
-from selfteach.studies.answer import TUNING_SEEDS, Answer, Decided, Open, by_label
+from selfteach.studies.answer import BEHIND, TUNING_SEEDS, Answer, Decided, Open, by_label
 from selfteach.studies.plan import Plan
 from selfteach.studies.rows import Row
 from selfteach.studies.runs import cells, condensed, heads, write_aside
@@ -23,7 +23,8 @@ from selfteach.training.launch import versions
 
 FAIR = (
     "Both sides of a claim get the same tuning: each of the settings that its sweep names is tried for each side on "
-    f"seeds {' and '.join(map(str, TUNING_SEEDS))}, which are not reported, and the best of each side by held-out "
+    f"seeds {' and '.join(map(str, TUNING_SEEDS))}, which are not reported (one that is more than {BEHIND:g} behind "
+    "in accuracy on the first of them on that alone), and the best of each side by held-out "
     "accuracy (or what the claim names) is run on seeds 0, 1, … Both look at the same held-out problems. A verdict "
     "speaks of a small world. Seeds are added (4, 8, 16, …) until a claim is decided; p-values and intervals account "
     f"for these looks. A verdict is given where Benjamini–Hochberg over all claims of this table holds at {RATE:.0%} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from selfteach.checks import nearest, require
@@ -18,6 +18,8 @@ REDUCTIONS = ("last", "first", "mean", "max", "auc")
 """Which number of a run's rows: the last that was measured, the first, their mean, their maximum, or the area under the
 curve (trapezoids over the steps at which it was measured) divided by the steps that it spans: a mean height."""
 HEADLINE = "eval/headline"
+MARGIN = 0.03
+"""A difference of accuracy that is none that matters: between one answer in 512 and what papers call an advance."""
 RATES = ("--lr x0.3|x1|x3",)
 """The grid of a claim that names none: a third, one and three times the learning rate that each side's words mean."""
 
@@ -69,7 +71,8 @@ class Claim:
     """A name of docs/metrics.md (or ``summary/NAME`` of the run's summary.json), alone or after one of ``REDUCTIONS``,
     as in "mean divergence/teacher"; without one the last. "auc eval/headline" wants words with ``--eval-every``."""
     rule: Rule = field(default_factory=Exceeds)
-    """When the claim counts as reproduced or refuted."""
+    """When the claim counts as reproduced, refuted or equal. Of an ``Exceeds`` that leaves its margin open it is
+    ``MARGIN`` where the metric is an accuracy."""
     withdrawn: str = ""
     """Why no verdict is given, whatever the runs say: a side that does not do its own job (empty: one is given)."""
     sweep: Sequence[str] | None = None
@@ -85,6 +88,9 @@ class Claim:
     """Sides of which the claim itself says that they fail: nothing is asked of them but by ``works``."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.rule, Exceeds) and self.rule.margin is None:
+            margin = MARGIN if is_accuracy(self.metric) else 0.0
+            object.__setattr__(self, "rule", replace(self.rule, margin=margin))
         for label, told in self.variants.items():
             require(understood(told), f"{self.about} variant {label!r} is no list of words: {told!r}")
         for label in (self.higher, self.lower):
@@ -242,6 +248,15 @@ def reduction_of(metric: str) -> str:
 def column_of(metric: str) -> str:
     """A metric's name, without the word before it."""
     return metric.split(" ")[-1]
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether a metric is a share of held-out answers or problems that are right."""
+    column = column_of(metric)
+    return (
+        column in (HEADLINE, "eval/valid")
+        or re.fullmatch(r"eval/(.*/)?(accuracy|pass@\d+)", column) is not None
+    )
 
 
 def values_of(entry: str) -> tuple[str, list[str]]:

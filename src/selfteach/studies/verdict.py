@@ -1,7 +1,7 @@
 """When a claim counts as reproduced: rules, looks at a growing number of seeds, and a whole table of claims.
 
-*A claim* carries a rule, which turns paired differences into two one-sided p-values of Student's t: one against the
-claim, one for it. *Looks*: seeds come in blocks, and a claim is looked at with 4, 8, 16 … of them. Every look has a
+*A claim* carries a rule, which turns paired differences into one-sided p-values of Student's t, one for each verdict
+that it can give. *Looks*: seeds come in blocks, and a claim is looked at with 4, 8, 16 … of them. Every look has a
 share of the error that is allowed (``share``; all shares together are 1), so its p-value is divided by that share, and
 the least of them over the looks so far is the claim's: the probability that it is ever below α, where nothing is to be
 seen, is at most α, whenever one stops (union bound; at each look the t test is exact for normal differences). It only
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from typing import ClassVar, Literal, Protocol
@@ -22,8 +22,8 @@ from typing import ClassVar, Literal, Protocol
 from selfteach.checks import require
 from selfteach.studies.student import quantile, tail
 
-Verdict = Literal["reproduced", "refuted", "undecided", "no verdict"]
-Leaning = Literal["reproduced", "refuted"]
+Leaning = Literal["reproduced", "refuted", "equal"]
+Verdict = Leaning | Literal["undecided", "no verdict"]
 
 RATE = 0.05
 """Of the verdicts in a table the share that may be false, on average; 1 - RATE is the confidence of an interval."""
@@ -54,29 +54,50 @@ class Rule(Protocol):
     def says(self) -> str:
         """When the verdict is which, in a sentence for the page of results."""
 
-    def p_values(self, differences: Sequence[float]) -> tuple[float, float]:
+    def p_values(self, differences: Sequence[float]) -> Mapping[Leaning, float]:
         """One-sided p-values on two or more ``differences``, the metric of ``higher`` minus that of ``lower``, one a
-        seed: small first where the claim holds, small second where its opposite does."""
+        seed: small where the verdict is to be given. Whatever the true mean, the doubled p-values of the verdicts that
+        are false of it are below α, any of them, with a probability of at most α."""
 
     def distance(self, mean: float) -> float:
-        """How far a mean difference lies from where claim and opposite meet, on either side (≥ 0)."""
+        """How far a mean difference lies from where the verdict that it speaks for would be false (≥ 0)."""
 
 
 @dataclass(frozen=True)
 class Exceeds:
     """The one exceeds the other: Student's t of the differences, paired by seed."""
 
-    relation: ClassVar[str] = "exceeds"
-    says: ClassVar[str] = (
-        "*exceeds*: reproduced, refuted: the mean difference, paired by seed, is above, below 0 by Student's t."
-    )
+    margin: float | None = None
+    """In the metric's unit: a difference below it, either way, is none that matters, and sides that are shown to differ
+    by less are "equal" (0: never; none: ``study.MARGIN`` where the metric is an accuracy, else never)."""
 
-    def p_values(self, differences: Sequence[float]) -> tuple[float, float]:
+    relation: ClassVar[str] = "exceeds"
+
+    def __post_init__(self) -> None:
+        require(self.margin is None or self.margin >= 0, f"a margin must be at least 0, got {self.margin}")
+
+    @property
+    def says(self) -> str:
+        told = "*exceeds*: reproduced, refuted: the mean difference, paired by seed, is above, below 0 by Student's t"
+        if not self.margin:
+            return f"{told}."
+        return (
+            f"{told}; equal: neither was shown, but that it lies between −{self.margin:g} and {self.margin:g} (two "
+            "one-sided tests): the difference that the claim speaks of is not there in this world."
+        )
+
+    def p_values(self, differences: Sequence[float]) -> Mapping[Leaning, float]:
         mean, error = mean_and_error(differences)
-        return beyond(mean, error, differences), beyond(-mean, error, differences)
+        found: dict[Leaning, float] = {
+            "reproduced": beyond(mean, error, differences),
+            "refuted": beyond(-mean, error, differences),
+        }
+        if self.margin:
+            found["equal"] = beyond(self.margin - abs(mean), error, differences)
+        return found
 
     def distance(self, mean: float) -> float:
-        return abs(mean)
+        return max(abs(mean), (self.margin or 0.0) - abs(mean))
 
 
 @dataclass(frozen=True)
@@ -96,10 +117,13 @@ class Within:
     def relation(self) -> str:
         return f"within {self.tolerance:g} of"
 
-    def p_values(self, differences: Sequence[float]) -> tuple[float, float]:
+    def p_values(self, differences: Sequence[float]) -> Mapping[Leaning, float]:
         mean, error = mean_and_error(differences)
         inside = self.tolerance - abs(mean)  # the nearer bound is the harder one
-        return beyond(inside, error, differences), beyond(-inside, error, differences)
+        return {
+            "reproduced": beyond(inside, error, differences),
+            "refuted": beyond(-inside, error, differences),
+        }
 
     def distance(self, mean: float) -> float:
         return abs(self.tolerance - abs(mean))
@@ -136,7 +160,7 @@ class Evidence:
     """What the looks at a claim have come to."""
 
     p: float
-    """Two-sided, accounting for the looks; 1 before the first one."""
+    """Of the verdict that is nearest, doubled, accounting for the looks; 1 before the first one."""
     leaning: Leaning
     """What the verdict is if ``p`` is small enough."""
     seeds: int
@@ -148,9 +172,9 @@ def evidence(rule: Rule, differences: Sequence[float], resolution: float = 0.0) 
     taken to spread by ``resolution`` at least: equal ones are no proof that seeds do not matter."""
     found = Evidence(1.0, "refuted", 0)
     for number, seen in enumerate(looks(len(differences))):
-        holds, opposite = rule.p_values(spread_out(differences[:seen], resolution))
-        p = 2 * min(holds, opposite) / share(number)
-        leaning: Leaning = "reproduced" if holds < opposite else "refuted"
+        values = rule.p_values(spread_out(differences[:seen], resolution))
+        leaning = min(values, key=values.__getitem__)
+        p = 2 * values[leaning] / share(number)
         found = Evidence(p, leaning, seen) if p < found.p else replace(found, seeds=seen)
     return found
 
