@@ -229,7 +229,7 @@ def test_unpaired_preferences_keep_completions_of_either_label(
     assert record(task, asked(1)).private == {"completion": "Bel.", "label": "true"}
     assert record(task, asked(3)).private == {"completion": "Bel.", "label": "false"}
     assert not task.graded
-    with pytest.raises(UserError, match=r"row 4: .*for kto set unpaired"):
+    with pytest.raises(UserError, match=r"row 4: .*for kto: --unpaired"):
         opened(
             tmp_path,
             rows if labels == (True, False) else [{**one, "label": i != 3} for i, one in enumerate(rows)],

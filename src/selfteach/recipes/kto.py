@@ -85,7 +85,7 @@ class KTO(Recipe):
             lacking = [one for one in prompts if self.completion not in one.example.private]
             require(
                 not lacking,
-                f"an example has no {self.completion!r}: give rows of prompt, completion and label and set unpaired, "
+                f"an example has no {self.completion!r}: give rows of prompt, completion and label with --unpaired, "
                 "or take the verifier's labels: --labels rollouts",
             )
             judged = [self.labeled(one) for one in tools.quote(prompts, self.completion)]

@@ -274,7 +274,7 @@ def _tell_missing(
         advice = "mend them" if more else "mend the row"
         if len(missing) == read and "answer" in what:
             advice += ", set verifier none (nothing is graded then)"
-        judged = " (a completion with label false is no solution; for kto set unpaired)" if labeled else ""
+        judged = " (a completion with label false is no solution; for kto: --unpaired)" if labeled else ""
         raise UserError(
             f"{source.label}, row {first}: {what}{others}; {advice} or set skip_incomplete_rows{judged}"
         )
