@@ -41,6 +41,7 @@ STUDY = Study(
             variants={"average": "sdpo --steps 80", "live": "sdpo --steps 80 --weights live"},
             higher="average",
             lower="live",
+            may_fail=("live",),
         ),
         Claim(
             says="On one hard question, training on its feedback finds answers where as many independent attempts do "

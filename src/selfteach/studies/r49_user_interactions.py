@@ -20,9 +20,10 @@ STUDY = Study(
     claims=(
         Claim(
             says="Follow-ups alone teach: the student improves on what it was (personas, within about 15 steps)",
-            variants={"trained": ONLINE, "untrained": f"{ONLINE} --lr 1e-12"},
+            variants={"trained": ONLINE, "untrained": "user-interactions --task tutor --steps 1 --lr 1e-12"},
             higher="trained",
             lower="untrained",
+            may_fail=("untrained",),
         ),
     ),
 )

@@ -25,6 +25,7 @@ STUDY = Study(
             variants={"both": BOTH, "disallow": f"{BOTH} --allow-weight 0"},
             higher="both",
             lower="disallow",
+            may_fail=("disallow",),
         ),
         Claim(
             says="and reinforcement by the verifier's reward, 1 where an answer is complete and says nothing that it "
