@@ -14,8 +14,8 @@ STUDY = Study(
         Claim(
             says="Position weights raise accuracy over uniform ones by 0.4 points on average (Qwen3-4B, Avg@12)",
             variants={
-                "weighted": "pw-opsd --task chain --steps 80",
-                "uniform": "pw-opsd --task chain --steps 80 --w-min 1",
+                "weighted": "pw-opsd --task tutor --steps 80",
+                "uniform": "pw-opsd --task tutor --steps 80 --w-min 1",
             },
             higher="weighted",
             lower="uniform",
