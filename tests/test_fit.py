@@ -16,7 +16,7 @@ from selfteach.api.machine import Machine, Work
 from selfteach.api.resolve import draft
 from selfteach.api.training import configured
 from selfteach.cli.train import configured as configured_by_words
-from selfteach.recipes import RECIPES, knobs, preset_of
+from selfteach.recipes import RECIPES, knobs, preset_of, with_knobs
 from selfteach.words import given_names
 
 CPU = Machine(
@@ -94,8 +94,32 @@ def test_answers_are_twice_as_long_as_worked_solutions() -> None:
     work = Work(FAST, 10**6, 100, 1, True)
     assert answer_tokens(4096, 8, work, 8192, Rows(100, 300)) == 1024
     assert answer_tokens(4096, 8, work, 8192, Rows(100, None)) == 4096
-    assert answer_tokens(4096, 8, work, 2048, Rows(100, None)) == 1948
+    assert answer_tokens(4096, 8, work, 2048, Rows(100, None)) == 1024
     assert answer_tokens(4096, 8, work, 8192, Rows(100, 3)) == 128
+
+
+@drawn(st.integers(32, 10**5), st.integers(1, 2000), st.none() | st.integers(1, 2000), st.integers(32, 8192))
+def test_prompt_privilege_and_template_have_room_beside_an_answer(
+    window: int, prompt: int, solution: int | None, paper: int
+) -> None:
+    """Lengths are guesses: a window that answers would fill leaves as much again as the prompt, and a template."""
+    longest = answer_tokens(paper, 8, Work(FAST, 10**6, prompt, 1, True), window, Rows(prompt, solution))
+    assert longest == 32 or longest + 2 * prompt + (solution or 0) + 64 <= window
+
+
+@pytest.mark.parametrize(
+    ("recipe", "phase"), [("dpo", "warmup"), ("reopold", "explore_steps"), ("cepo", "mix_steps")]
+)
+def test_phases_shrink_with_the_steps_that_were_given(recipe: str, phase: str) -> None:
+    paper = knobs(preset_of(RECIPES[recipe]))
+    huge = dataclasses.replace(FAST, token=1e-9)
+    for steps in (max(1, paper["steps"] // 10), 10 * paper["steps"]):
+        config = draft(recipe, task=ROWS)
+        config = dataclasses.replace(config, recipe=with_knobs(config.recipe, {"steps": steps}))
+        work = Work(huge, 10**6, 128, len(config.recipe.teachers), type(config.recipe).generates)
+        found = dict(sizes(config, work, 2**20, Rows(128, None), {"steps"}))
+        share = min(1.0, steps / paper["steps"])
+        assert found[phase] == fewer(paper[phase], share, 1)
 
 
 @drawn(st.integers(1, 10**6), st.floats(0.0001, 2), st.integers(1, 20))

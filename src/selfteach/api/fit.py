@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from selfteach.api.machine import Work, machine_of
 from selfteach.errors import UserError
 from selfteach.policy.loading import context_window, skeleton
-from selfteach.recipes import knobs, with_knobs
+from selfteach.recipes import knobs, preset_of, with_knobs
 from selfteach.recipes.base import Size
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.task.example import Task
@@ -30,6 +30,8 @@ FEW_ROWS, SHORT, SMALL_GROUP, FEW_STEPS, FEW_PROBLEMS, ENOUGH = 6, 32, 4, 20, 8,
 """Sizes are lowered towards these: answers become shorter rather than a step have fewer rows, and so on."""
 SHORTEST_WORK = 128
 """Tokens that an answer may have however short the worked solutions are: models say more than people write."""
+TEMPLATE = 64
+"""Tokens that a chat template or a view may add to the texts that it shows."""
 STORING = 2
 """What is written before the first step may take as long as so many steps."""
 
@@ -101,6 +103,8 @@ def sizes(
     if "prompts" in kinds:
         rows = min(now["prompts"], prompts) * group
     share = min(1.0, work.machine.run / (work.step(rows, tokens) * total_steps(config, now)))
+    if "steps" in given:  # fewer than the paper's: its warmup and phases shrink with them
+        share = min(share, now["steps"] / knobs(preset_of(type(config.recipe)))["steps"])
     for name, kind in kinds.items():
         if kind in ("steps", "schedule") and now[name]:
             yield name, fewer(now[name], share, FEW_STEPS if kind == "steps" else 1)
@@ -120,9 +124,11 @@ def prompts_of_a_step(config: TrainConfig, now: dict[str, Any], kinds: dict[str,
 
 
 def answer_tokens(paper: int, rows: int, work: Work, window: int, data: Rows) -> int:
-    """The longest answer: within the model's window, twice as long as worked solutions, and short enough that a step
-    has time for a few rows and an evaluation for a few problems."""
-    longest = min(paper, max(SHORT, window - data.prompt))
+    """The longest answer: within the model's window beside a template, prompt and privilege (a power of two where that
+    binds: lengths are guesses), twice as long as worked solutions, and short enough that a step has time for a few rows and an evaluation for a few problems."""
+    longest, room = paper, window - 2 * data.prompt - (data.solution or 0) - TEMPLATE
+    if paper > room:
+        longest = max(SHORT, 2 ** (max(1, room).bit_length() - 1))
     shortest = SHORT
     if data.solution is not None:
         longest = min(longest, max(SHORTEST_WORK, 2 ** (2 * data.solution - 1).bit_length()))
