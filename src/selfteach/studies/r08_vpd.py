@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from selfteach.studies.grpo import REINFORCED, ROWS
 from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
 
 KNOBS = {"lr": 5e-4, "per_prompt": 8, "prompts": 8, "mean_over": "tokens"}
 LAPTOP = Laptop("tutor", {**SHORT, **ADAM, **MUTE, **KNOBS, "steps": 150})
 
-VPD = "vpd --task tutor --steps 80"
-GRPO = "grpo --task tutor --steps 80 --lr 5e-4 --per-prompt 8 --prompts 8 --betas 0.9 0.95 --mean-over tokens"
+VPD = f"vpd --task tutor --steps 80 {ROWS}"
+GRPO = f"{REINFORCED} --mean-over tokens"
 
 STUDY = Study(
     method="vpd",

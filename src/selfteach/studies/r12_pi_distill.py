@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfteach.studies.grpo import ADAMS, REINFORCED, ROWS
 from selfteach.studies.laptop import PLAIN, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
 
@@ -9,21 +10,20 @@ LAPTOP = Laptop(
     "tutor", {**SHORT, **PLAIN, "lr": 3e-4, "place": "user", "per_prompt": 8, "steps": 150, "prompts": 8}
 )
 
-PI = "pi-distill --task tutor --steps 100"
-GRPO = "grpo --task tutor --lr 3e-4 --steps 100"
+PI = f"pi-distill --task tutor --steps 80 {ROWS} {ADAMS}"
 
 STUDY = Study(
     method="pi-distill",
     claims=(
         Claim(
             says="Training on the teacher's answers beats reinforcement (41.1; SFT with RL 32.3; TravelPlanner)",
-            variants={"pi-distill": PI, "grpo": GRPO},
+            variants={"pi-distill": PI, "grpo": REINFORCED},
             higher="pi-distill",
             lower="grpo",
         ),
         Claim(
             says="and so does its on-policy self-distillation with a reward (37.5, the same)",
-            variants={"opsd": f"{PI} --form opsd", "grpo": GRPO},
+            variants={"opsd": f"{PI} --form opsd", "grpo": REINFORCED},
             higher="opsd",
             lower="grpo",
         ),

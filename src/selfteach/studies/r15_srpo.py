@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfteach.studies.grpo import ADAMS, REINFORCED, ROWS
 from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
 
@@ -10,21 +11,23 @@ LAPTOP = Laptop(
     {**SHORT, **ADAM, **MUTE, "lr": 3e-4, "per_prompt": 8, "update_rate": 0.01, "steps": 150, "prompts": 8},
 )  # fmt: skip
 
+SRPO = f"srpo --steps 80 {ROWS} {ADAMS}"
+
 STUDY = Study(
     method="srpo",
     task="tutor",
     claims=(
         Claim(
             says="Routing beats reinforcement alone: 77.4 against 74.0 after ten hours (Qwen3-8B, five benchmarks)",
-            variants={"srpo": "srpo --steps 80", "grpo": "grpo --task tutor --steps 80"},
+            variants={"srpo": SRPO, "grpo": REINFORCED},
             higher="srpo",
             lower="grpo",
         ),
         Claim(
             says="and distillation alone, which flattens: 77.4 against 71.1 (the same)",
             variants={
-                "srpo": "srpo --steps 80",
-                "sdpo": "sdpo --feedback never --alpha 0.5 --lr 3e-4 --prompts 8 --per-prompt 8 --steps 80",
+                "srpo": SRPO,
+                "sdpo": f"sdpo --feedback never --alpha 0.5 --steps 80 {ROWS} {ADAMS}",
             },
             higher="srpo",
             lower="sdpo",

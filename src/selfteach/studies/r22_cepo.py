@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfteach.studies.grpo import ROWS
 from selfteach.studies.laptop import ADAM, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
 
@@ -13,19 +14,21 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
+CEPO = f"cepo --steps 80 {ROWS} --lr 5e-4"
+
 STUDY = Study(
     method="cepo",
     task="tutor",
     claims=(
         Claim(
             says="Evidence helps GRPO: 43.4 against 41.2 (Qwen3-VL-2B, average of five benchmarks)",
-            variants={"cepo": "cepo --steps 80", "grpo": "cepo --mix 0 --steps 80"},
+            variants={"cepo": CEPO, "grpo": f"{CEPO} --mix 0"},
             higher="cepo",
             lower="grpo",
         ),
         Claim(
             says="and the contrast with a wrong answer helps RLSD: 43.4 against 40.1 (the same)",
-            variants={"cepo": "cepo --steps 80", "rlsd": "cepo --contrast student --steps 80"},
+            variants={"cepo": CEPO, "rlsd": f"{CEPO} --contrast student"},
             higher="cepo",
             lower="rlsd",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfteach.studies.grpo import REINFORCED
 from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
 
@@ -32,9 +33,13 @@ STUDY = Study(
     claims=(
         Claim(
             says="SDPO is more accurate than GRPO after equal training: 48.8 against 41.2 (Qwen3-8B, LiveCodeBench v6)",
-            variants={"sdpo": "sdpo --steps 80", "grpo": "grpo --task tutor --steps 80"},
+            variants={
+                "sdpo": "sdpo --steps 80 --prompts 64 --eval-every 20",
+                "grpo": f"{REINFORCED} --eval-every 20",
+            },
             higher="sdpo",
             lower="grpo",
+            metric="auc eval/headline",
         ),
         Claim(
             says="An averaged teacher goes further than a live one, which diverges: best 49.3 against 36.1 (the same)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfteach.studies.grpo import ADAMS, REINFORCED, ROWS
 from selfteach.studies.laptop import PLAIN, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
 
@@ -20,7 +21,7 @@ LAPTOP = Laptop(
     },
 )
 
-SD = "rltf --task tutor --steps 100"
+SD = f"rltf --task tutor --steps 80 {ROWS} {ADAMS}"
 TWO_TURNS = f"{SD} --revision-weight 0"
 
 STUDY = Study(
@@ -29,7 +30,7 @@ STUDY = Study(
         Claim(
             says="Retelling the second turn beats one-turn GRPO: 0.80 against 0.37 (Knights and Knaves, Llama-3.1-8B; "
             "beside it rltf writes second turns, rewards the first for them, and takes 0.1 off what cannot be read)",
-            variants={"sd": SD, "grpo": "grpo --task tutor --scale none --lr 1e-3 --steps 100"},
+            variants={"sd": SD, "grpo": f"{REINFORCED} --scale none"},
             higher="sd",
             lower="grpo",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfteach.studies.grpo import ADAMS, ROWS
 from selfteach.studies.laptop import PLAIN, SHORT, Laptop
 from selfteach.studies.study import Claim, Study
 
@@ -18,7 +19,7 @@ LAPTOP = Laptop(
     },
 )
 
-DGRPO = "dgrpo --task tutor --steps 100"
+DGRPO = f"dgrpo --task tutor --steps 80 {ROWS} {ADAMS}"
 
 STUDY = Study(
     method="dgrpo",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from selfteach.policy.economy import economy_of
-from selfteach.policy.loading import Policy
+from selfteach.policy.loading import Policy, context_window
 from selfteach.policy.passes import row_of
 from selfteach.roles.role import Role
 from selfteach.roles.told import Told
@@ -41,6 +41,8 @@ def teacher_checks(
     known = [(m, ids) for m, ids in zip(told, seen.prompts, strict=True) if m is not None]
     yield messages_check(run, name, [m for m, _ in known], [ids for _, ids in known])
     yield from unknown_check(run, name, seen.prompts)
+    if run.recipe.generates:
+        yield from room_check(name, policy, seen, run.recipe.rollouts.max_tokens)
     yield alignment_check(name, (run.policy, policy), rollouts, seen)
     if run.config.loading.teacher_dtype is not None:
         yield numbers_check(run, name, teacher.weights)
@@ -68,6 +70,22 @@ def unseen_check(
         f"view {view.name} has nothing to show of the first {len(seen.prompts)} examples ({seen.no_privilege} without "
         f"{', '.join(view.fields)}, {seen.too_long} too long); {advice}",
     )
+
+
+def room_check(name: str, policy: Policy, seen: Context, longest: int) -> Iterator[Check]:
+    """A warning where an answer as long as may be does not fit behind a role's prompts: it has no opinion of it."""
+    window = context_window(policy.model)
+    known = [len(ids) for ids in seen.prompts if ids is not None]
+    full = sum(length + longest > window for length in known)
+    if full:
+        room = max(0, window - max(known))
+        yield Check(
+            f"{name}: room",
+            True,
+            f"behind {full} of {len(known)} prompts an answer of {longest} tokens exceeds the window of {window}; what "
+            f"is longer than it holds is not scored: --max-tokens {room} always fits, or show it less (--view)",
+            warns=True,
+        )
 
 
 def tokenizer_check(name: str, student: Policy, teacher: Policy) -> Check:
