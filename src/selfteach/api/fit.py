@@ -125,7 +125,8 @@ def prompts_of_a_step(config: TrainConfig, now: dict[str, Any], kinds: dict[str,
 
 def answer_tokens(paper: int, rows: int, work: Work, window: int, data: Rows) -> int:
     """The longest answer: within the model's window beside a template, prompt and privilege (a power of two where that
-    binds: lengths are guesses), twice as long as worked solutions, and short enough that a step has time for a few rows and an evaluation for a few problems."""
+    binds: lengths are guesses), twice as long as worked solutions, and short enough that a step has time for a few rows
+    and an evaluation for a few problems."""
     longest, room = paper, window - 2 * data.prompt - (data.solution or 0) - TEMPLATE
     if paper > room:
         longest = max(SHORT, 2 ** (max(1, room).bit_length() - 1))

@@ -12,6 +12,6 @@ ROWS = "--per-prompt 8 --prompts 16"
 """Of 64 answers a step GRPO learns nothing of world tutor's sparse reward in 80 steps, whatever its learning rate; of
 these 128 it does in some seeds and in some not. What is held against it writes as many."""
 ADAMS = "--lr 5e-4 --betas 0.9 0.95"
-"""Its best rate in that world, of 1e-4, 3e-4, 5e-4, 1e-3 and 3e-3 on seed 1000."""
+"""A rate at which it does, with these rows, on tuning seed 1000 (0.36 to 0.94)."""
 REINFORCED = f"grpo --task tutor --steps 80 {ROWS} {ADAMS} --clip-high 0.28"
 """GRPO as the baseline of that world's studies."""
