@@ -201,6 +201,8 @@ def test_numpys_numbers_are_answers() -> None:
         ([[1, 2]], "rows, row 1: of type list, not a dict"),
         (np.zeros(3), "rows, row 1: of type float64, not a dict"),
         ([{"question": "p"}], "rows, row 1: no field 'problem', it has 'question'; set problem_column to one of these"),
+        ([{"prompt": "p", "chosen": "c"}], "of a preference they lack 'rejected'"),
+        ([{"Prompt": "p", "Rejected": "c"}], "of a preference they lack 'chosen'"),
         ([{"problem": "p"}], "rows, row 1: no field 'solution', it has 'problem'; set solution_column to one of"),
         ([], "rows: there are no rows"), ((), "rows: there are no rows"),
         ([{}], "rows, row 1: no field 'problem', it has "),

@@ -1015,7 +1015,7 @@ def test_the_list_shows_claims_and_variants(mine: str, capsys: pytest.CaptureFix
     assert main(["study", mine, "pw-opsd", "--list"]) == 0
     shown = capsys.readouterr().out
     assert "longer is better" in shown
-    assert "weighted: selfteach train pw-opsd --task chain --steps 80\n" in shown
+    assert "weighted: selfteach train pw-opsd --task tutor --steps 80\n" in shown
     assert "eval/headline: weighted exceeds uniform?" in shown
 
 
@@ -1152,7 +1152,7 @@ def test_no_run_is_started_after_the_budget(mine: str, monkeypatch: pytest.Monke
 
 
 def test_other_methods_that_rows_are_there_of_stand_in_the_table_and_those_without_are_named(
-    mine: str, monkeypatch: pytest.MonkeyPatch
+    mine: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished_at_once(monkeypatch, 0.5)
     small = Study("tip", (claim({"a": "tip --steps 2 --task table", "b": "tip --steps 1 --task table"}),))
@@ -1161,7 +1161,16 @@ def test_other_methods_that_rows_are_there_of_stand_in_the_table_and_those_witho
         "selfteach.cli.study.study_named", lambda name: small if name == "tip" else study_named(name)
     )
     assert main(["study", "tip", "--seeds", "4"]) == 0
+    capsys.readouterr()
     assert main(["study", mine, "--seeds", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "\nsft: longer is better: reproduced (eval/headline 0.4" in said
+    assert "tip" not in said
+    alone = Path("runs/study/methods.md").read_text()
+    assert "| tip | a beats b |" in alone
+    assert "not studied here" not in alone, "a study of one's own is no part of the methods' table"
+    assert "without a claim" not in alone
+    assert main(["study", mine, "tip", "--seeds", "4"]) == 0
     written = Path("runs/study/methods.md").read_text()
     assert "| tip | a beats b |" in written
     assert "| sft | longer is better |" in written

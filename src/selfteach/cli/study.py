@@ -75,7 +75,7 @@ def command(words: Sequence[str]) -> int:
         common_task(given),
         given.tokens,
         others(studies, results),
-        tuple(STUDIES),
+        tuple(STUDIES) if any(one in STUDIES.values() for one in studies) else (),
     )
     if given.dry_run:
         print(dry(commands(asked, run_of, results)))

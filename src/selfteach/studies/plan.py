@@ -35,7 +35,7 @@ COMMON_SEEDS = 4
 class StudySettings:
     """What is asked: whose claims, how many seeds at most, where runs go; the task on which all methods are compared
     at equal generated tokens (empty: none), and how many tokens; other studies that stand in the same table, and the
-    names of all."""
+    names of all that the table is to name (none: a table of studies of one's own)."""
 
     studies: tuple[Study, ...]
     out: Path

@@ -95,6 +95,8 @@ def without_verdict(plan: Plan, left: Sequence[Open]) -> list[str]:
     here = {study.method for study in (*plan.asked.studies, *plan.asked.others)}
     known = [name for name in plan.asked.known if name not in here]
     none = [name for name in RECIPES if name not in here and name not in plan.asked.known]
+    if not plan.asked.known:  # studies of one's own: what the methods here have is no part of them
+        return named
     if known:
         named.append(f"not studied here: {', '.join(known)}; `selfteach study {' '.join(known)}` shows them")
     if none:

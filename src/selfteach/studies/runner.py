@@ -14,11 +14,11 @@ from pathlib import Path
 
 from selfteach.errors import UserError
 from selfteach.report.text import as_number
-from selfteach.studies.answer import Answer, Open, answer, answered, decided, set_up
+from selfteach.studies.answer import Answer, Decided, Open, answer, answered, decided, set_up
 from selfteach.studies.fingerprint import Resolve
 from selfteach.studies.outdated import forget, mark, outdated
 from selfteach.studies.plan import Plan, Side, StudySettings, Work
-from selfteach.studies.results import write_results
+from selfteach.studies.results import effect, write_results
 from selfteach.studies.rows import Row, Rows, row_of
 from selfteach.studies.runs import finished, last_line, log_of, rows_of
 from selfteach.studies.verdict import FIRST_LOOK, looks
@@ -211,8 +211,24 @@ def next_look(plan: Plan, found: Answer | Open) -> int | None:
 def written(plan: Plan, command: str, results: Path) -> list[Open]:
     """Write the results; the claims without numbers are returned."""
     answers, left = answered(plan)
-    write_results(plan, decided(answers, len(left)), left, command, results)
+    verdicts = decided(answers, len(left))
+    asked = {id(claim) for _, claim in plan.claims}  # others stand in the same table
+    every: list[Decided | Open] = [*verdicts, *left]
+    for one in every:
+        claim = one.claim if isinstance(one, Open) else one.answer.claim
+        if id(claim) in asked:
+            print(told(one), flush=True)
+    write_results(plan, verdicts, left, command, results)
     return left
+
+
+def told(one: Decided | Open) -> str:
+    """A claim and what became of it, in one line."""
+    if isinstance(one, Open):
+        return f"{one.method}: {one.claim.says}: no verdict: {one.reason}"
+    seeds = f"{one.answer.claim.metric} {effect(one.answer)}, {len(one.answer.differences)} seeds"
+    why = f": {one.why}" if one.why else ""
+    return f"{one.answer.method}: {one.answer.claim.says}: {one.verdict} ({seeds}){why}"
 
 
 def commands(asked: StudySettings, resolve: Resolve, results: Path) -> list[list[str]]:

@@ -175,9 +175,15 @@ def _needed(source: Source, option: str, name: str | None) -> str:
     if found is None:
         raise UserError(
             f"{source.label}, row 1: no field {name!r}, it has {', '.join(map(repr, source.columns))}; "
-            f"set {option} to one of these" + (" or to None" if option == "solution_column" else "")
+            f"set {option} to one of these{' or to None' if option == 'solution_column' else ''}{half(source.columns)}"
         )
     return found
+
+
+def half(columns: Sequence[str]) -> str:
+    """What rows lack that have one answer of a pair, in words; nothing for others."""
+    lacks = {"chosen", "rejected"} - {column.casefold() for column in columns}
+    return f"; of a preference they lack {lacks.pop()!r}" if len(lacks) == 1 else ""
 
 
 def _match(source: Source, name: str) -> str | None:

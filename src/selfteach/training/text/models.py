@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from selfteach.checks import require
+from selfteach.errors import UserError
 from selfteach.policy.loading import Policy, load_policy, policy_of
 from selfteach.policy.lora import LoraConfig
 from selfteach.policy.room import memory_limit
+from selfteach.recipes import knobs, preset_of
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, Adapter, Optimization
 from selfteach.roles.store import WeightStore
@@ -25,6 +27,7 @@ from selfteach.training.learner import Trained
 from selfteach.training.optimizers import optimizer_of
 from selfteach.training.schedule import scheduled
 from selfteach.training.text.starts import Starts
+from selfteach.words import option
 
 
 class Models:
@@ -179,13 +182,26 @@ def loaded(config: TrainConfig, lora: LoraConfig | None, device: torch.device) -
 
 
 def load_external(config: TrainConfig, device: torch.device, model: str) -> Policy:
-    """Another model, which never moves; on the CPU where teachers wait there, with the room of ``device``."""
+    """Another model, which never moves; on the CPU where teachers wait there, with the room of ``device``. UserError,
+    with the option that names it, if it cannot be loaded."""
     loading = config.loading
-    return load_policy(
-        resolve_model(model),
-        precision=loading.teacher_dtype or loading.precision,
-        trained=False,
-        trust_remote_code=loading.trust_remote_code,
-        device="cpu" if loading.offload_teachers else device,
-        memory=config.bookkeeping.memory or memory_limit(device),
-    )
+    try:
+        return load_policy(
+            resolve_model(model),
+            precision=loading.teacher_dtype or loading.precision,
+            trained=False,
+            trust_remote_code=loading.trust_remote_code,
+            device="cpu" if loading.offload_teachers else device,
+            memory=config.bookkeeping.memory or memory_limit(device),
+        )
+    except UserError as error:
+        raise UserError(f"{called(config.recipe, model)}{error}") from error
+
+
+def called(recipe: Recipe, model: str) -> str:
+    """Which option of a recipe names another model, and whether nobody gave it."""
+    by = next((name for name, value in knobs(recipe).items() if value == model), None)
+    if by is None:
+        return ""
+    paper = knobs(preset_of(type(recipe))).get(by) == model
+    return f"{option(by)} (the paper's, as none is given): " if paper else f"{option(by)}: "
