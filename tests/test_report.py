@@ -398,7 +398,7 @@ def test_a_run_that_did_not_write_the_papers_values_is_not_said_to_have_them(run
     (run / "config.toml").write_text(tomli_w.dumps({k: v for k, v in CONFIG.items() if k != "paper"}))
     shown = page(build_report(run)).text
     assert "differences from them are not known" in shown
-    assert "Every setting is the paper's" not in shown
+    assert "Every setting is that of the method's first preset" not in shown
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])

@@ -88,7 +88,7 @@ MAIN = (
            after_slash),
     Wanted("Response length", "tokens", ("length/*", "eval/length"),
            lambda name: "held-out" if name == "eval/length" else f"training, {after_slash(name)}"),
-    Wanted("Training reward", "mean over the step's rollouts", ("reward/mean",), after_slash),
+    Wanted("Training reward", "mean over all texts of the step, whoever wrote them", ("reward/mean",), after_slash),
     Wanted("Spread of the reward", "over the step; share of groups without any", ("reward/std", "reward/zero_std"),
            after_slash),
     Wanted("Answers cut off", "share that met the length limit", ("truncated",)),
@@ -304,7 +304,7 @@ def other_shared_charts(runs: Sequence[tuple[str, Columns]]) -> list[Chart]:
 
 
 SHARED = (
-    ("Training reward", "mean over the step's rollouts", "reward/mean"),
+    ("Training reward", "mean over all texts of the step, whoever wrote them", "reward/mean"),
     ("Response length in training", "tokens", "length/mean"),
     ("Student's entropy", "nats a token", "entropy/student"),
 )
