@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.laptop import ADAM, FAST, SHORT, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 from selfteach.studies.verdict import Within
 
 LAPTOP = Laptop(
@@ -14,7 +14,7 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-DISTILLM = "distillm --steps 100 --no-adaptive --student-share 1"
+DISTILLM = f"distillm {FAST} --no-adaptive --student-share 1"
 
 STUDY = Study(
     method="distillm",
@@ -25,16 +25,19 @@ STUDY = Study(
             variants={
                 # A store that is never full: every answer is fresh, as GKD's are.
                 "skewed": f"{DISTILLM} --replay-capacity 1000000",
-                "gkd": "gkd --steps 100 --mean-over tokens",
+                "gkd": f"gkd {FAST} --mean-over tokens",
             },
             higher="skewed",
             lower="gkd",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="The adaptive share does as well as answers of the student alone, which cost more to write",
-            variants={"adaptive": "distillm --steps 100", "own": DISTILLM},
+            variants={"adaptive": f"distillm {FAST}", "own": DISTILLM},
             higher="adaptive",
             lower="own",
+            tuned_by=AREA,
             rule=Within(0.05),
         ),
     ),

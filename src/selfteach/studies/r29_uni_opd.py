@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
     {**SHORT, **ADAM, **MUTE, "teacher": "arena:tutor-large", "per_prompt": 8, "steps": 150, "prompts": 8},
 )
 
-UNI = "uni-opd --task tutor --steps 80"
+UNI = f"uni-opd --task tutor {SLOW}"
 
 STUDY = Study(
     method="uni-opd",
@@ -20,6 +20,8 @@ STUDY = Study(
             variants={"uni-opd": UNI, "opd": f"{UNI} --shift none --balance none"},
             higher="uni-opd",
             lower="opd",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.laptop import ADAM, SHORT, SLOW, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64}
@@ -15,9 +15,11 @@ STUDY = Study(
     claims=(
         Claim(
             says="The baseline beats plain sampled-token distillation (abstract; math and science)",
-            variants={"baseline": "vopd --steps 100", "none": "vopd --steps 100 --baseline none"},
+            variants={"baseline": f"vopd {SLOW}", "none": f"vopd {SLOW} --baseline none"},
             higher="baseline",
             lower="none",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.laptop import ADAM, SHORT, SLOW, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -13,7 +13,7 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-SCOPE = "scope --task tutor --steps 80"
+SCOPE = f"scope --task tutor {SLOW}"
 
 STUDY = Study(
     method="scope",
@@ -22,10 +22,12 @@ STUDY = Study(
             says="The two paths beat distillation of every rollout: Avg@32 55.2 against 52.3 (R1-Distill-Qwen-1.5B)",
             variants={
                 "scope": SCOPE,
-                "opd": "exopd --task tutor --reward-scale 1 --per-prompt 8 --prompts 8 --steps 80",
+                "opd": f"exopd --task tutor --reward-scale 1 --per-prompt 8 --prompts 8 {SLOW}",
             },
             higher="scope",
             lower="opd",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="Wrong rollouts are to be weighted towards those the teacher finds likely: turned round, 42.7 falls "
@@ -33,6 +35,8 @@ STUDY = Study(
             variants={"scope": SCOPE, "turned": f"{SCOPE} --teacher-weight high-perplexity"},
             higher="scope",
             lower="turned",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.laptop import ADAM, SHORT, SLOW, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
     {**SHORT, **ADAM, "teacher": "arena:tutor-large", "explore_steps": 50, "steps": 150, "prompts": 64},
 )
 
-REOPOLD = "reopold --steps 100"
+REOPOLD = f"reopold {SLOW} --explore-steps 20"
 
 STUDY = Study(
     method="reopold",
@@ -21,6 +21,8 @@ STUDY = Study(
             variants={"refined": REOPOLD, "all": f"{REOPOLD} --refine-share 1"},
             higher="refined",
             lower="all",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )
