@@ -1,8 +1,7 @@
 """Tokens that OPSD, SDPO and GRPO generate until they reach an accuracy: ``python benchmarks/token_efficiency.py``.
 
-Every method gets the same grid, a third, one and three times its learning rate by groups of 4 and 8 answers, 64 answers
-a step. The setting of the highest accuracy (its mean over BUDGET tokens) on seed 1000, which is not reported, runs on
-seeds 0, 1, …: GRPO for LONGER times the tokens. A run reaches an accuracy where the line between its evaluations does.
+Every method gets the same grid, learning rates RATES by groups of GROUPS answers, ROWS answers a step. The setting of
+the highest accuracy (its mean over BUDGET tokens) on seed 1000, which is not reported, runs on seeds 0, 1, …: GRPO for LONGER times the tokens. A run reaches an accuracy where the line between its evaluations does.
 Ratios are GRPO's tokens over the method's, paired by seed: geometric means, 95 % intervals of Student's t of their
 logarithms; a run of GRPO that never gets there counts with all that it generated, so the ratio is at least that.
 
@@ -25,28 +24,26 @@ from typing import Any
 
 import torch
 import transformers
-from scipy.stats import t as student_t
 
-from selfteach.recipes import RECIPES, knobs, preset_of
 from selfteach.studies.runs import Planned, curve, finished
+from selfteach.studies.student import quantile
 from selfteach.studies.workers import Crew
 
 ROOT, RESULTS = Path("runs/token-efficiency"), Path("results")
 TASKS = ("tutor", "json")
 METHODS = ("opsd", "sdpo", "grpo")
 LEVELS = (0.5, 0.7, 0.9)
-FACTORS, GROUPS, ROWS = (1 / 3, 1, 3), (4, 8), 64
-BUDGET, LONGER, POINTS, SEEDS = 200_000, 4, 20, 4
+RATES, GROUPS, ROWS = (2e-4, 5e-4, 1e-3), (4, 8), 128
+BUDGET, LONGER, POINTS, SEEDS = 300_000, 3, 20, 4
 TUNING = 1000
 
 
 def run_of(task: str, method: str, setting: tuple[float, int], seed: int, budget: int) -> Planned:
     """A run of ``budget`` tokens, evaluated about every BUDGET / POINTS."""
-    factor, group = setting
-    recipe = preset_of(RECIPES[method], "arena")
-    rate = f"{factor * float(knobs(recipe)['lr']):.3g}"
+    rate, group = setting
     folder = ROOT / f"{task}-{method}-{rate}-{group}-{seed}-{budget // 1000}k"
-    words = f"train {method} --task {task} --preset arena --lr {rate} --per-prompt {group} --prompts {ROWS // group} "
+    words = f"train {method} --task {task} --preset arena --lr {rate} --betas 0.9 0.95 "
+    words += f"--per-prompt {group} --prompts {ROWS // group} "
     words += (
         f"--token-budget {budget} --steps 10000 --eval-every {EVERY} --eval-problems 256 --eval-samples 1 "
     )
@@ -87,7 +84,7 @@ def made(runs: Sequence[Planned], jobs: int) -> None:
 
 def all_made(tasks: Sequence[str], jobs: int) -> dict[str, Any]:
     """What the runs say: task → method → the settings' heights, the chosen one, its curves by seed."""
-    grid = list(product(FACTORS, GROUPS))
+    grid = list(product(RATES, GROUPS))
     told: dict[str, Any] = {}
     for task in tasks:
         tuning = {
@@ -101,7 +98,7 @@ def all_made(tasks: Sequence[str], jobs: int) -> dict[str, Any]:
             budget = BUDGET * (LONGER if method == "grpo" else 1)
             runs = [run_of(task, method, best, seed, budget) for seed in range(SEEDS)]
             own[method] = {
-                "tried": {f"lr x{factor:.2g}, group {group}": h for (factor, group), h in heights.items()},
+                "tried": {f"lr {rate:g}, group {group}": h for (rate, group), h in heights.items()},
                 "command": shlex.join(["selfteach", *runs[0].words]),
                 "runs": runs,
             }
@@ -115,7 +112,7 @@ def all_made(tasks: Sequence[str], jobs: int) -> dict[str, Any]:
 def interval(logs: Sequence[float]) -> tuple[float, float, float]:
     """(geometric mean, lower, upper) of 95 %."""
     mean, count = statistics.fmean(logs), len(logs)
-    error = student_t.ppf(0.975, count - 1) * statistics.stdev(logs) / math.sqrt(count)
+    error = quantile(0.025, count - 1) * statistics.stdev(logs) / math.sqrt(count)
     return math.exp(mean), math.exp(mean - error), math.exp(mean + error)
 
 
