@@ -3,8 +3,8 @@
 Every method gets the same grid, learning rates RATES by groups of GROUPS answers, ROWS answers a step. The setting of
 the highest accuracy (its mean over BUDGET tokens) on seed 1000, which is not reported, runs on seeds 0, 1, …: GRPO for
 LONGER times the tokens. A run reaches an accuracy where the line between its evaluations does. Ratios are GRPO's tokens
-over the method's, paired by seed: geometric means, 95 % intervals of Student's t of their logarithms; a run of GRPO that
-never gets there counts with all that it generated, so the ratio is at least that.
+over the method's, paired by seed: geometric means, 95 % intervals of Student's t of their logarithms; a run of GRPO
+that never gets there counts with all that it generated, so the ratio is at least that.
 
 Runs what is not there yet under runs/token-efficiency (about 70 minutes of one core a task); writes
 results/token_efficiency.json and .md. ``--page``: the page alone.
