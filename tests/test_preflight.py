@@ -4,6 +4,7 @@ and a sampler that is another policy than the scorer. (tests/test_train.py has t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,7 @@ from selfteach.policy.sampler import LocalSampler, Sample
 from selfteach.policy.wording import left_out
 from selfteach.task.example import Message
 from selfteach.training.text.preflight import Check, examined, preflight
+from selfteach.training.text.preflight.probing import first_prompts
 from tiny import CHATML, tiny_model, tiny_model_folder, tiny_tokenizer
 
 ONE_TURN = (
@@ -361,3 +363,43 @@ def test_a_recipe_that_learns_from_rewards_is_refused_where_nothing_is_graded(
     else:
         assert [one.name for one in checks] == ["teacher: view" if recipe == "srpo" else "objective"]
         assert "nothing is graded" in checks[0].detail
+
+
+# --- teachers and their windows ---------------------------------------------------------------------------------
+
+
+def test_a_teacher_whose_window_answers_may_exceed_is_named(tmp_path: Path) -> None:
+    """Its prompts are longer than the student's: a run would stop at step 1, of answers that nobody scored."""
+    model = folder(tmp_path)
+    short = run_of(model, "--max-tokens", "8").learner
+    full = 1024 - max(len(one.prompt_ids) for one in first_prompts(short))
+    long = run_of(model, "--max-tokens", str(full)).learner
+    assert not any(check.name == "teacher: room" for check in examined(short))
+    found = next(check for check in examined(long) if check.name == "teacher: room")
+    assert (found.ok, found.warns) == (True, True)
+    fits = re.fullmatch(r"behind \d+ of \d+ prompts .* --max-tokens (\d+) always fits, .*", found.detail)
+    assert fits
+    assert not any(
+        check.name == "teacher: room" for check in examined(run_of(model, "--max-tokens", fits[1]).learner)
+    )
+
+
+def test_another_model_that_cannot_be_loaded_is_named_by_its_option(tmp_path: Path) -> None:
+    model = folder(tmp_path)
+    for words, said in (
+        ((), r"--teacher \(the paper's, as none is given\): model 'Qwen/Qwen3-8B' cannot"),
+        (("--teacher", str(tmp_path / "none")), r"--teacher: .*none"),
+    ):
+        with pytest.raises(UserError, match=said):
+            examined_all(run_of(model, "--preset", "paper", *words, recipe="minillm"))
+
+
+def examined_all(run: TextRun) -> None:
+    run.enter(0)
+    list(examined(run.learner))
+
+
+def test_rows_that_are_no_preferences_are_refused_by_dpo(tmp_path: Path) -> None:
+    run = run_of(folder(tmp_path), "--task", task(tmp_path), recipe="dpo")
+    with pytest.raises(UserError, match=r"give rows of prompt, chosen and rejected, or .* --pairs rollouts"):
+        preflight(run.learner)
