@@ -20,8 +20,6 @@ curve (trapezoids over the steps at which it was measured) divided by the steps 
 HEADLINE = "eval/headline"
 MARGIN = 0.03
 """A difference of accuracy that is none that matters: between one answer in 512 and what papers call an advance."""
-AREA = f"auc {HEADLINE}"
-"""How early it is reached, beside how far: of claims in worlds where every side gets there in the end."""
 RATES = ("--lr x0.3|x1|x3",)
 """The grid of a claim that names none: a third, one and three times the learning rate that each side's words mean."""
 
