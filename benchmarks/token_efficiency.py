@@ -19,6 +19,7 @@ import platform
 import shlex
 import statistics
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,14 @@ TUNING = 1000
 def run_of(task: str, method: str, setting: tuple[float, int], seed: int, budget: int) -> Planned:
     """A run of ``budget`` tokens, evaluated about every BUDGET / POINTS."""
     rate, group = setting
-    folder = ROOT / f"{task}-{method}-{rate}-{group}-{seed}-{budget // 1000}k"
     words = f"train {method} --task {task} --preset arena --lr {rate} --betas 0.9 0.95 "
     words += f"--per-prompt {group} --prompts {ROWS // group} "
     words += (
         f"--token-budget {budget} --steps 10000 --eval-every {EVERY} --eval-problems 256 --eval-samples 1 "
     )
-    words += f"--samples-every 0 --max-idle-steps 0 --seed {seed} --out {folder}"
-    return Planned(folder.name, seed, folder, shlex.split(words))
+    words += f"--samples-every 0 --max-idle-steps 0 --seed {seed}"
+    folder = ROOT / f"{task}-{method}-{rate}-{group}-{seed}-{sha256(words.encode()).hexdigest()[:8]}"
+    return Planned(folder.name, seed, folder, shlex.split(f"{words} --out {folder}"))
 
 
 EVERY = max(1, BUDGET // (POINTS * ROWS * 30))
@@ -120,15 +121,18 @@ def interval(logs: Sequence[float]) -> tuple[float, float, float]:
 def ratio(own: Sequence[Any], other: Sequence[Any], level: float) -> str:
     """GRPO's tokens over the method's, or why there is no number."""
     mine = [reached(points, level) for points in own]
-    if not all(mine):
+    if None in mine:
         return f"reached in {sum(one is not None for one in mine)} of {len(mine)} runs"
     theirs = [reached(points, level) for points in other]
     never = sum(one is None for one in theirs)
     counted = [points[-1]["spent"] if one is None else one for one, points in zip(theirs, other, strict=True)]
-    mean, low, high = interval([math.log(b / a) for a, b in zip(mine, counted, strict=True) if a])
-    return f"{'≥ ' if never else ''}{mean:.2g} ({low:.2g}–{high:.2g})" + (
-        f"; GRPO never in {never} of {len(theirs)}" if never else ""
-    )
+    pairs = [(a, b) for a, b in zip(mine, counted, strict=True) if a and b]
+    if len(pairs) < len(own):
+        return "one of them has it untrained"
+    mean, low, high = interval([math.log(b / a) for a, b in pairs])
+    if never:
+        return f"≥ {mean:.2g} (≥ {low:.2g}); GRPO never in {never} of {len(theirs)}"
+    return f"{mean:.2g} ({low:.2g}–{high:.2g})"
 
 
 def tokens(runs: Sequence[Any], level: float) -> str:
@@ -139,11 +143,19 @@ def tokens(runs: Sequence[Any], level: float) -> str:
 
 
 def page(told: dict[str, Any]) -> str:
-    lines = ["# Generated tokens to an accuracy", "", *(__doc__ or "").split("\n\n")[1].splitlines(), ""]
-    lines += [f"Command: `python benchmarks/token_efficiency.py` ({told['made']}).", ""]
+    method = (__doc__ or "").split("\n\n")[1]
+    for name in ("RATES", "GROUPS", "ROWS", "BUDGET", "LONGER"):
+        value = globals()[name]
+        method = method.replace(
+            name, ", ".join(map(str, value)) if isinstance(value, tuple) else f"{value:,}"
+        )
+    lines = ["# Generated tokens to an accuracy", "", *method.splitlines(), ""]
+    lines += ["Command: `python benchmarks/token_efficiency.py`.", ""]
     for task, own in told["tasks"].items():
         lines += [
             f"## {task}",
+            "",
+            f"Made with {told['made'][task]}.",
             "",
             "| method | chosen | " + " | ".join(f"tokens to {x}" for x in LEVELS) + " | ",
         ]
@@ -174,10 +186,9 @@ def main() -> None:
     known = json.loads(path.read_text()) if path.exists() else {"tasks": {}}
     if not asked.page:
         known["tasks"] |= all_made(asked.tasks, asked.jobs)
-        known["made"] = (
-            f"{platform.machine()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        )
-        known["made"] += f"Python {platform.python_version()}, seeds 0–{SEEDS - 1}"
+        made = f"{platform.machine()}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        made += f"Python {platform.python_version()}, seeds 0–{SEEDS - 1}"
+        known.setdefault("made", {}).update(dict.fromkeys(asked.tasks, made))
         path.write_text(json.dumps(known, indent=1) + "\n")
     (RESULTS / "token_efficiency.md").write_text(page(known), encoding="utf-8")
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfteach.studies import STUDIES, Study
+from selfteach.studies import STUDIES, Claim, Study
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- verdicts: written by scripts/verdicts.py -->", "<!-- end of verdicts -->"
@@ -34,11 +34,11 @@ def line_of(claim: Mapping[str, Any]) -> str:
     sides = [
         f"{one['variant']} {mean_and_error(one['by_seed'])}" for one in (claim["higher"], claim["lower"])
     ]
-    low, high = claim["interval"]
+    between = "" if claim["interval"] is None else " [{:.3g}, {:.3g}]".format(*claim["interval"])
     why = f"; {claim['caveat']}" if claim["caveat"] else ""
     return (
         f"*{claim['verdict']}*, {claim['seeds']} seeds: {claim['says']}. `{claim['metric']}`: {sides[0]}, {sides[1]}; "
-        f"difference {claim['effect']:.3g} [{low:.3g}, {high:.3g}]{why}"
+        f"difference {claim['effect']:.3g}{between}{why}"
     )
 
 
@@ -48,30 +48,36 @@ def block_of(study: Study, claims: Mapping[tuple[str, str], Mapping[str, Any]]) 
         "",
     ]
     for claim in study.claims:
-        known = claims.get((study.method, claim.says))
+        known = known_of(study, claim, claims)
         if claim.withdrawn:
             lines.append(f"- *withdrawn*: {claim.says}. {claim.withdrawn[0].upper()}{claim.withdrawn[1:]}.")
         elif known is None or len(known["higher"]["by_seed"]) < 2:
-            lines.append(f"- *not run yet*: {claim.says}.")
+            lines.append(f"- *no number yet*: {claim.says}.")
         else:
             lines.append(f"- {line_of(known)}")
     return "\n".join(lines)
 
 
+def known_of(
+    study: Study, claim: Claim, claims: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """What the table has of a claim as it is today: none of its sides has other words, and its metric is the same."""
+    known = claims.get((study.method, claim.says))
+    words = {label: study.written(claim, label) for label in claim.variants}
+    return known if known and known["variants"] == words and known["metric"] == claim.metric else None
+
+
 def count_of(claims: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     """For README.md: how many claims came to which verdict."""
-    every = [(study.method, claim) for study in STUDIES.values() for claim in study.claims]
+    every = [(study, claim) for study in STUDIES.values() for claim in study.claims]
     withdrawn = sum(bool(claim.withdrawn) for _, claim in every)
-    found = Counter(
-        claims[method, claim.says]["verdict"]
-        for method, claim in every
-        if not claim.withdrawn and (method, claim.says) in claims
-    )
-    told = ", ".join(f"{found[one]} {one}" for one in VERDICTS if found[one])
+    known = [known_of(study, claim, claims) for study, claim in every if not claim.withdrawn]
+    found = Counter(one["verdict"] for one in known if one is not None)
     rest = len(every) - withdrawn - sum(found.values())
-    waiting = f", {rest} not run yet" if rest else ""
+    waiting = [f"{rest} without a number yet"] if rest else []
+    told = ", ".join([*(f"{found[one]} {one}" for one in VERDICTS if found[one]), *waiting])
     asked = f"Of {len(every)} claims {withdrawn} are withdrawn, as the small worlds cannot answer them"
-    return f"{asked}; of the others {told}{waiting}."
+    return f"{asked}; of the others {told}."
 
 
 def with_block(text: str, block: str) -> str:

@@ -377,7 +377,9 @@ def test_a_teacher_whose_window_answers_may_exceed_is_named(tmp_path: Path) -> N
     assert not any(check.name == "teacher: room" for check in examined(short))
     found = next(check for check in examined(long) if check.name == "teacher: room")
     assert (found.ok, found.warns) == (True, True)
-    fits = re.fullmatch(r"behind \d+ of \d+ prompts .* --max-tokens (\d+) always fits, .*", found.detail)
+    fits = re.fullmatch(
+        r"behind \d+ of \d+ prompts .* --max-tokens (\d+) fits behind these, .*", found.detail
+    )
     assert fits
     assert not any(
         check.name == "teacher: room" for check in examined(run_of(model, "--max-tokens", fits[1]).learner)
@@ -387,7 +389,7 @@ def test_a_teacher_whose_window_answers_may_exceed_is_named(tmp_path: Path) -> N
 def test_another_model_that_cannot_be_loaded_is_named_by_its_option(tmp_path: Path) -> None:
     model = folder(tmp_path)
     for words, said in (
-        ((), r"--teacher \(the paper's, as none is given\): model 'Qwen/Qwen3-8B' cannot"),
+        ((), r"--teacher \(the preset's\): model 'Qwen/Qwen3-8B' cannot"),
         (("--teacher", str(tmp_path / "none")), r"--teacher: .*none"),
     ):
         with pytest.raises(UserError, match=said):

@@ -83,5 +83,5 @@ def test_a_phase_that_a_run_is_too_short_for_is_named(
     (check,) = found[3]
     assert check.word == "warn"
     assert check.detail.startswith(
-        ", ".join(f"{name} {value}" for name, value in said.items()) + ", but the run"
+        ", ".join(f"{name} {value}" for name, value in said.items()) + ": not below its 3"
     )

@@ -222,6 +222,16 @@ def test_sides_of_nearly_the_same_accuracy_are_equal_and_of_other_metrics_where_
     assert said(Answer("m", claim(metric=metric, rule=rule), near, NEAR[1]))[0] == verdict
 
 
+def test_at_the_ceiling_equal_says_nothing() -> None:
+    high = [[x + 0.48 for x in side] for side in NEAR]
+    near = [(a + b) / 2 for a, b in zip(*high, strict=True)]
+    found = decided([Answer("m", claim(), near, high[1])])[0]
+    assert (found.verdict, found.settled) == ("undecided", True)
+    assert "ceiling" in found.why
+    ahead = Answer("m", claim(), [0.99, 0.991, 0.989, 0.99], [0.975, 0.976, 0.974, 0.975])
+    assert said(ahead)[0] == "reproduced", "a difference that was shown is one there too"
+
+
 # --- what is no study
 
 
@@ -472,7 +482,7 @@ def test_a_setting_far_behind_the_best_on_the_first_tuning_seed_is_not_tried_on_
     tmp_path: Path,
 ) -> None:
     plan = plan_of(asked(tmp_path, claim(TUNED, sweep=None), seeds=4))
-    scores = {"0.0003": 0.39, "0.003": 0.45, "3e-05": 0.5}
+    scores = {"0.0003": 0.24, "0.003": 0.45, "3e-05": 0.5}
     rounds = answer_all(
         plan, learned(lambda words, seed: scores.get(words.split()[-1], 0.5) + 0.2 * (seed == 1001))
     )
@@ -482,7 +492,7 @@ def test_a_setting_far_behind_the_best_on_the_first_tuning_seed_is_not_tried_on_
     }  # fmt: skip
     assert second == {("sft --lr 1e-3", 1001), ("sft --lr 1e-3 --lr 0.003", 1001)}
     setup = set_up(plan, *plan.claims[0])
-    assert setup.tried["a"] == pytest.approx({"": 0.6, "--lr 0.0003": 0.39, "--lr 0.003": 0.55})
+    assert setup.tried["a"] == pytest.approx({"": 0.6, "--lr 0.0003": 0.24, "--lr 0.003": 0.55})
     assert by_label(setup)["a"] == ""
 
 

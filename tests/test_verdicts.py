@@ -72,7 +72,7 @@ def test_seeds_behind_the_last_look_do_not_count() -> None:
     differences = [1.0, 2.0, 3.0, 4.0]
     first = evidence(Exceeds(), differences)
     assert evidence(Exceeds(), [*differences, -50.0, 9.0, -9.0]) == first
-    assert evidence(Exceeds(), differences[:3]) == Evidence(1.0, "refuted", 0)
+    assert evidence(Exceeds(), differences[:3]) == Evidence()
 
 
 def test_p_only_falls_as_seeds_are_added() -> None:
@@ -98,20 +98,31 @@ FALSE: list[tuple[float, set[str]]] = [
 ]
 
 
+def test_a_direction_that_was_shown_is_never_taken_back_for_being_small() -> None:
+    small = [0.008, 0.012, 0.010, 0.011, 0.009, 0.010, 0.012, 0.008]
+    found = evidence(Exceeds(margin=0.03), small)
+    assert found.values["equal"] < found.values["reproduced"] < 1e-5
+    assert found.verdict(0.05) == "reproduced"
+    assert found.verdict(found.values["equal"]) == "equal"
+    four, eight = [0.014, 0.017, 0.018, 0.019], [0.008, 0.010, 0.009, 0.011]
+    seen = [evidence(Exceeds(margin=0.03), one).verdict(0.05) for one in (four, four + eight[:4])]
+    assert seen == ["reproduced", "reproduced"]
+
+
 @pytest.mark.parametrize(("mean", "false"), FALSE)
 def test_with_a_margin_a_false_verdict_is_as_rare_whatever_the_true_mean(
     mean: float, false: set[str]
 ) -> None:
     random = np.random.default_rng(0)
     found = [evidence(Exceeds(margin=1.0), list(row)) for row in random.normal(mean, 1, size=(4000, 16))]
-    assert np.mean([one.p <= 0.05 and one.leaning in false for one in found]) <= 0.05
+    assert np.mean([one.verdict(0.05) in false for one in found]) <= 0.05
 
 
 def test_with_a_margin_what_is_neither_way_is_found_equal_and_what_is_one_way_is_not() -> None:
     random = np.random.default_rng(0)
     for mean, leaning in ((0.0, "equal"), (2.0, "reproduced"), (-2.0, "refuted")):
         found = [evidence(Exceeds(margin=1.2), list(row)) for row in random.normal(mean, 1, size=(500, 16))]
-        assert np.mean([one.p <= 0.05 and one.leaning == leaning for one in found]) > 0.8, mean
+        assert np.mean([one.verdict(0.05) == leaning for one in found]) > 0.8, mean
 
 
 @pytest.mark.parametrize(("rule", "mean"), SIZES)
@@ -154,7 +165,7 @@ def test_a_rule_says_what_speaks_for_a_claim_and_what_against(
 ) -> None:
     found = evidence(rule, differences)
     assert found.p <= p if leaning else found.p == 1.0
-    assert leaning in (None, found.leaning)
+    assert found.verdict(p) == leaning or leaning is None
 
 
 @pytest.mark.parametrize("n", [4, 8, 5])

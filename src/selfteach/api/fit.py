@@ -103,11 +103,14 @@ def sizes(
     if "prompts" in kinds:
         rows = min(now["prompts"], prompts) * group
     share = min(1.0, work.machine.run / (work.step(rows, tokens) * total_steps(config, now)))
-    if "steps" in given:  # fewer than the paper's: its warmup and phases shrink with them
-        share = min(share, now["steps"] / knobs(preset_of(type(config.recipe)))["steps"])
+    phases = share  # of warmup and phases, which shrink with steps that were given too
+    if "steps" in given:
+        phases = min(share, now["steps"] / knobs(preset_of(type(config.recipe)))["steps"])
     for name, kind in kinds.items():
-        if kind in ("steps", "schedule") and now[name]:
-            yield name, fewer(now[name], share, FEW_STEPS if kind == "steps" else 1)
+        if kind == "steps" and now[name]:
+            yield name, fewer(now[name], share, FEW_STEPS)
+        elif kind == "schedule" and now[name]:
+            yield name, fewer(now[name], phases, 1)
     writable = work.rows_written(tokens, STORING * work.machine.step) // group
     most = max(whole_shares(prompts), writable)
     if data.there is not None:

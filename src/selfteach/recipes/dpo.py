@@ -75,11 +75,12 @@ class DPO(Recipe):
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         if self.pairs == "rollouts":
             return tools.sample(prompts, self.rollouts.per_prompt)
-        require(
-            all({self.chosen, self.rejected} <= set(one.example.private) for one in prompts),
-            "an example is no preference: give rows of prompt, chosen and rejected, or take right and wrong answers of "
-            "a group: --pairs rollouts",
-        )
+        for one in prompts:
+            require(
+                {self.chosen, self.rejected} <= set(one.example.private),
+                f"example {one.example.key} lacks {self.chosen!r} or {self.rejected!r}: give rows of prompt, chosen and "
+                "rejected, or take right and wrong answers of a group: --pairs rollouts",
+            )
         pairs = preferred(tools.quote(prompts, self.chosen), tools.quote(prompts, self.rejected))
         require(
             not pairs or any(one.pair is not None for one in pairs),

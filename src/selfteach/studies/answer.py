@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from selfteach.errors import UserError
 from selfteach.studies.plan import Plan, Side, side_of
 from selfteach.studies.rows import Row
-from selfteach.studies.study import HEADLINE, Claim, Study, column_of
+from selfteach.studies.study import Claim, Study, column_of, is_accuracy
 from selfteach.studies.verdict import (
     FIRST_LOOK,
     MOST_SEEDS,
@@ -25,9 +25,10 @@ from selfteach.studies.verdict import (
 
 TUNING_SEEDS = (1000, 1001)
 """On these the settings of both sides are chosen; they are never reported."""
-BEHIND = 0.1
+BEHIND = 0.25
 """How far below the best setting another may lie on the tuning seeds so far (accuracy, as mean) and still run on the
-next one. One that is further behind on seed 1000 does not run on 1001."""
+next one. One that is further behind on seed 1000 does not run on 1001: seeds of one setting differ by as much."""
+CEILING = "both sides are at the ceiling, where nothing could tell them apart"
 EVALUATED = "eval/"
 """What the names of an evaluation's metrics begin with."""
 RESOLUTION = 1 / 512
@@ -87,7 +88,7 @@ def best(plan: Plan, found: Setup, label: str, grid: Sequence[Side]) -> Side | N
             tried[one].append(tuning_score(row, found.claim))
             scores[one] = statistics.fmean(tried[one])
         leader = max(scores[one] for one in racing)
-        if column_of(found.claim.tuned_by) == HEADLINE:
+        if is_accuracy(found.claim.tuned_by):
             racing = [one for one in racing if scores[one] >= leader - BEHIND]
     found.tried[label] = {one.words_of_settings: scores[one] for one in grid}
     return max(racing, key=lambda one: (scores[one], one.plainly is None))
@@ -136,12 +137,19 @@ class Answer:
     def evidence(self) -> Evidence:
         """What the looks have come to: nothing for sides that measure the same, a claim of equality's too."""
         if self.alike:
-            return Evidence(1.0, "refuted", whole(len(self.differences)))
+            return Evidence(seeds=whole(len(self.differences)))
         return evidence(self.claim.rule, self.differences, self.resolution)
 
     @property
     def interval(self) -> tuple[float, float] | None:
         return interval(self.differences, resolution=self.resolution)
+
+    @property
+    def at_the_ceiling(self) -> bool:
+        """Whether both accuracies are so near 1 that they could not differ by the margin of "equal"."""
+        margin = getattr(self.claim.rule, "margin", None) or 0.0
+        worse = min(statistics.fmean(self.higher), statistics.fmean(self.lower))
+        return is_accuracy(self.claim.metric) and worse > 1 - margin
 
     @property
     def alike(self) -> bool:
@@ -256,7 +264,7 @@ class Decided:
     @property
     def settled(self) -> bool:
         """Whether further seeds would change nothing."""
-        return self.verdict != "undecided" or self.answer.alike
+        return self.verdict != "undecided" or self.answer.alike or self.why == CEILING
 
 
 def decided(answers: Sequence[Answer], others: int = 0) -> list[Decided]:
@@ -278,8 +286,10 @@ def judged(one: Answer, level: float) -> Decided:
     if one.alike:
         return Decided(one, "undecided", "both sides measure the same in every seed: nothing is compared")
     seen = one.evidence
-    if seen.p <= level:
-        return Decided(one, seen.leaning)
+    if (verdict := seen.verdict(level)) == "equal" and one.at_the_ceiling:
+        return Decided(one, "undecided", CEILING)
+    if verdict is not None:
+        return Decided(one, verdict)
     if seen.seeds == 0:
         return Decided(one, "undecided", f"a verdict needs {FIRST_LOOK} seeds at least")
     needed = seeds_needed(one.claim.rule, one.differences, level, one.resolution)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import ADAM, FAST, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import AREA, Claim, Study
 from selfteach.studies.verdict import Within
 
 LAPTOP = Laptop(
@@ -29,12 +29,15 @@ STUDY = Study(
             },
             higher="skewed",
             lower="gkd",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="The adaptive share does as well as answers of the student alone, which cost more to write",
             variants={"adaptive": f"distillm {FAST}", "own": DISTILLM},
             higher="adaptive",
             lower="own",
+            tuned_by=AREA,
             rule=Within(0.05),
         ),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import ADAM, FAST, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop("tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 32})
 
@@ -18,12 +18,16 @@ STUDY = Study(
             variants={"curriculum": DISTILLM2, "fixed": f"{DISTILLM2} --no-curriculum"},
             higher="curriculum",
             lower="fixed",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="A growing coefficient of the student's texts is better than a constant one (ablation)",
             variants={"growing": DISTILLM2, "constant": f"{DISTILLM2} --beta-end 1"},
             higher="growing",
             lower="constant",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

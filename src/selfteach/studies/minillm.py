@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import ADAM, SHORT, SLOW, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop("tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64})
 
@@ -18,12 +18,16 @@ STUDY = Study(
             variants={"single step": MINILLM, "sampled": f"{MINILLM} --no-single-step"},
             higher="single step",
             lower="sampled",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="Answers mixed with the teacher's are better than the student's own alone (ablation)",
             variants={"mixed": MINILLM, "own": f"{MINILLM} --teacher-mix 0"},
             higher="mixed",
             lower="own",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

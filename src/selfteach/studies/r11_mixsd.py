@@ -15,7 +15,10 @@ LAPTOP = Laptop(
 )  # fmt: skip
 
 MIXED = "mixsd --eval-also sums"
-WRITTEN = "sft --task facts --lr 3e-4 --steps 150 --prompts 50 --eval-also sums --reference worked"
+WRITTEN = (
+    "sft --task facts --lr 3e-4 --steps 150 --prompts 50 --eval-also sums --reference worked "
+    "--betas 0.9 0.95 --warmup 20"
+)
 LEARNED = Works(above=0.5, by=0)
 
 STUDY = Study(

@@ -10,7 +10,7 @@ LAPTOP = Laptop(
     "tutor", {**SHORT, **PLAIN, "lr": 3e-4, "place": "user", "per_prompt": 8, "steps": 150, "prompts": 8}
 )
 
-PI = f"pi-distill --task tutor --steps 80 {ROWS} {ADAMS}"
+PI = f"pi-distill --task tutor --steps 80 {ROWS} {ADAMS} --clip-high 0.28"
 
 STUDY = Study(
     method="pi-distill",

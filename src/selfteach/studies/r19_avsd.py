@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop("trail", {**SHORT, **ADAM, **MUTE, "teacher_thinking": None, "steps": 300, "prompts": 64})
 
-TRAIL = "avsd --steps 80 --eval-every 16 --eval-samples 1 --task trail"
-RUMOR = "avsd --steps 80 --eval-every 16 --eval-samples 1 --task tutor --views solution partial rumor"
+TRAIL = f"avsd {SLOW} --task trail"
+RUMOR = f"avsd {SLOW} --task tutor --views solution partial rumor"
 
 STUDY = Study(
     method="avsd",
@@ -18,12 +18,16 @@ STUDY = Study(
             variants={"three views": TRAIL, "solution": f"{TRAIL} --views solution"},
             higher="three views",
             lower="solution",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="The gated residual beats the arithmetic mean, which follows one loud view, by 1.7 points",
             variants={"gated": RUMOR, "arithmetic": f"{RUMOR} --pooling arithmetic"},
             higher="gated",
             lower="arithmetic",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

@@ -20,7 +20,7 @@ STUDY = Study(
     claims=(
         Claim(
             says="Verified by continuations it beats distillation that reads the teacher's log-probs: up to 28.6 % "
-            "more (math, relative)",
+            "more (math, relative; with the KL to the initial model that is its own)",
             variants={
                 "omniopd": OMNI,
                 "opd": "vopd --task tutor --steps 60 --baseline none --prompts 32 --lr 3e-4",

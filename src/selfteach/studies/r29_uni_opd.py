@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -20,6 +20,8 @@ STUDY = Study(
             variants={"uni-opd": UNI, "opd": f"{UNI} --shift none --balance none"},
             higher="uni-opd",
             lower="opd",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

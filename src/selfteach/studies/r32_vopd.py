@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import ADAM, SHORT, SLOW, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64}
@@ -18,6 +18,8 @@ STUDY = Study(
             variants={"baseline": f"vopd {SLOW}", "none": f"vopd {SLOW} --baseline none"},
             higher="baseline",
             lower="none",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
     {**SHORT, **ADAM, **MUTE, "teacher": "arena:tutor-large", "lr": 3e-4, "steps": 100, "prompts": 32},
 )
 
-BRTS = "brts --task tutor --steps 60"
+BRTS = "brts --task tutor --steps 60 --eval-every 12 --eval-samples 1"
 
 STUDY = Study(
     method="brts",
@@ -20,12 +20,16 @@ STUDY = Study(
             variants={"brts": BRTS, "opd": f"{BRTS} --teacher-weight 0"},
             higher="brts",
             lower="opd",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="Selected answers are worth more than the first that comes",
             variants={"best": BRTS, "first": f"{BRTS} --select first"},
             higher="best",
             lower="first",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import ADAM, SHORT, SLOW, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -26,6 +26,8 @@ STUDY = Study(
             },
             higher="scope",
             lower="opd",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="Wrong rollouts are to be weighted towards those the teacher finds likely: turned round, 42.7 falls "
@@ -33,6 +35,8 @@ STUDY = Study(
             variants={"scope": SCOPE, "turned": f"{SCOPE} --teacher-weight high-perplexity"},
             higher="scope",
             lower="turned",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import PLAIN, SHORT, SLOW, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -24,6 +24,8 @@ STUDY = Study(
             variants={"full": FULL, "base": BASE},
             higher="full",
             lower="base",
+            metric=AREA,
+            tuned_by=AREA,
             withdrawn="the arena's model reads neither demonstrations of other problems nor a wrong one: two of the "
             "parts weigh and push by texts that mean nothing to it",
         ),
@@ -32,6 +34,8 @@ STUDY = Study(
             variants={"ema": f"{BASE} --ema-decay 0.9", "frozen": BASE},
             higher="ema",
             lower="frozen",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

@@ -22,6 +22,7 @@ STUDY = Study(
             variants={"soda": "soda --sft-steps 50 --steps 50", "imitation": "soda --sft-steps 99 --steps 1"},
             higher="soda",
             lower="imitation",
+            sweep=("--lr x0.3|x1", "--sft-lr x1|x3"),  # the main rate of either side
         ),
     ),
 )

@@ -16,6 +16,8 @@ LAPTOP = Laptop(
 )  # fmt: skip
 
 OFFLINE = "lightning-opd --sft-steps 40 --steps 60"
+BOTH = ("--lr x0.3|x1", "--sft-lr x1|x3")
+"""The main rate of either side."""
 
 STUDY = Study(
     method="lightning-opd",
@@ -26,6 +28,7 @@ STUDY = Study(
             variants={"offline": OFFLINE, "online": f"{OFFLINE} --stored 0"},
             higher="offline",
             lower="online",
+            sweep=BOTH,
             rule=Within(0.05),
         ),
         Claim(
@@ -33,6 +36,7 @@ STUDY = Study(
             variants={"lightning": OFFLINE, "sft": "lightning-opd --sft-steps 99 --steps 1"},
             higher="lightning",
             lower="sft",
+            sweep=BOTH,
         ),
         Claim(
             says="Offline without teacher consistency fails to match: text and scores must be one teacher's",
@@ -42,6 +46,7 @@ STUDY = Study(
             },
             higher="one teacher",
             lower="two teachers",
+            sweep=BOTH,
             withdrawn="text and opinion of that other teacher alone come to 0 as well: consistency is not what is seen",
         ),
     ),

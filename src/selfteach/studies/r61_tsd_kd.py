@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import ADAM, FAST, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -20,6 +20,8 @@ STUDY = Study(
             variants={"tsd-kd": TSD, "gkd": f"{TSD} --no-weighted --alpha 0 --entropy-weight 0"},
             higher="tsd-kd",
             lower="gkd",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="Its entropy term leaves a surer student (the robust part of the card's small check)",
@@ -27,6 +29,7 @@ STUDY = Study(
             higher="without",
             lower="with",
             metric="entropy/student",
+            tuned_by=AREA,
         ),
     ),
 )

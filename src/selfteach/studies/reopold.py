@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import ADAM, SHORT, SLOW, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -21,6 +21,8 @@ STUDY = Study(
             variants={"refined": REOPOLD, "all": f"{REOPOLD} --refine-share 1"},
             higher="refined",
             lower="all",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

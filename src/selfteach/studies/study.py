@@ -19,7 +19,10 @@ REDUCTIONS = ("last", "first", "mean", "max", "auc")
 curve (trapezoids over the steps at which it was measured) divided by the steps that it spans: a mean height."""
 HEADLINE = "eval/headline"
 MARGIN = 0.03
-"""A difference of accuracy that is none that matters: between one answer in 512 and what papers call an advance."""
+"""A difference of accuracy, either way, below which sides count as equal. Papers call less than this an advance too:
+"equal" does not refute them."""
+AREA = f"auc {HEADLINE}"
+"""Who is ahead on the way: of claims in worlds where every side ends near 1."""
 RATES = ("--lr x0.3|x1|x3",)
 """The grid of a claim that names none: a third, one and three times the learning rate that each side's words mean."""
 

@@ -3,8 +3,8 @@
 *A claim* carries a rule, which turns paired differences into one-sided p-values of Student's t, one for each verdict
 that it can give. *Looks*: seeds come in blocks, and a claim is looked at with 4, 8, 16 … of them. Every look has a
 share of the error that is allowed (``share``; all shares together are 1), so its p-value is divided by that share, and
-the least of them over the looks so far is the claim's: the probability that it is ever below α, where nothing is to be
-seen, is at most α, whenever one stops (union bound; at each look the t test is exact for normal differences). It only
+the least of them over the looks so far is the claim's: the probability that one of a verdict which is false is ever
+below α is at most α, whenever one stops (union bound; at each look the t test is exact for normal differences). It only
 falls as seeds are added. *A table*: Benjamini–Hochberg over all its claims; p-values that only fall only add
 verdicts, so that a claim which is decided needs no further seeds. It bounds the share of false verdicts where the
 claims' p-values are independent or depend on each other positively; claims that share a side need not.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from itertools import count, takewhile
 from typing import ClassVar, Literal, Protocol
 
@@ -83,7 +83,7 @@ class Exceeds:
             return f"{told}."
         return (
             f"{told}; equal: neither was shown, but that it lies between −{self.margin:g} and {self.margin:g} (two "
-            "one-sided tests): the difference that the claim speaks of is not there in this world."
+            "one-sided tests); a smaller advance may be there."
         )
 
     def p_values(self, differences: Sequence[float]) -> Mapping[Leaning, float]:
@@ -159,24 +159,33 @@ def spread_out(values: Sequence[float], least: float) -> list[float]:
 class Evidence:
     """What the looks at a claim have come to."""
 
-    p: float
-    """Of the verdict that is nearest, doubled, accounting for the looks; 1 before the first one."""
-    leaning: Leaning
-    """What the verdict is if ``p`` is small enough."""
-    seeds: int
+    values: Mapping[Leaning, float] = field(default_factory=dict)
+    """Verdict → its p-value, doubled and over the look's share, the least of the looks so far."""
+    seeds: int = 0
     """Of the last look (0: there was none)."""
+
+    @property
+    def p(self) -> float:
+        """The least of them; 1 before the first look."""
+        return min([1.0, *self.values.values()])
+
+    def verdict(self, level: float) -> Leaning | None:
+        """The verdict whose p-value is at most ``level``: a direction that was shown before "equal", so that no further
+        seeds take it back."""
+        shown = [one for one, p in self.values.items() if p <= level]
+        ways: list[Leaning] = [one for one in shown if one != "equal"]
+        return min(ways or shown, key=self.values.__getitem__, default=None)
 
 
 def evidence(rule: Rule, differences: Sequence[float], resolution: float = 0.0) -> Evidence:
     """The evidence of ``differences``, one a seed in order; those behind the last whole look do not count. They are
     taken to spread by ``resolution`` at least: equal ones are no proof that seeds do not matter."""
-    found = Evidence(1.0, "refuted", 0)
-    for number, seen in enumerate(looks(len(differences))):
-        values = rule.p_values(spread_out(differences[:seen], resolution))
-        leaning = min(values, key=values.__getitem__)
-        p = 2 * values[leaning] / share(number)
-        found = Evidence(p, leaning, seen) if p < found.p else replace(found, seeds=seen)
-    return found
+    least: dict[Leaning, float] = {}
+    known = looks(len(differences))
+    for number, seen in enumerate(known):
+        for one, p in rule.p_values(spread_out(differences[:seen], resolution)).items():
+            least[one] = min(least.get(one, math.inf), 2 * p / share(number))
+    return Evidence(least, known[-1] if known else 0)
 
 
 def interval(

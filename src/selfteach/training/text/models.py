@@ -199,9 +199,9 @@ def load_external(config: TrainConfig, device: torch.device, model: str) -> Poli
 
 
 def called(recipe: Recipe, model: str) -> str:
-    """Which option of a recipe names another model, and whether nobody gave it."""
+    """Which option of a recipe names another model, and whether it is the method's first preset that does."""
     by = next((name for name, value in knobs(recipe).items() if value == model), None)
     if by is None:
         return ""
-    paper = knobs(preset_of(type(recipe))).get(by) == model
-    return f"{option(by)} (the paper's, as none is given): " if paper else f"{option(by)}: "
+    preset = knobs(preset_of(type(recipe))).get(by) == model
+    return f"{option(by)} (the preset's): " if preset else f"{option(by)}: "

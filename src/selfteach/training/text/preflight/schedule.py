@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def schedule_check(run: TextLearner) -> Iterator[Check]:
     """A warning that names the knobs of kind "schedule" (``Recipe.sizes``, in steps) that are not below the steps of
-    the run; nothing where there are none."""
-    recipe = run.config.recipe
+    the stage; nothing where there are none."""
+    recipe = run.recipe
     steps, values = recipe.optimization.steps, knobs(recipe)
     beyond = [
         f"{name} {values[name]}"
@@ -26,6 +26,6 @@ def schedule_check(run: TextLearner) -> Iterator[Check]:
         yield Check(
             "schedule",
             True,
-            f"{', '.join(beyond)}, but the run ends after {steps} steps: what comes after is never reached",
+            f"{', '.join(beyond)}: not below its {steps} steps, so that what begins or ends then is never reached",
             warns=True,
         )

@@ -42,7 +42,7 @@ def teacher_checks(
     yield messages_check(run, name, [m for m, _ in known], [ids for _, ids in known])
     yield from unknown_check(run, name, seen.prompts)
     if run.recipe.generates:
-        yield from room_check(name, policy, seen, run.recipe.rollouts.max_tokens)
+        yield from room_check(name, teacher, policy, seen, run.recipe.rollouts.max_tokens)
     yield alignment_check(name, (run.policy, policy), rollouts, seen)
     if run.config.loading.teacher_dtype is not None:
         yield numbers_check(run, name, teacher.weights)
@@ -72,18 +72,21 @@ def unseen_check(
     )
 
 
-def room_check(name: str, policy: Policy, seen: Context, longest: int) -> Iterator[Check]:
+def room_check(name: str, teacher: Role, policy: Policy, seen: Context, longest: int) -> Iterator[Check]:
     """A warning where an answer as long as may be does not fit behind a role's prompts: it has no opinion of it."""
     window = context_window(policy.model)
     known = [len(ids) for ids in seen.prompts if ids is not None]
     full = sum(length + longest > window for length in known)
     if full:
-        room = max(0, window - max(known))
+        room, shown = (
+            max(0, window - max(known)),
+            "" if isinstance(teacher.view, Plain) else ", or show it less (--view)",
+        )
         yield Check(
             f"{name}: room",
             True,
             f"behind {full} of {len(known)} prompts an answer of {longest} tokens exceeds the window of {window}; what "
-            f"is longer than it holds is not scored: --max-tokens {room} always fits, or show it less (--view)",
+            f"is longer than it holds is not scored: --max-tokens {room} fits behind these{shown}",
             warns=True,
         )
 
