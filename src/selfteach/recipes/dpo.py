@@ -78,8 +78,8 @@ class DPO(Recipe):
         for one in prompts:
             require(
                 {self.chosen, self.rejected} <= set(one.example.private),
-                f"example {one.example.key} lacks {self.chosen!r} or {self.rejected!r}: give rows of prompt, chosen and "
-                "rejected, or take right and wrong answers of a group: --pairs rollouts",
+                f"example {one.example.key} lacks {self.chosen!r} or {self.rejected!r}: give rows of prompt, chosen "
+                "and rejected, or take right and wrong answers of a group: --pairs rollouts",
             )
         pairs = preferred(tools.quote(prompts, self.chosen), tools.quote(prompts, self.rejected))
         require(

@@ -78,15 +78,13 @@ def room_check(name: str, teacher: Role, policy: Policy, seen: Context, longest:
     known = [len(ids) for ids in seen.prompts if ids is not None]
     full = sum(length + longest > window for length in known)
     if full:
-        room, shown = (
-            max(0, window - max(known)),
-            "" if isinstance(teacher.view, Plain) else ", or show it less (--view)",
-        )
+        room = max(0, window - max(known))
+        less = "" if isinstance(teacher.view, Plain) else ", or show it less (--view)"
         yield Check(
             f"{name}: room",
             True,
             f"behind {full} of {len(known)} prompts an answer of {longest} tokens exceeds the window of {window}; what "
-            f"is longer than it holds is not scored: --max-tokens {room} fits behind these{shown}",
+            f"is longer than it holds is not scored: --max-tokens {room} fits behind these{less}",
             warns=True,
         )
 
