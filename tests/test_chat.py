@@ -49,7 +49,7 @@ def test_the_thread_that_writes_ends_with_whoever_listens(tiny: str) -> None:
     few = list(itertools.islice(pieces := stream(policy, [2, 30, 40], Sampling(900)), 2))
     pieces.close()  # type: ignore[attr-defined]
     assert len(few) == 2
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # one of another test may have ended meanwhile
     assert policy.model.generation_config is stored
 
 

@@ -79,7 +79,8 @@ def test_data_that_prefer_nothing_are_refused() -> None:
             return [answer([1, 2])]
 
     tools: Any = Cut()
-    prompt = Prompt(answer([1]).example, [1], 0)
+    example = replace(answer([1]).example, private={"solution": "a", "rejected": "b"})
+    prompt = Prompt(example, [1], 0)
     with pytest.raises(UserError, match="the same tokens: mend the data, or raise max_tokens"):
         RECIPES["dpo"]().rollout(tools, [prompt], 0)
 
