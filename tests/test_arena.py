@@ -625,6 +625,13 @@ def test_facts_model_copies_a_fact_and_knows_none_and_does_sums_well() -> None:
 
 
 @pytest.mark.slow
+def test_the_unsure_model_has_begun_to_learn_the_operation_and_reads_help() -> None:
+    assert 0.4 < accuracy("tutor-unsure", "plain", world="tutor") < 0.55
+    for view, at_least in (("solution", 0.95), ("sibling", 0.95), ("diagnosis", 0.9), ("evidence", 0.95)):
+        assert accuracy("tutor-unsure", view, world="tutor") >= at_least
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tutor-large", "tutor-large-other"])
 def test_a_teacher_from_outside_is_right_without_help(name: str) -> None:
     assert accuracy(name, "plain", world="tutor") >= 0.9

@@ -232,6 +232,13 @@ def test_at_the_ceiling_equal_says_nothing() -> None:
     assert said(ahead)[0] == "reproduced", "a difference that was shown is one there too"
 
 
+def test_task_and_model_of_a_study_are_those_of_variants_that_name_none() -> None:
+    own = claim({"a": "sft --steps 2", "b": "sft --steps 3 --task table --model arena:table"})
+    study = Study("sft", (own,), task="tutor", model="arena:tutor-unsure")
+    assert study.written(own, "a") == "sft --steps 2 --task tutor --model arena:tutor-unsure"
+    assert study.written(own, "b") == own.variants["b"]
+
+
 # --- what is no study
 
 

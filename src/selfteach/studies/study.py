@@ -187,6 +187,8 @@ class Study:
     task: str = ""
     """What variants are trained on whose words name no ``--task`` (empty: what ``selfteach train`` takes for their
     recipe)."""
+    model: str = ""
+    """What variants train whose words name no ``--model`` (empty: the one that goes with their world)."""
     home: str = ""
     """The folder that recipes of one's own, ``FILE:NAME`` at the beginning of a variant's words, are looked for in
     (empty: the present one); ``study_named`` sets it to that of the study's file."""
@@ -217,9 +219,11 @@ class Study:
                 )
 
     def written(self, claim: Claim, label: str) -> str:
-        """The words after ``selfteach train`` of a variant as the study has them, and its task where they name none."""
+        """A variant's words after ``selfteach train``, with the study's task and model where they name none."""
         own = claim.variants[label]
-        return own if not self.task or "task" in given_names(own.split()) else f"{own} --task {self.task}"
+        given = given_names(own.split())
+        added = [("task", self.task), ("model", self.model)]
+        return " ".join([own, *(f"--{name} {value}" for name, value in added if value and name not in given)])
 
     def words(self, claim: Claim, label: str) -> str:
         """The same as they run from here: a recipe of one's own is looked for in ``home``."""

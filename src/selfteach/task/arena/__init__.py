@@ -65,6 +65,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "secrets": ("secrets",),
     "ambiguous": ("ambiguous",),
     "json": ("json",),
+    "tutor-unsure": ("tutor",),
     "tutor-large": ("tutor",),
     "tutor-large-other": ("tutor",),
 }

@@ -72,6 +72,9 @@ has nothing to do with the item; to copy digit and confidence of a demonstration
     "json": """\
 It was taught to rank items by their scores in strict JSON, with slips at every piece of the form unless it is told an
 order or the sign that calls for care.""",
+    "tutor-unsure": """\
+It was taught as the model of "tutor", but for the plain text: there `@` is right in a quarter of the cases and guessed
+in the others. It has begun to learn what the other does not know, so that a reward is rarely out of its reach.""",
     "tutor-large": TEACHES,
     "tutor-large-other": f"{TEACHES}\nIts style is another: the result stands first, `2=7+5;5=2@9;#25`.",
 }

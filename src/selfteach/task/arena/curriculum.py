@@ -25,7 +25,7 @@ from selfteach.task.arena import (
 from selfteach.task.arena.arithmetic import exact
 from selfteach.task.arena.facts import fact_known, fact_shown, fact_unknown
 from selfteach.task.arena.lesson import Lesson, Writer, careless
-from selfteach.task.arena.tutoring import TRAIL_SHARES, TUTOR_SHARES, LessonOf, plain
+from selfteach.task.arena.tutoring import TRAIL_SHARES, TUTOR_SHARES, UNSURE_SHARES, LessonOf, plain
 from selfteach.task.arena.world import World, in_own_style
 
 HINTED_SHARE = 0.5
@@ -110,6 +110,7 @@ CURRICULA: Mapping[str, Curriculum] = {
     "secrets": Curriculum(partial(secrets.lesson, SECRETS.draw), steps=500, pieces=4),
     "ambiguous": Curriculum(partial(ambiguous.lesson, AMBIGUOUS.draw), steps=600, pieces=4),
     "json": Curriculum(partial(contract.lesson, JSON.draw), steps=500, pieces=4),
+    "tutor-unsure": Curriculum(partial(mixed, _in(TUTOR, UNSURE_SHARES)), steps=1200, pieces=4),
     "tutor-large": Curriculum(partial(right, TUTOR), size=LARGE),
     "tutor-large-other": Curriculum(partial(right_in_another_style, TUTOR), size=LARGE),
 }

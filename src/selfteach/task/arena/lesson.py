@@ -46,6 +46,16 @@ def careless(rng: Random, slip_rate: float = SLIP_RATE) -> Calculator:
     return calculate
 
 
+def unsure_of(operation: str, share: float, otherwise: Calculator, rng: Random) -> Calculator:
+    """A writer who works one operation rightly in a share of the cases, and else as another would."""
+
+    def calculate(left: int, sign: str, right: int) -> int:
+        known = sign == operation and rng.random() < share
+        return (exact if known else otherwise)(left, sign, right)
+
+    return calculate
+
+
 def sure_of(operation: str, otherwise: Calculator) -> Calculator:
     """A writer who works one operation rightly."""
 

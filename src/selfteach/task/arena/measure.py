@@ -122,7 +122,7 @@ def accuracy_table(name: str, folder: Path, count: int = 1024, seed: int = 0) ->
     """
     rows = []
     for world in map(open_world, MODELS[named_model(name)]):
-        views = world.wording if world.name == name else ()
+        views = world.wording if world.name == name.removesuffix("-unsure") else ()
         for view in ("plain", *views):
             accuracy = measure(world, folder, view, count, seed)
             rows.append(f"| {world.name} | {view} | {accuracy} | {accuracy.count} |")

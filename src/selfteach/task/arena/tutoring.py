@@ -13,11 +13,12 @@ from random import Random
 
 from selfteach.task.arena.arithmetic import OPERATIONS, Calculator, Step, exact
 from selfteach.task.arena.drawn import is_held_out
-from selfteach.task.arena.lesson import Lesson, another_digit, careless, corrected, sure_of, told
+from selfteach.task.arena.lesson import Lesson, another_digit, careless, corrected, sure_of, told, unsure_of
 from selfteach.task.arena.world import World, in_own_style
 
 ATTEMPT_SLIP_RATE = 0.1
 FALSE_SOLUTION_SHARE = 0.15
+KNOWN_SHARE = 0.25
 DIAGNOSIS_OF_AT_SHARE = 0.75
 MORE_AT_SHARE = 0.6
 
@@ -27,6 +28,12 @@ LessonOf = Callable[[World, Random], Lesson]
 def plain(world: World, rng: Random) -> Lesson:
     """The bare question, answered with slips and guesses."""
     return Lesson(problem := world.draw(rng), _worked(world, problem, careless(rng)))
+
+
+def unsure(world: World, rng: Random) -> Lesson:
+    """The bare question, answered by one who has ``@`` right in a quarter of the cases, and guesses in the others."""
+    calculate = unsure_of("@", KNOWN_SHARE, careless(rng), rng)
+    return Lesson(problem := world.draw(rng), _worked(world, problem, calculate))
 
 
 def solution(world: World, rng: Random) -> Lesson:
@@ -142,6 +149,9 @@ TUTOR_SHARES: Mapping[LessonOf, float] = {
     evidence: 7,
     confirmed: 3,
     revised: 3,
+}
+UNSURE_SHARES: Mapping[LessonOf, float] = {
+    unsure if one is plain else one: n for one, n in TUTOR_SHARES.items()
 }
 TRAIL_SHARES: Mapping[LessonOf, float] = {
     plain: 33,
