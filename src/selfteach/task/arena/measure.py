@@ -33,7 +33,7 @@ class Accuracy:
 
     @property
     def standard_error(self) -> float:
-        return math.sqrt(self.mean * (1 - self.mean) / self.count)
+        return math.sqrt(self.mean * (1 - self.mean) / self.count) if self.count else math.nan
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.standard_error:.3f}"
@@ -80,6 +80,8 @@ def measure(
         if view in NEEDS_ATTEMPT:
             attempts = answers(model, tokenizer, [e.problem for e, _ in asked])
             asked = _with_attempts(world, [e for e, _ in asked], attempts, right=NEEDS_ATTEMPT[view])
+        if not asked:  # none of the attempts is of the kind that the view is meant for
+            return Accuracy(math.nan, 0)
         texts = answers(
             model,
             tokenizer,
