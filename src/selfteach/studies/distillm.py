@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, FAST, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, FAST, SHORT, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 from selfteach.studies.verdict import Within
 
@@ -18,6 +18,7 @@ DISTILLM = f"distillm {FAST} --no-adaptive --student-share 1"
 
 STUDY = Study(
     method="distillm",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, FAST, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, FAST, SHORT, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop("tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 32})
@@ -11,6 +11,7 @@ DISTILLM2 = f"distillm2 {FAST}"
 
 STUDY = Study(
     method="distillm2",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, SLOW, Laptop
+from selfteach.studies.laptop import ADAM, SHORT, SLOW, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop("tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64})
@@ -11,6 +11,7 @@ MINILLM = f"minillm {SLOW}"
 
 STUDY = Study(
     method="minillm",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from selfteach.studies.grpo import ADAMS, REINFORCED, ROWS
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, UNSURE, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
     {**SHORT, **ADAM, **MUTE, "lr": 3e-4, "per_prompt": 8, "update_rate": 0.01, "steps": 150, "prompts": 8},
 )  # fmt: skip
 
-SRPO = f"srpo --steps 80 {ROWS} {ADAMS}"
+SRPO = f"srpo {SLOW} {ROWS} {ADAMS}"
 
 STUDY = Study(
     method="srpo",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(
@@ -22,15 +23,19 @@ STUDY = Study(
             variants={"srpo": SRPO, "grpo": REINFORCED},
             higher="srpo",
             lower="grpo",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="and distillation alone, which flattens: 77.4 against 71.1 (the same)",
             variants={
                 "srpo": SRPO,
-                "sdpo": f"sdpo --feedback never --alpha 0.5 --steps 80 {ROWS} {ADAMS}",
+                "sdpo": f"sdpo --feedback never --alpha 0.5 {SLOW} {ROWS} {ADAMS}",
             },
             higher="srpo",
             lower="sdpo",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

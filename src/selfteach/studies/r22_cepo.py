@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from selfteach.studies.grpo import ROWS
-from selfteach.studies.laptop import ADAM, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.grpo import ADAMS, ROWS
+from selfteach.studies.laptop import ADAM, SHORT, SLOW, UNSURE, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -14,10 +14,11 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-CEPO = f"cepo --steps 80 {ROWS} --lr 5e-4"
+CEPO = f"cepo {SLOW} {ROWS} {ADAMS}"
 
 STUDY = Study(
     method="cepo",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(
@@ -25,12 +26,16 @@ STUDY = Study(
             variants={"cepo": CEPO, "grpo": f"{CEPO} --mix 0"},
             higher="cepo",
             lower="grpo",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="and the contrast with a wrong answer helps RLSD: 43.4 against 40.1 (the same)",
             variants={"cepo": CEPO, "rlsd": f"{CEPO} --contrast student"},
             higher="cepo",
             lower="rlsd",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.grpo import REINFORCED, ROWS
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 SDPO = {
@@ -25,7 +25,7 @@ LAPTOP = Laptop(
     },
 )
 
-LONG = "sdpo --steps 80 --eval-every 10 --eval-samples 1"
+LONG = f"sdpo {SLOW} --model {UNSURE}"
 ONE_QUESTION = "sdpo --preset arena-ttt --only 5 --steps 20"
 
 STUDY = Study(
@@ -35,8 +35,8 @@ STUDY = Study(
         Claim(
             says="SDPO is more accurate than GRPO after equal training: 48.8 against 41.2 (Qwen3-8B, LiveCodeBench v6)",
             variants={
-                "sdpo": f"sdpo --steps 80 {ROWS} --eval-every 20",
-                "grpo": f"{REINFORCED} --eval-every 20",
+                "sdpo": f"{LONG} {ROWS}",
+                "grpo": f"{REINFORCED} --model {UNSURE}",
             },
             higher="sdpo",
             lower="grpo",

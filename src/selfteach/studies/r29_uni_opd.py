@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, Laptop
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -14,6 +14,7 @@ UNI = f"uni-opd --task tutor {SLOW}"
 
 STUDY = Study(
     method="uni-opd",
+    model=UNSURE,
     claims=(
         Claim(
             says="Margin and balance beat plain distillation (math +1.5 on average, second hand)",

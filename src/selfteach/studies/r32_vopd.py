@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, SLOW, Laptop
+from selfteach.studies.laptop import ADAM, SHORT, SLOW, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -11,6 +11,7 @@ LAPTOP = Laptop(
 
 STUDY = Study(
     method="vopd",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(

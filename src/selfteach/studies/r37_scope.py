@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, SLOW, Laptop
+from selfteach.studies.laptop import ADAM, SHORT, SLOW, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -17,6 +17,7 @@ SCOPE = f"scope --task tutor {SLOW}"
 
 STUDY = Study(
     method="scope",
+    model=UNSURE,
     claims=(
         Claim(
             says="The two paths beat distillation of every rollout: Avg@32 55.2 against 52.3 (R1-Distill-Qwen-1.5B)",

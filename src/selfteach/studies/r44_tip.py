@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, FAST, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, FAST, SHORT, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 from selfteach.studies.verdict import Within
 
@@ -12,6 +12,7 @@ TIP = f"tip --task tutor {FAST}"
 
 STUDY = Study(
     method="tip",
+    model=UNSURE,
     claims=(
         Claim(
             says="Half of the tokens by soft-or beat all of them: 79.1 against 76.7 (Qwen3-4B, MATH-500)",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from selfteach.studies.grpo import ADAMS, ROWS
-from selfteach.studies.laptop import PLAIN, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.laptop import PLAIN, SHORT, SLOW, UNSURE, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -19,16 +19,19 @@ LAPTOP = Laptop(
     },
 )
 
-DGRPO = f"dgrpo --task tutor --steps 80 {ROWS} {ADAMS}"
+DGRPO = f"dgrpo --task tutor {SLOW} {ROWS} {ADAMS}"
 
 STUDY = Study(
     method="dgrpo",
+    model=UNSURE,
     claims=(
         Claim(
             says="A KL to the teacher beside the reward beats GRPO alone (abstract)",
             variants={"dgrpo": DGRPO, "grpo": f"{DGRPO} --kl 0"},
             higher="dgrpo",
             lower="grpo",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

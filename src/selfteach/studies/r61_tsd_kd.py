@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, FAST, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, FAST, SHORT, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -14,6 +14,7 @@ TSD = f"tsd-kd --task tutor {FAST}"
 
 STUDY = Study(
     method="tsd-kd",
+    model=UNSURE,
     claims=(
         Claim(
             says="The three losses beat plain GKD on ten benchmarks (abstract)",

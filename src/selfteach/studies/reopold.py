@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, SLOW, Laptop
+from selfteach.studies.laptop import ADAM, SHORT, SLOW, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -10,10 +10,11 @@ LAPTOP = Laptop(
     {**SHORT, **ADAM, "teacher": "arena:tutor-large", "explore_steps": 50, "steps": 150, "prompts": 64},
 )
 
-REOPOLD = f"reopold {SLOW} --explore-steps 20"
+REOPOLD = f"reopold {SLOW} --explore-steps 10"
 
 STUDY = Study(
     method="reopold",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(
