@@ -8,25 +8,20 @@ and ends with code 1 where a page is not up to date.
 from __future__ import annotations
 
 import json
-import math
 import re
-import statistics
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from selfteach.studies import STUDIES, Claim, Study
+from selfteach.studies.results import mean_and_error
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- verdicts: written by scripts/verdicts.py -->", "<!-- end of verdicts -->"
 BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
 VERDICTS = ("reproduced", "refuted", "equal", "undecided", "no verdict")
-
-
-def mean_and_error(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):.3g} ± {statistics.stdev(values) / math.sqrt(len(values)):.2g}"
 
 
 def line_of(claim: Mapping[str, Any]) -> str:
@@ -51,7 +46,7 @@ def block_of(study: Study, claims: Mapping[tuple[str, str], Mapping[str, Any]]) 
         known = known_of(study, claim, claims)
         if claim.withdrawn:
             lines.append(f"- *withdrawn*: {claim.says}. {claim.withdrawn[0].upper()}{claim.withdrawn[1:]}.")
-        elif known is None or len(known["higher"]["by_seed"]) < 2:
+        elif known is None:
             lines.append(f"- *no number yet*: {claim.says}.")
         else:
             lines.append(f"- {line_of(known)}")

@@ -11,5 +11,5 @@ LAPTOP = Laptop(
 REINFORCED = "grpo --task tutor --steps 40 --eval-every 8 --eval-samples 1 --betas 0.9 0.95 --clip-high 0.28"
 """GRPO as the baseline of world tutor's studies, at the preset's rate and 8 answers to each of 8 prompts; what is held
 against it writes as many."""
-ROWS = "--per-prompt 8 --prompts 8"
-ADAMS = "--lr 3e-4 --betas 0.9 0.95"
+ROWS, ADAMS = "--per-prompt 8 --prompts 8", "--lr 3e-4 --betas 0.9 0.95"
+"""The same for a method whose preset has other rows, rate or betas."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, Laptop
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop("trail", {**SHORT, **ADAM, **MUTE, "teacher_thinking": None, "steps": 300, "prompts": 64})
 
-TRAIL = f"avsd {SLOW} --task trail"
-RUMOR = f"avsd {SLOW} --task tutor --views solution partial rumor"
+LONG = "--steps 80 --eval-every 16 --eval-samples 1"
+TRAIL = f"avsd {LONG} --task trail"
+RUMOR = f"avsd {LONG} --task tutor --views solution partial rumor"
 
 STUDY = Study(
     method="avsd",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -10,10 +10,11 @@ LAPTOP = Laptop(
     {**SHORT, **ADAM, **MUTE, "teacher": "arena:tutor-large", "lr": 3e-4, "steps": 100, "prompts": 32},
 )
 
-BRTS = "brts --task tutor --steps 60 --eval-every 12 --eval-samples 1"
+BRTS = f"brts --task tutor {SLOW}"
 
 STUDY = Study(
     method="brts",
+    model=UNSURE,
     claims=(
         Claim(
             says="The teacher's selected answers add to on-policy distillation (AIME and AMC, abstract)",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import PLAIN, SHORT, SLOW, Laptop
+from selfteach.studies.laptop import PLAIN, SHORT, SLOW, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -18,6 +18,7 @@ BASE = f"{FULL} --agreement none --contrast 0 --features 0 --ema-decay none"
 
 STUDY = Study(
     method="unisd",
+    model=UNSURE,
     claims=(
         Claim(
             says="All parts together beat plain self-distillation (73.3 overall, Qwen2.5-7B; strongest baseline 70.5)",

@@ -20,6 +20,8 @@ from selfteach.task.arena.wording import PREFILLS
 from selfteach.task.example import Example
 
 MAX_NEW_TOKENS = 48
+HELPLESS = ("tutor-large", "tutor-large-other")
+"""Models that were taught to read no help."""
 NEEDS_ATTEMPT = {"feedback": False, "sibling+feedback": False, "revise-wrong": False, "revise-right": True}
 """Views of an earlier answer of the model's own, and whether that must have been right."""
 
@@ -124,7 +126,8 @@ def accuracy_table(name: str, folder: Path, count: int = 1024, seed: int = 0) ->
     """
     rows = []
     for world in map(open_world, MODELS[named_model(name)]):
-        views = world.wording if world.name == name.removesuffix("-unsure") else ()
+        own = world.name == MODELS[name][0] and name not in HELPLESS
+        views = world.wording if own else ()
         for view in ("plain", *views):
             accuracy = measure(world, folder, view, count, seed)
             rows.append(f"| {world.name} | {view} | {accuracy} | {accuracy.count} |")
