@@ -284,6 +284,30 @@ def test_a_phase_within_another_is_counted_once_and_all_add_up(monkeypatch: pyte
     assert recorder.peak == 7
 
 
+def test_what_a_device_holds_at_most_goes_to_the_phase_in_which_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stepbench import recorder as module
+
+    held = [0]
+    monkeypatch.setattr(module, "forget_peak", lambda cuda: held.__setitem__(0, 0))
+    monkeypatch.setattr(module, "peak", lambda cuda: held[0])
+    monkeypatch.setattr(module.torch.cuda, "synchronize", lambda: None)
+    recorder = module.Recorder(steps=1, cuda=True)
+    held[0] = 99  # of the warm-up
+    recorder.tick()
+    held[0] = 1
+    with recorder.phase("loss"):
+        held[0] = 5
+        with recorder.phase("student"):
+            held[0] = 9
+        with recorder.phase("head"):  # no phase of the table: what is around it
+            held[0] = 7
+    held[0] = 2
+    with pytest.raises(module.Finished):
+        recorder.tick()
+    assert recorder.memory == {"rest": 2, "loss": 7, "student": 9}
+    assert recorder.peak == 9
+
+
 def test_passes_are_told_apart_by_their_gradient() -> None:
     from stepbench.recorder import Recorder
 

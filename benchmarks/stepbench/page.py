@@ -108,6 +108,8 @@ def section(cell: Cell) -> str:
             "",
             phase_table(cell),
             "",
+            memory_table(cell),
+            "",
             bound_table(cell),
             "",
             *failures(cell),
@@ -206,6 +208,17 @@ def memory_ratios(mine: Runs, theirs: Runs) -> list[str]:
 def phase_table(cell: Cell) -> str:
     rows = [[name, *(f"{of_phase(runs, one, 1):.2f}" for one in PHASES)] for name, runs in ran(cell).items()]
     return table(["", *PHASES], rows)
+
+
+def memory_table(cell: Cell) -> str:
+    """At most allocated on a device, by phase; nothing of runs on a CPU, or of those made before it was read."""
+    known = {name: runs for name, runs in ran(cell).items() if runs[0].get("memory")}
+    rows = [
+        [name, *(f"{max(run['memory'].get(one, 0) for run in runs) / 2**20:,.0f}" for one in PHASES)]
+        for name, runs in known.items()
+    ]
+    head = "Allocated on the device at most, by phase (MiB):"
+    return f"{head}\n\n{table(['', *PHASES], rows)}" if rows else ""
 
 
 def bound_table(cell: Cell) -> str:

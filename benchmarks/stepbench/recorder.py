@@ -33,7 +33,8 @@ class Finished(BaseException):
 class Recorder:
     """``tick`` ends a step; the first one ends the warm-up, of which nothing is kept.
 
-    ``before``: bytes resident before a model was loaded; ``peak``: at most during the timed steps. ``read``: the
+    ``before``: bytes resident before a model was loaded; ``peak``: at most during the timed steps; ``memory``: of a
+    device, the same by phase (what waits there for others included). ``read``: the
     prompts of the step that is being sampled, where a side tells them before it is done.
     ``profiled``: phases within no other are looked into by torch's profiler, which slows them down; ``operations``:
     what it found."""
@@ -49,6 +50,7 @@ class Recorder:
         self.began = self.now()
         self.probe: tuple[nn.Parameter, torch.Tensor] | None = None
         self.peak = self.before = 0
+        self.memory: dict[str, int] = {}
         self.read: list[list[int]] = []
 
     def now(self) -> Seconds:
@@ -59,9 +61,11 @@ class Recorder:
     # --- phases ---------------------------------------------------------------------------------------------------
 
     def enter(self, name: str) -> None:
+        self.mark_memory()
         self.stack.append((name, self.now(), [0.0, 0.0]))
 
     def leave(self) -> None:
+        self.mark_memory()
         name, began, inner = self.stack.pop()
         spent = [end - begin for end, begin in zip(self.now(), began, strict=True)]
         own = self.phases.setdefault(name, [0.0, 0.0])
@@ -69,6 +73,13 @@ class Recorder:
             own[i] += spent[i] - inner[i]
             if self.stack:
                 self.stack[-1][2][i] += spent[i]
+
+    def mark_memory(self) -> None:
+        """The device's most since the last mark was the innermost phase's."""
+        if self.cuda and self.warm:
+            name = next((one for one in reversed(self.within) if one in PHASES), PHASES[-1])
+            self.memory[name] = max(self.memory.get(name, 0), peak(cuda=True))
+            forget_peak(cuda=True)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -126,13 +137,14 @@ class Recorder:
     def tick(self) -> None:
         """A step has ended. Raises ``Finished`` after the last."""
         now = self.now()
+        self.mark_memory()
         if self.warm:
             self.rows.append(row_of(self.began, now, self.phases) | self.noted)
         else:
             forget_peak(self.cuda)
         self.warm, self.phases, self.noted = True, {}, {}
         if len(self.rows) == self.steps:
-            self.peak = peak(self.cuda)
+            self.peak = max(self.memory.values(), default=0) if self.cuda else peak(cuda=False)
             raise Finished
         self.began = self.now()
 

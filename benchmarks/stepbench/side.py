@@ -77,6 +77,7 @@ def answer(task: Task, recorder: Recorder) -> dict[str, Any]:
         "steps": recorder.rows,
         "operations": recorder.operations,
         "peak": recorder.peak,
+        "memory": recorder.memory,
         "before": recorder.before,
         "state": state,
         "above": recorder.peak - recorder.before - state,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, FAST, SHORT, UNSURE, Laptop
+from selfteach.studies.laptop import ADAM, FAST, FEW, SHORT, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 from selfteach.studies.verdict import Within
 
@@ -14,7 +14,7 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-DISTILLM = f"distillm {FAST} --no-adaptive --student-share 1"
+DISTILLM = f"distillm {FAST} {FEW} --no-adaptive --student-share 1"
 
 STUDY = Study(
     method="distillm",
@@ -26,7 +26,7 @@ STUDY = Study(
             variants={
                 # A store that is never full: every answer is fresh, as GKD's are.
                 "skewed": f"{DISTILLM} --replay-capacity 1000000",
-                "gkd": f"gkd {FAST} --mean-over tokens",
+                "gkd": f"gkd {FAST} {FEW} --mean-over tokens",
             },
             higher="skewed",
             lower="gkd",
@@ -35,7 +35,7 @@ STUDY = Study(
         ),
         Claim(
             says="The adaptive share does as well as answers of the student alone, which cost more to write",
-            variants={"adaptive": f"distillm {FAST}", "own": DISTILLM},
+            variants={"adaptive": f"distillm {FAST} {FEW}", "own": DISTILLM},
             higher="adaptive",
             lower="own",
             tuned_by=AREA,

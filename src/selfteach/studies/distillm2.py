@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, FAST, SHORT, UNSURE, Laptop
+from selfteach.studies.laptop import ADAM, FAST, FEW, SHORT, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop("tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 32})
 
-DISTILLM2 = f"distillm2 {FAST}"
+DISTILLM2 = f"distillm2 {FAST} {FEW}"
 
 STUDY = Study(
     method="distillm2",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, SHORT, SOME, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 
 LAPTOP = Laptop(
     "tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "threshold": 0.4, "steps": 150, "prompts": 64}
 )  # fmt: skip
 
-EOPD = "eopd --steps 60 --eval-samples 8"
+EOPD = f"eopd --steps 40 {SOME} --eval-samples 8"
 
 STUDY = Study(
     method="eopd",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(

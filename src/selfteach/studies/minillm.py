@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, SLOW, UNSURE, Laptop
+from selfteach.studies.laptop import ADAM, SHORT, SLOW, SOME, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop("tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64})
 
-MINILLM = f"minillm {SLOW}"
+MINILLM = f"minillm {SLOW} {SOME}"
 
 STUDY = Study(
     method="minillm",

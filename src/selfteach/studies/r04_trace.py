@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.grpo import ADAMS, REINFORCED, ROWS
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, UNSURE, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -13,25 +14,31 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
+TRACE = f"trace {SLOW} {ROWS} {ADAMS} --kl-hold 10"
+
 STUDY = Study(
     method="trace",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(
             says="A KL on the marked spans, soon faded out, beats GRPO alone: 81.5 against 78.8 (Qwen3-8B)",
             variants={
-                "trace": "trace --steps 80",
-                "grpo": "grpo --task tutor --steps 80 --per-prompt 4 --prompts 32 --lr 1e-3 --betas 0.9 0.95 "
-                "--clip-high 0.28",
+                "trace": TRACE,
+                "grpo": REINFORCED,
             },
             higher="trace",
             lower="grpo",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="The annotator's spans do better than as many random tokens",
-            variants={"marked": "trace --steps 80", "random": "trace --steps 80 --spans random"},
+            variants={"marked": TRACE, "random": f"{TRACE} --spans random"},
             higher="marked",
             lower="random",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

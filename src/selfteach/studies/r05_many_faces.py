@@ -6,8 +6,8 @@ learn to work them out. What is tested is whether distillation takes that way wi
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import PLAIN, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.laptop import FAST, FEW, PLAIN, SHORT, UNSURE, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -18,8 +18,8 @@ LAPTOP = Laptop(
 )  # fmt: skip
 
 FACES = "many-faces --steps 100 --loss reverse-kl"
-CUT = "many-faces --steps 100 --loss-top-k 2"
-LARGE = "many-faces --task tutor --teacher arena:tutor-large --privilege none"
+CUT = f"many-faces --task tutor --privilege solution --loss-top-k 2 --per-prompt 1 {FAST} {FEW} --model {UNSURE}"
+LARGE = f"many-faces --task tutor --teacher arena:tutor-large --privilege none --per-prompt 1 {FEW} --model {UNSURE}"
 
 STUDY = Study(
     method="many-faces",
@@ -48,11 +48,13 @@ STUDY = Study(
         Claim(
             says="The top-k reverse KL without its gradient of the mass is the better one",
             variants={
-                "mended": f"{CUT} --task rule --privilege rule",
-                "biased": f"{CUT} --loss topk --task rule --privilege rule",
+                "mended": CUT,
+                "biased": f"{CUT} --loss topk",
             },
             higher="mended",
             lower="biased",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="A teacher made by reinforcement from the student's own base beats the base as a teacher",
@@ -68,8 +70,8 @@ STUDY = Study(
         Claim(
             says="A short imitation of the teacher's text before it helps",
             variants={
-                "with": f"{LARGE} --sft-steps 20 --steps 60",
-                "without": f"{LARGE} --steps 80",
+                "with": f"{LARGE} --sft-steps 4 --steps 8",
+                "without": f"{LARGE} --steps 12",
             },
             higher="with",
             lower="without",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 
 LAPTOP = Laptop(
@@ -13,12 +13,14 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-BOTH = "sd-zero --srt-drafts 512 --srt-steps 40 --steps 60"
-REVISION_ALONE = "sd-zero --srt-drafts 512 --srt-steps 99 --steps 1"
-DISTILL_ALONE = "sd-zero --srt-steps 0 --steps 100"
+SRT = "sd-zero --srt-drafts 256 --prompts 16 --warmup 0"
+BOTH = f"{SRT} --srt-steps 12 --steps 12"
+REVISION_ALONE = f"{SRT} --srt-steps 23 --steps 1"
+DISTILL_ALONE = f"{SRT} --srt-steps 0 --steps 24"
 
 STUDY = Study(
     method="sd-zero",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(

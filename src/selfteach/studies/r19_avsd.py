@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, FAST, FEW, MUTE, SHORT, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop("trail", {**SHORT, **ADAM, **MUTE, "teacher_thinking": None, "steps": 300, "prompts": 64})
 
-LONG = "--steps 80 --eval-every 16 --eval-samples 1"
-TRAIL = f"avsd {LONG} --task trail"
-RUMOR = f"avsd {LONG} --task tutor --views solution partial rumor"
+VIEWS = f"avsd {FAST} {FEW} --task tutor"
+RUMOR = f"{VIEWS} --views solution partial rumor"
 
 STUDY = Study(
     method="avsd",
+    model=UNSURE,
     claims=(
         Claim(
             says="Three views together beat the solution alone by 2.2 points (Qwen3-4B, math, Avg@8)",
-            variants={"three views": TRAIL, "solution": f"{TRAIL} --views solution"},
+            variants={"three views": VIEWS, "solution": f"{VIEWS} --views solution"},
             higher="three views",
             lower="solution",
             metric=AREA,

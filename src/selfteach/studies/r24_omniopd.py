@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, SOME, UNSURE, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -13,26 +13,31 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-OMNI = "omniopd --task tutor --steps 60"
+OMNI = f"omniopd --task tutor {SLOW} {SOME}"
 
 STUDY = Study(
     method="omniopd",
+    model=UNSURE,
     claims=(
         Claim(
             says="Verified by continuations it beats distillation that reads the teacher's log-probs: up to 28.6 % "
             "more (math, relative; with the KL to the initial model that is its own)",
             variants={
                 "omniopd": OMNI,
-                "opd": "vopd --task tutor --steps 60 --baseline none --prompts 32 --lr 3e-4",
+                "opd": f"vopd --task tutor {SLOW} {SOME} --baseline none --lr 3e-4",
             },
             higher="omniopd",
             lower="opd",
+            metric=AREA,
+            tuned_by=AREA,
         ),
         Claim(
             says="Without the KL to the initial model training collapses: 8.3 against 69.1 (math average, second hand)",
             variants={"anchored": OMNI, "free": f"{OMNI} --anchor 0"},
             higher="anchored",
             lower="free",
+            metric=AREA,
+            tuned_by=AREA,
             may_fail=("free",),
         ),
         Claim(
@@ -40,6 +45,8 @@ STUDY = Study(
             variants={"entropy": OMNI, "random": f"{OMNI} --places random"},
             higher="entropy",
             lower="random",
+            metric=AREA,
+            tuned_by=AREA,
         ),
     ),
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import PLAIN, SHORT, Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.grpo import ROWS
+from selfteach.studies.laptop import PLAIN, SHORT, SLOW, UNSURE, Laptop
+from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -13,16 +14,19 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-JUDGED = "pu-rl --task tutor --judge verifier --steps 80"
+JUDGED = f"pu-rl --task tutor --judge verifier {SLOW} {ROWS} --imitate-steps 1"
 
 STUDY = Study(
     method="pu-rl",
+    model=UNSURE,
     claims=(
         Claim(
             says="Judged answers add to imitation, if the judge is better than chance",
             variants={"good": JUDGED, "chance": f"{JUDGED} --judge-errors 0.5"},
             higher="good",
             lower="chance",
+            metric=AREA,
+            tuned_by=AREA,
             may_fail=("chance",),
         ),
         Claim(
@@ -33,6 +37,8 @@ STUDY = Study(
             },
             higher="soft",
             lower="best",
+            metric=AREA,
+            tuned_by=AREA,
             withdrawn="the verifier says right or wrong: of two scores every temperature gives the same advantage",
         ),
     ),

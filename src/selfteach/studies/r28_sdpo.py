@@ -25,7 +25,7 @@ LAPTOP = Laptop(
     },
 )
 
-LONG = f"sdpo {SLOW} --model {UNSURE}"
+LONG = f"sdpo {SLOW} {ROWS} --model {UNSURE}"
 ONE_QUESTION = "sdpo --preset arena-ttt --only 5 --steps 20"
 
 STUDY = Study(
@@ -35,7 +35,7 @@ STUDY = Study(
         Claim(
             says="SDPO is more accurate than GRPO after equal training: 48.8 against 41.2 (Qwen3-8B, LiveCodeBench v6)",
             variants={
-                "sdpo": f"{LONG} {ROWS}",
+                "sdpo": LONG,
                 "grpo": f"{REINFORCED} --model {UNSURE}",
             },
             higher="sdpo",
@@ -49,6 +49,7 @@ STUDY = Study(
             higher="average",
             lower="live",
             metric="max eval/headline",
+            tuned_by=AREA,
         ),
         Claim(
             says="On one hard question, training on its feedback finds answers where as many independent attempts do "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfteach.studies.grpo import ROWS
 from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
@@ -10,7 +11,7 @@ LAPTOP = Laptop(
     {**SHORT, **ADAM, **MUTE, "teacher": "arena:tutor-large", "per_prompt": 8, "steps": 150, "prompts": 8},
 )
 
-UNI = f"uni-opd --task tutor {SLOW}"
+UNI = f"uni-opd --task tutor {SLOW} {ROWS}"
 
 STUDY = Study(
     method="uni-opd",

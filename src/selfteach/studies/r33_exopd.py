@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, FEW, MUTE, SHORT, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 
 LAPTOP = Laptop(
@@ -13,15 +13,16 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-BACK = "exopd --task tutor --steps 60 --teacher {variant teacher}/model"
+BACK = f"exopd --task tutor --steps 24 {FEW} --teacher {{variant teacher}}/model"
 VARIANTS = {
-    "teacher": "opsd --task tutor --steps 60",
+    "teacher": f"opsd --task tutor --steps 3 {FEW}",
     "opd": f"{BACK} --reward-scale 1",
     "exopd": f"{BACK} --reward-scale 1.25",
 }
 
 STUDY = Study(
     method="exopd",
+    model=UNSURE,
     claims=(
         Claim(
             says="Distilled back into the model it came from, λ = 1.25 beats λ = 1: 48.0 against 46.5 (Qwen3-4B, math)",

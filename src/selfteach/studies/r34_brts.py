@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, UNSURE, Laptop
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, SOME, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -10,7 +10,7 @@ LAPTOP = Laptop(
     {**SHORT, **ADAM, **MUTE, "teacher": "arena:tutor-large", "lr": 3e-4, "steps": 100, "prompts": 32},
 )
 
-BRTS = f"brts --task tutor {SLOW}"
+BRTS = f"brts --task tutor {SLOW} {SOME}"
 
 STUDY = Study(
     method="brts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfteach.studies.grpo import ROWS
 from selfteach.studies.laptop import ADAM, SHORT, SLOW, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
@@ -13,7 +14,7 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-SCOPE = f"scope --task tutor {SLOW}"
+SCOPE = f"scope --task tutor {SLOW} {ROWS}"
 
 STUDY = Study(
     method="scope",
@@ -23,7 +24,7 @@ STUDY = Study(
             says="The two paths beat distillation of every rollout: Avg@32 55.2 against 52.3 (R1-Distill-Qwen-1.5B)",
             variants={
                 "scope": SCOPE,
-                "opd": f"exopd --task tutor --reward-scale 1 --per-prompt 8 --prompts 8 {SLOW}",
+                "opd": f"exopd --task tutor --reward-scale 1 {SLOW} {ROWS}",
             },
             higher="scope",
             lower="opd",

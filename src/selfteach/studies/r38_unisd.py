@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import PLAIN, SHORT, SLOW, UNSURE, Laptop
+from selfteach.studies.laptop import PLAIN, SHORT, SLOW, SOME, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -13,7 +13,7 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-FULL = f"unisd --task tutor {SLOW}"
+FULL = f"unisd --task tutor {SLOW} {SOME}"
 BASE = f"{FULL} --agreement none --contrast 0 --features 0 --ema-decay none"
 
 STUDY = Study(

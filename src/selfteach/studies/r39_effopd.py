@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, FEW, MUTE, SHORT, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Within
 
@@ -14,21 +14,22 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-EFFOPD = "effopd --task tutor --lr 3e-4 --steps 20"
-OPD = "exopd --reward-scale 1 --task tutor --lr 3e-4"
+EFFOPD = f"effopd --task tutor --lr 3e-4 {FEW}"
+OPD = f"exopd --reward-scale 1 --task tutor --lr 3e-4 {FEW}"
 
 STUDY = Study(
     method="effopd",
+    model=UNSURE,
     claims=(
         Claim(
             says="With leaps distillation is about three times as fast: after as few steps it is further",
-            variants={"effopd": EFFOPD, "opd": f"{OPD} --steps 20"},
+            variants={"effopd": f"{EFFOPD} --steps 6", "opd": f"{OPD} --steps 6"},
             higher="effopd",
             lower="opd",
         ),
         Claim(
             says="and it ends where plain distillation ends after three times as many steps",
-            variants={"effopd": EFFOPD, "opd, longer": f"{OPD} --steps 60"},
+            variants={"effopd": f"{EFFOPD} --steps 6", "opd, longer": f"{OPD} --steps 18"},
             higher="effopd",
             lower="opd, longer",
             rule=Within(0.05),

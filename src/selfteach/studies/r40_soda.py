@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, FEW, SHORT, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 
 LAPTOP = Laptop(
@@ -13,13 +13,19 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
+SODA = f"soda {FEW} --stored 192"
+
 STUDY = Study(
     method="soda",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(
             says="Preferring the teacher's text to the base's own adds to imitating it (15 of 16 cells, up to +2.1)",
-            variants={"soda": "soda --sft-steps 50 --steps 50", "imitation": "soda --sft-steps 99 --steps 1"},
+            variants={
+                "soda": f"{SODA} --sft-steps 6 --steps 18",
+                "imitation": f"{SODA} --sft-steps 23 --steps 1",
+            },
             higher="soda",
             lower="imitation",
             sweep=("--lr x0.3|x1", "--sft-lr x1|x3"),  # the main rate of either side

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, FEW, SHORT, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Within
 
@@ -15,12 +15,14 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-OFFLINE = "lightning-opd --sft-steps 40 --steps 60"
+SAME = f"lightning-opd {FEW} --stored 192 --sft-prompts 192 --sft-batch 8"
+OFFLINE = f"{SAME} --sft-steps 6 --steps 18"
 BOTH = ("--lr x0.3|x1", "--sft-lr x1|x3")
 """The main rate of either side."""
 
 STUDY = Study(
     method="lightning-opd",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(
@@ -33,7 +35,7 @@ STUDY = Study(
         ),
         Claim(
             says="They add to fine-tuning on the teacher's text: AIME24 56.7 to 68.1 (4B)",
-            variants={"lightning": OFFLINE, "sft": "lightning-opd --sft-steps 99 --steps 1"},
+            variants={"lightning": OFFLINE, "sft": f"{SAME} --sft-steps 23 --steps 1"},
             higher="lightning",
             lower="sft",
             sweep=BOTH,

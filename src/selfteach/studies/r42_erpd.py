@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import PLAIN, SHORT, Laptop
+from selfteach.studies.laptop import PLAIN, SHORT, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Within
 
@@ -22,10 +22,11 @@ LAPTOP = Laptop(
     },
 )
 
-ERPD = "erpd --rounds 2 --extreme-steps 40 --steps 20 --task tutor"
+ERPD = "erpd --rounds 2 --extreme-steps 20 --steps 12 --prompts 4 --per-prompt 4 --task tutor"
 
 STUDY = Study(
     method="erpd",
+    model=UNSURE,
     task="tutor",
     claims=(
         Claim(

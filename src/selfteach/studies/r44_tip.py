@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, FAST, SHORT, UNSURE, Laptop
+from selfteach.studies.laptop import ADAM, FAST, FEW, SHORT, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 from selfteach.studies.verdict import Within
 
 LAPTOP = Laptop("tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64})
 
-TIP = f"tip --task tutor {FAST}"
+TIP = f"tip --task tutor {FAST} {FEW}"
 
 STUDY = Study(
     method="tip",

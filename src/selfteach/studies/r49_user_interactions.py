@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, FEW, MUTE, SHORT, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 
 LAPTOP = Laptop(
@@ -13,14 +13,18 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-ONLINE = "user-interactions --task tutor --steps 100"
+ONLINE = f"user-interactions --task tutor --steps 24 {FEW}"
 
 STUDY = Study(
     method="user-interactions",
+    model=UNSURE,
     claims=(
         Claim(
             says="Follow-ups alone teach: the student improves on what it was (personas, within about 15 steps)",
-            variants={"trained": ONLINE, "untrained": "user-interactions --task tutor --steps 1 --lr 1e-12"},
+            variants={
+                "trained": ONLINE,
+                "untrained": f"user-interactions --task tutor --steps 1 {FEW} --lr 1e-12",
+            },
             higher="trained",
             lower="untrained",
             may_fail=("trained", "untrained"),

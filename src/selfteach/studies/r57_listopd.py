@@ -19,9 +19,9 @@ LAPTOP = Laptop(
 )
 
 # The teacher is what the student's own base became with solutions in sight; the weight's cap is the paper's.
-FORMAT = "listopd --task json --estimator sampled --is-cap 5 --steps 60 --teacher {variant teacher}/model"
+FORMAT = "listopd --task json --estimator sampled --is-cap 5 --steps 60 --prompts 16 --teacher {variant teacher}/model"
 VARIANTS = {
-    "teacher": "opsd --task json --steps 60",
+    "teacher": "opsd --task json --steps 60 --prompts 16",
     "below": f"{FORMAT} --reward-scale 1.1",
     "beyond": f"{FORMAT} --reward-scale 2.5",
     "plain": f"{FORMAT} --reward-scale 1",

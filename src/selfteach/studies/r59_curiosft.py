@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import PLAIN, Laptop
+from selfteach.studies.laptop import FEW, PLAIN, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 
 LAPTOP = Laptop("table", {**PLAIN, "lr": 3e-4, "max_tokens": 64, "steps": 300, "prompts": 64})
 
-CURIO = "curiosft --task table --steps 100"
+CURIO = f"curiosft --task tutor --steps 24 {FEW}"
 
 STUDY = Study(
     method="curiosft",
+    model=UNSURE,
     claims=(
         Claim(
             says="The student stays more undecided than under SFT (its entropy on the demonstrations is higher)",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, FAST, SHORT, UNSURE, Laptop
+from selfteach.studies.laptop import ADAM, FAST, FEW, SHORT, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -10,7 +10,7 @@ LAPTOP = Laptop(
     {**SHORT, **ADAM, "teacher": "arena:tutor-large", "entropy_weight": 0.1, "steps": 150, "prompts": 64},
 )
 
-TSD = f"tsd-kd --task tutor {FAST}"
+TSD = f"tsd-kd --task tutor {FAST} {FEW}"
 
 STUDY = Study(
     method="tsd-kd",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, Laptop
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 
 LAPTOP = Laptop(
@@ -13,10 +13,11 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-DPOPD = "dp-opd --task tutor --steps 40"
+DPOPD = "dp-opd --task tutor --steps 24"
 
 STUDY = Study(
     method="dp-opd",
+    model=UNSURE,
     claims=(
         Claim(
             says="Half of the steps on the student's own text beat the data's text alone, at the same epsilon",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, SLOW, UNSURE, Laptop
+from selfteach.studies.laptop import ADAM, SHORT, SLOW, SOME, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -10,7 +10,7 @@ LAPTOP = Laptop(
     {**SHORT, **ADAM, "teacher": "arena:tutor-large", "explore_steps": 50, "steps": 150, "prompts": 64},
 )
 
-REOPOLD = f"reopold {SLOW} --explore-steps 10"
+REOPOLD = f"reopold {SLOW} {SOME} --explore-steps 10"
 
 STUDY = Study(
     method="reopold",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import PLAIN, Laptop
+from selfteach.studies.laptop import FAST, FEW, PLAIN, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Within
 
@@ -14,15 +14,16 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-REWRITE = "sdft-rewrite --steps 100"
+SAME = f"{FAST} {FEW} --stored 192"
 
 STUDY = Study(
     method="sdft-rewrite",
-    task="table",
+    model=UNSURE,
+    task="tutor",
     claims=(
         Claim(
             says="References in the model's own words teach as well as those given",
-            variants={"rewritten": REWRITE, "given": "sft --steps 100 --reference worked --stored 512"},
+            variants={"rewritten": f"sdft-rewrite {SAME}", "given": f"sft {SAME} --reference worked"},
             higher="rewritten",
             lower="given",
             rule=Within(0.05),
