@@ -6,8 +6,8 @@ learn to work them out. What is tested is whether distillation takes that way wi
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import FAST, FEW, PLAIN, SHORT, UNSURE, Laptop
-from selfteach.studies.study import AREA, Claim, Study
+from selfteach.studies.laptop import FEW, PLAIN, SHORT, UNSURE, Laptop
+from selfteach.studies.study import Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
@@ -18,7 +18,7 @@ LAPTOP = Laptop(
 )  # fmt: skip
 
 FACES = "many-faces --steps 100 --loss reverse-kl"
-CUT = f"many-faces --task tutor --privilege solution --loss-top-k 2 --per-prompt 1 {FAST} {FEW} --model {UNSURE}"
+CUT = "many-faces --steps 100 --loss-top-k 2 --task rule --privilege rule"
 LARGE = f"many-faces --task tutor --teacher arena:tutor-large --privilege none --per-prompt 1 {FEW} --model {UNSURE}"
 
 STUDY = Study(
@@ -53,8 +53,6 @@ STUDY = Study(
             },
             higher="mended",
             lower="biased",
-            metric=AREA,
-            tuned_by=AREA,
         ),
         Claim(
             says="A teacher made by reinforcement from the student's own base beats the base as a teacher",
