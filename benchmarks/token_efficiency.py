@@ -1,12 +1,12 @@
 """Tokens that OPSD, SDPO and GRPO generate until they reach an accuracy: ``python benchmarks/token_efficiency.py``.
 
 Every method gets the same grid, learning rates RATES by groups of GROUPS answers, ROWS answers a step. The setting of
-the highest accuracy (its mean over BUDGET tokens) on seed 1000, which is not reported, runs on seeds 0, 1, …: GRPO for
-LONGER times the tokens. A run reaches an accuracy where the line between its evaluations does. Ratios are GRPO's tokens
-over the method's, paired by seed: geometric means, 95 % intervals of Student's t of their logarithms; a run of GRPO
-that never gets there counts with all that it generated, so the ratio is at least that.
+the highest accuracy (its mean over the tokens of a task) on seed 1000, which is not reported, runs on seeds 0, 1, …:
+GRPO for LONGER times the tokens. A run reaches an accuracy where the line between its evaluations does. Ratios are
+GRPO's tokens over the method's, paired by seed: geometric means, 95 % intervals of Student's t of their logarithms; a
+run of GRPO that never gets there counts with all that it generated, so the ratio is at least that.
 
-Runs what is not there yet under runs/token-efficiency (about 70 minutes of one core a task); writes
+Runs what is not there yet under runs/token-efficiency (about half an hour of one core); writes
 results/token_efficiency.json and .md. ``--page``: the page alone.
 """
 
@@ -18,7 +18,7 @@ import math
 import platform
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from itertools import pairwise, product
 from pathlib import Path
@@ -32,29 +32,31 @@ from selfteach.studies.student import quantile
 from selfteach.studies.workers import Crew
 
 ROOT, RESULTS = Path("runs/token-efficiency"), Path("results")
-TASKS = ("tutor", "json")
+TUTOR, CONTRACT = "tutor", "json"
+TASKS: Mapping[str, tuple[str, int]] = {
+    TUTOR: ("--task tutor --model arena:tutor-unsure", 15_000),
+    CONTRACT: ("--task json", 100_000),
+}
+"""What the runs are told, and how many tokens they generate."""
 METHODS = ("opsd", "sdpo", "grpo")
-LEVELS = (0.5, 0.7, 0.9)
-RATES, GROUPS, ROWS = (2e-4, 5e-4, 1e-3), (4, 8), 128
-BUDGET, LONGER, POINTS, SEEDS = 300_000, 3, 20, 4
-TUNING = 1000
+LEVELS = (0.6, 0.7, 0.8, 0.9)
+RATES, GROUPS, ROWS = (1e-4, 3e-4, 1e-3), (4, 8), 16
+LENGTH, POINTS = 30, 25
+"""Tokens of an answer, about; evaluations of a run."""
+LONGER, SEEDS, TUNING = 3, 8, 1000
 
 
-def run_of(task: str, method: str, setting: tuple[float, int], seed: int, budget: int) -> Planned:
-    """A run of ``budget`` tokens, evaluated about every BUDGET / POINTS."""
+def run_of(task: str, method: str, setting: tuple[float, int], seed: int, longer: int = 1) -> Planned:
+    """A run of ``longer`` times the task's tokens, evaluated about POINTS times in the first of these."""
+    told, budget = TASKS[task]
     rate, group = setting
-    words = f"train {method} --task {task} --preset arena --lr {rate} --betas 0.9 0.95 "
+    every = max(1, budget // (POINTS * ROWS * LENGTH))
+    words = f"train {method} {told} --preset arena --lr {rate} --betas 0.9 0.95 "
     words += f"--per-prompt {group} --prompts {ROWS // group} "
-    words += (
-        f"--token-budget {budget} --steps 10000 --eval-every {EVERY} --eval-problems 256 --eval-samples 1 "
-    )
+    words += f"--token-budget {budget * longer} --steps 10000 --eval-every {every} --eval-problems 256 --eval-samples 1 "
     words += f"--samples-every 0 --max-idle-steps 0 --seed {seed}"
     folder = ROOT / f"{task}-{method}-{rate}-{group}-{seed}-{sha256(words.encode()).hexdigest()[:8]}"
     return Planned(folder.name, seed, folder, shlex.split(f"{words} --out {folder}"))
-
-
-EVERY = max(1, BUDGET // (POINTS * ROWS * 30))
-"""Steps between evaluations, for answers of about 30 tokens."""
 
 
 def height(run: Planned) -> float:
@@ -89,16 +91,14 @@ def all_made(tasks: Sequence[str], jobs: int) -> dict[str, Any]:
     grid = list(product(RATES, GROUPS))
     told: dict[str, Any] = {}
     for task in tasks:
-        tuning = {
-            (method, one): run_of(task, method, one, TUNING, BUDGET) for method in METHODS for one in grid
-        }
+        tuning = {(method, one): run_of(task, method, one, TUNING) for method in METHODS for one in grid}
         made(list(tuning.values()), jobs)
         own: dict[str, Any] = {}
         for method in METHODS:
             heights = {one: height(tuning[method, one]) for one in grid}
             best = max(grid, key=heights.__getitem__)
-            budget = BUDGET * (LONGER if method == "grpo" else 1)
-            runs = [run_of(task, method, best, seed, budget) for seed in range(SEEDS)]
+            longer = LONGER if method == "grpo" else 1
+            runs = [run_of(task, method, best, seed, longer) for seed in range(SEEDS)]
             own[method] = {
                 "tried": {f"lr {rate:g}, group {group}": h for (rate, group), h in heights.items()},
                 "command": shlex.join(["selfteach", *runs[0].words]),
@@ -144,7 +144,7 @@ def tokens(runs: Sequence[Any], level: float) -> str:
 
 def page(told: dict[str, Any]) -> str:
     method = (__doc__ or "").split("\n\n")[1]
-    for name in ("RATES", "GROUPS", "ROWS", "BUDGET", "LONGER"):
+    for name in ("RATES", "GROUPS", "ROWS", "LONGER"):
         value = globals()[name]
         method = method.replace(
             name, ", ".join(map(str, value)) if isinstance(value, tuple) else f"{value:,}"

@@ -27,7 +27,7 @@ STUDY = Study(
             higher="rewritten",
             lower="given",
             rule=Within(0.05),
-            withdrawn="shown a solution, the arena's model writes the reference word for word: both train on equal text",
+            withdrawn="shown a solution, the arena's model writes the reference itself: both train on equal text",
         ),
     ),
 )
