@@ -53,8 +53,8 @@ def run_of(task: str, method: str, setting: tuple[float, int], seed: int, longer
     every = max(1, budget // (POINTS * ROWS * LENGTH))
     words = f"train {method} {told} --preset arena --lr {rate} --betas 0.9 0.95 "
     words += f"--per-prompt {group} --prompts {ROWS // group} "
-    words += f"--token-budget {budget * longer} --steps 10000 --eval-every {every} --eval-problems 256 --eval-samples 1 "
-    words += f"--samples-every 0 --max-idle-steps 0 --seed {seed}"
+    words += f"--token-budget {budget * longer} --steps 10000 --eval-every {every} "
+    words += f"--eval-problems 256 --eval-samples 1 --samples-every 0 --max-idle-steps 0 --seed {seed}"
     folder = ROOT / f"{task}-{method}-{rate}-{group}-{seed}-{sha256(words.encode()).hexdigest()[:8]}"
     return Planned(folder.name, seed, folder, shlex.split(f"{words} --out {folder}"))
 
