@@ -284,7 +284,9 @@ def test_a_phase_within_another_is_counted_once_and_all_add_up(monkeypatch: pyte
     assert recorder.peak == 7
 
 
-def test_what_a_device_holds_at_most_goes_to_the_phase_in_which_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_device_holds_at_most_goes_to_the_phase_in_which_it_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from stepbench import recorder as module
 
     held = [0]

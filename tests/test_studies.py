@@ -428,6 +428,26 @@ def test_the_common_task_has_the_baselines_and_a_budget_for_those_that_sample(tm
     assert plan_of(asked(tmp_path)).common == {}
 
 
+def test_another_student_on_the_common_task_and_a_small_budget_are_looked_at_often_enough(
+    tmp_path: Path,
+) -> None:
+    study = asked(
+        tmp_path,
+        claim(VARIANTS),
+        method="sdpo",
+        common_task="tutor",
+        tokens=30_000,
+        common_model="arena:tutor-unsure",
+    )
+    for work in plan_of(study).common["opsd"]:
+        assert work.side is not None
+        words = work.side.words.split()
+        assert words[words.index("--model") + 1] == "arena:tutor-unsure"
+        assert (
+            words[words.index("--eval-every") + 1] == "1"
+        )  # 64 answers of at most 64 tokens are 4,096 a step
+
+
 # --- what a side is tuned by
 
 TUNED = {"a": "sft --lr 1e-3", "b": "sft --lr 1e-4 --steps 2"}

@@ -46,6 +46,8 @@ class Arguments:
     common_task: str | None = ""
     """The arena world on which baselines and methods are compared at equal generated tokens (empty: tutor if no method
     is named, else none; none: no such comparison)."""
+    common_model: str = ""
+    """What is trained on the common task (empty: the world's own model)."""
     tokens: PositiveCount = 200_000
     """Generated tokens of each method on the common task."""
     list: bool = False
@@ -74,6 +76,7 @@ def command(words: Sequence[str]) -> int:
         given.seeds,
         common_task(given),
         given.tokens,
+        given.common_model,
         others(studies, results),
         tuple(STUDIES) if any(one in STUDIES.values() for one in studies) else (),
     )

@@ -27,6 +27,8 @@ BASELINES = ("opsd", "grpo", "sft")
 """Stand on the common task beside the studies' methods, at their settings as they are."""
 MEASURED = {"eval_problems": "256", "eval_samples": "2", "samples_every": "0", "max_idle_steps": "0"}
 """What every run is told, unless its variant's words say otherwise."""
+POINTS = 6
+"""Evaluations of a run on the common task, at least."""
 COMMON_SEEDS = 4
 """Most seeds of a method on the common task: there is no claim to be decided."""
 
@@ -34,7 +36,8 @@ COMMON_SEEDS = 4
 @dataclass(frozen=True)
 class StudySettings:
     """What is asked: whose claims, how many seeds at most, where runs go; the task on which all methods are compared
-    at equal generated tokens (empty: none), and how many tokens; other studies that stand in the same table, and the
+    at equal generated tokens (empty: none), how many tokens, and what is trained there (empty: the task's own model);
+    other studies that stand in the same table, and the
     names of all that the table is to name (none: a table of studies of one's own)."""
 
     studies: tuple[Study, ...]
@@ -42,6 +45,7 @@ class StudySettings:
     seeds: int = 16
     common_task: str = ""
     tokens: int = 200_000
+    common_model: str = ""
     others: tuple[Study, ...] = ()
     known: tuple[str, ...] = ()
 
@@ -216,11 +220,14 @@ class Plan:
         One that does not sample as it trains is given its preset's steps: a budget would not end it.
         """
         words = [name, "--task", self.asked.common_task]
+        words += ["--model", self.asked.common_model] if self.asked.common_model else []
         recipe = self.resolve(words).recipe
         steps = recipe.optimization.steps
-        words += ["--eval-every", str(max(1, steps // 6))]
         if recipe.generates and not recipe.rollouts.stored:
+            longest = recipe.rollouts.max_tokens * recipe.rollouts.per_prompt * recipe.optimization.prompts
             words += ["--token-budget", str(self.asked.tokens), "--steps", str(10 * steps)]
+            steps = min(steps, self.asked.tokens // longest)
+        words += ["--eval-every", str(max(1, steps // POINTS))]
         side = Side(shlex.join(words), shlex.join(words))
         self.wants(side, {"eval/headline"})
         for seed in range(min(self.asked.seeds, COMMON_SEEDS)):

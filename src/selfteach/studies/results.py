@@ -42,7 +42,7 @@ def write_results(
     table = {name: table_of_rows(rows) for name, rows in curves.items()}
     facts = {
         "task": asked.common_task,
-        "model": f"arena {asked.common_task}",
+        "model": asked.common_model or f"arena {asked.common_task}",
         "equal": "tokens",
         "seeds": asked.seeds,
         "command": command,
@@ -227,8 +227,8 @@ def common_section(facts: Mapping[str, Any], table: Mapping[str, Any]) -> list[s
     return [
         f"## All on {facts['task']!r}, equal generated tokens",
         "",
-        "Each with the preset that `selfteach train` takes for this task, none tuned. A method that writes its answers "
-        "once, or none, runs its preset's steps.",
+        f"Trained is {facts['model']}, each with the preset that `selfteach train` takes for this task, none tuned. A "
+        "method that writes its answers once, or none, runs its preset's steps.",
         "",
         *map(table_row, rows),
         "",
