@@ -9,7 +9,7 @@ LAPTOP = Laptop(
     "tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "threshold": 0.4, "steps": 150, "prompts": 64}
 )  # fmt: skip
 
-EOPD = f"eopd --steps 40 {SOME} --eval-samples 8"
+EOPD = f"eopd --steps 16 {SOME} --eval-every 2 --eval-samples 8 --eval-problems 128"
 
 STUDY = Study(
     method="eopd",
@@ -21,8 +21,8 @@ STUDY = Study(
             variants={"eopd": EOPD, "sampled": f"{EOPD} --forward-weight 0"},
             higher="eopd",
             lower="sampled",
-            metric="eval/pass@8",
-            tuned_by="eval/pass@8",
+            metric="auc eval/pass@8",
+            tuned_by="auc eval/pass@8",
         ),
     ),
 )

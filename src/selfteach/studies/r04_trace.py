@@ -14,7 +14,7 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-TRACE = f"trace {SLOW} {ROWS} {ADAMS} --kl-hold 10"
+TRACE = f"trace {SLOW} {ROWS} {ADAMS} --kl-hold 5 --kl-decay 15 --sync-every 5"
 
 STUDY = Study(
     method="trace",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from selfteach.studies.grpo import REINFORCED, ROWS
+from selfteach.studies.grpo import ADAMS, REINFORCED, ROWS
 from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 KNOBS = {"lr": 5e-4, "per_prompt": 8, "prompts": 8, "mean_over": "tokens"}
 LAPTOP = Laptop("tutor", {**SHORT, **ADAM, **MUTE, **KNOBS, "steps": 150})
 
-VPD = f"vpd --task tutor {SLOW} {ROWS}"
+VPD = f"vpd --task tutor {SLOW} {ROWS} {ADAMS}"
 GRPO = f"{REINFORCED} --mean-over tokens"
 
 STUDY = Study(

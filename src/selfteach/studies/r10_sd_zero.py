@@ -13,7 +13,7 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-SRT = "sd-zero --srt-drafts 256 --prompts 16 --warmup 0"
+SRT = "sd-zero --srt-drafts 384 --prompts 16 --warmup 0"
 BOTH = f"{SRT} --srt-steps 12 --steps 12"
 REVISION_ALONE = f"{SRT} --srt-steps 23 --steps 1"
 DISTILL_ALONE = f"{SRT} --srt-steps 0 --steps 24"

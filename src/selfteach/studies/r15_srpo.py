@@ -20,7 +20,7 @@ STUDY = Study(
     claims=(
         Claim(
             says="Routing beats reinforcement alone: 77.4 against 74.0 after ten hours (Qwen3-8B, five benchmarks)",
-            variants={"srpo": SRPO, "grpo": REINFORCED},
+            variants={"srpo": SRPO, "grpo": f"{REINFORCED} --mean-over tokens"},
             higher="srpo",
             lower="grpo",
             metric=AREA,
@@ -30,11 +30,10 @@ STUDY = Study(
             says="and distillation alone, which flattens: 77.4 against 71.1 (the same)",
             variants={
                 "srpo": SRPO,
-                "sdpo": f"sdpo --feedback never --alpha 0.5 {SLOW} {ROWS} {ADAMS}",
+                "sdpo": f"sdpo --feedback never --alpha 0.5 --student-top-k 100 {SLOW} {ROWS} {ADAMS}",
             },
             higher="srpo",
             lower="sdpo",
-            metric=AREA,
             tuned_by=AREA,
         ),
     ),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, FAST, FEW, MUTE, SHORT, UNSURE, Laptop
+from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, SOME, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop("trail", {**SHORT, **ADAM, **MUTE, "teacher_thinking": None, "steps": 300, "prompts": 64})
 
-VIEWS = f"avsd {FAST} {FEW} --task tutor"
-RUMOR = f"{VIEWS} --views solution partial rumor"
+AVSD = f"avsd {SLOW} {SOME} --task tutor"
+RUMOR = f"{AVSD} --views solution partial rumor"
 
 STUDY = Study(
     method="avsd",
@@ -16,7 +16,10 @@ STUDY = Study(
     claims=(
         Claim(
             says="Three views together beat the solution alone by 2.2 points (Qwen3-4B, math, Avg@8)",
-            variants={"three views": VIEWS, "solution": f"{VIEWS} --views solution"},
+            variants={
+                "three views": f"{AVSD} --views solution partial hint",
+                "solution": f"{AVSD} --views solution",
+            },
             higher="three views",
             lower="solution",
             metric=AREA,

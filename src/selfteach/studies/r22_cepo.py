@@ -14,7 +14,7 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-CEPO = f"cepo {SLOW} {ROWS} {ADAMS}"
+CEPO = f"cepo {SLOW} {ROWS} {ADAMS} --mix-steps 20"
 
 STUDY = Study(
     method="cepo",

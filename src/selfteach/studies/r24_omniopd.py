@@ -36,7 +36,6 @@ STUDY = Study(
             variants={"anchored": OMNI, "free": f"{OMNI} --anchor 0"},
             higher="anchored",
             lower="free",
-            metric=AREA,
             tuned_by=AREA,
             may_fail=("free",),
         ),

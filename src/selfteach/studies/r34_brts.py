@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, MUTE, SHORT, SLOW, SOME, UNSURE, Laptop
+from selfteach.studies.laptop import ADAM, FAST, MUTE, SHORT, UNSURE, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
@@ -10,7 +10,7 @@ LAPTOP = Laptop(
     {**SHORT, **ADAM, **MUTE, "teacher": "arena:tutor-large", "lr": 3e-4, "steps": 100, "prompts": 32},
 )
 
-BRTS = f"brts --task tutor {SLOW} {SOME}"
+BRTS = f"brts --task tutor {FAST} --prompts 4"
 
 STUDY = Study(
     method="brts",
@@ -31,6 +31,8 @@ STUDY = Study(
             lower="first",
             metric=AREA,
             tuned_by=AREA,
+            withdrawn="the arena's teacher is right in 0.999 and writes one text for a problem: the best of its "
+            "answers is the first",
         ),
     ),
 )

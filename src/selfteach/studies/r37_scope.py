@@ -14,7 +14,8 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-SCOPE = f"scope --task tutor {SLOW} {ROWS}"
+SAME = f"--task tutor {SLOW} {ROWS} --max-grad-norm none"
+SCOPE = f"scope {SAME}"
 
 STUDY = Study(
     method="scope",
@@ -24,7 +25,7 @@ STUDY = Study(
             says="The two paths beat distillation of every rollout: Avg@32 55.2 against 52.3 (R1-Distill-Qwen-1.5B)",
             variants={
                 "scope": SCOPE,
-                "opd": f"exopd --task tutor --reward-scale 1 {SLOW} {ROWS}",
+                "opd": f"exopd --reward-scale 1 {SAME}",
             },
             higher="scope",
             lower="opd",

@@ -32,7 +32,7 @@ STUDY = Study(
         ),
         Claim(
             says="An averaged teacher beats the initial one",
-            variants={"ema": f"{BASE} --ema-decay 0.9", "frozen": BASE},
+            variants={"ema": f"{BASE} --ema-decay 0.9 --ema-every 1", "frozen": BASE},
             higher="ema",
             lower="frozen",
             metric=AREA,

@@ -14,15 +14,16 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-EFFOPD = f"effopd --task tutor --lr 3e-4 {FEW}"
-OPD = f"exopd --reward-scale 1 --task tutor --lr 3e-4 {FEW}"
+EFFOPD = f"effopd --task tutor --lr 1e-3 {FEW}"
+OPD = f"exopd --reward-scale 1 --task tutor --lr 1e-3 {FEW}"
 
 STUDY = Study(
     method="effopd",
     model=UNSURE,
     claims=(
         Claim(
-            says="With leaps distillation is about three times as fast: after as few steps it is further",
+            says="With leaps distillation is about three times as fast: after as few steps it is further "
+            "(what is validated on the way is not counted)",
             variants={"effopd": f"{EFFOPD} --steps 6", "opd": f"{OPD} --steps 6"},
             higher="effopd",
             lower="opd",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, FEW, SHORT, UNSURE, Laptop
+from selfteach.studies.laptop import ADAM, SHORT, SOME, UNSURE, Laptop
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Within
 
@@ -15,7 +15,7 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-SAME = f"lightning-opd {FEW} --stored 192 --sft-prompts 192 --sft-batch 8"
+SAME = f"lightning-opd {SOME} --stored 384 --sft-prompts 384 --sft-batch 16"
 OFFLINE = f"{SAME} --sft-steps 6 --steps 18"
 BOTH = ("--lr x0.3|x1", "--sft-lr x1|x3")
 """The main rate of either side."""

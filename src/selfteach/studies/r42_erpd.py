@@ -22,7 +22,7 @@ LAPTOP = Laptop(
     },
 )
 
-ERPD = "erpd --rounds 2 --extreme-steps 20 --steps 12 --prompts 4 --per-prompt 4 --task tutor"
+ERPD = "erpd --rounds 2 --stored 32 --extreme-steps 40 --steps 16 --prompts 4 --per-prompt 4 --task tutor"
 
 STUDY = Study(
     method="erpd",

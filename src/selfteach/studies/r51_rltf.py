@@ -31,7 +31,7 @@ STUDY = Study(
         Claim(
             says="Retelling the second turn beats one-turn GRPO: 0.80 against 0.37 (Knights and Knaves, Llama-3.1-8B; "
             "beside it rltf writes second turns, rewards the first for them, and takes 0.1 off what cannot be read)",
-            variants={"sd": SD, "grpo": f"{REINFORCED} --scale none"},
+            variants={"sd": SD, "grpo": f"{REINFORCED} --scale none --mean-over constant"},
             higher="sd",
             lower="grpo",
             metric=AREA,
@@ -46,7 +46,7 @@ STUDY = Study(
             tuned_by=AREA,
         ),
         Claim(
-            says="Predicting the critique helps too: 0.88 against 0.37 (the same)",
+            says="Predicting the critique helps too: 0.88 (one-turn GRPO 0.37, the same; here against two turns)",
             variants={"fm": f"{TWO_TURNS} --critique-weight 0.1", "two turns": TWO_TURNS},
             higher="fm",
             lower="two turns",

@@ -7,7 +7,7 @@ from selfteach.studies.study import Claim, Study
 
 LAPTOP = Laptop("table", {**PLAIN, "lr": 3e-4, "max_tokens": 64, "steps": 300, "prompts": 64})
 
-CURIO = f"curiosft --task tutor --steps 24 {FEW}"
+CURIO = f"curiosft --task tutor --steps 24 {FEW} --reference worked"
 
 STUDY = Study(
     method="curiosft",
@@ -19,6 +19,7 @@ STUDY = Study(
             higher="curiosft",
             lower="sft",
             metric="entropy/student",
+            sweep=(),  # the rate alone moves entropy
         ),
     ),
 )
