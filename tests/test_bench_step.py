@@ -437,6 +437,16 @@ def cell(**sides: list[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_the_page_says_a_devices_memory_by_phase_where_it_was_read() -> None:
+    from stepbench import page
+
+    read = made() | {"memory": {"loss": 3 * 2**30, "rest": 2**20}}
+    told = page.memory_table(cell(ours=[read], plain_loop=[made()]))
+    assert "| ours | 0 | 0 | 0 | 3,072 | 0 | 0 | 1 |" in told.splitlines()
+    assert "plain loop" not in told
+    assert page.memory_table(cell(ours=[made()])) == ""
+
+
 def test_the_page_says_ratios_and_what_did_not_run() -> None:
     from stepbench import page
 
