@@ -149,6 +149,17 @@ def test_an_analysis_belongs_to_its_row_whatever_it_is_written_beside(model: str
     assert batching.contexts(rollouts, ["teacher"])["teacher"].prompts != shown
 
 
+def test_held_out_problems_are_asked_for_once_a_run(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = run_of(model, "--eval-problems", "4").learner
+    draw, drawn = type(learner.task).held_out, []
+    monkeypatch.setattr(
+        type(learner.task), "held_out", lambda task, count: drawn.append(count) or draw(task, count)
+    )
+    first, again = (learner.evaluate("train") for _ in range(2))
+    assert first == again
+    assert drawn == [4]
+
+
 # --- what stops a run -------------------------------------------------------------------------------------------
 
 

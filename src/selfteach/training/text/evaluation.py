@@ -155,6 +155,8 @@ def answered(
     """A task's held-out problems, or these ``examples``, asked by the run's settings of evaluation."""
     settings, recipe = learner.config.evaluation, learner.recipe
     longest = settings.eval_max_tokens or recipe.rollouts.max_tokens
+    if examples is None:
+        examples = learner.held_out(task, settings.eval_problems)
     return evaluate(
         learner.policy,
         task,

@@ -27,7 +27,7 @@ from selfteach.recipes.base import Recipe
 from selfteach.recipes.knobs import knobs, takes, with_knobs
 from selfteach.recipes.parts import PerRecord
 from selfteach.roles.weights import POLICY
-from selfteach.task.example import Task, is_graded
+from selfteach.task.example import Example, Task, is_graded
 from selfteach.task.opening import open_task
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.clock import Clock
@@ -72,6 +72,7 @@ class TextLearner(Learner):
             )
         task = config.open_task()
         self.also = [open_task(name, seed=config.seed) for name in config.evaluation.eval_also]
+        self._held_out: dict[tuple[int, int], Sequence[Example]] = {}
         self.recipes = list(config.recipe.stages.items())
         for line in data.examined(config, task, self.also, dict(self.recipes)):
             progress.say(line)
@@ -139,6 +140,13 @@ class TextLearner(Learner):
     def problems_asked(self) -> int:
         """Problems of an evaluation; 0: there is none, as where nothing is graded."""
         return self.config.evaluation.eval_problems if is_graded(self.task) else 0
+
+    def held_out(self, task: Task, count: int) -> Sequence[Example]:
+        """The task's held-out problems, which are the same all through a run: it is asked for them once."""
+        key = id(task), count
+        if key not in self._held_out:
+            self._held_out[key] = task.held_out(count)
+        return self._held_out[key]
 
     # --- what the Trainer asks for --------------------------------------------------------------------------------
 

@@ -112,7 +112,7 @@ def probes(learner: TextLearner) -> list[Trajectory]:
     count = min(learner.config.bookkeeping.probes, settings.eval_problems)
     if not count:
         return []
-    examples = learner.task.held_out(count)
+    examples = learner.held_out(learner.task, count)
     prompts = [policy.renderer.prompt_ids(one.prompt, learner.recipe.student_thinking) for one in examples]
     longest = settings.eval_max_tokens or learner.recipe.rollouts.max_tokens
     written = LocalSampler(policy).sample(
