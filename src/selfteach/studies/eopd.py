@@ -23,6 +23,8 @@ STUDY = Study(
             lower="sampled",
             metric="auc eval/pass@8",
             tuned_by="auc eval/pass@8",
+            withdrawn="the arena's teacher is sure of every token that this student writes, at the rate that is best "
+            "for both: the forward KL never acts, and both sides are the same run",
         ),
     ),
 )

@@ -20,6 +20,10 @@ WRITTEN = (
     "--betas 0.9 0.95 --warmup 20"
 )
 LEARNED = Works(above=0.5, by=0)
+SAME_TEXT = (
+    "targets must verify, and of this world's model those that do are the written ones word for word: both sides "
+    "are the same run"
+)
 
 STUDY = Study(
     method="mixsd",
@@ -33,6 +37,7 @@ STUDY = Study(
             lower="sft",
             metric="eval/sums/accuracy",
             works={"mixsd": LEARNED, "sft": LEARNED},
+            withdrawn=SAME_TEXT,
         ),
         Claim(
             says="The more the uninformed self takes part, the likelier the targets under the base",
@@ -48,6 +53,7 @@ STUDY = Study(
             higher="mixsd",
             lower="sft",
             rule=Within(0.1),
+            withdrawn=SAME_TEXT,
         ),
     ),
 )
