@@ -35,7 +35,8 @@ STUDY = Study(
             metric=AREA,
             tuned_by=AREA,
             rule=Within(0.05),
-            withdrawn="in this world no node that is looked at does harm: nothing is left out, and both sides are the same run",
+            withdrawn="in this world no node that is looked at does harm: nothing is left out, and both sides are "
+            "the same run",
         ),
     ),
 )
