@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from selfteach.errors import UserError
 from selfteach.studies.children import STOPPED, Children
-from selfteach.studies.runs import Planned, finish
+from selfteach.studies.runs import Planned, bring_to_end, finish
 from selfteach.training import checkpoint
 from selfteach.training.jsonrows import read_rows
 
@@ -200,6 +200,22 @@ def test_a_run_that_fails_ends_the_others_and_none_is_begun(
     assert not (tmp_path / "later").exists()
     assert not (tmp_path / "last").exists()
     assert not (tmp_path / "to its end").exists()
+
+
+def test_a_run_that_another_ends_says_nothing_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it was ended in training or, as here, not begun any more."""
+
+    def run(self: Children, *_: Any) -> int:
+        self.close()
+        return STOPPED
+
+    monkeypatch.setattr(Children, "run", run)
+    bring_to_end(Planned("long", 0, tmp_path / "run", ["long"]), {}, Children())
+    monkeypatch.setattr(Children, "run", lambda *_: 1)
+    with pytest.raises(UserError, match="long seed 0 ended with code 1"):
+        bring_to_end(Planned("long", 0, tmp_path / "run", ["long"]), {}, Children())
 
 
 def test_an_error_of_any_kind_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

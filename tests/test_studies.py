@@ -1052,8 +1052,8 @@ def test_the_list_shows_claims_and_variants(mine: str, capsys: pytest.CaptureFix
     assert main(["study", mine, "pw-opsd", "--list"]) == 0
     shown = capsys.readouterr().out
     assert "longer is better" in shown
-    assert "weighted: selfteach train pw-opsd --task tutor --steps 80\n" in shown
-    assert "eval/headline: weighted exceeds uniform?" in shown
+    assert "weighted: selfteach train pw-opsd --task tutor --steps 24 " in shown
+    assert "auc eval/headline: weighted exceeds uniform?" in shown
 
 
 def test_a_dry_run_shows_commands_and_runs_nothing(mine: str, capsys: pytest.CaptureFixture[str]) -> None:

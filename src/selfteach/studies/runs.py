@@ -100,6 +100,8 @@ def bring_to_end(run: Planned, threads: Mapping[str, str], children: Children) -
     with log.open("ab") as stream:
         command = [sys.executable, "-m", "selfteach.child", *words]
         code = children.run(command, stream, {**os.environ, **threads})
+    if code and children.closed:  # ended, or never begun, because of another: what went wrong there is told
+        return
     if code:
         raise UserError(
             f"{run.label} seed {run.seed} ended with code {code} ({last_line(log)}); the log is {log}"
