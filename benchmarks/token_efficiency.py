@@ -6,7 +6,7 @@ GRPO for LONGER times the tokens. A run reaches an accuracy where the line betwe
 GRPO's tokens over the method's, paired by seed: geometric means, 95 % intervals of Student's t of their logarithms; a
 run of GRPO that never gets there counts with all that it generated, so the ratio is at least that.
 
-Runs what is not there yet under runs/token-efficiency (about half an hour of one core); writes
+Runs what is not there yet under runs/token-efficiency; writes
 results/token_efficiency.json and .md. ``--page``: the page alone.
 """
 
@@ -32,10 +32,9 @@ from selfteach.studies.student import quantile
 from selfteach.studies.workers import Crew
 
 ROOT, RESULTS = Path("runs/token-efficiency"), Path("results")
-TUTOR, CONTRACT = "tutor", "json"
 TASKS: Mapping[str, tuple[str, int]] = {
-    TUTOR: ("--task tutor --model arena:tutor-unsure", 15_000),
-    CONTRACT: ("--task json", 100_000),
+    "tutor": ("--task tutor --model arena:tutor-unsure", 15_000),
+    "json": ("--task json", 100_000),
 }
 """What the runs are told, and how many tokens they generate."""
 METHODS = ("opsd", "sdpo", "grpo")

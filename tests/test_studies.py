@@ -1048,6 +1048,13 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "mine.py:STUDY"
 
 
+def test_a_common_model_without_a_common_task_is_refused(
+    mine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", mine, "--common-model", "arena:tutor-unsure", "--dry-run"]) == 2
+    assert "give --common-task too" in capsys.readouterr().err
+
+
 def test_the_list_shows_claims_and_variants(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", mine, "pw-opsd", "--list"]) == 0
     shown = capsys.readouterr().out

@@ -69,6 +69,10 @@ def command(words: Sequence[str]) -> int:
         print("\n\n".join(listed(study) for study in studies))
         return 0
     require_look(given.seeds)
+    require(
+        not given.common_model or bool(common_task(given)),
+        "--common-model is trained on the common task, and there is none: give --common-task too",
+    )
     results = given.results or given.out
     asked = StudySettings(
         studies,

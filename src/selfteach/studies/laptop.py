@@ -39,15 +39,13 @@ ADAM = {"lr": 1e-3, "betas": (0.9, 0.95), **PLAIN}
 UNSURE = "arena:tutor-unsure"
 """The student of studies in world tutor: it has begun to learn what that of the world itself learns at once, after
 eighty steps in some seeds and not in others."""
-CURVE = "--eval-every 2 --eval-samples 1"
-"""Words for the area under its curve, which ends near 1."""
-FAST, SLOW = f"--steps 24 {CURVE}", "--steps 40 --eval-every 4 --eval-samples 1"
-"""The same with the steps of losses on whole distributions; of those on sampled tokens, on part of the rows, or with a
-reward."""
+FAST, SLOW = "--steps 24 --eval-every 2 --eval-samples 1", "--steps 40 --eval-every 4 --eval-samples 1"
+"""Words for the area under its curve, which ends near 1: of losses on whole distributions; of those on sampled tokens,
+on part of the rows, or with a reward."""
 FEW, SOME = "--prompts 8", "--prompts 16"
-"""Answers of a step, for losses of either kind. With the presets' 64 every loss has taught this student within two
-steps what there is to learn, and none is ahead of another. Of few the noise counts, and too high a rate undoes what it
-taught."""
+"""Answers of a step, for losses of either kind. With the presets' 64 tip and sdpo have taught this student after two
+steps what there is to learn (docs/arena.md), and little is left to differ by. Of few the noise counts, and too high a
+rate undoes what it taught."""
 MUTE = {"student_thinking": None}
 """The arena's models have no thinking flag."""
 
