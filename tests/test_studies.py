@@ -810,6 +810,23 @@ def test_comments_and_docstrings_are_no_part_of_a_recipes_code(tmp_path: Path) -
     assert codes[0] == codes[1] != codes[2]
 
 
+def test_code_is_kept_as_it_is_written_whatever_python_would_write(tmp_path: Path) -> None:
+    """What ``ast.unparse`` gives is another text in Python 3.12 than in 3.11: rows would be void in the other."""
+    written = """x = f'{a!r:>{n}} "b" # no comment'  # ü
+def g():
+    'says; "ü"'; y = "#"; \"\"\"and
+    more\"\"\"; z = (1,
+       2)"""
+    (tmp_path / "one.py").write_text(written, encoding="utf-8")
+    left = [
+        """x = f'{a!r:>{n}} "b" # no comment'""",
+        "def g():",
+        """    ; y = "#"; ; z = (1,""",
+        "       2)",
+    ]
+    assert fingerprints.code_of(tmp_path / "one.py").splitlines() == left
+
+
 def test_a_side_depends_on_what_it_is_built_on(tmp_path: Path) -> None:
     plans_ = [
         plan_of(asked(tmp_path, claim({**BUILT, "teacher": teacher}, "student", "teacher")))

@@ -1,18 +1,19 @@
-"""The baseline without a policy of its own: supervised fine-tuning on reference solutions (SFT)."""
+"""The baseline without a policy of its own: supervised fine-tuning (SFT) on reference solutions or a teacher's text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 from selfteach.recipes.kit import *
 
 
 @settings
-class SFT(Recipe):
-    """Raise the likelihood of the data's reference solutions: L = mean over tokens of −log p(y_t).
+class SFT(Imitate):
+    """Raise the likelihood of given text, y: L = mean over tokens of −log p(y_t).
 
-    Off-policy imitation, the baseline that OPSD and its successors compare with.
+    Off-policy imitation, the baseline that OPSD and its successors compare with: of the data's reference solutions, or
+    of what another model answers to the same prompts ("Sequence-Level Knowledge Distillation", arXiv 1606.07947).
     """
 
     name = "sft"
@@ -23,13 +24,8 @@ class SFT(Recipe):
     generates = False
 
     optimization: Optimization = Optimization(lr=5e-6)
-    reference: str = "solution"
-    """The private field that is imitated."""
     mean_over: Literal["tokens", "sequences"] = "tokens"
     """Mean over all tokens, or mean of per-example means."""
-
-    def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
-        return tools.quote(prompts, self.reference)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield NegativeLogLikelihood(name="nll", mean_over=self.mean_over)

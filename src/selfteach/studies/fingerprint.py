@@ -8,8 +8,10 @@ knob of what all share, or a comment invalidates nothing.
 from __future__ import annotations
 
 import ast
+import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+import tokenize
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
@@ -27,6 +29,9 @@ from selfteach.training.runconfig import dotted
 EPOCH = 2
 """Of what all methods share: ``code.SHARED``, sampling, training, the defaults of common settings. To be raised by
 hand with a change that makes runs learn otherwise than before: then all rows are made anew."""
+
+Span = tuple[tuple[int, int], tuple[int, int]]
+"""Where in a text something begins and ends: line from 1, byte in it from 0."""
 
 Resolve = Callable[[Sequence[str]], TrainConfig]
 """The words after ``selfteach train`` → the run they ask for. The command line's: whoever needs it is handed it,
@@ -68,14 +73,28 @@ def unlike(table: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "
 
 @cache
 def code_of(file: Path) -> str:
-    """A file's code, without comments and docstrings."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            kept = [one for one in body if not is_text(one)]
-            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.unparse(tree)
+    """A file's code without comments, docstrings and empty lines: the same text under every version of Python."""
+    text = file.read_text(encoding="utf-8")
+    lines = [line.encode() for line in text.split("\n")]
+    for (first, start), (last, end) in sorted([*docstrings(text), *comments(text)], reverse=True):
+        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:]]
+    return "\n".join(line.decode().rstrip() for line in lines if line.strip())
+
+
+def docstrings(text: str) -> Iterator[Span]:
+    for node in ast.walk(ast.parse(text)):
+        if is_text(node):
+            assert isinstance(node, ast.Expr)
+            yield (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
+
+
+def comments(text: str) -> Iterator[Span]:
+    lines = text.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            start = len(lines[row - 1][:column].encode())
+            yield (row, start), (row, start + len(token.string.encode()))
 
 
 def is_text(node: ast.AST) -> bool:

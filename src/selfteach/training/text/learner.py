@@ -28,7 +28,7 @@ from selfteach.recipes.knobs import knobs, takes, with_knobs
 from selfteach.recipes.parts import PerRecord
 from selfteach.roles.weights import POLICY
 from selfteach.task.example import Example, Task, is_graded
-from selfteach.task.opening import open_task
+from selfteach.task.rows import make_task
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.clock import Clock
 from selfteach.training.config import TrainConfig
@@ -71,7 +71,7 @@ class TextLearner(Learner):
                 "offload_teachers: there is no accelerator here, so that teachers stay where they are"
             )
         task = config.open_task()
-        self.also = [open_task(name, seed=config.seed) for name in config.evaluation.eval_also]
+        self.also = [make_task(name, seed=config.seed) for name in config.evaluation.eval_also]
         self._held_out: dict[tuple[int, int], Sequence[Example]] = {}
         self.recipes = list(config.recipe.stages.items())
         for line in data.examined(config, task, self.also, dict(self.recipes)):
