@@ -212,6 +212,25 @@ def test_a_run_is_measured_from_another_folder(
     assert there.result == of_checkpoint.result == selfteach.evaluate("run", **FEW).result
 
 
+OWN_TASK = """
+from selfteach.task.example import Example
+
+
+class Mine:
+    def __init__(self, seed):
+        self.seed = seed
+
+    def train(self, index):
+        return self.held_out(1)[0]
+
+    def held_out(self, count):
+        return [Example(f"{self.seed}", ({"role": "user", "content": "1+1"},), {"answer": "2"})]
+
+    def grade(self, example, answer):
+        return 1.0
+"""
+
+
 def begun(project: Path, name: str, *more: str) -> Path:
     words = ["train", "opsd", "--model", "model", *WORDS, "--steps", "1", "--out", name]
     assert main([*words, *more]) == 0
@@ -223,9 +242,10 @@ def test_held_out_file_template_and_further_tasks_are_found_from_another_folder(
 ) -> None:
     (project / "held.jsonl").write_text('{"problem": "9+9", "solution": "18", "answer": "18"}\n')
     (project / "own.jinja").write_text(CHATML)
+    (project / "mine.py").write_text(OWN_TASK)
     run = begun(
         project, "own", "--task", "data/rows.jsonl", "--held-out-file", "held.jsonl", "--chat-template", "own.jinja",
-        "--eval-also", "data/rows.jsonl",
+        "--eval-also", "data/rows.jsonl", "mine.py:Mine",
     )  # fmt: skip
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     found = selfteach.evaluate(run, samples=1, max_tokens=4)
@@ -234,6 +254,8 @@ def test_held_out_file_template_and_further_tasks_are_found_from_another_folder(
     exported = selfteach.export(run / "checkpoints/step-1", "exported")
     assert (exported / "chat_template.jinja").read_text() == CHATML
     assert main(["train", "--resume", "--out", str(run), "--steps", "2"]) == 0
+    measured = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["eval/Mine/accuracy"] for row in measured if "eval/accuracy" in row] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("move", [False, True])

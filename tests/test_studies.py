@@ -910,6 +910,22 @@ def test_a_run_whose_teacher_is_to_be_made_anew_is_so_too(tmp_path: Path) -> Non
     assert set(outdated(works, plan)) == {teachers[1].folder, students[1].folder, students[2].folder}
 
 
+def test_what_was_built_on_old_code_is_made_anew_after_what_it_is_built_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished teacher of old code is deleted; its student, of which nothing is there, has to wait for the new one."""
+    trained = finished_at_once(monkeypatch, 0.5)
+    study = asked(tmp_path / "runs", built(), seeds=1)
+    plan = plan_of(study, tmp_path / "results" / "studies")
+    (student,) = [work for work in missing(plan)[1] if work.needs]
+    teacher = student.needs[0]
+    begun(teacher, plan)
+    (teacher.folder / "fingerprint.txt").write_text("of old\n")
+    plan.rows.add(row_of(teacher, teacher.side.words, plan.fingerprint(teacher.side), {"eval/headline"}))
+    run_studies(study, resolved, jobs=1, command="", results=tmp_path / "results")
+    assert trained == [teacher.folder.name, student.folder.name]
+
+
 def test_the_commands_that_would_run_leave_out_what_has_a_row(tmp_path: Path) -> None:
     study = asked(tmp_path, built(), seeds=1)
     (both,) = commands(study, resolved, tmp_path)

@@ -83,7 +83,8 @@ class PURL(Recipe):
             return {"train": self}
         first, how = replace(self.rollouts, per_prompt=1), replace(self.optimization, lr=self.imitate_lr)
         how = replace(how, steps=self.imitate_steps)
-        return {"imitate": SFT(first, how, self.adapter, self.student_thinking, self.anchor), "train": self}
+        imitate = SFT(first, how, self.adapter, self.student_thinking, reference=self.anchor)
+        return {"imitate": imitate, "train": self}
 
     @property
     def teachers(self) -> Mapping[str, Role]:

@@ -40,6 +40,8 @@ STUDY = Study(
             lower="turned",
             metric=AREA,
             tuned_by=AREA,
+            withdrawn="of this student's wrong answers the teacher finds all about equally likely: the weights turned "
+            "round, the first gradient's norm changes by 0.002 %, and no answer in four seeds",
         ),
     ),
 )

@@ -1,4 +1,9 @@
-"""TSD-KD: imitate, be ranked, decide."""
+"""TSD-KD: imitate, be ranked, decide.
+
+The ranking is of two tokens. The paper's ten reach, among 101 characters, down to what nobody would write here: putting
+those into the teacher's order is then what the ranking teaches, and little else is learned (area under the curve 0.58
+against GKD's 0.90, four seeds; without the ranking, or with it on two tokens, a seed learns as GKD does).
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,11 @@ from selfteach.studies.study import AREA, Claim, Study
 
 LAPTOP = Laptop(
     "tutor",
-    {**SHORT, **ADAM, "teacher": "arena:tutor-large", "entropy_weight": 0.1, "steps": 150, "prompts": 64},
-)
+    {
+        **SHORT, **ADAM, "teacher": "arena:tutor-large", "entropy_weight": 0.1, "student_top_k": 2, "steps": 150,
+        "prompts": 64,
+    },
+)  # fmt: skip
 
 TSD = f"tsd-kd --task tutor {FAST} {FEW}"
 

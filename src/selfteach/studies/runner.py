@@ -81,7 +81,9 @@ class Making:
     def all(self, make: Make) -> None:
         """Until nothing is missing, or no more is to be begun; ``make`` makes runs (``Crew.make``)."""
         while self.more() and (works := self.round()):
-            forget(outdated(works, self.plan))
+            if old := outdated(works, self.plan):
+                forget(old)
+                continue  # what others of the round are built on may be among it
             done = [
                 work for work in works if finished([work])
             ]  # by a process that ended before the row was written
