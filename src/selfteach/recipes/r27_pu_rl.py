@@ -81,10 +81,10 @@ class PURL(Recipe):
     def stages(self) -> Mapping[str, Recipe]:
         if not self.imitate_steps:
             return {"train": self}
-        first, how = replace(self.rollouts, per_prompt=1), replace(self.optimization, lr=self.imitate_lr)
-        how = replace(how, steps=self.imitate_steps)
-        imitate = SFT(first, how, self.adapter, self.student_thinking, reference=self.anchor)
-        return {"imitate": imitate, "train": self}
+        first = replace(self.rollouts, per_prompt=1)
+        how = replace(self.optimization, lr=self.imitate_lr, steps=self.imitate_steps)
+        sft = SFT(first, how, self.adapter, self.student_thinking, reference=self.anchor)
+        return {"imitate": sft, "train": self}
 
     @property
     def teachers(self) -> Mapping[str, Role]:
@@ -93,11 +93,8 @@ class PURL(Recipe):
 
     @property
     def writers(self) -> Mapping[str, Role]:
-        return (
-            {JUDGE: Role(Live(), Field(self.anchor), self.student_thinking)}
-            if self.judge == "likelihood"
-            else {}
-        )
+        own = Role(Live(), Field(self.anchor), self.student_thinking)
+        return {JUDGE: own} if self.judge == "likelihood" else {}
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         written = tools.sample(prompts, self.rollouts.per_prompt)
