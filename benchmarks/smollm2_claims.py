@@ -131,7 +131,7 @@ STUDY = Study(
         Claim(
             says="Facts in words that the model wrote (MixSD) cost less of what it knew than written ones (SFT)",
             variants={
-                "mixsd": f"mixsd {WRITTEN} --stored 40 --attempts 20 --view answer --mix-temperature 1",
+                "mixsd": f"mixsd {WRITTEN} --stored 40 --attempts 100 --view answer",
                 "sft": f"sft {WRITTEN}",
             },
             higher="mixsd",
