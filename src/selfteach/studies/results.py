@@ -125,7 +125,7 @@ def as_json(one: Decided, plan: Plan) -> dict[str, Any]:
         "chosen": dict(by_label(answer.setup)),
         "tried": {} if answer.setup is None else answer.setup.tried,
         "verdict": one.verdict,
-        "caveat": one.why or None,
+        "caveat": remark(one) or None,
     }
 
 
@@ -183,6 +183,7 @@ def claim_cells(one: Decided) -> list[str]:
         f"{claim.higher} {mean_and_error(answer.higher)} {claim.rule.relation} {claim.lower} "
         f"{mean_and_error(answer.lower)}?"
     )
+    said = remark(one)
     return [
         answer.method,
         claim.says,
@@ -191,8 +192,16 @@ def claim_cells(one: Decided) -> list[str]:
         effect(answer),
         str(len(answer.differences)),
         chosen(answer),
-        f"*{one.verdict}*" + (f": {one.why}" if one.why else f" (p = {answer.evidence.p:.2g})"),
+        f"*{one.verdict}*"
+        + ("" if one.why else f" (p = {answer.evidence.p:.2g})")
+        + (f": {said}" if said else ""),
     ]
+
+
+def remark(one: Decided) -> str:
+    """Why the verdict is that, and what a second look at the claim found."""
+    looked = one.answer.claim.looked
+    return "; ".join(part for part in (one.why, looked and f"second look: {looked}") if part)
 
 
 def effect(answer: Answer) -> str:

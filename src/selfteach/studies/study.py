@@ -78,6 +78,9 @@ class Claim:
     ``MARGIN`` where the metric is an accuracy."""
     withdrawn: str = ""
     """Why no verdict is given, whatever the runs say: a side that does not do its own job (empty: one is given)."""
+    looked: str = ""
+    """What a second look found, as a verdict against the claim asks for one: in the task, the settings, a fault (empty:
+    nobody has looked). It stands beside the verdict."""
     sweep: Sequence[str] | None = None
     """Settings that are tried for both sides alike, on seeds that are not reported: words such as "--lr 1e-4|x1|3e-3",
     where x3 is three times what the side's own words mean; of several every combination. (): neither side is tuned.
