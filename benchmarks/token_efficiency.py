@@ -182,6 +182,8 @@ def main() -> None:
     parser.add_argument("--page", action="store_true")
     asked = parser.parse_args()
     path = RESULTS / "token_efficiency.json"
+    if asked.page and not path.exists():
+        raise SystemExit(f"{path} is not there: run it without --page first")
     known = json.loads(path.read_text()) if path.exists() else {"tasks": {}}
     if not asked.page:
         known["tasks"] |= all_made(asked.tasks, asked.jobs)

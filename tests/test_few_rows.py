@@ -156,6 +156,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "--eval-problems is 0",
     ),
     "another task that is not there": (["--eval-also", "none.jsonl"], "there is no such file"),
+    "two other tasks of one name": (["--eval-also", "sums", "sums"], "each task needs a name of its own"),
     "a held-out file that is not there": (["--held-out-file", "none.jsonl"], "there is no such file"),
     "no answer is ever right": (["--verifier", "none", "--until-solved"], "--until-solved waits"),
     "a type that nobody looks at": (

@@ -51,7 +51,7 @@ def chosen(recipe: str, machine: Machine, weights: int, given: set[str] | None =
     if given is None:
         given = set()
     config = draft(recipe, task=ROWS)
-    work = Work(machine, weights, 128, len(config.recipe.teachers), type(config.recipe).generates)
+    work = Work(machine, weights, 128, len(config.recipe.teachers), config.recipe.generates)
     return dict(sizes(config, work, 2**20, Rows(128, None), given))
 
 
@@ -61,7 +61,7 @@ def test_a_step_and_an_evaluation_take_no_longer_than_they_may(recipe: str) -> N
     found = (
         knobs(config.recipe) | {"eval_samples": 4, "eval_problems": 128} | chosen(recipe, CPU, 135_000_000)
     )
-    work = Work(CPU, 135_000_000, 128, len(config.recipe.teachers), type(config.recipe).generates)
+    work = Work(CPU, 135_000_000, 128, len(config.recipe.teachers), config.recipe.generates)
     assert work.step(found["prompts"] * found["per_prompt"], found["max_tokens"]) <= CPU.step
     answers = found["eval_samples"] * found["eval_problems"]
     assert work.sampling(answers, found["max_tokens"]) <= CPU.evaluation
@@ -116,7 +116,7 @@ def test_phases_shrink_with_the_steps_that_were_given(recipe: str, phase: str) -
     for steps in (max(1, paper["steps"] // 10), 10 * paper["steps"]):
         config = draft(recipe, task=ROWS)
         config = dataclasses.replace(config, recipe=with_knobs(config.recipe, {"steps": steps}))
-        work = Work(huge, 10**6, 128, len(config.recipe.teachers), type(config.recipe).generates)
+        work = Work(huge, 10**6, 128, len(config.recipe.teachers), config.recipe.generates)
         found = dict(sizes(config, work, 2**20, Rows(128, None), {"steps"}))
         share = min(1.0, steps / paper["steps"])
         assert found[phase] == fewer(paper[phase], share, 1)

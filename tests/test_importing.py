@@ -238,11 +238,14 @@ def test_what_is_no_reference_is_told_what_one_is(text: str) -> None:
 
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
     file = write(
-        tmp_path / "my.py", "import math\nclass Task:\n    speed = 1\ndef tusk(): ...\n_hidden = 1\n"
+        tmp_path / "my.py",
+        "import math\nfrom decimal import Decimal\nclass Task:\n    speed = 1\ndef tusk(): ...\n_hidden = 1\n"
+        "THING = Decimal(1)\n",
     )
     assert refusal(f"{file}:Tsk") == f"{file} has no 'Tsk'; did you mean Task or tusk?"
     assert refusal(f"{file}:Task.sped") == f"{file} has no 'Task.sped'; did you mean speed?"
-    assert refusal(f"{file}:qqq") == f"{file} has no 'qqq'; it has Task, tusk"
+    assert refusal(f"{file}:THIG") == f"{file} has no 'THIG'; did you mean THING?"
+    assert refusal(f"{file}:qqq") == f"{file} has no 'qqq'; it has THING, Task, tusk"
     assert refusal(write(tmp_path / "empty.py", "") + ":x").endswith("it defines nothing")
 
 

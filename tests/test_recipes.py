@@ -15,6 +15,7 @@ from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, knobs, recipe_named, with_knobs
 from selfteach.recipes.grpo import GRPO
 from selfteach.recipes.knobs import documented
+from selfteach.recipes.sft import SFT
 from selfteach.studies.laptop import presets
 from selfteach.testing import evaluate
 
@@ -161,6 +162,13 @@ def test_sft_is_the_mean_negative_log_likelihood() -> None:
     nll = -np.take_along_axis(p, given["ids"][..., None], -1)[..., 0]
     expected = float((nll * given["mask"]).sum() / given["mask"].sum())
     assert evaluate("sft", given)["loss"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_sft_of_a_teachers_text_generates_and_reads_no_reference() -> None:
+    assert not SFT().generates
+    assert with_knobs(SFT(), {"teacher": "arena:tutor-large"}).generates
+    with pytest.raises(UserError, match="reference worked would do nothing"):
+        with_knobs(SFT(), {"teacher": "arena:tutor-large", "reference": "worked"})
 
 
 def code_lines(path: Path) -> int:

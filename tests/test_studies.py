@@ -642,7 +642,7 @@ def test_a_dead_side_is_no_verdict_and_asks_for_no_more(tmp_path: Path) -> None:
     assert len(rounds) == 1
     (found,) = decided(answered(plan)[0])
     assert found.verdict == "no verdict"
-    assert found.why.startswith("dead side b: eval/headline 0 is not above 0.1")
+    assert found.why.startswith("dead side b: eval/headline ends at 0, untrained it is 0.1")
 
 
 @pytest.mark.parametrize(
@@ -755,7 +755,7 @@ def test_a_default_that_all_methods_share_is_not_changed_without_a_new_epoch() -
 def files_of(words: str) -> set[str]:
     config = resolved(shlex.split(words))
     root = Path(fingerprints.__file__).parents[1]
-    return {str(file.relative_to(root)) for file in code_files(config.recipe, config.task_name)}
+    return {str(file.relative_to(root)) for file in code_files(config.recipe, (config.task_name,))}
 
 
 @pytest.mark.parametrize(
@@ -825,6 +825,30 @@ def g():
         "       2)",
     ]
     assert fingerprints.code_of(tmp_path / "one.py").splitlines() == left
+
+
+@pytest.mark.parametrize("other", ["a\\nb", "a\\n\\nb ", "a \\n\\nb"])
+def test_what_stands_within_a_string_is_code_blank_lines_too(other: str, tmp_path: Path) -> None:
+    found = []
+    for i, text in enumerate(["a\n\nb", other.encode().decode("unicode_escape")]):
+        for j, start in enumerate(["", "f"]):
+            (tmp_path / f"{i}{j}.py").write_text(f'PROMPT = {start}"""{text}\n"""\n')
+            found.append(fingerprints.code_of(tmp_path / f"{i}{j}.py"))
+    assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize("code", ["# -*- coding: latin-1 -*-\n# é\nx = 1\n", "\ufeffx = 1\n"])
+def test_code_is_read_in_the_encoding_that_it_names(code: str, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_bytes(code.encode("latin-1" if "latin" in code else "utf-8"))
+    assert fingerprints.code_of(tmp_path / "a.py") == "x = 1"
+
+
+def test_a_run_depends_on_the_worlds_that_are_measured_beside_its_own() -> None:
+    one, two = (fingerprint_of(f"mixsd --task facts --eval-also {world}") for world in ("sums", "table"))
+    assert one != two
+    config = resolved(["mixsd", "--task", "facts", "--eval-also", "sums"])
+    both = {file.name for file in code_files(config.recipe, ("facts", *config.evaluation.eval_also))}
+    assert both - {file.name for file in code_files(config.recipe, ("facts",))}
 
 
 def test_a_side_depends_on_what_it_is_built_on(tmp_path: Path) -> None:
@@ -910,10 +934,29 @@ def test_a_run_whose_teacher_is_to_be_made_anew_is_so_too(tmp_path: Path) -> Non
     assert set(outdated(works, plan)) == {teachers[1].folder, students[1].folder, students[2].folder}
 
 
+def test_a_chain_of_variants_keeps_what_the_later_ones_are_built_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of three is no need of the last, but of what that needs: deleted too soon it was made for ever."""
+    trained = finished_at_once(monkeypatch, 0.5)
+    chain = {
+        "a": "opsd",
+        "b": "exopd --teacher {variant a}/model",
+        "c": "exopd --steps 7 --teacher {variant b}/model",
+        "d": "opsd --steps 9",
+    }
+    study = asked(
+        tmp_path / "runs", claim(variants=chain, higher="c", lower="d", may_fail=("c", "d")), seeds=1
+    )
+    run_studies(study, resolved, jobs=1, command="", results=tmp_path / "results")
+    assert len(trained) == len(set(trained)) == 4
+    assert [path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()] == []
+
+
 def test_what_was_built_on_old_code_is_made_anew_after_what_it_is_built_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A finished teacher of old code is deleted; its student, of which nothing is there, has to wait for the new one."""
+    """A finished teacher of old code is deleted; its student, not begun, has to wait for the new one."""
     trained = finished_at_once(monkeypatch, 0.5)
     study = asked(tmp_path / "runs", built(), seeds=1)
     plan = plan_of(study, tmp_path / "results" / "studies")

@@ -37,3 +37,31 @@ def test_results_that_cannot_be_written_are_refused_before_any_run(tmp_path: Pat
             StudySettings((), tmp_path / "runs"), lambda words: pytest.fail("a run is asked for"), jobs=1,
             command="selfteach study", results=blocked,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('"words": "opsd --steps 1"', "a row of recipe opsd; move it to opsd.jsonl"),
+        ('"seed": 1e999', "not a row of a study"),
+        ('"seed": 0.5', "not a row of a study"),
+        ('"spent": "x"', "not a row of a study"),
+        ('"curve": []', "not a row of a study"),
+        ('"stopped": []', "not a row of a study"),
+        (f'"spent": 1{"0" * 400}', "not a row of a study"),
+    ],
+)
+def test_a_damaged_or_foreign_row_is_refused_and_none_is_lost(
+    written: str, said: str, tmp_path: Path
+) -> None:
+    Rows(tmp_path).add(row("sft --steps 1", 0))
+    file = tmp_path / "sft.jsonl"
+    good = file.read_text()
+    name = written.partition(":")[0]
+    fields = {"words": '"sft --steps 1"', "seed": "1", "fingerprint": '"f"', "metrics": "{}"}
+    told = {f'"{key}"': f'"{key}": {value}' for key, value in fields.items()} | {name: written}
+    file.write_text(good + "{" + ", ".join(told.values()) + "}\n")
+    before = file.read_text()
+    with pytest.raises(UserError, match=f"sft.jsonl, line 2: {said}"):
+        Rows(tmp_path)
+    assert file.read_text() == before

@@ -143,8 +143,8 @@ def _nearest(name: str, owner: object) -> str:
         for known in dir(owner)
         if not known.startswith("_")
         and not isinstance(found := inspect.getattr_static(owner, known, None), ModuleType)
-        # What a file imports, by a star perhaps, is not what its user may have meant.
-        and getattr(found, "__module__", getattr(owner, "__name__", None)) == getattr(owner, "__name__", None)
+        # A class or function that a file imports, by a star perhaps, is not what its user may have meant.
+        and (not hasattr(found, "__qualname__") or found.__module__ == getattr(owner, "__name__", None))
     ]
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     if near:

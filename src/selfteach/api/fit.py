@@ -62,7 +62,7 @@ def fitted(config: TrainConfig, given: Collection[str]) -> TrainConfig:
         return replace(config, preset=papers, fitted=f"sizes are those of preset {papers}: {problem}")
     machine, data = machine_of(config), rows_of(config.opened)
     weights = sum(p.numel() for p in model.parameters())
-    work = Work(machine, weights, data.prompt, len(config.recipe.teachers), type(config.recipe).generates)
+    work = Work(machine, weights, data.prompt, len(config.recipe.teachers), config.recipe.generates)
     chosen = dict(sizes(config, work, context_window(model), data, set(given)))
     own = {name: value for name, value in chosen.items() if name in knobs(config.recipe)}
     rest: dict[str, Any] = {name: value for name, value in chosen.items() if name not in own}

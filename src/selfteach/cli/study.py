@@ -12,6 +12,8 @@ import tyro
 from selfteach.checks import require
 from selfteach.cli.console import parsed
 from selfteach.cli.train import run_of
+from selfteach.importing import is_reference
+from selfteach.recipes import RECIPES
 from selfteach.settings import Few, PositiveCount, PositiveFloat, settings
 from selfteach.studies import STUDIES, Study, study_named
 from selfteach.studies.plan import StudySettings
@@ -73,6 +75,12 @@ def command(words: Sequence[str]) -> int:
         not given.common_model or bool(common_task(given)),
         "--common-model is trained on the common task, and there is none: give --common-task too",
     )
+    for study in studies if common_task(given) else ():
+        require(
+            study.method in RECIPES or is_reference(study.method),
+            f"--common-task trains the studies' methods, and {study.method!r} is no recipe: call the study as one, or "
+            "leave --common-task out",
+        )
     results = given.results or given.out
     asked = StudySettings(
         studies,

@@ -55,8 +55,6 @@ class Recipe(ABC):
         "stored": "stored",
     }  # fmt: skip
     """The knobs that count how much is done, by what they count."""
-    generates: ClassVar[bool] = True
-    """Whether a step writes tokens of its own, so that a token budget can end the run."""
     numbers: ClassVar[Mapping[str, Literal["row", "token"]]] = {}
     """The numbers that its terms read and its rollout writes down (``Trajectory.with_numbers``): one a row, or one a
     token."""
@@ -70,6 +68,11 @@ class Recipe(ABC):
     adapter: Adapter = Adapter()
     student_thinking: bool | None = None
     """Thinking flag of the student's chat template (none: the template's own default)."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether answers are written, by the student or a teacher, so that a token budget can end the run."""
+        return True
 
     @property
     def teachers(self) -> Mapping[str, Role]:

@@ -30,7 +30,6 @@ class CurioSFT(Recipe):
     source = "https://arxiv.org/abs/2602.02244"
     formula = "mean_t −log p(y_t) + α ½ (log p(y_t) − log q_τ(y_t))²"
     presets = {"paper": {}, "sft": {"alpha": 0.0}}
-    generates = False
 
     rollouts: Rollouts = Rollouts(max_tokens=8192)
     optimization: Optimization = Optimization(lr=1e-5, prompts=256, schedule="cosine", warmup=60, steps=600)
@@ -59,6 +58,10 @@ class CurioSFT(Recipe):
 
     def __post_init__(self) -> None:
         require(self.tau_low <= self.tau_high, "tau_low must be at most tau_high")
+
+    @property
+    def generates(self) -> bool:
+        return False
 
     @property
     def teachers(self) -> Mapping[str, Role]:

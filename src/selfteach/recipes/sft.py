@@ -21,11 +21,20 @@ class SFT(Imitate):
     source = "baseline of OPSD, https://arxiv.org/abs/2601.18734"
     formula = "mean_t −log p(y_t)"
     presets = {"default": {}}
-    generates = False
 
     optimization: Optimization = Optimization(lr=5e-6)
     mean_over: Literal["tokens", "sequences"] = "tokens"
     """Mean over all tokens, or mean of per-example means."""
+
+    def __post_init__(self) -> None:
+        require(
+            not self.teacher or self.reference == "solution",
+            f"the teacher writes what is imitated, and reference {self.reference} would do nothing: leave one out",
+        )
+
+    @property
+    def generates(self) -> bool:
+        return bool(self.teacher)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         yield NegativeLogLikelihood(name="nll", mean_over=self.mean_over)

@@ -59,7 +59,8 @@ def learned(run: RunData) -> Learned:
     if None in errors or not all(map(drawable, (change, *(e for e in errors if e is not None)))):
         return Learned(f"{moved}; how certain that is was not measured.")
     reach = math.hypot(*(e for e in errors if e is not None))
-    between = f"{signed(change - reach)} to {signed(change + reach)}"
+    most = 1.0 if "accuracy" in run.headline else math.inf
+    between = f"{signed(max(change - reach, -most))} to {signed(min(change + reach, most))}"
     if abs(change) <= reach:
         return Learned(
             f"{moved}: no more than chance explains (95 % interval of the change: {between}).", how=HOW

@@ -247,7 +247,12 @@ def dead_side(claim: Claim, label: str, rows: Sequence[Row]) -> str:
     )
     if reached - above > job.by:
         return ""
-    return f"dead side {label}: {job.metric} {reached:.3g} is not above {above:.3g} ({job.says})"
+    than = (
+        f"untrained it is {above:.3g}"
+        if job.above == f"first {job.metric}"
+        else f"it is not above {above:.3g}"
+    )
+    return f"dead side {label}: {job.metric} ends at {reached:.3g}, {than} ({job.says})"
 
 
 # --- a table

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import tokenize
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -32,11 +33,17 @@ SHARED = frozenset(
 """Modules that nearly all methods use: a change of theirs that makes runs learn otherwise raises ``EPOCH``."""
 
 
-def code_files(recipe: Recipe, task: str) -> list[Path]:
-    """The files of the method, of its stages and of what these use, and of the arena's world where ``task`` is one."""
+def source_of(file: Path) -> str:
+    """A file's text, in the encoding that it names."""
+    with tokenize.open(file) as stream:
+        return stream.read()
+
+
+def code_files(recipe: Recipe, worlds: Iterable[str]) -> list[Path]:
+    """The files of the method, of its stages and of what these use, and of the arena's ``worlds``."""
     kinds = [one for stage in (recipe, *recipe.stages.values()) for one in type(stage).__mro__]
     own = {file for kind in kinds if (file := file_of_class(kind))}
-    own |= {file for name in modules_of_world(task) if (file := file_of(name))}
+    own |= {file for world in worlds for name in modules_of_world(world) if (file := file_of(name))}
     return followed(own)
 
 
@@ -50,11 +57,9 @@ def file_of_class(kind: type) -> Path | None:
         return None
 
 
-def modules_of_world(task: str) -> set[str]:
-    """The modules of the functions and the class that a world is made of; none for another task."""
-    if task not in WORLDS:
-        return set()
-    world = WORLDS[task]
+def modules_of_world(name: str) -> set[str]:
+    """The modules of the functions and the class that a world is made of."""
+    world = WORLDS[name]
     parts = [one for one in vars(world).values() if inspect.isroutine(one)]
     names = {str(one.__module__) for one in (*parts, *type(world).__mro__)}
     return {name for name in names if name.startswith(FOLLOWED)}
@@ -79,7 +84,7 @@ def used_by(file: Path) -> tuple[Path, ...]:
 
 
 def modules_used(file: Path) -> Iterator[str]:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = ast.parse(source_of(file))
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -97,7 +102,7 @@ def kit() -> dict[str, str]:
     """Name of the kit → the module that defines it."""
     file = file_of(KIT)
     assert file is not None
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = ast.parse(source_of(file))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
     return {one.asname or one.name: str(node.module) for node in imports for one in node.names}
 

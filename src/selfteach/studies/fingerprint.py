@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from selfteach.studies.code import code_files
+from selfteach.studies.code import code_files, source_of
 from selfteach.task.arena import WORLDS, model_folder
 from selfteach.training import inputs
 from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
@@ -41,10 +41,11 @@ because it stands on a lower floor."""
 def fingerprint(config: TrainConfig) -> str:
     """16 hex digits of what the run depends on, but for its seed and folder."""
     kind = type(config.recipe)
+    worlds = [name for name in (config.task_name, *config.evaluation.eval_also) if name in WORLDS]
     depends = {
         "epoch": EPOCH,
-        "code": [code_of(file) for file in code_files(config.recipe, config.task_name)],
-        "wording": dict(WORLDS[config.task_name].wording) if config.task_name in WORLDS else {},
+        "code": [code_of(file) for file in code_files(config.recipe, worlds)],
+        "wording": [dict(WORLDS[name].wording) for name in worlds],
         "recipe": unlike(asdict(config.recipe), asdict(kind())),
         "task": config.task_name,
         "reward": config.reward if config.reward is None else str(config.reward),
@@ -74,11 +75,32 @@ def unlike(table: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "
 @cache
 def code_of(file: Path) -> str:
     """A file's code without comments, docstrings and empty lines: the same text under every version of Python."""
-    text = file.read_text(encoding="utf-8")
-    lines = [line.encode() for line in text.split("\n")]
+    text = source_of(file)
+    lines: list[bytes | None] = [line.encode() for line in text.split("\n")]
+    said = set(ending_in_strings(text))
     for (first, start), (last, end) in sorted([*docstrings(text), *comments(text)], reverse=True):
-        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:]]
-    return "\n".join(line.decode().rstrip() for line in lines if line.strip())
+        before, after = lines[first - 1] or b"", lines[last - 1] or b""
+        lines[first - 1 : last] = [before[:start] + after[end:], *[None] * (last - first)]
+        said |= {first} if last in said else set()
+    kept = [
+        line if row in said else line.rstrip()
+        for row, line in enumerate(lines, start=1)
+        if line is not None and (row in said or line.strip())
+    ]
+    return b"\n".join(kept).decode()
+
+
+def ending_in_strings(text: str) -> Iterator[int]:
+    """The lines that end within a string: all that stands there is part of the code, blanks too."""
+    begun = []
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind == "STRING":
+            yield from range(token.start[0], token.end[0])
+        elif kind == "FSTRING_START":  # from Python 3.12 on
+            begun.append(token.start[0])
+        elif kind == "FSTRING_END":
+            yield from range(begun.pop(), token.end[0])
 
 
 def docstrings(text: str) -> Iterator[Span]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import filelock
 
-from selfteach.checks import nearest
+from selfteach.checks import nearest, require
 from selfteach.errors import UserError
 from selfteach.outside import parsed_json
 from selfteach.report.text import as_number
@@ -70,6 +70,10 @@ class Rows:
     def _read(self, file: Path) -> None:
         for number, line in enumerate(file.read_bytes().splitlines(), start=1):
             row = parsed_row(line, f"{file}, line {number}")
+            require(
+                file_name(row.words) == file.name,
+                f"{file}, line {number}: a row of recipe {row.words.split(' ')[0]}; move it to {file_name(row.words)}",
+            )
             self._rows[row.words, row.seed] = row
 
     def find(self, words: str, seed: int, fingerprint: str, columns: Collection[str] = ()) -> Row | None:
@@ -119,8 +123,10 @@ def parsed_row(line: bytes, where: str) -> Row:
         table = parsed_json(line)
         row = Row(**table)
         metrics = {name: read_numbers(one) for name, one in row.metrics.items()}
-        return Row(**{**table, "metrics": metrics, "words": str(row.words), "seed": int(row.seed)})
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        if not (isinstance(row.seed, int) and isinstance(row.curve, dict) and isinstance(row.stopped, str)):
+            raise ValueError
+        return Row(**{**table, "metrics": metrics, "words": str(row.words), "spent": float(row.spent)})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         raise UserError(f"{where}: not a row of a study; remove that line") from None
 
 

@@ -98,7 +98,7 @@ class Making:
     def round(self) -> list[Work]:
         """The runs that can be made now, without those that failed: of the earliest look that lacks any."""
         wanted = missing(self.plan)
-        self.held = {need.folder for works in wanted.values() for work in works for need in work.needs}
+        self.held = {need.folder for works in wanted.values() for work in works for need in needed_by(work)}
         for _, works in sorted(wanted.items()):
             if able := list(self.startable(works)):
                 return able
@@ -148,11 +148,18 @@ class Making:
         """Delete the folders that runs were built on, once none waits for them."""
         if self.keep:
             return
-        waited = {n.folder for own in missing(self.plan).values() for work in own for n in work.needs}
-        for need in {need.folder: need for work in works for need in work.needs}.values():
+        waited = {n.folder for own in missing(self.plan).values() for work in own for n in needed_by(work)}
+        for need in {need.folder: need for work in works for need in needed_by(work)}.values():
             if need.folder not in waited:
                 shutil.rmtree(need.folder, ignore_errors=True)
                 log_of(need).unlink(missing_ok=True)
+
+
+def needed_by(work: Work) -> Iterator[Work]:
+    """The runs that a run is built on, those that these are built on, and so on."""
+    for one in work.needs:
+        yield one
+        yield from needed_by(one)
 
 
 def stopped(plan: Plan, work: Work, why: str) -> Row:

@@ -102,6 +102,14 @@ def evaluation_lines(config: TrainConfig, task: Task, also: Sequence[Task]) -> I
     if not is_graded(task):
         yield "evaluation: nothing is graded, so there is no held-out accuracy (--reward FILE:NAME gives one)"
         return
+    names = [one.name for one in also]
+    for name in names:
+        require(
+            name != "" and name.isprintable() and names.count(name) == 1,
+            f"--eval-also: each task needs a name of its own, for its metrics are called after it; got {name!r} "
+            f"{'more than once' if names.count(name) > 1 else ''}".rstrip()
+            + ": set the task's attribute name",
+        )
     for one in (task, *also):
         found = len(one.held_out(asked))
         require(
