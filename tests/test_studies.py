@@ -448,6 +448,18 @@ def test_another_student_on_the_common_task_and_a_small_budget_are_looked_at_oft
         )  # 64 answers of at most 64 tokens are 4,096 a step
 
 
+def test_a_method_that_writes_nothing_takes_no_more_steps_on_the_common_task_than_the_others(
+    tmp_path: Path,
+) -> None:
+    """distillm, whose share of own answers may stay 0, trained on for ten times its steps."""
+    study = asked(tmp_path, claim(VARIANTS), method="distillm", common_task="tutor", tokens=20_000)
+    steps = {
+        name: int(runs[0].words[runs[0].words.index("--steps") + 1])
+        for name, runs in plan_of(study).common.items()
+    }
+    assert steps["distillm"] == steps["sft"] == steps["opsd"] == 20  # 4 × 20,000 tokens / (64 answers × 64)
+
+
 # --- what a side is tuned by
 
 TUNED = {"a": "sft --lr 1e-3", "b": "sft --lr 1e-4 --steps 2"}

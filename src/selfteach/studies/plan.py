@@ -6,6 +6,7 @@ claims and studies ask for them: they are run once.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ BASELINES = ("opsd", "grpo", "sft")
 """Stand on the common task beside the studies' methods, at their settings as they are."""
 MEASURED = {"eval_problems": "256", "eval_samples": "2", "samples_every": "0", "max_idle_steps": "0"}
 """What every run is told, unless its variant's words say otherwise."""
+QUARTER = 4
+"""How many times longer the longest answer is than the shortest that is reckoned with there, in the mean."""
 POINTS = 6
 """Evaluations of a run on the common task, at least."""
 COMMON_SEEDS = 4
@@ -215,18 +218,19 @@ class Plan:
         return {name: list(self.on_common_task(name)) for name in names}
 
     def on_common_task(self, name: str) -> Iterator[Work]:
-        """A method with its preset of the common task, until the token budget is spent.
-
-        One that does not sample as it trains is given its preset's steps: a budget would not end it.
-        """
+        """A method with its preset of the common task, until the token budget is spent, or the steps in which answers
+        of a quarter of the longest would spend it: a budget ends no method that trains on others' text."""
         words = [name, "--task", self.asked.common_task]
         words += ["--model", self.asked.common_model] if self.asked.common_model else []
         recipe = self.resolve(words).recipe
-        steps = recipe.optimization.steps
+        longest = recipe.rollouts.max_tokens * recipe.rollouts.per_prompt * recipe.optimization.prompts
+        enough = max(1, math.ceil(QUARTER * self.asked.tokens / longest))
         if recipe.generates and not recipe.rollouts.stored:
-            longest = recipe.rollouts.max_tokens * recipe.rollouts.per_prompt * recipe.optimization.prompts
-            words += ["--token-budget", str(self.asked.tokens), "--steps", str(10 * steps)]
-            steps = min(steps, self.asked.tokens // longest)
+            words += ["--token-budget", str(self.asked.tokens), "--steps", str(enough)]
+            steps = max(1, self.asked.tokens // longest)
+        else:
+            steps = min(recipe.optimization.steps, enough)
+            words += ["--steps", str(steps)]
         words += ["--eval-every", str(max(1, steps // POINTS))]
         side = Side(shlex.join(words), shlex.join(words))
         self.wants(side, {"eval/headline"})
