@@ -149,7 +149,7 @@ def page(told: dict[str, Any]) -> str:
             name, ", ".join(map(str, value)) if isinstance(value, tuple) else f"{value:,}"
         )
     lines = ["# Generated tokens to an accuracy", "", *method.splitlines(), ""]
-    lines += ["Command: `python benchmarks/token_efficiency.py`.", ""]
+    lines += [f"Command: `python benchmarks/token_efficiency.py --tasks {' '.join(told['tasks'])}`.", ""]
     for task, own in told["tasks"].items():
         lines += [
             f"## {task}",
