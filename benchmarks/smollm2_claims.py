@@ -3,7 +3,8 @@
     selfteach fetch smollm2
     selfteach study benchmarks/smollm2_claims.py:STUDY --seeds 4 --jobs 8 --results results/smollm2
 
-Made for a GPU (minutes there, a day on two cores). The world's models are taught what they need; this one is not.
+Made for a GPU: some 60 runs, of which six at a time took 67 to 155 s each on an H200 (``results/gpu-todo.md``). The
+arena's models are taught what they need; this one is not.
 """
 
 from __future__ import annotations

@@ -23,9 +23,8 @@ STUDY = Study(
             lower="nodes",
             metric=AREA,
             tuned_by=AREA,
-            looked="a quarter of the difference that counts as one elsewhere (0.03): the frozen teacher reads a "
-            "solution without fault, so that nodes which disagree with success teach no harm, and leaving them out "
-            "leaves out something",
+            looked="a quarter of the difference that counts as one elsewhere (0.03); the frozen teacher reads a "
+            "solution without fault, so that there may be no harm in the nodes that are left out",
         ),
         Claim(
             says="and leaving out those that disagree does no harm to distillation everywhere",

@@ -30,8 +30,8 @@ STUDY = Study(
             lower="opd",
             metric=AREA,
             tuned_by=AREA,
-            looked="six places and eight continuations each, in place of two and four, are no better (0.75 after 40 "
-            "steps, one seed); the log-probs that the other side reads are those of a teacher without fault, at every "
+            looked="--chunks 6 --continuations 8 in place of two and four ends no higher (0.75 and 0.89 in seeds 0 and "
+            "1, against 0.83 and 0.89); the other side reads the log-probs of a teacher that is right in 0.999, at every "
             "token",
         ),
         Claim(

@@ -39,8 +39,8 @@ STUDY = Study(
             higher="lightning",
             lower="sft",
             sweep=BOTH,
-            looked="the teacher is right in 0.999 and writes the student's language: its text alone teaches all there "
-            "is, and at equal steps the stored answers take the place of some of it",
+            looked="the teacher is right in 0.999 and writes the student's language, so that its text alone leads to "
+            "0.96; at equal steps the stored answers take the place of 17 of its 23",
         ),
         Claim(
             says="Offline without teacher consistency fails to match: text and scores must be one teacher's",

@@ -52,8 +52,8 @@ STUDY = Study(
             lower="two turns",
             metric=AREA,
             tuned_by=AREA,
-            looked="with a weight of 0.1 the critique's likelihood, in nats a token, was most of the loss and took "
-            "0.09 [0.06, 0.12] off the area (8 seeds, refuted); no source that we read says what the paper's is",
+            looked="with --critique-weight 0.1 it was refuted, 0.09 [0.06, 0.12] behind in 8 seeds; no source that we "
+            "read says what the paper's weight is",
         ),
         Claim(
             says="The first turn's mean is the better baseline of the retold answer (ablation)",

@@ -106,9 +106,8 @@ def evaluation_lines(config: TrainConfig, task: Task, also: Sequence[Task]) -> I
     for name in names:
         require(
             name != "" and name.isprintable() and names.count(name) == 1,
-            f"--eval-also: each task needs a name of its own, for its metrics are called after it; got {name!r} "
-            f"{'more than once' if names.count(name) > 1 else ''}".rstrip()
-            + ": set the task's attribute name",
+            f"--eval-also: each task needs a name of its own, for its metrics are called after it; {name!r} is "
+            f"{'that of several' if names.count(name) > 1 else 'none'}: leave one out, or set its attribute name",
         )
     for one in (task, *also):
         found = len(one.held_out(asked))
