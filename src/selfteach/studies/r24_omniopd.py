@@ -31,8 +31,8 @@ STUDY = Study(
             metric=AREA,
             tuned_by=AREA,
             looked="--chunks 6 --continuations 8 in place of two and four ends no higher (0.75 and 0.89 in seeds 0 and "
-            "1, against 0.83 and 0.89); the other side reads the log-probs of a teacher that is right in 0.999, at every "
-            "token",
+            "1, against 0.83 and 0.89); the other side reads the log-probs of a teacher that is right in 0.999, at "
+            "every token",
         ),
         Claim(
             says="Without the KL to the initial model training collapses: 8.3 against 69.1 (math average, second hand)",
