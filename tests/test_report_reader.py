@@ -82,7 +82,7 @@ def test_no_right_answer_of_few_is_not_certainty(tmp_path: Path) -> None:
     assert "no more than chance" in learned(read_run(written(tmp_path, rows))).answer
     rows = [evaluated(0.0, 0.0, problems=8), evaluated(1.0, 0.0, 9, problems=8)]
     assert (
-        "more than chance explains (95 % interval of the change: +0.541 to +1.46)"
+        "more than chance explains (95 % interval of the change: +0.541 to +1)"
         in learned(read_run(written(tmp_path, rows))).answer
     )
 

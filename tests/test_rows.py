@@ -575,6 +575,18 @@ def test_the_example_of_the_documentation_trains(tiny: str, tmp_path: Path) -> N
     assert 2 <= len(task.held_out(40)) <= 20
 
 
+def test_the_task_of_the_documentation_is_one() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    block = text.split("`my.py:Sums`, where rows are not enough:\n")[1].split("\nA reference **executes")[0]
+    names: dict[str, Any] = {}
+    exec(dedent(block), names)
+    task = make_task(names["Sums"])
+    asked = task.held_out(100)
+    assert len({one.problem for one in asked}) == len(asked) == 30
+    assert not {one.problem for one in asked} & {task.train(i).problem for i in range(200)}
+    assert [task.grade(asked[0], text).reward for text in (asked[0].private["answer"], "x")] == [1.0, 0.0]
+
+
 # --- in a run -----------------------------------------------------------------------------------------------------
 
 
