@@ -13,11 +13,11 @@ from selfteach.training.text.learner import TextLearner
 
 
 def run_of_recipe(
-    recipe: Recipe, model: str, out: Path, *, problems: int = 0, **book: Any
+    recipe: Recipe, model: str, out: Path, *, problems: int = 0, task: Any = "table", **book: Any
 ) -> tuple[TextRun, TextLearner]:
-    """(the run, its learner) on the arena world table, evaluated on so many ``problems``."""
+    """(the run, its learner) on ``task``, by default the arena world table, evaluated on so many ``problems``."""
     config = config_of(recipe, model, out, **book)
-    run = TextRun(replace(config, evaluation=Evaluation(eval_problems=problems, eval_samples=1)))
+    run = TextRun(replace(config, task=task, evaluation=Evaluation(eval_problems=problems, eval_samples=1)))
     for policy in run.learner.models.policies.values():
         policy.model.double()
     run.enter(0)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from selfteach.objective import advantage
-from selfteach.objective.aggregate import mean_by, quantile_over, standardized, sum_by, to_go
+from selfteach.objective.aggregate import mean_by, numbered, quantile_over, standardized, sum_by, to_go
 from selfteach.objective.axes import LogProbs
 from selfteach.objective.batch import STUDENT, ScoredBatch
 from selfteach.objective.columns import Columns, by_position
@@ -131,6 +131,25 @@ class Statistics:
     def turn(self) -> Int[Tensor, "N T"]:
         """[N, T] long."""
         return required(self.columns.turn, "turn")
+
+    @property
+    def first_rows(self) -> Bool[Tensor, "N"]:
+        """[N] the first row of each trajectory; each row where none has several."""
+        number = self.columns.trajectory
+        if number is None:
+            return torch.ones_like(self.columns.mask[:, 0])
+        return self._first_row_of(number) == torch.arange(len(number), device=number.device)
+
+    def by_trajectory(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+        """[N] in place of each row's value that of its trajectory's first row."""
+        number = self.columns.trajectory
+        return values if number is None else values[self._first_row_of(number)]
+
+    @staticmethod
+    def _first_row_of(number: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
+        unit, row = numbered(number), torch.arange(len(number), device=number.device)
+        first = row.new_full((len(number),), len(number)).scatter_reduce(0, unit, row, "amin")
+        return first[unit]
 
     @property
     def pair(self) -> Int[Tensor, "N"]:

@@ -60,6 +60,8 @@ class Recipe(ABC):
     token."""
     marks: ClassVar[tuple[str, ...]] = ()
     """The marks on tokens that its terms read and its rollout sets."""
+    plays: ClassVar[bool] = False
+    """Whether the rollout of this very class writes episodes where the task is an environment (``Tools.play``)."""
     annotated: ClassVar[bool] = False
     """Whether the task's annotator marks each rollout: then there are the marks "key" and "error" (TRACE)."""
 
@@ -104,8 +106,15 @@ class Recipe(ABC):
         return tuple(self.teachers)
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
-        """Write the trajectories of a step: by default so many answers of the student to each prompt."""
-        return tools.sample(prompts, self.rollouts.per_prompt)
+        """Write the trajectories of a step: by default so many answers of the student to each prompt, whole episodes
+        where the task is an environment."""
+        return tools.play(prompts, self.rollouts.per_prompt)
+
+    @property
+    def is_for_episodes(self) -> bool:
+        """Whether it can be trained in an environment of several turns."""
+        writes = next(kind for kind in type(self).__mro__ if "rollout" in vars(kind))
+        return writes is Recipe or vars(writes).get("plays", False)
 
     def updates(self, step: int) -> Sequence[Minibatch]:
         """The optimizer steps on one batch, in turn."""

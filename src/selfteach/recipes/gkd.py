@@ -24,6 +24,7 @@ class GKD(Recipe):
     title = "Generalized Knowledge Distillation"
     source = "https://arxiv.org/abs/2306.13649"
     formula = "mean_y (1/|y|) Σ_t JSD_β(q ‖ p),  y ~ λ p + (1 − λ) data"
+    plays = True
     presets = {
         "paper": {},
         "trl": {"lmbda": 0.5, "temperature": 0.9, "max_tokens": 128, "mean_over": "tokens"},
@@ -52,9 +53,9 @@ class GKD(Recipe):
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         if tools.random("source", shared=True).random() < self.lmbda:
-            return tools.sample(prompts, self.rollouts.per_prompt)
+            return tools.play(prompts, self.rollouts.per_prompt)
         if self.seq_kd:
-            return tools.sample(prompts, self.rollouts.per_prompt, role=TEACHER)
+            return tools.play(prompts, self.rollouts.per_prompt, role=TEACHER)
         return tools.quote(prompts, self.reference)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:

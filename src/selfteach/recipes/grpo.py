@@ -28,6 +28,7 @@ class GRPO(Recipe):
     title = "Group Relative Policy Optimization"
     source = "https://arxiv.org/abs/2402.03300"
     formula = "mean_y (1/|y|) Σ_t −min( ρ A, clip(ρ) A ) + β k3(p, ref)"
+    plays = True
     presets = {
         "deepseekmath": {},
         "dapo": {
@@ -66,7 +67,7 @@ class GRPO(Recipe):
         return {REFERENCE: Role(Frozen(), Plain(), self.student_thinking)} if self.kl else {}
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
-        written = list(tools.sample(prompts, self.rollouts.per_prompt))
+        written = list(tools.play(prompts, self.rollouts.per_prompt))
         if self.draws == 1:
             return written
         kept = uneven(tools.grade(written))
@@ -74,7 +75,7 @@ class GRPO(Recipe):
             further = tools.more(len(prompts) - len({one.group for one in kept}))
             if not further:
                 break
-            kept += uneven(tools.grade(tools.sample(further, self.rollouts.per_prompt)))
+            kept += uneven(tools.grade(tools.play(further, self.rollouts.per_prompt)))
         return kept
 
     def terms(self, stats: Statistics) -> Iterable[Term]:

@@ -45,7 +45,9 @@ class Rollouts:
     top_k: NonNegativeInt = 0
     """Sample from the k likeliest tokens only (0: off)."""
     max_tokens: PositiveInt = 1024
-    """Longest answer, in tokens."""
+    """Longest answer, in tokens; in an environment, longest turn."""
+    max_turns: PositiveInt = 16
+    """Longest episode, in turns, where the task is an environment."""
     stored: NonNegativeRows = 0
     """Prompts answered once, before the first step, and trained on ever after (0: fresh answers each step)."""
 
@@ -138,9 +140,18 @@ class GRPOSettings:
         """[N] A of each rollout within its group, over the whole group whatever a term selects of it. ``reward``: what
         is compared (None: the task's); ``among``: the rows that are (None: all), 0 for the others."""
         compared = stats.reward if reward is None else reward
-        return group_advantage(
-            compared, stats.group, self.scale, self.advantage_eps, self.baseline, among=among
+        first = stats.first_rows
+        # The turns of an episode that are rows of their own are one rollout of the group.
+        counted = first if among is None else among & first
+        found = group_advantage(
+            compared,
+            stats.group,
+            self.scale,
+            self.advantage_eps,
+            self.baseline,
+            among=among if bool(first.all()) else counted,
         )
+        return stats.by_trajectory(found)
 
     def term(
         self, name: str, stats: Statistics, advantage: Float[Tensor, "N *T"] | None = None, **fields: Any

@@ -31,6 +31,7 @@ class RFT(Recipe):
     source = "https://arxiv.org/abs/2308.01825"
     formula = "mean_t −log p(y_t),  y right, of the model's own"
     sizes = {**Recipe.sizes, "sft_steps": "steps"}
+    plays = True
     presets = {
         "paper": {},
         "online": {"stored": 0, "per_prompt": 8, "sft_steps": 0, "restart": False, "with_reference": False},
@@ -85,7 +86,7 @@ class RFT(Recipe):
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         role = WRITER if WRITER in self.writers else STUDENT
-        tried = tools.grade(tools.sample(prompts, self.rollouts.per_prompt, role=role))
+        tried = tools.grade(tools.play(prompts, self.rollouts.per_prompt, role=role))
         quoted = tools.quote(prompts, self.reference) if self.with_reference else []
         return sorted([*quoted, *self.kept(tried, quoted)], key=lambda one: one.group)
 

@@ -21,6 +21,7 @@ class Imitate(Recipe):
 
     title = "Supervised fine-tuning"
     formula = "mean_t −log p(y_t)"
+    plays = True
 
     teacher: str = ""
     """The model that writes: a folder, a hub id or arena:NAME (empty: the data's own text)."""
@@ -48,4 +49,4 @@ def imitated(
     tools: Tools, prompts: Sequence[Prompt], teacher: str, reference: str, each: int = 1
 ) -> list[Trajectory]:
     """``each`` answers of role "teacher" to each prompt, if one is named; else the data's text in ``reference``."""
-    return tools.sample(prompts, each, role=TEACHER) if teacher else tools.quote(prompts, reference)
+    return tools.play(prompts, each, role=TEACHER) if teacher else tools.quote(prompts, reference)

@@ -71,7 +71,9 @@ class Tools(Protocol):
         """
 
     def quote(self, prompts: Sequence[Prompt], field: str) -> list[Trajectory]:
-        """The data's own text in the private field ``field``, without behavior log-probs. UserError where it lacks."""
+        """The data's own text in the private field ``field``, without behavior log-probs; where the task is an
+        environment the field is a JSON list of turns (an expert's actions), which are played. UserError where it
+        lacks."""
 
     def begin(self, trajectory: Trajectory, view: View) -> Trajectory | None:
         """A trajectory of the same example whose first tokens are what ``view`` puts into the assistant's mouth.
@@ -87,6 +89,27 @@ class Tools(Protocol):
         What the model wrote is never re-tokenized. Where the template does not render the earlier turn as it was
         written (thoughts are stripped), the next turn begins a context of its own. UserError where no turn stands there
         to be answered: nothing is written yet, or an environment spoke last (all of its messages belong in one call).
+        """
+
+    def play(
+        self,
+        begun: Sequence[Prompt | Trajectory],
+        n: int = 1,
+        *,
+        role: str = "student",
+        view: View | None = None,
+        max_turns: int | None = None,
+        opening: Sequence[Sequence[str]] | None = None,
+    ) -> list[Trajectory]:
+        """``n`` episodes of each in the task's environment, graded by the sum of their turns' rewards: the role writes
+        a turn, the environment answers it, until it is done, ``max_turns`` are written (None: the recipe's) or the
+        model's window has no room for another. Where the task has no environment, ``sample``.
+
+        The number ``turn_reward`` is each token's turn's reward; ``turns``, ``out_of_turns``, ``out_of_room``,
+        ``illegal`` (turns that were no legal action) and ``environment_failed`` are numbers of the row. A trajectory is
+        played on where it stands, behind an environment's answer. ``opening``: turns of each that are given (an
+        expert's actions), played first and not trained on. An environment that raises ends its episode, with what was
+        earned; UserError if more than half of them do.
         """
 
     def grade(self, trajectories: Sequence[Trajectory], *, last: bool = False) -> list[Trajectory]:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
 from selfteach.task.arena import WORLDS, open_world
+from selfteach.task.environment import environment_of
 from selfteach.task.example import Task
 from selfteach.task.files import Part, read_task
 from selfteach.task.gym import GymTask, gym_names
@@ -91,6 +92,10 @@ def open_hub_named(name: str, options: TaskOptions) -> Source:
 
 def finished(task: Task, options: TaskOptions | None, reward: RewardFunction | None) -> Task:
     """What holds for any task: who grades, and whether one question is all of it."""
+    require(
+        reward is None or environment_of(task) is None,
+        f"task {task.name} is an environment, which rewards each turn itself: leave the reward function out",
+    )
     graded = task if reward is None else Rewarded(task, reward)
     return graded if options is None or options.only is None else OneQuestion(graded, options.only)
 

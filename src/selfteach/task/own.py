@@ -17,8 +17,9 @@ METHODS = ("train", "held_out", "grade")
 
 
 def is_task(found: object, graded: bool = True) -> bool:
-    """Whether an object has a task's methods; ``grade`` is one that it may lack where somebody else grades."""
-    wanted = METHODS if graded else METHODS[:2]
+    """Whether an object has a task's methods; ``grade`` is one that it may lack where somebody else grades,
+    a reward function or its own environment."""
+    wanted = METHODS if graded and not callable(getattr(found, "environment", None)) else METHODS[:2]
     return not isinstance(found, type) and all(callable(getattr(found, name, None)) for name in wanted)
 
 

@@ -11,8 +11,8 @@ from selfteach.task.example import Message
 
 UNKNOWN = math.nan
 """The behavior log-prob of a token that nobody is known to have sampled."""
-STUDENT, DATA, EDIT = "student", "data", "edit"
-"""Authors besides the roles' own names, and whatever an environment calls itself (``tool``)."""
+STUDENT, DATA, EDIT, ENVIRONMENT = "student", "data", "edit", "environment"
+"""Authors besides the roles' own names."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Segment:
         if len(known) != len(self.ids):
             raise ValueError(f"behavior holds {len(known)} log-probs for {len(self.ids)} ids")
         object.__setattr__(self, "behavior", known)
+
+    @property
+    def spoken(self) -> bool:
+        """Whether an assistant says it, the policy itself or an expert whose words are given, and nobody answers."""
+        return self.trains or self.author == DATA
 
     def kept(self, count: int) -> Segment:
         """Its first ``count`` tokens."""

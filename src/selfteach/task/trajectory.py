@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate, compress, pairwise
 from typing import Any
 
 from selfteach.task.annotation import Annotation
@@ -24,7 +24,8 @@ class Trajectory:
     tokens (nats, [T]), by role. ``origin``: who wrote the row: "student", "data", a role, or "edit". ``pair``: the
     ``trajectory`` of the row that this one is preferred to. ``parent`` names the trajectory it was forked from, behind
     the first ``fork`` tokens. ``temperature`` is that of sampling. ``trajectory`` is shared by rows that were one
-    (``rows``).
+    (``rows``); ``history``: what had been said since the prompt where such a row begins,
+    ``behind`` its ids (None: the template does not render it as it was written).
 
     Raises ValueError where a column is not as long as the ids.
     """
@@ -46,6 +47,8 @@ class Trajectory:
     fork: int | None = None
     temperature: float = 1.0
     trajectory: int | None = None
+    history: tuple[Message, ...] = ()
+    behind: list[int] | None = None
 
     def __post_init__(self) -> None:
         length = len(self.ids)
@@ -133,7 +136,7 @@ class Trajectory:
         if not self.segments:
             return 0
         last = self.segments[-1]
-        return last.turn if last.trains else last.turn + 1
+        return last.turn if last.spoken else last.turn + 1
 
     def turn_at(self, begin: int) -> int:
         """The turn of token ``begin``, behind the last token that of what is written next."""
@@ -270,18 +273,50 @@ class Trajectory:
             if one.context is not None and any(part.ids for part in parts[-1]):
                 parts.append([])
             parts[-1].append(one)
-        parts = [part for part in parts if any(one.ids for one in part)]
         begins = [0, *accumulate(sum(len(one.ids) for one in part) for part in parts)]
-        return [
-            self._row(part, begin, end) for part, (begin, end) in zip(parts, pairwise(begins), strict=True)
-        ]
+        rows, history = [], self.history
+        for part, (begin, end) in zip(parts, pairwise(begins), strict=True):
+            opens = part[0].messages if part and part[0].context is not None else ()
+            if any(one.ids for one in part):
+                rows.append(self._row(part, begin, end, (*history, *opens)))
+            history = (*history, *(message for one in part for message in one.messages))
+        return rows
 
-    def _row(self, part: Sequence[Segment], begin: int, end: int) -> Trajectory:
+    def turns_apart(self) -> Trajectory:
+        """The same with each turn behind a context of its own, the ids that it was sampled behind: a row each
+        (``rows``), so that what a role is shown may differ from turn to turn."""
+        segments: list[Segment] = []
+        kept: list[bool] = []
+        read = list(self.prompt_ids)
+        for one in self.segments:
+            read = [*(read if one.context is None else one.context), *one.ids]
+            opens = not one.spoken and one.context is None and bool(one.messages)
+            segments.append(replace(one, ids=[], behavior=[], context=read) if opens else one)
+            kept += [not opens] * len(one.ids)
+        return self._of(
+            segments,
+            self.text,
+            grade=self.grade,
+            marks={name: list(compress(column, kept)) for name, column in self.marks.items()},
+            numbers=_each(self.numbers, lambda column: list(compress(column, kept))),
+            log_probs={name: list(compress(column, kept)) for name, column in self.log_probs.items()},
+            fork=None,
+        )
+
+    def _row(self, part: Sequence[Segment], begin: int, end: int, history: tuple[Message, ...]) -> Trajectory:
         context = next((one.context for one in part if one.context is not None), None)
+        own = len(self.prompt_ids)
+        extends = context is not None and context[:own] == self.prompt_ids
         return replace(
             self,
             prompt_ids=self.prompt_ids if context is None else context,
-            segments=tuple(replace(one, context=None) for one in part),
+            behind=context[own:] if context is not None and extends else None,
+            # What opens the row stands in its history.
+            segments=tuple(
+                replace(one, context=None, messages=() if one.context is not None else one.messages)
+                for one in part
+            ),
+            history=history,
             marks={name: column[begin:end] for name, column in self.marks.items()},
             numbers=_each(self.numbers, lambda column: column[begin:end]),
             log_probs={name: column[begin:end] for name, column in self.log_probs.items()},
@@ -320,6 +355,7 @@ class Trajectory:
             "grade": row["grade"] and Grade(**row["grade"]),
             "annotation": note and Annotation(note["kind"], _spans(note["key"]), _spans(note["error"])),
             "numbers": {name: _number(value) for name, value in row["numbers"].items()},
+            "history": _messages(row.get("history", ())),
             "log_probs": {name: numbers_of(value) for name, value in row["log_probs"].items()},
         }
         return cls(**{**row, **plain})

@@ -66,7 +66,7 @@ class Reading:
             if messages is None
             else one.prompt_ids
             if keeps_its_context(role.view, one)
-            else rendered_ids(policy.renderer, messages, role.thinking)
+            else ids_behind(policy.renderer, messages, role.thinking, one)
             for one, messages in zip(rows, shown, strict=True)
         ]
         scored = [len(one.ids) - (begin or 0) for one, begin in zip(rows, begins, strict=True)]
@@ -91,7 +91,7 @@ class Reading:
         for one in rows:
             groups.setdefault(one.group, []).append(one)
         shown = [
-            role.view(one, groups[one.group], self.wording) if mine and knows_turn(role.view, one) else None
+            role.view(one, groups[one.group], self.wording) if mine else None
             for one, mine in zip(rows, addressed, strict=True)
         ]
         if role.reason_first is not None:
@@ -140,9 +140,18 @@ def keeps_its_context(view: View, row: Trajectory) -> bool:
     return isinstance(view, Plain) and row.is_later_turn
 
 
-def knows_turn(view: View, row: Trajectory) -> bool:
-    """Views speak of an example's first turn, unless they say that they know turns (``turns = True``)."""
-    return not row.is_later_turn or isinstance(view, Plain) or getattr(view, "turns", False)
+def ids_behind(
+    renderer: Renderer, messages: Messages, thinking: bool | None, row: Trajectory
+) -> list[int] | None:
+    """What a view shows, then what had been said where the row begins: the very ids, where the template renders them as
+    they were written. None where the view begins the turn itself, which is then another one."""
+    if not row.history:
+        return rendered_ids(renderer, messages, thinking)
+    if messages[-1]["role"] == "assistant":
+        return None
+    if row.behind is None:
+        return renderer.prompt_ids((*messages, *row.history), thinking)
+    return [*renderer.prompt_ids(messages, thinking), *row.behind]
 
 
 def rendered_ids(renderer: Renderer, messages: Sequence[Message], thinking: bool | None) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from selfteach.checks import require
 from selfteach.recipes.base import Recipe
+from selfteach.task.environment import environment_of
 from selfteach.task.example import Task, is_graded
 from selfteach.task.one import OneQuestion
 from selfteach.task.sizes import Sizes, require_enough, sizes_of
@@ -26,6 +27,8 @@ def examined(
         is_graded(task) or all(one.hook is None for one in stages.values()),
         f"recipe {config.recipe_name} validates its weights as it goes, but nothing is graded here: --reward FILE:NAME",
     )
+    if environment_of(task) is not None:
+        refuse_single_answers(config, task, stages)
     sizes = require_enough(task)
     for one in stages.values():
         refuse_contradicting_draws(one, sizes)
@@ -35,6 +38,21 @@ def examined(
         *([] if sizes is None else data_lines(sizes, stages)),
         *evaluation_lines(config, task, also),
     ]
+
+
+def refuse_single_answers(config: TrainConfig, task: Task, stages: Mapping[str, Recipe]) -> None:
+    """UserError where a stage writes single answers, but the task's problems are episodes of several turns."""
+    for name, one in stages.items():
+        where = "" if len(stages) == 1 else f", stage {name},"
+        require(
+            one.is_for_episodes,
+            f"recipe {config.recipe_name}{where} writes single answers, but task {task.name} is an environment of "
+            "several turns: take a recipe that plays episodes, or a task of single answers",
+        )
+        require(
+            not one.annotated,
+            f"recipe {config.recipe_name}{where} has answers annotated, which nobody does with episodes",
+        )
 
 
 def refuse_contradictions(config: TrainConfig, stages: Mapping[str, Recipe]) -> None:

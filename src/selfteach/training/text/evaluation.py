@@ -12,11 +12,16 @@ from selfteach.errors import UserError
 from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
 from selfteach.policy.sampler import LocalSampler, Watch
+from selfteach.recipes.parts import Rollouts
 from selfteach.roles.view import Plain, View
+from selfteach.task.environment import environment_of, turns_allowed
 from selfteach.task.example import Example, Grade, Message, Task
+from selfteach.task.segment import STUDENT, Segment
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import gather_rows, processes
 from selfteach.training.text.estimates import number_scores
+from selfteach.training.text.playing import Player, has_room
+from selfteach.training.text.written import own_ids
 
 if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
@@ -81,6 +86,7 @@ def evaluate(
     seed: int = 0,
     watch: Watch | None = None,
     examples: Sequence[Example] | None = None,
+    max_turns: int = Rollouts().max_turns,
 ) -> tuple[EvaluationResult, list[Answered]]:
     """Sample ``samples`` answers to each of ``problems`` held-out problems (all, if the task has fewer) and grade them.
 
@@ -88,7 +94,8 @@ def evaluate(
     get: an answer's random numbers follow from ``seed``, its problem and its number, and from nothing of the run's.
     ``view``: answer under what a teacher would be shown (to measure what a privilege is worth). ``batch_size`` answers
     are sampled at once (None: as many as there is memory for); ``watch`` is told the share that is done. ``examples``:
-    asked in the place of held-out ones. UserError if there is no held-out problem.
+    asked in the place of held-out ones. Where the task is an environment an answer is a whole episode of at most
+    ``max_turns`` turns, its length that of what the policy wrote. UserError if there is no held-out problem.
     """
     if examples is None:
         examples = task.held_out(problems)
@@ -105,7 +112,12 @@ def evaluate(
     wanted = [
         Asked(n, one, ids, f"{seed} eval {one.key} {k}") for n, one, ids in asked for k in range(samples)
     ]
-    answered = answers_to(wanted, LocalSampler(policy, watch), task, sampling, batch_size)
+    sampler = LocalSampler(policy, watch)
+    answered = (
+        answers_to(wanted, sampler, task, sampling, batch_size)
+        if environment_of(task) is None
+        else episodes_of(wanted, sampler, task, sampling, batch_size, thinking, max_turns)
+    )
     answers = [one for _, one in sorted(gather_rows(answered), key=lambda each: each[0])]
     return result(answers, samples), answers
 
@@ -140,6 +152,63 @@ def answers_to(
     ]
 
 
+def episodes_of(
+    asked: Sequence[Asked],
+    sampler: LocalSampler,
+    task: Task,
+    sampling: Sampling,
+    batch_size: int | None,
+    thinking: bool | None,
+    max_turns: int,
+) -> list[tuple[int, Answered]]:
+    """(number of the problem, one graded episode) for each that is asked."""
+    played = play_asked(asked, sampler, task, sampling, batch_size, thinking, max_turns)
+    return [
+        (
+            each.number,
+            Answered(each.example, each.prompt_ids, own_ids(one), one.text, one.finished, one.grade),
+        )
+        for each, one in zip(asked, played, strict=True)
+        if one.grade is not None
+    ]
+
+
+def play_asked(
+    asked: Sequence[Asked],
+    sampler: LocalSampler,
+    task: Task,
+    sampling: Sampling,
+    batch_size: int | None,
+    thinking: bool | None,
+    max_turns: int,
+) -> list[Trajectory]:
+    """An episode of each, graded."""
+    policy, make = sampler.policy, environment_of(task)
+    assert make is not None
+    # Groups are the asked ones' places: so each trajectory knows its key.
+    begun = [
+        Trajectory(one.example, one.prompt_ids, (), "", i, False, temperature=sampling.temperature)
+        for i, one in enumerate(asked)
+    ]
+
+    def write(waiting: Sequence[Trajectory], turn: int) -> list[Trajectory]:
+        contexts = [one.next_context for one in waiting]
+        keys = [f"{asked[one.group].key} turn {turn}" for one in waiting]
+        written = sampler.sample(contexts, sampling, keys=keys, batch_size=batch_size)
+        return [
+            one.extended(
+                Segment(new.ids, STUDENT, behavior=new.behavior, turn=one.next_turn),
+                "",
+                finished=new.finished,
+            )
+            for one, new in zip(waiting, written, strict=True)
+        ]
+
+    room = partial(has_room, window=policy.window, longest=sampling.max_tokens)
+    player = Player(make, policy.renderer, thinking, write, room)
+    return player.play(begun, turns_allowed(task, max_turns))
+
+
 def examined(learner: TextLearner) -> tuple[dict[str, float], list[Answered]]:
     """(held-out numbers of the run's task and of those beside it, the answers to its task)."""
     result, answers = answered(learner, learner.task)
@@ -168,6 +237,7 @@ def answered(
         seed=learner.config.seed,
         watch=partial(learner.progress.working, f"evaluating on {task.name}"),
         examples=examples,
+        max_turns=recipe.rollouts.max_turns,
     )
 
 

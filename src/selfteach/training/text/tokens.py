@@ -23,12 +23,15 @@ from selfteach.objective.terms import PolicyGradient
 from selfteach.policy.draws import Sampling
 from selfteach.policy.renderer import Renderer
 from selfteach.policy.sampler import LocalSampler
+from selfteach.task.environment import environment_of
+from selfteach.task.example import Example
 from selfteach.task.outcome import outcome, reference_of
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.learner import Sample
 from selfteach.training.text.batch import Scoring
+from selfteach.training.text.batching import rows_of
 from selfteach.training.text.contexts import Context
-from selfteach.training.text.evaluation import Answered
+from selfteach.training.text.evaluation import Answered, Asked, play_asked
 from selfteach.training.text.metrics import gap
 from selfteach.training.text.update import TextBatch
 
@@ -115,6 +118,8 @@ def probes(learner: TextLearner) -> list[Trajectory]:
     examples = learner.held_out(learner.task, count)
     prompts = [policy.renderer.prompt_ids(one.prompt, learner.recipe.student_thinking) for one in examples]
     longest = settings.eval_max_tokens or learner.recipe.rollouts.max_tokens
+    if environment_of(learner.task) is not None:
+        return episodes(learner, examples, prompts, Sampling(longest, temperature=0))
     written = LocalSampler(policy).sample(
         prompts, Sampling(longest, temperature=0), batch_size=learner.config.bookkeeping.sample_batch
     )
@@ -130,6 +135,23 @@ def probes(learner: TextLearner) -> list[Trajectory]:
         )
         for i, (example, ids, one) in enumerate(zip(examples, prompts, written, strict=True))
     ]
+
+
+def episodes(
+    learner: TextLearner, examples: Sequence[Example], prompts: Sequence[list[int]], sampling: Sampling
+) -> list[Trajectory]:
+    """The student's likeliest episodes, a row each where its turns extend one another."""
+    recipe = learner.recipe
+    asked = [
+        Asked(i, example, ids, example.key)
+        for i, (example, ids) in enumerate(zip(examples, prompts, strict=True))
+    ]
+    played = play_asked(
+        asked, LocalSampler(learner.policy), learner.task, sampling, learner.config.bookkeeping.sample_batch,
+        recipe.student_thinking, recipe.rollouts.max_turns,
+    )  # fmt: skip
+    numbered = [replace(one, group=-1 - i, marks={}, numbers={}) for i, one in enumerate(played)]
+    return rows_of(numbered)
 
 
 def probe_contexts(

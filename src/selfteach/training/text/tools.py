@@ -19,15 +19,15 @@ from selfteach.recipes.knobs import knobs
 from selfteach.recipes.tools import Prompt
 from selfteach.roles.role import Role
 from selfteach.roles.view import Plain, View
+from selfteach.task.environment import Environment, environment_of, turns_allowed, turns_of
 from selfteach.task.example import Example, Message, Task
 from selfteach.task.segment import DATA, EDIT, STUDENT, Segment
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.annotate import token_at
 from selfteach.training.text.contexts import Reading, rendered_ids
+from selfteach.training.text.playing import Player, answered, has_room, said_in
 from selfteach.training.text.store import NamedStore
 from selfteach.words import option
-
-ENVIRONMENT = "environment"
 
 
 @dataclass
@@ -119,6 +119,10 @@ class TextTools:
         ]
 
     def quote(self, prompts: Sequence[Prompt], field: str) -> list[Trajectory]:
+        if (make := environment_of(self.task)) is not None:
+            turns = [turns_of(one.example, field) for one in prompts]
+            blanks = [replace(self.started(one), origin=DATA) for one in prompts]
+            return self.player(make).play(blanks, 0, turns, trains=True)
         length = self.recipe.rollouts.max_tokens
         return [self.quoted(one, field, length) for one in prompts]
 
@@ -149,27 +153,42 @@ class TextTools:
     def act(
         self, trajectories: Sequence[Trajectory], replies: Sequence[Sequence[Message]]
     ) -> list[Trajectory]:
-        return [self.answered(one, reply) for one, reply in zip(trajectories, replies, strict=True)]
-
-    def answered(self, one: Trajectory, reply: Sequence[Message]) -> Trajectory:
         renderer, thinking = self.policy.renderer, self.recipe.student_thinking
-        if not one.segments or not one.segments[-1].trains:
-            raise UserError(
-                f"act: example {one.example.key} has no turn to answer: sample one before, "
-                "and give all messages that answer a turn in one call"
-            )
-        turn = one.segments[-1].turn
-        # From the ids, not from ``text``, which a recipe may set (a fork's, a grader's) to other words than stand here.
-        words = renderer.text(said_in(one, turn, len(one.ids)))
-        before = (*one.example.prompt, *one.conversation)
-        said = (Message(role="assistant", content=words), *reply)
-        if renderer.extends(before, words, reply, thinking):
-            between = renderer.following_ids(reply, thinking, finished=one.finished)
-            answered = Segment(between, ENVIRONMENT, trains=False, turn=turn, messages=said)
-            return one.extended(answered, words, finished=False)
-        context = renderer.prompt_ids((*before, *said), thinking)
-        answered = Segment([], ENVIRONMENT, trains=False, turn=turn, context=context, messages=said)
-        return one.extended(answered, words, finished=False)
+        return [
+            answered(renderer, thinking, one, reply) for one, reply in zip(trajectories, replies, strict=True)
+        ]
+
+    def play(
+        self,
+        begun: Sequence[Prompt | Trajectory],
+        n: int = 1,
+        *,
+        role: str = STUDENT,
+        view: View | None = None,
+        max_turns: int | None = None,
+        opening: Sequence[Sequence[str]] | None = None,
+    ) -> list[Trajectory]:
+        make = environment_of(self.task)
+        if make is None:
+            if opening is not None:
+                raise UserError(f"task {self.task.name} has no environment that turns could be played in")
+            return self.sample(begun, n, role=role, view=view)
+        started = [one for each in begun for one in [self.started(each)] * n]
+        player = self.player(make, role, view)
+        asked = self.recipe.rollouts.max_turns if max_turns is None else max_turns
+        openings = None if opening is None else [one for each in opening for one in [each] * n]
+        return player.play(started, turns_allowed(self.task, asked), openings)
+
+    def player(
+        self, make: Callable[[], Environment], role: str = STUDENT, view: View | None = None
+    ) -> Player:
+        return Player(
+            make,
+            self.policy.renderer,
+            self.recipe.student_thinking,
+            lambda waiting, turn: self.sample(waiting, role=role, view=view),
+            partial(has_room, window=self.policy.window, longest=self.recipe.rollouts.max_tokens),
+        )
 
     # --- judging ------------------------------------------------------------------------------------------------
 
@@ -318,12 +337,6 @@ class TextTools:
         text = self.policy.renderer.text([*said_in(one, turn, len(one.ids)), *ids])
         grown = one.extended(segment, text, finished=finished)
         return replace(grown, origin=author if not one.segments else grown.origin)
-
-
-def said_in(one: Trajectory, turn: int, end: int) -> list[int]:
-    """The assistant's own tokens of this turn, up to token ``end``."""
-    facts = zip(one.ids[:end], one.mask[:end], one.turn[:end], strict=True)
-    return [token for token, own, at in facts if own and at == turn]
 
 
 def known(example: Example) -> str:

@@ -21,6 +21,7 @@ from selfteach.policy.scorer import LocalScorer
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.tools import Prompt
 from selfteach.roles.weights import External
+from selfteach.task.environment import environment_of, turns_allowed
 from selfteach.training.text.preflight.check import Check
 from selfteach.training.text.preflight.probing import aside
 from selfteach.training.text.present import share
@@ -54,7 +55,17 @@ def work_of(run: TextLearner, recipe: Recipe, prompt: int) -> StageWork:
     each = recipe.rollouts.per_prompt
     rows = share(recipe.optimization.prompts, run.now.processes) * each
     once = math.ceil(recipe.rollouts.stored / run.now.processes) * each
-    return StageWork(recipe, recipe.optimization.steps, rows, once, prompt, recipe.rollouts.max_tokens)
+    return StageWork(recipe, recipe.optimization.steps, rows, once, prompt, longest_row(run, recipe, prompt))
+
+
+def longest_row(run: TextLearner, recipe: Recipe, prompt: int) -> int:
+    """Tokens behind the prompt, at most: an answer; in an environment so many turns, each answered at equal length, as
+    far as the window holds them."""
+    turn = recipe.rollouts.max_tokens
+    if environment_of(run.task) is None:
+        return turn
+    turns = 2 * turns_allowed(run.task, recipe.rollouts.max_turns) - 1
+    return max(turn, min(turns * turn, run.policy.window - prompt))
 
 
 def work_of_stages(run: TextLearner, prompts: Sequence[Prompt]) -> list[StageWork]:

@@ -66,7 +66,7 @@ def probe_rollouts(short: TextLearner) -> tuple[list[Trajectory], bool]:
         short.progress.say(
             f"the recipe kept none of its {len(prompts)} short rollouts; the student's are looked at"
         )
-        written = short.writing.tools(0).sample(prompts)
+        written = short.writing.tools(0).play(prompts)
     return short.writing.judged(written), kept
 
 

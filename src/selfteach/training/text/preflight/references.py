@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from selfteach.task.environment import environment_of
 from selfteach.task.references import check_references
 from selfteach.training.text.preflight.check import Check
+from selfteach.training.text.preflight.environment import environment_checks
 
 if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
@@ -20,6 +22,9 @@ def reference_checks(run: TextLearner) -> Iterator[Check]:
 
     None of it refuses a run: a method may learn without rewards. A reward that is always 0 is said, not found out.
     """
+    if (make := environment_of(run.task)) is not None:
+        yield from environment_checks(run, make)
+        return
     report = check_references(run.task, [run.task.train(i) for i in range(EXAMPLES)])
     good = report.fine and report.graded
     for sentence in report.sentences:

@@ -1,0 +1,95 @@
+"""Whether a task's environment says what its examples say, answers the same twice, and pays its own expert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from selfteach.errors import UserError
+from selfteach.task.environment import Environment, turns_of
+from selfteach.task.example import Example
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.text.playing import Episode
+from selfteach.training.text.preflight.check import Check
+
+if TYPE_CHECKING:
+    from selfteach.training.text.learner import TextLearner
+
+EXAMPLES = 8
+"""Training examples whose episodes are tried."""
+TRIED = ("?",)
+"""What is said where no expert's turns are known."""
+
+
+def environment_checks(run: TextLearner, make: Callable[[], Environment]) -> Iterator[Check]:
+    """Episodes of the first examples, without a model: with their experts' turns in the field ``solution`` if they have
+    them, else with some words."""
+    examples = [run.task.train(i) for i in range(EXAMPLES)]
+    yield opening_check(examples, make)
+    plans = [plan_of(one) for one in examples]
+    first, again = (
+        [tried(one, plan or TRIED, make) for one, plan in zip(examples, plans, strict=True)] for _ in "12"
+    )
+    yield repeated_check(first, again)
+    known = [episode for episode, plan in zip(first, plans, strict=True) if plan]
+    if known:
+        yield expert_check(known, len(examples))
+
+
+def opening_check(examples: Sequence[Example], make: Callable[[], Environment]) -> Check:
+    name = "environment: reset"
+    for one in examples:
+        try:
+            opening = tuple(make().reset(one.asked))
+        except Exception as error:
+            said = " ".join(str(error).split())[:300]
+            return Check(name, False, f"reset of example {one.key} failed: {type(error).__name__}: {said}")
+        if opening != one.prompt:
+            return Check(
+                name,
+                False,
+                f"of example {one.key} reset says other than its prompt, which is what the model reads: give train's "
+                "and held_out's examples the messages of reset",
+            )
+    return Check(name, True, f"of {len(examples)} examples it says what their prompts are")
+
+
+def repeated_check(first: Sequence[Episode], again: Sequence[Episode]) -> Check:
+    """An episode may be played again up to a turn, in another process too."""
+    differing = [
+        one.trajectory.example.key
+        for one, other in zip(first, again, strict=True)
+        if (one.said, one.rewards) != (other.said, other.rewards)
+    ]
+    said = "the same turns are answered the same again"
+    if differing:
+        said = (
+            f"the same turns are answered otherwise in a second episode of {differing[0]} (and {len(differing) - 1} "
+            "more): let what is drawn follow from the example's key"
+        )
+    return Check("environment: repeats", not differing, said)
+
+
+def expert_check(played: Sequence[Episode], examples: int) -> Check:
+    won = sum(sum(one.rewards) >= 0.5 for one in played)
+    words = f"the turns in 'solution' earn 0.5 or more in {won} of {len(played)} episodes"
+    if len(played) < examples:
+        words += f" ({examples - len(played)} of the first {examples} examples have none)"
+    return Check("environment: expert", True, words, warns=won < len(played))
+
+
+def plan_of(example: Example) -> list[str]:
+    with suppress(UserError):
+        return turns_of(example, "solution")
+    return []
+
+
+def tried(example: Example, turns: Sequence[str], make: Callable[[], Environment]) -> Episode:
+    episode = Episode.begun(Trajectory(example, [], (), "", 0, False), make)
+    for words in turns:
+        if episode.ending is None:
+            episode.step(words)
+    with suppress(Exception):
+        getattr(episode.environment, "close", lambda: None)()
+    return episode

@@ -1,0 +1,227 @@
+"""Episodes of several turns: who wrote which token, what each turn earned, and when an episode ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from doors import run_of_recipe
+from guessing import GuessingTask
+from selfteach.errors import UserError
+from selfteach.recipes.grpo import GRPO
+from selfteach.recipes.kit import Optimization, Rollouts
+from selfteach.recipes.r01_opsd import OPSD
+from selfteach.recipes.r11_mixsd import MixSD
+from selfteach.recipes.sft import SFT
+from selfteach.roles.role import Role
+from selfteach.roles.view import Answer, Plain
+from selfteach.roles.weights import Live
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.text.batching import rows_of
+from selfteach.training.text.evaluation import examined
+from selfteach.training.text.learner import TextLearner
+from test_turn_contexts import FORGETFUL
+from tiny import CHATML, tiny_model_folder
+
+SMALL = {
+    "rollouts": Rollouts(max_tokens=4, per_prompt=3, max_turns=3),
+    "optimization": Optimization(prompts=2),
+}
+
+
+@pytest.fixture(scope="module", params=[CHATML, FORGETFUL], ids=["extends", "forgets"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    return str(tiny_model_folder(folder, template=request.param))
+
+
+def learner_of(recipe: object, model: str, tmp_path: Path, task: GuessingTask | None = None) -> TextLearner:
+    return run_of_recipe(recipe, model, tmp_path, problems=2, task=task or GuessingTask())[1]
+
+
+def played(learner: TextLearner, guesses: Sequence[Sequence[str]], most: int = 0) -> list[Trajectory]:
+    """Episodes of the first training examples with these turns given."""
+    learner.now.step = 0
+    prompts = learner.writing.drawn(len(guesses), 0)
+    tools = learner.writing.tools(0)
+    return (
+        tools.play(prompts, max_turns=most, opening=guesses)
+        if most
+        else tools.player(learner.task.environment).play([tools.started(one) for one in prompts], 0, guesses)
+    )
+
+
+def test_every_turn_is_scored_behind_what_it_was_sampled_behind(model: str, tmp_path: Path) -> None:
+    learner = learner_of(GRPO(**SMALL), model, tmp_path)
+    batch = learner.collect(0)
+    for one in batch.rows:
+        logits = learner.policy.model(torch.tensor([[*one.prompt_ids, *one.ids]])).logits[0, :, :102]
+        log_prob = logits[len(one.prompt_ids) - 1 : -1].log_softmax(-1)[range(len(one.ids)), one.ids]
+        mask = torch.tensor(one.mask)
+        expected = torch.tensor(one.behavior).double()[mask]
+        torch.testing.assert_close(log_prob[mask], expected, rtol=0, atol=1e-4)
+        assert all(author == "student" for author, own in zip(one.authors, one.mask, strict=True) if own)
+        assert max(one.turn) <= 2
+        assert one.grade is not None
+        assert one.grade.numbers["turns"] <= 3
+    assert all(one.closed for one in learner.task.made)
+
+
+def test_what_each_turn_earned_stands_on_its_tokens(model: str, tmp_path: Path) -> None:
+    learner = learner_of(GRPO(**SMALL), model, tmp_path)
+    secret = learner.task.train(0).private["answer"]
+    wrong = "0" if secret != "0" else "1"
+    (one,) = played(learner, [[wrong, "what?", secret, "never said"]])
+    assert one.grade is not None
+    assert one.grade.reward == pytest.approx(1.01)
+    assert one.finished
+    assert one.grade.numbers["illegal"] == 1
+    assert one.grade.numbers["misses"] == 1
+    assert one.grade.numbers["turns"] == 3
+    rewards = one.numbers["turn_reward"]
+    assert isinstance(rewards, list)
+    assert {t: {rewards[i] for i, turn in enumerate(one.turn) if turn == t} for t in set(one.turn)} == {
+        0: {0.01}, 1: {0.0}, 2: {1.0},
+    }  # fmt: skip
+    assert one.mask == [False] * len(one.ids)
+    assert one.text.startswith(wrong + "\n")
+    assert one.text.endswith("yes")
+
+
+def test_an_episode_ends_for_want_of_turns_or_room(model: str, tmp_path: Path) -> None:
+    learner = learner_of(GRPO(**SMALL), model, tmp_path)
+    tools = learner.writing.tools(0)
+    (one,) = tools.play(learner.writing.drawn(1, 0), max_turns=1)
+    assert one.grade is not None
+    assert one.grade.numbers["out_of_turns"] == float(not one.finished)
+    player = replace(tools.player(learner.task.environment), room=lambda one: len(one.ids) < 3)
+    (short,) = player.play([tools.started(one) for one in learner.writing.drawn(1, 0)], 4)
+    assert short.grade is not None
+    assert short.grade.numbers["out_of_room"] == float(not short.finished)
+    assert short.grade.numbers["turns"] == 1
+
+
+def test_an_environment_that_breaks_ends_its_episode_and_not_the_run(model: str, tmp_path: Path) -> None:
+    learner = learner_of(GRPO(**SMALL), model, tmp_path, GuessingTask(breaks="9"))
+    secrets = [learner.task.train(i).private["answer"] for i in range(3)]
+    broken, *others = played(learner, [["9"], [secrets[1]], [secrets[2]]])
+    assert broken.grade is not None
+    assert broken.grade.numbers["environment_failed"] == 1
+    assert [one.right for one in others if one.example.private["answer"] != "9"] == [True] * sum(
+        one.example.private["answer"] != "9" for one in others
+    )
+    with pytest.raises(UserError, match=r"failed in 2 of 2 episodes.*RuntimeError: out of order"):
+        played(learner, [["9"], ["9"]])
+
+
+def test_an_episode_goes_on_where_it_stood(model: str, tmp_path: Path) -> None:
+    learner = learner_of(GRPO(**SMALL), model, tmp_path)
+    secret = learner.task.train(0).private["answer"]
+    wrong = "0" if secret != "0" else "1"
+    (begun,) = played(learner, [[wrong]])
+    player = learner.writing.tools(0).player(learner.task.environment)
+    (again,) = player.play([begun], 0, [[secret]])
+    assert again.grade is not None
+    assert again.grade.reward == pytest.approx(1.01)
+    assert again.grade.numbers["turns"] == 2
+
+
+def test_an_experts_turns_are_imitated(model: str, tmp_path: Path) -> None:
+    learner = learner_of(SFT(**SMALL), model, tmp_path)
+    batch = learner.collect(0)
+    assert all(one.right for one in batch.rows)
+    said = [
+        learner.policy.renderer.text([t for t, own in zip(one.ids, one.mask, strict=True) if own])
+        for one in batch.rows
+    ]
+    assert "".join(said)
+    assert set("".join(said)) <= set("0123456789")
+
+
+def test_a_privilege_is_seen_at_every_turn(model: str, tmp_path: Path) -> None:
+    """Turns apart, each a row behind a context of its own, are scored as they are in one row."""
+    learner = learner_of(OPSD(**SMALL), model, tmp_path)
+    secret = learner.task.train(0).private["answer"]
+    wrong = [digit for digit in "0123456789" if digit != secret][:2]
+    (one,) = played(learner, [[*wrong, secret]])
+    role = Role(Live(), Answer(), None)
+    apart = rows_of([one.turns_apart()])
+    assert [len({*row.turn}) for row in apart] == [1, 1, 1]
+    assert [token for row in apart for token in row.ids] == [
+        token for each in one.segments if each.spoken for token in each.ids
+    ]
+    seen = learner.batching.reading.context(role, apart)
+    shown = [learner.policy.renderer.show(ids or []) for ids in seen.prompts]
+    assert all(f"answer is {secret}" in text for text in shown)
+    assert "higher" in shown[1] or "lower" in shown[1]
+    whole = learner.batching.reading.context(role, rows_of([one]))
+    if (
+        len(rows_of([one])) == 1
+    ):  # the template renders what was written: the very same ids stand before each turn
+        (context,) = whole.prompts
+        assert context is not None
+        for ids, row in zip(seen.prompts, apart, strict=True):
+            assert ids is not None
+            begin = next(i for i, turn in enumerate(one.turn) if turn == row.turn[0])
+            assert ids == [*context, *one.ids[:begin]]
+
+
+def test_turns_that_are_rows_count_once_in_their_group(model: str, tmp_path: Path) -> None:
+    learner = learner_of(GRPO(**SMALL), model, tmp_path)
+    learner.now.step = 0
+    tools = learner.writing.tools(0)
+    (prompt,) = learner.writing.drawn(1, 0)
+    secret = prompt.example.private["answer"]
+    wrong = [digit for digit in "0123456789" if digit != secret]
+    turns = [[secret], [wrong[0], wrong[1], secret], [wrong[0], wrong[1]]]
+    episodes = tools.player(learner.task.environment).play([tools.started(prompt)] * 3, 0, turns, trains=True)
+    batch = learner.batching.of(episodes, [], 0, alone=True)
+    reward = torch.tensor([1.0, 1.02, 0.02])
+    expected = (reward - reward.mean()) / (reward.std() + 1e-4)
+    stats = batch.statistics()
+    advantage = GRPO(**SMALL).grpo.advantage(stats)
+    number = batch.columns.trajectory
+    assert number is not None
+    torch.testing.assert_close(advantage.float(), expected[number], rtol=0, atol=1e-4)
+
+
+def test_evaluation_plays_whole_episodes(model: str, tmp_path: Path) -> None:
+    learner = learner_of(GRPO(**SMALL), model, tmp_path)
+    numbers, answers = examined(learner)
+    assert len(answers) == 2
+    assert 1 <= numbers["eval/turns"] <= 3
+    assert math.isfinite(numbers["eval/headline"])
+    again, _ = examined(learner)
+    assert again == numbers
+
+
+def test_recipes_of_single_answers_are_refused(model: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="writes single answers, but task guessing is an environment"):
+        learner_of(MixSD(), model, tmp_path)
+
+
+def test_a_step_that_is_no_reply_is_named(model: str, tmp_path: Path) -> None:
+    class Wrong(GuessingTask):
+        def environment(self) -> object:  # type: ignore[override]
+            made = super().environment()
+            made.step = lambda message: ("yes", 1.0, True)  # type: ignore[method-assign, assignment, return-value]
+            return made
+
+    learner = learner_of(GRPO(**SMALL), model, tmp_path, Wrong())
+    with pytest.raises(UserError, match=r"step gave tuple, not a selfteach\.task\.environment\.Reply"):
+        played(learner, [["1"]])
+
+
+def test_a_view_that_shows_nothing_but_the_prompt_reads_the_very_ids(model: str, tmp_path: Path) -> None:
+    learner = learner_of(GRPO(**SMALL), model, tmp_path)
+    secret = learner.task.train(0).private["answer"]
+    wrong = [digit for digit in "0123456789" if digit != secret][:2]
+    (one,) = played(learner, [[*wrong, secret]])
+    for rows in (rows_of([one]), rows_of([one.turns_apart()])):
+        seen = learner.batching.reading.context(Role(Live(), Plain(), None), rows)
+        assert seen.prompts == [row.prompt_ids for row in rows]
