@@ -225,3 +225,15 @@ def test_a_view_that_shows_nothing_but_the_prompt_reads_the_very_ids(model: str,
     for rows in (rows_of([one]), rows_of([one.turns_apart()])):
         seen = learner.batching.reading.context(Role(Live(), Plain(), None), rows)
         assert seen.prompts == [row.prompt_ids for row in rows]
+
+
+def test_an_episode_counts_once_and_divergence_is_told_by_turn(model: str, tmp_path: Path) -> None:
+    run, learner = run_of_recipe(OPSD(**SMALL, view="answer"), model, tmp_path, problems=2, task=GuessingTask())
+    row = run.stepped()
+    batch = learner.collect(1)
+    episodes = {one.trajectory: one for one in reversed(batch.rows)}
+    assert row["reward/mean"] <= 1.03
+    turns = [name for name in row if name.startswith("divergence_by_turn/teacher/")]
+    assert turns[0] == "divergence_by_turn/teacher/0"
+    assert len(turns) <= 3
+    assert len(episodes) == 2 * 3

@@ -80,6 +80,7 @@ MAIN = (
     Wanted("Loss", "as the recipe defines it", ("loss",)),
     Wanted("Terms of the loss", "each with its own coefficient", ("terms/*",), after_slash),
     Wanted("Divergence", "nats a token", ("divergence/*",), after_slash),
+    Wanted("Divergence by turn", "nats a token, of each turn of the episodes", ("divergence_by_turn/*",), after_slash),
     Wanted("Share of the divergence, by token class", "of its sum over tokens", ("divergence_share/*",), after_slash),
     Wanted("Entropy", "nats a token", ("entropy/*",), after_slash),
     Wanted("Top tokens in common", "share of the student's likeliest that are the teacher's too", ("overlap/*",),

@@ -30,6 +30,10 @@ TOP_K = 5
 """How many of the likeliest tokens are compared (Many Faces reports k from 1 to 50; a character has few rivals)."""
 
 
+TURNS = 32
+"""So many turns of an episode have a divergence of their own."""
+
+
 def watched(teachers: Iterable[str], temperature: float, drawn: Drawn) -> dict[str, Quantity]:
     """Columns measured at the ``drawn`` tokens beside the loss, on the same logits (docs/metrics.md)."""
     own = drawn.of()
@@ -81,19 +85,22 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
     """
     rows = batch.rows
     private = {field for role in batch.recipe.others.values() for field in role.view.fields}
-    lengths = [len(one.ids) for one in rows]
+    lengths = [sum(one.mask) for one in rows]
+    # An episode counts once, whether its turns are rows of their own or not.
+    episodes = [one for one in rows if not one.is_later_turn]
     means = mean_over_processes(
         {
             "length/mean": lengths,
-            "truncated": [not one.finished for one in rows],
-            "reward/mean": [one.grade.reward for one in rows if one.grade is not None],
-            **graded_numbers(rows),
+            "truncated": [not one.finished for one in episodes],
+            "reward/mean": [one.grade.reward for one in episodes if one.grade is not None],
+            **graded_numbers(episodes),
             **{f"unavailable/{name}": blind(context) for name, context in batch.contexts.items()},
         }
     )
     tokens = sum_over_processes({"tokens": sum(lengths)})["tokens"]
     return {
         **token_means(batch.looked, classes, batch.drawn),
+        **turn_means(batch.looked, batch.drawn),
         **({} if batch.sampler_cap is None else mismatch.metrics(batch.looked, batch.sampler_cap)),
         **text_metrics(rows, private),
         **{"reward/mean": 0.0, **means},
@@ -163,6 +170,30 @@ def token_means(
     means = {name: total / counts[name] for name, total in sums.items() if counts[name]}
     measured = {"tokens_measured": counts["entropy/student"]} if "entropy/student" in counts else {}
     return means | divergence_shares(sums, names) | measured
+
+
+def turn_means(outcomes: Sequence[Outcome], drawn: Drawn) -> dict[str, float]:
+    """``divergence_by_turn/NAME/TURN``: mean divergence from each teacher over the ``drawn`` tokens of each of the
+    first ``TURNS`` turns, of all processes; {} where nothing has several turns."""
+    turns = drawn.columns.turn
+    if turns is None or not turns.numel() or not (several := int(turns.max())):
+        return {}
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    for outcome in outcomes:
+        turn = outcome.layout.at(turns)
+        for name, values in outcome.token.items():
+            kind, role = name.split("/", 1)
+            if kind != "divergence":
+                continue
+            seen = outcome.layout.at(drawn.of(role))
+            for number in range(min(several + 1, TURNS)):
+                own = seen & (turn == number)
+                key = f"divergence_by_turn/{role}/{number}"
+                sums[key] = sums.get(key, 0.0) + float(values[own].sum())
+                counts[key] = counts.get(key, 0.0) + int(own.sum())
+    sums, counts = sum_over_processes(sums), sum_over_processes(counts)
+    return {name: total / counts[name] for name, total in sums.items() if counts[name]}
 
 
 def divergence_shares(sums: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
