@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,10 +22,12 @@ from selfteach.recipes.sft import SFT
 from selfteach.roles.role import Role
 from selfteach.roles.view import Answer, Plain
 from selfteach.roles.weights import Live
+from selfteach.task.rows import make_task
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.batching import rows_of
 from selfteach.training.text.evaluation import examined
 from selfteach.training.text.learner import TextLearner
+from selfteach.training.text.preflight.environment import environment_checks
 from test_turn_contexts import FORGETFUL
 from tiny import CHATML, tiny_model_folder
 
@@ -228,7 +231,9 @@ def test_a_view_that_shows_nothing_but_the_prompt_reads_the_very_ids(model: str,
 
 
 def test_an_episode_counts_once_and_divergence_is_told_by_turn(model: str, tmp_path: Path) -> None:
-    run, learner = run_of_recipe(OPSD(**SMALL, view="answer"), model, tmp_path, problems=2, task=GuessingTask())
+    run, learner = run_of_recipe(
+        OPSD(**SMALL, view="answer"), model, tmp_path, problems=2, task=GuessingTask()
+    )
     row = run.stepped()
     batch = learner.collect(1)
     episodes = {one.trajectory: one for one in reversed(batch.rows)}
@@ -237,3 +242,45 @@ def test_an_episode_counts_once_and_divergence_is_told_by_turn(model: str, tmp_p
     assert turns[0] == "divergence_by_turn/teacher/0"
     assert len(turns) <= 3
     assert len(episodes) == 2 * 3
+
+
+def test_the_environment_of_the_documentation_trains(model: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "environments.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(text.split("```python\n# guess.py\n")[1].split("```")[0], names)
+    task = make_task(names["make"])
+    run, learner = run_of_recipe(GRPO(**SMALL), model, tmp_path, problems=2, task=task)
+    checks = list(environment_checks(learner, task.environment))
+    assert [check.name for check in checks] == [
+        "environment: reset",
+        "environment: repeats",
+        "environment: expert",
+    ]
+    assert all(check.ok and not check.warns for check in checks)
+    assert run.stepped()["grade/turns"] <= 3
+
+
+def test_preflight_names_an_environment_that_says_other_things(model: str, tmp_path: Path) -> None:
+    class Fickle(GuessingTask):
+        def environment(self) -> Any:
+            made = super().environment()
+            number = len(self.made)
+            step = made.step
+            made.step = lambda message: replace(step(message), reward=float(number))  # type: ignore[method-assign]
+            return made
+
+    class Other(GuessingTask):
+        def environment(self) -> Any:
+            made = super().environment()
+            made.reset = lambda example: example.prompt[:0]  # type: ignore[method-assign]
+            return made
+
+    for task, name in ((Fickle(), "environment: repeats"), (Other(), "environment: reset")):
+        learner = learner_of(GRPO(**SMALL), model, tmp_path, task)
+        failed = [check for check in environment_checks(learner, task.environment) if not check.ok]
+        assert [check.name for check in failed] == [name]
+
+
+def test_a_reward_function_is_refused_beside_an_environment() -> None:
+    with pytest.raises(UserError, match="rewards each turn itself"):
+        make_task(GuessingTask(), reward=lambda completion: 1.0)

@@ -24,6 +24,9 @@ LAPTOP = Laptop(
 
 ERPD = "erpd --rounds 2 --stored 32 --extreme-steps 40 --steps 16 --prompts 4 --per-prompt 4 --task tutor"
 
+DRIVEN = ("--lr x0.3|x1", "--extreme-steps 10|40")
+"""How far the copy is driven decides what it can teach: each side gets its own."""
+
 STUDY = Study(
     method="erpd",
     model=UNSURE,
@@ -34,6 +37,7 @@ STUDY = Study(
             variants={"unbounded": ERPD, "bounded": f"{ERPD} --extreme-clip 0.2"},
             higher="unbounded",
             lower="bounded",
+            sweep=DRIVEN,
         ),
         Claim(
             says="The copy itself need not be good: one that was made to unlearn teaches as well (released models)",
@@ -41,6 +45,7 @@ STUDY = Study(
             higher="unlearned",
             lower="learned",
             rule=Within(0.05),
+            sweep=DRIVEN,
         ),
     ),
 )
