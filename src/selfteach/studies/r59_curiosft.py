@@ -21,8 +21,8 @@ STUDY = Study(
             metric="entropy/student",
             sweep=(),  # the rate alone moves entropy
             looked="at the end both are sure (0.007 and 0.008 nats); in the mean over training it is the more "
-            "undecided one (0.021 against 0.019 in seeds 0 to 2), and --alpha 10 keeps 0.05 to 0.10, but learns nothing (0.39 "
-            "against 0.97)",
+            "undecided one (0.021 against 0.019 in seeds 0 to 2), and --alpha 10 keeps 0.05 to 0.10, but learns "
+            "nothing (0.39 against 0.97)",
         ),
     ),
 )
