@@ -79,13 +79,17 @@ class TCOD(Recipe):
         """Episodes behind an expert's turns but for the last ``turns``; at most ``max_turns`` long, the expert's
         included."""
         openings = [replayed(turns_of(one.example, self.reference), turns) for one in prompts]
-        written: list[Trajectory] = []
+        most, written = self.rollouts.max_turns, list[Trajectory]()
+        require(
+            min(map(len, openings), default=0) < most,
+            f"max_turns {most} is used up by every replay: raise it above an expert's turns less {turns}",
+        )
         for length in sorted({len(one) for one in openings}):
             alike = [i for i, one in enumerate(openings) if len(one) == length]
             written += tools.play(
                 [prompts[i] for i in alike],
                 self.rollouts.per_prompt,
-                max_turns=max(0, self.rollouts.max_turns - length),
+                max_turns=max(0, most - length),
                 opening=[openings[i] for i in alike],
             )
         return [one for one in written if any(one.mask)]

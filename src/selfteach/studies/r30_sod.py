@@ -22,7 +22,7 @@ LAPTOP = Laptop(
 
 SOD = f"sod --task tutor {SLOW} {ROWS} {ADAMS}"
 ONE_TURN = (
-    "Answers of one turn have one weight, 1: nothing is weighed. It asks for an environment of several turns."
+    "Answers of one turn have one weight, 1: nothing is weighed. It asks for an environment of several turns"
 )
 
 STUDY = Study(

@@ -34,7 +34,7 @@ STUDY = Study(
             lower="mt-opd",
             metric=AREA,
             tuned_by=AREA,
-            withdrawn="The arena's models were taught neither to debate nor to say how sure they are.",
+            withdrawn="The arena's models were taught neither to debate nor to say how sure they are",
         ),
         Claim(
             says="The Jensen-Shannon divergence beats the forward KL (worst in its ablation)",

@@ -10,7 +10,7 @@ LAPTOP = Laptop(
 )  # fmt: skip
 
 TCOD = f"tcod --task tutor {SLOW} {SOME}"
-ONE_TURN = "Answers of one turn have no depth to cut. It asks for an environment of several turns."
+ONE_TURN = "Answers of one turn have no depth to cut. It asks for an environment of several turns"
 
 STUDY = Study(
     method="tcod",
