@@ -47,6 +47,7 @@ def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str,
             )
         },
         "pair": np.array([1, -1, -1, 5, -1, -1]),
+        "turn": np.tile(np.arange(STEPS) // 3, (ROWS, 1)),
     }
 
 

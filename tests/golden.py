@@ -56,6 +56,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "gkd": {"lmbda": 0.5},
     "rlad": {"per_prompt": 4, "prompts": 2},
     "dgrpo": {"per_prompt": 4, "prompts": 2},
+    "sod": {"per_prompt": 4, "prompts": 2},
     "uni-opd": {"per_prompt": 4, "prompts": 2},
     "pi-distill": {"per_prompt": 4, "prompts": 2},
     "unmasking": {"completions": 2, "nodes": 1, "candidates": 2},

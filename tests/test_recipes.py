@@ -63,6 +63,7 @@ def test_every_knob_is_documented(name: str) -> None:
 
 BUILT_ON = {
     "r02_pw_opsd.py": "r01_opsd", "r06_atesd.py": "r01_opsd", "r46_rlad.py": "grpo", "r58_dgrpo.py": "grpo",
+    "r30_sod.py": "grpo",
     "r57_listopd.py": "r33_exopd", "r16_unmasking.py": "r01_opsd",
     "r39_effopd.py": "r33_exopd", "r62_dp_opd.py": "gkd",
     "r27_pu_rl.py": "sft",

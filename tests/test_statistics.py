@@ -207,6 +207,33 @@ def test_a_turns_mean_stands_on_its_tokens() -> None:
     assert_equal(statistics(replace(BARE, turn=turn)).turn_mean(column), expected)
 
 
+def test_the_first_token_of_a_trajectory_is_that_of_its_earliest_turn() -> None:
+    """Rows 0 and 3 are turns 1 and 0 of one trajectory; row 1 is one of its own, row 2 wrote nothing."""
+    column = torch.arange(20.0, dtype=torch.float64).reshape(ROWS, STEPS)
+    turn = torch.tensor([[1] * 5, [0] * 5, [0] * 5, [0, 0, 1, 1, 1]])
+    columns = replace(BARE, turn=turn, trajectory=torch.tensor([7, 2, 3, 7]))
+    stats = statistics(columns)
+    expected = torch.tensor([15, 5, NAN, 15], dtype=torch.float64)
+    assert_equal(stats.first_of_trajectory(column), expected)
+    assert_equal(stats.first_of_trajectory(column, turn == 1), torch.tensor([0, NAN, NAN, 0]).double())
+    alone = statistics(columns, rows=torch.tensor([True, True, True, False]))
+    assert_equal(alone.first_of_trajectory(column), torch.tensor([0, 5, NAN, 0]).double())
+    bare = torch.tensor([0, 5, NAN, 15], dtype=torch.float64)
+    assert_equal(statistics().first_of_trajectory(column), bare)
+    empty = Columns(IDS[:, :0], MASK[:, :0], precision=torch.float64)
+    assert_equal(
+        statistics(empty, {"student": LOGITS["student"][:, :0]}).first_of_trajectory(column[:, :0]),
+        torch.full((ROWS,), NAN).double(),
+    )
+
+
+def test_a_trajectorys_sum_is_over_its_rows() -> None:
+    values = torch.tensor([1.0, 2, 4, 8])
+    stats = statistics(replace(BARE, trajectory=torch.tensor([7, 2, 3, 7])))
+    assert stats.trajectory_sum(values).tolist() == [9, 2, 4, 9]
+    assert statistics().trajectory_sum(values).tolist() == [1, 2, 4, 8]
+
+
 def test_units_add_up_over_rows_spans_and_both() -> None:
     stats = statistics()
     p = log_prob("student")

@@ -145,6 +145,11 @@ class Statistics:
         number = self.columns.trajectory
         return values if number is None else values[self._first_row_of(number)]
 
+    def trajectory_sum(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+        """[N] in place of each row's value the sum over the rows of its trajectory (its own where none has several)."""
+        number = self.columns.trajectory
+        return values if number is None else advantage.group_sum(values, number)
+
     @staticmethod
     def _first_row_of(number: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
         unit, row = numbered(number), torch.arange(len(number), device=number.device)
@@ -298,6 +303,25 @@ class Statistics:
     def turn_mean(self, column: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
         """[N, T] → [N, T]: each written token gets the mean over those of its turn; NaN elsewhere."""
         return mean_by(units(self.columns, "turn"), column, self.mask)
+
+    def first_of_trajectory(
+        self, column: Float[Tensor, "N T"], among: Bool[Tensor, "N T"] | None = None
+    ) -> Float[Tensor, "N"]:
+        """[N, T] → [N]: what stands at the first written token of each row's trajectory, in its earliest turn, in
+        whichever row that stands; ``among`` [N, T]: of these tokens alone (None: all). NaN of none."""
+        over = self.mask if among is None else self.mask & among
+        rows = len(over)
+        if not over.numel():
+            return column.new_full((rows,), torch.nan)
+        place = torch.arange(over.numel(), device=over.device).reshape(over.shape)
+        order = place if self.columns.turn is None else self.columns.turn.clamp(min=0) * over.numel() + place
+        nowhere = torch.iinfo(order.dtype).max
+        first = order.masked_fill(~over, nowhere).amin(dim=1)
+        number = self.columns.trajectory
+        if number is not None:
+            unit = numbered(number)
+            first = first.new_full((rows,), nowhere).scatter_reduce(0, unit, first, "amin")[unit]
+        return column.flatten()[first % over.numel()].masked_fill(first == nowhere, torch.nan)
 
     def to_go(
         self,

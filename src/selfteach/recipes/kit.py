@@ -93,6 +93,7 @@ from selfteach.objective.terms import (
 from selfteach.objective.top import nth_likeliest, top_ids
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
 from selfteach.recipes.critic import Critic, asked_of
+from selfteach.recipes.debate import Debate
 from selfteach.recipes.demonstrations import Kind, beside, misled, nearest, remembered
 from selfteach.recipes.experts import ITSELF, experts, itself_or, routes, taught
 from selfteach.recipes.informed import InformedGRPO, Shown
@@ -143,6 +144,7 @@ from selfteach.settings import (
     UnitInterval,
     settings,
 )
+from selfteach.task.environment import turns_of
 from selfteach.task.example import Grade
 from selfteach.task.outcome import outcome
 from selfteach.task.similarity import edit_similarity, rouge_1
@@ -153,12 +155,12 @@ __all__ = [  # noqa: RUF022
     "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "GRPOSettings", "Grade",
     "NonNegativeFloat", "NonNegativeInt", "OpenUnit", "Optimization", "PerRecord", "PositiveFloat", "PositiveInt",
     "PositiveRows", "PositiveUnit", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools",
-    "TrainedWeights", "Trajectory", "UnitInterval", "require", "settings",
+    "TrainedWeights", "Trajectory", "UnitInterval", "require", "settings", "turns_of",
     # who scores: weights × views × spans
-    "BEGINNING_ONLY", "EMA", "Answer", "Critic", "Diagnosis", "Evidence", "External", "Field", "FromMark", "FromTurn",
-    "Frozen", "InSystem", "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random", "ReasonFirst",
-    "Reprompt", "Revision", "Ring", "Role", "Snapshot", "Solution", "Told", "View", "Weights", "Whole", "asked_of",
-    "experts", "listed", "outcome", "routes", "taught", "written_once",
+    "BEGINNING_ONLY", "EMA", "Answer", "Critic", "Debate", "Diagnosis", "Evidence", "External", "Field", "FromMark",
+    "FromTurn", "Frozen", "InSystem", "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random",
+    "ReasonFirst", "Reprompt", "Revision", "Ring", "Role", "Snapshot", "Solution", "Told", "View", "Weights", "Whole",
+    "asked_of", "experts", "listed", "outcome", "routes", "taught", "written_once",
     # the loss: terms, targets, divergences, supports
     "JSD", "AdaptiveKL", "AdvantageTilted", "Alpha", "At", "CandidateMatch", "Consensus", "DPOLoss", "Divergence",
     "Divisor", "Entropy", "EntropyAware", "Extrapolation", "ForwardKL", "FromRole", "Full", "GeometricMean", "Hidden",
