@@ -24,7 +24,9 @@ LAPTOP = Laptop(
 )
 
 SD = f"skill-sd --task tutor {SLOW} {ROWS} {ADAMS}"
-NO_QUESTION_TWICE = "no question of the arena comes twice: a student that reads skills before it answers finds none"
+NO_QUESTION_TWICE = (
+    "no question of the arena comes twice: a student that reads skills before it answers finds none"
+)
 
 STUDY = Study(
     method="skill-sd",
