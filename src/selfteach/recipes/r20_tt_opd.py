@@ -113,9 +113,9 @@ class TTOPD(Recipe):
         return [one.with_numbers(fives=len(one.text) / LETTERS, distinct=distinct(one)) for one in written]
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
-        sound = stats.number("distinct") >= self.min_distinct
+        sound = known(stats, "distinct") >= self.min_distinct
         longest = float(self.longest or self.rollouts.max_tokens)
-        shaped = self.shape.of(stats.correct, stats.number("fives").to(stats.dtype), longest)
+        shaped = self.shape.of(stats.correct, known(stats, "fives"), longest)
         stats.report("reward/shaped", shaped.mean())
         advantage = self.grpo.advantage(stats, shaped, among=sound)
         yield self.grpo.term("policy", stats, advantage)
@@ -149,6 +149,14 @@ class TTOPD(Recipe):
         seen = stats.seen(TEACHER)
         early = seen & (stats.turn < self.first_turns) if self.first_turns else seen
         return early if self.top_share == 1 else stats.row_top(taught, self.top_share, early, least=1)
+
+
+def known(stats: Statistics, name: str) -> Float[Tensor, "N"]:
+    """[N] a number of the rows. ValueError where one is NaN or infinite: a comparison would quietly pass it over."""
+    values = stats.number(name).to(stats.dtype)
+    if not values.isfinite().all():
+        raise ValueError(f"{name} is {float(values[~values.isfinite()][0])} at some row")
+    return values
 
 
 def distinct(one: Trajectory) -> float:
