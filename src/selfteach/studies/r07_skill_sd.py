@@ -61,7 +61,7 @@ STUDY = Study(
             says="Skills belong in the teacher's prompt: in the student's they give 31.2 (GRPO that reads skills)",
             variants={
                 "teacher": SD,
-                "student": f"{SD} --reader student --summarize-first false",
+                "student": f"{SD} --reader student --no-summarize-first",
             },
             higher="teacher",
             lower="student",
