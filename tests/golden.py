@@ -76,6 +76,9 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "selfci": {},
     "caopd": {"per_prompt": 4, "prompts": 2},
     "rltf": {"per_prompt": 4, "prompts": 2, "critique_weight": 0.1, "optim": "sgd"},
+    "skill-sd": {"per_prompt": 4, "prompts": 2},
+    "genevolve": {"per_prompt": 4, "prompts": 2, "kl": 1e-3, "margin": 0.0},
+    "tt-opd": {"per_prompt": 4, "prompts": 2, "flip": True, "clip_distill": True, "kl": 0.01},
 }  # fmt: skip
 
 

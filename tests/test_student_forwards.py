@@ -20,7 +20,7 @@ from selfteach.training.trainer import Trainer
 SEQUENCE = {"loss": "sequence", "alpha": 1.0, "student_top_k": None}
 ROW_BY_ROW = (
     "scope", "sdpo-sequence", "tip", "uni-opd", "tsd-kd", "user-interactions", "omniopd", "dpo", "kto", "soda",
-    "minillm", "distillm2", "sod", "tcod",
+    "minillm", "distillm2", "sod", "tcod", "genevolve",
 )  # fmt: skip
 """They read the student's log-probs or entropies of whole rollouts before they know a token's weight."""
 UNDER_TWO_PROMPTS = ("pi-distill", "vpd")

@@ -7,6 +7,7 @@ from selfteach.control.accountant import noise_for
 from selfteach.control.beta_policy import BetaPolicy
 from selfteach.control.controller import ControllerSpec
 from selfteach.control.hook import Hook, HookSpec
+from selfteach.control.kl_gate import KLGate
 from selfteach.control.leaps import Leaps
 from selfteach.control.rising_share import RisingShare
 from selfteach.control.schedule import HoldThenDecay
@@ -91,11 +92,14 @@ from selfteach.objective.terms import (
     Term,
 )
 from selfteach.objective.top import nth_likeliest, top_ids
+from selfteach.recipes.bank import Bank, Experience, least_gap, reward_of
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
+from selfteach.recipes.cosine_reward import CosineReward
 from selfteach.recipes.critic import Critic, asked_of
 from selfteach.recipes.debate import Debate
 from selfteach.recipes.demonstrations import Kind, beside, misled, nearest, remembered
 from selfteach.recipes.experts import ITSELF, experts, itself_or, routes, taught
+from selfteach.recipes.importance_k3 import importance_k3, importance_k3_term
 from selfteach.recipes.informed import InformedGRPO, Shown
 from selfteach.recipes.once import written_once
 from selfteach.recipes.parts import (
@@ -110,10 +114,13 @@ from selfteach.recipes.parts import (
     Rollouts,
     TrainedWeights,
 )
+from selfteach.recipes.retrieval import UCB, Retrieval, Similar
 from selfteach.recipes.stages import Imitate, imitated
+from selfteach.recipes.summarizer import Summarizer
 from selfteach.recipes.tools import Prompt, Store, Tools, by_group, preferred
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.diagnosis import Diagnosis
+from selfteach.roles.hint import Hint
 from selfteach.roles.private import BEGINNING_ONLY, Field, InSystem, Partial, listed
 from selfteach.roles.privilege import Masked, Privilege, Shared, Thought, privilege
 from selfteach.roles.role import ReasonFirst, Role
@@ -181,4 +188,7 @@ __all__ = [  # noqa: RUF022
     "losses", "privilege",
     # demonstrations of other problems, agreement of contexts
     "Kind", "agreement", "beside", "calibration", "contrast", "misled", "nearest", "remembered",
+    # experience banks, rewards by length
+    "UCB", "Bank", "CosineReward", "Experience", "Hint", "KLGate", "Retrieval", "Similar", "Summarizer",
+    "importance_k3", "importance_k3_term", "least_gap", "reward_of",
 ]  # fmt: skip

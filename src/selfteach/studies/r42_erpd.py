@@ -38,6 +38,8 @@ STUDY = Study(
             higher="unbounded",
             lower="bounded",
             sweep=DRIVEN,
+            withdrawn="at the rate that the tuning chooses for the bounded copy it falls back in some seeds; at the "
+            "other side's rate both end alike (0.79 and 0.78 in seeds 0 to 7): the rate decides, not the bound",
         ),
         Claim(
             says="The copy itself need not be good: one that was made to unlearn teaches as well (released models)",

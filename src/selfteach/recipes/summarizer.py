@@ -1,0 +1,84 @@
+"""Who puts into words what a finished rollout teaches, as settings that methods with an experience bank share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from selfteach.checks import require
+from selfteach.objective.batch import STUDENT
+from selfteach.recipes.critic import asked_of
+from selfteach.recipes.tools import Tools
+from selfteach.roles.role import Role
+from selfteach.roles.told import Told
+from selfteach.roles.view import Plain
+from selfteach.roles.weights import External
+from selfteach.settings import PositiveInt, settings
+from selfteach.task.trajectory import Trajectory
+
+SUMMARIZER = "summarizer"
+STORE, PATIENCE = "summarizer", 32
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+
+
+@settings
+class Summarizer:
+    """Who writes down what is to be remembered of a rollout."""
+
+    summarizer: Literal["self", "model", "rule"] = "self"
+    """Who writes: the policy itself, another local model, or nobody: the rollout's own text is kept, cut."""
+    summarizer_model: str | None = None
+    """The model of summarizer "model", of the same tokenizer: a folder, a hub id or arena:NAME."""
+    summary_tokens: PositiveInt = 512
+    """Longest text of a model, in tokens."""
+    summary_characters: PositiveInt = 2000
+    """Longest text that is kept, in characters; what is longer loses its end."""
+
+    def __post_init__(self) -> None:
+        require(
+            (self.summarizer == "model") == (self.summarizer_model is not None),
+            "summarizer model and --summarizer-model go together",
+        )
+
+    def writers(self, thinking: bool | None = None) -> Mapping[str, Role]:
+        """The other model as a role that only writes, if there is one."""
+        if self.summarizer_model is None:
+            return {}
+        return {SUMMARIZER: Role(External(self.summarizer_model), Plain(), thinking)}
+
+    def written(
+        self,
+        tools: Tools,
+        rollouts: Mapping[int, Trajectory],
+        ask: Told,
+        plain: Callable[[Trajectory], str],
+    ) -> dict[int, str]:
+        """What is said of each rollout, by its number: an answer to ``ask`` behind it, without thoughts, or by rule
+        what ``plain`` makes of it. Those of which nothing is said, or whose request leaves no room, are missing.
+
+        UserError once ``PATIENCE`` requests of the run were met with nothing but silence.
+        """
+        if self.summarizer == "rule":
+            texts = {i: plain(one) for i, one in rollouts.items()}
+        else:
+            asked = asked_of(tools, rollouts, ask, self.summary_tokens)
+            role = STUDENT if self.summarizer_model is None else SUMMARIZER
+            said = tools.sample(list(asked.values()), role=role, max_tokens=self.summary_tokens)
+            texts = {i: one.text for i, one in zip(asked, said, strict=True)}
+        kept = {i: _THOUGHT.sub("", text).strip()[: self.summary_characters] for i, text in texts.items()}
+        found = {i: text for i, text in kept.items() if text}
+        refuse_silent(tools, len(rollouts), len(found))
+        return found
+
+
+def refuse_silent(tools: Tools, asked: int, said: int) -> None:
+    """A bank that stays empty would quietly make another method of it."""
+    notes = tools.store(STORE).notes
+    for name, count in (("asked", asked), ("said", said)):
+        notes[name] = notes.get(name, 0) + count
+    require(
+        notes["said"] > 0 or notes["asked"] < PATIENCE,
+        f"nothing was written of any of the first {notes['asked']} rollouts: their requests leave no room in the "
+        "model's window, or are answered with nothing: lower --summary-tokens, or take --summarizer rule",
+    )
