@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import tomli_w
 
+from episode_run import write_episodes
 from selfteach.report import build_report, comparison_page, read_results
 from synthetic_run import write_run
 
@@ -470,3 +472,110 @@ def test_a_comparison_fits_its_screen_and_no_letter_is_small(
         page.goto(path.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert float(page.evaluate(SMALLEST_LETTER)) >= 12
+
+
+# --- episodes
+
+
+def hostile_episode(folder: Path) -> Path:
+    """Episodes in which the policy and the environment write hostile text."""
+    write_episodes(folder, steps=1, turns=3, tokens=len(HOSTILE))
+    for path in (folder / "tokens").glob("*.json"):
+        texts = json.loads(path.read_text())
+        texts["pieces"] = [[HOSTILE[i % len(HOSTILE)] for i in range(len(row))] for row in texts["pieces"]]
+        path.write_text(json.dumps(texts))
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    for row in rows:
+        for turn in row["turns"]:
+            said = [{"role": one[:100], "content": one} for one in HOSTILE]
+            turn |= {"text": "".join(HOSTILE), "author": HOSTILE[0], "reply": said}
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_hostile_turns_and_replies_are_inert(browser: Any, tmp_path: Path) -> None:
+    with opened(browser, build_report(hostile_episode(tmp_path / "run"))) as shown:
+        page = shown.page
+        page.get_by_role("button", name="Open all turns").click()
+        for fold in page.locator("details").all():
+            fold.evaluate("fold => { fold.open = true; }")
+        page.get_by_label("Search").fill("<iframe")
+        assert page.evaluate("window.ran") is None
+        assert page.locator("iframe, img, svg[onload], link, base, .turn script").count() == 0
+        whole = page.evaluate("document.body.textContent")
+        assert "<script>window.ran = 1</script>" in text_of(shown, ".turn .reply pre")
+        assert not set(whole) & set("\u202e\u2066\u200b\x00\x1b\ud800\ufffe")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert shown.complaints == []
+        assert shown.requests == []
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_report(write_episodes(tmp_path_factory.mktemp("runs") / "run", turns=12))
+
+
+def test_a_turn_is_opened_by_the_keyboard_and_holds_its_own_tokens(browser: Any, episodes: Path) -> None:
+    with opened(browser, episodes) as shown:
+        page = shown.page
+        turns = page.locator(".viewer .turn")
+        assert turns.count() == 12
+        assert page.locator(".viewer .turn[open]").count() == 1
+        line = turns.nth(1).locator("summary").inner_text()
+        assert line.split("\n")[0] == "turn 1"
+        assert "illegal" in line
+        assert "reward 0.25" in line
+        assert re.search(r"teacher [\d.]+ nats", line)
+        if turns.nth(1).get_attribute("open") is None:
+            turns.nth(1).locator("summary").focus()
+            page.keyboard.press("Enter")
+        assert turns.nth(1).locator(".token").count() == 6
+        assert turns.nth(1).locator(".reply").inner_text() == "environment\nreply 2 1"
+        assert turns.nth(1).locator(".reply .token").count() == 0
+        turns.nth(1).locator("summary").focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        assert "token 2 of 6 of turn 1" in text_of(shown, ".detail")
+        page.keyboard.press("End")
+        page.keyboard.press("ArrowRight")
+        assert "token 6 of 6 of turn 1" in text_of(shown, ".detail")
+        page.get_by_role("button", name="Open all turns").press("Enter")
+        assert page.locator(".viewer .turn[open]").count() == 12
+        page.locator(".steps input").press("Home")
+        assert page.locator(".viewer .turn[open]").count() == 12
+        assert text_of(shown, ".turn .reply pre") == "reply 1 0"
+        page.get_by_role("button", name="Fold all turns").click()
+        assert page.locator(".viewer .turn[open]").count() == 0
+        page.get_by_label("Search").fill("reply 1 11")
+        assert text_of(shown, ".count") == "2 of 4 rollouts"
+        assert shown.complaints == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_known_of_a_token_stays_in_sight_however_long_the_episode(
+    browser: Any, episodes: Path, width: int, scheme: str
+) -> None:
+    size = {"width": width, "height": 800}
+    with opened(browser, episodes, viewport=size, color_scheme=scheme) as shown:
+        page = shown.page
+        page.get_by_role("button", name="Open all turns").click()
+        last = page.locator(".turn").nth(8).locator(".tokens")
+        last.focus()
+        page.keyboard.press("Home")
+        page.wait_for_timeout(100)
+        detail, token = (page.locator(one).bounding_box() for one in (".detail", ".token.chosen"))
+        assert detail["y"] >= 0
+        assert detail["y"] < 800 - 100
+        below = token["y"] + token["height"] <= detail["y"] + 1
+        beside = token["x"] + token["width"] <= detail["x"]
+        assert 0 <= token["y"] <= 800
+        assert below or beside
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate(SMALL_LETTERS) == []
+        assert shown.complaints == []
+
+
+SMALL_LETTERS = """() => [...document.querySelectorAll('.turn *')].filter((one) =>
+  parseFloat(getComputedStyle(one).fontSize) < 12).map((one) => one.className)"""

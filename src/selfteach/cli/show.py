@@ -14,7 +14,8 @@ from selfteach.api.result import load_run
 from selfteach.api.showing import PHASES
 from selfteach.cli.console import output, parsed, writable
 from selfteach.report.reading import outcome_of
-from selfteach.report.text import number, visible
+from selfteach.report.text import cut, number, visible
+from selfteach.report.turns import ending_of, is_plain, turns_told
 from selfteach.task.outcome import Outcome
 
 STYLES = {"right": "green", "wrong": "red"}
@@ -95,9 +96,23 @@ def shown(rows: Sequence[Mapping[str, Any]], given: Arguments) -> Iterator[Text]
             yield from labeled("prompt", row.get("prompt"), given)
             for name, prompt in dict(row.get("teacher_prompts") or {}).items():
                 yield from labeled(str(name), prompt, given)
-        yield from labeled("answer", row.get("answer"), given)
+        yield from spoken(row, given)
         if outcome != "right":
             yield from labeled("expected", row.get("reference"), given)
+
+
+def spoken(row: Mapping[str, Any], given: Arguments) -> Iterator[Text]:
+    """The answer; of an episode its turns, with what each earned and what the environment made of it."""
+    turns = turns_told(row)
+    for one in turns:
+        yield Text(f"    {visible(' · '.join([f'turn {one.number}', *one.facts]))}", style="bold")
+        yield from labeled("answer", one.text or "(nothing)", given)
+        for role, said in one.reply:
+            yield from labeled("reply" if is_plain(role) else cut(role, 40), said or "(nothing)", given)
+    if ending := ending_of(row) if turns else "":
+        yield from labeled("ended", ending, given)
+    if not turns:
+        yield from labeled("answer", row.get("answer"), given)
 
 
 def labeled(label: str, text: object, given: Arguments) -> Iterator[Text]:

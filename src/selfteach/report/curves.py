@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from selfteach.report.smoothing import smoothed
-from selfteach.report.text import as_number, cut, drawable
+from selfteach.report.text import as_number, cut, drawable, number
 
 MOST_SERIES = 8
 MOST_CHARTS = 60
@@ -18,6 +18,8 @@ MOST_LABEL = 120
 BUCKETS = 250
 """Stretches of a chart's lines, all together, of which each keeps its ends: more cannot be told apart."""
 DEEPEST = 3
+LONGEST_TURN = 9
+"""Digits of a turn's number."""
 NOT_DRAWN = ("step", "eval/problems")
 
 Point = tuple[float, float]
@@ -58,6 +60,11 @@ class Chart:
     y_range: tuple[float, ...] = ()
     not_finite: int | None = None
 
+    @property
+    def shows(self) -> tuple[str, tuple[str, ...]]:
+        """What it shows: no other chart has to."""
+        return self.x_label, self.metrics
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -80,7 +87,8 @@ MAIN = (
     Wanted("Loss", "as the recipe defines it", ("loss",)),
     Wanted("Terms of the loss", "each with its own coefficient", ("terms/*",), after_slash),
     Wanted("Divergence", "nats a token", ("divergence/*",), after_slash),
-    Wanted("Divergence by turn", "nats a token, of each turn of the episodes", ("divergence_by_turn/*",), after_slash),
+    Wanted("Divergence by turn", "nats a token, of the turns of episodes, from turn 0 on", ("divergence_by_turn/*",),
+           after_slash),
     Wanted("Share of the divergence, by token class", "of its sum over tokens", ("divergence_share/*",), after_slash),
     Wanted("Entropy", "nats a token", ("entropy/*",), after_slash),
     Wanted("Top tokens in common", "share of the student's likeliest that are the teacher's too", ("overlap/*",),
@@ -101,7 +109,7 @@ MAIN = (
     Wanted("Time by phase", "seconds a step", ("seconds/*",), after_slash),
     Wanted("Memory", "peak", ("memory/*",), lambda name: after_slash(name).removesuffix("_bytes")),
 )  # fmt: skip
-DIVERGENCE = "Divergence"
+DIVERGENCE, BY_TURN = "Divergence", "Divergence by turn"
 LEADING = (HEADLINE, "Training reward", DIVERGENCE, "Response length", "Entropy", "Loss", "Terms of the loss")
 """What a reader looks at first, in this order."""
 LEADERS = 4
@@ -148,6 +156,8 @@ def main_charts(found: Columns, headline: str = "held-out accuracy") -> list[Cha
             continue
         if wanted.title == DIVERGENCE:
             charts += divergence_charts(found, names, wanted)
+        elif wanted.title == BY_TURN:
+            charts += turn_charts(found, names, wanted.unit)
         elif wanted.title == HEADLINE and names:
             labels = [(headline if n == HEADLINE else wanted.label(n), n) for n in names]
             unit = wanted.unit if f"{HEADLINE}_se" in found else ""
@@ -197,6 +207,59 @@ def divergence_charts(found: Columns, names: Sequence[str], wanted: Wanted) -> l
     rest = [(after_slash(n), n) for n in names if n.split("/")[1] not in teachers]
     charts += [chart(DIVERGENCE, wanted.unit, rest, found)] if rest else []
     return [replace(one, kind=DIVERGENCE) for one in charts]
+
+
+def turn_charts(found: Columns, names: Sequence[str], unit: str) -> list[Chart]:
+    """``divergence_by_turn/TEACHER/TURN``: a chart a teacher over the steps, a line a turn, spread evenly where there
+    are many; and one over the turns, at the first and the last step that measured any, a line a teacher each."""
+    lines: dict[str, dict[int, str]] = {}
+    rest: list[str] = []
+    for name in names:
+        teacher, _, turn = after_slash(name).rpartition("/")
+        if turn.isdecimal() and turn.isascii() and len(turn) < LONGEST_TURN:
+            lines.setdefault(teacher, {})[int(turn)] = name
+        else:
+            rest.append(name)
+    charts = [over_steps(found, teacher, turns, unit, len(lines)) for teacher, turns in lines.items()]
+    charts += [over_turns(found, lines, unit)] if any(len(turns) > 1 for turns in lines.values()) else []
+    charts += [chart(BY_TURN, unit, [(after_slash(n), n) for n in rest], found)] if rest else []
+    return [replace(one, kind=BY_TURN) for one in charts]
+
+
+def over_steps(found: Columns, teacher: str, turns: Mapping[int, str], unit: str, teachers: int) -> Chart:
+    ordered = sorted(turns)
+    kept = evenly(ordered, MOST_SERIES)
+    title = BY_TURN if teachers == 1 else f"Divergence from {teacher}, by turn"
+    made = chart(title, unit, [(f"turn {turn}", turns[turn]) for turn in kept], found)
+    left = f"{len(ordered) - len(kept)} more turns are in metrics.jsonl." if len(kept) < len(ordered) else ""
+    return replace(made, note=f"{made.note} {left}".strip())
+
+
+def over_turns(found: Columns, lines: Mapping[str, Mapping[int, str]], unit: str) -> Chart:
+    steps = [x for turns in lines.values() for name in turns.values() for x, _ in found[name]]
+    series: list[Series] = []
+    for color, (teacher, turns) in enumerate(list(lines.items())[:MOST_SERIES]):
+        for step in dict.fromkeys((max(steps), min(steps))):
+            points = [(float(turn), dict(found[turns[turn]]).get(step)) for turn in sorted(turns)]
+            known = tuple((x, y) for x, y in points if y is not None)
+            label = cut(f"{teacher}, step {number(step)}", MOST_LABEL)
+            series += [Series(label, known, color=color, faint=step != max(steps))] if known else []
+    names = tuple(name for turns in lines.values() for name in turns.values())
+    note = (
+        f"Thick: at step {number(max(steps))}; thin: at step {number(min(steps))}."
+        if min(steps) < max(steps)
+        else ""
+    )
+    return Chart(
+        "Divergence over the turns of an episode", unit, tuple(series), "turn", note=note, metrics=names
+    )
+
+
+def evenly(values: Sequence[int], most: int) -> list[int]:
+    """At most so many of the values, evenly spread, the first and the last among them."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
 def other_charts(found: Columns) -> list[Chart]:

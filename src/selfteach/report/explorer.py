@@ -14,12 +14,14 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from selfteach.report.reading import RunData, Sample
+from selfteach.report.rollouts import Rollout, rollouts_of
 from selfteach.report.text import CUT_CHARACTERS, cut, visible
-from selfteach.report.tokens import Array, Tokens
+from selfteach.report.tokens import Array, Look, Tokens
+from selfteach.report.turns import MOST_TURNS, who
 
 MOST_BYTES = 13 * 2**20
 """What all rollouts together may take of the page (estimated)."""
-BYTES_A_ROLLOUT, BYTES_A_NUMBER = 600, 2.7
+BYTES_A_ROLLOUT, BYTES_A_TURN, BYTES_A_NUMBER = 600, 150, 2.7
 """Names and braces; two bytes in base64."""
 MOST_PIECE = 1_000
 STEPS, MISSING = 65_534, 65_535
@@ -57,29 +59,31 @@ def explorer(runs: Sequence[tuple[str, RunData]]) -> Explorer:
             if one.phase in ("train", "probe"):
                 looks.setdefault((one.step, number), []).append(one)
     stored = sorted(looks.items())
-    kept = fitting([estimated(samples, runs[number][1]) for (_, number), samples in stored])
-    packed = Packed()
-    for i in kept:
-        (_, number), samples = stored[i]
-        for one in samples:
-            packed.add(one, number, runs[number][1])
+    read = [runs[number][1].looks.get(int(step)) for (step, number), _ in stored]
+    kept = fitting([estimated(samples, look) for (_, samples), look in zip(stored, read, strict=True)])
+    packed, left_out = Packed(), 0
+    for i, ((_, number), samples) in enumerate(stored):
+        if i not in kept:
+            left_out += len(rollouts_of(samples, None))
+            continue
+        for rollout in rollouts_of(samples, read[i]):
+            packed.add(rollout, number)
     data = packed.data([visible(label) for label, _ in runs])
-    total = sum(len(samples) for _, samples in stored)
     # Every text in it went through ``visible``, so it can stand as UTF-8: half the size of escapes.
     block = htmlsafe_json_dumps(data, dumps=partial(json.dumps, ensure_ascii=False, separators=(",", ":")))
-    return Explorer(Markup(block), len(packed.rollouts), total - len(packed.rollouts))
+    return Explorer(Markup(block), len(packed.rollouts), left_out)
 
 
-def fitting(costs: Sequence[int]) -> list[int]:
-    """The indices to keep, in order: as many as ``MOST_BYTES`` holds, spread evenly, the last one always."""
-    kept: list[int] = []
+def fitting(costs: Sequence[int]) -> set[int]:
+    """The indices to keep: as many as ``MOST_BYTES`` holds, spread evenly, the last one always."""
+    kept: set[int] = set()
     spent = 0
     for i in spread(len(costs)):
         spent += costs[i]
         if kept and spent > MOST_BYTES:
             break
-        kept.append(i)
-    return sorted(kept)
+        kept.add(i)
+    return kept
 
 
 def spread(count: int) -> list[int]:
@@ -88,15 +92,17 @@ def spread(count: int) -> list[int]:
     return [count - 1 - i for i in sorted(range(count), key=lambda i: f"{i:0{bits}b}"[::-1])]
 
 
-def estimated(samples: Sequence[Sample], run: RunData) -> int:
+def estimated(samples: Sequence[Sample], look: Look | None) -> int:
     """Bytes that a look takes on the page; a text that occurs again within the look counts once."""
     texts = {t for one in samples for t in (one.problem, one.prompt, *one.teacher_prompts.values())}
+    turns = [turn for one in samples for turn in one.turns[:MOST_TURNS]]
+    texts |= {said for turn in turns for _, said in turn.reply}
     size = sum(len(text[:CUT_CHARACTERS].encode("utf-8", "replace")) for text in texts)
-    if look := run.looks.get(int(samples[0].step)):
+    if look is not None:
         numbers = sum(tensor.size for tensor in look.tensors.values())
     else:
         numbers = sum(len(one.answer) for one in samples)
-    return int(size + BYTES_A_NUMBER * numbers) + BYTES_A_ROLLOUT * len(samples)
+    return int(size + BYTES_A_NUMBER * numbers) + BYTES_A_ROLLOUT * len(samples) + BYTES_A_TURN * len(turns)
 
 
 @dataclass
@@ -110,9 +116,8 @@ class Packed:
     rollouts: list[dict[str, Any]] = field(default_factory=list)
     measured: dict[str, list[Array]] = field(default_factory=dict)
 
-    def add(self, one: Sample, number: int, run: RunData) -> None:
-        look = run.looks.get(int(one.step))
-        tokens = look.rollout(one.row) if look is not None and one.row is not None else None
+    def add(self, rollout: Rollout, number: int) -> None:
+        one, tokens = rollout.first, rollout.tokens
         self.rollouts.append(
             {
                 "run": number,
@@ -132,16 +137,47 @@ class Packed:
                     if told is not None
                 },
                 "cutOff": one.cut_off,
-                "length": finite(one.length),
+                "length": finite(rollout.length),
                 "problem": self.text(one.problem),
-                "prompt": self.text(one.prompt),
-                "readers": [
-                    [cut(name, MOST_PIECE), self.text(prompt) if prompt else None]
-                    for name, prompt in one.teacher_prompts.items()
-                ],
+                **self.prompts(one),
+                **self.turns(rollout),
                 **(self.tokens(tokens) if tokens is not None else {"answer": self.text(one.answer)}),
             }
         )
+
+    def prompts(self, one: Sample) -> dict[str, Any]:
+        """What the student and each teacher read before a row."""
+        return {
+            "prompt": self.text(one.prompt),
+            "readers": [
+                [cut(name, MOST_PIECE), self.text(prompt) if prompt else None]
+                for name, prompt in one.teacher_prompts.items()
+            ],
+        }
+
+    def turns(self, rollout: Rollout) -> dict[str, Any]:
+        """The turns of an episode; {} for a single answer."""
+        told = list(rollout.turns())
+        shown = [
+            {
+                "number": turn.number,
+                "author": cut(turn.author, MOST_PIECE),
+                "trains": turn.trains,
+                "reward": finite(turn.reward),
+                "illegal": turn.illegal,
+                "reply": [[cut(who(role), MOST_PIECE), self.text(said)] for role, said in turn.reply],
+                "means": means_of(rollout.divergences(turn)),
+                **(
+                    {"text": self.text(turn.text)}
+                    if rollout.tokens is None
+                    else {"begin": turn.begin, "end": turn.end}
+                ),
+                **({} if row is None else self.prompts(row)),
+            }
+            for turn, row in told[:MOST_TURNS]
+        ]
+        ending = {"ending": rollout.first.ending} if rollout.first.ending else {}
+        return {"turns": shown, "moreTurns": len(told) - len(shown), **ending} if told else {}
 
     def tokens(self, own: Tokens) -> dict[str, Any]:
         columns = {visible(name): column for name, column in own.columns.items()}
@@ -263,6 +299,12 @@ def mean_of(columns: Mapping[str, Array], prefix: str) -> float | None:
     parts = [column[np.isfinite(column)] for name, column in columns.items() if name.startswith(prefix)]
     values = np.concatenate(parts) if parts else np.array([])
     return rounded(values.mean()) if len(values) else None
+
+
+def means_of(columns: Iterable[tuple[str, Array]]) -> list[tuple[str, float]]:
+    """The mean of each column over its tokens, as far as they are known, by its visible name."""
+    means = [(cut(name, MOST_PIECE), mean_of({name: column}, name)) for name, column in columns]
+    return [(name, mean) for name, mean in means if mean is not None]
 
 
 def rounded(value: float) -> float:

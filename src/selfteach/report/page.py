@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from selfteach.errors import UserError
-from selfteach.report import curves, plot, reading, text
+from selfteach.report import curves, plot, reading, text, turns
 from selfteach.report.explorer import explorer
 from selfteach.report.learned import Learned, doubts, learned
 from selfteach.report.others import Other, Scatter, few, scatters
@@ -116,7 +116,7 @@ def view(run: RunData) -> RunView:
     pairs, shown = paired(run.samples), few(run.others)
     main, others = curves.main_charts(found, run.headline), curves.other_charts(found)
     leading = curves.leading_charts(found, main, others)
-    seen = {chart.metrics for chart in leading}
+    seen = {chart.shows for chart in leading}
     return RunView(
         data=run,
         title=str(about.get("title", "")),
@@ -127,8 +127,8 @@ def view(run: RunData) -> RunView:
         learned=learned(run),
         doubts=doubts(run, found),
         leading=[draw(chart) for chart in leading],
-        charts=[draw(chart) for chart in main if chart.metrics not in seen],
-        more_charts=[draw(chart) for chart in others if chart.metrics not in seen],
+        charts=[draw(chart) for chart in main if chart.shows not in seen],
+        more_charts=[draw(chart) for chart in others if chart.shows not in seen],
         others=[(one, scatters(one)) for one in shown],
         others_left_out=len(run.others) - len(shown),
         pairs=pairs[:MOST_PAIRS],
@@ -235,7 +235,7 @@ def environment() -> Environment:
         "measured": text.measured,
         "duration": duration,
     }
-    made.globals |= {"plot": plot}
+    made.globals |= {"plot": plot, "turns": turns}
     return made
 
 

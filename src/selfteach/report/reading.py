@@ -15,6 +15,7 @@ from selfteach.report.others import Other, other
 from selfteach.report.rows import Row, read_object, read_rows
 from selfteach.report.text import as_number
 from selfteach.report.tokens import Look, read_looks
+from selfteach.report.turns import Turn, ending_of, turns_told, whole
 from selfteach.task.outcome import WHY, Outcome, outcome_told
 
 DEEPEST = 40
@@ -23,7 +24,11 @@ TOO_DEEP = "(nested too deeply to be shown)"
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer of samples.jsonl (kind text); what a row lacks is "" or None. ``row``: its place in the look."""
+    """One answer of samples.jsonl (kind text); what a row lacks is "" or None. ``row``: its place in the look.
+
+    ``turns``: those of an episode that stand in the row; ``rollout``: shared by the rows of one; ``ending``: why an
+    episode was not done.
+    """
 
     step: float
     phase: str
@@ -40,6 +45,9 @@ class Sample:
     claim: str | None = None
     reference: str | None = None
     feedback: str | None = None
+    turns: tuple[Turn, ...] = ()
+    rollout: int | None = None
+    ending: str = ""
 
     @property
     def right(self) -> bool | None:
@@ -49,7 +57,7 @@ class Sample:
     @property
     def why(self) -> str:
         """Its outcome in a sentence."""
-        return WHY[self.outcome]
+        return self.ending if self.ending and self.outcome == "cut off" else WHY[self.outcome]
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,9 @@ def sample(row: Row) -> Sample:
         length=as_number(row.get("length")),
         row=row["row"] if isinstance(row.get("row"), int) else None,
         outcome=outcome_of(row),
+        turns=turns_told(row),
+        rollout=whole(row.get("rollout")),
+        ending=ending_of(row),
         **{name: row[name] for name in ("claim", "reference", "feedback") if isinstance(row.get(name), str)},
     )
 

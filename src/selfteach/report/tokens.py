@@ -34,16 +34,18 @@ class Look:
     pieces: list[list[str]]
     vocabulary: dict[int, str]
 
-    def rollout(self, row: int) -> Tokens | None:
-        """The ``row``-th rollout; None if there is none."""
-        if not 0 <= row < len(self.pieces):
+    def rollout(self, row: int, rows: int = 1) -> Tokens | None:
+        """The ``row``-th rollout, which has this many rows; None if there is none."""
+        if not 0 <= row < row + rows <= len(self.pieces):
             return None
-        own = {name: tensor[self.starts[row] : self.starts[row + 1]] for name, tensor in self.tensors.items()}
+        begin, end = self.starts[row], self.starts[row + rows]
+        own = {name: tensor[begin:end] for name, tensor in self.tensors.items()}
         roles = [name.removeprefix("top_ids/") for name in own if name.startswith("top_ids/")]
         roles.sort(key=lambda role: role != "student")
         columns = {name: c.astype(np.float64) for name, c in own.items() if c.ndim == 1 and name != "ids"}
         tops = {role: (self.words(own[f"top_ids/{role}"]), own[f"top_probs/{role}"]) for role in roles}
-        return Tokens(self.pieces[row], with_ratios(columns), tops)
+        pieces = [piece for one in self.pieces[row : row + rows] for piece in one]
+        return Tokens(pieces, with_ratios(columns), tops)
 
     def words(self, ids: Array) -> list[list[str]]:
         return [[self.vocabulary.get(i, f"token {i}") for i in row] for row in ids.tolist()]

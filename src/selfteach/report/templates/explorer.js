@@ -45,7 +45,11 @@
   };
 
   const pieces = (rollout) => Array.from(places(rollout.pieces), (i) => data.words[i]);
-  const answer = (rollout) => (rollout.written ??= rollout.pieces === undefined ? text(rollout.answer) : pieces(rollout).join(""));
+  const replied = (rollout) => (rollout.turns ?? []).flatMap((turn) => turn.reply.map(([, said]) => text(said)));
+  const written = (rollout) => (rollout.pieces === undefined ? text(rollout.answer) : pieces(rollout).join(""));
+  const answer = (rollout) => (rollout.written ??= [written(rollout), ...replied(rollout)].join("\n"));
+  // The beginning of a text on one line; no character is cut in two.
+  const opening = (words) => Array.from(words.slice(0, 400).replace(/\s+/g, " ").trim()).slice(0, 160).join("");
 
   const verdict = (rollout) => {
     if (rollout.outcome === "right") return ["✓ right", "good"];
@@ -62,7 +66,8 @@
     if (rollout.reference !== undefined) add("reference", rollout.reference);
     if (rollout.reference !== undefined || rollout.claim !== undefined) add("read out", rollout.claim);
     const said = rollout.outcome === "right" ? [] : [text(rollout.why)];
-    if (rollout.feedback !== undefined) said.push(text(rollout.feedback));
+    // What an environment says last stands in its turn.
+    if (rollout.feedback !== undefined && !rollout.turns) said.push(text(rollout.feedback));
     if (said.length) parts.push(make("span", "soft", `${parts.length ? " · " : ""}${said.join(" ")}`));
     return parts;
   };
@@ -72,19 +77,24 @@
   class Viewer {
     constructor(onKeep, onClose) {
       this.root = document.getElementById("viewer").content.cloneNode(true).firstElementChild;
-      this.tokens = this.root.querySelector(".tokens");
+      this.said = this.root.querySelector(".said");
       this.detail = this.root.querySelector(".detail");
       this.slider = this.root.querySelector(".steps input");
       this.held = false;
       this.root.querySelector(".keep").addEventListener("click", () => onKeep(this));
       this.root.querySelector(".close").addEventListener("click", () => onClose(this));
       this.slider.addEventListener("input", () => this.show(this.versions[this.slider.value]));
-      this.tokens.addEventListener("pointerover", (event) => this.point(event));
-      this.tokens.addEventListener("click", (event) => this.hold(event));
-      this.tokens.addEventListener("keydown", (event) => this.key(event));
+      this.said.addEventListener("pointerover", (event) => this.point(event));
+      this.said.addEventListener("click", (event) => this.hold(event));
+      this.said.addEventListener("keydown", (event) => this.key(event));
+      this.all = this.root.querySelector(".all");
+      this.all.addEventListener("click", () => this.unfold(this.folds().some((fold) => !fold.open)));
+      this.said.addEventListener("toggle", () => this.nameAll(), true);
     }
 
     show(rollout) {
+      const kept = rollout.key === this.rollout?.key ? this.folds().filter((fold) => fold.open) : [];
+      const open = new Set(kept.map((fold) => fold.dataset.turn));
       this.rollout = rollout;
       const same = (other) =>
         other.run === rollout.run && other.key === rollout.key && other.problem === rollout.problem;
@@ -110,6 +120,10 @@
       this.held = false;
       this.place = null;
       this.choose(this.loudest());
+      const [first] = this.folds();
+      const loud = this.at(this.place)?.box.closest(".turn") ?? first;
+      this.folds().forEach((fold) => (fold.open = fold === loud || open.has(fold.dataset.turn)));
+      this.nameAll();
     }
 
     // What the slider moves along, and where it is: the steps at which the prompt was answered, the answers of a step.
@@ -123,15 +137,66 @@
 
     write() {
       const { rollout } = this;
-      this.spans = [];
-      if (rollout.pieces === undefined) {
-        this.tokens.replaceChildren(answer(rollout));
-        return;
-      }
-      this.pieces = pieces(rollout);
+      const bare = rollout.pieces === undefined;
+      this.pieces = bare ? [] : pieces(rollout);
       this.spans = this.pieces.map((piece) => make("span", "token", piece.replace(/\n/g, "↵\n") || "◌"));
-      this.tokens.replaceChildren(...this.spans);
+      this.boxes = [];
+      const parts = rollout.turns?.map((turn) => this.turn(turn)) ?? [
+        this.box("Tokens", 0, this.spans.length, bare ? [answer(rollout)] : this.spans),
+      ];
+      if (rollout.moreTurns) parts.push(make("p", "empty", `${number(rollout.moreTurns)} more turns are in samples.jsonl.`));
+      this.said.replaceChildren(...parts);
+      this.root.querySelector(".reading").classList.toggle("episode", rollout.turns !== undefined);
       this.shade();
+    }
+
+    // Tokens begin to end in a box of their own, which the arrow keys do not leave.
+    box(label, begin, end, content) {
+      const box = make("div", "tokens");
+      box.dir = "auto";
+      box.tabIndex = 0;
+      box.setAttribute("role", "group");
+      box.setAttribute("aria-label", `${label}; arrow keys move, Enter holds one, Escape lets go`);
+      box.append(...content);
+      this.boxes.push({ box, begin, end, label });
+      return box;
+    }
+
+    at(t) {
+      return this.boxes.find(({ begin, end }) => t !== null && t >= begin && t < end);
+    }
+
+    // A turn of an episode, folded: a line about it, its tokens, and what the environment answered.
+    turn(turn) {
+      const { begin = 0, end = 0 } = turn;
+      const words = turn.text === undefined ? this.pieces.slice(begin, end).join("") : text(turn.text);
+      const fold = make("details", "turn");
+      fold.dataset.turn = turn.number;
+      const line = make("summary");
+      const [beginning, facts] = [make("span", "words", opening(words) || "(nothing)"), make("span", "about")];
+      beginning.dir = "auto";
+      facts.append(...told(turn));
+      line.append(make("span", "number", `turn ${turn.number}`), beginning, facts);
+      fold.append(line);
+      if (turn.prompt !== undefined) fold.append(...readings(turn, "before this turn"));
+      const content = turn.text === undefined ? this.spans.slice(begin, end) : [text(turn.text)];
+      fold.append(this.box(`Tokens of turn ${turn.number}`, begin, end, content), ...turn.reply.map(reply));
+      return fold;
+    }
+
+    folds() {
+      return [...this.said.querySelectorAll(".turn")];
+    }
+
+    unfold(open) {
+      this.folds().forEach((fold) => (fold.open = open));
+      this.nameAll();
+    }
+
+    nameAll() {
+      const folds = this.folds();
+      this.all.hidden = folds.length < 2;
+      this.all.textContent = folds.some((fold) => !fold.open) ? "Open all turns" : "Fold all turns";
     }
 
     shade() {
@@ -151,11 +216,9 @@
     // The token that says most under the chosen column: where the eye should begin.
     loudest() {
       const value = column(this.rollout, control("column").value);
-      let best = this.spans.length ? 0 : null;
-      this.spans.forEach((_, t) => {
-        if (Math.abs(value(t)) > Math.abs(value(best))) best = t;
-      });
-      return best;
+      const loud = (t) => (Number.isNaN(value(t)) ? -1 : Math.abs(value(t)));
+      const shown = this.boxes.flatMap(({ begin, end }) => this.spans.map((_, t) => t).slice(begin, end));
+      return shown.reduce((best, t) => (best === null || loud(t) > loud(best) ? t : best), null);
     }
 
     point(event) {
@@ -171,23 +234,25 @@
     }
 
     key(event) {
-      if (!this.spans.length) return;
-      const last = this.spans.length - 1;
-      const moves = { ArrowLeft: this.place - 1, ArrowRight: this.place + 1, Home: 0, End: last };
+      const own = this.boxes.find(({ box }) => box === event.target);
+      if (!own || own.begin >= own.end || !this.spans.length) return;
+      const { begin, end } = own;
+      const inside = this.at(this.place) === own;
+      const moves = { ArrowLeft: inside ? this.place - 1 : begin, ArrowRight: inside ? this.place + 1 : begin, Home: begin, End: end - 1 };
       if (event.key === "Escape") this.held = false;
       if (event.key === "Enter") this.held = !this.held;
       if (!(event.key in moves)) {
-        this.tokens.classList.toggle("held", this.held);
+        this.said.classList.toggle("held", this.held);
         return;
       }
       event.preventDefault();
       this.held = true;
-      this.choose(Math.min(last, Math.max(0, moves[event.key])));
+      this.choose(Math.min(end - 1, Math.max(begin, moves[event.key])));
       this.spans[this.place].scrollIntoView({ block: "nearest" });
     }
 
     choose(t) {
-      this.tokens.classList.toggle("held", this.held);
+      this.said.classList.toggle("held", this.held);
       this.spans[this.place]?.classList.remove("chosen");
       this.place = t;
       if (t === null) {
@@ -196,7 +261,9 @@
       }
       this.spans[t].classList.add("chosen");
       const name = make("p", "chosen-token");
-      name.append(make("code", "", spelled(this.pieces[t])), make("span", "soft", ` token ${t + 1} of ${this.spans.length}`));
+      const { begin, end } = this.at(t);
+      const which = this.rollout.turns ? ` of turn ${this.rollout.turns[this.boxes.indexOf(this.at(t))].number}` : "";
+      name.append(make("code", "", spelled(this.pieces[t])), make("span", "soft", ` token ${t - begin + 1} of ${end - begin}${which}`));
       this.detail.replaceChildren(name, this.tops(t), this.values(t));
     }
 
@@ -236,21 +303,44 @@
     }
 
     prompts() {
-      const read = [["student", this.rollout.prompt], ...this.rollout.readers];
-      const open = new Set([...this.root.querySelectorAll(".readers details[open]")].map((one) => one.dataset.reader));
-      const folds = read.map(([name, prompt]) => {
-        if (prompt === null) return make("p", "empty", `${name} had nothing to see here.`);
-        const fold = make("details");
-        fold.dataset.reader = name;
-        fold.open = open.has(name);
-        const body = make("pre", "", text(prompt));
-        body.dir = "auto";
-        fold.append(make("summary", "", `What ${name === "student" ? "the student" : name} reads`), body);
-        return fold;
-      });
-      this.root.querySelector(".readers").replaceChildren(...folds);
+      const box = this.root.querySelector(".readers");
+      const open = new Set([...box.querySelectorAll("details[open]")].map((one) => one.dataset.reader));
+      box.replaceChildren(...readings(this.rollout, "", open));
     }
   }
+
+  // What the student and each teacher read before an answer, or before a turn that does not extend those before it.
+  const readings = ({ prompt, readers }, when, open = new Set()) =>
+    [["student", prompt], ...readers].map(([name, read]) => {
+      if (read === null) return make("p", "empty", `${name} had nothing to see here.`);
+      const fold = make("details");
+      fold.dataset.reader = name;
+      fold.open = open.has(name);
+      const body = make("pre", "", text(read));
+      body.dir = "auto";
+      fold.append(make("summary", "", `What ${name === "student" ? "the student" : name} reads ${when}`.trim()), body);
+      return fold;
+    });
+
+  // What is known of a turn besides its words.
+  const told = (turn) => {
+    const parts = [];
+    if (turn.author !== "student") parts.push(make("span", "", `by ${turn.author}`));
+    if (!turn.trains) parts.push(make("span", "", "not trained on"));
+    if (turn.illegal) parts.push(make("span", "bad", "illegal"));
+    if (turn.reward !== null) parts.push(make("span", "", `reward ${number(turn.reward)}`));
+    for (const [name, mean] of turn.means) parts.push(make("span", "", `${name} ${number(mean)} nats`));
+    return parts;
+  };
+
+  // What somebody else than the policy said.
+  const reply = ([who, said]) => {
+    const box = make("div", "reply");
+    const body = make("pre", "", text(said) || "(nothing)");
+    body.dir = "auto";
+    box.append(make("span", "by", who), body);
+    return box;
+  };
 
   const bar = (word, p, written) => {
     const item = make("li", written ? "written" : "");
@@ -263,7 +353,8 @@
     const facts = [rollout.phase === "probe" ? "probe" : "in training", `step ${number(rollout.step)}`];
     if (data.runs.length > 1) facts.unshift(data.runs[rollout.run]);
     if (rollout.length !== null) facts.push(`${number(rollout.length)} tokens`);
-    if (rollout.cutOff) facts.push("cut off");
+    if (rollout.turns) facts.splice(-1, 0, rollout.turns.length === 1 ? "1 turn" : `${number(rollout.turns.length + rollout.moreTurns)} turns`);
+    if (rollout.cutOff && !rollout.turns) facts.push("cut off");
     return facts.join(" · ");
   };
 

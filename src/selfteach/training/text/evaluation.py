@@ -21,6 +21,7 @@ from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import gather_rows, processes
 from selfteach.training.text.estimates import number_scores
 from selfteach.training.text.playing import Player, has_room
+from selfteach.training.text.turns import Turn, turns_by_row
 from selfteach.training.text.written import own_ids
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ HEADLINE = "held-out accuracy"
 
 @dataclass(frozen=True)
 class Answered:
-    """One sampled answer to a held-out problem."""
+    """One sampled answer to a held-out problem; ``turns``: those of an episode."""
 
     example: Example
     prompt_ids: list[int]
@@ -40,6 +41,7 @@ class Answered:
     text: str
     finished: bool
     grade: Grade
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,13 @@ def episodes_of(
 ) -> list[tuple[int, Answered]]:
     """(number of the problem, one graded episode) for each that is asked."""
     played = play_asked(asked, sampler, task, sampling, batch_size, thinking, max_turns)
+    turns = turns_by_row(played, sampler.policy.renderer)
     return [
         (
             each.number,
-            Answered(each.example, each.prompt_ids, own_ids(one), one.text, one.finished, one.grade),
+            Answered(each.example, each.prompt_ids, own_ids(one), one.text, one.finished, one.grade, own),
         )
-        for each, one in zip(asked, played, strict=True)
+        for each, one, own in zip(asked, played, turns, strict=True)
         if one.grade is not None
     ]
 

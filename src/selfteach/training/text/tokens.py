@@ -8,7 +8,8 @@ distributions are read after the step's update; weights, losses and advantages a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,7 @@ from selfteach.training.text.batching import rows_of
 from selfteach.training.text.contexts import Context
 from selfteach.training.text.evaluation import Answered, Asked, play_asked
 from selfteach.training.text.metrics import gap
+from selfteach.training.text.turns import Turn, rollouts, turns_by_row
 from selfteach.training.text.update import TextBatch
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def samples(learner: TextLearner, batch: TextBatch | None, phase: str) -> Iterat
 class Look:
     """Rows (the first ``trained`` are the step's, the rest probes), what each role read, and the columns.
 
+    ``turns`` of each row, () where it is one answer; ``rollouts``: the number of the rollout that each row belongs to.
     ``columns``: tensors over all L tokens of the rows in order, [L] or [L, 5], and lists of texts
     (names and units: docs/report.md).
     """
@@ -77,15 +80,20 @@ class Look:
     contexts: dict[str, Context]
     trained: int
     columns: dict[str, Any]
+    turns: list[tuple[Turn, ...]]
+    rollouts: list[int]
 
 
 @torch.no_grad()
 def look(learner: TextLearner, batch: TextBatch | None) -> Look:
     """Read the tokens of ``batch`` (None: before training, probes only). Every process must take part."""
+    few = [] if batch is None else rollouts(batch.rows)[: learner.config.bookkeeping.token_rollouts]
+    parts = [*few, *rollouts(probes(learner))]
+    turns = [each for part in parts for each in turns_by_row(part, learner.policy.renderer)]
     # Marks and numbers are the step's business.
-    shown = [] if batch is None else [replace(one, marks={}, numbers={}) for one in batch.rows]
-    shown = shown[: learner.config.bookkeeping.token_rollouts]
-    probed = probes(learner)
+    shown, probed = (
+        [replace(one, marks={}, numbers={}) for one in chain(*some)] for some in (few, parts[len(few) :])
+    )
     roles = learner.recipe.active(learner.step) if batch is None else list(batch.contexts)
     read = probe_contexts(learner, roles, probed)
     if batch is not None:
@@ -95,7 +103,8 @@ def look(learner: TextLearner, batch: TextBatch | None) -> Look:
     columns = scores(scoring, learner.recipe.temperature) if rows else {}
     if batch is not None:
         columns |= term_columns(batch, len(shown), sum(len(one.ids) for one in probed))
-    return Look(rows, read, len(shown), {**columns, **texts(learner.policy.renderer, rows, columns)})
+    columns |= texts(learner.policy.renderer, rows, columns)
+    return Look(rows, read, len(shown), columns, turns, [i for i, part in enumerate(parts) for _ in part])
 
 
 def joined(step: Context, probed: Context, count: int) -> Context:
@@ -150,8 +159,7 @@ def episodes(
         asked, LocalSampler(learner.policy), learner.task, sampling, learner.config.bookkeeping.sample_batch,
         recipe.student_thinking, recipe.rollouts.max_turns,
     )  # fmt: skip
-    numbered = [replace(one, group=-1 - i, marks={}, numbers={}) for i, one in enumerate(played)]
-    return rows_of(numbered)
+    return rows_of([replace(one, group=-1 - i) for i, one in enumerate(played)])
 
 
 def probe_contexts(
@@ -292,13 +300,15 @@ def answer_row(one: Answered, renderer: Renderer) -> dict[str, Any]:
         "problem": one.example.problem,
         "prompt": renderer.show(one.prompt_ids),
         **answered(one),
+        **turn_rows(one.turns),
     }
 
 
 def rollout_rows(seen: Look, renderer: Renderer) -> Iterator[tuple[str, dict[str, Any]]]:
     """(key, row) of each row of a look, with every rendered prompt; ``row`` is its place in tokens/step-N.
 
-    ``phase`` is "train" for the step's own, "probe" for greedy answers to held-out problems.
+    ``phase`` is "train" for the step's own, "probe" for greedy answers to held-out problems; ``rollout`` is shared by
+    the rows of one, where its turns do not extend one another.
     """
     for i, one in enumerate(seen.rows):
         yield (
@@ -312,8 +322,15 @@ def rollout_rows(seen: Look, renderer: Renderer) -> Iterator[tuple[str, dict[str
                     name: renderer.show(read.prompts[i] or []) for name, read in seen.contexts.items()
                 },
                 **answered(one),
+                **({"rollout": seen.rollouts[i]} if seen.rollouts.count(seen.rollouts[i]) > 1 else {}),
+                **turn_rows(seen.turns[i]),
             },
         )
+
+
+def turn_rows(turns: Sequence[Turn]) -> dict[str, Any]:
+    """``turns`` of a row, which one that is a single answer lacks."""
+    return {"turns": [asdict(one) for one in turns]} if turns else {}
 
 
 def answered(one: Answered | Trajectory) -> dict[str, Any]:
