@@ -147,9 +147,9 @@ def test_tags_that_a_template_knows_stay_text():
 
 
 def test_a_template_that_leaves_out_what_follows_a_turn_is_named():
-    quiet = CHATML.replace("for message in messages", "for message in messages if message.role != 'tool'")
-    with pytest.raises(UserError, match=r"leaves out the tool message that follows a turn \('.*'\)"):
-        chat_with(quiet).following_ids(TOOL)
+    quiet = CHATML.replace("for message in messages", "for message in messages if message.role != 'critic'")
+    with pytest.raises(UserError, match=r"leaves out the critic message that follows a turn \('no'\)"):
+        chat_with(quiet).following_ids([{"role": "critic", "content": "no"}])
 
 
 def test_a_tokenizer_without_template_gets_the_plain_one_and_says_so():
@@ -208,9 +208,10 @@ STRIPS = (  # shows thoughts of the last turn only, as reasoning models' templat
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
 )
 TRIMS = CHATML.replace("message.content +", "(message.content | trim) +")
-NO_TOOLS = CHATML.replace(
+NO_CRITICS = CHATML.replace(
     "{{ '<|im_start|>' + message.role",
-    "{%- if message.role == 'tool' -%}{{ raise_exception('no tools') }}{%- endif -%}{{ '<|im_start|>' + message.role",
+    "{%- if message.role == 'critic' -%}{{ raise_exception('no critics') }}{%- endif -%}"
+    "{{ '<|im_start|>' + message.role",
 )
 TOOL: list[Message] = [{"role": "tool", "content": "It is 4."}]
 
@@ -274,9 +275,9 @@ def test_whether_turns_extend_one_another_is_read_off_the_template(template, rep
     assert chat_with(template).extends(QUESTION, reply, TOOL, thinking) is extends
 
 
-def test_a_template_that_refuses_tools_is_named_with_the_roles():
-    with pytest.raises(UserError, match=r"\[user, assistant, tool\]: no tools"):
-        chat_with(NO_TOOLS).following_ids(TOOL)
+def test_a_template_that_refuses_a_role_is_named_with_the_roles():
+    with pytest.raises(UserError, match=r"\[user, assistant, critic\]: no critics"):
+        chat_with(NO_CRITICS).following_ids([{"role": "critic", "content": "no"}])
 
 
 def test_a_template_without_an_end_of_turn_cannot_go_on():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -12,8 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from selfteach.errors import UserError
 from selfteach.outside import blamed, read_text
 from selfteach.policy.templates import LONGEST, TemplateFault, rendered
+from selfteach.policy.tool_messages import WORD, Knows, as_data, has_tools
 from selfteach.policy.wording import left_out, quoted
 from selfteach.task.example import Message
+from selfteach.task.tool_calls import MARKS
 
 PLAIN = (
     "{%- for message in messages -%}"
@@ -93,6 +95,11 @@ class ChatRenderer:
         self._spelled_out = spelled_out(self._control)
         self.end_of_turn, ends = self._end_of_turn()
         self._spelled_out = spelled_out({**self._control, **ends})
+        added = [one.content for one in tokenizer.added_tokens_decoder.values()]
+        self._any_added = spelled_out(
+            {*self._control, *ends, *(one for one in added if len(one.strip()) > 1)}
+        )
+        self._marks = {token: self._control[token] for token in MARKS if token in self._control}
         stops = (*stop_ids, tokenizer.eos_token_id, self.end_of_turn)
         self.stop_ids: frozenset[int] = frozenset(token for token in stops if token is not None)
         if not self.stop_ids:
@@ -127,7 +134,9 @@ class ChatRenderer:
         whole = self._render([_PROBE, {"role": "assistant", "content": text}], thinking, generation=False)
         begin = prompt if whole.startswith(prompt) else _EMPTY_THOUGHT.sub("", prompt)
         completion = whole.removeprefix(begin)
-        if not whole.startswith(begin) or self._defused(text).strip() not in completion:
+        # Calls that the template is handed as data are written anew.
+        as_it_is = any(mark in text for mark in self._marks) or self._defused(text).strip() in completion
+        if not whole.startswith(begin) or not as_it_is:
             raise UserError(
                 "The chat template does not render a reply as the continuation of its own prompt (which ends "
                 f"in {prompt[-20:]!r}; the conversation ends in {whole[-40:]!r}): give another chat_template."
@@ -171,17 +180,24 @@ class ChatRenderer:
         after = self._after_reply(messages, thinking)
         if after is None:
             return False
-        expected = self._prompt(before, thinking) + self._defused(reply) + after
+        begun = self._prompt(before, thinking)
+        # Control tokens stand in a text only where the template itself wrote them, from calls that it got as data.
+        expected = {begun + self._defused(reply) + after, begun + reply + after}
         # Some templates put the space themselves that a model writes first (``Assistant: 4``).
         return any(
             self._prompt([*before, {"role": "assistant", "content": content}, *messages], thinking)
-            == expected
+            in expected
             for content in {reply, reply.strip()}
         )
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of ``ids`` without special tokens: what a verifier or a reader is given."""
-        return self._decode([token for token in ids if token != self.end_of_turn], skip=True)
+        """The text of ``ids`` without special tokens, but those that call a tool: what a verifier, an environment or a
+        reader is given."""
+        said = [token for token in ids if token != self.end_of_turn]
+        if not any(token in said for token in self._marks.values()):
+            return self._decode(said, skip=True)
+        silent = set(self._control.values()) - set(self._marks.values())
+        return self._decode([token for token in said if token not in silent], skip=False)
 
     def show(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` with special tokens: what the model really sees."""
@@ -229,18 +245,40 @@ class ChatRenderer:
 
     def _render(self, messages: Sequence[Message], thinking: bool | None, *, generation: bool) -> str:
         switch: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
+        told: list[dict[str, Any]] = [{**one} for one in messages]
+        tools: list[Any] | None = None
+        if has_tools(messages):
+            safe = [self._without_tokens(one) if one["role"] == "tool" else one for one in messages]
+            told, tools = as_data(safe, self._knows, self._control)
         try:
             return rendered(
                 self.template,
-                [{"role": m["role"], "content": self._defused(m["content"])} for m in messages],
+                self._all_defused(told),
                 generation,
-                {**self.tokenizer.special_tokens_map, **switch},
+                {
+                    **self.tokenizer.special_tokens_map,
+                    **switch,
+                    **({"tools": self._all_defused(tools)} if tools else {}),
+                },
             )
         except TemplateFault as problem:
             roles = ", ".join(message["role"] for message in messages)
             raise UserError(
                 f"{self._named} refuses a conversation of the roles [{roles}]: {problem}"
             ) from None
+
+    @cached_property
+    def _knows(self) -> Knows:
+        """What of tools the template renders, tried out."""
+
+        def shows(messages: list[dict[str, Any]], tools: list[Any] | None) -> bool:
+            named = {**self.tokenizer.special_tokens_map, **({"tools": tools} if tools else {})}
+            try:
+                return WORD in rendered(self.template, messages, True, named)
+            except TemplateFault:
+                return False
+
+        return Knows.of(self.template, shows)
 
     def _end_of_turn(self) -> tuple[int | None, dict[str, int]]:
         """The first control token after the assistant's words, and it by its text: base models' templates often end a
@@ -259,7 +297,21 @@ class ChatRenderer:
         return end, {} if end is None else {known[end]: end}
 
     def _defused(self, text: str) -> str:
-        return self._spelled_out.sub(lambda match: match[0][0] + " " + match[0][1:], text)
+        return self._spelled_out.sub(_broken_up, text)
+
+    def _all_defused(self, value: Any) -> Any:
+        """A value of lists and tables with every text in it defused."""
+        if isinstance(value, str):
+            return self._defused(value)
+        if isinstance(value, list):
+            return [self._all_defused(one) for one in value]
+        if isinstance(value, dict):
+            return {self._defused(key): self._all_defused(one) for key, one in value.items()}
+        return value
+
+    def _without_tokens(self, message: Message) -> Message:
+        content = self._any_added.sub(_broken_up, message["content"])
+        return Message(role=message["role"], content=content)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
@@ -268,6 +320,10 @@ class ChatRenderer:
         return str(
             self.tokenizer.decode(list(ids), skip_special_tokens=skip, clean_up_tokenization_spaces=False)
         )
+
+
+def _broken_up(token: re.Match[str]) -> str:
+    return f"{token[0][0]} {token[0][1:]}"
 
 
 def _content(messages: Sequence[Message]) -> Conversation:

@@ -40,10 +40,10 @@ def worker() -> TimedWorker:
 
 
 def rendered(
-    template: str, messages: Sequence[Mapping[str, str]], generation: bool, named: Mapping[str, Any]
+    template: str, messages: Sequence[Mapping[str, Any]], generation: bool, named: Mapping[str, Any]
 ) -> str:
     """What ``template`` makes of a conversation; ``named`` are the variables it may read beside (special tokens,
-    switches).
+    switches, tools).
 
     Raises TemplateFault where it raises, has an error, takes longer than ``SECONDS`` or makes far more text than it was
     given; UserError where no process for it can be started.
@@ -96,7 +96,7 @@ class Stopped(datetime):
         return cls(NOW.year, NOW.month, NOW.day, tzinfo=tz)
 
 
-def render(template: str, messages: list[dict[str, str]], generation: bool, named: dict[str, Any]) -> str:
+def render(template: str, messages: list[dict[str, Any]], generation: bool, named: dict[str, Any]) -> str:
     """The conversation as transformers renders it, but for clock and chance: what is trained today must be read alike
     tomorrow. Called in the worker."""
     from transformers.utils.chat_template_utils import render_jinja_template

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from selfteach.policy.tool_messages import told_words
 from selfteach.task.example import Message
 
 if TYPE_CHECKING:
@@ -18,10 +19,14 @@ QUOTED = 60
 
 def left_out(messages: Sequence[Message], shown: str, renderer: Renderer) -> list[Message]:
     """Messages whose content is not in the text ``shown``, each place counted once: a sentence that two say must be
-    there twice. White space, case and escapes are the template's affair, and thoughts of earlier turns too."""
+    there twice. White space, case and escapes are the template's affair, and thoughts of earlier turns too. Of tools,
+    and of calls in control tokens, the names count."""
     left, lost = squeezed(shown), []
-    for message in sorted(messages, key=lambda one: -len(one["content"])):
-        found = next((one for one in spellings(message, renderer) if one in left), None)
+    wanted = [
+        (one, Message(role=one["role"], content=words)) for one in messages for words in told_words(one)
+    ]
+    for message, said in sorted(wanted, key=lambda one: -len(one[1]["content"])):
+        found = next((one for one in spellings(said, renderer) if one in left), None)
         if found is None:
             lost.append(message)
         elif found:

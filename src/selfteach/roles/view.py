@@ -103,7 +103,8 @@ class Prefix:
     def __call__(
         self, trajectory: Trajectory, group: Sequence[Trajectory], wording: Mapping[str, str]
     ) -> Messages:
-        return (*self.turns, *trajectory.example.prompt)
+        tools, rest = tools_apart(trajectory.example.prompt)
+        return (*tools, *self.turns, *rest)
 
 
 def revealed(example: Example, template: str, **more: str) -> Messages | None:
@@ -135,10 +136,16 @@ def filled(example: Example, template: str, **more: str) -> str | None:
 
 def in_system(example: Example, text: str) -> Messages:
     """The example's conversation with ``text`` at the beginning of its system prompt."""
-    first, rest = example.prompt[0], example.prompt[1:]
-    if first["role"] != "system":
-        return (Message(role="system", content=text), *example.prompt)
-    return (Message(role="system", content=f"{text}\n\n{first['content']}"), *rest)
+    tools, said = tools_apart(example.prompt)
+    if not said or said[0]["role"] != "system":
+        return (*tools, Message(role="system", content=text), *said)
+    return (*tools, Message(role="system", content=f"{text}\n\n{said[0]['content']}"), *said[1:])
+
+
+def tools_apart(prompt: Messages) -> tuple[Messages, Messages]:
+    """(the message that announces tools, which stays the first of a conversation, if there is one; the others)."""
+    first = int(bool(prompt) and prompt[0]["role"] == "tools")
+    return prompt[:first], prompt[first:]
 
 
 def begun(example: Example, reply: str) -> Messages:
