@@ -56,6 +56,8 @@ KNOBS: list[tuple[str, dict[str, Any]]] = [
     ("selfci", {"loss": "sampled", "disallow_weight": 0.2}),
     ("rltf", {"revision_ratio": "token", "critique_weight": 0.1}),
     ("caopd", {"alpha": 0.5, "skip": 0}),
+    ("tcod", {"loss": "forward-kl"}),
+    ("mad-opd", {"teacher_top_k": 3, "mean_over": "tokens"}),
 ]
 """Forms of the losses that no preset has."""
 CASES = golden.different_cases()

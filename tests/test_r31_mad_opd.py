@@ -17,7 +17,7 @@ from guessing import GuessingTask
 from selfteach.errors import UserError
 from selfteach.objective.divergence import ReverseKL
 from selfteach.recipes import recipe_named, with_knobs
-from selfteach.recipes.debate import confidence
+from selfteach.recipes.debate import UNSTATED, confidence
 from selfteach.recipes.r31_mad_opd import MADOPD, repetition, weights
 from selfteach.recipes.tools import Prompt
 from selfteach.roles.told import Told
@@ -72,16 +72,18 @@ def test_the_loss_is_the_weighted_sum_of_the_teachers_divergences(beta: float) -
 
 
 def test_confidences_become_weights() -> None:
-    pairs = [(100, 0, 0.7311), (0, 100, 0.2689), (40, 40, 0.5), (math.nan, 90, 0.5), (10, math.nan, 0.5)]
+    pairs = [(100, 0, 0.7311), (0, 100, 0.2689), (40, 40, 0.5), (UNSTATED, 90, 0.5), (10, UNSTATED, 0.5)]
     sure = torch.tensor([[a, b] for a, b, _ in pairs], dtype=torch.float64).T
     found = weights(sure, 1.0)
     np.testing.assert_allclose(found[0], [first for *_, first in pairs], atol=5e-5)
     np.testing.assert_allclose(found.sum(0), 1, atol=ROUND)
+    with pytest.raises(ValueError, match="confidence is nan"):
+        weights(sure * math.nan, 1.0)
     assert weights(sure[:, :1], 0.1)[0] == pytest.approx(1 / (1 + math.exp(-10)))
 
 
 def test_a_missing_confidence_makes_all_weigh_alike() -> None:
-    made = given(A=[90, math.nan, math.nan, 10, 20, 30], B=[90, 100, math.nan, 10, 20, 30])
+    made = given(A=[90, UNSTATED, UNSTATED, 10, 20, 30], B=[90, 100, UNSTATED, 10, 20, 30])
     equal = evaluate("mad-opd", made, overrides={"weighting": "equal"})
     out = evaluate("mad-opd", made)
     np.testing.assert_allclose(out["grad"], equal["grad"], atol=1e-15)
@@ -169,7 +171,7 @@ def test_a_teachers_likeliest_tokens_are_rescaled_on_both_sides() -> None:
     ],
 )  # fmt: skip
 def test_a_confidence_is_read_from_its_tag_alone(text: str, sure: int | None) -> None:
-    assert confidence(text) == sure if sure is not None else math.isnan(confidence(text))
+    assert confidence(text) == (UNSTATED if sure is None else sure)
 
 
 def test_the_share_of_repeated_three_grams() -> None:
@@ -231,7 +233,7 @@ def test_experts_answer_blind_then_read_one_another_and_say_how_sure_they_are() 
     assert ["CONFIDENCE=N" in words for _, words in tools.shown] == [False, False, True, True]
     for one in rows:
         assert one.numbers["confidence-A"] == 90
-        assert math.isnan(one.numbers["confidence-B"])  # type: ignore[arg-type]
+        assert one.numbers["confidence-B"] == UNSTATED
         transcript = one.example.private["transcript"]
         assert transcript.splitlines()[-2:] == [
             "Expert A, round 2: a2 <<CONFIDENCE=90>>",

@@ -227,6 +227,14 @@ def test_the_first_token_of_a_trajectory_is_that_of_its_earliest_turn() -> None:
     )
 
 
+def test_the_first_row_of_a_trajectory_stands_for_it() -> None:
+    stats = statistics(replace(BARE, trajectory=torch.tensor([7, 2, 7, 2])))
+    assert stats.first_rows.tolist() == [True, True, False, False]
+    assert statistics(rows=torch.tensor([True, False, True, True])).first_rows.all()
+    empty = Columns(IDS[:, :0], MASK[:, :0], precision=torch.float64)
+    assert statistics(empty, {"student": LOGITS["student"][:, :0]}).first_rows.tolist() == [True] * ROWS
+
+
 def test_a_trajectorys_sum_is_over_its_rows() -> None:
     values = torch.tensor([1.0, 2, 4, 8])
     stats = statistics(replace(BARE, trajectory=torch.tensor([7, 2, 3, 7])))

@@ -137,7 +137,7 @@ class Statistics:
         """[N] the first row of each trajectory; each row where none has several."""
         number = self.columns.trajectory
         if number is None:
-            return torch.ones(len(self.columns.mask), dtype=torch.bool, device=self.columns.mask.device)
+            return torch.ones_like(self.rows)
         return self._first_row_of(number) == torch.arange(len(number), device=number.device)
 
     def by_trajectory(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:

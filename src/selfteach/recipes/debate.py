@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -22,6 +21,8 @@ SHOWN = (
     "You are expert {expert} of this panel. Answer as the debate has taught you, without a word about it."
 )
 ASK = "\nEnd with <<CONFIDENCE=N>>, where N from 0 to 100 says how sure you are."
+UNSTATED = -1.0
+"""The confidence of one who names none."""
 TAG = re.compile(r"<<CONFIDENCE=(\d{1,3})>>", re.ASCII)
 
 
@@ -49,7 +50,7 @@ class Debate:
     ) -> list[Trajectory]:
         """Each row with the field ``transcript``, of the debate of what stood before it, which none of these experts
         (role → letter) has seen an answer to; held once where several rows share it. ``rated``: with the numbers
-        ``confidence-LETTER`` that they state in the last round, 0 to 100, NaN of one that does not."""
+        ``confidence-LETTER`` that they state in the last round, 0 to 100, ``UNSTATED`` of one that does not."""
         states = {(one.group, *one.prompt_ids): unanswered(one) for one in rows}
         for number in range(self.rounds):
             template = self.revise_template if number else self.debate_template
@@ -92,6 +93,6 @@ def heard(one: Trajectory, words: Mapping[str, str], number: int, rated: bool) -
 
 
 def confidence(text: str) -> float:
-    """N of the last <<CONFIDENCE=N>> in a text, 0 to 100; NaN where there is none, or a larger one."""
+    """N of the last <<CONFIDENCE=N>> in a text, 0 to 100; ``UNSTATED`` where there is none, or a larger one."""
     said = [int(number) for number in TAG.findall(text)]
-    return float(said[-1]) if said and said[-1] <= 100 else math.nan
+    return float(said[-1]) if said and said[-1] <= 100 else UNSTATED

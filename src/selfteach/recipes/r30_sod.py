@@ -44,8 +44,8 @@ class SOD(GRPO):
     }
 
     rollouts: Rollouts = Rollouts(per_prompt=16, max_tokens=2048, max_turns=16)
-    optimization: Optimization = Optimization(lr=1e-6, prompts=64, minibatches=4, steps=120)
-    grpo: GRPOSettings = GRPOSettings(clip_high=0.28, advantage_eps=1e-6)
+    optimization: Optimization = Optimization(lr=1e-6, prompts=64, steps=120)
+    grpo: GRPOSettings = GRPOSettings(clip_high=0.28)
     kl: NonNegativeFloat = 0.0
     """Coefficient of the KL to the initial policy (0, as in the paper: no reference is scored)."""
     mean_over: Literal["sequences", "tokens", "constant"] = "tokens"

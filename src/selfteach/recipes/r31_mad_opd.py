@@ -127,8 +127,11 @@ class MADOPD(Recipe):
 
 
 def weights(sure: Float[Tensor, "K N"], tau: float) -> Float[Tensor, "K N"]:
-    """[K, N] softmax over K of N/100/τ; 1/K where any of a row's K confidences is NaN."""
-    known = ~sure.isnan().any(dim=0)
+    """[K, N] softmax over K of N/100/τ; 1/K where any of a row's K confidences was not stated (below 0). ValueError if
+    one is NaN or infinite."""
+    if not sure.isfinite().all():
+        raise ValueError(f"a teacher's confidence is {float(sure[~sure.isfinite()][0])} at some row")
+    known = (sure >= 0).all(dim=0)
     return (torch.where(known, sure, 0.0) / 100 / tau).softmax(dim=0)
 
 

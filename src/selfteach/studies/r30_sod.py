@@ -16,7 +16,6 @@ LAPTOP = Laptop(
         "per_prompt": 8,
         "steps": 150,
         "prompts": 8,
-        "minibatches": 1,
     },
 )
 
