@@ -1,7 +1,8 @@
 """A task with tools: the policy calls a calculator, reads what it gives, and answers.
 
-selfteach train sft  --task examples/calculator_tool.py:make --model arena:tutor --out runs/taught
-selfteach train grpo --task examples/calculator_tool.py:make --model runs/taught/model
+selfteach train sft  --task examples/calculator_tool.py:make --model arena:tutor --out runs/taught \\
+    --lr 2e-3 --max-tokens 16
+selfteach train grpo --task examples/calculator_tool.py:make --model runs/taught/model --max-tokens 16
 selfteach train grpo --task examples/calculator_tool.py:told --model Qwen/Qwen2.5-0.5B-Instruct
 
 The first teaches a tiny model, which never saw a call, to write ``mul(37,48)`` and then ``#1776``; the second goes on

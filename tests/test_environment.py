@@ -101,11 +101,11 @@ def test_an_episode_ends_for_want_of_turns_or_room(model: str, tmp_path: Path) -
     tools = learner.writing.tools(0)
     (one,) = tools.play(learner.writing.drawn(1, 0), max_turns=1)
     assert one.grade is not None
-    assert one.grade.numbers["out_of_turns"] == float(not one.finished)
+    assert one.grade.numbers["out_of_turns"] == float(one.grade.reward < 1)
     player = replace(tools.player(learner.task.environment), room=lambda one: len(one.ids) < 3)
     (short,) = player.play([tools.started(one) for one in learner.writing.drawn(1, 0)], 4)
     assert short.grade is not None
-    assert short.grade.numbers["out_of_room"] == float(not short.finished)
+    assert short.grade.numbers["out_of_room"] == float(short.grade.reward < 1) == float(not short.finished)
     assert short.grade.numbers["turns"] == 1
 
 

@@ -99,7 +99,8 @@ def test_a_template_that_says_everything_somewhere_loses_nothing(
         ((SYSTEM, USER), ["system"]),
         ((("system", "What is 1"), USER), ["system"]),
         ((("system", USER[1]), USER), ["user"]),
-        ((USER, ("tool", "42"), USER), ["tool"]),
+        ((USER, ("critic", "42"), USER), ["critic"]),
+        ((USER, ("tool", "42"), USER), []),  # it is told as the user's
     ],
 )
 def test_words_that_a_template_leaves_out_are_missed(

@@ -102,12 +102,13 @@ class Tools(Protocol):
         opening: Sequence[Sequence[str]] | None = None,
     ) -> list[Trajectory]:
         """``n`` episodes of each in the task's environment, graded by the sum of their turns' rewards: the role writes
-        a turn, the environment answers it, until it is done, ``max_turns`` are written (None: the recipe's) or the
-        model's window has no room for another. Where the task has no environment, ``sample``.
+        a turn, the environment answers it, until it is done, ``max_turns`` are written (None: the recipe's), the task's
+        own limit is met (turns of ``opening`` count there), or the model's window has no room for another. Where the
+        task has no environment, ``sample``.
 
-        The number ``turn_reward`` is each token's turn's reward; ``turns``, ``out_of_turns``, ``out_of_room``,
-        ``illegal`` (turns that were no legal action) and ``environment_failed`` are numbers of the row. A trajectory is
-        played on where it stands, behind an environment's answer. ``opening``: turns of each that are given (an
+        The numbers ``turn_reward`` and ``turn_illegal`` (1: no legal action) are each token's turn's; ``turns``,
+        ``out_of_turns``, ``out_of_room``, ``illegal`` and ``environment_failed`` are numbers of the row. A trajectory
+        is played on where it stands, behind an environment's answer. ``opening``: turns of each that are given (an
         expert's actions), played first and not trained on. An environment that raises ends its episode, with what was
         earned; UserError if more than half of them do.
         """

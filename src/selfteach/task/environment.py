@@ -67,7 +67,7 @@ def turns_of(example: Example, field: str) -> list[str]:
         turns = None
     if not isinstance(turns, list) or not all(isinstance(one, str) for one in turns):
         raise UserError(
-            f"example {example.key}: {field!r} must be a JSON list of an expert's turns, for the task is an environment"
+            f"example {example.key}: {field!r} must be a JSON list of texts, an expert's turns in an environment"
         )
     return turns
 

@@ -146,6 +146,9 @@ class TimedWorker:
         # It is nobody's from here on: whoever interrupts this is not left with a worker that is about to die.
         process, self._process = self._process, None
         if process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                # What it has started itself goes with it: it leads a session of its own.
+                os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             process.wait()
             assert process.stdin is not None

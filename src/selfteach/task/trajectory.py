@@ -13,6 +13,9 @@ from selfteach.task.annotation import Annotation
 from selfteach.task.example import Example, Grade, Message
 from selfteach.task.segment import EDIT, STUDENT, UNKNOWN, Segment, first, numbers_of
 
+LATER: Mapping[str, Any] = {"history": [], "behind": None}
+"""Fields that trajectories stored by an earlier version lack."""
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -344,6 +347,7 @@ class Trajectory:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Trajectory:
         """What ``to_json`` gave, from JSON. Raises KeyError, TypeError or ValueError for anything else."""
+        row = {**LATER, **row}
         known = {one.name for one in fields(cls)}
         if set(row) != known:
             raise KeyError(f"a stored trajectory has the fields {sorted(known)}")

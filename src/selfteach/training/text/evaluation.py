@@ -208,7 +208,7 @@ def play_asked(
         ]
 
     room = partial(has_room, window=policy.window, longest=sampling.max_tokens)
-    player = Player(make, policy.renderer, thinking, write, room)
+    player = Player(make, policy.renderer, thinking, write, room, getattr(task, "max_turns", None))
     return player.play(begun, turns_allowed(task, max_turns))
 
 

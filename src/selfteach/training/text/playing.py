@@ -19,8 +19,8 @@ Given = TypeVar("Given")
 Ending = Literal["done", "turns", "room", "failure"]
 """Why an episode ended: the environment says so, the turns are used up, the model's window has no room for another
 turn, or the environment itself failed."""
-TURN_REWARD = "turn_reward"
-"""The number that each token has of its turn."""
+TURN_REWARD, TURN_ILLEGAL = "turn_reward", "turn_illegal"
+"""The numbers that each token has of its turn."""
 SAID = 300
 """Characters of what an environment raised that are shown."""
 FAILING = 0.5
@@ -36,6 +36,7 @@ class Episode:
     rewards: list[float] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
     said: list[Message] = field(default_factory=list)
+    illegal: set[int] = field(default_factory=set)
     ending: Ending | None = None
     trouble: str = ""
 
@@ -60,6 +61,8 @@ class Episode:
             self.rewards.append(0.0)
             return None
         self.said += reply.messages
+        if reply.failed:
+            self.illegal.add(len(self.rewards))
         self.rewards.append(float(reply.reward))
         for name, value in {"illegal": float(reply.failed), **reply.numbers}.items():
             self.numbers[name] = self.numbers.get(name, 0.0) + float(value)
@@ -95,8 +98,9 @@ class Episode:
         words = next((m["content"] for m in reversed(self.said) if m["role"] == "assistant"), None)
         feedback = "\n".join(m["content"] for m in self.said[-1:] if m["role"] != "assistant") or None
         each = [self.rewards[turn] if turn < len(self.rewards) else 0.0 for turn in one.turn]
-        told = replace(one, text=transcript(self.said), finished=self.ending == "done")
-        return told.with_numbers(**{TURN_REWARD: each}).graded(
+        illegal = [float(turn in self.illegal) for turn in one.turn]
+        told = replace(one, text=transcript(self.said), finished=self.ending != "room")
+        return told.with_numbers(**{TURN_REWARD: each, TURN_ILLEGAL: illegal}).graded(
             Grade(earned, feedback, words, verdict.value, numbers)
         )
 
@@ -156,13 +160,14 @@ def has_room(one: Trajectory, window: int, longest: int) -> bool:
 @dataclass(frozen=True)
 class Player:
     """Plays episodes. ``write``: one more turn of each trajectory, which is the turn of this number; ``room``: whether
-    the model's window has any for it."""
+    the model's window has any for it; ``longest``: turns that an episode may have in all (None: any number)."""
 
     make: Callable[[], Environment]
     renderer: Renderer
     thinking: bool | None
     write: Callable[[Sequence[Trajectory], int], Sequence[Trajectory]]
     room: Callable[[Trajectory], bool]
+    longest: int | None = None
 
     def play(
         self,
@@ -193,6 +198,8 @@ class Player:
         return [one.closed() for one in episodes]
 
     def goes_on(self, episode: Episode) -> bool:
+        if episode.ending is None and self.longest is not None and len(episode.rewards) >= self.longest:
+            episode.ending = "turns"
         if episode.ending is None and not self.room(episode.trajectory):
             episode.ending = "room"
         return episode.ending is None

@@ -188,6 +188,7 @@ class TextTools:
             self.recipe.student_thinking,
             lambda waiting, turn: self.sample(waiting, role=role, view=view),
             partial(has_room, window=self.policy.window, longest=self.recipe.rollouts.max_tokens),
+            getattr(self.task, "max_turns", None),
         )
 
     # --- judging ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from itertools import groupby
 from selfteach.policy.renderer import Renderer
 from selfteach.task.example import Message
 from selfteach.task.trajectory import Trajectory
-from selfteach.training.text.playing import TURN_REWARD
+from selfteach.training.text.playing import TURN_ILLEGAL, TURN_REWARD
 
 ANSWERING = "environment"
 """Who says what an episode ends with, where its role in the chat is not kept."""
@@ -22,7 +22,7 @@ class Turn:
 
     ``turn`` counts from 0 over the episode, whatever row it stands in. ``trains``: whether any of its tokens are the
     policy's own. ``reward``: None where nobody pays turns. ``illegal``: whether it was no legal action, None where
-    that is known of the episode's turns together only.
+    nobody says so.
     """
 
     turn: int
@@ -63,7 +63,6 @@ def rollouts(rows: Iterable[Trajectory]) -> list[list[Trajectory]]:
 
 def turns_of(one: Trajectory, replies: Sequence[tuple[Message, ...]], renderer: Renderer) -> Iterator[Turn]:
     """The turns that stand in this row. ``replies``: what answered each turn of the episode."""
-    rewards = one.numbers.get(TURN_REWARD)
     place = 0
     for number, group in groupby(one.segments, key=lambda each: each.turn):
         segments = list(group)
@@ -75,7 +74,7 @@ def turns_of(one: Trajectory, replies: Sequence[tuple[Message, ...]], renderer: 
         ids = [token for each in spoken for token in each.ids]
         if not ids:
             continue
-        reward = rewards[begin] if isinstance(rewards, list) else math.nan
+        reward, illegal = (of_token(one, name, begin) for name in (TURN_REWARD, TURN_ILLEGAL))
         yield Turn(
             number,
             begin,
@@ -83,10 +82,16 @@ def turns_of(one: Trajectory, replies: Sequence[tuple[Message, ...]], renderer: 
             " + ".join(dict.fromkeys(each.author for each in spoken)),
             any(each.trains for each in spoken),
             renderer.text(ids),
-            None if math.isnan(reward) else reward,
-            illegal(one),
+            reward,
+            None if illegal is None else illegal > 0,
             replies[number] if number < len(replies) else (),
         )
+
+
+def of_token(one: Trajectory, name: str, at: int) -> float | None:
+    """The number of this name that a token has; None where nobody knows it."""
+    column = one.numbers.get(name)
+    return column[at] if isinstance(column, list) and not math.isnan(column[at]) else None
 
 
 def replies_of(last: Trajectory) -> list[tuple[Message, ...]]:
@@ -102,10 +107,3 @@ def replies_of(last: Trajectory) -> list[tuple[Message, ...]]:
     if said and last.segments[-1].spoken and last.next_turn == len(replies):
         replies.append([Message(role=ANSWERING, content=said)])
     return [tuple(one) for one in replies]
-
-
-def illegal(one: Trajectory) -> bool | None:
-    """Whether each turn of the episode was illegal: known where none or all of them were."""
-    numbers = {} if one.grade is None else one.grade.numbers
-    count, turns = numbers.get("illegal"), numbers.get("turns")
-    return None if count is None or 0 < count != turns else count > 0
