@@ -149,6 +149,7 @@ def test_what_is_not_listed_does_nothing_and_reaches_no_interpreter(task: TextWo
         "restore",
     ]
     for reply in played(environment, made_up):
+        assert reply.numbers == {"won": 0.0}
         assert (reply.failed, reply.reward, reply.done) == (True, 0.0, False)
         assert "not one of the commands" in reply.messages[0]["content"]
         assert commands_in(reply.messages[0]) == listed

@@ -173,7 +173,7 @@ class TextWorldEnvironment:
     def step(self, message: Message) -> Reply:
         command = message["content"].strip()
         if command not in self.commands:
-            return Reply((said(ILLEGAL, self.commands),), failed=True)
+            return Reply((said(ILLEGAL, self.commands),), failed=True, numbers={"won": 0.0})
         state, score, done = self.env.step(command)
         won, share = bool(state.won), score / state.max_score
         reward = share - self.score if self.dense else float(won)
