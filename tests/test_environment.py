@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from selfteach.recipes.sft import SFT
 from selfteach.roles.role import Role
 from selfteach.roles.view import Answer, Plain
 from selfteach.roles.weights import Live
+from selfteach.task.environment import Reply, turns_of
+from selfteach.task.example import Example, Message
 from selfteach.task.rows import make_task
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.batching import rows_of
@@ -284,3 +287,131 @@ def test_preflight_names_an_environment_that_says_other_things(model: str, tmp_p
 def test_a_reward_function_is_refused_beside_an_environment() -> None:
     with pytest.raises(UserError, match="rewards each turn itself"):
         make_task(GuessingTask(), reward=lambda completion: 1.0)
+
+
+class Says(GuessingTask):
+    """Answers each turn with what ``reply`` makes."""
+
+    def __init__(self, reply: Any) -> None:
+        super().__init__()
+        self.reply = reply
+
+    def environment(self) -> Any:
+        made = super().environment()
+        made.step = lambda message: self.reply()  # type: ignore[method-assign]
+        return made
+
+
+def user(content: Any = "no", role: Any = "user") -> Any:
+    return {"role": role, "content": content}
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (lambda: None, "step gave NoneType"),
+        (lambda: Reply([user(None)]), "a role and a content"),
+        (lambda: Reply([{"role": "user"}]), "a role and a content"),
+        (lambda: Reply([user(role=None)]), "a role and a content"),
+        (lambda: Reply("hello"), "messages is one str"),
+        (lambda: Reply(user()), "messages is one dict"),
+        (lambda: Reply(5), "messages is int"),
+        (lambda: Reply([user(role="assistant")]), "has the role assistant"),
+        (lambda: Reply([user("5" + chr(0xD800))]), "surrogate"),
+        (lambda: Reply([], done=False), "no message, but the episode is not done"),
+        (lambda: Reply(x for x in ()), "no message, but the episode is not done"),
+        (lambda: Reply([user()], reward=math.nan), "reward of nan"),
+        (lambda: Reply([user()], reward=1e300), "reward of 1e"),
+        (lambda: Reply([user()], reward="1"), "reward of '1'"),
+        (lambda: Reply([user()], done="no"), "done 'no'"),
+        (lambda: Reply([user()], numbers={"a": None}), "a None"),
+        (lambda: Reply([user()], numbers={"success": 1.0}), "counted already"),
+        (lambda: Reply([user()], numbers={"a/b": 1.0}), "which is no name"),
+        (lambda: Reply([user()], numbers=[1]), "numbers list"),
+        (lambda: exec("raise SystemExit(3)"), "SystemExit: 3"),
+    ],
+)
+def test_what_is_no_reply_ends_the_episode_and_is_named(
+    reply: Any, said: str, plain: str, tmp_path: Path
+) -> None:
+    learner = learner_of(GRPO(**SMALL), plain, tmp_path, Says(reply))
+    with pytest.raises(UserError, match=re.escape(said)):
+        played(learner, [["1"]])
+    checks = list(environment_checks(learner, learner.task.environment))
+    (failed,) = [check for check in checks if not check.ok]
+    assert failed.name == "environment: step"
+    assert said in failed.detail
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_model_folder(tmp_path_factory.mktemp("plain"), template=CHATML))
+
+
+def test_messages_that_are_made_one_by_one_are_read_once(plain: str, tmp_path: Path) -> None:
+    task = Says(lambda: Reply((user() for _ in range(1)), reward=0.1))
+    (one,) = played(learner_of(GRPO(**SMALL), plain, tmp_path, task), [["1", "2"]])
+    assert one.text == "1\nuser: no\nassistant: 2\nuser: no"
+
+
+def test_what_is_said_last_is_read_by_nobody_and_may_be_long(plain: str, tmp_path: Path) -> None:
+    learner = learner_of(GRPO(**SMALL), plain, tmp_path, Says(lambda: Reply([user("1 " * 4000)])))
+    learner.now.step = 0
+    written = learner.writing.tools(0).play(learner.writing.drawn(2, 0), max_turns=2)
+    assert all(one.grade is not None and one.grade.numbers["out_of_room"] == 1 for one in written)
+    assert all(one.segments[-1].spoken for one in written)
+    batch = learner.batching.of(written, [], 0, alone=True)  # fits the window
+    assert len(batch.rows) == 2
+
+
+@pytest.mark.parametrize("turns", [0, -3, "six", "6", 1.5, True])
+def test_a_tasks_own_limit_is_a_number_of_turns(turns: Any, plain: str, tmp_path: Path) -> None:
+    task = GuessingTask()
+    task.max_turns = turns
+    with pytest.raises(
+        UserError, match=r"task guessing: max_turns is .*: it must be a whole number, 1 at least"
+    ):
+        learner_of(GRPO(**SMALL), plain, tmp_path, task)
+
+
+def test_an_environment_that_cannot_be_made_is_named(plain: str, tmp_path: Path) -> None:
+    class Closed(GuessingTask):
+        def environment(self) -> Any:
+            raise OSError("server down")
+
+    learner = learner_of(GRPO(**SMALL), plain, tmp_path, Closed())
+    with pytest.raises(UserError, match="OSError: server down"):
+        played(learner, [["1"]])
+    (failed,) = [one for one in environment_checks(learner, learner.task.environment) if not one.ok][:1]
+    assert "server down" in failed.detail
+
+
+def test_a_template_that_refuses_what_is_said_ends_the_episode(plain: str, tmp_path: Path) -> None:
+    loop = "{%- for message in messages -%}"
+    refusal = "{%- if message.role == 'critic' -%}{{ raise_exception('no critics') }}{%- endif -%}"
+    refusing = CHATML.replace(loop, loop + refusal)
+    folder = str(tiny_model_folder(tmp_path / "model", template=refusing))
+    learner = learner_of(GRPO(**SMALL), folder, tmp_path, Says(lambda: Reply([user(role="critic")])))
+    with pytest.raises(UserError, match="no critics"):
+        played(learner, [["1", "2"]])
+
+
+@pytest.mark.parametrize("text", ["[]", "[" * 10**5 + "]" * 10**5, "{}", "[1]", ["1"]])
+def test_turns_that_are_none_are_named(text: Any) -> None:
+    example = Example("k", (Message(role="user", content="?"),), {"solution": text})
+    with pytest.raises(UserError, match="example k: 'solution' must be a JSON list of texts"):
+        turns_of(example, "solution")
+
+
+def test_turns_that_were_cut_are_counted(plain: str, tmp_path: Path) -> None:
+    learner = learner_of(
+        GRPO(rollouts=Rollouts(max_tokens=1, per_prompt=2), optimization=Optimization(prompts=2)),
+        plain,
+        tmp_path,
+    )
+    batch = learner.collect(0)
+    for one in batch.rows:
+        assert one.grade is not None
+        if one.grade.numbers["turns_cut"]:
+            assert not one.finished
+    assert any(not one.finished for one in batch.rows)

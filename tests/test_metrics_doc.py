@@ -28,6 +28,13 @@ RUNS = {
 """A run without signal, so that an alarm sounds; a reference and a reward of several numbers; a controller with a
 probe; text nobody sampled; privacy; a hook."""
 
+EPISODES = (
+    "opsd",
+    f"--task {Path(__file__).with_name('guessing.py')}:make --view answer --steps 1 --eval-problems 2 --lora-rank 0 "
+    "--student-thinking none --teacher-thinking none",
+)
+"""Of several turns."""
+
 
 def numbered(completion: str) -> dict[str, Any]:
     return {"score": 0.0, "numbers": {"letters": len(completion)}}
@@ -60,11 +67,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     folder = tmp_path_factory.mktemp("runs")
     model = str(tiny_model_folder(folder / "model"))
     found: set[str] = set()
-    for recipe, words in RUNS.items():
-        common = f"--task table --model {model} --max-tokens 8 --prompts 4 --samples-every 0 --out {folder / recipe}"
+    for number, (recipe, words) in enumerate([*RUNS.items(), EPISODES]):
+        out = folder / str(number)
+        common = f"--task table --model {model} --max-tokens 8 --prompts 4 --samples-every 0 --out {out}"
         config, _ = configured([recipe, *common.split(), *words.format(model=model).split()])
         launch(config, Silent, Silent, check=False)
-        for row in read_rows(folder / recipe / "metrics.jsonl"):
+        for row in read_rows(out / "metrics.jsonl"):
             found |= names(row)
     return found
 

@@ -57,7 +57,7 @@ def test_the_product_of_the_gaps_ratios_telescopes() -> None:
     given = given_gaps(gaps)
     found = weights(given)
     np.testing.assert_allclose(found[given["mask"]], np.array(expected)[TURN][given["mask"]], rtol=1e-9)
-    uncapped = weights(given, weight_cap=None)
+    uncapped = weights(given, max_weight=None)
     closed = np.array([(gaps[0] + EPSILON) / (gap + EPSILON) for gap in gaps])
     np.testing.assert_allclose(uncapped[given["mask"]], closed[TURN][given["mask"]], rtol=1e-9)
 
@@ -67,7 +67,7 @@ def test_a_gap_is_the_mean_of_absolute_log_ratios_over_the_turns_own_tokens() ->
     rng = np.random.default_rng(2)
     ratio = rng.normal(size=TURN.shape)
     given["teacher_log_probs"] = {"teacher": given["behavior"] - ratio}
-    found = weights(given, weight_cap=None)
+    found = weights(given, max_weight=None)
     for i in range(6):
         own = [np.abs(ratio[i])[(TURN[i] == k) & given["mask"][i]].mean() for k in range(4)]
         expected = (own[0] + EPSILON) / (np.array(own) + EPSILON)
@@ -89,7 +89,7 @@ def test_the_papers_second_case() -> None:
 
 def test_one_turn_without_a_cap_is_plain_distillation() -> None:
     given = given_gaps([0.4, 0.7, 0.2, 0.9], holes=False) | {"turn": np.zeros_like(TURN)}
-    one = evaluate("sod", given, overrides={**ALONE, "weight_cap": None})
+    one = evaluate("sod", given, overrides={**ALONE, "max_weight": None})
     plain = evaluate("sod", given, overrides={**ALONE, "step_weight": "uniform"})
     gap = given["teacher_log_probs"]["teacher"] - given["behavior"]
     score = np.eye(VOCABULARY)[given["ids"]] - np.exp(log_softmax(given["student_logits"]))
@@ -167,7 +167,7 @@ def test_episodes_of_a_real_model_are_weighed_turn_by_turn(template: str, tmp_pa
         rollouts=Rollouts(max_tokens=4, per_prompt=3, max_turns=3),
         optimization=Optimization(prompts=2),
         teacher=teacher,
-        weight_cap=None,
+        max_weight=None,
     )
     learner = run_of_recipe(recipe, model, tmp_path / "run", task=GuessingTask())[1]
     batch = learner.collect(0)

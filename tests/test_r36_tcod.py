@@ -92,7 +92,7 @@ def test_the_trajectory_kl_is_the_sum_over_turns_and_tokens() -> None:
     out = asked(given)["metrics"]
     assert out["kl/trajectory"] == pytest.approx(kl.sum(1).mean(), rel=1e-12)
     third = [kl[i][TURN[i] == 2].sum() for i in range(6) if (given["mask"][i] & (TURN[i] == 2)).any()]
-    assert out["kl/turn_3"] == pytest.approx(np.mean(third), rel=1e-12)
+    assert out["kl/turn/2"] == pytest.approx(np.mean(third), rel=1e-12)
     shared = asked({**given, "trajectory": np.array([0, 0, 1, 2, 2, 2])})["metrics"]
     assert shared["kl/trajectory"] == pytest.approx(kl.sum() / 3, rel=1e-12)
 
@@ -141,7 +141,7 @@ def test_front_to_back_shows_the_first_turns(models: tuple[str, str], tmp_path: 
 
 
 def test_deep_enough_it_is_plain_distillation_bit_for_bit(models: tuple[str, str], tmp_path: Path) -> None:
-    deep = {"first_turns": 4, "mean_over": "tokens"}
+    deep = {"start_turns": 4, "mean_over": "tokens"}
     kinds = ({"curriculum": "f2b"}, {"curriculum": "b2f"}, {"curriculum": "none"})
     found = []
     for i, kind in enumerate(kinds):
@@ -161,7 +161,7 @@ def test_deep_enough_it_is_plain_distillation_bit_for_bit(models: tuple[str, str
 
 def test_back_to_front_begins_behind_the_expert(models: tuple[str, str], tmp_path: Path) -> None:
     """An expert of three turns: two are replayed, then one, then none; the student goes on to the fourth."""
-    learner = learner_of(models, tmp_path, NeverSolved(), curriculum="b2f", eta=1, first_turns=1)
+    learner = learner_of(models, tmp_path, NeverSolved(), curriculum="b2f", eta=1, start_turns=1)
     recipe = learner.recipe
     assert isinstance(recipe, TCOD)
     for step, turns in ((0, {1, 2, 3}), (1, {0, 1, 2, 3})):  # depth 2, depth 3
@@ -218,5 +218,5 @@ def test_what_cannot_be_replayed_is_refused(models: tuple[str, str], tmp_path: P
     with pytest.raises(UserError, match="max_turns 2 is used up by every replay"):
         learner.collect(0)
     learner = learner_of(models, tmp_path / "b", GuessingTask(), curriculum="b2f", reference="answer")
-    with pytest.raises(UserError, match="'answer' must be a JSON list of an expert's turns"):
+    with pytest.raises(UserError, match="'answer' must be a JSON list of texts, an expert's turns"):
         learner.collect(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
@@ -88,8 +89,8 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
         print(
             f"usage: selfteach {command} RECIPE [OPTIONS]   (selfteach {command} RECIPE --help lists its options)\n"
         )
-        print("\n".join(f"  {known:<14} {kind.title}" for known, kind in RECIPES.items()))
-        print("  FILE:NAME      a recipe of your own")
+        print(textwrap.fill(", ".join(RECIPES), 90, initial_indent="  ", subsequent_indent="  "))
+        print("  FILE:NAME, a recipe of your own\n\n`selfteach recipes` says what each is.")
         raise SystemExit(0)
     require(
         not ("--resume" in rest and value_of(rest, "out") is None),

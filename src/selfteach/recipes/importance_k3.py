@@ -27,11 +27,14 @@ def importance_k3(
     ρ and l.
 
     For every ρ the gradient is ρ · l · ∇log π, so that E_μ is KL(π‖q) in value and gradient, where k3 without ρ has
-    that of KL(q‖π). ``cap``: ρ is at most this, without gradient beyond; ``bound``: so is |l| (nats).
+    that of KL(q‖π). ``cap``: ρ is at most this, and has no gradient beyond, where
+    k3's own is left, cap (1 − exp(−l)) ∇log π. ``bound``: |l| is at most this (nats), without any gradient beyond.
     """
     ratio = (log_prob - behavior).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
     gap = log_prob - teacher
     if bound is not None:
+        # Beyond the bound k3 is a constant: ρ alone would push away what the teacher likes best.
+        ratio = torch.where(gap.abs() > bound, ratio.detach(), ratio)
         gap = gap.clamp(-bound, bound)
     return (ratio if cap is None else ratio.clamp(max=cap)) * k3(gap, torch.zeros_like(gap))
 

@@ -42,8 +42,11 @@ class OPSD(Recipe):
     """Whose weights teach: the initial policy, the current one, or an average. The paper's is frozen."""
     ema_decay: UnitInterval = 0.999
     """Decay of the averaged teacher (released code: 0.999); used with ``--weights ema``."""
-    view: Literal["solution", "answer", "prefix", "plain"] = "solution"
-    """What the teacher is shown: the worked solution (paper), the answer, fixed turns before, or nothing more."""
+    view: Literal["solution", "answer", "field", "prefix", "plain"] = "solution"
+    """What the teacher is shown: the worked solution (paper), the answer, a field of any name, fixed turns before, or
+    nothing more."""
+    field: str = ""
+    """The private field of view "field"."""
     prefix: Messages = ()
     """The turns of view "prefix" (command line: --prefix FILE, a JSON list of role and content)."""
     reason_first: bool = False
@@ -65,6 +68,7 @@ class OPSD(Recipe):
 
     def __post_init__(self) -> None:
         require(self.view != "prefix" or bool(self.prefix), "view prefix needs its turns: --prefix FILE")
+        require((self.view == "field") == bool(self.field), "view field and --field NAME go together")
         require(
             self.loss == "divergence" or (self.teacher_top_k is None and self.clip_entry is None),
             "loss policy-gradient reads the sampled token only: set teacher_top_k and clip_entry to none",
@@ -78,7 +82,8 @@ class OPSD(Recipe):
     def teachers(self) -> Mapping[str, Role]:
         whose: Mapping[str, Weights] = {"frozen": Frozen(), "live": Live(), "ema": EMA(self.ema_decay)}
         shown: Mapping[str, View] = {
-            "solution": Solution(), "answer": Answer(), "prefix": Prefix(self.prefix), "plain": Plain(),
+            "solution": Solution(), "answer": Answer(), "field": Field(self.field), "prefix": Prefix(self.prefix),
+            "plain": Plain(),
         }  # fmt: skip
         thought = ReasonFirst(self.reason_tokens) if self.reason_first else None
         return {TEACHER: Role(whose[self.weights], shown[self.view], self.teacher_thinking, thought)}

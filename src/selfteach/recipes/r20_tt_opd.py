@@ -110,13 +110,16 @@ class TTOPD(Recipe):
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         written = tools.grade(tools.play(prompts, self.rollouts.per_prompt))
-        return [one.with_numbers(fives=len(one.text) / LETTERS, distinct=distinct(one)) for one in written]
+        return [
+            one.with_numbers(fives=len(tools.text(own(one))) / LETTERS, distinct=distinct(own(one)))
+            for one in written
+        ]
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         sound = known(stats, "distinct") >= self.min_distinct
         longest = float(self.longest or self.rollouts.max_tokens)
         shaped = self.shape.of(stats.correct, known(stats, "fives"), longest)
-        stats.report("reward/shaped", shaped.mean())
+        stats.report("reward/shaped", shaped[stats.first_rows].mean())
         advantage = self.grpo.advantage(stats, shaped, among=sound)
         yield self.grpo.term("policy", stats, advantage)
         if self.distill_weight or self.phase_out:
@@ -159,8 +162,12 @@ def known(stats: Statistics, name: str) -> Float[Tensor, "N"]:
     return values
 
 
-def distinct(one: Trajectory) -> float:
-    """Different 4-grams of the tokens that the policy wrote / all of them, in (0, 1]; 1 where there is none."""
-    own = [token for token, wrote in zip(one.ids, one.mask, strict=True) if wrote]
-    grams = [tuple(own[i : i + GRAM]) for i in range(len(own) - GRAM + 1)]
+def own(one: Trajectory) -> list[int]:
+    """The tokens that the policy wrote."""
+    return [token for token, wrote in zip(one.ids, one.mask, strict=True) if wrote]
+
+
+def distinct(ids: Sequence[int]) -> float:
+    """Different 4-grams of tokens / all of them, in (0, 1]; 1 where there is none."""
+    grams = [tuple(ids[i : i + GRAM]) for i in range(len(ids) - GRAM + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0

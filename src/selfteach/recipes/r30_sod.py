@@ -61,8 +61,8 @@ class SOD(GRPO):
     """Weight of the reward's advantage (0: distillation alone)."""
     step_weight: Literal["gap", "uniform"] = "gap"
     """A turn counts by its gap to the teacher, or all turns count alike (the paper's baseline OPD)."""
-    weight_cap: NonNegativeFloat | None = 0.2
-    """δ: no turn counts more than 1 + δ (released script: 0.2; none: no cap, an ablation that loses)."""
+    max_weight: PositiveFloat | None = 1.2
+    """1 + δ: no turn counts more than this (released script: δ = 0.2; none: no cap, an ablation that loses)."""
 
     @property
     def teachers(self) -> Mapping[str, Role]:
@@ -105,7 +105,7 @@ class SOD(GRPO):
         # The first turn may be a row of its own, where the template does not render earlier turns as they were written.
         first = stats.first_of_trajectory(gap, seen).unsqueeze(1)
         ratio = (first + EPSILON) / (gap + EPSILON)
-        weight = ratio if self.weight_cap is None else ratio.clamp(max=1 + self.weight_cap)
+        weight = ratio if self.max_weight is None else ratio.clamp(max=self.max_weight)
         weight = torch.where(seen, weight, 0.0)
         stats.report("steps/weight", weight[seen].mean() if seen.any() else torch.nan)
         return weight

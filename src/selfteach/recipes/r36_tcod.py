@@ -17,7 +17,7 @@ class TCOD(Recipe):
     """Show the student few turns of an episode at first and more from step to step, so that its errors do not compound.
 
     "TCOD: Exploring Temporal Curriculum in On-Policy Distillation for Multi-turn Autonomous Agents" (arXiv 2604.24005).
-    At step n = 1, 2, 3 … the depth is k = ``first_turns`` + ⌊n/η⌋. Front to back ("f2b"): an episode ends after k
+    At step n = 1, 2, 3 … the depth is k = ``start_turns`` + ⌊n/η⌋. Front to back ("f2b"): an episode ends after k
     turns. Back to front ("b2f"): of an expert's L turns the first max(0, L − k) are replayed, without gradient, and the
     student goes on to the end; an episode that ends while it is replayed is dropped. On the student's own tokens, with
     a teacher π_T behind the same context and A_t = log π_T(y_t) − log π_old(y_t) (no gradient),
@@ -47,7 +47,7 @@ class TCOD(Recipe):
     """Who is distilled (paper: one reinforced in the domain): a folder, a hub id or arena:NAME."""
     curriculum: Literal["f2b", "b2f", "none"] = "f2b"
     """Cut episodes behind the first turns, begin them behind an expert's, or neither (the baseline OPD)."""
-    first_turns: PositiveInt = 1
+    start_turns: PositiveInt = 1
     """Depth that the schedule starts from, in turns."""
     eta: PositiveInt = 6
     """η, steps until episodes are a turn deeper (paper: 2, ablated to 6; released settings: 6, 5 and 4)."""
@@ -68,7 +68,7 @@ class TCOD(Recipe):
         return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking, signal=signal)}
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
-        turns = depth(step + 1, self.first_turns, self.eta)
+        turns = depth(step + 1, self.start_turns, self.eta)
         if self.curriculum == "b2f":
             return self.gone_on(tools, prompts, turns)
         most = self.rollouts.max_turns
@@ -124,11 +124,12 @@ def replayed(expert: Sequence[str], turns: int) -> Sequence[str]:
 
 
 def report(stats: Statistics, kl: Float[Tensor, "N T"]) -> None:
-    """The mean over trajectories of Σ_t (log π − log π_T) (nats): in all, and of each turn (from 1) that some have."""
+    """The mean over trajectories of Σ_t (log π − log π_T) in nats: in all, and of each turn (from 0), over those that
+    have it."""
     seen, turn = stats.seen(TEACHER), stats.turn
     for name, where in (
         ("kl/trajectory", seen),
-        *((f"kl/turn_{int(u) + 1}", seen & (turn == u)) for u in turn[seen].unique()),
+        *((f"kl/turn/{int(u)}", seen & (turn == u)) for u in turn[seen].unique()),
     ):
         has = stats.trajectory_sum(where.any(dim=1).to(kl.dtype)) > 0
         total = stats.trajectory_sum(torch.where(where, kl, 0.0).sum(dim=1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -19,7 +18,6 @@ from selfteach.task.trajectory import Trajectory
 
 SUMMARIZER = "summarizer"
 STORE, PATIENCE = "summarizer", 32
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 @settings
@@ -66,10 +64,16 @@ class Summarizer:
             role = STUDENT if self.summarizer_model is None else SUMMARIZER
             said = tools.sample(list(asked.values()), role=role, max_tokens=self.summary_tokens)
             texts = {i: one.text for i, one in zip(asked, said, strict=True)}
-        kept = {i: _THOUGHT.sub("", text).strip()[: self.summary_characters] for i, text in texts.items()}
+        kept = {i: spoken(text)[: self.summary_characters] for i, text in texts.items()}
         found = {i: text for i, text in kept.items() if text}
         refuse_silent(tools, len(rollouts), len(found))
         return found
+
+
+def spoken(text: str) -> str:
+    """What stands behind a thought; nothing of one that was cut off."""
+    rest = text.rpartition("</think>")[2]
+    return "" if "<think>" in rest else rest.strip()
 
 
 def refuse_silent(tools: Tools, asked: int, said: int) -> None:

@@ -108,7 +108,7 @@ class Tools(Protocol):
 
         The numbers ``turn_reward`` and ``turn_illegal`` (1: no legal action) are each token's turn's; ``turns``,
         ``out_of_turns``, ``out_of_room``, ``illegal`` and ``environment_failed`` are numbers of the row. A trajectory
-        is played on where it stands, behind an environment's answer. ``opening``: turns of each that are given (an
+        is played on where it stands. ``opening``: turns of each that are given (an
         expert's actions), played first and not trained on. An environment that raises ends its episode, with what was
         earned; UserError if more than half of them do.
         """

@@ -40,7 +40,7 @@ STUDY = Study(
         ),
         Claim(
             says="An uncapped weight is worse: 42.98 against 38.10 (the same)",
-            variants={"sod": SOD, "uncapped": f"{SOD} --weight-cap none"},
+            variants={"sod": SOD, "uncapped": f"{SOD} --max-weight none"},
             higher="sod",
             lower="uncapped",
             metric=AREA,

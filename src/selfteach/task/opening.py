@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +22,7 @@ from selfteach.task.one import OneQuestion
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import ENDINGS, SAID, Source, open_file, open_hub
 from selfteach.task.reward import Rewarded, RewardFunction
+from selfteach.task.textworld import TextWorldSettings, TextWorldTask
 
 __all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
 
@@ -36,6 +37,7 @@ _ROWS = frozenset(f.name for f in fields(TaskOptions)) - {"split", "subset", "re
 HEEDED: Mapping[str, frozenset[str]] = {
     "world": _ANY,
     "gym": _PROMPT | {"held_out_fraction"},
+    "textworld": _ANY,
     "file": _ROWS,
     "folder": _ROWS | {"split"},
     "hf": _ROWS | {"split", "subset", "revision"},
@@ -57,8 +59,9 @@ def open_task(
     ``part`` says what of rows is asked where nothing is trained (``read_task``).
 
     ``table``, ``chain`` … are worlds of the arena · ``gym:NAME`` or ``gym:NAME?setting=value&…`` a reasoning-gym
-    task · a path that ends in ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``, or a folder · ``hf:ID`` or
-    ``hf:ID?split=test&subset=main`` a dataset of the hub. Raises UserError for a name that fits none of these, naming
+    task · ``textworld`` or ``textworld?rooms=1&quest=2&…`` games of TextWorld · a path that ends in ``.jsonl``,
+    ``.json``, ``.csv`` or ``.parquet``, or a folder · ``hf:ID`` or ``hf:ID?split=test&subset=main`` a dataset of the
+    hub. Raises UserError for a name that fits none of these, naming
     the nearest, and for options the source does not heed.
     """
     return finished(_opened(name, seed, options, reward, part), options, reward)
@@ -70,6 +73,8 @@ def kind_of(name: str) -> str:
         return name.partition(":")[0]
     if name in WORLDS:
         return "world"
+    if name.partition("?")[0] == "textworld":
+        return "textworld"
     if os.path.isdir(name):
         return "folder"
     return "file" if name.endswith(ENDINGS) else ""
@@ -84,8 +89,7 @@ def open_hub_named(name: str, options: TaskOptions) -> Source:
     """``hf:ID?split=…&subset=…&revision=…``; what the name leaves open is as in ``options``."""
     dataset, _, query = name.removeprefix("hf:").partition("?")
     said = dict(parse_qsl(query, keep_blank_values=True))
-    for key in said:
-        require(key in HUB, f"{name}: there is no setting {key!r}{nearest(key, HUB)}")
+    _refuse_unknown(name, said, HUB)
     chosen = {key: said.get(key, getattr(options, key)) for key in HUB}
     return open_hub(dataset, **chosen)
 
@@ -111,6 +115,8 @@ def _opened(
         return _gym(name, seed, chosen)
     if kind == "world":
         return open_world(name, seed=seed)
+    if kind == "textworld":
+        return _textworld(name, seed)
     source = open_hub_named(name, chosen) if kind == "hf" else open_file(name, split=chosen.split)
     return read_task(name, source, open_rows, seed=seed, options=chosen, reward=reward, part=part)
 
@@ -121,13 +127,24 @@ def _gym(name: str, seed: int, options: TaskOptions) -> GymTask:
     return GymTask(dataset, config, seed, options)
 
 
+def _textworld(name: str, seed: int) -> TextWorldTask:
+    said = dict(parse_qsl(name.partition("?")[2], keep_blank_values=True))
+    _refuse_unknown(name, said, [f.name for f in fields(TextWorldSettings)])
+    return TextWorldTask(TextWorldSettings(**{key: _setting(value) for key, value in said.items()}), seed)
+
+
+def _refuse_unknown(name: str, said: Iterable[str], known: Collection[str]) -> None:
+    for key in said:
+        require(key in known, f"{name}: there is no setting {key!r}{nearest(key, known)}")
+
+
 def _advice(name: str) -> str:
     """What the user may have meant."""
     if "/" in name or Path(name).suffix:
         return f"if it is a file, give its path with {SAID}; if it is on the hub, write hf:ID"
-    near = get_close_matches(name, list(WORLDS), n=2)
+    near = get_close_matches(name, [*WORLDS, "textworld"], n=2)
     near += [f"gym:{close}" for close in get_close_matches(name, gym_names(), n=2)]
-    known = f"give one of {', '.join(sorted(WORLDS))}, gym:NAME, hf:ID or a {SAID} file"
+    known = f"give one of {', '.join(sorted(WORLDS))}, textworld, gym:NAME, hf:ID or a {SAID} file"
     return f"did you mean {' or '.join(near)}? Else {known}" if near else known
 
 

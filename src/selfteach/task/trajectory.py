@@ -243,6 +243,19 @@ class Trajectory:
             fork=length,
         )
 
+    def cut_segments(self, count: int) -> Trajectory:
+        """Its first ``count`` segments, with all that was said of their tokens."""
+        kept = self.segments[:count]
+        length = sum(len(one.ids) for one in kept)
+        return self._of(
+            kept,
+            self.text,
+            grade=self.grade,
+            marks={name: column[:length] for name, column in self.marks.items()},
+            numbers=_each(self.numbers, lambda column: column[:length]),
+            log_probs={name: column[:length] for name, column in self.log_probs.items()},
+        )
+
     def head(self, tokens: int, *, text: str) -> Trajectory:
         """Its first ``tokens`` tokens, to go on from: a fork behind them. ``text`` is what is left of it.
 

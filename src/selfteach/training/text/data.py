@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from selfteach.checks import require
 from selfteach.recipes.base import Recipe
-from selfteach.task.environment import environment_of
+from selfteach.task.environment import environment_of, limit_of
 from selfteach.task.example import Task, is_graded
 from selfteach.task.one import OneQuestion
 from selfteach.task.sizes import Sizes, require_enough, sizes_of
@@ -42,8 +42,14 @@ def examined(
 
 def refuse_single_answers(config: TrainConfig, task: Task, stages: Mapping[str, Recipe]) -> None:
     """UserError where a stage writes single answers, but the task's problems are episodes of several turns."""
+    limit_of(task)
     for name, one in stages.items():
         where = "" if len(stages) == 1 else f", stage {name},"
+        require(
+            not getattr(one, "overlong_cache", 0),
+            f"recipe {config.recipe_name}{where} takes off for long answers (overlong_cache), which is not defined of "
+            "episodes: leave it out",
+        )
         require(
             one.is_for_episodes,
             f"recipe {config.recipe_name}{where} writes single answers, but task {task.name} is an environment of "

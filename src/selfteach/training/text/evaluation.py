@@ -14,7 +14,7 @@ from selfteach.policy.loading import Policy
 from selfteach.policy.sampler import LocalSampler, Watch
 from selfteach.recipes.parts import Rollouts
 from selfteach.roles.view import Plain, View
-from selfteach.task.environment import environment_of, turns_allowed
+from selfteach.task.environment import environment_of, limit_of, turns_allowed
 from selfteach.task.example import Example, Grade, Message, Task
 from selfteach.task.segment import STUDENT, Segment
 from selfteach.task.trajectory import Trajectory
@@ -208,7 +208,7 @@ def play_asked(
         ]
 
     room = partial(has_room, window=policy.window, longest=sampling.max_tokens)
-    player = Player(make, policy.renderer, thinking, write, room, getattr(task, "max_turns", None))
+    player = Player(make, policy.renderer, thinking, write, room, limit_of(task))
     return player.play(begun, turns_allowed(task, max_turns))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -87,7 +87,7 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
     private = {field for role in batch.recipe.others.values() for field in role.view.fields}
     lengths = [sum(one.mask) for one in rows]
     # An episode counts once, whether its turns are rows of their own or not.
-    episodes = [one for one in rows if not one.is_later_turn]
+    episodes = first_of_each(rows)
     means = mean_over_processes(
         {
             "length/mean": lengths,
@@ -109,6 +109,14 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
         "tokens_per_second": tokens / max(seconds, 1e-9),
         **{f"verdicts/{name!s}": count for name, count in sum_over_processes(batch.verdicts).items()},
     }
+
+
+def first_of_each(rows: Sequence[Trajectory]) -> list[Trajectory]:
+    """The first row of each trajectory that is there; a row without a number is one by itself."""
+    found: dict[Hashable, Trajectory] = {}
+    for i, one in enumerate(rows):
+        found.setdefault(("row", i) if one.trajectory is None else one.trajectory, one)
+    return list(found.values())
 
 
 def graded_numbers(rows: Sequence[Trajectory]) -> dict[str, list[float]]:

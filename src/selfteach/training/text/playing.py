@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 from selfteach.errors import UserError
 from selfteach.policy.renderer import Renderer
-from selfteach.task.environment import Environment, Reply
+from selfteach.task.environment import Environment, Reply, checked
 from selfteach.task.example import Grade, Message
 from selfteach.task.segment import DATA, ENVIRONMENT, Segment
 from selfteach.task.trajectory import Trajectory
@@ -32,19 +32,22 @@ class Episode:
     """``rewards``: one a turn, those of turns that were given (``opening``) included."""
 
     trajectory: Trajectory
-    environment: Environment
+    environment: Environment | None = None
     rewards: list[float] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
     said: list[Message] = field(default_factory=list)
     illegal: set[int] = field(default_factory=set)
+    cut: int = 0
+    """Turns that met their length limit."""
     ending: Ending | None = None
     trouble: str = ""
 
     @classmethod
     def begun(cls, trajectory: Trajectory, make: Callable[[], Environment]) -> Episode:
         """Its environment stands where the trajectory does: the turns that it has are played again."""
-        episode = cls(trajectory, make())
-        episode._guarded(lambda: list(episode.environment.reset(trajectory.example.asked)))
+        episode = cls(trajectory)
+        episode.environment = episode._guarded(make)
+        episode._guarded(lambda: episode.environment and episode.environment.reset(trajectory.example.asked))
         for message in trajectory.conversation:
             if message["role"] == "assistant" and episode.ending is None:
                 episode._step(message)
@@ -55,7 +58,9 @@ class Episode:
         return self._step(Message(role="assistant", content=words))
 
     def _step(self, message: Message) -> Reply | None:
-        reply = self._guarded(lambda: checked(self.environment.step(message)))
+        environment = self.environment
+        # A copy: what was said stays what was said, whatever becomes of it there.
+        reply = self._guarded(lambda: checked(environment.step(Message(**message)))) if environment else None
         self.said.append(message)
         if reply is None:
             self.rewards.append(0.0)
@@ -74,24 +79,27 @@ class Episode:
         """What the user's code gives; where it raises the episode is over, with what was earned so far."""
         try:
             return what()
-        except Exception as error:
-            self.ending, self.trouble = (
-                "failure",
-                f"{type(error).__name__}: {' '.join(str(error).split())[:SAID]}",
-            )
+        except UserError:  # a mistake in what was built, a tool or a check: not this episode's bad luck
+            raise
+        except (Exception, SystemExit) as error:
+            self.fail(f"{type(error).__name__}: {error}")
             return None
+
+    def fail(self, why: str) -> None:
+        self.ending, self.trouble = "failure", " ".join(why.split())[:SAID]
 
     def closed(self) -> Trajectory:
         """The finished trajectory: graded by what was earned, its text the whole exchange."""
         with suppress(Exception):
             getattr(self.environment, "close", lambda: None)()
-        one, earned = self.trajectory, sum(self.rewards)
+        one, earned = without_last_answer(self.trajectory), sum(self.rewards)
         numbers = {
             "success": float(earned >= 0.5),
             "turns": float(len(self.rewards)),
             "out_of_turns": float(self.ending == "turns"),
             "out_of_room": float(self.ending == "room"),
             "environment_failed": float(self.ending == "failure"),
+            "turns_cut": float(self.cut),
             **self.numbers,
         }
         verdict = Verdict.RIGHT if earned >= 0.5 else Verdict.WRONG
@@ -99,21 +107,18 @@ class Episode:
         feedback = "\n".join(m["content"] for m in self.said[-1:] if m["role"] != "assistant") or None
         each = [self.rewards[turn] if turn < len(self.rewards) else 0.0 for turn in one.turn]
         illegal = [float(turn in self.illegal) for turn in one.turn]
-        told = replace(one, text=transcript(self.said), finished=self.ending != "room")
+        told = replace(one, text=transcript(self.said), finished=self.ending != "room" and not self.cut)
         return told.with_numbers(**{TURN_REWARD: each, TURN_ILLEGAL: illegal}).graded(
             Grade(earned, feedback, words, verdict.value, numbers)
         )
 
 
-def checked(reply: object) -> Reply:
-    """A Reply as it must be. ValueError for anything else."""
-    if not isinstance(reply, Reply):
-        raise ValueError(f"step gave {type(reply).__name__}, not a selfteach.task.environment.Reply")
-    if not abs(float(reply.reward)) < float("inf"):
-        raise ValueError(f"step gave a reward of {reply.reward}, which is no finite number")
-    if not reply.done and not reply.messages:
-        raise ValueError("step gave no message, but the episode is not done")
-    return reply
+def without_last_answer(one: Trajectory) -> Trajectory:
+    """Without what an environment said behind the last turn: nobody reads it, and it may be longer than the window."""
+    last = one.segments[-1] if one.segments else None
+    if last is None or last.spoken or len(one.segments) == 1:
+        return one
+    return one.cut_segments(len(one.segments) - 1)
 
 
 def transcript(said: Sequence[Message]) -> str:
@@ -179,7 +184,7 @@ class Player:
     ) -> list[Trajectory]:
         """Each played on to its end, at most ``most`` turns more, behind the turns of ``opening``, which are trained on
         if ``trains``. UserError if most of the environments fail."""
-        episodes = [Episode.begun(one, self.make) for one in begun]
+        episodes = [self.resumed(one) for one in begun]
         if opening is not None:
             for episode, turns in zip(episodes, opening, strict=True):
                 for words in turns:
@@ -196,6 +201,15 @@ class Player:
             one.ending = one.ending or "turns"
         refuse_failing(episodes)
         return [one.closed() for one in episodes]
+
+    def resumed(self, begun: Trajectory) -> Episode:
+        """An episode where the trajectory stands; its last turn is answered now, unless it is already."""
+        episode = Episode.begun(begun, self.make)
+        if begun.segments and begun.segments[-1].spoken and episode.ending is None:
+            ended = bool(begun.ids) and begun.ids[-1] in self.renderer.stop_ids
+            episode.trajectory = replace(begun, finished=ended)
+            self.answer(episode)
+        return episode
 
     def goes_on(self, episode: Episode) -> bool:
         if episode.ending is None and self.longest is not None and len(episode.rewards) >= self.longest:
@@ -216,9 +230,14 @@ class Player:
     def answer(self, episode: Episode) -> None:
         """Let the environment answer the last turn. What it says last, when it is over, nobody reads any more."""
         one = episode.trajectory
+        episode.cut += not one.finished
         reply = episode.step(self.renderer.text(said_in(one, one.segments[-1].turn, len(one.ids))))
-        if reply is not None and not reply.done:
+        if reply is None or reply.done:
+            return
+        try:
             episode.trajectory = answered(self.renderer, self.thinking, one, reply.messages)
+        except UserError as problem:  # the chat template refuses what the environment says
+            episode.fail(str(problem))
 
 
 def refuse_failing(episodes: Sequence[Episode]) -> None:

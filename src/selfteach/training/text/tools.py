@@ -19,7 +19,7 @@ from selfteach.recipes.knobs import knobs
 from selfteach.recipes.tools import Prompt
 from selfteach.roles.role import Role
 from selfteach.roles.view import Plain, View
-from selfteach.task.environment import Environment, environment_of, turns_allowed, turns_of
+from selfteach.task.environment import Environment, environment_of, limit_of, turns_allowed, turns_of
 from selfteach.task.example import Example, Message, Task
 from selfteach.task.segment import DATA, EDIT, STUDENT, Segment
 from selfteach.task.trajectory import Trajectory
@@ -188,7 +188,7 @@ class TextTools:
             self.recipe.student_thinking,
             lambda waiting, turn: self.sample(waiting, role=role, view=view),
             partial(has_room, window=self.policy.window, longest=self.recipe.rollouts.max_tokens),
-            getattr(self.task, "max_turns", None),
+            limit_of(self.task),
         )
 
     # --- judging ------------------------------------------------------------------------------------------------

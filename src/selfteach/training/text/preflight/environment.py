@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from selfteach.errors import UserError
-from selfteach.task.environment import Environment, turns_of
+from selfteach.task.environment import Environment, messages_in, turns_of
 from selfteach.task.example import Example
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.playing import Episode
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = 8
 """Training examples whose episodes are tried."""
-TRIED = ("?",)
-"""What is said where no expert's turns are known."""
+TRIED = ("?", "1", "yes", "no")
+"""What is said where no expert's turns are known, in this order, as long as the episode lasts."""
 
 
 def environment_checks(run: TextLearner, make: Callable[[], Environment]) -> Iterator[Check]:
@@ -41,11 +41,11 @@ def opening_check(examples: Sequence[Example], make: Callable[[], Environment]) 
     name = "environment: reset"
     for one in examples:
         try:
-            opening = tuple(make().reset(one.asked))
-        except Exception as error:
+            opening = messages_in(make().reset(one.asked))
+        except (Exception, SystemExit) as error:
             said = " ".join(str(error).split())[:300]
             return Check(name, False, f"reset of example {one.key} failed: {type(error).__name__}: {said}")
-        if opening != one.prompt:
+        if opening != tuple(one.prompt):
             return Check(
                 name,
                 False,
@@ -57,6 +57,10 @@ def opening_check(examples: Sequence[Example], make: Callable[[], Environment]) 
 
 def repeated_check(first: Sequence[Episode], again: Sequence[Episode]) -> Check:
     """An episode may be played again up to a turn, in another process too."""
+    for one in first:
+        if one.ending == "failure":
+            said = f"step failed in the episode of example {one.trajectory.example.key}: {one.trouble}"
+            return Check("environment: step", False, said)
     differing = [
         one.trajectory.example.key
         for one, other in zip(first, again, strict=True)
