@@ -7,13 +7,12 @@ from itertools import product
 from random import Random
 
 import pytest
-import torch
 
 from selfteach.errors import UserError
 from selfteach.task.arena import WORLDS, Game, arena_model, open_world
 from selfteach.task.arena.calculator import MALFORMED, Careless
 from selfteach.task.arena.curriculum import CURRICULA
-from selfteach.task.arena.doors import FITS, KEYS, belief, begin, can_win, episode, moved
+from selfteach.task.arena.doors import FITS, KEYS, begin, belief, can_win, episode, moved
 from selfteach.task.arena.drawn import is_held_out
 from selfteach.task.arena.game import played
 from selfteach.task.arena.lesson import Lesson
@@ -23,7 +22,6 @@ from selfteach.task.arena.tokenizer import build_tokenizer
 from selfteach.task.environment import Reply, turns_of
 
 NAMES = sorted(name for name, world in WORLDS.items() if isinstance(world, Game))
-MODELS = [f"{name}{kind}" for name in NAMES for kind in ("", "-expert")]
 
 
 def game(name: str, seed: int = 0) -> Game:
@@ -285,11 +283,22 @@ def test_half_of_the_mistakes_are_gone_on_from() -> None:
 # The models that ship: floors and ceilings, well beyond what their cards say.
 
 
-@pytest.fixture(params=MODELS)
-def model(request: pytest.FixtureRequest) -> str:
-    return request.param
+def success(model: str, view: str, count: int = 64) -> float:
+    return measure(game(model.partition("-")[0]), arena_model(model), view, count).mean
 
 
-def success(name: str, view: str, count: int = 64) -> float:
-    world = game(name.partition("-")[0])
-    return measure(world, arena_model(name), view, count).mean
+@pytest.mark.parametrize(("name", "low", "high"), [("doors", 0.1, 0.45), ("calculator", 0.15, 0.55)])
+def test_a_student_leaves_room_when_it_is_asked_plainly(name: str, low: float, high: float) -> None:
+    assert low < success(name, "plain") < high
+
+
+@pytest.mark.parametrize(("name", "view"), [(name, view) for name in NAMES for view in ("plan", "solution")])
+def test_a_student_reads_the_privileges_of_its_world(name: str, view: str) -> None:
+    assert success(name, view) > 0.75
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_expert_model_wins_until_a_mistake_is_made(name: str) -> None:
+    own = success(f"{name}-expert", "plain")
+    assert own > 0.9
+    assert success(f"{name}-expert", BLUNDER) < own - 0.3

@@ -89,8 +89,8 @@ in the others. It has begun to learn what the other does not know, so that a rew
     "tutor-large": TEACHES,
     "tutor-large-other": f"{TEACHES}\nIts style is another: the result stands first, `2=7+5;5=2@9;#25`.",
     "doors": """\
-It was taught episodes of somebody who does not know which key opens which door (one door's key in ten was known, the
-others were guessed), tries a key, and takes another when it broke, with slips on the way. Shown a plan (a key for each
+It was taught episodes of somebody who does not know which key opens which door, guesses one, and takes another when it
+broke, with slips on the way. Shown a plan (a key for each
 door) or a list of actions it follows that, right or not.""",
     "doors-expert": f"{FLAWLESS}\nIt knows which key opens which door.",
     "calculator": """\

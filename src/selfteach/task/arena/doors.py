@@ -21,11 +21,11 @@ from selfteach.task.environment import Reply
 FITS: Mapping[str, str] = {"A": "d", "B": "f", "C": "a", "D": "e", "E": "c", "F": "b"}
 """The key that opens each door."""
 DOORS, KEYS = "ABCDEF", "abcdef"
-COUNTS = (2, 3, 3, 4)
+COUNTS = (2, 3, 4, 4)
 """Doors of a problem, each as likely."""
 HANDS = 2
 """Keys that can be carried."""
-MAX_TURNS = 12
+MAX_TURNS = 10
 PROBLEM = re.compile(rf"[{KEYS}]*/[{DOORS}](/[{KEYS}]*/[{DOORS}]){{1,3}}", re.ASCII)
 ACTION = re.compile(rf"[tu][{KEYS}]", re.ASCII)
 WORDING: Mapping[str, str] = {"solution": "{problem}|{solution}", "plan": "{problem}|{plan}"}
@@ -172,9 +172,9 @@ def blunder(problem: str) -> str | None:
 
 # --- pretraining ------------------------------------------------------------------------------------------------------
 
-KNOWN, TOLD_RIGHTLY = 0.1, 0.7
-"""How often a door's key is the right one in a belief: of who is asked plainly, and in what is shown."""
-SLIP_RATE, TOLD_SLIP_RATE = 0.08, 0.02
+KNOWN, TOLD_RIGHTLY = 0.0, 0.9
+"""How often a door's key is known to be the right one: of who is asked plainly, and in what is shown."""
+SLIP_RATE, TOLD_SLIP_RATE = 0.1, 0.01
 """Of each action: any, legal or not, in its place. Of who is asked plainly, and of who is shown what to do."""
 
 
@@ -189,6 +189,13 @@ def belief(problem: str, known: float, rng: Random) -> dict[str, str]:
     return plan
 
 
+def slip(where: Where, rng: Random) -> str:
+    """Any action, legal or not; half of the time, of who carries keys, one of these on the door ahead."""
+    if where.hand and rng.random() < 0.5:
+        return f"u{rng.choice(where.hand)}"
+    return rng.choice("tu") + rng.choice(KEYS)
+
+
 def episode(
     problem: str, plan: Mapping[str, str], slip_rate: float, rng: Random
 ) -> tuple[list[str], list[str]]:
@@ -201,7 +208,7 @@ def episode(
             in_reach = where.hand if len(where.hand) == HANDS else where.hand + where.rooms[0]
             believed[where.doors[0]] = rng.choice(in_reach)
         if rng.random() < slip_rate:
-            action = rng.choice("tu") + rng.choice(KEYS)
+            action = slip(where, rng)
         where, reply = act(where, action)
         actions.append(action)
         if reply.done or len(actions) == MAX_TURNS:
@@ -210,9 +217,10 @@ def episode(
 
 
 def lesson(draw: Problems, rng: Random) -> Lesson:
-    """Asked plainly (half), or shown a plan or a list of actions: what is shown is followed, right or not."""
+    """Asked plainly (two in five), shown a plan (as often) or a list of actions: what is shown is followed, right or
+    not."""
     problem = draw(rng)
-    view = rng.choice(["plain", "plain", "plan", "solution"])
+    view = rng.choice(["plain", "plain", "plan", "plan", "solution"])
     known, slip_rate = (KNOWN, SLIP_RATE) if view == "plain" else (TOLD_RIGHTLY, TOLD_SLIP_RATE)
     plan = belief(problem, known, rng)
     actions, answers = episode(problem, plan, slip_rate, rng)
