@@ -100,7 +100,7 @@ def blunder(problem: str) -> str | None:
 
 # --- pretraining ------------------------------------------------------------------------------------------------------
 
-MISTAKE_RATE, TOLD_MISTAKE_RATE = 0.45, 0.03
+MISTAKE_RATE, TOLD_MISTAKE_RATE = 0.35, 0.02
 """Of each turn: of who is asked plainly, and of who is told what comes out."""
 GUESS_SHARE, MALFORMED_SHARE = 0.15, 0.4
 """Of mistakes: a guessed answer in a call's place, a malformed call; the others are wrong calls."""

@@ -90,11 +90,10 @@ in the others. It has begun to learn what the other does not know, so that a rew
     "tutor-large-other": f"{TEACHES}\nIts style is another: the result stands first, `2=7+5;5=2@9;#25`.",
     "doors": """\
 It was taught episodes of somebody who does not know which key opens which door, guesses one, and takes another when it
-broke, with slips on the way. Shown a plan (a key for each
-door) or a list of actions it follows that, right or not.""",
+broke, with slips on the way. Shown a plan (a key for each door) or a list of actions it follows that, right or not.""",
     "doors-expert": f"{FLAWLESS}\nIt knows which key opens which door.",
     "calculator": """\
-It was taught episodes of somebody who makes a mistake in nearly half of the turns, a malformed call, a wrong one or a
+It was taught episodes of somebody who makes a mistake in a third of the turns, a malformed call, a wrong one or a
 guessed answer, and notices every second: the others are gone on from. Shown the running values or a list of turns it
 makes hardly any.""",
     "calculator-expert": FLAWLESS,

@@ -8,7 +8,7 @@ turns later, and no later turn mends it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -21,7 +21,7 @@ from selfteach.task.environment import Reply
 FITS: Mapping[str, str] = {"A": "d", "B": "f", "C": "a", "D": "e", "E": "c", "F": "b"}
 """The key that opens each door."""
 DOORS, KEYS = "ABCDEF", "abcdef"
-COUNTS = (2, 3, 4, 4)
+COUNTS = (2, 3, 3, 4)
 """Doors of a problem, each as likely."""
 HANDS = 2
 """Keys that can be carried."""
@@ -153,13 +153,18 @@ def expert(where: Where) -> list[str]:
 
 
 def tell(problem: str) -> Mapping[str, str]:
-    """``solution``, an expert's actions, as few as can be; ``plan``, the doors' keys in the order of the doors."""
+    """``solution``, an expert's actions, as few as can be; ``plan``, the doors with their keys (``BfAd``)."""
     where = begin(problem)
     if not can_win(where):
         raise UserError(
             f"world 'doors': {problem!r} is no problem of it; write one that can be won, as dac/B/f/A"
         )
-    return {"solution": as_solution(expert(where)), "plan": "".join(FITS[door] for door in where.doors)}
+    return {"solution": as_solution(expert(where)), "plan": in_pairs(FITS, where.doors)}
+
+
+def in_pairs(plan: Mapping[str, str], doors: Iterable[str]) -> str:
+    """A plan as it is shown: each door with its key."""
+    return "".join(door + plan[door] for door in doors)
 
 
 def blunder(problem: str) -> str | None:
@@ -224,7 +229,7 @@ def lesson(draw: Problems, rng: Random) -> Lesson:
     known, slip_rate = (KNOWN, SLIP_RATE) if view == "plain" else (TOLD_RIGHTLY, TOLD_SLIP_RATE)
     plan = belief(problem, known, rng)
     actions, answers = episode(problem, plan, slip_rate, rng)
-    told = {"plain": "", "plan": f"|{''.join(plan.values())}", "solution": f"|{as_solution(actions)}"}[view]
+    told = {"plain": "", "plan": f"|{in_pairs(plan, plan)}", "solution": f"|{as_solution(actions)}"}[view]
     return in_turns(problem + told, actions, answers)
 
 
