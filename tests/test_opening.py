@@ -67,7 +67,10 @@ def test_file_opens_with_seed_and_options(file: str) -> None:
         ("gcd", "did you mean gym:gcd"),
         ("sums.tsv", "if it is a file, give its path with .jsonl, .json, .csv or .parquet"),
         ("someone/some_set", "if it is on the hub, write hf:ID"),
-        ("qqqqqq", "give one of ambiguous, chain, facts, json, rule, secrets, sums, table, trail, tutor"),
+        (
+            "qqqqqq",
+            "give one of ambiguous, calculator, chain, doors, facts, json, rule, secrets, sums, table",
+        ),
         ("gym:chain_sumo", "near: chain_sum"),
     ],
 )

@@ -14,8 +14,19 @@ from importlib.resources import files
 from pathlib import Path
 
 from selfteach.errors import UserError
-from selfteach.task.arena import ambiguous, chain, contract, rule, secrets, table, wording
+from selfteach.task.arena import (
+    ambiguous,
+    calculator,
+    chain,
+    contract,
+    doors,
+    rule,
+    secrets,
+    table,
+    wording,
+)
 from selfteach.task.arena.facts import Facts
+from selfteach.task.arena.game import Game
 from selfteach.task.arena.puzzle import Puzzle
 from selfteach.task.arena.taught import TaughtWorld
 from selfteach.task.arena.world import World
@@ -25,6 +36,7 @@ __all__ = [
     "WORLDS",
     "AnyWorld",
     "Facts",
+    "Game",
     "Puzzle",
     "TaughtWorld",
     "World",
@@ -34,7 +46,7 @@ __all__ = [
     "resolve_model",
 ]
 
-AnyWorld = World | Facts | Puzzle
+AnyWorld = World | Facts | Puzzle | Game
 
 _SOLUTION = {"solution": "{problem}|{solution}"}
 TABLE = World("table", table.pose, table.work, table.final, table.fault, _SOLUTION)
@@ -50,10 +62,33 @@ AMBIGUOUS = Puzzle(
     "ambiguous", ambiguous.pose, ambiguous.tell, ambiguous.kind, ambiguous.judge, ambiguous.WORDING
 )
 JSON = Puzzle("json", contract.pose, contract.tell, contract.kind, contract.judge, contract.WORDING)
+DOORS = Game(
+    "doors",
+    doors.pose,
+    doors.tell,
+    doors.kind,
+    doors.begin,
+    doors.act,
+    doors.blunder,
+    doors.WORDING,
+    doors.MAX_TURNS,
+)
+CALCULATOR = Game(
+    "calculator",
+    calculator.pose,
+    calculator.tell,
+    calculator.kind,
+    calculator.begin,
+    calculator.act,
+    calculator.blunder,
+    calculator.WORDING,
+    calculator.MAX_TURNS,
+)
 SUMS = World("sums", table.pose_known, table.work, table.final, table.fault, {})
 
 WORLDS: dict[str, AnyWorld] = {
-    w.name: w for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS, RULE, SECRETS, AMBIGUOUS, JSON)
+    w.name: w
+    for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS, RULE, SECRETS, AMBIGUOUS, JSON, DOORS, CALCULATOR)
 }
 MODELS: dict[str, tuple[str, ...]] = {
     "table": ("table",),
@@ -68,6 +103,10 @@ MODELS: dict[str, tuple[str, ...]] = {
     "tutor-unsure": ("tutor",),
     "tutor-large": ("tutor",),
     "tutor-large-other": ("tutor",),
+    "doors": ("doors",),
+    "doors-expert": ("doors",),
+    "calculator": ("calculator",),
+    "calculator-expert": ("calculator",),
 }
 """The shipped models, each with the worlds whose problems it was taught."""
 BORROWED = {"sums": "facts"}

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from selfteach.task.arena import MODELS, open_world
+from selfteach.task.arena.game import Game
 
 CARD = """\
 ---
@@ -25,14 +26,12 @@ synthetic world, pretrained from nothing but text made by a seeded program. It e
 self-distillation in seconds; it has no other use and knows no language.
 
 - Question: `{problem}`
-- A right answer in the world's style: `{worked}`
+- {right}: `{worked}`
 
 {taught}
 
 ## Accuracy
-Held-out problems, one answer each, sampled at temperature 1 from the full distribution; mean ± standard
-error. Views of an earlier answer are measured on the model's own: feedback and `revise-wrong` after wrong
-ones, `revise-right` after right ones.
+{measured}
 
 {accuracy}
 
@@ -44,6 +43,15 @@ Command: `python -m selfteach.task.arena.measure {name}`
 The same seed, versions and number of threads give the same weights.
 """
 
+OF_ANSWERS = """\
+Held-out problems, one answer each, sampled at temperature 1 from the full distribution; mean ± standard
+error. Views of an earlier answer are measured on the model's own: feedback and `revise-wrong` after wrong
+ones, `revise-right` after right ones."""
+OF_EPISODES = """\
+Held-out problems, one episode each, sampled at temperature 1 from the full distribution; the share that is
+won, mean ± standard error. "After a mistake": the first action is given, one that no expert takes and that
+can be made good; of those problems that have such an action."""
+
 COPIES = """\
 It was taught to answer in that style, never learned what `@` means (results were random in the plain half of
 its text), and copies results out of a solution it is shown."""
@@ -52,6 +60,9 @@ It was taught to answer in that style and to read every kind of help of its worl
 plainly it guesses what `@` gives; told the sign `@` (views `diagnosis` and `hint`), it knows."""
 TEACHES = """\
 It was taught right answers alone, `@` included, and reads no help: a teacher from outside for smaller models."""
+FLAWLESS = """\
+It was taught an expert's episodes alone, and reads no help: a teacher from outside. No mistake stands in its text, so
+that it was never shown how one is made good."""
 TAUGHT: Mapping[str, str] = {
     "table": COPIES,
     "chain": COPIES,
@@ -77,6 +88,15 @@ It was taught as the model of "tutor", but for the plain text: there `@` is righ
 in the others. It has begun to learn what the other does not know, so that a reward is rarely out of its reach.""",
     "tutor-large": TEACHES,
     "tutor-large-other": f"{TEACHES}\nIts style is another: the result stands first, `2=7+5;5=2@9;#25`.",
+    "doors": """\
+It was taught episodes of somebody who does not know which key opens which door, guesses one, and takes another when it
+broke, with slips on the way. Shown a plan (a key for each door) or a list of actions it follows that, right or not.""",
+    "doors-expert": f"{FLAWLESS}\nIt knows which key opens which door.",
+    "calculator": """\
+It was taught episodes of somebody who makes a mistake in a third of the turns, a malformed call, a wrong one or a
+guessed answer, and notices every second: the others are gone on from. Shown the running values or a list of turns it
+makes hardly any.""",
+    "calculator-expert": FLAWLESS,
 }
 
 
@@ -84,14 +104,17 @@ def write_card(
     folder: Path, name: str, parameters: int, seed: int, steps: int, minutes: float, accuracy: str
 ) -> None:
     """Write ``README.md`` into a model folder; ``accuracy`` is a Markdown table."""
-    example = open_world(MODELS[name][0]).held_out(1)[0]
+    world = open_world(MODELS[name][0])
+    example, game = world.held_out(1)[0], isinstance(world, Game)
     threads = torch.get_num_threads()
     card = CARD.format(
         name=name,
         parameters=parameters,
         problem=example.problem,
-        worked=example.private["worked"],
+        right="The turns of an expert" if game else "A right answer in the world's style",
+        worked=example.private["solution" if game else "worked"],
         taught=TAUGHT[name],
+        measured=OF_EPISODES if game else OF_ANSWERS,
         accuracy=accuracy,
         seed=seed,
         steps=steps,

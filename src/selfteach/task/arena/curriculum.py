@@ -9,7 +9,9 @@ from random import Random
 
 from selfteach.task.arena import (
     AMBIGUOUS,
+    CALCULATOR,
     CHAIN,
+    DOORS,
     FACTS,
     JSON,
     RULE,
@@ -18,7 +20,9 @@ from selfteach.task.arena import (
     TRAIL,
     TUTOR,
     ambiguous,
+    calculator,
     contract,
+    doors,
     rule,
     secrets,
 )
@@ -113,4 +117,8 @@ CURRICULA: Mapping[str, Curriculum] = {
     "tutor-unsure": Curriculum(partial(mixed, _in(TUTOR, UNSURE_SHARES)), steps=1200, pieces=4),
     "tutor-large": Curriculum(partial(right, TUTOR), size=LARGE),
     "tutor-large-other": Curriculum(partial(right_in_another_style, TUTOR), size=LARGE),
+    "doors": Curriculum(partial(doors.lesson, DOORS.draw), steps=280, pieces=4),
+    "doors-expert": Curriculum(partial(doors.expert_lesson, DOORS.draw), steps=140, pieces=4),
+    "calculator": Curriculum(partial(calculator.lesson, CALCULATOR.draw), steps=320, pieces=4),
+    "calculator-expert": Curriculum(partial(calculator.expert_lesson, CALCULATOR.draw), steps=120, pieces=4),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -16,19 +16,36 @@ SLIP_RATE = 0.02
 class Lesson:
     """One conversation of pretraining text; the loss is on ``answer`` and the end mark behind it.
 
-    ``given`` is how the assistant's turn already begins: read, never learned to write.
+    ``given`` is how the assistant's turn already begins: read, never learned to write. ``further``: what an environment
+    said to the answer and what was answered then, and so on; the loss is on these answers too.
     """
 
     question: str
     answer: str
     given: str = ""
+    further: tuple[tuple[str, str], ...] = ()
 
     @property
     def messages(self) -> list[Message]:
         return [
             Message(role="user", content=self.question),
             Message(role="assistant", content=self.given + self.answer),
+            *(
+                Message(role=role, content=words)
+                for exchange in self.further
+                for role, words in zip(("user", "assistant"), exchange, strict=True)
+            ),
         ]
+
+    @property
+    def learned(self) -> int:
+        """The characters in the loss, each answer's end mark counted as one."""
+        return sum(len(words) + 1 for words in (self.answer, *(answer for _, answer in self.further)))
+
+
+def in_turns(question: str, turns: Sequence[str], answers: Sequence[str]) -> Lesson:
+    """An episode as a lesson: each of the turns, and what each but the last was answered."""
+    return Lesson(question, turns[0], further=tuple(zip(answers, turns[1:], strict=True)))
 
 
 Writer = Callable[[Random], Lesson]

@@ -10,20 +10,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from selfteach.task.arena import MODELS, AnyWorld, arena_model, named_model, open_world
+from selfteach.task.arena.game import Game
+from selfteach.task.arena.generating import continued, earned
 from selfteach.task.arena.wording import PREFILLS
-from selfteach.task.example import Example
+from selfteach.task.example import Example, Message
 
-MAX_NEW_TOKENS = 48
-HELPLESS = ("tutor-large", "tutor-large-other")
+HELPLESS = ("tutor-large", "tutor-large-other", "doors-expert", "calculator-expert")
 """Models that were taught to read no help."""
 NEEDS_ATTEMPT = {"feedback": False, "sibling+feedback": False, "revise-wrong": False, "revise-right": True}
 """Views of an earlier answer of the model's own, and whether that must have been right."""
+BLUNDER = "plain, after a mistake"
+"""Episodes of a game behind a first action that no expert takes and that can be made good."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,6 @@ class Accuracy:
         return f"{self.mean:.3f} ± {self.standard_error:.3f}"
 
 
-@torch.no_grad()
 def answers(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -53,16 +55,8 @@ def answers(
 
     ``given``: how the assistant's turn already begins, one text a question; not repeated in the answers.
     """
-    conversations = [[{"role": "user", "content": text}] for text in questions]
-    prompts = cast(
-        list[str], tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
-    )
-    texts = [prompt + begun for prompt, begun in zip(prompts, given or [""] * len(prompts), strict=True)]
-    batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    sampling = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
-    ids = model.generate(**inputs, do_sample=sample, max_new_tokens=MAX_NEW_TOKENS, **sampling)
-    return tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    conversations = [[Message(role="user", content=text)] for text in questions]
+    return continued(model, tokenizer, conversations, given, sample)
 
 
 def measure(
@@ -73,11 +67,15 @@ def measure(
     A view of an earlier attempt is measured on the model's own plain answers, sampled, as far as they are of the
     kind it is meant for: feedback and ``revise-wrong`` after wrong ones, ``revise-right`` after right ones. The
     others: ``partial`` shows the first half of the results, ``sibling`` the right answer, ``diagnosis`` is ``@``.
+    Of a game the share of episodes that are won; view ``BLUNDER``: of those problems that allow of a blunder.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        if isinstance(world, Game):
+            rewards = earned(model, tokenizer, world, *_begun(world, view, count), sample)
+            return Accuracy(sum(one >= 0.5 for one in rewards) / len(rewards), len(rewards))
         asked: list[tuple[Example, dict[str, str]]] = [(e, _told(e)) for e in world.held_out(count)]
         if view in NEEDS_ATTEMPT:
             attempts = answers(model, tokenizer, [e.problem for e, _ in asked])
@@ -93,6 +91,14 @@ def measure(
         )
     right = sum(world.grade(e, text).correct for (e, _), text in zip(asked, texts, strict=True))
     return Accuracy(right / len(asked), len(asked))
+
+
+def _begun(world: Game, view: str, count: int) -> tuple[str, list[tuple[Example, list[str]]]]:
+    """(the view that is read, held-out examples with the turns that are given)."""
+    examples = world.held_out(count)
+    if view != BLUNDER:
+        return view, [(one, []) for one in examples]
+    return "plain", [(one, [words]) for one in examples if (words := world.blunder(one.problem))]
 
 
 def _told(example: Example) -> dict[str, str]:
@@ -128,7 +134,8 @@ def accuracy_table(name: str, folder: Path, count: int = 1024, seed: int = 0) ->
     for world in map(open_world, MODELS[named_model(name)]):
         own = world.name == MODELS[name][0] and name not in HELPLESS
         views = world.wording if own else ()
-        for view in ("plain", *views):
+        off_path = (BLUNDER,) if isinstance(world, Game) else ()
+        for view in ("plain", *views, *off_path):
             accuracy = measure(world, folder, view, count, seed)
             rows.append(f"| {world.name} | {view} | {accuracy} | {accuracy.count} |")
     return "\n".join(["| world | view | accuracy | n |", "|---|---|---|---|", *rows])

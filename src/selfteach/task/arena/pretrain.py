@@ -100,7 +100,7 @@ def backward(
     if pieces > 1:
         lessons = sorted(lessons, key=lambda lesson: sum(len(m["content"]) for m in lesson.messages))
     size = -(-len(lessons) // pieces)
-    tokens = sum(len(lesson.answer) + 1 for lesson in lessons)
+    tokens = sum(lesson.learned for lesson in lessons)
     total = 0.0
     for begin in range(0, len(lessons), size):
         inputs, labels = learnable(tokenizer, lessons[begin : begin + size])
