@@ -77,7 +77,7 @@ def moved(where: Where, action: str) -> Where | None:
 
 @lru_cache(maxsize=100_000)
 def can_win(where: Where) -> bool:
-    """Whether any actions lead out."""
+    """Whether any actions lead out, however many turns they take."""
     if not where.doors:
         return True
     tried = (moved(where, f"{verb}{key}") for verb in "ut" for key in where.hand + where.rooms[0])
