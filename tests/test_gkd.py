@@ -58,7 +58,7 @@ def writers(recipe: GKD, steps: int = 200) -> list[str]:
     """Who wrote each step's answers."""
     written: list[str] = []
     tools: Any = SimpleNamespace(
-        sample=lambda prompts, n, role="student": written.append(role),
+        play=lambda prompts, n, role="student": written.append(role),
         quote=lambda prompts, field: written.append(field),
         random=lambda name, shared: Random(len(written)),
     )

@@ -96,7 +96,7 @@ class Groups:
         self.rewards, self.next = rewards, have
         self.asked: list[int] = []
 
-    def sample(self, prompts: Any, n: int) -> list[Trajectory]:
+    def play(self, prompts: Any, n: int) -> list[Trajectory]:
         example = Example("k", (Message(role="user", content="?"),), {})
         return [
             Trajectory.written(example, [1], [i], "x", group=prompt, finished=True)
@@ -134,7 +134,7 @@ def test_after_so_many_rounds_the_batch_is_what_it_is() -> None:
 
 
 def test_by_default_groups_are_taken_as_they_come_and_nobody_grades_them() -> None:
-    tools: Any = SimpleNamespace(sample=lambda prompts, n: [f"{one}{i}" for one in prompts for i in range(n)])
+    tools: Any = SimpleNamespace(play=lambda prompts, n: [f"{one}{i}" for one in prompts for i in range(n)])
     recipe = with_knobs(GRPO(), {"per_prompt": 2})
     assert recipe.rollout(tools, ["a", "b"], 0) == ["a0", "a1", "b0", "b1"]  # type: ignore[list-item]
 

@@ -30,7 +30,7 @@ class Written:
     def __init__(self, answers: Sequence[Trajectory], quoted: Sequence[Trajectory]) -> None:
         self.answers, self.quoted, self.roles = answers, quoted, list[str]()
 
-    def sample(self, prompts: Any, n: int, *, role: str) -> list[Trajectory]:
+    def play(self, prompts: Any, n: int, *, role: str) -> list[Trajectory]:
         self.roles.append(role)
         return list(self.answers)
 

@@ -22,7 +22,9 @@ class Columns:
     ``available`` role → [N] or [N, T] bool, where it sees its view (absent name: everywhere) · ``marks`` name → [N, T]
     bool, spans somebody pointed at · ``log_probs`` role → [N, T] log-prob (nats) of the sampled tokens, of a role
     that gave no more than these · ``numbers`` name → [N] or [N, T] · ``special`` name → token id ·
-    ``precision`` of numbers made from these (None: that of the widest column, float32 where there is none).
+    ``precision`` of numbers made from these (None: that of the widest column, float32 where there is none) · ``turns``
+    how many the longest trajectory has, and ``split`` whether one has several rows, where that was counted beforehand,
+    so that nobody waits for a device to say so (None: it was not).
 
     What is None or absent is refused by name when a recipe reads it. Raises ValueError naming the column that does not
     fit ``ids``.
@@ -44,6 +46,8 @@ class Columns:
     numbers: Mapping[str, Real[Tensor, "N"] | Real[Tensor, "N T"]] = field(default_factory=dict)
     special: Mapping[str, int] = field(default_factory=dict)
     precision: torch.dtype | None = None
+    turns: int | None = None
+    split: bool | None = None
 
     def __post_init__(self) -> None:
         if self.ids.dim() != 2:

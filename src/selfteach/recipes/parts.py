@@ -140,18 +140,14 @@ class GRPOSettings:
         """[N] A of each rollout within its group, over the whole group whatever a term selects of it. ``reward``: what
         is compared (None: the task's); ``among``: the rows that are (None: all), 0 for the others."""
         compared = stats.reward if reward is None else reward
-        first = stats.first_rows
+        whole = stats.columns.split is False
         # The turns of an episode that are rows of their own are one rollout of the group.
-        counted = first if among is None else among & first
+        if not whole:
+            among = stats.first_rows if among is None else among & stats.first_rows
         found = group_advantage(
-            compared,
-            stats.group,
-            self.scale,
-            self.advantage_eps,
-            self.baseline,
-            among=among if bool(first.all()) else counted,
+            compared, stats.group, self.scale, self.advantage_eps, self.baseline, among=among
         )
-        return stats.by_trajectory(found)
+        return found if whole else stats.by_trajectory(found)
 
     def term(
         self, name: str, stats: Statistics, advantage: Float[Tensor, "N *T"] | None = None, **fields: Any

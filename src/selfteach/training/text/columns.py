@@ -110,6 +110,8 @@ def columns_of(
         numbers={name: table.named("numbers", name, dtype, math.nan) for name in table.names("numbers")},
         special=special,
         precision=dtype,
+        turns=max((1 + max(row["turn"], default=0) for row in facts), default=0),
+        split=len({row["trajectory"] for row in facts}) < len(facts),
     )
 
 

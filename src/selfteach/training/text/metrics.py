@@ -183,8 +183,8 @@ def token_means(
 def turn_means(outcomes: Sequence[Outcome], drawn: Drawn) -> dict[str, float]:
     """``divergence_by_turn/NAME/TURN``: mean divergence from each teacher over the ``drawn`` tokens of each of the
     first ``TURNS`` turns, of all processes; {} where nothing has several turns."""
-    turns = drawn.columns.turn
-    if turns is None or not turns.numel() or not (several := int(turns.max())):
+    turns, several = drawn.columns.turn, drawn.columns.turns or 0
+    if turns is None or several < 2:
         return {}
     sums: dict[str, float] = {}
     counts: dict[str, float] = {}
@@ -195,7 +195,7 @@ def turn_means(outcomes: Sequence[Outcome], drawn: Drawn) -> dict[str, float]:
             if kind != "divergence":
                 continue
             seen = outcome.layout.at(drawn.of(role))
-            for number in range(min(several + 1, TURNS)):
+            for number in range(min(several, TURNS)):
                 own = seen & (turn == number)
                 key = f"divergence_by_turn/{role}/{number}"
                 sums[key] = sums.get(key, 0.0) + float(values[own].sum())
