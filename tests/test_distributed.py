@@ -67,16 +67,15 @@ def test_two_processes_compute_what_one_does(tmp_path: Path, weights: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("turns", "blind"), [("101323", 5 / 10), ("123000", 3 / 6)])
-def test_processes_with_unequal_numbers_of_rows_compute_what_one_does(
-    tmp_path: Path, turns: str, blind: float
-) -> None:
+@pytest.mark.parametrize("turns", ["101323", "123000"])
+def test_processes_with_unequal_numbers_of_rows_compute_what_one_does(tmp_path: Path, turns: str) -> None:
     """Turns that are rows of their own; of a prompt, a minibatch or the whole batch a process may have nothing."""
     more = ("--minibatches", "3", "--max-unavailable", "1", "--lr", "2e-4", "--metrics-tokens", "60")
     train(tmp_path / "one", 1, *more, script=("uneven.py", turns))
     train(tmp_path / "two", 2, *more, "--micro-batch", "3", script=("uneven.py", turns))
     assert_same(tmp_path)
-    assert read_rows(tmp_path / "one" / "metrics.jsonl")[0]["unavailable/teacher"] == pytest.approx(blind)
+    # The teacher reads its privilege behind later turns too.
+    assert read_rows(tmp_path / "one" / "metrics.jsonl")[0]["unavailable/teacher"] == 0
 
 
 @pytest.mark.slow
