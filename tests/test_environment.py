@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -328,7 +329,7 @@ def user(content: Any = "no", role: Any = "user") -> Any:
         (lambda: Reply([user()], numbers={"success": 1.0}), "counted already"),
         (lambda: Reply([user()], numbers={"a/b": 1.0}), "which is no name"),
         (lambda: Reply([user()], numbers=[1]), "numbers list"),
-        (lambda: exec("raise SystemExit(3)"), "SystemExit: 3"),
+        (lambda: sys.exit(3), "SystemExit: 3"),
     ],
 )
 def test_what_is_no_reply_ends_the_episode_and_is_named(
@@ -415,3 +416,29 @@ def test_turns_that_were_cut_are_counted(plain: str, tmp_path: Path) -> None:
         if one.grade.numbers["turns_cut"]:
             assert not one.finished
     assert any(not one.finished for one in batch.rows)
+
+
+def test_an_environment_that_is_empty_is_stepped_all_the_same(plain: str, tmp_path: Path) -> None:
+    """One may have a length, and be 0 long."""
+
+    class Empty(GuessingTask):
+        def environment(self) -> Any:
+            made = super().environment()
+            made.__class__ = type("Long", (type(made),), {"__len__": lambda self: 0})
+            return made
+
+    learner = learner_of(GRPO(**SMALL), plain, tmp_path, Empty())
+    secret = learner.task.train(0).private["answer"]
+    (one,) = played(learner, [[secret]])
+    assert one.right
+    assert all(made.closed for made in learner.task.made)
+
+
+def test_a_tasks_own_limit_counts_the_turns_that_were_given(plain: str, tmp_path: Path) -> None:
+    learner = learner_of(GRPO(**SMALL), plain, tmp_path)
+    secret = learner.task.train(0).private["answer"]
+    wrong = "0" if secret != "0" else "1"
+    learner.now.step = 0
+    (one,) = learner.writing.tools(0).play(learner.writing.drawn(1, 0), max_turns=9, opening=[[wrong] * 3])
+    assert one.grade is not None
+    assert one.grade.numbers["turns"] == 4

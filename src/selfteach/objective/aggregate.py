@@ -13,6 +13,30 @@ def numbered(values: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
     return number
 
 
+def first_row_of(number: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
+    """[N] trajectories' numbers → [N] long: the first row of each row's trajectory."""
+    unit, row = numbered(number), torch.arange(len(number), device=number.device)
+    first = row.new_full((len(number),), len(number)).scatter_reduce(0, unit, row, "amin")
+    return first[unit]
+
+
+def first_place_of(
+    over: Bool[Tensor, "N T"], turn: Int[Tensor, "N T"] | None, number: Int[Tensor, "N"] | None
+) -> Int[Tensor, "N"]:
+    """[N] long: the flat place (row · T + position) of the first token ``over`` selects of each row's trajectory, in
+    its earliest turn, in whichever row that stands; −1 where there is none. ``number`` None: a row is a trajectory."""
+    if not over.numel():
+        return torch.full((len(over),), -1, dtype=torch.long, device=over.device)
+    place = torch.arange(over.numel(), device=over.device).reshape(over.shape)
+    order = place if turn is None else turn.clamp(min=0) * over.numel() + place
+    nowhere = torch.iinfo(order.dtype).max
+    first = order.masked_fill(~over, nowhere).amin(dim=1)
+    if number is not None:
+        unit = numbered(number)
+        first = first.new_full((len(over),), nowhere).scatter_reduce(0, unit, first, "amin")[unit]
+    return (first % over.numel()).masked_fill(first == nowhere, -1)
+
+
 def sum_by(
     unit: Int[Tensor, "N T"], column: Float[Tensor, "N T"], over: Bool[Tensor, "N T"]
 ) -> Float[Tensor, "U"]:

@@ -10,7 +10,15 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from selfteach.objective import advantage
-from selfteach.objective.aggregate import mean_by, numbered, quantile_over, standardized, sum_by, to_go
+from selfteach.objective.aggregate import (
+    first_place_of,
+    first_row_of,
+    mean_by,
+    quantile_over,
+    standardized,
+    sum_by,
+    to_go,
+)
 from selfteach.objective.axes import LogProbs
 from selfteach.objective.batch import STUDENT, ScoredBatch
 from selfteach.objective.columns import Columns, by_position
@@ -138,23 +146,17 @@ class Statistics:
         number = self.columns.trajectory
         if number is None:
             return torch.ones_like(self.rows)
-        return self._first_row_of(number) == torch.arange(len(number), device=number.device)
+        return first_row_of(number) == torch.arange(len(number), device=number.device)
 
     def by_trajectory(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
         """[N] in place of each row's value that of its trajectory's first row."""
         number = self.columns.trajectory
-        return values if number is None else values[self._first_row_of(number)]
+        return values if number is None else values[first_row_of(number)]
 
     def trajectory_sum(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
         """[N] in place of each row's value the sum over the rows of its trajectory (its own where none has several)."""
         number = self.columns.trajectory
         return values if number is None else advantage.group_sum(values, number)
-
-    @staticmethod
-    def _first_row_of(number: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
-        unit, row = numbered(number), torch.arange(len(number), device=number.device)
-        first = row.new_full((len(number),), len(number)).scatter_reduce(0, unit, row, "amin")
-        return first[unit]
 
     @property
     def pair(self) -> Int[Tensor, "N"]:
@@ -310,18 +312,10 @@ class Statistics:
         """[N, T] → [N]: what stands at the first written token of each row's trajectory, in its earliest turn, in
         whichever row that stands; ``among`` [N, T]: of these tokens alone (None: all). NaN of none."""
         over = self.mask if among is None else self.mask & among
-        rows = len(over)
+        place = first_place_of(over, self.columns.turn, self.columns.trajectory)
         if not over.numel():
-            return column.new_full((rows,), torch.nan)
-        place = torch.arange(over.numel(), device=over.device).reshape(over.shape)
-        order = place if self.columns.turn is None else self.columns.turn.clamp(min=0) * over.numel() + place
-        nowhere = torch.iinfo(order.dtype).max
-        first = order.masked_fill(~over, nowhere).amin(dim=1)
-        number = self.columns.trajectory
-        if number is not None:
-            unit = numbered(number)
-            first = first.new_full((rows,), nowhere).scatter_reduce(0, unit, first, "amin")[unit]
-        return column.flatten()[first % over.numel()].masked_fill(first == nowhere, torch.nan)
+            return column.new_full((len(over),), torch.nan)
+        return column.flatten()[place.clamp(min=0)].masked_fill(place < 0, torch.nan)
 
     def to_go(
         self,

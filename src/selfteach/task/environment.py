@@ -48,12 +48,6 @@ class Environment(Protocol):
     def step(self, message: Message) -> Reply: ...
 
 
-class Interactive(Task, Protocol):
-    """A task whose problems are episodes. ``max_turns``, which it may lack, is the longest that it allows."""
-
-    def environment(self) -> Environment: ...
-
-
 BUILT_IN = frozenset(
     {"success", "turns", "turns_cut", "out_of_turns", "out_of_room", "environment_failed", "illegal"}
 )

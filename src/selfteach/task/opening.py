@@ -61,8 +61,8 @@ def open_task(
     ``table``, ``chain`` … are worlds of the arena · ``gym:NAME`` or ``gym:NAME?setting=value&…`` a reasoning-gym
     task · ``textworld`` or ``textworld?rooms=1&quest=2&…`` games of TextWorld · a path that ends in ``.jsonl``,
     ``.json``, ``.csv`` or ``.parquet``, or a folder · ``hf:ID`` or ``hf:ID?split=test&subset=main`` a dataset of the
-    hub. Raises UserError for a name that fits none of these, naming
-    the nearest, and for options the source does not heed.
+    hub. Raises UserError for a name that fits none of these, naming the nearest, and for options the source does not
+    heed.
     """
     return finished(_opened(name, seed, options, reward, part), options, reward)
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from selfteach.errors import UserError
 from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
+from selfteach.policy.renderer import Renderer
 from selfteach.policy.sampler import LocalSampler, Watch
 from selfteach.recipes.parts import Rollouts
 from selfteach.roles.view import Plain, View
-from selfteach.task.environment import environment_of, limit_of, turns_allowed
+from selfteach.task.environment import environment_of, limit_of
 from selfteach.task.example import Example, Grade, Message, Task
 from selfteach.task.segment import STUDENT, Segment
 from selfteach.task.trajectory import Trajectory
@@ -115,11 +116,11 @@ def evaluate(
         Asked(n, one, ids, f"{seed} eval {one.key} {k}") for n, one, ids in asked for k in range(samples)
     ]
     sampler = LocalSampler(policy, watch)
-    answered = (
-        answers_to(wanted, sampler, task, sampling, batch_size)
-        if environment_of(task) is None
-        else episodes_of(wanted, sampler, task, sampling, batch_size, thinking, max_turns)
-    )
+    if environment_of(task) is None:
+        answered = answers_to(wanted, sampler, task, sampling, batch_size)
+    else:
+        played = play_asked(wanted, sampler, task, sampling, batch_size, thinking, max_turns)
+        answered = [episode_of(*both, policy.renderer) for both in zip(wanted, played, strict=True)]
     answers = [one for _, one in sorted(gather_rows(answered), key=lambda each: each[0])]
     return result(answers, samples), answers
 
@@ -154,26 +155,13 @@ def answers_to(
     ]
 
 
-def episodes_of(
-    asked: Sequence[Asked],
-    sampler: LocalSampler,
-    task: Task,
-    sampling: Sampling,
-    batch_size: int | None,
-    thinking: bool | None,
-    max_turns: int,
-) -> list[tuple[int, Answered]]:
-    """(number of the problem, one graded episode) for each that is asked."""
-    played = play_asked(asked, sampler, task, sampling, batch_size, thinking, max_turns)
-    turns = turns_by_row(played, sampler.policy.renderer)
-    return [
-        (
-            each.number,
-            Answered(each.example, each.prompt_ids, own_ids(one), one.text, one.finished, one.grade, own),
-        )
-        for each, one, own in zip(asked, played, turns, strict=True)
-        if one.grade is not None
-    ]
+def episode_of(asked: Asked, played: Trajectory, renderer: Renderer) -> tuple[int, Answered]:
+    """(number of the problem, its graded episode)."""
+    assert played.grade is not None
+    (turns,) = turns_by_row([played], renderer)
+    return asked.number, Answered(
+        asked.example, asked.prompt_ids, own_ids(played), played.text, played.finished, played.grade, turns
+    )
 
 
 def play_asked(
@@ -209,7 +197,7 @@ def play_asked(
 
     room = partial(has_room, window=policy.window, longest=sampling.max_tokens)
     player = Player(make, policy.renderer, thinking, write, room, limit_of(task))
-    return player.play(begun, turns_allowed(task, max_turns))
+    return player.play(begun, max_turns)
 
 
 def examined(learner: TextLearner) -> tuple[dict[str, float], list[Answered]]:

@@ -46,8 +46,9 @@ class Episode:
     def begun(cls, trajectory: Trajectory, make: Callable[[], Environment]) -> Episode:
         """Its environment stands where the trajectory does: the turns that it has are played again."""
         episode = cls(trajectory)
-        episode.environment = episode._guarded(make)
-        episode._guarded(lambda: episode.environment and episode.environment.reset(trajectory.example.asked))
+        made = episode.environment = episode._guarded(make)
+        if made is not None:
+            episode._guarded(lambda: made.reset(trajectory.example.asked))
         for message in trajectory.conversation:
             if message["role"] == "assistant" and episode.ending is None:
                 episode._step(message)
@@ -60,7 +61,11 @@ class Episode:
     def _step(self, message: Message) -> Reply | None:
         environment = self.environment
         # A copy: what was said stays what was said, whatever becomes of it there.
-        reply = self._guarded(lambda: checked(environment.step(Message(**message)))) if environment else None
+        reply = (
+            None
+            if environment is None
+            else self._guarded(lambda: checked(environment.step(Message(**message))))
+        )
         self.said.append(message)
         if reply is None:
             self.rewards.append(0.0)
@@ -90,8 +95,7 @@ class Episode:
 
     def closed(self) -> Trajectory:
         """The finished trajectory: graded by what was earned, its text the whole exchange."""
-        with suppress(Exception):
-            getattr(self.environment, "close", lambda: None)()
+        close(self.environment)
         one, earned = without_last_answer(self.trajectory), sum(self.rewards)
         numbers = {
             "success": float(earned >= 0.5),
@@ -111,6 +115,12 @@ class Episode:
         return told.with_numbers(**{TURN_REWARD: each, TURN_ILLEGAL: illegal}).graded(
             Grade(earned, feedback, words, verdict.value, numbers)
         )
+
+
+def close(environment: Environment | None) -> None:
+    """End an environment, if it wants to be; nothing of it counts any more, nor how it takes that."""
+    with suppress(Exception):
+        getattr(environment, "close", lambda: None)()
 
 
 def without_last_answer(one: Trajectory) -> Trajectory:

@@ -19,7 +19,7 @@ from selfteach.recipes.knobs import knobs
 from selfteach.recipes.tools import Prompt
 from selfteach.roles.role import Role
 from selfteach.roles.view import Plain, View
-from selfteach.task.environment import Environment, environment_of, limit_of, turns_allowed, turns_of
+from selfteach.task.environment import Environment, environment_of, limit_of, turns_of
 from selfteach.task.example import Example, Message, Task
 from selfteach.task.segment import DATA, EDIT, STUDENT, Segment
 from selfteach.task.trajectory import Trajectory
@@ -177,7 +177,7 @@ class TextTools:
         player = self.player(make, role, view)
         asked = self.recipe.rollouts.max_turns if max_turns is None else max_turns
         openings = None if opening is None else [one for each in opening for one in [each] * n]
-        return player.play(started, turns_allowed(self.task, asked), openings)
+        return player.play(started, asked, openings)
 
     def player(
         self, make: Callable[[], Environment], role: str = STUDENT, view: View | None = None

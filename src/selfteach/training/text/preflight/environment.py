@@ -10,7 +10,7 @@ from selfteach.errors import UserError
 from selfteach.task.environment import Environment, messages_in, turns_of
 from selfteach.task.example import Example
 from selfteach.task.trajectory import Trajectory
-from selfteach.training.text.playing import Episode
+from selfteach.training.text.playing import SAID, Episode, close
 from selfteach.training.text.preflight.check import Check
 
 if TYPE_CHECKING:
@@ -40,11 +40,15 @@ def environment_checks(run: TextLearner, make: Callable[[], Environment]) -> Ite
 def opening_check(examples: Sequence[Example], make: Callable[[], Environment]) -> Check:
     name = "environment: reset"
     for one in examples:
+        environment: Environment | None = None
         try:
-            opening = messages_in(make().reset(one.asked))
+            environment = make()
+            opening = messages_in(environment.reset(one.asked))
         except (Exception, SystemExit) as error:
-            said = " ".join(str(error).split())[:300]
+            said = " ".join(str(error).split())[:SAID]
             return Check(name, False, f"reset of example {one.key} failed: {type(error).__name__}: {said}")
+        finally:
+            close(environment)
         if opening != tuple(one.prompt):
             return Check(
                 name,
@@ -94,6 +98,5 @@ def tried(example: Example, turns: Sequence[str], make: Callable[[], Environment
     for words in turns:
         if episode.ending is None:
             episode.step(words)
-    with suppress(Exception):
-        getattr(episode.environment, "close", lambda: None)()
+    close(episode.environment)
     return episode
