@@ -84,3 +84,21 @@ def test_of_words_that_begin_alike_the_longer_is_read(lake: Any) -> None:
 def test_a_task_without_actions_is_refused(lake: Any) -> None:
     with pytest.raises(UserError, match="actions is empty"):
         GymnasiumTask(lake.make, {})
+
+
+@pytest.mark.parametrize("actions", [{1: 1}, {"": 0}])
+def test_actions_are_called_by_words(lake: Any, actions: Any) -> None:
+    with pytest.raises(UserError, match="actions are called by words"):
+        GymnasiumTask(lake.make, actions)
+
+
+def test_what_is_told_is_a_text(lake: Any) -> None:
+    task = GymnasiumTask(lake.make, {"go": 1}, describe=lambda field, info: 5)  # type: ignore[arg-type, return-value]
+    with pytest.raises(UserError, match="describe gave int 5: give a text"):
+        task.train(0)
+
+
+def test_an_experts_turns_are_words(lake: Any) -> None:
+    task = GymnasiumTask(lake.make, {"go": 1}, expert=lambda environment: [1, 2])  # type: ignore[arg-type, list-item]
+    with pytest.raises(UserError, match=r"expert gave \[1, 2\]: give the words"):
+        task.train(0)

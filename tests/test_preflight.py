@@ -22,9 +22,14 @@ from selfteach.errors import UserError
 from selfteach.policy.renderer import ChatRenderer
 from selfteach.policy.sampler import LocalSampler, Sample
 from selfteach.policy.wording import left_out
+from selfteach.roles.role import Role
+from selfteach.roles.view import Solution
+from selfteach.roles.weights import Frozen
 from selfteach.task.example import Message
+from selfteach.training.text.contexts import Context
 from selfteach.training.text.preflight import Check, examined, preflight
 from selfteach.training.text.preflight.probing import first_prompts
+from selfteach.training.text.preflight.teachers import unseen_check
 from tiny import CHATML, tiny_model, tiny_model_folder, tiny_tokenizer
 
 ONE_TURN = (
@@ -406,3 +411,14 @@ def test_rows_that_are_no_preferences_are_refused_by_dpo(tmp_path: Path) -> None
     run = run_of(folder(tmp_path), "--task", task(tmp_path), recipe="dpo")
     with pytest.raises(UserError, match=r"give rows of prompt, chosen and rejected, or .* --pairs rollouts"):
         preflight(run.learner)
+
+
+def test_what_is_too_long_for_the_window_is_not_another_views_fault() -> None:
+    role = Role(Frozen(), Solution())
+    check = unseen_check("teacher", role, Context([None] * 4, too_long=4), ["solution"])
+    assert not check.ok
+    assert "4 too long" in check.detail
+    assert "lower --max-tokens, or show less" in check.detail
+    assert "--view" not in check.detail
+    other = unseen_check("teacher", role, Context([None] * 4, no_privilege=4), ["answer"])
+    assert "the rows have 'answer': --view answer" in other.detail

@@ -47,6 +47,11 @@ class GymnasiumTask:
         seed: int = 0,
     ) -> None:
         require(callable(actions) or len(actions) > 0, f"task {name}: actions is empty: name some words")
+        if not callable(actions):
+            require(
+                all(isinstance(word, str) and word for word in actions),
+                f"task {name}: actions are called by words, as in {{'left': 0}}; got {list(actions)!r}",
+            )
         require(max_turns >= 1, f"task {name}: max_turns is {max_turns}: it must be at least 1")
         self.make, self.actions, self.name, self.describe = make, actions, name, describe
         self.instructions, self.expert, self.max_turns = instructions, expert, max_turns
@@ -70,13 +75,27 @@ class GymnasiumTask:
         observation, info = environment.reset(seed=seed)
         private = {"seed": str(seed)}
         if self.expert is not None:
-            private["solution"] = json.dumps(list(self.expert(environment)))
+            turns = list(self.expert(environment))
+            require(
+                all(isinstance(one, str) for one in turns),
+                f"task {self.name}: expert gave {turns!r:.60}: give the words of its turns",
+            )
+            private["solution"] = json.dumps(turns)
         environment.close()
         return Example(f"{self.name} {seed}", self.opening(observation, info), private)
 
     def opening(self, observation: Any, info: Mapping[str, Any]) -> tuple[Message, ...]:
-        parts = [self.instructions, self.describe(observation, info)]
+        parts = [self.instructions, self.told(observation, info)]
         return (Message(role="user", content="\n\n".join(part for part in parts if part)),)
+
+    def told(self, observation: Any, info: Mapping[str, Any]) -> str:
+        """What ``describe`` says. UserError where that is no text."""
+        said = self.describe(observation, info)
+        require(
+            isinstance(said, str),
+            f"task {self.name}: describe gave {type(said).__name__} {said!r:.60}: give a text",
+        )
+        return said
 
     def action_in(self, text: str) -> Any:
         """The action that a turn names. ValueError, with what there is to say, where it names none."""
@@ -112,7 +131,7 @@ class GymnasiumEpisode:
         except ValueError as error:
             return Reply((Message(role="user", content=str(error)),), failed=True)
         observation, reward, terminated, truncated, info = self.inner.step(action)
-        said = Message(role="user", content=self.task.describe(observation, info))
+        said = Message(role="user", content=self.task.told(observation, info))
         return Reply((said,), float(reward), bool(terminated or truncated))
 
     def close(self) -> None:

@@ -64,6 +64,10 @@ def unseen_check(
         return Check(f"{name}: view", True, f"{view.name} waits for how answers turn out; not checked")
     has = next((known for known in ("solution", "answer") if known in private), None)
     advice = "choose another --view" if has is None else f"the rows have {has!r}: --view {has}"
+    if seen.too_long > seen.no_privilege:
+        advice = (
+            "with what is written behind it that exceeds the model's window: lower --max-tokens, or show less"
+        )
     return Check(
         f"{name}: view",
         False,
