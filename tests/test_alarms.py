@@ -342,6 +342,18 @@ def fed(rows: list[Row]) -> tuple[Memory, list[Row]]:
     return memory, out
 
 
+def test_episodes_that_have_more_turns_or_fewer_are_not_longer_or_shorter_answers() -> None:
+    turns = [1.0] * 20 + [8.0] * 20 + [1.0] * 20
+    _, rows = fed([calm(i + 1, **{"length/mean": 3.0 * k, "grade/turns": k}) for i, k in enumerate(turns)])
+    assert not any("alarms" in row for row in rows)
+    _, rows = fed(
+        [calm(i + 1, **{"length/mean": 4.0 if i < 20 else 40.0, "grade/turns": 2.0}) for i in range(60)]
+    )
+    told = [alarm for row in rows for alarm in row.get("alarms", ())]
+    assert [alarm["name"] for alarm in told] == ["length runs away"]
+    assert "tokens a turn" in told[0]["seen"]
+
+
 def test_an_alarm_is_told_once_and_again_only_after_it_has_stopped() -> None:
     lengths = [30.0] * 10 + [100.0] * 20 + [30.0] * 20 + [100.0] * 20
     _, rows = fed([calm(i + 1, **{"length/mean": length}) for i, length in enumerate(lengths)])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from arrays import VOCABULARY, arrays, log_softmax, mean_of_sequences
+from selfteach.api.resolve import draft
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES, knobs, recipe_named, with_knobs
 from selfteach.recipes.grpo import GRPO
@@ -188,3 +189,15 @@ def test_recipes_are_short() -> None:
     lines = {name: code_lines(Path(inspect.getfile(kind))) for name, kind in RECIPES.items()}
     assert sum(lines.values()) / len(lines) <= 80, lines
     assert max(lines.values()) <= 120, lines
+
+
+def test_a_world_has_a_preset_of_its_own_where_the_method_was_not_made_for_it() -> None:
+    """A preset of the paper's that is called as a world is none of the arena."""
+    taken = {
+        words: draft(words.split()[0], task=next(iter(words.split()[1:]), None))
+        for words in ("tcod", "tcod tutor", "tcod doors", "many-faces rule")
+    }
+    assert [one.preset for one in taken.values()] == ["arena", "tutor", "arena", "arena"]
+    assert [getattr(one.recipe, "teacher", None) for one in list(taken.values())[:3]] == [
+        "arena:doors-expert", "arena:tutor-large", "arena:doors-expert",
+    ]  # fmt: skip

@@ -131,7 +131,7 @@ def draft(
     else:
         arena = isinstance(task, str) and task in WORLDS
         auto = preset == AUTO or (preset is None and not arena)
-        name_of, chosen = preset_named(found, None if preset == AUTO else preset, arena=arena)
+        name_of, chosen = preset_named(found, None if preset == AUTO else preset, world=task if arena else "")
         preset = AUTO if auto else name_of
     reward = reward if reward is not None else table.get("reward")
     config = TrainConfig(chosen, name, preset, task, NOWHERE, reward=reward, seed=table.get("seed", 0))

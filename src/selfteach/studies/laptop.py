@@ -24,7 +24,7 @@ Knobs = Mapping[str, Any]
 @dataclass(frozen=True)
 class Laptop:
     """``world``: what ``selfteach train NAME`` trains on unless told otherwise; ``knobs``: preset "arena"; ``further``:
-    more presets for the arena, by name."""
+    more presets for the arena, by name. One called as a world is taken there in the place of "arena"."""
 
     world: str = "table"
     knobs: Knobs = field(default_factory=dict)
@@ -33,6 +33,8 @@ class Laptop:
 
 SHORT = {"max_tokens": 64, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
 """Answers of the arena, sampled as they come."""
+EPISODES = {**SHORT, "max_tokens": 6, "max_turns": 10}
+"""Episodes of worlds doors and calculator."""
 PLAIN = {"schedule": "constant", "warmup": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "lora_rank": 0}
 """All weights, nothing that a paper's optimizer has beside them."""
 ADAM = {"lr": 1e-3, "betas": (0.9, 0.95), **PLAIN}
@@ -80,8 +82,9 @@ def presets(kind: type[Recipe]) -> dict[str, Recipe]:
     return own | {name: with_knobs(kind(), knobs) for name, knobs in arena.items()}
 
 
-def preset_named(kind: type[Recipe], preset: str | None = None, *, arena: bool = False) -> tuple[str, Recipe]:
-    """(name, recipe) of a preset; None: in the ``arena`` its preset "arena" if there is one, else the paper's.
+def preset_named(kind: type[Recipe], preset: str | None = None, *, world: str = "") -> tuple[str, Recipe]:
+    """(name, recipe) of a preset; None: in a ``world`` of the arena its preset of that name, else its preset "arena" if
+    there is one; elsewhere the paper's.
 
     UserError naming the nearest if it is unknown.
     """
@@ -89,7 +92,8 @@ def preset_named(kind: type[Recipe], preset: str | None = None, *, arena: bool =
     if preset == PAPER and PAPER not in known:
         preset = next(iter(known))
     if preset is None:
-        preset = ARENA if arena and ARENA in known else next(iter(known))
+        own = world if world in laptop_of(kind).further else ARENA
+        preset = own if world and own in known else next(iter(known))
     if preset not in known:
         name = next((n for n, one in RECIPES.items() if one is kind), kind.__name__)
         raise UserError(f"recipe {name} has no preset {preset!r}{nearest(preset, known)}")

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from selfteach.studies.grpo import ADAMS, ROWS
-from selfteach.studies.laptop import PLAIN, SHORT, SLOW, UNSURE, Laptop
+from selfteach.studies.laptop import EPISODES, PLAIN, SHORT, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
+RATE = {**PLAIN, "lr": 3e-4, "betas": (0.9, 0.95)}
 LAPTOP = Laptop(
-    "tutor",
+    "doors",
+    {**EPISODES, **RATE, "teacher": "arena:doors-expert", "per_prompt": 8, "steps": 40, "prompts": 4},
     {
-        **SHORT,
-        **PLAIN,
-        "teacher": "arena:tutor-large",
-        "lr": 3e-4,
-        "per_prompt": 8,
-        "steps": 150,
-        "prompts": 8,
+        "tutor": {
+            **SHORT,
+            **PLAIN,
+            "teacher": "arena:tutor-large",
+            "lr": 3e-4,
+            "per_prompt": 8,
+            "steps": 150,
+            "prompts": 8,
+        }
     },
 )
 
-SOD = f"sod --task tutor {SLOW} {ROWS} {ADAMS}"
-ONE_TURN = (
-    "Answers of one turn have one weight, 1: nothing is weighed. It asks for an environment of several turns"
-)
+SOD = "sod --task doors --eval-every 4 --eval-samples 1"
 
 STUDY = Study(
     method="sod",
-    model=UNSURE,
     claims=(
         Claim(
             says="Weighing turns by their gap beats weighing all alike: 42.98 against 34.70 (Qwen3-1.7B, average@32 of "
@@ -36,7 +35,6 @@ STUDY = Study(
             lower="uniform",
             metric=AREA,
             tuned_by=AREA,
-            withdrawn=ONE_TURN,
         ),
         Claim(
             says="An uncapped weight is worse: 42.98 against 38.10 (the same)",
@@ -45,7 +43,6 @@ STUDY = Study(
             lower="uncapped",
             metric=AREA,
             tuned_by=AREA,
-            withdrawn=ONE_TURN,
         ),
         Claim(
             says="A teacher beside the reward beats the reward alone: 36.27 against 25.39 (its baseline OPD and GRPO; "

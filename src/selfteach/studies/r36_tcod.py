@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from selfteach.studies.laptop import ADAM, SHORT, SLOW, SOME, UNSURE, Laptop
+from selfteach.studies.laptop import ADAM, EPISODES, SHORT, Laptop
 from selfteach.studies.study import AREA, Claim, Study
 
+SAMPLED = {**ADAM, "lr": 3e-4, "steps": 60}
 LAPTOP = Laptop(
-    "tutor", {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64}
-)  # fmt: skip
+    "doors",
+    {**EPISODES, **SAMPLED, "teacher": "arena:doors-expert", "prompts": 32},
+    {"tutor": {**SHORT, **ADAM, "teacher": "arena:tutor-large", "steps": 150, "prompts": 64}},
+)
 
-TCOD = f"tcod --task tutor {SLOW} {SOME}"
-ONE_TURN = "Answers of one turn have no depth to cut. It asks for an environment of several turns"
+TCOD = "tcod --task doors --eval-every 5 --eval-samples 1"
 
 STUDY = Study(
     method="tcod",
-    model=UNSURE,
     claims=(
         Claim(
             says="Episodes cut behind their first turns beat whole ones: 81.43 against 65.72 (Qwen2.5-3B, ALFWorld "
@@ -24,7 +25,6 @@ STUDY = Study(
             lower="opd",
             metric=AREA,
             tuned_by=AREA,
-            withdrawn=ONE_TURN,
         ),
         Claim(
             says="Episodes begun behind an expert's turns beat whole ones: 77.86 against 65.72 (the same)",
@@ -33,7 +33,15 @@ STUDY = Study(
             lower="opd",
             metric=AREA,
             tuned_by=AREA,
-            withdrawn=ONE_TURN,
+        ),
+        Claim(
+            says="Whole episodes collapse where cut ones do not: success 0.17 against 18.2 to 18.8 at the end "
+            "(Qwen3-1.7B, a teacher of 30B, average of three environments)",
+            variants={"f2b": TCOD, "opd": f"{TCOD} --curriculum none"},
+            higher="f2b",
+            lower="opd",
+            tuned_by=AREA,
+            may_fail=("opd",),
         ),
     ),
 )

@@ -103,6 +103,11 @@ class Seen:
         return f"{name} {self.first.get(name, 0.0):.3g} → {self.now[name]:.3g}"
 
     @property
+    def unit(self) -> str:
+        """What length/mean counts, as ``looked_at`` keeps it."""
+        return "tokens a turn" if TURNS in self.now else "tokens"
+
+    @property
     def learning(self) -> bool:
         """Whether the reward has risen: then a changed length or entropy may be what was learned."""
         return self.now.get("reward/mean", 0.0) - self.start.get("reward/mean", 0.0) >= GAINED
@@ -124,14 +129,14 @@ def longer(seen: Seen) -> str | None:
     excused = seen.learning and seen.change("truncated") < CUT
     if factor is None or factor < (FAR_LONGER if excused else LONGER):
         return None
-    return f"{seen.change_in('length/mean')} tokens"
+    return f"{seen.change_in('length/mean')} {seen.unit}"
 
 
 def shorter(seen: Seen) -> str | None:
     factor = seen.factor("length/mean")
     if factor is None or factor > SHORTER or seen.learning:
         return None
-    return f"{seen.change_in('length/mean')} tokens, while the reward did not rise"
+    return f"{seen.change_in('length/mean')} {seen.unit}, while the reward did not rise"
 
 
 def cut(seen: Seen) -> str | None:
@@ -393,20 +398,28 @@ def first_step(memory: Memory, start: Means, rule: Rule) -> int:
     return int((shows or memory.recent[-1:])[0]["step"])
 
 
+TURNS = "grade/turns"
 KEPT = re.compile(
     r"step|stage|loss|length/mean|truncated|reward/(mean|std|zero_std)|grad_norm(/[^/]+)?|unavailable/[^/]+|verdicts/[^/]+"
-    r"|entropy/student|mass/student|distinct/3|repetition/looping"
+    r"|grade/turns|entropy/student|mass/student|distinct/3|repetition/looping"
     r"|leakage/\w+|divergence/[^/]+|divergence_share/[^/]+/style"
 )
 
 
 def looked_at(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row that some rule reads."""
-    return {
+    """The numbers of a row that some rule reads.
+
+    Of episodes the length of a turn: that more of them are taken is no fault, and a recipe may allow more and more
+    (TCOD).
+    """
+    found = {
         name: float(value)
         for name, value in row.items()
         if KEPT.fullmatch(name) and isinstance(value, int | float)
     }
+    if found.get(TURNS, 0) > 0 and "length/mean" in found:
+        found["length/mean"] /= found[TURNS]
+    return found
 
 
 def mean(rows: Sequence[Means]) -> dict[str, float]:
