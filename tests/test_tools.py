@@ -471,6 +471,23 @@ def test_a_tool_without_new_state_is_the_users_mistake() -> None:
         begun(toolbox.put, state=lambda one: {1, 2})
 
 
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_parameter_state_may_be_the_policys_to_give(isolated: bool) -> None:
+    posted = Tool.of(toolbox.post, isolated=isolated, stateful=False)
+    assert set(posted.parameters["properties"]) == {"city", "state"}
+    reply = said(begun(posted), 'post("Reno", "NV")')
+    assert (reply.messages[0]["content"], reply.failed) == ("sent to Reno, NV", False)
+    with pytest.raises(UserError, match="stateful=False"):
+        said(begun(toolbox.post), 'post("Reno")')
+    with pytest.raises(UserError, match="needs a parameter 'state'"):
+        Tool.of(len_of, stateful=True)
+
+
+def len_of(text: str) -> int:
+    """Its length."""
+    return len(text)
+
+
 def test_limits_and_forms_are_checked() -> None:
     with pytest.raises(UserError, match="limits"):
         Limits(seconds=float("nan"))

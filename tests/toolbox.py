@@ -37,6 +37,11 @@ def get(name: str, state: dict[str, int]) -> tuple[int, dict[str, int]]:
     return state[name], state
 
 
+def post(city: str, state: str) -> str:
+    """Send it to a city of a state, as in CA."""
+    return f"sent to {city}, {state}"
+
+
 def forgetful(state: Any) -> str:
     """Give no new state."""
     return "?"

@@ -22,6 +22,7 @@ from selfteach.task.one import OneQuestion
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import ENDINGS, SAID, Source, open_file, open_hub
 from selfteach.task.reward import Rewarded, RewardFunction
+from selfteach.task.tau2 import Tau2Settings, Tau2Task
 from selfteach.task.textworld import TextWorldSettings, TextWorldTask
 
 __all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
@@ -38,6 +39,7 @@ HEEDED: Mapping[str, frozenset[str]] = {
     "world": _ANY,
     "gym": _PROMPT | {"held_out_fraction"},
     "textworld": _ANY,
+    "tau2": _ANY,
     "file": _ROWS,
     "folder": _ROWS | {"split"},
     "hf": _ROWS | {"split", "subset", "revision"},
@@ -59,8 +61,9 @@ def open_task(
     ``part`` says what of rows is asked where nothing is trained (``read_task``).
 
     ``table``, ``chain`` … are worlds of the arena · ``gym:NAME`` or ``gym:NAME?setting=value&…`` a reasoning-gym
-    task · ``textworld`` or ``textworld?rooms=1&quest=2&…`` games of TextWorld · a path that ends in ``.jsonl``,
-    ``.json``, ``.csv`` or ``.parquet``, or a folder · ``hf:ID`` or ``hf:ID?split=test&subset=main`` a dataset of the
+    task · ``textworld`` or ``textworld?rooms=1&quest=2&…`` games of TextWorld · ``tau2:retail`` or ``tau2:airline``
+    customer service of τ²-bench · a path that ends in ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``, or a folder ·
+    ``hf:ID`` or ``hf:ID?split=test&subset=main`` a dataset of the
     hub. Raises UserError for a name that fits none of these, naming the nearest, and for options the source does not
     heed.
     """
@@ -75,6 +78,8 @@ def kind_of(name: str) -> str:
         return "world"
     if name.partition("?")[0] == "textworld":
         return "textworld"
+    if name.partition("?")[0].partition(":")[0] == "tau2":
+        return "tau2"
     if os.path.isdir(name):
         return "folder"
     return "file" if name.endswith(ENDINGS) else ""
@@ -117,6 +122,8 @@ def _opened(
         return open_world(name, seed=seed)
     if kind == "textworld":
         return _textworld(name, seed)
+    if kind == "tau2":
+        return _tau2(name, seed)
     source = open_hub_named(name, chosen) if kind == "hf" else open_file(name, split=chosen.split)
     return read_task(name, source, open_rows, seed=seed, options=chosen, reward=reward, part=part)
 
@@ -133,6 +140,14 @@ def _textworld(name: str, seed: int) -> TextWorldTask:
     return TextWorldTask(TextWorldSettings(**{key: _setting(value) for key, value in said.items()}), seed)
 
 
+def _tau2(name: str, seed: int) -> Tau2Task:
+    domain, _, query = name.partition("?")
+    said = dict(parse_qsl(query, keep_blank_values=True))
+    _refuse_unknown(name, said, [f.name for f in fields(Tau2Settings)])
+    values = {key: _setting(value) for key, value in said.items()}
+    return Tau2Task(domain.partition(":")[2], Tau2Settings(**values), seed)
+
+
 def _refuse_unknown(name: str, said: Iterable[str], known: Collection[str]) -> None:
     for key in said:
         require(key in known, f"{name}: there is no setting {key!r}{nearest(key, known)}")
@@ -142,9 +157,11 @@ def _advice(name: str) -> str:
     """What the user may have meant."""
     if "/" in name or Path(name).suffix:
         return f"if it is a file, give its path with {SAID}; if it is on the hub, write hf:ID"
-    near = get_close_matches(name, [*WORLDS, "textworld"], n=2)
+    near = get_close_matches(name, [*WORLDS, "textworld", "tau2:retail"], n=2)
     near += [f"gym:{close}" for close in get_close_matches(name, gym_names(), n=2)]
-    known = f"give one of {', '.join(sorted(WORLDS))}, textworld, gym:NAME, hf:ID or a {SAID} file"
+    known = (
+        f"give one of {', '.join(sorted(WORLDS))}, textworld, tau2:DOMAIN, gym:NAME, hf:ID or a {SAID} file"
+    )
     return f"did you mean {' or '.join(near)}? Else {known}" if near else known
 
 

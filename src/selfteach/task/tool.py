@@ -53,13 +53,15 @@ class Tool:
     adapter: TypeAdapter[Any] = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, function: Callable[..., Any], *, isolated: bool = True) -> Tool:
+    def of(cls, function: Callable[..., Any], *, isolated: bool = True, stateful: bool | None = None) -> Tool:
         """The tool that a function is. Every parameter has an annotation that pydantic knows; ``Annotated[int,
         Field(ge=0, description="…")]`` says more of it. The docstring says what the tool does.
 
         ``isolated``: it runs in a worker process, under limits of time and memory, and must be importable there: a
         function at the top of a module or of a file. Without, it may be anything callable and runs in this process,
         where neither time nor memory is limited and what it prints is printed: for functions that need no limits.
+        ``stateful``: whether ``state`` is the episode's; None: where there is a parameter of that name. False for a
+        function whose ``state`` is the policy's to give, as that of an address.
         UserError, one line, where it cannot be a tool.
         """
         name = getattr(function, "__name__", "") or type(function).__name__
@@ -73,9 +75,13 @@ class Tool:
         if lacking := [one.name for one in parameters if one.name not in hints]:
             raise UserError(f"tool {name}: parameter {lacking[0]} has no annotation: write {lacking[0]}: int")
         reference = reference_to(name, function) if isolated else None
-        mine = [one for one in parameters if one.name != STATE]
+        named = any(one.name == STATE for one in parameters)
+        if stateful and not named:
+            raise UserError(f"tool {name}: a stateful tool needs a parameter {STATE!r}")
+        taken = named if stateful is None else stateful
+        mine = [one for one in parameters if one.name != STATE or not taken]
         adapter, schema = adapter_of(name, mine, hints)
-        return cls(name, description, schema, function, reference, len(mine) < len(parameters), adapter)
+        return cls(name, description, schema, function, reference, taken, adapter)
 
     @property
     def schema(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def answer_of(tool: Tool, arguments: Mapping[str, Any], state: Any, limits: Limi
     if tool.reference is None:
         told = invoked(tool, dict(arguments), state, limits.characters)
     else:
-        told = isolated(tool.reference, dict(arguments), state, limits)
+        told = isolated(tool.reference, tool.stateful, dict(arguments), state, limits)
     if "fault" in told:
         raise UserError(f"tool {tool.name}: {told['fault']}")
     if "error" in told:
@@ -86,22 +86,31 @@ def require_loadable(tool: Tool) -> None:
     if tool.reference is None:
         return
     try:
-        outcome = worker().call(load, tool.reference, seconds=START_SECONDS)
+        outcome = worker().call(load, tool.reference, tool.stateful, seconds=START_SECONDS)
     except RuntimeError as problem:
         raise UserError(f"tools run in a process of their own, which did not start: {problem}") from problem
     if outcome.status != "done":
         raise UserError(f"tool {tool.name} cannot be loaded in a worker process: {outcome.reason}")
 
 
-def isolated(reference: str, arguments: dict[str, Any], state: Any, limits: Limits) -> dict[str, Any]:
+def isolated(
+    reference: str, stateful: bool, arguments: dict[str, Any], state: Any, limits: Limits
+) -> dict[str, Any]:
     name = reference.rpartition(":")[2]
     try:
         # A worker that takes another's place imports the tool before the clock runs.
-        loaded = worker().call(load, reference, seconds=START_SECONDS)
+        loaded = worker().call(load, reference, stateful, seconds=START_SECONDS)
         if loaded.status != "done":
             return {"fault": f"it cannot be loaded in a worker process: {loaded.reason}"}
         outcome = worker().call(
-            run, reference, arguments, state, limits.characters, limits.memory, seconds=limits.seconds
+            run,
+            reference,
+            stateful,
+            arguments,
+            state,
+            limits.characters,
+            limits.memory,
+            seconds=limits.seconds,
         )
     except RuntimeError as problem:
         return {"fault": f"tools run in a process of their own, which did not start: {problem}"}
@@ -135,18 +144,20 @@ def warm_up() -> None:
 
 
 @cache
-def load(reference: str) -> None:
-    tool_at(reference)
+def load(reference: str, stateful: bool) -> None:
+    tool_at(reference, stateful)
 
 
 @cache
-def tool_at(reference: str) -> Tool:
-    return Tool.of(load_object(reference))
+def tool_at(reference: str, stateful: bool) -> Tool:
+    return Tool.of(load_object(reference), stateful=stateful)
 
 
-def run(reference: str, arguments: dict[str, Any], state: Any, characters: int, memory: int) -> Any:
+def run(
+    reference: str, stateful: bool, arguments: dict[str, Any], state: Any, characters: int, memory: int
+) -> Any:
     with memory_of(memory):
-        return invoked(tool_at(reference), arguments, state, characters)
+        return invoked(tool_at(reference, stateful), arguments, state, characters)
 
 
 def invoked(tool: Tool, arguments: dict[str, Any], state: Any, characters: int) -> dict[str, Any]:
@@ -159,7 +170,10 @@ def invoked(tool: Tool, arguments: dict[str, Any], state: Any, characters: int) 
         if not tool.stateful:
             return {"text": cut(text_of(given), characters), "state": state}
         if not isinstance(given, tuple) or len(given) != 2:
-            return {"fault": "it has a parameter 'state': let it return (answer, new state)"}
+            return {
+                "fault": "it has a parameter 'state': let it return (answer, new state), or say "
+                "Tool.of(function, stateful=False) where the policy gives it"
+            }
         text, kept = cut(text_of(given[0]), characters), written(given[1])
         return {"fault": kept[1]} if kept[1] else {"text": text, "state": json.loads(kept[0])}
     except ToolError as error:
