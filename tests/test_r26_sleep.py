@@ -36,12 +36,11 @@ EPS, CLIP = 1e-4, 0.2
     ("retold", "dream", "most", "reward"),
     [
         ("abd", "abc", None, 2 / 3), ("abc", "abc", None, 1), ("abc", "abc", 0, 1), ("abd", "abc", 1, 2 / 3),
-        ("abd", "abc", 0, 0), ("xyz", "abc", 2, 0), ("xyz", "abc", None, 0), ("ab", "abcd", None, 0.5), ("", "", None, 1),
+        ("abd", "abc", 0, 0), ("xyz", "abc", 2, 0), ("xyz", "abc", None, 0), ("ab", "abcd", None, 0.5),
+        ("", "", None, 1),
     ],
 )  # fmt: skip
-def test_the_reward_for_tokens_is_the_cards(
-    retold: str, dream: str, most: int | None, reward: float
-) -> None:
+def test_the_reward_for_tokens_is_the_cards(retold: str, dream: str, most: int | None, reward: float) -> None:
     ids = [[1000 + ord(c) for c in text] for text in (retold, dream)]
     assert likeness(*ids, most) == pytest.approx(reward, abs=1e-15)
 
@@ -322,7 +321,9 @@ def test_a_new_expert_leaves_the_base_as_it_was_and_alone_is_trained(tiny: str, 
 
 def test_a_teacher_is_a_run_that_was_awake_its_adapter_on_its_base(tiny: str, tmp_path: Path) -> None:
     wake = tmp_path / "wake"
-    words = f"sft --task table --model {tiny} --reference worked --lr 1e-2 --steps 2 --prompts 2 --lora-rank 2"
+    words = (
+        f"sft --task table --model {tiny} --reference worked --lr 1e-2 --steps 2 --prompts 2 --lora-rank 2"
+    )
     config, _ = configured([*words.split(), "--eval-problems", "0", "--out", str(wake)])
     launch(config, Silent, Silent, check=False)
     run, learner = run_of_recipe(sleeping(teacher=str(wake)), tiny, tmp_path / "sleep")

@@ -180,9 +180,9 @@ __all__ = [  # noqa: RUF022
     # statistics, schedules, controllers, updates
     "ITSELF", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Leaps", "Minibatch",
     "RisingShare", "Statistics", "by_group", "capped", "cosine", "edit_distance", "edit_similarity", "entropy",
-    "group_advantage", "group_max", "group_mean", "group_rank", "group_softmax", "group_std", "group_sum", "ideal_gradient", "itself_or",
-    "noise_for", "normalized", "nth_likeliest", "passes", "role_entropy", "rouge_1", "row_top", "scattered",
-    "temperature_of", "top_ids", "within",
+    "group_advantage", "group_max", "group_mean", "group_rank", "group_softmax", "group_std", "group_sum",
+    "ideal_gradient", "itself_or", "noise_for", "normalized", "nth_likeliest", "passes", "role_entropy", "rouge_1",
+    "row_top", "scattered", "temperature_of", "top_ids", "within",
     # privileges and losses by name, teachers made first
     "Form", "InformedGRPO", "LikelihoodOf", "Masked", "Privilege", "Shared", "Shown", "Thought", "group_min_max",
     "losses", "privilege",

@@ -23,16 +23,16 @@ class Sleep(Recipe):
     """Knowledge Seeding: distill what the weights learned in wake into a new low-rank expert, and have it retold.
 
     "Language Models Need Sleep" (arXiv 2606.03979), its consolidation. In stage "wake" a low-rank adapter, the fast
-    memory, is fine-tuned on the data. Then it is reset: base and expert begin anew, the expert's second factor at 0, and
-    the teacher T is the model of the wake, frozen, behind the same prompts. T answers each prompt with a dream d; the
+    memory, is fine-tuned on the data. Then it is reset: base and expert begin anew, the expert's second factor at 0,
+    and the teacher T is the model of the wake, frozen, behind the same prompts. T answers each with a dream d; the
     student S goes on from a random prefix of it, which gives d̂. With z = Levenshtein(d̂, d) in tokens
 
         r = γ [d̂ means the same as d] + (1 − γ) r_abs,    r_abs = 1 − z/max(|d̂|, |d|) where z ≤ z_0, else 0
         L = (1 − α) L_GRPO(r) + α ( λ mean_{d̂} D(T‖S) + (1 − λ) mean_d D(T‖S) )
 
-    over the tokens that S wrote, in the last mean over the dream's; each is a mean of means over a text's tokens, without
-    a gradient through the sampling. α = 1 distills alone, α = 0 reinforces alone; λ = 1 is the paper's objective,
-    λ = 0 supervised distillation. Its Dreaming, data that the model learns to make for itself, is not here.
+    over the tokens that S wrote, in the last mean over the dream's; each is a mean over texts of the mean over their
+    tokens, without a gradient through the sampling. α = 1 distills alone, α = 0 reinforces alone; λ = 1 is the paper's
+    objective, λ = 0 supervised distillation. Its Dreaming, data that the model learns to make for itself, is not here.
     """
 
     name = "sleep"
@@ -147,7 +147,7 @@ class Sleep(Recipe):
         return tools.cut(dream, given if fits else 0)
 
     def same(self, tools: Tools, dreams: Sequence[Trajectory], retold: Sequence[Trajectory]) -> list[bool]:
-        """Whether each text means what its dream does; not where a final answer is missing, or nothing is to be judged."""
+        """Whether each text means what its dream does; not where a final answer, or room for a verdict, is missing."""
         if self.judge == "text":
             return [d.text.split() == r.text.split() for d, r in zip(dreams, retold, strict=True)]
         if self.judge == "claim":

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-
 Text = str | Sequence[int]
 """Characters, or token ids."""
 

@@ -89,7 +89,21 @@ SUMS = World("sums", table.pose_known, table.work, table.final, table.fault, {})
 
 WORLDS: dict[str, AnyWorld] = {
     w.name: w
-    for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, KNOWN, SUMS, RULE, SECRETS, AMBIGUOUS, JSON, DOORS, CALCULATOR)
+    for w in (
+        TABLE,
+        CHAIN,
+        TUTOR,
+        TRAIL,
+        FACTS,
+        KNOWN,
+        SUMS,
+        RULE,
+        SECRETS,
+        AMBIGUOUS,
+        JSON,
+        DOORS,
+        CALCULATOR,
+    )
 }
 MODELS: dict[str, tuple[str, ...]] = {
     "table": ("table",),
