@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from random import Random
 from typing import Any, Literal
 
 from selfteach.recipes.kit import *
@@ -129,7 +128,7 @@ class Sleep(Recipe):
         rows = [replace(one, marks={COMPLETED: [False] * len(one.ids)}) for one in kept]
         if self.alpha == 1 and self.lmbda == 0:
             return rows
-        begun = [self.begun(tools, one, chance) for one in dreams]
+        begun = [self.begun(tools, one, chance.random()) for one in dreams]
         retold = [one.marked_last(COMPLETED) for one in tools.grade(tools.sample(begun, n))]
         if self.alpha < 1:
             both = [dream for dream in dreams for _ in range(n)]
@@ -140,9 +139,10 @@ class Sleep(Recipe):
             ]
         return sorted([*rows, *retold], key=lambda one: one.group)
 
-    def begun(self, tools: Tools, dream: Trajectory, chance: Random) -> Trajectory:
-        """A dream's first tokens, at least one left out; none where the model's window has no room for them."""
-        given = chance.randrange(1 + int(self.prefix * (len(dream.ids) - 1)))
+    def begun(self, tools: Tools, dream: Trajectory, share: float) -> Trajectory:
+        """A dream's first tokens, by a ``share`` in [0, 1) of those that may be given, never the last. None where
+        the model's window has no room for them."""
+        given = int(share * (1 + int(self.prefix * (len(dream.ids) - 1))))
         fits = tools.prompt(dream, Plain(), given + self.rollouts.max_tokens)
         return tools.cut(dream, given if fits else 0)
 
