@@ -41,9 +41,7 @@ class Sleep(Recipe):
     marks = (COMPLETED,)
     numbers = {"same": "row", "alike": "row"}
     sizes = {**Recipe.sizes, "wake_steps": "steps"}
-    presets = {
-        "paper": {}, "distill": {"alpha": 1.0}, "no-meaning": {"gamma": 0.0}, "no-expansion": {"lora_rank": 0},
-    }  # fmt: skip
+    presets = {"paper": {}, "distill": {"alpha": 1.0}, "no-expansion": {"lora_rank": 0}}
 
     rollouts: Rollouts = Rollouts(per_prompt=8)
     optimization: Optimization = Optimization(lr=5e-6)
@@ -80,10 +78,8 @@ class Sleep(Recipe):
     """The model that judges, of the same tokenizer (empty: the student as the night begins)."""
 
     def __post_init__(self) -> None:
-        require(
-            self.alpha == 1 or self.rollouts.per_prompt >= 2,
-            "sleep compares how a dream is retold: per_prompt must be at least 2",
-        )
+        several = self.alpha == 1 or self.rollouts.per_prompt >= 2
+        require(several, "sleep compares how a dream is retold: per_prompt must be at least 2")
         require(
             self.lmbda == 1 or self.divergence not in ("sampled", "decoded"),
             f"divergence {self.divergence} is of the student's own tokens: set lmbda to 1",
@@ -100,13 +96,13 @@ class Sleep(Recipe):
     @property
     def trained(self) -> Mapping[str, TrainedWeights]:
         """The reset: what the wake trained goes back to where it began."""
-        start = PREVIOUS if self.teacher else BASE
-        return {POLICY: TrainedWeights(start, self.optimization, self.adapter)}
+        where = PREVIOUS if self.teacher else BASE
+        return {POLICY: TrainedWeights(where, self.optimization, self.adapter)}
 
     @property
     def waking(self) -> Role:
-        weights = External(self.teacher) if self.teacher else Snapshot("wake")
-        return Role(weights, Plain(), self.student_thinking)
+        awake = External(self.teacher) if self.teacher else Snapshot("wake")
+        return Role(awake, Plain(), self.student_thinking)
 
     @property
     def teachers(self) -> Mapping[str, Role]:
@@ -114,11 +110,10 @@ class Sleep(Recipe):
 
     @property
     def writers(self) -> Mapping[str, Role]:
-        found = {} if self.alpha else {TEACHER: self.waking}
-        if self.judge == "model" and self.alpha < 1:
-            weights = External(self.judge_model) if self.judge_model else Frozen()
-            found[JUDGE] = Role(weights, Plain(), self.student_thinking)
-        return found
+        whose = External(self.judge_model) if self.judge_model else Frozen()
+        asked = self.judge == "model" and self.alpha < 1
+        judge = {JUDGE: Role(whose, Plain(), self.student_thinking)} if asked else {}
+        return judge if self.alpha else {TEACHER: self.waking, **judge}
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
         """The dreams, where they are distilled, and what the student makes of their beginnings."""
@@ -156,8 +151,8 @@ class Sleep(Recipe):
         told = [r.told(dream=d.text, retold=r.text) for d, r in zip(dreams, retold, strict=True)]
         asked = [tools.prompt(one, SAME, VERDICT) for one in told]
         heard = tools.sample([one for one in asked if one], role=JUDGE, max_tokens=VERDICT, temperature=0.0)
-        verdicts = iter(heard)
-        return [one is not None and next(verdicts).text.strip().lower().startswith("yes") for one in asked]
+        yes = iter([one.text.strip().lower().startswith("yes") for one in heard])
+        return [one is not None and next(yes) for one in asked]
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
         own = stats.mark(COMPLETED)
@@ -165,11 +160,10 @@ class Sleep(Recipe):
         if self.alpha < 1:
             same, alike = (stats.number(name).to(stats.dtype) for name in self.numbers)
             advantage = self.grpo.advantage(stats, self.gamma * same + (1 - self.gamma) * alike, retold)
-            kept: Any = {"where": own, "mean_over": each, "coefficient": 1 - self.alpha}
-            if retold.any():
-                stats.report("retold/same", same[retold].mean())
-                stats.report("retold/alike", alike[retold].mean())
-            yield self.grpo.term("imitate", stats, advantage, **kept)
+            stats.report("retold/same", same[retold].mean())
+            stats.report("retold/alike", alike[retold].mean())
+            rest = 1 - self.alpha
+            yield self.grpo.term("imitate", stats, advantage, where=own, mean_over=each, coefficient=rest)
         for name, share, where in (("distill", self.lmbda, own), ("dreams", 1 - self.lmbda, ~retold)):
             if weight := self.alpha * share:
                 how: Any = {"where": where, "mean_over": each, "coefficient": weight}

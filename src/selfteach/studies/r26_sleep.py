@@ -14,10 +14,9 @@ LAPTOP = Laptop(
     },
 )  # fmt: skip
 
-LEARN = "sft --task facts --reference worked --prompts 25 --eval-also known"
-WAKE = (
-    f"{LEARN} --lr 3e-3 --steps 60 --lora-rank 16 --lora-alpha 32 --lora-targets gate_proj up_proj down_proj"
-)
+LEARN = "sft --task facts --reference worked --eval-also known"
+MLP = "--lora-rank 16 --lora-alpha 32 --lora-targets gate_proj up_proj down_proj"
+WAKE = f"{LEARN} --lr 3e-3 --steps 60 --prompts 25 {MLP}"
 SLEEP = "sleep --eval-also known --teacher {variant wake}/model"
 ALL = "--lora-rank 0 --lr 1e-3"
 """Instead of an expert, at the rate of all weights."""
@@ -43,7 +42,7 @@ STUDY = Study(
         ),
         Claim(
             says="What was known is kept where fine-tuning on the new facts loses it (continual learning; a figure)",
-            variants={"wake": WAKE, "sleep": SLEEP, "sft": f"{LEARN} --lr 3e-4 --steps 150"},
+            variants={"wake": WAKE, "sleep": SLEEP, "sft": f"{LEARN} --lr 3e-4 --steps 150 --prompts 100"},
             higher="sleep",
             lower="sft",
             metric="eval/known/accuracy",
