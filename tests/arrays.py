@@ -44,7 +44,8 @@ def arrays(seed: int = 0, teachers: tuple[str, ...] = ("teacher",)) -> dict[str,
         | {
             "mismatched": np.repeat(
                 np.array([[False], [False], [True], [False], [True], [False]]), STEPS, axis=1
-            )
+            ),
+            "completed": (np.arange(STEPS) >= 1) & np.isin(np.arange(ROWS), [0, 2, 4, 5])[:, None],
         },
         "pair": np.array([1, -1, -1, 5, -1, -1]),
         "turn": np.tile(np.arange(STEPS) // 3, (ROWS, 1)),

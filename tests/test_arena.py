@@ -312,6 +312,15 @@ def test_sums_borrows_the_model_of_facts_and_never_asks_the_made_up_operation() 
     assert not any("@" in sums.train(i).problem for i in range(500))
 
 
+def test_known_asks_for_the_facts_that_the_model_of_facts_learned_whatever_the_seed() -> None:
+    known = open_world("known", seed=3)
+    assert model_folder("known") == model_folder("facts")
+    trained = {e.problem.removeprefix("fact "): e.private["answer"] for e in map(known.train, range(100))}
+    tested = {e.problem.removeprefix("what is "): e.private["answer"] for e in known.held_out(1000)}
+    assert trained == tested == {f"{key}?": value for key, value in known_facts().items()}
+    assert [known.train(i).key for i in range(100)] != [open_world("known").train(i).key for i in range(100)]
+
+
 # Worlds "tutor" and "trail".
 
 
@@ -620,6 +629,7 @@ def test_trail_reads_every_kind_of_help(view: str, at_least: float) -> None:
 def test_facts_model_copies_a_fact_and_knows_none_and_does_sums_well() -> None:
     assert accuracy("facts", "answer") >= 0.95
     assert accuracy("facts", "plain") < 0.1
+    assert accuracy("facts", "plain", world="known") >= 0.9
     assert accuracy("facts", "plain", world="sums") >= 0.75
     assert 0.15 < accuracy("facts", "plain", world="tutor") < 0.5
 

@@ -54,3 +54,12 @@ def test_rouge_counts_words_as_often_as_they_stand() -> None:
     assert rouge_1("a", "b") == 0
     assert rouge_1("a", "") == 0
     assert edit_similarity("abcd", "abed") == 0.75
+
+
+def test_tokens_are_compared_as_characters_are() -> None:
+    rng = random.Random(1)
+    for _ in range(50):
+        one, other = ("".join(rng.choices("abc", k=rng.randrange(9))) for _ in range(2))
+        ids = [[90_000 + ord(c) for c in text] for text in (one, other)]
+        assert edit_distance(*ids) == edit_distance(one, other)
+        assert edit_similarity(*ids) == edit_similarity(one, other)

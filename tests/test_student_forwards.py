@@ -24,8 +24,10 @@ ROW_BY_ROW = (
 )  # fmt: skip
 """They read the student's log-probs or entropies of whole rollouts before they know a token's weight."""
 UNDER_TWO_PROMPTS = ("pi-distill", "vpd")
-CASES = (*(name for name in RECIPES if name not in UNDER_TWO_PROMPTS), "sdpo-sequence")
-"""But for the methods that train the same weights under two prompts (``test_trained_roles.py`` has their updates)."""
+ON_ONE_BASE = ("sleep",)
+CASES = (*(name for name in RECIPES if name not in UNDER_TWO_PROMPTS + ON_ONE_BASE), "sdpo-sequence")
+"""But for the methods that train the same weights under two prompts (``test_trained_roles.py`` has their updates), and
+whose teacher is another adapter on the student's base, which is counted too."""
 
 SOME = (*ROW_BY_ROW, "opsd", "grpo", "gkd", "sdpo", "avsd", "cepo", "sd-zero", "rltf")
 """Those that read whole rollouts, and some of the others, which are alike."""
@@ -85,6 +87,11 @@ def test_weights_that_are_trained_under_two_prompts_read_each_row_under_both(
     micro_batch: int | None, tmp_path: Path
 ) -> None:
     assert readings("pi-distill", tmp_path, micro_batch, None)[0] == [2.0]
+
+
+@pytest.mark.parametrize("case", ON_ONE_BASE)
+def test_a_base_with_two_adapters_reads_each_row_once_with_either(case: str, tmp_path: Path) -> None:
+    assert readings(case, tmp_path, None, None)[0] == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("case", SOME)

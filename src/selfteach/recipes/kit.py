@@ -154,7 +154,7 @@ from selfteach.settings import (
 from selfteach.task.environment import turns_of
 from selfteach.task.example import Grade
 from selfteach.task.outcome import outcome
-from selfteach.task.similarity import edit_similarity, rouge_1
+from selfteach.task.similarity import edit_distance, edit_similarity, rouge_1
 from selfteach.task.trajectory import Trajectory
 
 __all__ = [  # noqa: RUF022
@@ -179,10 +179,10 @@ __all__ = [  # noqa: RUF022
     "report_rewards", "units_of",
     # statistics, schedules, controllers, updates
     "ITSELF", "BetaPolicy", "ControllerSpec", "HoldThenDecay", "Hook", "HookSpec", "Leaps", "Minibatch",
-    "RisingShare", "Statistics", "by_group", "capped", "cosine", "edit_similarity", "entropy", "group_advantage",
-    "group_max", "group_mean", "group_rank", "group_softmax", "group_std", "group_sum", "ideal_gradient", "itself_or",
-    "noise_for", "normalized", "nth_likeliest", "passes", "role_entropy", "rouge_1", "row_top", "scattered",
-    "temperature_of", "top_ids", "within",
+    "RisingShare", "Statistics", "by_group", "capped", "cosine", "edit_distance", "edit_similarity", "entropy",
+    "group_advantage", "group_max", "group_mean", "group_rank", "group_softmax", "group_std", "group_sum",
+    "ideal_gradient", "itself_or", "noise_for", "normalized", "nth_likeliest", "passes", "role_entropy", "rouge_1",
+    "row_top", "scattered", "temperature_of", "top_ids", "within",
     # privileges and losses by name, teachers made first
     "Form", "InformedGRPO", "LikelihoodOf", "Masked", "Privilege", "Shared", "Shown", "Thought", "group_min_max",
     "losses", "privilege",

@@ -1,28 +1,38 @@
-"""How alike two short texts are: what a teacher that gives no probabilities can be asked (OmniOPD)."""
+"""How alike two short texts are: what a teacher that gives no probabilities can be asked (OmniOPD), and how well one is
+retold (Sleep)."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
+Text = str | Sequence[int]
+"""Characters, or token ids."""
 
-def edit_distance(one: str, other: str) -> int:
-    """Levenshtein's: the fewest characters inserted, deleted or replaced to make one of the other."""
+
+def edit_distance(one: Text, other: Text) -> int:
+    """Levenshtein's: the fewest characters (or tokens) inserted, deleted or replaced to make one of the other."""
     if not one or not other:
         return max(len(one), len(other))
-    letters = np.array([ord(c) for c in other])
+    letters = np.array(codes(other))
     place = np.arange(len(other) + 1)
     row = place.copy()
-    for i, letter in enumerate(one, start=1):
-        replaced = row[:-1] + (letters != ord(letter))
+    for i, letter in enumerate(codes(one), start=1):
+        replaced = row[:-1] + (letters != letter)
         best = np.concatenate([[i], np.minimum(row[1:] + 1, replaced)])
         # Insertions run along the row: each costs one a place.
         row = np.minimum.accumulate(best - place) + place
     return int(row[-1])
 
 
-def edit_similarity(one: str, other: str) -> float:
+def codes(text: Text) -> Sequence[int]:
+    """A number for each character; token ids as they are."""
+    return [ord(c) for c in text] if isinstance(text, str) else text
+
+
+def edit_similarity(one: Text, other: Text) -> float:
     """1 − edit distance / the longer length, in [0, 1]; two empty texts are alike."""
     longest = max(len(one), len(other))
     return 1.0 - edit_distance(one, other) / longest if longest else 1.0

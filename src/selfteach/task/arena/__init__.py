@@ -25,7 +25,7 @@ from selfteach.task.arena import (
     table,
     wording,
 )
-from selfteach.task.arena.facts import Facts
+from selfteach.task.arena.facts import Facts, known_of
 from selfteach.task.arena.game import Game
 from selfteach.task.arena.puzzle import Puzzle
 from selfteach.task.arena.taught import TaughtWorld
@@ -56,6 +56,7 @@ TRAIL = TaughtWorld(
     "trail", chain.pose, chain.work, chain.final, chain.fault, wording.TRAIL, steps_stand_alone=False
 )
 FACTS = Facts("facts", wording.FACTS)
+KNOWN = Facts("known", wording.FACTS, drawn=known_of)
 RULE = Puzzle("rule", rule.pose, rule.tell, rule.kind, rule.judge, rule.WORDING)
 SECRETS = Puzzle("secrets", secrets.pose, secrets.tell, secrets.kind, secrets.judge, secrets.WORDING)
 AMBIGUOUS = Puzzle(
@@ -88,14 +89,28 @@ SUMS = World("sums", table.pose_known, table.work, table.final, table.fault, {})
 
 WORLDS: dict[str, AnyWorld] = {
     w.name: w
-    for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS, RULE, SECRETS, AMBIGUOUS, JSON, DOORS, CALCULATOR)
+    for w in (
+        TABLE,
+        CHAIN,
+        TUTOR,
+        TRAIL,
+        FACTS,
+        KNOWN,
+        SUMS,
+        RULE,
+        SECRETS,
+        AMBIGUOUS,
+        JSON,
+        DOORS,
+        CALCULATOR,
+    )
 }
 MODELS: dict[str, tuple[str, ...]] = {
     "table": ("table",),
     "chain": ("chain",),
     "tutor": ("tutor",),
     "trail": ("trail",),
-    "facts": ("facts", "tutor", "sums"),
+    "facts": ("facts", "known", "tutor", "sums"),
     "rule": ("rule",),
     "secrets": ("secrets",),
     "ambiguous": ("ambiguous",),
@@ -109,7 +124,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "calculator-expert": ("calculator",),
 }
 """The shipped models, each with the worlds whose problems it was taught."""
-BORROWED = {"sums": "facts"}
+BORROWED = {"known": "facts", "sums": "facts"}
 """Worlds without a model of their own, and whose they take."""
 MODEL_PREFIX = "arena:"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
@@ -54,6 +54,11 @@ def facts_of(seed: int) -> tuple[tuple[str, str], ...]:
     return tuple(_drawn_facts(Random(f"facts {seed}"), COUNT, without=frozenset(known_facts())).items())
 
 
+def known_of(seed: int) -> tuple[tuple[str, str], ...]:
+    """The hundred known facts (key, value), the same under every seed."""
+    return tuple(known_facts().items())
+
+
 def _drawn_facts(rng: Random, count: int, without: frozenset[str]) -> Mapping[str, str]:
     facts: dict[str, str] = {}
     while len(facts) < count:
@@ -65,7 +70,8 @@ def _drawn_facts(rng: Random, count: int, without: frozenset[str]) -> Mapping[st
 
 @dataclass(frozen=True)
 class Facts:
-    """Fifty facts under a seed, a finite task (MixSD: knowledge that no model has, to be put into one).
+    """Facts under a seed, a finite task: of world "facts" fifty new ones (MixSD: knowledge that no model has, to be put
+    into one), of world "known" the hundred that its model learned in pretraining (Sleep: what must not be forgotten).
 
     ``train`` asks for each once an epoch, reshuffled, as ``fact bix?``. ``held_out`` asks for *the same facts* as
     ``what is bix?``: it tests whether what was learned outlives a change of words, not facts never seen. Private
@@ -76,20 +82,23 @@ class Facts:
     wording: Mapping[str, str]
     seed: int = 0
     verdicts: Counter[Verdict] = field(default_factory=Counter, compare=False)
+    drawn: Callable[[int], tuple[tuple[str, str], ...]] = facts_of
+    """Seed → its facts (key, value)."""
 
     def train(self, index: int) -> Example:
-        epoch, position = divmod(index, COUNT)
-        order = Random(f"{self.name} order {self.seed} {epoch}").sample(range(COUNT), COUNT)
-        return self._example(TRAINED_FORM, *facts_of(self.seed)[order[position]])
+        facts = self.drawn(self.seed)
+        epoch, position = divmod(index, len(facts))
+        order = Random(f"{self.name} order {self.seed} {epoch}").sample(range(len(facts)), len(facts))
+        return self._example(TRAINED_FORM, *facts[order[position]])
 
     def held_out(self, count: int) -> list[Example]:
-        """The first ``count`` facts in the other form; there are no more than fifty."""
-        return [self._example(TESTED_FORM, *fact) for fact in facts_of(self.seed)[:count]]
+        """The first ``count`` facts in the other form; there are no more than there are."""
+        return [self._example(TESTED_FORM, *fact) for fact in self.drawn(self.seed)[:count]]
 
     def example(self, problem: str) -> Example:
         """The example that asks ``problem``, in either form; UserError if it asks for none of the facts."""
         for form in (TRAINED_FORM, TESTED_FORM):
-            for key, value in facts_of(self.seed):
+            for key, value in self.drawn(self.seed):
                 if problem == form.format(key=key):
                     return self._example(form, key, value)
         raise UserError(
