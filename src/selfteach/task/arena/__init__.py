@@ -22,6 +22,7 @@ from selfteach.task.arena import (
     doors,
     rule,
     secrets,
+    stream,
     table,
     wording,
 )
@@ -84,11 +85,37 @@ CALCULATOR = Game(
     calculator.WORDING,
     calculator.MAX_TURNS,
 )
+STREAM = Game(
+    "stream",
+    stream.pose,
+    stream.tell,
+    stream.kind,
+    stream.begin,
+    stream.act,
+    None,
+    stream.WORDING,
+    stream.MOST,
+    opening=stream.opening,
+)
 SUMS = World("sums", table.pose_known, table.work, table.final, table.fault, {})
 
 WORLDS: dict[str, AnyWorld] = {
     w.name: w
-    for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS, RULE, SECRETS, AMBIGUOUS, JSON, DOORS, CALCULATOR)
+    for w in (
+        TABLE,
+        CHAIN,
+        TUTOR,
+        TRAIL,
+        FACTS,
+        SUMS,
+        RULE,
+        SECRETS,
+        AMBIGUOUS,
+        JSON,
+        DOORS,
+        CALCULATOR,
+        STREAM,
+    )
 }
 MODELS: dict[str, tuple[str, ...]] = {
     "table": ("table",),
@@ -107,6 +134,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "doors-expert": ("doors",),
     "calculator": ("calculator",),
     "calculator-expert": ("calculator",),
+    "stream": ("stream",),
 }
 """The shipped models, each with the worlds whose problems it was taught."""
 BORROWED = {"sums": "facts"}
