@@ -78,6 +78,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "rltf": {"per_prompt": 4, "prompts": 2, "critique_weight": 0.1, "optim": "sgd"},
     "skill-sd": {"per_prompt": 4, "prompts": 2},
     "genevolve": {"per_prompt": 4, "prompts": 2, "kl": 1e-3, "margin": 0.0},
+    "oracle": {"gate": "early"},
     "tt-opd": {"per_prompt": 4, "prompts": 2, "flip": True, "clip_distill": True, "kl": 0.01},
 }  # fmt: skip
 
