@@ -62,7 +62,7 @@ def test_the_prompt_shows_the_first_window_and_nothing_of_the_rest() -> None:
         "reflection": "uwZ",
         "early": '["u","w"]',
         "future": SCAM.removeprefix("abc/"),
-        "answer": "!",
+        "label": "scam",
         "solution": '[".",".",".","!","!","!","!","!","!","!"]',
         "whole": SCAM,
     }
@@ -73,8 +73,8 @@ def test_the_prompt_shows_the_first_window_and_nothing_of_the_rest() -> None:
 
 def test_of_a_calm_stream_there_is_nothing_to_be_recognized() -> None:
     example = world().example(CALM)
-    told = {name: example.private[name] for name in ("reflection", "early", "answer")}
-    assert told == {"reflection": "uw-", "early": "[]", "answer": "."}
+    told = {name: example.private[name] for name in ("reflection", "early", "label")}
+    assert told == {"reflection": "uw-", "early": "[]", "label": "calm"}
     assert turns_of(example, "solution") == ["."] * 10
 
 

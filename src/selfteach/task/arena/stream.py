@@ -149,7 +149,7 @@ def tell(problem: str) -> Mapping[str, str]:
 
     ``reflection``: the early events in their order, and what came of it (``uwZ``, ``u-``). ``early``: a JSON list, of
     a scam the events by which it could have been known, two early ones or the late one with what came before it; of any
-    other stream nothing. ``future``: what follows the first window. ``answer``: whether to warn. ``solution``: verdicts
+    other stream nothing. ``future``: what follows the first window. ``label``: scam or calm. ``solution``: verdicts
     that earn 1, of a scam warnings from its second early event on, else from its first, else from the window before
     the harm, which nobody could have told. ``whole``: the problem itself.
     """
@@ -162,7 +162,7 @@ def tell(problem: str) -> Mapping[str, str]:
         "reflection": cues + (HARM if scam else CALM),
         "early": as_solution(list(known)) if scam else "[]",
         "future": problem.partition("/")[2],
-        "answer": WARN if scam else WAIT,
+        "label": kind(problem),
         "solution": as_solution([WARN if i >= since else WAIT for i in range(len(watch.windows))]),
         "whole": problem,
     }
