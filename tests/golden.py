@@ -79,6 +79,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "skill-sd": {"per_prompt": 4, "prompts": 2},
     "genevolve": {"per_prompt": 4, "prompts": 2, "kl": 1e-3, "margin": 0.0},
     "sleep": {"per_prompt": 3, "prompts": 2, "steps": 6, "wake_steps": 4, "lmbda": 0.5},
+    "oracle": {"gate": "early"},
     "tt-opd": {"per_prompt": 4, "prompts": 2, "flip": True, "clip_distill": True, "kl": 0.01},
 }  # fmt: skip
 

@@ -21,7 +21,8 @@ from selfteach.task.arena.pretrain import learnable
 from selfteach.task.arena.tokenizer import build_tokenizer
 from selfteach.task.environment import Reply, turns_of
 
-NAMES = sorted(name for name, world in WORLDS.items() if isinstance(world, Game))
+NAMES = sorted(name for name, world in WORLDS.items() if isinstance(world, Game) and world.opening is None)
+"""Those whose problem is all in the prompt, each with an expert's model beside the student's."""
 
 
 def game(name: str, seed: int = 0) -> Game:

@@ -22,6 +22,7 @@ from selfteach.task.arena import (
     doors,
     rule,
     secrets,
+    stream,
     table,
     wording,
 )
@@ -85,6 +86,18 @@ CALCULATOR = Game(
     calculator.WORDING,
     calculator.MAX_TURNS,
 )
+STREAM = Game(
+    "stream",
+    stream.pose,
+    stream.tell,
+    stream.kind,
+    stream.begin,
+    stream.act,
+    None,
+    stream.WORDING,
+    stream.MOST,
+    opening=stream.opening,
+)
 SUMS = World("sums", table.pose_known, table.work, table.final, table.fault, {})
 
 WORLDS: dict[str, AnyWorld] = {
@@ -103,6 +116,7 @@ WORLDS: dict[str, AnyWorld] = {
         JSON,
         DOORS,
         CALCULATOR,
+        STREAM,
     )
 }
 MODELS: dict[str, tuple[str, ...]] = {
@@ -122,6 +136,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "doors-expert": ("doors",),
     "calculator": ("calculator",),
     "calculator-expert": ("calculator",),
+    "stream": ("stream",),
 }
 """The shipped models, each with the worlds whose problems it was taught."""
 BORROWED = {"known": "facts", "sums": "facts"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from selfteach.task.arena import MODELS, open_world
+from selfteach.task.arena import MODELS, AnyWorld, open_world
 from selfteach.task.arena.game import Game
 
 CARD = """\
@@ -49,7 +49,8 @@ error. Views of an earlier answer are measured on the model's own: feedback and 
 ones, `revise-right` after right ones."""
 OF_EPISODES = """\
 Held-out problems, one episode each, sampled at temperature 1 from the full distribution; the share that is
-won, mean ± standard error. "After a mistake": the first action is given, one that no expert takes and that
+won, mean ± standard error.{mistakes}"""
+OF_MISTAKES = """ "After a mistake": the first action is given, one that no expert takes and that
 can be made good; of those problems that have such an action."""
 
 COPIES = """\
@@ -97,6 +98,10 @@ It was taught episodes of somebody who makes a mistake in a third of the turns, 
 guessed answer, and notices every second: the others are gone on from. Shown the running values or a list of turns it
 makes hardly any.""",
     "calculator-expert": FLAWLESS,
+    "stream": """\
+It was taught to warn of a stream once the harm is done, and to wait for as long as it is not: which early events come
+before it no plain text says. Told how the stream goes on (a reflection) it warns as soon as two of these events have
+been seen, and now and then before anything has; shown a list of verdicts it gives these.""",
 }
 
 
@@ -114,7 +119,7 @@ def write_card(
         right="The turns of an expert" if game else "A right answer in the world's style",
         worked=example.private["solution" if game else "worked"],
         taught=TAUGHT[name],
-        measured=OF_EPISODES if game else OF_ANSWERS,
+        measured=measured(world),
         accuracy=accuracy,
         seed=seed,
         steps=steps,
@@ -127,3 +132,10 @@ def write_card(
         transformers=transformers.__version__,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def measured(world: AnyWorld) -> str:
+    """What the numbers of the table are."""
+    if not isinstance(world, Game):
+        return OF_ANSWERS
+    return OF_EPISODES.format(mistakes=OF_MISTAKES if world.blunder else "")

@@ -16,6 +16,7 @@ from selfteach.task.arena import (
     JSON,
     RULE,
     SECRETS,
+    STREAM,
     TABLE,
     TRAIL,
     TUTOR,
@@ -25,6 +26,7 @@ from selfteach.task.arena import (
     doors,
     rule,
     secrets,
+    stream,
 )
 from selfteach.task.arena.arithmetic import exact
 from selfteach.task.arena.facts import fact_known, fact_shown, fact_unknown
@@ -121,4 +123,5 @@ CURRICULA: Mapping[str, Curriculum] = {
     "doors-expert": Curriculum(partial(doors.expert_lesson, DOORS.draw), steps=140, pieces=4),
     "calculator": Curriculum(partial(calculator.lesson, CALCULATOR.draw), steps=320, pieces=4),
     "calculator-expert": Curriculum(partial(calculator.expert_lesson, CALCULATOR.draw), steps=120, pieces=4),
+    "stream": Curriculum(partial(stream.lesson, STREAM.draw), steps=260, pieces=4),
 }

@@ -29,7 +29,7 @@ class GameEnvironment:
         self._state: Any = None
 
     def reset(self, example: Example) -> Sequence[Message]:
-        self._state = self._begin(example.problem)
+        self._state = self._begin(whole(example))
         return example.prompt
 
     def step(self, message: Message) -> Reply:
@@ -42,10 +42,11 @@ class Game(Drawn):
     """One world of the arena whose problems are episodes, under a seed.
 
     ``pose`` draws a problem. ``tell`` gives its private fields, of which ``solution`` (the JSON list of an expert's
-    actions) and ``plan`` (a terse plan that a privileged teacher may be shown) are always there; UserError for what is
-    no problem of the world. ``kind`` is an example's tag. ``begin`` and ``act`` are the rules. ``blunder``: a first
-    action that no expert takes, after which the episode can still be won (None: the problem has none). The held-out
-    examples are the same for every seed. ``verdicts`` stays empty: the environment grades.
+    actions) is always there; UserError for what is no problem of the world. ``kind`` is an example's tag. ``begin`` and
+    ``act`` are the rules. ``blunder``: a first action that no expert takes, after which the episode can still be won
+    (None: the problem, or every one, has none). ``opening``: what the prompt shows of a problem (None: all); then
+    ``tell`` gives all of it as ``whole``. The held-out examples are the same for every seed. ``verdicts`` stays empty:
+    the environment grades.
     """
 
     name: str
@@ -54,16 +55,18 @@ class Game(Drawn):
     kind: Callable[[str], str]
     begin: Begin
     act: Act
-    blunder: Callable[[str], str | None]
+    blunder: Callable[[str], str | None] | None
     wording: Mapping[str, str]
     max_turns: int
+    opening: Callable[[str], str] | None = None
     seed: int = 0
     verdicts: Counter[Verdict] = field(default_factory=Counter, compare=False)
 
     def example(self, problem: str) -> Example:
         """The example that asks ``problem``; raises ``UserError`` if this world has no such problem."""
         private = self.tell(problem)
-        prompt = (Message(role="user", content=problem),)
+        shown = problem if self.opening is None else self.opening(problem)
+        prompt = (Message(role="user", content=shown),)
         return Example(f"{self.name}:{problem}", prompt, private, self.kind(problem))
 
     def environment(self) -> GameEnvironment:
@@ -75,6 +78,11 @@ class Game(Drawn):
         raise UserError(
             f"world {self.name!r} has episodes, which its environment grades turn by turn: play one"
         )
+
+
+def whole(example: Example) -> str:
+    """The problem of an example, whatever its prompt shows of it."""
+    return example.private.get("whole", example.problem)
 
 
 def as_solution(turns: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from selfteach.task.arena.game import Game
-from selfteach.task.environment import Environment
+from selfteach.task.environment import Environment, Reply
 from selfteach.task.example import Example, Message
 
 MAX_NEW_TOKENS = 48
@@ -60,10 +60,11 @@ class Played:
         for words in opening:
             self.step(words)
 
-    def step(self, words: str) -> None:
+    def step(self, words: str) -> Reply:
         reply = self.environment.step(Message(role="assistant", content=words))
         self.conversation += [Message(role="assistant", content=words), *reply.messages]
         self.turns, self.reward, self.done = self.turns + 1, self.reward + reply.reward, reply.done
+        return reply
 
 
 def earned(

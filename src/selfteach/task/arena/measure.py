@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from selfteach.task.arena import MODELS, AnyWorld, arena_model, named_model, open_world
-from selfteach.task.arena.game import Game
+from selfteach.task.arena.game import Game, whole
 from selfteach.task.arena.generating import continued, earned
 from selfteach.task.arena.wording import PREFILLS
 from selfteach.task.example import Example, Message
@@ -75,6 +75,8 @@ def measure(
         torch.manual_seed(seed)
         if isinstance(world, Game):
             rewards = earned(model, tokenizer, world, *_begun(world, view, count), sample)
+            if not rewards:  # no problem allows of a blunder
+                return Accuracy(math.nan, 0)
             return Accuracy(sum(one >= 0.5 for one in rewards) / len(rewards), len(rewards))
         asked: list[tuple[Example, dict[str, str]]] = [(e, _told(e)) for e in world.held_out(count)]
         if view in NEEDS_ATTEMPT:
@@ -98,7 +100,8 @@ def _begun(world: Game, view: str, count: int) -> tuple[str, list[tuple[Example,
     examples = world.held_out(count)
     if view != BLUNDER:
         return view, [(one, []) for one in examples]
-    return "plain", [(one, [words]) for one in examples if (words := world.blunder(one.problem))]
+    blunders = [(one, world.blunder(whole(one)) if world.blunder else None) for one in examples]
+    return "plain", [(one, [words]) for one, words in blunders if words]
 
 
 def _told(example: Example) -> dict[str, str]:
@@ -134,7 +137,7 @@ def accuracy_table(name: str, folder: Path, count: int = 1024, seed: int = 0) ->
     for world in map(open_world, MODELS[named_model(name)]):
         own = world.name == MODELS[name][0] and name not in HELPLESS
         views = world.wording if own else ()
-        off_path = (BLUNDER,) if isinstance(world, Game) else ()
+        off_path = (BLUNDER,) if isinstance(world, Game) and world.blunder else ()
         for view in ("plain", *views, *off_path):
             accuracy = measure(world, folder, view, count, seed)
             rows.append(f"| {world.name} | {view} | {accuracy} | {accuracy.count} |")
