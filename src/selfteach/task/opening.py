@@ -18,6 +18,7 @@ from selfteach.task.environment import environment_of
 from selfteach.task.example import Task
 from selfteach.task.files import Part, read_task
 from selfteach.task.gym import GymTask, gym_names
+from selfteach.task.isolated import ISOLATION, isolated
 from selfteach.task.one import OneQuestion
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import ENDINGS, SAID, Source, open_file, open_hub
@@ -28,7 +29,7 @@ __all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
 
 HUB = ("split", "subset", "revision")
 """What a hub dataset's name may say behind a question mark."""
-_ANY = frozenset({"only"})
+_ANY = frozenset({"only", *ISOLATION})
 _PROMPT = _ANY | frozenset(
     {"system_prompt", "prompt_template", "instruction", "answer_format", "grade_seconds"}
 )
@@ -64,7 +65,7 @@ def open_task(
     hub. Raises UserError for a name that fits none of these, naming the nearest, and for options the source does not
     heed.
     """
-    return finished(_opened(name, seed, options, reward, part), options, reward)
+    return finished(_opened(name, seed, options, reward, part), options, reward, name, seed)
 
 
 def kind_of(name: str) -> str:
@@ -94,13 +95,18 @@ def open_hub_named(name: str, options: TaskOptions) -> Source:
     return open_hub(dataset, **chosen)
 
 
-def finished(task: Task, options: TaskOptions | None, reward: RewardFunction | None) -> Task:
-    """What holds for any task: who grades, and whether one question is all of it."""
+def finished(
+    task: Task, options: TaskOptions | None, reward: RewardFunction | None, name: str | None, seed: int
+) -> Task:
+    """What holds for any task: who grades, where its episodes are played, and whether one question is all of it.
+    ``name``: what it was made of with this ``seed``, None where that was an object."""
     require(
         reward is None or environment_of(task) is None,
         f"task {task.name} is an environment, which rewards each turn itself: leave the reward function out",
     )
     graded = task if reward is None else Rewarded(task, reward)
+    if options is not None and options.environment_timeout is not None:
+        graded = isolated(graded, name, seed, options)
     return graded if options is None or options.only is None else OneQuestion(graded, options.only)
 
 
