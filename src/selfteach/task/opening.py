@@ -16,13 +16,14 @@ from selfteach.errors import UserError
 from selfteach.task.arena import WORLDS, open_world
 from selfteach.task.environment import environment_of
 from selfteach.task.example import Task
-from selfteach.task.files import Part, read_task
+from selfteach.task.files import FileTask, Part, read_task
 from selfteach.task.gym import GymTask, gym_names
 from selfteach.task.isolated import ISOLATION, isolated
 from selfteach.task.one import OneQuestion
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import ENDINGS, SAID, Source, open_file, open_hub
 from selfteach.task.reward import Rewarded, RewardFunction
+from selfteach.task.search import SearchTask
 from selfteach.task.textworld import TextWorldSettings, TextWorldTask
 
 __all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
@@ -100,6 +101,12 @@ def finished(
 ) -> Task:
     """What holds for any task: who grades, where its episodes are played, and whether one question is all of it.
     ``name``: what it was made of with this ``seed``, None where that was an object."""
+    if isinstance(task, FileTask) and task.options.corpus is not None:
+        require(
+            reward is None,
+            f"{task.name}: with a corpus answers are graded by exact match: leave the reward function out",
+        )
+        task = SearchTask(task, task.options.corpus)
     require(
         reward is None or environment_of(task) is None,
         f"task {task.name} is an environment, which rewards each turn itself: leave the reward function out",

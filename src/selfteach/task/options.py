@@ -89,6 +89,10 @@ class TaskOptions:
 
     None: boxed for files and Hugging Face datasets, line for reasoning-gym."""
 
+    corpus: str | None = None
+    """A file of documents (columns id, title, text; or paragraphs of a .txt) that the questions are answered by
+    searching: each is an episode with the tool search, graded by exact match (docs/search.md)."""
+
     only: NonNegativeRows | None = None
     """Train on this one held-out example alone, counted from 0, again and again (test-time training).
 
