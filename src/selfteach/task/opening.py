@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
 from selfteach.task.arena import WORLDS, open_world
+from selfteach.task.babyai import BabyAISettings, babyai
 from selfteach.task.environment import environment_of
 from selfteach.task.example import Task
 from selfteach.task.files import FileTask, Part, read_task
@@ -30,6 +31,7 @@ __all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
 
 HUB = ("split", "subset", "revision")
 """What a hub dataset's name may say behind a question mark."""
+Chosen = TypeVar("Chosen")
 _ANY = frozenset({"only", *ISOLATION})
 _PROMPT = _ANY | frozenset(
     {"system_prompt", "prompt_template", "instruction", "answer_format", "grade_seconds"}
@@ -40,6 +42,7 @@ HEEDED: Mapping[str, frozenset[str]] = {
     "world": _ANY,
     "gym": _PROMPT | {"held_out_fraction"},
     "textworld": _ANY,
+    "babyai": _ANY,
     "file": _ROWS,
     "folder": _ROWS | {"split"},
     "hf": _ROWS | {"split", "subset", "revision"},
@@ -61,10 +64,10 @@ def open_task(
     ``part`` says what of rows is asked where nothing is trained (``read_task``).
 
     ``table``, ``chain`` … are worlds of the arena · ``gym:NAME`` or ``gym:NAME?setting=value&…`` a reasoning-gym
-    task · ``textworld`` or ``textworld?rooms=1&quest=2&…`` games of TextWorld · a path that ends in ``.jsonl``,
-    ``.json``, ``.csv`` or ``.parquet``, or a folder · ``hf:ID`` or ``hf:ID?split=test&subset=main`` a dataset of the
-    hub. Raises UserError for a name that fits none of these, naming the nearest, and for options the source does not
-    heed.
+    task · ``textworld`` or ``textworld?rooms=1&quest=2&…`` games of TextWorld · ``babyai`` or ``babyai?level=NAME&…`` a
+    level of BabyAI · a path that ends in ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``, or a folder · ``hf:ID`` or
+    ``hf:ID?split=test&subset=main`` a dataset of the hub. Raises UserError for a name that fits none of these, naming
+    the nearest, and for options the source does not heed.
     """
     return finished(_opened(name, seed, options, reward, part), options, reward, name, seed)
 
@@ -75,8 +78,8 @@ def kind_of(name: str) -> str:
         return name.partition(":")[0]
     if name in WORLDS:
         return "world"
-    if name.partition("?")[0] == "textworld":
-        return "textworld"
+    if name.partition("?")[0] in ("textworld", "babyai"):
+        return name.partition("?")[0]
     if os.path.isdir(name):
         return "folder"
     return "file" if name.endswith(ENDINGS) else ""
@@ -129,7 +132,9 @@ def _opened(
     if kind == "world":
         return open_world(name, seed=seed)
     if kind == "textworld":
-        return _textworld(name, seed)
+        return TextWorldTask(_said(name, TextWorldSettings), seed)
+    if kind == "babyai":
+        return babyai(_said(name, BabyAISettings), seed)
     source = open_hub_named(name, chosen) if kind == "hf" else open_file(name, split=chosen.split)
     return read_task(name, source, open_rows, seed=seed, options=chosen, reward=reward, part=part)
 
@@ -140,10 +145,11 @@ def _gym(name: str, seed: int, options: TaskOptions) -> GymTask:
     return GymTask(dataset, config, seed, options)
 
 
-def _textworld(name: str, seed: int) -> TextWorldTask:
+def _said(name: str, kind: Callable[..., Chosen]) -> Chosen:
+    """The settings of this kind that a name says behind its question mark."""
     said = dict(parse_qsl(name.partition("?")[2], keep_blank_values=True))
-    _refuse_unknown(name, said, [f.name for f in fields(TextWorldSettings)])
-    return TextWorldTask(TextWorldSettings(**{key: _setting(value) for key, value in said.items()}), seed)
+    _refuse_unknown(name, said, [f.name for f in fields(kind)])  # type: ignore[arg-type]
+    return kind(**{key: _setting(value) for key, value in said.items()})
 
 
 def _refuse_unknown(name: str, said: Iterable[str], known: Collection[str]) -> None:
@@ -155,9 +161,9 @@ def _advice(name: str) -> str:
     """What the user may have meant."""
     if "/" in name or Path(name).suffix:
         return f"if it is a file, give its path with {SAID}; if it is on the hub, write hf:ID"
-    near = get_close_matches(name, [*WORLDS, "textworld"], n=2)
+    near = get_close_matches(name, [*WORLDS, "textworld", "babyai"], n=2)
     near += [f"gym:{close}" for close in get_close_matches(name, gym_names(), n=2)]
-    known = f"give one of {', '.join(sorted(WORLDS))}, textworld, gym:NAME, hf:ID or a {SAID} file"
+    known = f"give one of {', '.join(sorted(WORLDS))}, textworld, babyai, gym:NAME, hf:ID or a {SAID} file"
     return f"did you mean {' or '.join(near)}? Else {known}" if near else known
 
 
