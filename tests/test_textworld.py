@@ -15,11 +15,11 @@ import pytest
 
 from selfteach.errors import UserError
 from selfteach.task import textworld_games
+from selfteach.task.cached import cache_folder
 from selfteach.task.environment import Reply, turns_of
 from selfteach.task.example import Example, Message
 from selfteach.task.opening import TaskOptions, open_task
 from selfteach.task.textworld import TextWorldEnvironment, TextWorldSettings, TextWorldTask, observed
-from selfteach.task.textworld_games import cache_folder
 
 needs_library = pytest.mark.skipif(find_spec("textworld") is None, reason="needs the extra textworld")
 SMALL = {"rooms": 1, "objects": 3, "quest": 2}

@@ -54,6 +54,8 @@ BUILT_IN = frozenset(
 """Numbers of an episode that are counted whatever the environment counts."""
 LARGEST = 1e6
 """A reward beyond it is taken for a mistake."""
+LONGEST = 10_000_000
+"""Characters that an environment may say at once: more would stop the run for minutes, and no window holds them."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
@@ -94,6 +96,9 @@ def messages_in(given: object) -> tuple[Message, ...]:
             raise ValueError("a message is a dict with a role and a content, both texts")
         if one["role"] == "assistant":
             raise ValueError("a message has the role assistant: that is who it answers")
+    length = sum(len(one["content"]) for one in found)
+    if length > LONGEST:
+        raise ValueError(f"messages have {length:,} characters: say {LONGEST:,} at most")
     try:
         "".join(one["content"] for one in found).encode()
     except UnicodeEncodeError:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from selfteach.checks import require
+from selfteach.errors import UserError
 from selfteach.task.environment import Reply
-from selfteach.task.example import Example, Message
+from selfteach.task.example import Example, Grade, Message
 
 TRAINING = 1 << 20
 """Seeds below this one are held out, those from it on are trained on."""
@@ -27,8 +28,9 @@ class GymnasiumTask:
     environment does not move. Rewards are the environment's; ``terminated`` and ``truncated`` end the episode. Each
     example is a seed: the environment must draw nothing that does not follow from it. ``expert(environment)``, asked
     behind ``reset``, gives the turns that would solve it: they are the private field ``solution``, which is imitated
-    (``sft``) or shown to a teacher. ``instructions`` stand before the first observation; ``seed`` chooses the training
-    episodes, of which ``episodes`` are drawn again and again (None: ever new ones).
+    (``sft``) or shown to a teacher; where it gives none there is no such field. ``instructions`` stand before the first
+    observation; ``seed`` chooses the training episodes, of which ``episodes`` are drawn again and again (None: ever new
+    ones).
 
     Raises UserError without an action.
     """
@@ -80,9 +82,15 @@ class GymnasiumTask:
                 all(isinstance(one, str) for one in turns),
                 f"task {self.name}: expert gave {turns!r:.60}: give the words of its turns",
             )
-            private["solution"] = json.dumps(turns)
+            if turns:
+                private["solution"] = json.dumps(turns)
         environment.close()
         return Example(f"{self.name} {seed}", self.opening(observation, info), private)
+
+    def grade(self, example: Example, answer: str) -> Grade:
+        raise UserError(
+            f"task {self.name} is an environment, which rewards each turn itself: play its episodes"
+        )
 
     def opening(self, observation: Any, info: Mapping[str, Any]) -> tuple[Message, ...]:
         parts = [self.instructions, self.told(observation, info)]

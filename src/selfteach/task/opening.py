@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
 from selfteach.task.arena import WORLDS, open_world
+from selfteach.task.babyai import BabyAISettings, babyai
 from selfteach.task.environment import environment_of
 from selfteach.task.example import Task
-from selfteach.task.files import Part, read_task
+from selfteach.task.files import FileTask, Part, read_task
 from selfteach.task.gym import GymTask, gym_names
+from selfteach.task.isolated import ISOLATION, isolated
 from selfteach.task.one import OneQuestion
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import ENDINGS, SAID, Source, open_file, open_hub
 from selfteach.task.reward import Rewarded, RewardFunction
+from selfteach.task.search import SearchTask
 from selfteach.task.tau2 import Tau2Settings, Tau2Task
 from selfteach.task.textworld import TextWorldSettings, TextWorldTask
 
@@ -29,7 +32,8 @@ __all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
 
 HUB = ("split", "subset", "revision")
 """What a hub dataset's name may say behind a question mark."""
-_ANY = frozenset({"only"})
+Chosen = TypeVar("Chosen")
+_ANY = frozenset({"only", *ISOLATION})
 _PROMPT = _ANY | frozenset(
     {"system_prompt", "prompt_template", "instruction", "answer_format", "grade_seconds"}
 )
@@ -40,6 +44,7 @@ HEEDED: Mapping[str, frozenset[str]] = {
     "gym": _PROMPT | {"held_out_fraction"},
     "textworld": _ANY,
     "tau2": _ANY,
+    "babyai": _ANY,
     "file": _ROWS,
     "folder": _ROWS | {"split"},
     "hf": _ROWS | {"split", "subset", "revision"},
@@ -61,13 +66,13 @@ def open_task(
     ``part`` says what of rows is asked where nothing is trained (``read_task``).
 
     ``table``, ``chain`` … are worlds of the arena · ``gym:NAME`` or ``gym:NAME?setting=value&…`` a reasoning-gym
-    task · ``textworld`` or ``textworld?rooms=1&quest=2&…`` games of TextWorld · ``tau2:retail`` or ``tau2:airline``
-    customer service of τ²-bench · a path that ends in ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``, or a folder ·
-    ``hf:ID`` or ``hf:ID?split=test&subset=main`` a dataset of the
+    task · ``textworld`` or ``textworld?rooms=1&quest=2&…`` games of TextWorld · ``babyai`` or ``babyai?level=NAME&…`` a
+    level of BabyAI · ``tau2:retail`` or ``tau2:airline`` customer service of τ²-bench · a path that ends in ``.jsonl``,
+    ``.json``, ``.csv`` or ``.parquet``, or a folder · ``hf:ID`` or ``hf:ID?split=test&subset=main`` a dataset of the
     hub. Raises UserError for a name that fits none of these, naming the nearest, and for options the source does not
     heed.
     """
-    return finished(_opened(name, seed, options, reward, part), options, reward)
+    return finished(_opened(name, seed, options, reward, part), options, reward, name, seed)
 
 
 def kind_of(name: str) -> str:
@@ -76,8 +81,8 @@ def kind_of(name: str) -> str:
         return name.partition(":")[0]
     if name in WORLDS:
         return "world"
-    if name.partition("?")[0] == "textworld":
-        return "textworld"
+    if name.partition("?")[0] in ("textworld", "babyai"):
+        return name.partition("?")[0]
     if name.partition("?")[0].partition(":")[0] == "tau2":
         return "tau2"
     if os.path.isdir(name):
@@ -99,13 +104,24 @@ def open_hub_named(name: str, options: TaskOptions) -> Source:
     return open_hub(dataset, **chosen)
 
 
-def finished(task: Task, options: TaskOptions | None, reward: RewardFunction | None) -> Task:
-    """What holds for any task: who grades, and whether one question is all of it."""
+def finished(
+    task: Task, options: TaskOptions | None, reward: RewardFunction | None, name: str | None, seed: int
+) -> Task:
+    """What holds for any task: who grades, where its episodes are played, and whether one question is all of it.
+    ``name``: what it was made of with this ``seed``, None where that was an object."""
+    if isinstance(task, FileTask) and task.options.corpus is not None:
+        require(
+            reward is None,
+            f"{task.name}: with a corpus answers are graded by exact match: leave the reward function out",
+        )
+        task = SearchTask(task, task.options.corpus)
     require(
         reward is None or environment_of(task) is None,
         f"task {task.name} is an environment, which rewards each turn itself: leave the reward function out",
     )
     graded = task if reward is None else Rewarded(task, reward)
+    if options is not None and options.environment_timeout is not None:
+        graded = isolated(graded, name, seed, options)
     return graded if options is None or options.only is None else OneQuestion(graded, options.only)
 
 
@@ -121,9 +137,11 @@ def _opened(
     if kind == "world":
         return open_world(name, seed=seed)
     if kind == "textworld":
-        return _textworld(name, seed)
+        return TextWorldTask(_said(name, TextWorldSettings), seed)
+    if kind == "babyai":
+        return babyai(_said(name, BabyAISettings), seed)
     if kind == "tau2":
-        return _tau2(name, seed)
+        return Tau2Task(name.partition("?")[0].partition(":")[2], _said(name, Tau2Settings), seed)
     source = open_hub_named(name, chosen) if kind == "hf" else open_file(name, split=chosen.split)
     return read_task(name, source, open_rows, seed=seed, options=chosen, reward=reward, part=part)
 
@@ -134,18 +152,11 @@ def _gym(name: str, seed: int, options: TaskOptions) -> GymTask:
     return GymTask(dataset, config, seed, options)
 
 
-def _textworld(name: str, seed: int) -> TextWorldTask:
+def _said(name: str, kind: Callable[..., Chosen]) -> Chosen:
+    """The settings of this kind that a name says behind its question mark."""
     said = dict(parse_qsl(name.partition("?")[2], keep_blank_values=True))
-    _refuse_unknown(name, said, [f.name for f in fields(TextWorldSettings)])
-    return TextWorldTask(TextWorldSettings(**{key: _setting(value) for key, value in said.items()}), seed)
-
-
-def _tau2(name: str, seed: int) -> Tau2Task:
-    domain, _, query = name.partition("?")
-    said = dict(parse_qsl(query, keep_blank_values=True))
-    _refuse_unknown(name, said, [f.name for f in fields(Tau2Settings)])
-    values = {key: _setting(value) for key, value in said.items()}
-    return Tau2Task(domain.partition(":")[2], Tau2Settings(**values), seed)
+    _refuse_unknown(name, said, [f.name for f in fields(kind)])  # type: ignore[arg-type]
+    return kind(**{key: _setting(value) for key, value in said.items()})
 
 
 def _refuse_unknown(name: str, said: Iterable[str], known: Collection[str]) -> None:
@@ -157,11 +168,9 @@ def _advice(name: str) -> str:
     """What the user may have meant."""
     if "/" in name or Path(name).suffix:
         return f"if it is a file, give its path with {SAID}; if it is on the hub, write hf:ID"
-    near = get_close_matches(name, [*WORLDS, "textworld", "tau2:retail"], n=2)
+    near = get_close_matches(name, [*WORLDS, "textworld", "babyai", "tau2:retail"], n=2)
     near += [f"gym:{close}" for close in get_close_matches(name, gym_names(), n=2)]
-    known = (
-        f"give one of {', '.join(sorted(WORLDS))}, textworld, tau2:DOMAIN, gym:NAME, hf:ID or a {SAID} file"
-    )
+    known = f"give one of {', '.join(sorted(WORLDS))}, textworld, babyai, tau2:DOMAIN, gym:NAME, hf:ID or a {SAID} file"
     return f"did you mean {' or '.join(near)}? Else {known}" if near else known
 
 

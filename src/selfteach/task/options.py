@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from selfteach.checks import require
 from selfteach.errors import UserError
-from selfteach.settings import NonNegativeRows, OpenUnit, PositiveInt, Seconds, settings
+from selfteach.settings import NonNegativeRows, OpenUnit, PositiveFloat, PositiveInt, Seconds, settings
 from selfteach.task.answer import INSTRUCTION, AnswerFormat
 from selfteach.task.answer_type import AnswerType
 from selfteach.task.example import Message
@@ -89,6 +89,10 @@ class TaskOptions:
 
     None: boxed for files and Hugging Face datasets, line for reasoning-gym."""
 
+    corpus: str | None = None
+    """A file of documents (columns id, title, text; or paragraphs of a .txt) that the questions are answered by
+    searching: each is an episode with the tool search, graded by exact match (docs/search.md)."""
+
     only: NonNegativeRows | None = None
     """Train on this one held-out example alone, counted from 0, again and again (test-time training).
 
@@ -97,7 +101,23 @@ class TaskOptions:
     grade_seconds: Seconds = 5.0
     """Time limit for checking one answer, in seconds."""
 
+    environment_timeout: Seconds | None = None
+    """Play each episode in a worker process, in which no reset or step may take longer than so many seconds.
+
+    None: in the run's own process, without a limit."""
+
+    environment_memory: PositiveFloat = 1.0
+    """GB that a worker process may use beyond what the loaded task does (with an environment_timeout; Linux)."""
+
+    environment_workers: PositiveInt | None = None
+    """Worker processes that play episodes side by side (with an environment_timeout). None: one a core, at most 8."""
+
     def __post_init__(self) -> None:
+        require(
+            self.environment_timeout is not None
+            or (self.environment_memory, self.environment_workers) == (1.0, None),
+            "environment_memory and environment_workers are of worker processes: give an environment_timeout too",
+        )
         require(
             self.held_out_file is None or self.held_out_fraction is None,
             "held_out_file and held_out_fraction both say what is held out: give one of them",

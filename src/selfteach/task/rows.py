@@ -41,6 +41,7 @@ def make_task(
     """
     judge = None if reward is None else RewardFunction.of(reward)
     found, label = task, ROWS
+    name = task if isinstance(task, str) else None
     if isinstance(found, str) and is_reference(found):
         found, label = load_object(found), found
     graded = judge is None
@@ -51,13 +52,13 @@ def make_task(
     if is_task(found, graded):
         heeded("own", f"task {type(found).__name__}", options)
         ours = type(found).__module__.partition(".")[0] == "selfteach"
-        return finished(found if ours else OwnTask(found), options, judge)
+        return finished(found if ours else OwnTask(found), options, judge, name, seed)
     source = source_of(found, label)
     if source is None:
         raise UserError(_none_of_these(found, label))
     chosen = heeded("rows", label, options)
     read = read_task(label, source, open_rows, seed=seed, options=chosen, reward=judge, part=part)
-    return finished(read, options, judge)
+    return finished(read, options, judge, name, seed)
 
 
 def source_of(rows: Any, label: str = ROWS) -> Source | None:

@@ -16,6 +16,7 @@ from typing import Any
 from selfteach.errors import UserError
 from selfteach.outside import read_json, said_by
 from selfteach.task import textworld_worker
+from selfteach.task.cached import cache_folder
 from selfteach.task.split import is_held_out
 from selfteach.task.textworld_worker import GAME, OPENING
 from selfteach.task.timed import TimedWorker
@@ -121,12 +122,6 @@ def seeds(stream: str) -> Iterator[int]:
     """The seeds of TextWorld that a stream tries in turn, each below 2^32."""
     for attempt in range(TRIES):
         yield int.from_bytes(blake2b(f"{stream}/{attempt}".encode(), digest_size=4).digest(), "big")
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: selfteach in XDG_CACHE_HOME, or in ~/.cache."""
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(chosen) if os.path.isabs(chosen) else Path.home() / ".cache") / "selfteach"
 
 
 def require_textworld() -> None:

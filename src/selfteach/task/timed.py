@@ -44,10 +44,11 @@ class TimedWorker:
     ``warm_up`` is called once in every new worker before it counts as started, so that imports and first-use
     caches are not charged to the first caller's deadline. Calls are serialized; threads may share a worker. The
     worker runs with a fixed string-hash seed, so a function that iterates over sets gives the same in each run.
+    ``memory``: the bytes of address space that it may have (Linux; None: as many as this process).
     """
 
-    def __init__(self, warm_up: Callable[[], object]) -> None:
-        self._warm_up = warm_up
+    def __init__(self, warm_up: Callable[[], object], memory: int | None = MEMORY_BYTES) -> None:
+        self._warm_up, self._memory = warm_up, memory
         self._forget()
         atexit.register(self.close)
         if hasattr(os, "register_at_fork"):
@@ -89,7 +90,7 @@ class TimedWorker:
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
+                [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({self._memory})"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
@@ -164,17 +165,17 @@ def _pump(stream: IO[str], replies: queue.SimpleQueue[str]) -> None:
     replies.put("")
 
 
-def serve() -> None:
+def serve(memory: int | None) -> None:
     """The worker's life: read a request, call, reply, until the pipe closes. Runs in the child process only."""
     requests = os.fdopen(os.dup(0), encoding="utf-8")
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
-    if sys.platform == "linux":
+    if sys.platform == "linux" and memory is not None:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     for count, line in enumerate(requests):
         request = json.loads(line)
         replies.write(json.dumps({"number": request["number"], **_answer(request)}) + "\n")

@@ -7,9 +7,7 @@ or answers a megabyte is an ``Answer`` that says so. What is printed in the work
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +16,7 @@ from pydantic_core import to_json
 
 from selfteach.errors import UserError
 from selfteach.importing import load_object
+from selfteach.task.address_space import limited, used
 from selfteach.task.timed import START_SECONDS, TimedWorker
 from selfteach.task.tool import Tool, ToolError
 from selfteach.wording import shortened
@@ -156,7 +155,7 @@ def tool_at(reference: str, stateful: bool) -> Tool:
 def run(
     reference: str, stateful: bool, arguments: dict[str, Any], state: Any, characters: int, memory: int
 ) -> Any:
-    with memory_of(memory):
+    with limited(used() + memory):
         return invoked(tool_at(reference, stateful), arguments, state, characters)
 
 
@@ -212,22 +211,3 @@ def written(state: Any) -> tuple[str, str]:
     if len(text) > MOST_STATE:
         return "", f"its new state has {len(text)} characters as JSON: at most {MOST_STATE} are kept"
     return text, ""
-
-
-@contextmanager
-def memory_of(more: int) -> Iterator[None]:
-    """Within it this process may have ``more`` bytes of address space beyond what it has (Linux)."""
-    if sys.platform != "linux":
-        yield
-        return
-    import resource
-
-    with open("/proc/self/statm") as file:
-        present = int(file.read().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    most = present + more if before[1] == resource.RLIM_INFINITY else min(before[1], present + more)
-    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -26,6 +26,7 @@ MAY_NAME_FILES: Mapping[str, str] = {
     "model": "loading.model",
     "chat_template": "loading.chat_template",
     "held_out_file": "task_options.held_out_file",
+    "corpus": "task_options.corpus",
     "eval_also": "evaluation.eval_also",
     "token_classes": "bookkeeping.token_classes",
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from selfteach.errors import UserError
+from selfteach.outside import with_type
 from selfteach.policy.renderer import Renderer
 from selfteach.task.environment import Environment, Reply, checked
 from selfteach.task.example import Grade, Message
@@ -16,6 +18,7 @@ from selfteach.task.trajectory import Trajectory
 from selfteach.task.verdict import Verdict
 
 Given = TypeVar("Given")
+Asked = TypeVar("Asked")
 Ending = Literal["done", "turns", "room", "failure"]
 """Why an episode ended: the environment says so, the turns are used up, the model's window has no room for another
 turn, or the environment itself failed."""
@@ -87,7 +90,7 @@ class Episode:
         except UserError:  # a mistake in what was built, a tool or a check: not this episode's bad luck
             raise
         except (Exception, SystemExit) as error:
-            self.fail(f"{type(error).__name__}: {error}")
+            self.fail(with_type(error))
             return None
 
     def fail(self, why: str) -> None:
@@ -194,11 +197,9 @@ class Player:
     ) -> list[Trajectory]:
         """Each played on to its end, at most ``most`` turns more, behind the turns of ``opening``, which are trained on
         if ``trains``. UserError if most of the environments fail."""
-        episodes = [self.resumed(one) for one in begun]
+        episodes = self.resumed(begun)
         if opening is not None:
-            for episode, turns in zip(episodes, opening, strict=True):
-                for words in turns:
-                    self.give(episode, words, trains)
+            self.give(episodes, opening, trains)
         for turn in range(most):
             waiting = [one for one in episodes if self.goes_on(one)]
             if not waiting:
@@ -206,20 +207,25 @@ class Player:
             written = self.write([one.trajectory for one in waiting], turn)
             for episode, longer in zip(waiting, written, strict=True):
                 episode.trajectory = longer
-                self.answer(episode)
+            self.answer(waiting)
         for one in episodes:
             one.ending = one.ending or "turns"
         refuse_failing(episodes)
         return [one.closed() for one in episodes]
 
-    def resumed(self, begun: Trajectory) -> Episode:
-        """An episode where the trajectory stands; its last turn is answered now, unless it is already."""
-        episode = Episode.begun(begun, self.make)
-        if begun.segments and begun.segments[-1].spoken and episode.ending is None:
-            ended = bool(begun.ids) and begun.ids[-1] in self.renderer.stop_ids
-            episode.trajectory = replace(begun, finished=ended)
-            self.answer(episode)
-        return episode
+    def resumed(self, begun: Sequence[Trajectory]) -> list[Episode]:
+        """Episodes where the trajectories stand; a last turn is answered now, unless it is already."""
+        episodes = self.each(lambda one: Episode.begun(one, self.make), begun)
+        unanswered = [
+            one for one in episodes
+            if one.trajectory.segments and one.trajectory.segments[-1].spoken and one.ending is None
+        ]  # fmt: skip
+        for one in unanswered:
+            ids = one.trajectory.ids
+            ended = bool(ids) and ids[-1] in self.renderer.stop_ids
+            one.trajectory = replace(one.trajectory, finished=ended)
+        self.answer(unanswered)
+        return episodes
 
     def goes_on(self, episode: Episode) -> bool:
         if episode.ending is None and self.longest is not None and len(episode.rewards) >= self.longest:
@@ -228,26 +234,48 @@ class Player:
             episode.ending = "room"
         return episode.ending is None
 
-    def give(self, episode: Episode, words: str, trains: bool) -> None:
-        """A turn that nobody samples (an expert's action)."""
-        if not self.goes_on(episode):
-            return
-        ids = self.renderer.completion_ids(words, self.thinking)
-        segment = Segment(ids, DATA, trains=trains, turn=episode.trajectory.next_turn)
-        episode.trajectory = episode.trajectory.extended(segment, words, finished=True)
-        self.answer(episode)
+    def give(self, episodes: Sequence[Episode], opening: Sequence[Sequence[str]], trains: bool) -> None:
+        """Turns of each that nobody samples (an expert's actions)."""
+        for turn in range(max(map(len, opening), default=0)):
+            given = [
+                (episode, turns[turn])
+                for episode, turns in zip(episodes, opening, strict=True)
+                if turn < len(turns) and self.goes_on(episode)
+            ]
+            for episode, words in given:
+                ids = self.renderer.completion_ids(words, self.thinking)
+                segment = Segment(ids, DATA, trains=trains, turn=episode.trajectory.next_turn)
+                episode.trajectory = episode.trajectory.extended(segment, words, finished=True)
+            self.answer([episode for episode, _ in given])
 
-    def answer(self, episode: Episode) -> None:
-        """Let the environment answer the last turn. What it says last, when it is over, nobody reads any more."""
-        one = episode.trajectory
-        episode.cut += not one.finished
-        reply = episode.step(self.renderer.text(said_in(one, one.segments[-1].turn, len(one.ids))))
-        if reply is None or reply.done:
-            return
+    def answer(self, episodes: Sequence[Episode]) -> None:
+        """Let each environment answer the last turn. What it says last, when it is over, nobody reads any more."""
+        words = [
+            self.renderer.text(said_in(one, one.segments[-1].turn, len(one.ids)))
+            for one in (episode.trajectory for episode in episodes)
+        ]
+        replies = self.each(lambda given: given[0].step(given[1]), list(zip(episodes, words, strict=True)))
+        for episode, reply in zip(episodes, replies, strict=True):
+            one = episode.trajectory
+            episode.cut += not one.finished
+            if reply is None or reply.done:
+                continue
+            try:
+                episode.trajectory = answered(self.renderer, self.thinking, one, reply.messages)
+            except UserError as problem:  # the chat template refuses what the environment says
+                episode.fail(str(problem))
+
+    def each(self, function: Callable[[Asked], Given], asked: Sequence[Asked]) -> list[Given]:
+        """What ``function`` gives of each, in order: of as many at a time as there are environments that can be called
+        at once (``make.workers``), by default one after the other."""
+        workers = min(getattr(self.make, "workers", 1), len(asked))
+        if workers <= 1:
+            return [function(one) for one in asked]
+        threads = ThreadPoolExecutor(workers)
         try:
-            episode.trajectory = answered(self.renderer, self.thinking, one, reply.messages)
-        except UserError as problem:  # the chat template refuses what the environment says
-            episode.fail(str(problem))
+            return list(threads.map(function, asked))
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def refuse_failing(episodes: Sequence[Episode]) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from selfteach.errors import UserError
+from selfteach.outside import with_type
 from selfteach.task.environment import Environment, messages_in, turns_of
 from selfteach.task.example import Example
 from selfteach.task.trajectory import Trajectory
@@ -45,8 +46,7 @@ def opening_check(examples: Sequence[Example], make: Callable[[], Environment]) 
             environment = make()
             opening = messages_in(environment.reset(one.asked))
         except (Exception, SystemExit) as error:
-            said = " ".join(str(error).split())[:SAID]
-            return Check(name, False, f"reset of example {one.key} failed: {type(error).__name__}: {said}")
+            return Check(name, False, f"reset of example {one.key} failed: {with_type(error)[:SAID]}")
         finally:
             close(environment)
         if opening != tuple(one.prompt):

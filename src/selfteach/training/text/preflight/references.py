@@ -24,8 +24,21 @@ def reference_checks(run: TextLearner) -> Iterator[Check]:
     """
     if (make := environment_of(run.task)) is not None:
         yield from environment_checks(run, make)
+        yield from corpus_checks(run)
         return
     report = check_references(run.task, [run.task.train(i) for i in range(EXAMPLES)])
     good = report.fine and report.graded
     for sentence in report.sentences:
         yield Check("references", True, sentence.removeprefix(f"{report.task}: "), warns=not good)
+
+
+def corpus_checks(run: TextLearner) -> Iterator[Check]:
+    """Where answers are searched for: whether they can be found."""
+    found_of = getattr(run.task, "answers_found", None)
+    if found_of is None:
+        return
+    found = found_of([run.task.train(i) for i in range(EXAMPLES)])
+    words = f"the answer stands in the corpus, word by word, of {found} of the first {EXAMPLES} questions"
+    if not found:
+        words += ": is it the corpus of these questions?"
+    yield Check("corpus", True, words, warns=not found)
