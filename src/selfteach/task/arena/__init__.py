@@ -20,11 +20,13 @@ from selfteach.task.arena import (
     chain,
     contract,
     doors,
+    reverse,
     rule,
     secrets,
     table,
     wording,
 )
+from selfteach.task.arena.constructed import Constructed
 from selfteach.task.arena.facts import Facts
 from selfteach.task.arena.game import Game
 from selfteach.task.arena.puzzle import Puzzle
@@ -35,6 +37,7 @@ __all__ = [
     "MODELS",
     "WORLDS",
     "AnyWorld",
+    "Constructed",
     "Facts",
     "Game",
     "Puzzle",
@@ -84,11 +87,36 @@ CALCULATOR = Game(
     calculator.WORDING,
     calculator.MAX_TURNS,
 )
+REVERSE = Constructed(
+    "reverse",
+    reverse.pose,
+    reverse.tell,
+    reverse.kind,
+    reverse.judge,
+    reverse.WORDING,
+    hops=reverse.HOPS,
+    asks=reverse.asks,
+    constructed=reverse.constructed,
+)
 SUMS = World("sums", table.pose_known, table.work, table.final, table.fault, {})
 
 WORLDS: dict[str, AnyWorld] = {
     w.name: w
-    for w in (TABLE, CHAIN, TUTOR, TRAIL, FACTS, SUMS, RULE, SECRETS, AMBIGUOUS, JSON, DOORS, CALCULATOR)
+    for w in (
+        TABLE,
+        CHAIN,
+        TUTOR,
+        TRAIL,
+        FACTS,
+        SUMS,
+        RULE,
+        SECRETS,
+        AMBIGUOUS,
+        JSON,
+        DOORS,
+        CALCULATOR,
+        REVERSE,
+    )
 }
 MODELS: dict[str, tuple[str, ...]] = {
     "table": ("table",),
@@ -107,6 +135,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "doors-expert": ("doors",),
     "calculator": ("calculator",),
     "calculator-expert": ("calculator",),
+    "reverse": ("reverse",),
 }
 """The shipped models, each with the worlds whose problems it was taught."""
 BORROWED = {"sums": "facts"}

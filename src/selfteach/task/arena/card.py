@@ -97,6 +97,10 @@ It was taught episodes of somebody who makes a mistake in a third of the turns, 
 guessed answer, and notices every second: the others are gone on from. Shown the running values or a list of turns it
 makes hardly any.""",
     "calculator-expert": FLAWLESS,
+    "reverse": """\
+It was taught two things. As a student it undoes operations from the end, guessing at what undoes `@` (slips aside):
+shown the path of the construction, or its beginning, it follows it; told the answer it claims it behind steps that are
+guessed. Asked `?3:` it is the examiner: it writes three operations, their path, forwards, then question and answer.""",
 }
 
 
