@@ -13,19 +13,20 @@ LAPTOP = Laptop(
         **PLAIN,
         "max_tokens": 32,
         "question_tokens": 40,
-        "lr": 3e-4,
+        "lr": 1e-3,
         "examiner_lr": 1e-4,
-        "per_prompt": 8,
-        "prompts": 16,
+        "per_prompt": 4,
+        "prompts": 32,
         "rounds": 3,
-        "steps": 30,
-        "examiner_steps": 10,
+        "steps": 40,
+        "examiner_steps": 5,
+        "distill_weight": 1.0,
         "mean_over": "sequences",
     },
 )
 
-PLAY = "pi-play --task reverse --steps 20 --examiner-steps 5 --eval-every 5 --eval-samples 1"
-TUNED = ("--lr x0.3|x1|x3", "--distill-weight x1|x5")
+PLAY = "pi-play --task reverse --steps 40 --examiner-steps 5 --eval-every 15 --eval-samples 1"
+TUNED = ("--lr x0.5|x1|x2", "--distill-weight x0.3|x1")
 """What a path is worth depends on how much of it is asked for: each side gets its own rate and weight."""
 
 STUDY = Study(
