@@ -80,6 +80,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "genevolve": {"per_prompt": 4, "prompts": 2, "kl": 1e-3, "margin": 0.0},
     "sleep": {"per_prompt": 3, "prompts": 2, "steps": 6, "wake_steps": 4, "lmbda": 0.5},
     "oracle": {"gate": "early"},
+    "pi-play": {"rounds": 2, "steps": 3, "examiner_steps": 2, "per_prompt": 2, "prompts": 9, "tries": 4},
     "tt-opd": {"per_prompt": 4, "prompts": 2, "flip": True, "clip_distill": True, "kl": 0.01},
 }  # fmt: skip
 
@@ -137,7 +138,8 @@ def recipe_of(name: str) -> Recipe:
 
 def fingerprint(learner: TextLearner) -> dict[str, Any]:
     """Norm of the gradient, and its products with fixed random directions."""
-    flat = torch.cat([p.grad.flatten() for p in learner.policy.trainable().values()])
+    trained = [learner.models.policies[name] for name in learner.recipe.trained]
+    flat = torch.cat([p.grad.flatten() for one in trained for p in one.trainable().values()])
     directions = torch.randn(
         DIRECTIONS, len(flat), generator=torch.Generator().manual_seed(7), dtype=flat.dtype
     )
@@ -157,7 +159,8 @@ class Watched(TextLearner):
             bookkeeping=Bookkeeping(samples_every=0, alarms=False),
         )  # fmt: skip
         super().__init__(config, Silent())
-        self.policy.model.double()
+        for policy in self.models.policies.values():
+            policy.model.double()
         load = self.models.weights.load
         self.models.weights.load = lambda model: doubled(load(model))
         self.writing.rollouts = self.replayed_rollouts  # type: ignore[method-assign]
@@ -226,7 +229,10 @@ def trajectory_of(row: dict[str, Any]) -> Trajectory:
 
 
 def dealt(one: Any, nth: int) -> Any:
-    """The rollout with a reward that is dealt out: groups of a few tiny answers would be all right or all wrong."""
+    """The rollout with a reward that is dealt out: groups of a few tiny answers would be all right or all wrong. An
+    examiner's texts have rewards that differ."""
+    if "posed" in one.grade.numbers:
+        return one
     return replace(one, grade=replace(one.grade, reward=float(nth % 3 == 0)))
 
 

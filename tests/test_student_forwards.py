@@ -38,7 +38,8 @@ class Counting(golden.Watched):
 
     def backward(self, batch: Any, update: Any, several: bool) -> Any:
         self.read, self.rows = 0, len(batch.rows)
-        handle = body(self.policy.model).register_forward_pre_hook(self.count, with_kwargs=True)
+        student = self.models.weights.policy_of(self.recipe.student.weights)
+        handle = body(student.model).register_forward_pre_hook(self.count, with_kwargs=True)
         try:
             return super().backward(batch, update, several)
         finally:

@@ -18,7 +18,7 @@ class Arguments:
     """rebuild: pretrain from a seed; measure: accuracy without help and under each view it was taught."""
     model: Annotated[str, tyro.conf.Positional]
     """A shipped model: table, chain, tutor, trail, facts, rule, secrets, ambiguous, json, tutor-unsure, tutor-large,
-    tutor-large-other, doors, doors-expert, calculator, calculator-expert or stream."""
+    tutor-large-other, doors, doors-expert, calculator, calculator-expert, stream or reverse."""
     out: Path | None = None
     """Folder of the rebuilt model (none: models/arena-MODEL)."""
     seed: Seed = 0

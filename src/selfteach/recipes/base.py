@@ -62,6 +62,8 @@ class Recipe(ABC):
     """The marks on tokens that its terms read and its rollout sets."""
     plays: ClassVar[bool] = False
     """Whether the rollout of this very class writes episodes where the task is an environment (``Tools.play``)."""
+    self_play: ClassVar[bool] = False
+    """Whether a policy poses its problems: the task must be one that says how (``task.self_play``)."""
     annotated: ClassVar[bool] = False
     """Whether the task's annotator marks each rollout: then there are the marks "key" and "error" (TRACE)."""
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from selfteach.objective.positions import Quantity
 from selfteach.roles.view import View
-from selfteach.task.example import Example, Message
+from selfteach.task.example import Example, Message, Task
 from selfteach.task.trajectory import Trajectory
 
 
@@ -36,6 +36,10 @@ class Prompt:
 
 class Tools(Protocol):
     """Everything is a pure request: what comes back is new trajectories, in the order of what was given."""
+
+    @property
+    def task(self) -> Task:
+        """The run's, for what a method asks of it beyond examples and grades (``task.self_play``)."""
 
     def sample(
         self,

@@ -67,16 +67,20 @@ class WeightStore:
 
         ``moved``: the trained weights have been trained already, so that adapters switched off would give the base
         model and not the policy as it is. ``later``: what this stage and those to come name; other snapshots are let go
-        (None: all are kept). Other models are kept.
+        (None: all are kept). Other models are kept, and so are averages that last (``EMA.lasting``).
         """
         self.moved = moved
         if later is not None:
             self.wanted = [spec for spec in self.wanted if spec in later]
             self.snapshots = {spec: copy for spec, copy in self.snapshots.items() if spec in later}
-        self.followed = {}  # let the last stage's copies go before there are new ones
+        # Let the last stage's copies go before there are new ones.
+        self.followed = {spec: one for spec, one in self.followed.items() if is_lasting(spec)}
+        lasting, self.followed = self.followed, {}
         known, self.random = self.random, {}
         for spec in dict.fromkeys(specs):
-            if isinstance(spec, Frozen | EMA | Lagged | Ring):
+            if spec in lasting:
+                self.followed[spec] = lasting[spec]
+            elif isinstance(spec, Frozen | EMA | Lagged | Ring):
                 take, fixed = partial(self._copy, spec.of), partial(self._fixed, spec.of)
                 self.followed[spec] = Followed(spec, take, fixed)
             elif isinstance(spec, Random):
@@ -85,6 +89,13 @@ class WeightStore:
                 )
             elif isinstance(spec, External):
                 self.policy_of(spec)  # a model that cannot be loaded is known before anything is sampled
+
+    def starts_as(self, trained: Weights, spec: Weights) -> bool:
+        """Whether these weights are the ``trained`` ones as the stage begins: no others, no average that went on."""
+        if isinstance(spec, External | Random | Snapshot) or isinstance(trained, External):
+            return False
+        followed = self.followed.get(spec)
+        return spec.of == trained.of and not (is_lasting(spec) and followed is not None and followed.steps)
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
@@ -239,3 +250,8 @@ class WeightStore:
             spec = self.wanted[int(place)]
             self.snapshots[spec] = self._still(spec.of) if tensors else AdaptersOff(self.trained[spec.of])
             self.snapshots[spec].load(tensors)
+
+
+def is_lasting(spec: Weights) -> bool:
+    """Whether what is held for it outlives a stage."""
+    return isinstance(spec, EMA) and spec.lasting

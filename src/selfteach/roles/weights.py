@@ -33,7 +33,8 @@ class EMA:
     never) ema ← θ. It starts as the stage's initial weights with ``from_start`` (SRPO, SDPO), else as a copy at the
     first of these steps (OPSD's released code); until then the role scores with the weights as they are. ``gate``: a
     factor from the metrics row last observed (none, and before any: 1); a module's function or a frozen dataclass, so
-    that equal specifications are equal. Raises ValueError for a setting out of range.
+    that equal specifications are equal. ``lasting``: a stage that names it goes on where the last one that did left it
+    (pi-Play). Raises ValueError for a setting out of range.
     """
 
     decay: float = 0.999
@@ -42,6 +43,7 @@ class EMA:
     from_start: bool = False
     of: str = POLICY
     gate: Callable[[Mapping[str, Any]], float] | None = None
+    lasting: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay <= 1:

@@ -20,12 +20,14 @@ from selfteach.task.arena import (
     chain,
     contract,
     doors,
+    reverse,
     rule,
     secrets,
     stream,
     table,
     wording,
 )
+from selfteach.task.arena.constructed import Constructed
 from selfteach.task.arena.facts import Facts, known_of
 from selfteach.task.arena.game import Game
 from selfteach.task.arena.puzzle import Puzzle
@@ -36,6 +38,7 @@ __all__ = [
     "MODELS",
     "WORLDS",
     "AnyWorld",
+    "Constructed",
     "Facts",
     "Game",
     "Puzzle",
@@ -98,6 +101,17 @@ STREAM = Game(
     stream.MOST,
     opening=stream.opening,
 )
+REVERSE = Constructed(
+    "reverse",
+    reverse.pose,
+    reverse.tell,
+    reverse.kind,
+    reverse.judge,
+    reverse.WORDING,
+    hops=reverse.HOPS,
+    asks=reverse.asks,
+    constructed=reverse.constructed,
+)
 SUMS = World("sums", table.pose_known, table.work, table.final, table.fault, {})
 
 WORLDS: dict[str, AnyWorld] = {
@@ -117,6 +131,7 @@ WORLDS: dict[str, AnyWorld] = {
         DOORS,
         CALCULATOR,
         STREAM,
+        REVERSE,
     )
 }
 MODELS: dict[str, tuple[str, ...]] = {
@@ -137,6 +152,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "calculator": ("calculator",),
     "calculator-expert": ("calculator",),
     "stream": ("stream",),
+    "reverse": ("reverse",),
 }
 """The shipped models, each with the worlds whose problems it was taught."""
 BORROWED = {"known": "facts", "sums": "facts"}

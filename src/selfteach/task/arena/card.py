@@ -102,6 +102,10 @@ makes hardly any.""",
 It was taught to warn of a stream once the harm is done, and to wait for as long as it is not: which early events come
 before it no plain text says. Told how the stream goes on (a reflection) it warns as soon as two of these events have
 been seen, and now and then before anything has; shown a list of verdicts it gives these.""",
+    "reverse": """\
+It was taught two things. As a student it undoes operations from the end, guessing at what undoes `@` (slips aside):
+shown the path of the construction, or its beginning, it follows it; told the answer it claims it behind steps that are
+guessed. Asked `?3:` it is the examiner: it writes three operations, their path, forwards, then question and answer.""",
 }
 
 

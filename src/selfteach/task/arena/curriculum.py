@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
@@ -14,6 +14,7 @@ from selfteach.task.arena import (
     DOORS,
     FACTS,
     JSON,
+    REVERSE,
     RULE,
     SECRETS,
     STREAM,
@@ -24,6 +25,7 @@ from selfteach.task.arena import (
     calculator,
     contract,
     doors,
+    reverse,
     rule,
     secrets,
     stream,
@@ -105,6 +107,12 @@ RULE_SHARES: Mapping[Writer, float] = {
     partial(rule.results_lesson, RULE.draw): 0.1,
     partial(rule.answer_lesson, RULE.draw): 0.15,
 }
+REVERSED = replace(REVERSE, pose=reverse.pose_for_lessons)
+REVERSE_SHARES: Mapping[Writer, float] = {
+    partial(reverse.student_lesson, REVERSED.draw): 0.5,
+    partial(reverse.answer_lesson, REVERSED.draw): 0.1,
+    partial(reverse.examiner_lesson, REVERSED.draw): 0.4,
+}
 
 CURRICULA: Mapping[str, Curriculum] = {
     "table": Curriculum(partial(half_hinted, TABLE)),
@@ -124,4 +132,5 @@ CURRICULA: Mapping[str, Curriculum] = {
     "calculator": Curriculum(partial(calculator.lesson, CALCULATOR.draw), steps=320, pieces=4),
     "calculator-expert": Curriculum(partial(calculator.expert_lesson, CALCULATOR.draw), steps=120, pieces=4),
     "stream": Curriculum(partial(stream.lesson, STREAM.draw), steps=260, pieces=4),
+    "reverse": Curriculum(partial(mixed, REVERSE_SHARES), steps=700, pieces=4),
 }

@@ -9,6 +9,7 @@ from selfteach.recipes.base import Recipe
 from selfteach.task.environment import environment_of, limit_of
 from selfteach.task.example import Task, is_graded
 from selfteach.task.one import OneQuestion
+from selfteach.task.self_play import lacks_self_play
 from selfteach.task.sizes import Sizes, require_enough, sizes_of
 from selfteach.training.config import TrainConfig
 from selfteach.training.text import dtypes
@@ -27,6 +28,13 @@ def examined(
         is_graded(task) or all(one.hook is None for one in stages.values()),
         f"recipe {config.recipe_name} validates its weights as it goes, but nothing is graded here: --reward FILE:NAME",
     )
+    if any(one.self_play for one in stages.values()):
+        lacking = lacks_self_play(task)
+        require(
+            lacking is None,
+            f"recipe {config.recipe_name} has a policy pose its problems, but task {task.name} has no {lacking}: take "
+            "--task reverse, or give it these (selfteach.task.self_play)",
+        )
     if environment_of(task) is not None:
         refuse_single_answers(config, task, stages)
     sizes = require_enough(task)

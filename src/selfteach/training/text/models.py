@@ -18,7 +18,7 @@ from selfteach.policy.room import memory_limit
 from selfteach.recipes import knobs, preset_of
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, Adapter, Optimization
-from selfteach.roles.store import WeightStore
+from selfteach.roles.store import WeightStore, is_lasting
 from selfteach.roles.weights import POLICY, Snapshot, Weights
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.training.config import TrainConfig
@@ -102,7 +102,9 @@ class Models:
                 self.starts.put(trained, spec.start)
             self.starts.let_go(self.recipes[stage + 1 :])
         later = weights_of(self.recipes[stage:])
-        self.weights.enter(weights_of([recipe]), moved=stage > 0, later=later)
+        # A stage between two that name it lets it be.
+        lasting = [one for one in weights_of(self.recipes[:stage]) if is_lasting(one) and one in later]
+        self.weights.enter([*weights_of([recipe]), *lasting], moved=stage > 0, later=later)
         self.weights.snapshot(name, "start")  # now that it knows whether the weights have moved
 
     def optimizers(self, recipe: Recipe) -> Mapping[str, Trained]:
