@@ -46,6 +46,15 @@ def row(content: dict[str, Any], table: str, **wanted: str) -> dict[str, Any]:
     return next(one for one in rows if all(one[key] == value for key, value in wanted.items()))
 
 
+def test_a_world_of_episodes_is_refused_before_anything_is_sampled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["probe", "views", "opsd", "--task", "doors", "--prompts", "2", "--out", str(tmp_path)]) == 2
+    said = "".join(capsys.readouterr())
+    assert "task doors is an environment of several turns: a probe looks at single answers" in said
+    assert "sampling" not in said
+
+
 # --- alignment
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from selfteach.errors import UserError
 from selfteach.task.arena import WORLDS
-from selfteach.task.example import Example, Task
+from selfteach.task.example import Example, Message, Task
 from selfteach.task.opening import TaskOptions, open_task
 from selfteach.task.references import check_references, perturbed, require_references
 from selfteach.task.rows import make_task
@@ -171,3 +172,33 @@ def test_a_changed_reference_is_wrong(answer: str, verifier: str) -> None:
 def test_one_question_alone_can_be_checked() -> None:
     task = of(ROWS, only=0)
     assert check_references(task, some(task, 2)).fine
+
+
+class Guessing:
+    """Episodes whose examples hold an ``answer``; as in a user's own environment, no ``grade``."""
+
+    name, wording, verdicts = "guessing", dict[str, str](), dict[Any, int]()
+
+    def environment(self) -> None:
+        raise AssertionError("nothing is played")
+
+    def train(self, index: int) -> Example:
+        return Example(f"guessing/{index}", (Message(role="user", content="?"),), {"answer": str(index)})
+
+
+def test_of_episodes_no_answer_is_graded_and_no_run_refused() -> None:
+    task: Any = Guessing()
+    for report in (check_references(task, some(task)), require_references(task, some(task))):
+        assert (report.examples, report.references, report.tried) == (8, 8, 0)
+        assert not report.graded
+        assert not report.dead
+        assert report.sentences == [
+            "guessing: an environment rewards each turn, no answer is graded by itself"
+        ]
+
+
+def test_rows_that_are_searched_for_are_not_graded_by_the_verifier_that_they_have_not() -> None:
+    root = Path(__file__).parents[1] / "examples" / "search"
+    options = TaskOptions(corpus=str(root / "documents.jsonl"))
+    task = open_task(str(root / "questions.jsonl"), options=options)
+    assert check_references(task, some(task, 4)).episodes

@@ -109,3 +109,34 @@ def test_an_example_of_another_task_is_refused() -> None:
     task = Tau2Task("retail")
     with pytest.raises(UserError, match="is none of tau2:airline"):
         Tau2Task("airline").environment().reset(task.held_out(1)[0])
+
+
+@needs_library
+@pytest.mark.parametrize("number", ["0", "41"])
+def test_the_reward_is_what_the_librarys_own_evaluators_give(number: str) -> None:
+    """Of the reference actions, of these without the last, of each twice, and of what has to be said left unsaid."""
+    from tau2.data_model.message import AssistantMessage, ToolCall
+    from tau2.evaluator.evaluator_communicate import CommunicateEvaluator
+    from tau2.evaluator.evaluator_env import EnvironmentEvaluator
+
+    task, library = Tau2Task("retail"), tau2.library("retail")
+    theirs = tau2.by_number("retail")[number]
+    *calls, last = turns_of(task.example(theirs), "solution")
+    rewards = set()
+    for made, said in ((calls, last), (calls[:-1], last), ([*calls, *calls], last), (calls, "Sorry.")):
+        messages, replay = [], library.environment()
+        for i, turn in enumerate(made):
+            call = json.loads(turn[turn.index("{") : turn.rindex("}") + 1])
+            asked = ToolCall(id=str(i), requestor="assistant", **call)
+            messages += [
+                AssistantMessage(role="assistant", tool_calls=[asked]),
+                replay.get_response(asked),
+            ]
+        messages.append(AssistantMessage(role="assistant", content=said))
+        ended = played(task, number, [*made, said])[-1]
+        found = EnvironmentEvaluator.calculate_reward(lambda **_: library.environment(), theirs, messages)
+        told = CommunicateEvaluator.calculate_reward(theirs, messages)
+        assert ended.reward == found.reward * told.reward
+        assert (ended.numbers["database"], ended.numbers["communicated"]) == (found.reward, told.reward)
+        rewards.add(ended.reward)
+    assert rewards == {0.0, 1.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.batching import rows_of
 from selfteach.training.text.evaluation import examined
 from selfteach.training.text.learner import TextLearner
+from selfteach.training.text.metrics import lengths_of, row_of
 from selfteach.training.text.tokens import answer_row, look, rollout_rows
 from selfteach.training.text.turns import turns_by_row
 from test_turn_contexts import FORGETFUL
@@ -158,3 +160,23 @@ def test_held_out_answers_come_with_their_turns(model: str, tmp_path: Path) -> N
         ]
         assert all(words in row["answer"] for words in said)
         assert all(turn["reply"] for turn in row["turns"])
+
+
+def test_the_length_of_an_episode_is_that_of_all_its_turns_whether_they_are_rows_or_not(
+    model: str, tmp_path: Path
+) -> None:
+    learner = learner_of(GRPO(**SMALL), model, tmp_path)
+    secret, other = secret_and_other(learner)
+    whole = played(learner, [other, other, secret])
+    rows = rows_of([whole])
+    assert lengths_of(rows) == [sum(whole.mask)]
+    assert lengths_of([replace(one, trajectory=None) for one in rows]) == [sum(one.mask) for one in rows]
+
+
+def test_the_mean_length_is_that_of_episodes(model: str, tmp_path: Path) -> None:
+    """Alarms divide it by the turns of an episode."""
+    learner = learner_of(GRPO(**SMALL), model, tmp_path)
+    batch = learner.collect(0)
+    found = row_of(batch, learner.classes, 1.0)
+    assert found["grade/turns"] > 1
+    assert found["length/mean"] == pytest.approx(sum(sum(one.mask) for one in batch.rows) / 6)

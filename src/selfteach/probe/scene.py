@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from selfteach.checks import nearest
+from selfteach.checks import nearest, require
 from selfteach.errors import UserError
 from selfteach.objective.statistics import Statistics
 from selfteach.policy.draws import Sampling
@@ -19,6 +19,7 @@ from selfteach.roles.role import Role
 from selfteach.roles.sibling import Reprompt
 from selfteach.roles.view import Answer, Plain, Solution, View
 from selfteach.roles.weights import External, Live
+from selfteach.task.environment import environment_of
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import learner_of
@@ -92,9 +93,14 @@ def set_scene(config: TrainConfig, views: Sequence[str], progress: Progress) -> 
     """Load the run's model and task, sample and grade one step's rollouts, and render every teacher's view of them.
 
     Of a recipe in stages the first is looked at. ``views`` adds teachers of the student's own weights to the
-    recipe's. Raises UserError for an unknown view, and where a recipe's teacher sees too little (as in training).
+    recipe's. Raises UserError for an unknown view, where a recipe's teacher sees too little (as in training), and for
+    a task whose problems are episodes.
     """
     learner = learner_of(config, progress)
+    require(
+        environment_of(learner.task) is None,
+        f"task {learner.task.name} is an environment of several turns: a probe looks at single answers",
+    )
     recipe = learner.recipe
     if type(recipe).rollout is not Recipe.rollout:
         progress.say(

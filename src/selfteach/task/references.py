@@ -11,6 +11,7 @@ from typing import Any
 
 from selfteach.errors import UserError
 from selfteach.task.answer import INSTRUCTION, write_answer
+from selfteach.task.environment import environment_of
 from selfteach.task.example import Example, Task
 
 SHOWN = 3
@@ -41,7 +42,8 @@ class Report:
 
     ``unreadable``: references that the verifier can compare with nothing · ``unpaid``: references that do not earn 1
     when they are given as the answer, in the form asked for · ``overpaid``: wrong answers, of the ``tried`` many, that
-    earn as much as a right one. ``graded``: whether anything is graded at all. ``form``: how answers were given,
+    earn as much as a right one. ``graded``: whether anything is graded here. ``episodes``: nothing is, since an
+    environment rewards each turn. ``form``: how answers were given,
     with {} for the answer. ``certain``: whether that is known to be the form that earns; a reward function or task of
     the user's own may want another, so that what it does not pay is a hint and no more.
     """
@@ -51,6 +53,7 @@ class Report:
     examples: int
     references: int
     graded: bool = True
+    episodes: bool = False
     certain: bool = True
     unreadable: Sequence[Fault] = ()
     unpaid: Sequence[Fault] = ()
@@ -78,6 +81,8 @@ class Report:
     @property
     def sentences(self) -> list[str]:
         """What to tell the user, a line each; the first says how things stand."""
+        if self.episodes:
+            return [f"{self.task}: an environment rewards each turn, no answer is graded by itself"]
         if not self.graded:
             return [f"{self.task}: nothing is graded (verifier none): every reward is 0"]
         if not self.references:
@@ -112,10 +117,12 @@ def check_references(task: Task, examples: Iterable[Example]) -> Report:
     For each example with a private field ``answer``: whether the verifier can read it (tasks with
     ``can_read_reference``), whether the very reference earns a reward of 0.5 or more in the form that is asked for, and
     whether the reference of another example and a changed one earn less. The task's counts of verdicts stay as they
-    were. Costs three checks an example.
+    were. Costs three checks an example. Of a task whose problems are episodes nothing is graded.
     """
     listed = list(examples)
     held = list({one.key: one for one in listed if one.private.get("answer", "").strip()}.values())
+    if environment_of(task) is not None:
+        return Report(task.name, BARE, len(listed), len(held), graded=False, episodes=True)
     certain, form = _form(task, held)
     if not _grades(task):
         return Report(task.name, form, len(listed), len(held), graded=False, certain=certain)

@@ -85,7 +85,7 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
     """
     rows = batch.rows
     private = {field for role in batch.recipe.others.values() for field in role.view.fields}
-    lengths = [sum(one.mask) for one in rows]
+    lengths = lengths_of(rows)
     # An episode counts once, whether its turns are rows of their own or not.
     episodes = first_of_each(rows)
     means = mean_over_processes(
@@ -113,9 +113,19 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
 
 def first_of_each(rows: Sequence[Trajectory]) -> list[Trajectory]:
     """The first row of each trajectory that is there; a row without a number is one by itself."""
-    found: dict[Hashable, Trajectory] = {}
+    return [parts[0] for parts in by_trajectory(rows)]
+
+
+def lengths_of(rows: Sequence[Trajectory]) -> list[int]:
+    """How many tokens the policy wrote in each trajectory that is there, all its rows together."""
+    return [sum(sum(one.mask) for one in parts) for parts in by_trajectory(rows)]
+
+
+def by_trajectory(rows: Sequence[Trajectory]) -> list[list[Trajectory]]:
+    """The rows of each trajectory, in their order."""
+    found: dict[Hashable, list[Trajectory]] = {}
     for i, one in enumerate(rows):
-        found.setdefault(("row", i) if one.trajectory is None else one.trajectory, one)
+        found.setdefault(("row", i) if one.trajectory is None else one.trajectory, []).append(one)
     return list(found.values())
 
 
