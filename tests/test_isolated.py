@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from selfteach.cli import main
 from selfteach.errors import UserError
 from selfteach.recipes.grpo import GRPO
 from selfteach.recipes.kit import Optimization, Rollouts
-from selfteach.task import isolated
+from selfteach.task import isolated, isolated_worker
 from selfteach.task.environment import Reply, turns_of
 from selfteach.task.example import Example, Message
 from selfteach.task.isolated import EnvironmentFailed, IsolatedEnvironment
@@ -110,6 +111,31 @@ def test_a_neighbor_that_holds_the_memory_takes_none_of_it_away(task: Any) -> No
     assert said(hog, example.private["answer"]).done
     with pytest.raises(EnvironmentFailed, match="ran out of memory"):
         said(other, "keep 400")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(12, "no"), RuntimeError("can't start new thread")], ids=repr
+)
+def test_memory_that_is_used_up_is_known_by_its_errors(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    assert isolated_worker.answered(fail, 1 << 30) == {"exhausted": True}
+
+
+def test_a_limit_that_no_machine_has_limits_nothing() -> None:
+    task = make_task(HOSTILE, options=replace(options(seconds=60), environment_memory=1e12))
+    begun(task)
+    task.environment.close()
+
+
+def test_processes_end_with_their_task() -> None:
+    task = make_task(HOSTILE, options=options(seconds=60))
+    environment, _ = begun(task)
+    process = environment.worker.process._process
+    del task, environment
+    gc.collect()
+    assert process.poll() is not None
 
 
 def test_a_megabyte_comes_through(task: Any) -> None:

@@ -258,6 +258,11 @@ def test_the_gate_marks_the_turns_from_the_last_early_sign_on() -> None:
     assert all(recipe.gated(episode(["abc", "dua"], "[]")).marks["open"])
     with pytest.raises(UserError, match="example x has no 'early' for --gate"):
         recipe.gated(episode(["abc"], None))
+    for wrong in ('{"a": 1}', '["u", null]', '[["u"]]'):
+        with pytest.raises(UserError, match="'early' is no list of early signs"):
+            recipe.gated(episode(["abc"], wrong))
+    for fine in ("", "[]", "a\nb", '["a"]'):
+        assert all(recipe.gated(episode(["abc"], fine)).marks["open"])
 
 
 def test_the_gate_leaves_out_of_a_scam_what_came_before_its_signs(tmp_path: Path) -> None:

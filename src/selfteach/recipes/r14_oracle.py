@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -92,9 +93,14 @@ class Oracle(Recipe):
     def gated(self, one: Trajectory) -> Trajectory:
         """The rollout with the mark ``OPEN`` on the turns before which all its early signs had been shown.
 
-        UserError where the example lacks the field."""
+        UserError where the example lacks the field, or it is no list."""
         signs = one.example.private.get(self.gate)
         require(signs is not None, f"example {one.example.key} has no {self.gate!r} for --gate to wait for")
+        # It would be read as one sign that never comes: nothing would be distilled, and nobody told.
+        require(
+            not no_list(signs or ""),
+            f"example {one.example.key}: {self.gate!r} is no list of early signs: write a JSON list of texts, or lines",
+        )
         opens = first_open(one, listed(signs or ""))
         return replace(one, marks={**one.marks, OPEN: [turn >= opens for turn in one.turn]})
 
@@ -108,6 +114,17 @@ class Oracle(Recipe):
             where=where & stats.mark(OPEN) if self.gate else where,
             mean_over="tokens",
         )
+
+
+def no_list(told: str) -> bool:
+    """Whether this is JSON that is no list of texts or numbers; lines of a text are a list (``listed``)."""
+    try:
+        found = json.loads(told)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) or (
+        isinstance(found, list) and not all(isinstance(each, str | int | float) for each in found)
+    )
 
 
 def first_open(one: Trajectory, signs: Sequence[str]) -> float:

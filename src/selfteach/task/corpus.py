@@ -189,7 +189,7 @@ def documents(source: Path) -> Iterator[Passage]:
 def paragraphs(source: Path) -> Iterator[str]:
     """What stands between blank lines."""
     try:
-        with source.open(encoding="utf-8") as file:
+        with source.open(encoding="utf-8-sig") as file:
             lines: list[str] = []
             for line in file:
                 if line.strip():

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import count
 from threading import RLock
 from typing import Any, TypeVar
+from weakref import finalize
 
 from selfteach.checks import require
 from selfteach.errors import UserError
@@ -113,6 +114,8 @@ class EnvironmentWorker:
         self.name, self.source, self.limits = name, source, limits
         self.process = TimedWorker(isolated_worker.warm_up, memory=None)
         self.lock = RLock()
+        # A program may make one run after another: each run's processes end with its task, not with the program.
+        finalize(self, self.process.close)
         self.had: set[int] = set()
         """The episodes that the present process has begun, those that are over included."""
 

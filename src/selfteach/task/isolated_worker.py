@@ -6,7 +6,9 @@ Each function gives JSON: ``{"value"}``; ``{"raised"}``, what the environment ra
 
 from __future__ import annotations
 
+import errno
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -53,7 +55,7 @@ def make_of(source: str) -> Callable[[], Environment]:
 @cache
 def room_beside(memory: int) -> int:
     """Bytes of address space that an environment's calls may have in all, from the first question on."""
-    return used() + memory
+    return min(used() + memory, sys.maxsize)
 
 
 def reset(source: str, memory: int, number: int, example: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +96,12 @@ def answered(what: Callable[[], Any], memory: int) -> dict[str, Any]:
             return {"value": what()}
     except UserError as problem:
         return {"fault": str(problem)}
-    except MemoryError:
-        return {"exhausted": True}
     except (Exception, SystemExit) as error:
-        return {"raised": with_type(error)}
+        return {"exhausted": True} if no_memory(error) else {"raised": with_type(error)}
+
+
+def no_memory(error: BaseException) -> bool:
+    """Whether an error is of memory that is used up. That of a thread or a process that cannot start says so too: each
+    needs some, which a neighbor may have."""
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return refused or isinstance(error, MemoryError) or "can't start new thread" in with_type(error)
