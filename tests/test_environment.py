@@ -279,10 +279,19 @@ def test_preflight_names_an_environment_that_says_other_things(model: str, tmp_p
             made.reset = lambda example: example.prompt[:0]  # type: ignore[method-assign]
             return made
 
-    for task, name in ((Fickle(), "environment: repeats"), (Other(), "environment: reset")):
+    class Broken(GuessingTask):
+        def environment(self) -> Any:
+            made = super().environment()
+            made.step = lambda message: 1 / 0  # type: ignore[method-assign]
+            return made
+
+    named = {"repeats": Fickle(), "reset": Other(), "step": Broken()}
+    for name, task in ((f"environment: {which}", one) for which, one in named.items()):
         learner = learner_of(GRPO(**SMALL), model, tmp_path, task)
         failed = [check for check in environment_checks(learner, task.environment) if not check.ok]
         assert [check.name for check in failed] == [name]
+    # Each call of one that hangs takes as long as it may: the first is enough.
+    assert [len(named[which].made) for which in ("reset", "step")] == [1, 9]
 
 
 def test_a_reward_function_is_refused_beside_an_environment() -> None:

@@ -138,6 +138,17 @@ def test_processes_end_with_their_task() -> None:
     assert process.poll() is not None
 
 
+def test_no_more_processes_start_than_episodes_play() -> None:
+    task = make_task(HOSTILE, options=options(seconds=60, workers=50))
+    for _ in range(3):
+        playing = [begun(task, i)[0] for i in range(2)]
+        for one in playing:
+            one.close()
+    started = [one for one in task.environment._each if one.process._process is not None]
+    assert len(started) == 2
+    task.environment.close()
+
+
 def test_a_megabyte_comes_through(task: Any) -> None:
     environment, _ = begun(task)
     assert said(environment, "megabyte").messages[0]["content"] == "é" * 1_000_000

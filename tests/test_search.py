@@ -79,6 +79,9 @@ def called(**arguments: Any) -> str:
         ("1,000", "1000", True),
         ("U.S.", "us", True),
         ("Paris, France", "Paris", False),
+        ("", '["", "Paris"]', False),
+        ("", " ", False),
+        ("[]", "[]", False),
     ],
 )
 def test_an_answer_is_right_if_it_is_the_same_once_normalized(claim: str, answer: str, right: bool) -> None:
@@ -289,6 +292,14 @@ def test_a_corpus_is_of_rows_alone() -> None:
         make_task("table", options=TaskOptions(corpus=DOCUMENTS))
     with pytest.raises(UserError, match="graded by exact match: leave the reward function out"):
         make_task(QUESTIONS, reward=lambda completion: 1.0, options=TaskOptions(corpus=DOCUMENTS))
+
+
+@pytest.mark.parametrize("answer", ["[]", '["", " "]'])
+def test_a_question_without_an_answer_is_named(cache: Path, tmp_path: Path, answer: str) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"problem": "Who?", "answer": answer}) + "\n")
+    with pytest.raises(UserError, match="has a blank answer"):
+        make_task(str(rows), options=TaskOptions(corpus=DOCUMENTS)).train(0)
 
 
 def test_preflight_says_whether_the_answers_can_be_found(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ def normalized(text: str) -> str:
 
 
 def references_of(answer: str) -> list[str]:
-    """The answers that count as right: those of a JSON list of texts, or the text itself."""
+    """The answers that count as right: those of a JSON list of texts, or the text itself; blank ones do not count."""
     try:
         listed = json.loads(answer)
     except (ValueError, RecursionError):
-        return [answer]
-    several = isinstance(listed, list) and listed and all(isinstance(one, str) for one in listed)
-    return listed if several else [answer]
+        listed = None
+    several = isinstance(listed, list) and all(isinstance(one, str) for one in listed)
+    return [one for one in (listed if several else [answer]) if one.strip()]
 
 
 def exact_match(claim: str, answer: str) -> bool:

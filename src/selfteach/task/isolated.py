@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any, TypeVar
 from weakref import finalize
 
@@ -89,17 +89,21 @@ class CallLimits:
 
 
 class Workers:
-    """Makes environments, by turns for one of ``workers`` processes. Those of different processes may be called at the
-    same time, which is what ``workers`` tells a player."""
+    """Makes environments, each in that of ``workers`` processes which has the fewest; so no more are started than play
+    at once. Those of different processes may be called at the same time, which is what ``workers`` tells a player."""
 
     def __init__(self, name: str, source: str, limits: CallLimits, workers: int) -> None:
         self.workers = workers
         self._each = [EnvironmentWorker(name, source, limits) for _ in range(workers)]
         self._numbers = count()
+        self._choosing = Lock()
 
     def __call__(self) -> IsolatedEnvironment:
-        number = next(self._numbers)
-        return IsolatedEnvironment(self._each[number % self.workers], number)
+        with self._choosing:
+            number = next(self._numbers)
+            worker = min(self._each, key=lambda one: len(one.playing))
+            worker.playing.add(number)
+        return IsolatedEnvironment(worker, number)
 
     def close(self) -> None:
         """End the processes; the next call would start others."""
@@ -114,6 +118,8 @@ class EnvironmentWorker:
         self.name, self.source, self.limits = name, source, limits
         self.process = TimedWorker(isolated_worker.warm_up, memory=None)
         self.lock = RLock()
+        self.playing: set[int] = set()
+        """The episodes that are not over, by number."""
         # A program may make one run after another: each run's processes end with its task, not with the program.
         finalize(self, self.process.close)
         self.had: set[int] = set()
@@ -156,6 +162,7 @@ class EnvironmentWorker:
         return Reply(**{**fields, "messages": messages_in(fields["messages"])})
 
     def let_go(self, number: int) -> None:
+        self.playing.discard(number)
         with self.lock, suppress(RuntimeError):
             if number in self.had:
                 outcome = self.process.call(isolated_worker.close, number, seconds=self.limits.seconds)

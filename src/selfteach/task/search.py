@@ -102,7 +102,11 @@ class SearchTask(Around):
         )
 
     def _asked(self, example: Example, question: str) -> Example:
+        references = references_of(example.private["answer"])
+        require(
+            bool(references), f"{self.name}: example {example.key} has a blank answer: nothing is right then"
+        )
         call = json.dumps({"name": search.__name__, "arguments": {"query": question[:QUERY_CHARS]}})
-        answer = write_answer(references_of(example.private["answer"])[0], self.rows_task.answer_format)
+        answer = write_answer(references[0], self.rows_task.answer_format)
         turns = json.dumps([f"<tool_call>\n{call}\n</tool_call>", answer])
         return replace(example, prompt=with_tools(self.tools, example.prompt)).told(solution=turns)

@@ -27,12 +27,19 @@ def environment_checks(run: TextLearner, make: Callable[[], Environment]) -> Ite
     """Episodes of the first examples, without a model: with their experts' turns in the field ``solution`` if they have
     them, else with some words."""
     examples = [run.task.train(i) for i in range(EXAMPLES)]
-    yield opening_check(examples, make)
+    opening = opening_check(examples, make)
+    yield opening
+    if not opening.ok:
+        return
     plans = [plan_of(one) for one in examples]
-    first, again = (
-        [tried(one, plan or TRIED, make) for one, plan in zip(examples, plans, strict=True)] for _ in "12"
-    )
-    yield repeated_check(first, again)
+    first = list(until_failure(examples, plans, make))
+    if first[-1].ending == "failure":
+        said = (
+            f"step failed in the episode of example {first[-1].trajectory.example.key}: {first[-1].trouble}"
+        )
+        yield Check("environment: step", False, said)
+        return
+    yield repeated_check(first, [tried(*each, make) for each in zip(examples, plans, strict=True)])
     known = [episode for episode, plan in zip(first, plans, strict=True) if plan]
     if known:
         yield expert_check(known, len(examples))
@@ -61,10 +68,6 @@ def opening_check(examples: Sequence[Example], make: Callable[[], Environment]) 
 
 def repeated_check(first: Sequence[Episode], again: Sequence[Episode]) -> Check:
     """An episode may be played again up to a turn, in another process too."""
-    for one in first:
-        if one.ending == "failure":
-            said = f"step failed in the episode of example {one.trajectory.example.key}: {one.trouble}"
-            return Check("environment: step", False, said)
     differing = [
         one.trajectory.example.key
         for one, other in zip(first, again, strict=True)
@@ -93,9 +96,21 @@ def plan_of(example: Example) -> list[str]:
     return []
 
 
-def tried(example: Example, turns: Sequence[str], make: Callable[[], Environment]) -> Episode:
+def until_failure(
+    examples: Sequence[Example], plans: Sequence[Sequence[str]], make: Callable[[], Environment]
+) -> Iterator[Episode]:
+    """The episodes, up to the first that fails: each further one may take as long, where an environment hangs."""
+    for example, plan in zip(examples, plans, strict=True):
+        episode = tried(example, plan, make)
+        yield episode
+        if episode.ending == "failure":
+            return
+
+
+def tried(example: Example, plan: Sequence[str], make: Callable[[], Environment]) -> Episode:
+    """An episode of an expert's turns; of some words where none are known."""
     episode = Episode.begun(Trajectory(example, [], (), "", 0, False), make)
-    for words in turns:
+    for words in plan or TRIED:
         if episode.ending is None:
             episode.step(words)
     close(episode.environment)
