@@ -26,6 +26,7 @@ from selfteach.roles.view import Answer, Plain
 from selfteach.roles.weights import Live
 from selfteach.task.environment import Reply, turns_of
 from selfteach.task.example import Example, Message
+from selfteach.task.outcome import outcome
 from selfteach.task.rows import make_task
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.batching import rows_of
@@ -119,6 +120,7 @@ def test_an_environment_that_breaks_ends_its_episode_and_not_the_run(model: str,
     broken, *others = played(learner, [["9"], [secrets[1]], [secrets[2]]])
     assert broken.grade is not None
     assert broken.grade.numbers["environment_failed"] == 1
+    assert outcome(broken.grade) == "no reward"  # nobody judged what was said: it is not wrong
     assert [one.right for one in others if one.example.private["answer"] != "9"] == [True] * sum(
         one.example.private["answer"] != "9" for one in others
     )

@@ -294,6 +294,15 @@ def test_a_corpus_is_of_rows_alone() -> None:
         make_task(QUESTIONS, reward=lambda completion: 1.0, options=TaskOptions(corpus=DOCUMENTS))
 
 
+def test_answers_may_be_numbers(cache: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"problem": f"How many? {i}", "answer": i}) + "\n" for i in range(9)))
+    task = make_task(str(rows), options=TaskOptions(corpus=DOCUMENTS, held_out_fraction=0.2))
+    environment, example = task.environment(), task.train(0)
+    environment.reset(example)
+    assert said(environment, turns_of(example, "solution")[-1]).reward == 1
+
+
 @pytest.mark.parametrize("answer", ["[]", '["", " "]'])
 def test_a_question_without_an_answer_is_named(cache: Path, tmp_path: Path, answer: str) -> None:
     rows = tmp_path / "rows.jsonl"

@@ -294,8 +294,9 @@ def _with_form(records: Sequence[Record], options: TaskOptions) -> TaskOptions:
 
 
 def _with_type(records: Sequence[Record], options: TaskOptions, numeric: int) -> TaskOptions:
-    """The options, where all answers are numbers in the data: these are their type."""
-    if options.answer_type is None and 0 < len(records) == numeric:
+    """The options, where all answers are numbers in the data: these are their type. With a corpus they are texts, as
+    any others (exact match)."""
+    if options.answer_type is None and options.corpus is None and 0 < len(records) == numeric:
         return replace(options, answer_type="number")
     return options
 

@@ -109,7 +109,8 @@ class Episode:
             "turns_cut": float(self.cut),
             **self.numbers,
         }
-        verdict = Verdict.RIGHT if earned >= 0.5 else Verdict.WRONG
+        unjudged = Verdict.NO_REWARD if self.ending == "failure" else Verdict.WRONG
+        verdict = Verdict.RIGHT if earned >= 0.5 else unjudged
         words = next((m["content"] for m in reversed(self.said) if m["role"] == "assistant"), None)
         feedback = "\n".join(m["content"] for m in self.said[-1:] if m["role"] != "assistant") or None
         each = [self.rewards[turn] if turn < len(self.rewards) else 0.0 for turn in one.turn]
