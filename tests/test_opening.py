@@ -69,7 +69,7 @@ def test_file_opens_with_seed_and_options(file: str) -> None:
         ("someone/some_set", "if it is on the hub, write hf:ID"),
         (
             "qqqqqq",
-            "give one of ambiguous, calculator, chain, doors, facts, json, known, rule, secrets, stream, sums",
+            "give one of ambiguous, calculator, chain, doors, facts, json, known, reverse, rule, secrets, stream, sums",
         ),
         ("gym:chain_sumo", "near: chain_sum"),
     ],

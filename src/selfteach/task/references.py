@@ -21,6 +21,8 @@ BARE = "{}"
 SURE = f"{BARE}\nConfidence: 1.00"
 FORMS = tuple(dict.fromkeys((BARE, *(write_answer(BARE, form) for form in INSTRUCTION), f"#{BARE}", SURE)))
 """What is tried where nothing says in which form answers are wanted; the last two are the arena's."""
+WORKED = "worked"
+"""Tried behind these: the private field of this name, where it ends in the answer (a world that wants the steps)."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Report:
             return [
                 f"{self.task}: no reference answers in {self.examples} examples: the verifier alone says what is right"
             ]
-        form = "" if self.form == BARE else f", given as {_written('7', self.form)},"
+        form = "" if self.form == BARE else f", given as {self.form.replace(BARE, '7', 1)},"
+        form = ", at the end of their worked answers," if self.form == WORKED else form
         right = self.references - len(self.unpaid)
         said = [f"{self.task}: {right} of {self.references} reference answers{form} earn the reward"]
         for faults, what, todo in (
@@ -156,14 +159,14 @@ def _check(task: Task, example: Example, other: str | None, form: str, found: _F
     reads = getattr(task, "can_read_reference", None)
     if reads is not None and not reads(example):
         found.unreadable.append(Fault(example.key, reference, "not read as an answer"))
-    grade = task.grade(example, _written(reference, form))
+    grade = task.grade(example, _written(example, reference, form))
     if not grade.correct:
         found.unpaid.append(Fault(example.key, reference, grade.feedback or f"reward {grade.reward:g}"))
         return
     for wrong in (perturbed(reference), other):
         if wrong is not None:
             found.tried += 1
-            if task.grade(example, _written(wrong, form)).correct:
+            if task.grade(example, _written(example, wrong, form)).correct:
                 found.overpaid.append(Fault(example.key, reference, f"{wrong[:CUT]} is right too"))
                 return
 
@@ -178,13 +181,18 @@ def _form(task: Task, held: Sequence[Example]) -> tuple[bool, str]:
         return True, write_answer(BARE, asked)
     if held and _grades(task):
         with _counts_kept(task.verdicts):
-            for form in FORMS:
-                if task.grade(held[0], _written(held[0].private["answer"], form)).correct:
+            own = held[0].private
+            worked = [WORKED] if own.get("worked", "").endswith(own["answer"]) else []
+            for form in (*FORMS, *worked):
+                if task.grade(held[0], _written(held[0], own["answer"], form)).correct:
                     return False, form
     return False, BARE
 
 
-def _written(answer: str, form: str) -> str:
+def _written(example: Example, answer: str, form: str) -> str:
+    """An answer in a form; in that of ``WORKED`` the example's worked answer, which ends in this one."""
+    if form == WORKED:
+        return example.private["worked"].removesuffix(example.private["answer"]) + answer
     return form.replace(BARE, answer, 1)
 
 
