@@ -28,15 +28,13 @@ from selfteach.task.example import Example, Grade
 from selfteach.task.segment import DATA, Segment
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.advice import ADVICE
+from selfteach.training.alarm_rules import AT_ONCE, RULES, looked_at
 from selfteach.training.alarms import (
-    AT_ONCE,
-    RULES,
     START,
     WINDOW,
     Memory,
     after,
     judged,
-    looked_at,
     remembered,
 )
 from selfteach.training.config import TrainConfig

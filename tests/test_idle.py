@@ -20,7 +20,8 @@ from selfteach.cli import main
 from selfteach.recipes import RECIPES, knobs
 from selfteach.recipes.knobs import takes, with_knobs
 from selfteach.training.advice import ADVICE, TOP_K, advised
-from selfteach.training.alarms import IN_A_ROW, WINDOW, Memory, idle_steps, judged, remembered
+from selfteach.training.alarm_rules import idle_steps
+from selfteach.training.alarms import IN_A_ROW, WINDOW, Memory, judged, remembered
 from selfteach.training.jsonrows import read_rows
 from selfteach.training.papers import PAPERS
 from selfteach.training.progress import Silent

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Any, Protocol, TypeGuard
+from typing import Any, NoReturn, Protocol, TypeGuard
 
 from selfteach.checks import require
 from selfteach.errors import UserError
@@ -57,6 +57,11 @@ LARGEST = 1e6
 LONGEST = 10_000_000
 """Characters that an environment may say at once: more would stop the run for minutes, and no window holds them."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+
+
+def refuse_grading(name: str) -> NoReturn:
+    """What ``grade`` of a task does whose environment alone rewards. UserError."""
+    raise UserError(f"task {name} is an environment, which rewards each turn itself: play its episodes")
 
 
 def checked(reply: object) -> Reply:

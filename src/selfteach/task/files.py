@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import random
 import re
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, Literal
 
 from selfteach.checks import require
@@ -19,6 +16,7 @@ from selfteach.task.answer import AnswerFormat, asked_format, extract_answer
 from selfteach.task.answer_type import types_of
 from selfteach.task.columns import Columns, composed, resolve, say, ungraded
 from selfteach.task.composed import LABELED
+from selfteach.task.epochs import in_epochs
 from selfteach.task.example import Example, Grade
 from selfteach.task.math_answer import MAX_CHARS, check_math, is_readable
 from selfteach.task.options import TaskOptions
@@ -82,8 +80,7 @@ class FileTask:
         return {"answer format": self.answer_format, "answer types": named or found}
 
     def train(self, index: int) -> Example:
-        epoch, position = divmod(index, len(self.rows))
-        return self._example(self.rows[_order(self.seed, epoch, len(self.rows))[position]])
+        return self._example(self.rows[in_epochs(index, len(self.rows), self.seed)])
 
     def held_out(self, count: int) -> list[Example]:
         """The first ``count`` held-out problems, the same for every seed; all, where there are fewer: the log says so
@@ -309,10 +306,3 @@ def _distinct(records: Sequence[Record]) -> list[Record]:
 
 def _listed(counts: Mapping[str, int]) -> str:
     return "; ".join(f"{what}: {count}" for what, count in counts.items() if count) or "all are held out"
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> array[int]:
-    order = list(range(count))
-    random.Random(f"{seed}/{epoch}").shuffle(order)
-    return array("l", order)

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from selfteach.checks import require
-from selfteach.errors import UserError
-from selfteach.task.environment import Reply
+from selfteach.task.environment import Reply, refuse_grading
 from selfteach.task.example import Example, Grade, Message
 
 TRAINING = 1 << 20
@@ -88,9 +87,7 @@ class GymnasiumTask:
         return Example(f"{self.name} {seed}", self.opening(observation, info), private)
 
     def grade(self, example: Example, answer: str) -> Grade:
-        raise UserError(
-            f"task {self.name} is an environment, which rewards each turn itself: play its episodes"
-        )
+        refuse_grading(self.name)
 
     def opening(self, observation: Any, info: Mapping[str, Any]) -> tuple[Message, ...]:
         parts = [self.instructions, self.told(observation, info)]

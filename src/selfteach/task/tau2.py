@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from random import Random
 from typing import Any
 
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
 from selfteach.settings import PositiveInt, settings
-from selfteach.task.environment import Reply
+from selfteach.task.environment import Reply, refuse_grading
+from selfteach.task.epochs import in_epochs
 from selfteach.task.example import Example, Grade, Message
 from selfteach.task.tool import Tool, ToolError, with_tools
 from selfteach.task.tool_environment import ToolEnvironment
@@ -99,9 +99,7 @@ class Tau2Task:
 
     def train(self, index: int) -> Example:
         tasks = self.of_split("train")
-        epoch, position = divmod(index, len(tasks))
-        order = Random(f"{self.seed} {epoch}").sample(range(len(tasks)), len(tasks))
-        return self.example(tasks[order[position]])
+        return self.example(tasks[in_epochs(index, len(tasks), self.seed)])
 
     def held_out(self, count: int) -> list[Example]:
         """The first ``count`` of the split "test". UserError if there are not so many."""
@@ -116,9 +114,7 @@ class Tau2Task:
         return Tau2Environment(self.domain)
 
     def grade(self, example: Example, answer: str) -> Grade:
-        raise UserError(
-            f"task {self.name} is an environment, which rewards each turn itself: play its episodes"
-        )
+        refuse_grading(self.name)
 
     def example(self, task: Any) -> Example:
         prompt = (*opening(self.domain), Message(role="user", content=asked(task)))

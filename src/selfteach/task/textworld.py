@@ -10,13 +10,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any
 
 from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.settings import PositiveInt, PositiveRows, settings
-from selfteach.task.environment import Reply
+from selfteach.task.environment import Reply, refuse_grading
+from selfteach.task.epochs import in_epochs
 from selfteach.task.example import Example, Grade, Message
 from selfteach.task.textworld_games import HELD_OUT, Games, Opening
 from selfteach.task.textworld_worker import started
@@ -126,15 +126,12 @@ class TextWorldTask:
         return TextWorldEnvironment(self.games, self.settings.dense)
 
     def grade(self, example: Example, answer: str) -> Grade:
-        raise UserError("task textworld is an environment, which rewards each turn itself: play its episodes")
+        refuse_grading(self.name)
 
     def _number(self, index: int) -> int:
         """Which of the training's games comes at this place."""
         games = self.settings.games
-        if games is None:
-            return index
-        epoch, position = divmod(index, games)
-        return Random(f"{self.seed} {epoch}").sample(range(games), games)[position]
+        return index if games is None else in_epochs(index, games, self.seed)
 
     def _example(self, opening: Opening) -> Example:
         text = f"{RULES}\n\nObjective: {opening.objective}\n\n{observed(opening.feedback, opening=True)}"

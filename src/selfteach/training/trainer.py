@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from selfteach.errors import NotFinite, OutOfMemory, UserError, exhausted
-from selfteach.training import alarms, checkpoint, gradients, randomness, resuming, weights
+from selfteach.training import alarm_rules, alarms, checkpoint, gradients, randomness, resuming, weights
 from selfteach.training.advice import advised
 from selfteach.training.clock import Clock
 from selfteach.training.interruption import Interrupted, interruption
@@ -199,7 +199,7 @@ class Trainer:
         }
         # Last: the step is the Trainer's, whatever a learner calls its numbers.
         row = self.judged(row | {"step": self.done})
-        self.idle = alarms.idle_steps(self.idle, row)
+        self.idle = alarm_rules.idle_steps(self.idle, row)
         self.learner.observe(row)
         self.progress.step(row)
         if self.folder is not None:
