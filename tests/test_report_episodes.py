@@ -188,6 +188,24 @@ def test_held_out_answers_stand_turn_by_turn(tmp_path: Path) -> None:
     assert "met the length limit before" not in text
 
 
+@pytest.mark.parametrize(
+    ("numbers", "why"),
+    [({"out_of_turns": 1.0}, "It ran out of turns."), ({"environment_failed": 1.0}, "The environment failed."),
+     ({}, "The episode earned less than half of what counts as success.")],
+)  # fmt: skip
+def test_no_turn_of_an_episode_is_read_out_and_compared(
+    numbers: dict[str, float], why: str, tmp_path: Path
+) -> None:
+    folder = write_episodes(tmp_path / "run", turns=8)
+    lost = {"outcome": "wrong", "finished": True, "claim": "ub", "reward": 0.0, "numbers": numbers}
+    write_lines(folder / "samples.jsonl", [{**row, **lost} for row in stored(folder)])
+    assert {one.why for one in read_run(folder).samples} == {why}
+    text = " ".join(page(build_report(folder)).text.split())
+    assert why in text
+    assert "another than the reference" not in text
+    assert "read out: ub" not in text
+
+
 def test_an_answer_without_turns_stands_as_it_did(tmp_path: Path) -> None:
     folder = write_episodes(tmp_path / "run")
     write_lines(

@@ -21,7 +21,7 @@ from selfteach.training.text.batching import rows_of
 from selfteach.training.text.evaluation import examined
 from selfteach.training.text.learner import TextLearner
 from selfteach.training.text.metrics import lengths_of, row_of
-from selfteach.training.text.tokens import answer_row, look, rollout_rows
+from selfteach.training.text.tokens import answer_row, answered, look, rollout_rows
 from selfteach.training.text.turns import turns_by_row
 from test_turn_contexts import FORGETFUL
 from tiny import CHATML, tiny_model_folder
@@ -180,3 +180,13 @@ def test_the_mean_length_is_that_of_episodes(model: str, tmp_path: Path) -> None
     found = row_of(batch, learner.classes, 1.0)
     assert found["grade/turns"] > 1
     assert found["length/mean"] == pytest.approx(sum(sum(one.mask) for one in batch.rows) / 6)
+
+
+def test_an_episode_is_as_long_as_what_the_environment_did_not_say() -> None:
+    segments = (
+        Segment([3, 4]),
+        Segment([5, 6, 7], ENVIRONMENT, trains=False),
+        Segment([8], turn=1, trains=False),
+    )
+    one = Trajectory(Example("k", (), {}), [1], segments, "", 0, True)
+    assert answered(one)["length"] == 3 < len(one.ids)

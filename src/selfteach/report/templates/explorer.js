@@ -64,7 +64,8 @@
       parts.push(i === undefined ? "nothing" : make("code", "", text(i)));
     };
     if (rollout.reference !== undefined) add("reference", rollout.reference);
-    if (rollout.reference !== undefined || rollout.claim !== undefined) add("read out", rollout.claim);
+    // Of an episode's turns no single one is compared with anything.
+    if (!rollout.turns && (rollout.reference !== undefined || rollout.claim !== undefined)) add("read out", rollout.claim);
     const said = rollout.outcome === "right" ? [] : [text(rollout.why)];
     // What an environment says last stands in its turn.
     if (rollout.feedback !== undefined && !rollout.turns) said.push(text(rollout.feedback));

@@ -49,7 +49,9 @@ from selfteach.training.text.writing import Writing
 from selfteach.training.threads import small_folder, threads_of
 from selfteach.training.weights import trainable
 
-ONE_THREAD = "so small a model computes on one thread, faster than on several: OMP_NUM_THREADS says otherwise"
+ONE_THREAD = (
+    "so small a model computes on one thread, faster than on several (set OMP_NUM_THREADS for another number)"
+)
 
 
 class TextLearner(Learner):

@@ -27,6 +27,7 @@ from selfteach.policy.sampler import LocalSampler
 from selfteach.task.environment import environment_of
 from selfteach.task.example import Example
 from selfteach.task.outcome import outcome, reference_of
+from selfteach.task.segment import ENVIRONMENT
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.learner import Sample
 from selfteach.training.text.batch import Scoring
@@ -333,6 +334,11 @@ def turn_rows(turns: Sequence[Turn]) -> dict[str, Any]:
     return {"turns": [asdict(one) for one in turns]} if turns else {}
 
 
+def own_length(one: Answered | Trajectory) -> int:
+    """Tokens of an answer; of an episode without what the environment said, which stands among a trajectory's ids."""
+    return sum(who != ENVIRONMENT for who in one.authors) if isinstance(one, Trajectory) else len(one.ids)
+
+
 def answered(one: Answered | Trajectory) -> dict[str, Any]:
     """What was written, what became of it (``Outcome``) and why: the answer read out of it, and the reference."""
     grade = one.grade
@@ -345,5 +351,5 @@ def answered(one: Answered | Trajectory) -> dict[str, Any]:
         "feedback": None if grade is None else grade.feedback,
         "numbers": {} if grade is None else dict(grade.numbers),
         "finished": one.finished,
-        "length": len(one.ids),
+        "length": own_length(one),
     }
