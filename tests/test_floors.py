@@ -11,6 +11,7 @@ import selfteach
 
 ROOT = Path(selfteach.__file__).parent
 FLOOR = {
+    "sandbox": -1,
     "objective": 0,
     "task": 0,
     "policy": 1,

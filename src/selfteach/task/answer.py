@@ -6,7 +6,9 @@ import re
 from collections import deque
 from typing import Literal, get_args
 
-AnswerFormat = Literal["line", "boxed", "tags", "hashes", "number", "text"]
+from selfteach.task.code_block import fenced, program_in
+
+AnswerFormat = Literal["line", "boxed", "tags", "hashes", "number", "code", "text"]
 
 INSTRUCTION: dict[AnswerFormat, str] = {
     "line": "End with a line that says 'Answer: ' and then the result alone.",
@@ -14,6 +16,7 @@ INSTRUCTION: dict[AnswerFormat, str] = {
     "tags": "Give the final answer between <answer> and </answer>.",
     "hashes": "End with a line that says '#### ' and then the result alone.",
     "number": "Give the final answer as a number.",
+    "code": "Put the whole Python program into one block that begins with ```python.",
     "text": "Reply with the answer alone.",
 }
 
@@ -41,7 +44,8 @@ def extract_answer(text: str, answer_format: AnswerFormat) -> str | None:
     ``line``: what follows ``Answer:`` up to the line's end, without bold, dollars or a box around it · ``boxed``: the
     content of the last closed ``\\boxed{…}`` · ``tags``: the content of the last ``<answer>…</answer>`` · ``hashes``:
     what follows the last ``####`` on its line, as GSM8K has it · ``number``: the last number written, with its sign,
-    without thousands separators (lenient, for models that keep no format) · ``text``: all of it.
+    without thousands separators (lenient, for models that keep no format) · ``code``: the last block of Python, with
+    its indents (``program_in``) · ``text``: all of it.
     A thought that was closed (``</think>``) is no answer: what stands behind the last one is looked at. Linear in the
     length of the text, whatever it holds.
     """
@@ -56,6 +60,8 @@ def extract_answer(text: str, answer_format: AnswerFormat) -> str | None:
         found = last_hashes(text)
     elif answer_format == "number":
         found = _last_number(text)
+    elif answer_format == "code":
+        return program_in(text)
     elif answer_format == "text":
         found = text
     else:
@@ -91,6 +97,7 @@ def write_answer(answer: str, answer_format: AnswerFormat) -> str:
         "tags": f"<answer>{answer}</answer>",
         "hashes": f"#### {answer}",
         "number": answer,
+        "code": fenced(answer),
         "text": answer,
     }[answer_format]
 

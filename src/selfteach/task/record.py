@@ -63,10 +63,11 @@ def read_record(
     private = {}
     if columns.solution is not None:
         private["solution"] = _reply(place, columns.solution, pick(row, columns.solution))
-    answer = _answer(place, row, columns, private.get("solution"), counts)
+    tested = options.verifier == "code"
+    answer = None if tested else _answer(place, row, columns, private.get("solution"), counts)
     if answer is not None:
         private["answer"] = answer
-    elif options.verifier != "none":
+    elif options.verifier not in ("none", "code"):
         where = f"field {(columns.answer or options.answer_column)!r}"
         end = " and the solution has no \\boxed{}" if columns.solution else ""
         raise Incomplete(f"{where} is missing or empty{end}")

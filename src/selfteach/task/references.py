@@ -21,6 +21,10 @@ BARE = "{}"
 SURE = f"{BARE}\nConfidence: 1.00"
 FORMS = tuple(dict.fromkeys((BARE, *(write_answer(BARE, form) for form in INSTRUCTION), f"#{BARE}", SURE)))
 """What is tried where nothing says in which form answers are wanted; the last two are the arena's."""
+ANSWER = "answer"
+"""The private field that is the reference, where a task does not name another (``reference_field``)."""
+NO_PROGRAMS = ("pass", "raise SystemExit(0)")
+"""Programs that pass no test."""
 WORKED = "worked"
 """Tried behind these: the private field of this name, where it ends in the answer (a world that wants the steps)."""
 
@@ -123,7 +127,8 @@ def check_references(task: Task, examples: Iterable[Example]) -> Report:
     were. Costs three checks an example. Of a task whose problems are episodes nothing is graded.
     """
     listed = list(examples)
-    held = list({one.key: one for one in listed if one.private.get("answer", "").strip()}.values())
+    name = getattr(task, "reference_field", ANSWER)
+    held = list({one.key: one for one in listed if one.private.get(name, "").strip()}.values())
     if environment_of(task) is not None:
         return Report(task.name, BARE, len(listed), len(held), graded=False, episodes=True)
     certain, form = _form(task, held)
@@ -132,7 +137,8 @@ def check_references(task: Task, examples: Iterable[Example]) -> Report:
     found = _Faults()
     with _counts_kept(task.verdicts):
         for i, example in enumerate(held):
-            _check(task, example, _others(held, i), form, found)
+            others = NO_PROGRAMS if name != ANSWER else _others(held, i)
+            _check(task, example, example.private[name], others, form, found)
     return Report(
         task.name,
         form,
@@ -154,8 +160,9 @@ class _Faults:
     tried: int = 0
 
 
-def _check(task: Task, example: Example, other: str | None, form: str, found: _Faults) -> None:
-    reference = example.private["answer"]
+def _check(
+    task: Task, example: Example, reference: str, others: Sequence[str], form: str, found: _Faults
+) -> None:
     reads = getattr(task, "can_read_reference", None)
     if reads is not None and not reads(example):
         found.unreadable.append(Fault(example.key, reference, "not read as an answer"))
@@ -163,12 +170,11 @@ def _check(task: Task, example: Example, other: str | None, form: str, found: _F
     if not grade.correct:
         found.unpaid.append(Fault(example.key, reference, grade.feedback or f"reward {grade.reward:g}"))
         return
-    for wrong in (perturbed(reference), other):
-        if wrong is not None:
-            found.tried += 1
-            if task.grade(example, _written(example, wrong, form)).correct:
-                found.overpaid.append(Fault(example.key, reference, f"{wrong[:CUT]} is right too"))
-                return
+    for wrong in others:
+        found.tried += 1
+        if task.grade(example, _written(example, wrong, form)).correct:
+            found.overpaid.append(Fault(example.key, reference, f"{wrong[:CUT]} is right too"))
+            return
 
 
 def _form(task: Task, held: Sequence[Example]) -> tuple[bool, str]:
@@ -177,6 +183,8 @@ def _form(task: Task, held: Sequence[Example]) -> tuple[bool, str]:
     A user's own reward or task does not say: for it, the first form in which the first reference earns something.
     """
     asked = getattr(task, "answer_format", None)
+    if getattr(task, "reference_field", ANSWER) != ANSWER:
+        return True, BARE
     if asked in INSTRUCTION and getattr(task, "reward", None) is None:
         return True, write_answer(BARE, asked)
     if held and _grades(task):
@@ -201,11 +209,13 @@ def _grades(task: Task) -> bool:
     return reward is not None or getattr(options, "verifier", None) != "none"
 
 
-def _others(held: Sequence[Example], i: int) -> str | None:
-    """The next reference that is surely another answer: with other digits, or other words."""
-    own = _core(held[i].private["answer"])
-    following = (held[(i + step) % len(held)].private["answer"] for step in range(1, len(held)))
-    return next((one for one in following if _surely_other(_core(one), own)), None)
+def _others(held: Sequence[Example], i: int) -> list[str]:
+    """Wrong answers: a changed one, and the next reference that is surely another, with other digits or words."""
+    reference = held[i].private[ANSWER]
+    own = _core(reference)
+    following = (held[(i + step) % len(held)].private[ANSWER] for step in range(1, len(held)))
+    other = next((one for one in following if _surely_other(_core(one), own)), None)
+    return [one for one in (perturbed(reference), other) if one is not None]
 
 
 def _core(answer: str) -> str:

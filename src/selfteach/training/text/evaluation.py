@@ -17,6 +17,7 @@ from selfteach.recipes.parts import Rollouts
 from selfteach.roles.view import Plain, View
 from selfteach.task.environment import environment_of, limit_of
 from selfteach.task.example import Example, Grade, Message, Task
+from selfteach.task.grading import grades
 from selfteach.task.segment import STUDENT, Segment
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import gather_rows, processes
@@ -146,12 +147,10 @@ def answers_to(
     prompts, keys = [one.prompt_ids for one in asked], [one.key for one in asked]
     written = sampler.sample(prompts, sampling, keys=keys, batch_size=batch_size)
     texts = [sampler.policy.renderer.text(one.ids) for one in written]
+    graded = grades(task, ((one.example, text) for one, text in zip(asked, texts, strict=True)))
     return [
-        (
-            one.number,
-            Answered(one.example, one.prompt_ids, new.ids, text, new.finished, task.grade(one.example, text)),
-        )
-        for one, new, text in zip(asked, written, texts, strict=True)
+        (one.number, Answered(one.example, one.prompt_ids, new.ids, text, new.finished, grade))
+        for one, new, text, grade in zip(asked, written, texts, graded, strict=True)
     ]
 
 

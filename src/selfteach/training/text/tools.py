@@ -21,6 +21,7 @@ from selfteach.roles.role import Role
 from selfteach.roles.view import Plain, View
 from selfteach.task.environment import Environment, environment_of, limit_of, turns_of
 from selfteach.task.example import Example, Message, Task
+from selfteach.task.grading import grades
 from selfteach.task.segment import DATA, EDIT, STUDENT, Segment
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.annotate import token_at
@@ -197,10 +198,9 @@ class TextTools:
         def text(one: Trajectory) -> str:
             return self.policy.renderer.text(one.segments[-1].ids) if last else one.text
 
-        return [
-            one if one.grade else one.graded(self.task.grade(one.example.asked, text(one)))
-            for one in trajectories
-        ]
+        waiting = [one for one in trajectories if not one.grade]
+        found = iter(grades(self.task, ((one.example.asked, text(one)) for one in waiting)))
+        return [one if one.grade else one.graded(next(found)) for one in trajectories]
 
     def measure(
         self, trajectories: Sequence[Trajectory], wanted: Mapping[str, Quantity]

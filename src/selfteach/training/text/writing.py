@@ -12,6 +12,7 @@ from typing import Any
 from selfteach.policy.loading import Policy
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.tools import Prompt, Tools
+from selfteach.task.grading import grades
 from selfteach.task.sizes import sizes_of
 from selfteach.task.split import fingerprint
 from selfteach.task.trajectory import Trajectory
@@ -131,9 +132,9 @@ class Writing:
     def judged(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         """Graded, and annotated where the recipe reads marks."""
         task, recipe = self.now.task, self.now.recipe
-        graded = [
-            one if one.grade else one.graded(task.grade(one.example.asked, one.text)) for one in trajectories
-        ]
+        waiting = [one for one in trajectories if not one.grade]
+        found = iter(grades(task, ((one.example.asked, one.text) for one in waiting)))
+        graded = [one if one.grade else one.graded(next(found)) for one in trajectories]
         if recipe.annotated and not all({"key", "error"} <= set(one.marks) for one in graded):
             graded = annotated(task, self.policy.renderer, graded)
         return graded

@@ -1,0 +1,1 @@
+"""What runs inside of a sandbox: of the standard library and this folder alone, never with the package around it."""

@@ -1,0 +1,28 @@
+"""Where in an answer a program stands, and how an answer has one."""
+
+from __future__ import annotations
+
+FENCE = "```"
+PYTHON = ("python", "python3", "py")
+
+
+def program_in(text: str) -> str | None:
+    """The last block of code in a text, of Python where one says so; all of it where there is no block; None if that is
+    blank. A block that is never closed goes to the end. Indents stay."""
+    blocks: list[tuple[bool, list[str]]] = []
+    inside = False
+    for line in text.splitlines(keepends=True):
+        if line.lstrip().startswith(FENCE):
+            inside = not inside
+            if inside:
+                blocks.append((line.strip().strip("`").strip().lower() in PYTHON, []))
+        elif inside:
+            blocks[-1][1].append(line)
+    chosen = [lines for python, lines in blocks if python] or [lines for _, lines in blocks] or [[text]]
+    program = "".join(chosen[-1])
+    return program.strip("\n") if program.strip() else None
+
+
+def fenced(program: str) -> str:
+    """The program as an answer has it."""
+    return f"{FENCE}python\n{program.strip(chr(10))}\n{FENCE}"
