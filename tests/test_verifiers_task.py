@@ -135,6 +135,20 @@ def test_a_rollout_is_the_librarys_own(world: str, row: int, turns: Sequence[str
     assert tuple(seen[: len(example.prompt)]) == example.prompt
 
 
+def test_an_environment_that_the_library_brings_runs_as_it_is() -> None:
+    environment = vf.ReasoningGymEnv("gcd", num_train_examples=12, num_eval_examples=4, seed=5)
+    task = VerifiersTask(environment)
+    assert (len(task.trained), len(task.kept)) == (12, 4)
+    entry = environment.rg_dataset[int(task.example("train", 2).private["answer"])]
+    rewards = []
+    for said in (f"<answer>{entry['answer']}</answer>", "<answer>0</answer>", "no"):
+        _, replies = ours(task, task.example("train", 2), [said])
+        output, _ = theirs(environment, environment.get_dataset()[2], [said])
+        assert (replies[0].reward, replies[0].numbers) == (output["reward"], output["metrics"])
+        rewards.append(replies[0].reward)
+    assert rewards[0] == 1.0 > max(rewards[1:])
+
+
 def test_what_is_said_last_is_in_the_reply() -> None:
     task = VerifiersTask(worlds.multi())
     _, replies = ours(task, task.example("train", 3), ["give up"])
@@ -166,8 +180,7 @@ def test_without_an_eval_dataset_a_share_is_held_out_whatever_the_order() -> Non
     turned.dataset = turned.dataset.select(range(19, -1, -1))
     again = VerifiersTask(turned)
     assert {one.problem for one in again.held_out(len(again.kept))} == held_out
-    with pytest.raises(UserError, match=f"holds out {len(held_out)} rows, 21 were asked for"):
-        task.held_out(21)
+    assert {one.problem for one in task.held_out(21)} == held_out
 
 
 def test_rows_of_the_eval_dataset_are_held_out_and_not_trained_on() -> None:
@@ -358,6 +371,13 @@ def test_only_rows_to_hold_out_are_no_task_to_train_on() -> None:
         assert len(task.held_out(4)) == 4
         with pytest.raises(UserError, match="has no row to train on"):
             task.train(0)
+
+
+def test_one_row_is_trained_on_and_none_held_out() -> None:
+    task = VerifiersTask(vf.SingleTurnEnv(dataset=worlds.rows(1), rubric=vf.Rubric(funcs=[worlds.length])))
+    assert task.train(5).key == "verifiers/train/0"
+    with pytest.raises(UserError, match="no row is held out: give it an eval_dataset"):
+        task.held_out(1)
 
 
 def test_a_dataset_that_cannot_be_built_is_told_in_one_line() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from selfteach.task.openai_messages import announced, assistant, message_of, tex
 from selfteach.task.split import fingerprint, held_out_of
 from selfteach.task.tool_calls import MalformedCall
 from selfteach.task.verifiers_rollout import Request, Rollout
+
+log = logging.getLogger(__name__)
 
 TRAIN, EVAL = "train", "eval"
 OWN_FAULT = frozenset({"EmptyModelResponseError", "ToolError", "ToolParseError", "ToolCallError"})
@@ -52,6 +55,7 @@ class VerifiersTask:
             part: users_call(f"task {self.name}: its dataset cannot be built", build)
             for part, build in built.items()
         }
+        self.told = False
         self.trained, self.kept = divided(self.rows[TRAIN], self.rows[EVAL])
 
     def environment(self) -> VerifiersEpisode:
@@ -77,10 +81,13 @@ class VerifiersTask:
         return self.example(TRAIN, self.trained[in_epochs(index, len(self.trained), self.seed)])
 
     def held_out(self, count: int) -> list[Example]:
-        """The first ``count`` that are held out. UserError if there are not so many."""
-        require(
-            count <= len(self.kept), f"{self.name} holds out {len(self.kept)} rows, {count} were asked for"
-        )
+        """The first ``count`` that are held out; all, where there are fewer: the log says so once. UserError if none
+        is."""
+        have = len(self.kept)
+        require(not count or have > 0, f"task {self.name}: no row is held out: give it an eval_dataset")
+        if count > have and not self.told:
+            self.told = True
+            log.warning("%s: %d of %d rows asked for: no more are held out", self.name, have, count)
         part = TRAIN if self.rows[EVAL] is None else EVAL
         return [self.example(part, row) for row in self.kept[:count]]
 
