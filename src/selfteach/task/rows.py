@@ -18,6 +18,7 @@ from selfteach.task.options import TaskOptions
 from selfteach.task.own import METHODS, OwnTask, is_task
 from selfteach.task.reading import Row, Source, dataset_source
 from selfteach.task.reward import Reward, RewardFunction
+from selfteach.task.verifiers_task import VerifiersTask, is_environment
 
 ROWS = "rows"
 """What rows without a name of their own are called in messages and keys."""
@@ -33,11 +34,11 @@ def make_task(
 ) -> Task:
     """A task from whatever names, holds or makes one (docs/data.md).
 
-    ``task``: a name (``open_task``); an object with ``train``, ``held_out`` and ``grade``; rows (a list of dicts, a
-    ``datasets.Dataset``, a pandas DataFrame); a function or class that makes one of these, called with ``seed`` if it
-    has such a parameter; or a reference ``FILE.py:NAME`` to any of them. ``reward``: a function that grades in place of
-    the task's verifier, or a reference to one. ``part``: what of rows is asked where nothing is trained. Raises
-    UserError, in one line, where it is none of these.
+    ``task``: a name (``open_task``); an object with ``train``, ``held_out`` and ``grade``; a verifiers environment;
+    rows (a list of dicts, a ``datasets.Dataset``, a pandas DataFrame); a function or class that makes one of these,
+    called with ``seed`` if it has such a parameter; or a reference ``FILE.py:NAME`` to any of them. ``reward``: a
+    function that grades in place of the task's verifier, or a reference to one. ``part``: what of rows is asked where
+    nothing is trained. Raises UserError, in one line, where it is none of these.
     """
     judge = None if reward is None else RewardFunction.of(reward)
     found, label = task, ROWS
@@ -49,6 +50,8 @@ def make_task(
         found = _made(found, seed, label)
     if isinstance(found, str | os.PathLike):
         return open_task(os.fspath(found), seed=seed, options=options, reward=judge, part=part)
+    if is_environment(found):
+        found = VerifiersTask(found, seed=seed)
     if is_task(found, graded):
         heeded("own", f"task {type(found).__name__}", options)
         ours = type(found).__module__.partition(".")[0] == "selfteach"
