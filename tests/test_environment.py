@@ -24,7 +24,7 @@ from selfteach.recipes.sft import SFT
 from selfteach.roles.role import Role
 from selfteach.roles.view import Answer, Plain
 from selfteach.roles.weights import Live
-from selfteach.task.environment import Reply, turns_of
+from selfteach.task.environment import Reply, opening_in, turns_of
 from selfteach.task.example import Example, Message
 from selfteach.task.outcome import outcome
 from selfteach.task.rows import make_task
@@ -453,3 +453,11 @@ def test_a_tasks_own_limit_counts_the_turns_that_were_given(plain: str, tmp_path
     (one,) = learner.writing.tools(0).play(learner.writing.drawn(1, 0), max_turns=9, opening=[[wrong] * 3])
     assert one.grade is not None
     assert one.grade.numbers["turns"] == 4
+
+
+def test_an_opening_may_show_turns_of_an_assistant_but_not_end_in_one() -> None:
+    shown = [user("1 + 1"), user("2", role="assistant"), user("2 + 2")]
+    assert [one["role"] for one in opening_in(shown)] == ["user", "assistant", "user"]
+    for wrong, said in ((shown[:2], "the policy's turn"), ([user(None)], "both texts"), ("hello", "one str")):
+        with pytest.raises(ValueError, match=said):
+            opening_in(wrong)

@@ -315,3 +315,13 @@ def test_a_module_that_is_not_there_is_told_from_one_that_raises(tmp_path: Path)
     write(tmp_path / "beside_pack" / "needy.py", "import no_such_library")
     assert refusal("beside_pack.needy:x").endswith("needy.py:1)")
     assert refusal("beside_pack:nothing").startswith("beside_pack has no 'nothing'")
+
+
+def test_a_library_that_an_extra_brings_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.py", "import nonesuch\n")
+    assert "pip install" not in refusal(f"{file}:make")
+    importing.EXTRAS["nonesuch"] = "agents"
+    try:
+        assert refusal(f"{file}:make").endswith("; pip install 'selfteach[agents]'")
+    finally:
+        del importing.EXTRAS["nonesuch"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from selfteach.errors import UserError
-from selfteach.task.environment import Reply, checked
+from selfteach.task.environment import Reply, checked, opening_in
 from selfteach.task.example import Example, Message
 from selfteach.task.rows import make_task
 from selfteach.task.verifiers_task import VerifiersTask
@@ -422,3 +422,16 @@ def test_what_makes_an_environment_is_a_task() -> None:
         loaded.grade(loaded.train(0), "7")
     with pytest.raises(UserError, match="leave the reward function out"):
         make_task(worlds.multi, reward=lambda completion: 1.0)
+
+
+def test_a_few_shots_stand_in_the_opening() -> None:
+    rows = Dataset.from_list([{"question": f"{i} + {i}", "answer": str(2 * i)} for i in range(8)])
+    shots = [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "2"}]
+    environment = vf.SingleTurnEnv(
+        dataset=rows, few_shot=shots, rubric=vf.Rubric(funcs=[lambda completion: 1.0])
+    )
+    task = VerifiersTask(environment)
+    example = task.train(0)
+    assert [one["role"] for one in example.prompt] == ["user", "assistant", "user"]
+    with closing(task.environment()) as episode:
+        assert opening_in(episode.reset(example)) == tuple(example.prompt)

@@ -207,12 +207,19 @@ def _executed(where: str, path: Path, source: bytes) -> ModuleType:
     return module
 
 
+EXTRAS = {"verifiers": "verifiers", "gymnasium": "agents", "minigrid": "babyai", "textworld": "textworld"}
+"""Libraries that users' own files import → the extra that brings the version that is known to work."""
+
+
 def _complaint(where: str, file: str, error: BaseException) -> str:
     at = line_of(error, file)
     line = f", line {at[1]}" if at and at[0] == file else ""
     other = f" ({at[0]}:{at[1]})" if at and at[0] != file else ""
-    ends = isinstance(error, SystemExit)
-    advice = "; what a program does goes under if __name__ == '__main__':" if ends else ""
+    advice = ""
+    if isinstance(error, SystemExit):
+        advice = "; what a program does goes under if __name__ == '__main__':"
+    elif isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        advice = f"; pip install 'selfteach[{EXTRAS[error.name]}]'"
     return f"{where}{line}: {with_type(error)}{other}{advice}"
 
 

@@ -86,8 +86,18 @@ def checked(reply: object) -> Reply:
     return replace(reply, messages=said)
 
 
-def messages_in(given: object) -> tuple[Message, ...]:
-    """Messages of an environment. ValueError where they are something else, or speak as the assistant."""
+def opening_in(given: object) -> tuple[Message, ...]:
+    """What ``reset`` gives. Earlier turns of an assistant may stand in it (examples of how it is done), not at its end.
+    ValueError where it is something else."""
+    found = messages_in(given, opening=True)
+    if found and found[-1]["role"] == "assistant":
+        raise ValueError("the opening ends with a message of the assistant: it is the policy's turn then")
+    return found
+
+
+def messages_in(given: object, opening: bool = False) -> tuple[Message, ...]:
+    """Messages of an environment. ValueError where they are something else, or speak as the assistant behind the
+    ``opening``."""
     if isinstance(given, Mapping | str):
         raise ValueError(f"messages is one {type(given).__name__}: give a list of messages")
     try:
@@ -99,7 +109,7 @@ def messages_in(given: object) -> tuple[Message, ...]:
             isinstance(one.get(key), str) for key in ("role", "content")
         ):
             raise ValueError("a message is a dict with a role and a content, both texts")
-        if one["role"] == "assistant":
+        if one["role"] == "assistant" and not opening:
             raise ValueError("a message has the role assistant: that is who it answers")
     length = sum(len(one["content"]) for one in found)
     if length > LONGEST:

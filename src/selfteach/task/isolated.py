@@ -21,7 +21,7 @@ from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.task import isolated_worker
 from selfteach.task.around import Around
-from selfteach.task.environment import Reply, environment_of, messages_in
+from selfteach.task.environment import Reply, environment_of, messages_in, opening_in
 from selfteach.task.example import Example, Message, Task
 from selfteach.task.options import TaskOptions
 from selfteach.task.timed import START_SECONDS, TimedWorker
@@ -151,7 +151,7 @@ class EnvironmentWorker:
         told = self._asked(
             "reset", isolated_worker.reset, self.source, self.limits.memory, number, asdict(example)
         )
-        return messages_in(told["value"])
+        return opening_in(told["value"])
 
     def step(self, number: int, message: Message) -> Reply | None:
         """None where the process does not know the episode: it is another than the one that began it."""

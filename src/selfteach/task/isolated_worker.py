@@ -17,7 +17,7 @@ from typing import Any
 from selfteach.errors import UserError
 from selfteach.outside import with_type
 from selfteach.task.address_space import limited, used
-from selfteach.task.environment import Environment, checked, environment_of, messages_in
+from selfteach.task.environment import Environment, checked, environment_of, opening_in
 from selfteach.task.example import Example, Message
 from selfteach.task.options import TaskOptions
 
@@ -64,7 +64,7 @@ def reset(source: str, memory: int, number: int, example: Mapping[str, Any]) -> 
     def begun() -> Any:
         if number not in _episodes:
             _episodes[number] = make_of(source)()
-        return messages_in(_episodes[number].reset(Example(**example)))
+        return opening_in(_episodes[number].reset(Example(**example)))
 
     return answered(begun, memory)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from selfteach.errors import UserError
 from selfteach.outside import with_type
-from selfteach.task.environment import Environment, messages_in, turns_of
+from selfteach.task.environment import Environment, opening_in, turns_of
 from selfteach.task.example import Example
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.playing import SAID, Episode, close
@@ -51,7 +51,7 @@ def opening_check(examples: Sequence[Example], make: Callable[[], Environment]) 
         environment: Environment | None = None
         try:
             environment = make()
-            opening = messages_in(environment.reset(one.asked))
+            opening = opening_in(environment.reset(one.asked))
         except (Exception, SystemExit) as error:
             return Check(name, False, f"reset of example {one.key} failed: {with_type(error)[:SAID]}")
         finally:
