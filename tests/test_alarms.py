@@ -527,3 +527,18 @@ def test_what_tools_wrote_is_not_repetition_and_short_answers_have_none() -> Non
 
 def test_a_data_sets_own_text_is_not_what_the_policy_wrote() -> None:
     assert text_metrics([replace(rollout("The hint"), segments=(Segment([1, 2], DATA),))], ()) == {}
+
+
+def test_no_gram_goes_on_from_one_turn_to_the_next() -> None:
+    """Verdicts of one token are no loop, the same sentence at each turn is one."""
+
+    def episode(said: list[int]) -> Trajectory:
+        known = [0.0] * len(said)
+        turns = [
+            [Segment(said, behavior=known, turn=i), Segment([9], "environment", trains=False, turn=i)]
+            for i in range(6)
+        ]
+        return replace(rollout(""), segments=tuple(one for turn in turns for one in turn))
+
+    assert text_metrics([episode([1, 2])], ())["repetition/looping"] == 0.0
+    assert text_metrics([episode([1, 2, 3])], ())["repetition/mean"] == pytest.approx(1 - 1 / 6)

@@ -18,6 +18,7 @@ from selfteach.errors import UserError
 from selfteach.task import reading
 from selfteach.task.files import FileTask
 from selfteach.task.opening import TaskOptions, open_task
+from selfteach.task.rows import make_task
 from selfteach.task.verdict import Verdict
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -504,3 +505,15 @@ def test_a_bad_file_in_a_folder_is_told_in_one_line(kind: str, tmp_path: Path) -
         open_task(str(tmp_path))
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 800
+
+
+def test_a_list_of_accepted_answers_is_several_where_exact_match_judges(tmp_path: Path) -> None:
+    rows = [{"question": f"q{i}", "golden_answers": ["Galileo", "Galileo Galilei"]} for i in range(8)]
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("Galileo Galilei watched the moons of Jupiter.")
+    task = make_task(rows, options=TaskOptions(corpus=str(corpus)))
+    assert json.loads(task.train(0).private["answer"]) == ["Galileo", "Galileo Galilei"]
+    with pytest.raises(UserError, match="'golden_answers': of type list, not a string"):
+        make_task(rows)
+    alone = make_task([{**row, "golden_answers": ["7"]} for row in rows])
+    assert alone.train(0).private["answer"] == "7"

@@ -33,7 +33,7 @@ SMALL = {
     "optimization": Optimization(prompts=2),
 }
 ENDS = {
-    "hang": "step took longer than 0.9 seconds",
+    "hang": "step took longer than 0.9 s",
     "fail": "ValueError: no such luck",
     "mute": "Mute",
     "leave": "SystemExit: 3",
@@ -206,7 +206,7 @@ def test_a_batch_goes_on_without_the_one_that_hangs(model: str, tmp_path: Path, 
     grade = found[1].grade
     assert grade is not None
     assert (grade.numbers["environment_failed"], grade.numbers["turns"], grade.reward) == (1, 2, 0.01)
-    with pytest.raises(UserError, match=r"failed in 2 of 2 episodes.*step took longer than 0.9 seconds"):
+    with pytest.raises(UserError, match=r"failed in 2 of 2 episodes.*step took longer than 0.9 s"):
         tools.player(task.environment).play(blanks[:2], 0, [["hang"], ["hang"]])
 
 

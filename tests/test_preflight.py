@@ -422,3 +422,6 @@ def test_what_is_too_long_for_the_window_is_not_another_views_fault() -> None:
     assert "--view" not in check.detail
     other = unseen_check("teacher", role, Context([None] * 4, no_privilege=4), ["answer"])
     assert "the rows have 'answer': --view answer" in other.detail
+    fixed = unseen_check("teacher", role, Context([None] * 4, no_privilege=4), ["answer"], views=False)
+    assert "--view" not in fixed.detail
+    assert "give rows that have solution" in fixed.detail

@@ -75,7 +75,7 @@ def refused(template: str) -> str:
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_template_that_runs_on_is_ended(name: str) -> None:
-    assert "longer than 0.5 seconds" in refused(ENDLESS[name])
+    assert "longer than 0.5 s" in refused(ENDLESS[name])
 
 
 @pytest.mark.parametrize("name", SWELLING)
@@ -130,7 +130,7 @@ def test_the_message_names_the_template_file(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "mine.jinja" in said
-    assert "longer than 0.5 seconds" in said
+    assert "longer than 0.5 s" in said
 
 
 def test_long_messages_are_not_taken_for_an_endless_template() -> None:

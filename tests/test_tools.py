@@ -387,7 +387,7 @@ def test_calls_of_one_turn_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("tool", "why"),
     [
-        (toolbox.hang, "hang took longer than 0.9 seconds"),
+        (toolbox.hang, "hang took longer than 0.9 s"),
         (toolbox.fail, "fail raised ValueError: no such luck x"),
         (toolbox.mute, "mute raised Mute"),
         (toolbox.leave, "leave asked to exit"),

@@ -68,7 +68,9 @@ def command(words: Sequence[str]) -> int:
         folder, _ = launch(config, progress_for_here, Silent, resume=where.resume)
     if folder is not None:
         page = build_report(folder)
-        print(f"model    {folder / 'model'}\nreport   {page}")
+        for other in (folder / "model", *sorted(folder.glob("model-*"))):
+            print(f"model    {other}")
+        print(f"report   {page}")
         if is_adapter(str(folder / "model")):
             print(
                 f"merged   selfteach export {folder} --merge --out FOLDER makes a whole model of the adapter"

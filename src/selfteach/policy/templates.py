@@ -62,7 +62,7 @@ def rendered(
 def why(outcome: Outcome) -> str:
     match outcome.status:
         case "timed out":
-            return f"it runs for longer than {SECONDS:g} seconds"
+            return f"it runs for longer than {SECONDS:g} s"
         case "died":
             return "it uses up all memory, or crashes"
     kind, _, said = outcome.reason.partition(": ")

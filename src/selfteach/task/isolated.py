@@ -182,7 +182,7 @@ class EnvironmentWorker:
         match outcome.status:
             case "timed out":
                 self.restart()
-                raise EnvironmentFailed(f"{what} took longer than {self.limits.seconds:g} seconds")
+                raise EnvironmentFailed(f"{what} took longer than {self.limits.seconds:g} s")
             case "died":
                 raise Ended(f"{what} ended its process (an exit, a crash or no memory)")
             case "raised":

@@ -110,6 +110,8 @@ LAYOUTS: tuple[Layout, ...] = (
     _layout("problem and answer", "problem answer", "problem", None, "answer"),
     _layout("problem and expected answer", "problem expected_answer", "problem", None, "expected_answer"),
     _layout("question and answer", "question answer", "question", None, "answer"),
+    # FlashRAG's sets, as Search-R1 reads them (RUC-NLPIR/FlashRAG_datasets: id, question, golden_answers, a list).
+    _layout("question and golden answers", "question golden_answers", "question", None, "golden_answers"),
     # TRL's pairs of a chosen and a rejected answer: with a prompt, text or messages, or in whole conversations, as
     # messages or (Anthropic/hh-rlhf) as transcripts. The
     # chosen one is the solution, the other a private field (DPO).

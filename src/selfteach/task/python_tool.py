@@ -14,7 +14,7 @@ def python(code: str) -> str:
     begins anew."""
     ended = run(code, limits=LIMITS)
     if ended.how == "timed out":
-        raise ToolError(f"the program took longer than {LIMITS.seconds:g} seconds")
+        raise ToolError(f"the program took longer than {LIMITS.seconds:g} s")
     if ended.how == "killed":
         raise ToolError("the program used up its memory, or crashed")
     said = ended.output + ended.errors

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from selfteach.errors import UserError
 from selfteach.task.answer import last_hashes
 from selfteach.task.columns import Columns, endings, pick
+from selfteach.task.composed import plain
 from selfteach.task.conversation import asked, messages_of, replied
 from selfteach.task.example import Message
 from selfteach.task.options import TaskOptions
@@ -64,7 +65,8 @@ def read_record(
     if columns.solution is not None:
         private["solution"] = _reply(place, columns.solution, pick(row, columns.solution))
     tested = options.verifier == "code"
-    answer = None if tested else _answer(place, row, columns, private.get("solution"), counts)
+    several = options.corpus is not None
+    answer = None if tested else _answer(place, row, columns, private.get("solution"), counts, several)
     if answer is not None:
         private["answer"] = answer
     elif options.verifier not in ("none", "code"):
@@ -138,9 +140,15 @@ def _messages(place: str, name: str, value: Any) -> list[Message] | None:
 
 
 def _answer(
-    place: str, row: Mapping[str, Any], columns: Columns, solution: str | None, counts: Counter[str]
+    place: str,
+    row: Mapping[str, Any],
+    columns: Columns,
+    solution: str | None,
+    counts: Counter[str],
+    several: bool,
 ) -> str | None:
-    value = None if columns.answer is None else pick(row, columns.answer)
+    """``several``: a list of texts holds answers that are all right."""
+    value = None if columns.answer is None else accepted(pick(row, columns.answer), several)
     if is_number(value):
         counts[NUMERIC] += 1
     text = None if columns.answer is None else text_of(place, columns.answer, value, numbers=True)
@@ -160,6 +168,14 @@ def _at_the_end(solution: str, counts: Counter[str]) -> str | None:
             counts[f"answers taken from {where}"] += 1
             return found.strip()
     return None
+
+
+def accepted(value: Any, several: bool) -> Any:
+    """A cell with a list of accepted answers as text: the only one, or, where ``several`` may be right, a JSON list."""
+    listed = plain(value)
+    if not isinstance(listed, list) or not listed or not all(isinstance(one, str) for one in listed):
+        return value
+    return listed[0] if len(listed) == 1 else json.dumps(listed, ensure_ascii=False) if several else value
 
 
 def _only_item(text: str) -> str:

@@ -118,7 +118,7 @@ def isolated(
             told: dict[str, Any] = outcome.value
             return told
         case "timed out":
-            return {"error": f"{name} took longer than {limits.seconds:g} seconds"}
+            return {"error": f"{name} took longer than {limits.seconds:g} s"}
         case "died":
             return {"error": f"{name} ended its process (an exit, a crash or no memory)"}
     return {"error": f"{name} raised {outcome.reason}"}

@@ -33,10 +33,12 @@ def text_metrics(rollouts: Sequence[Trajectory], shown: Collection[str]) -> dict
     """
     sampled = [one for one in rollouts if one.ids and sampled_by_policy(one)]
     # A row holds the tokens and not the n-grams: those would be three times as much to send.
-    rows = gather_rows((own_ids(one), copies(one, shown), mentions(one.text, one.example)) for one in sampled)
+    rows = gather_rows(
+        (own_turns(one), copies(one, shown), mentions(one.text, one.example)) for one in sampled
+    )
     if not rows:
         return {}
-    written = [grams(ids) for ids, _, _ in rows]
+    written = [[gram for ids in turns for gram in grams(ids)] for turns, _, _ in rows]
     repeated = [1 - distinct([own]) for own in written]
     return {
         f"distinct/{GRAM}": distinct(written),
@@ -60,6 +62,16 @@ def sampled_by_policy(one: Trajectory) -> bool:
 def own_ids(one: Trajectory) -> list[int]:
     """The tokens that the policy wrote."""
     return [token for token, own in zip(one.ids, one.mask, strict=True) if own]
+
+
+def own_turns(one: Trajectory) -> list[list[int]]:
+    """The same turn by turn: no n-gram goes on over what an environment said. One that says the same at each turn
+    repeats itself all the same."""
+    turns: dict[int, list[int]] = {}
+    for token, own, turn in zip(one.ids, one.mask, one.turn, strict=True):
+        if own:
+            turns.setdefault(turn, []).append(token)
+    return list(turns.values())
 
 
 def grams(ids: Sequence[int]) -> list[tuple[int, ...]]:

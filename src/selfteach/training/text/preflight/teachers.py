@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from selfteach.policy.economy import economy_of
 from selfteach.policy.loading import Policy, context_window
 from selfteach.policy.passes import row_of
+from selfteach.recipes import knobs
 from selfteach.roles.role import Role
 from selfteach.roles.told import Told
 from selfteach.roles.view import Plain
@@ -33,7 +34,8 @@ def teacher_checks(
     seen = reading.context(short, rollouts)
     if not any(seen.available):
         has = {known for one in rollouts for known in one.example.private}
-        yield unseen_check(name, teacher, seen, has, graded=is_graded(run.task))
+        views = "view" in knobs(run.recipe)
+        yield unseen_check(name, teacher, seen, has, graded=is_graded(run.task), views=views)
         return
     shown = next(ids for ids in seen.prompts if ids is not None)
     run.progress.say(f"{name} sees\n{indented(run.policy.renderer.show(shown))}")
@@ -51,9 +53,16 @@ def teacher_checks(
 
 
 def unseen_check(
-    name: str, teacher: Role, seen: Context, private: Collection[str] = (), *, graded: bool = True
+    name: str,
+    teacher: Role,
+    seen: Context,
+    private: Collection[str] = (),
+    *,
+    graded: bool = True,
+    views: bool = True,
 ) -> Check:
-    """A private field that nobody has is a mistake; a right sibling or a marked span may simply not have come yet."""
+    """A private field that nobody has is a mistake; a right sibling or a marked span may simply not have come yet.
+    ``views``: the recipe lets the user choose what the teacher sees."""
     view = teacher.view
     if isinstance(view, Told):
         return Check(f"{name}: view", True, f"{view.name} waits for what the rollout finds out; not checked")
@@ -64,6 +73,8 @@ def unseen_check(
         return Check(f"{name}: view", True, f"{view.name} waits for how answers turn out; not checked")
     has = next((known for known in ("solution", "answer") if known in private), None)
     advice = "choose another --view" if has is None else f"the rows have {has!r}: --view {has}"
+    if not views:
+        advice = f"give rows that have {', '.join(view.fields)}, or take another method"
     if seen.too_long > seen.no_privilege:
         advice = (
             "with what is written behind it that exceeds the model's window: lower --max-tokens, or show less"
