@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from selfteach.control.controller import ControllerSpec
@@ -12,6 +13,7 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.minibatch import Minibatch, passes
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import Term
+from selfteach.policy.chat_server import ChatServer
 from selfteach.recipes.parts import (
     PREVIOUS,
     Adapter,
@@ -87,6 +89,12 @@ class Recipe(ABC):
     def writers(self) -> Mapping[str, Role]:
         """Who writes or is asked in ``rollout`` alone: judges, critics, authors of text to imitate."""
         return {}
+
+    @property
+    def servers(self) -> Sequence[ChatServer]:
+        """The servers that its settings name (``ChatServer`` under ``server``): preflight asks whether they answer."""
+        parts = (getattr(getattr(self, one.name), "server", None) for one in fields(self))
+        return [one for one in parts if isinstance(one, ChatServer)]
 
     @property
     def student(self) -> Role:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from selfteach.checks import require
 from selfteach.objective.batch import STUDENT
+from selfteach.policy.chat_server import ChatServer
 from selfteach.recipes.critic import asked_of
 from selfteach.recipes.tools import Tools
 from selfteach.roles.role import Role
@@ -24,24 +25,48 @@ STORE, PATIENCE = "summarizer", 32
 class Summarizer:
     """Who writes down what is to be remembered of a rollout."""
 
-    summarizer: Literal["self", "model", "rule"] = "self"
-    """Who writes: the policy itself, another local model, or nobody: the rollout's own text is kept, cut."""
+    summarizer: Literal["self", "model", "server", "rule"] = "self"
+    """Who writes: the policy itself, another local model, a model behind an OpenAI-compatible server, or nobody: the
+    rollout's own text is kept, cut."""
     summarizer_model: str | None = None
-    """The model of summarizer "model", of the same tokenizer: a folder, a hub id or arena:NAME."""
+    """The model of summarizer "model", of the same tokenizer: a folder, a hub id or arena:NAME; or what a server calls
+    it."""
+    summarizer_url: str | None = None
+    """Base address of summarizer "server", such as http://localhost:8000/v1 (its key: the variable OPENAI_API_KEY)."""
+    summarizer_budget: PositiveInt | None = None
+    """Most tokens, read and written, that the server is asked for in the run; the run stops before it would be more
+    (none: any number)."""
     summary_tokens: PositiveInt = 512
     """Longest text of a model, in tokens."""
     summary_characters: PositiveInt = 2000
     """Longest text that is kept, in characters; what is longer loses its end."""
 
     def __post_init__(self) -> None:
+        served = self.summarizer == "server"
         require(
-            (self.summarizer == "model") == (self.summarizer_model is not None),
-            "summarizer model and --summarizer-model go together",
+            (served or self.summarizer == "model") == (self.summarizer_model is not None),
+            "summarizer model or server and --summarizer-model go together",
         )
+        require(
+            served == (self.summarizer_url is not None), "summarizer server and --summarizer-url go together"
+        )
+        require(
+            served or self.summarizer_budget is None,
+            "summarizer_budget is of summarizer server: leave it out",
+        )
+        if served:
+            assert self.server is not None
+
+    @property
+    def server(self) -> ChatServer | None:
+        """The server that writes, if one does. UserError for an address that is none."""
+        if self.summarizer_url is None or self.summarizer_model is None:
+            return None
+        return ChatServer(self.summarizer_url, self.summarizer_model, self.summarizer_budget)
 
     def writers(self, thinking: bool | None = None) -> Mapping[str, Role]:
         """The other model as a role that only writes, if there is one."""
-        if self.summarizer_model is None:
+        if self.summarizer != "model" or self.summarizer_model is None:
             return {}
         return {SUMMARIZER: Role(External(self.summarizer_model), Plain(), thinking)}
 
@@ -59,6 +84,9 @@ class Summarizer:
         """
         if self.summarizer == "rule":
             texts = {i: plain(one) for i, one in rollouts.items()}
+        elif self.server is not None:
+            told = tools.ask(list(rollouts.values()), ask, self.server, self.summary_tokens)
+            texts = {i: text for i, text in zip(rollouts, told, strict=True) if text}
         else:
             asked = asked_of(tools, rollouts, ask, self.summary_tokens)
             role = STUDENT if self.summarizer_model is None else SUMMARIZER

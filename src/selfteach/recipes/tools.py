@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, Protocol
 
 from selfteach.objective.positions import Quantity
+from selfteach.policy.chat_server import ChatServer
 from selfteach.roles.view import View
 from selfteach.task.example import Example, Message, Task
 from selfteach.task.trajectory import Trajectory
@@ -60,6 +61,18 @@ class Tools(Protocol):
         behind the student's own prompt whoever wrote them: ``origin`` names the role, ``behavior`` its log-probs in
         nats. UserError if the view has nothing to show, or leaves no room.
         """
+
+    def ask(
+        self,
+        about: Sequence[Prompt | Trajectory],
+        view: View,
+        server: ChatServer,
+        max_tokens: int,
+        temperature: float = 1.0,
+    ) -> list[str | None]:
+        """What a server answers to the conversation that ``view`` makes of each, as text; None where the view has
+        nothing to show, or the server gave no answer. Tokens that it writes are not counted as the run's; its budget
+        is that of all stages together, in equal parts for each process."""
 
     def mix(
         self,

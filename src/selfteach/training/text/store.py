@@ -18,6 +18,9 @@ from selfteach.training.checkpoint import sync
 from selfteach.training.marks import Mark
 from selfteach.training.rundir import writing
 
+SERVED = "served"
+"""The store whose notes say what servers were asked for, in preflight too: their budgets are of all of it."""
+
 
 class Version(TypedDict):
     """One of the files that a store was written to, and how it was then."""

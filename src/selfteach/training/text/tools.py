@@ -11,6 +11,7 @@ from random import Random
 
 from selfteach.errors import UserError
 from selfteach.objective.positions import Positions, Quantity
+from selfteach.policy.chat_server import Account, ChatServer, answers
 from selfteach.policy.draws import Sampling
 from selfteach.policy.loading import Policy
 from selfteach.policy.mixture import decode_mixture
@@ -24,10 +25,11 @@ from selfteach.task.example import Example, Message, Task
 from selfteach.task.grading import grades
 from selfteach.task.segment import DATA, EDIT, STUDENT, Segment
 from selfteach.task.trajectory import Trajectory
+from selfteach.training.reduce import processes
 from selfteach.training.text.annotate import token_at
 from selfteach.training.text.contexts import Reading, rendered_ids
 from selfteach.training.text.playing import Player, answered, has_room, said_in
-from selfteach.training.text.store import NamedStore
+from selfteach.training.text.store import SERVED, NamedStore
 from selfteach.words import option
 
 
@@ -81,6 +83,28 @@ class TextTools:
             self.written_on(one, new.ids, role, new.finished, new.behavior)
             for one, new in zip(started, samples, strict=True)
         ]
+
+    def ask(
+        self,
+        about: Sequence[Prompt | Trajectory],
+        view: View,
+        server: ChatServer,
+        max_tokens: int,
+        temperature: float = 1.0,
+    ) -> list[str | None]:
+        begun = [self.started(one) for one in about]
+        told = [view(one, [one], self.reading.wording) for one in begun]
+        notes = self.store(SERVED).notes.setdefault(f"{server.model} {server.url}", {})
+        account = Account(**notes)
+        share = server if server.budget is None else replace(server, budget=server.budget // processes()[1])
+        try:
+            conversations = [messages for messages in told if messages is not None]
+            found = iter(
+                answers(share, conversations, account, max_tokens=max_tokens, temperature=temperature)
+            )
+        finally:
+            notes |= {"spent": account.spent, "asked": account.asked, "answered": account.answered}
+        return [None if messages is None else next(found) for messages in told]
 
     def mix(
         self,

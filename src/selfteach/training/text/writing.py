@@ -23,7 +23,7 @@ from selfteach.training.text.batching import Batching, rows_of
 from selfteach.training.text.data import kept_out_of, probed_of
 from selfteach.training.text.present import Present
 from selfteach.training.text.prompts import PromptStream, knob_of_longest
-from selfteach.training.text.store import NamedStore, require_answers
+from selfteach.training.text.store import SERVED, NamedStore, require_answers
 from selfteach.training.text.tools import TextTools
 
 Rollout = Callable[[Tools, Sequence[Prompt], int], Sequence[Trajectory]]
@@ -61,12 +61,15 @@ class Writing:
         self.now.share(self.now.recipe.optimization.prompts)
 
     def aside(self, now: Present, batching: Batching) -> Writing:
-        """One that writes the same way and leaves this one's data and stores alone."""
+        """One that writes the same way and leaves this one's data and stores alone, but what servers were asked for."""
+        if now.recipe.servers:
+            self.store(SERVED)
         other = copy(self)
         other.now, other.batching, other.prompts = now, batching, copy(self.prompts)
         other.filled = set(self.filled)
         other.stores = {
-            name: NamedStore(list(one.trajectories), deepcopy(one.notes)) for name, one in self.stores.items()
+            name: one if name == SERVED else NamedStore(list(one.trajectories), deepcopy(one.notes))
+            for name, one in self.stores.items()
         }
         return other
 

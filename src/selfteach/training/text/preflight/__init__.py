@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from selfteach.errors import UserError, diverged, within_memory
+from selfteach.policy.chat_server import names_model
 from selfteach.roles.weights import External
 from selfteach.training.text.preflight.check import Check, indented
 from selfteach.training.text.preflight.cost import cost_check
@@ -106,6 +107,8 @@ def the_model(run: TextLearner) -> Iterator[Check]:
 def the_recipe(run: TextLearner) -> Iterator[Check]:
     """A few rollouts as it writes them, what its teachers think of them, and its terms."""
     yield from schedule_check(run)
+    for server in run.recipe.servers:
+        yield Check("server", True, names_model(server))
     short = small_copy(run)
     with aside(run):
         rollouts, kept = probe_rollouts(short)

@@ -1,0 +1,200 @@
+"""Texts from an OpenAI-compatible server: requests side by side, a budget that is kept, answers that are not trusted.
+
+For words alone (summaries, critiques): nothing is scored by it. The library ``openai`` speaks to the server; the key is
+read from the environment variable OPENAI_API_KEY and written nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from threading import Lock
+from typing import Any
+from urllib.parse import urlsplit
+
+from selfteach.checks import require
+from selfteach.errors import UserError
+from selfteach.outside import with_type
+from selfteach.task.example import Message
+from selfteach.wording import shortened
+
+SECONDS, RETRIES, AT_ONCE = 120.0, 3, 8
+AROUND = 16
+"""Tokens that a template may put around a message."""
+LARGEST = 4 << 20
+"""Bytes of one answer."""
+SAID = 200
+ALIVE = 16
+"""A server that has answered none of so many requests is taken for broken."""
+
+
+@dataclass(frozen=True)
+class ChatServer:
+    """A ``model`` at the base address ``url`` (``http://localhost:8000/v1``).
+
+    ``budget``: tokens, read and written, that it may be asked for in all (None: any number). Before a request is sent
+    its room is set aside, a token for each byte that it holds and all that may be answered, so that the budget is never
+    exceeded; what the server says that it was is counted then. UserError for an address that is none, or holds a
+    password.
+    """
+
+    url: str
+    model: str
+    budget: int | None = None
+    seconds: float = SECONDS
+    retries: int = RETRIES
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        require(
+            parts.scheme in ("http", "https") and bool(parts.hostname),
+            f"server {shortened(self.url, 80)!r} is no address: give one such as http://localhost:8000/v1",
+        )
+        require(
+            parts.username is None and parts.password is None,
+            "a server's address holds a name or password: put the key into the variable OPENAI_API_KEY",
+        )
+        require(bool(self.model), f"server {self.url}: name the model that is to answer")
+        if find_spec("openai") is None:
+            raise UserError(
+                f"server {self.url} needs the package openai, which is not installed: pip install 'selfteach[served]'"
+            )
+
+
+@dataclass
+class Account:
+    """What was ``spent`` of a budget, ``asked`` and ``answered`` so far; counted under a lock."""
+
+    spent: int = 0
+    asked: int = 0
+    answered: int = 0
+    lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    def reserve(self, tokens: int, budget: int | None) -> bool:
+        """Set tokens aside, if the budget has them."""
+        with self.lock:
+            if budget is not None and self.spent + tokens > budget:
+                return False
+            self.spent += tokens
+            self.asked += 1
+            return True
+
+    def settle(self, reserved: int, used: int, answered: bool) -> None:
+        with self.lock:
+            self.spent += used - reserved
+            self.answered += answered
+
+
+def answers(
+    server: ChatServer,
+    conversations: Sequence[Sequence[Message]],
+    account: Account,
+    *,
+    max_tokens: int,
+    temperature: float = 1.0,
+) -> list[str | None]:
+    """The text that answers each conversation, in their order; None where the server gave none (it failed after
+    ``retries``, or said what is no answer).
+
+    A message that announces tools is left out. UserError where the budget has no room for a request, the server refuses
+    (a key, a name), or has answered none of its first 16 requests.
+    """
+    client = client_of(server)
+    why: list[str] = []
+
+    def one(conversation: Sequence[Message]) -> str | None:
+        told = [message for message in conversation if message["role"] != "tools"]
+        room = sum(len(message["content"].encode()) + AROUND for message in told) + max_tokens
+        if not account.reserve(room, server.budget):
+            raise UserError(
+                f"server {server.url}: the budget of {server.budget} tokens has no room for a request of up to {room} "
+                f"({account.spent} are spent or asked for): raise it, and go on with --resume"
+            )
+        try:
+            text, used = asked(client, server, told, max_tokens, temperature)
+        except Exception as error:
+            if refused(error):
+                raise UserError(f"server {server.url} refuses: {said(error)}") from error
+            why.append(said(error))
+            return None
+        account.settle(room, room if used is None else used, text is not None)
+        return text
+
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="chat-server") as pool:
+        found = list(pool.map(one, conversations))
+    require(
+        account.answered > 0 or account.asked < ALIVE,
+        f"server {server.url} has answered none of {account.asked} requests: {why[-1] if why else 'no text'}",
+    )
+    return found
+
+
+def names_model(server: ChatServer) -> str:
+    """What a server says of its models, in a sentence; it costs no tokens. UserError where it does not answer, or has
+    another model."""
+    import openai
+
+    try:
+        found = [one.id for one in client_of(server).models.list()]
+    except Exception as error:
+        if isinstance(error, openai.APIStatusError) and error.status_code not in (401, 403):
+            return f"{server.url} is there, but lists no models: whether it has {server.model!r} is not known"
+        raise UserError(f"server {server.url} does not answer: {said(error)}") from error
+    known = ", ".join(map(repr, found[:5])) or "none"
+    require(server.model in found, f"server {server.url} has no model {server.model!r}: it has {known}")
+    return f"{server.url} has the model {server.model!r}"
+
+
+def client_of(server: ChatServer) -> Any:
+    import openai
+
+    key = os.environ.get("OPENAI_API_KEY") or "none"  # servers of one's own ask for none
+    return openai.OpenAI(base_url=server.url, api_key=key, timeout=server.seconds, max_retries=server.retries)
+
+
+def asked(
+    client: Any, server: ChatServer, messages: Sequence[Message], max_tokens: int, temperature: float
+) -> tuple[str | None, int | None]:
+    """(the answer's text, None if it has none; the tokens that the server counts, None if it does not say)."""
+    create = client.chat.completions.with_streaming_response.create
+    with create(
+        model=server.model, messages=messages, max_tokens=max_tokens, temperature=temperature
+    ) as response:
+        held = bytearray()
+        for part in response.iter_bytes():
+            held += part
+            if len(held) > LARGEST:
+                raise ValueError(f"an answer of more than {LARGEST >> 20} MiB")
+    return read(json.loads(held))
+
+
+def read(told: Any) -> tuple[str | None, int | None]:
+    """The same of what a server said, whatever that is."""
+    found = told if isinstance(told, dict) else {}
+    choices = found.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    text = message.get("content") if isinstance(message, dict) else None
+    usage = found.get("usage")
+    used = usage.get("total_tokens") if isinstance(usage, dict) else None
+    counted = used if isinstance(used, int) and not isinstance(used, bool) and used >= 0 else None
+    return plain(text) if isinstance(text, str) else None, counted
+
+
+def plain(text: str) -> str:
+    """Without halves of surrogate pairs, which are no text."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def refused(error: Exception) -> bool:
+    """Whether asking again would change nothing: a key, a name, a request that is not understood."""
+    status = getattr(error, "status_code", None)
+    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 429)
+
+
+def said(error: Exception) -> str:
+    return shortened(" ".join(with_type(error).split()), SAID)
