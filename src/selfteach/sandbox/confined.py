@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ Isolation = Literal["namespaces", "container"]
 whole run."""
 HERE = Path(__file__).parent
 BEGIN = "import sys; sys.path.insert(0, sys.argv[1]); from inside import process; process.main(*map(int, sys.argv[2:]))"
-START_SECONDS = 60.0
+START_SECONDS, GRACE = 60.0, 2.0
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 """All that a program knows of the environment. The seed of hashes is fixed: the same program gives the same."""
 
@@ -58,6 +59,8 @@ class Confined:
 
     process: subprocess.Popen[bytes]
     ready: FileIO
+    relayed: bool
+    """What was started waits for the program, which is a process of its own."""
 
     def begun(self) -> None:
         """Wait until it is confined and begins. UserError where this machine has no such sandbox."""
@@ -79,6 +82,10 @@ class Confined:
 
     def end(self) -> None:
         """Kill it, with all that belongs to it: it leads a session, and what it has forked dies with it."""
+        if self.relayed and self.process.poll() is None:
+            self.process.terminate()  # it ends the program first, and sees it end
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(GRACE)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -98,22 +105,43 @@ def confined(
         raise UserError(no_sandbox("it needs Linux"))
     with ExitStack() as stack:
         folder = tempfile.mkdtemp(prefix="selfteach-")
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(removed, folder)
         told = {
             **order, "folder": folder, "namespaces": isolation == "namespaces", "memory": limits.memory,
-            "files": limits.files, "seconds": math.ceil(limits.seconds) + 1,
+            "files": limits.files, "seconds": math.ceil(limits.seconds) + 1, "parent": os.getpid(),
         }  # fmt: skip
         letter = stack.enter_context(in_memory(json.dumps(told)))
         ready, say = pipe(stack)
-        process = subprocess.Popen(
+        process = begun(
             [interpreter(), "-s", "-S", "-P", "-c", BEGIN, str(HERE), str(letter.fileno()), str(say.fileno())],
             stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=(letter.fileno(), say.fileno()), env=ENVIRONMENT,
             start_new_session=True, cwd="/",
         )  # fmt: skip
-        one = Confined(process, ready)
+        one = Confined(process, ready, isolation == "namespaces")
         stack.callback(one.end)
         say.close()
         yield one
+
+
+def begun(words: list[str], **how: Any) -> subprocess.Popen[bytes]:
+    """A process; tried again for a while where the machine has no room for one: programs side by side may have taken
+    all of it, and each has its time."""
+    until = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return subprocess.Popen(words, **how)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise UserError(no_sandbox("it has no room for another process")) from None
+            time.sleep(0.1)
+
+
+def removed(folder: str) -> None:
+    """Take a folder away, however deep it is by now."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:
+        subprocess.run(["rm", "-rf", "--", folder], check=False, stderr=subprocess.DEVNULL)
 
 
 def interpreter() -> str:

@@ -115,7 +115,7 @@ def check(
         for one in both:
             one.begun()
         late = both[1].ended(limits.seconds) is None
-        for one in both:
+        for one in reversed(both):  # the tests' side first: it would say that the program has ended
             one.end()
         return tested(text_of(report, REPORT_BYTES), late)
 
@@ -123,15 +123,16 @@ def check(
 def tested(written: str, late: bool) -> Tested:
     """What the report of the tests' side says; of one that did not come to an end, that it did not."""
     try:
-        told = json.loads(written)
+        # Without halves of surrogate pairs, which a program's words may hold and no text may.
+        told = json.loads(json.dumps(json.loads(written), ensure_ascii=False).encode("utf-8", "replace"))
     except ValueError:
         told = {}
     passed, of, failed = told.get("passed", 0), told.get("of", 0), told.get("failed")
-    if told.get("done"):
-        return Tested(passed, of, failed, told.get("fault"))
     at = told.get("at", "")
     if late:
         return Tested(passed, of, failed, timed_out=True, at=at)
+    if told.get("done"):
+        return Tested(passed, of, failed, told.get("fault"))
     return Tested(passed, of, failed or {"test": at, "why": "the tests came to no end", "call": ""})
 
 

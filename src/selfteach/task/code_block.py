@@ -15,12 +15,18 @@ def program_in(text: str) -> str | None:
         if line.lstrip().startswith(FENCE):
             inside = not inside
             if inside:
-                blocks.append((line.strip().strip("`").strip().lower() in PYTHON, []))
+                blocks.append((language(line) in PYTHON, []))
         elif inside:
             blocks[-1][1].append(line)
     chosen = [lines for python, lines in blocks if python] or [lines for _, lines in blocks] or [[text]]
     program = "".join(chosen[-1])
     return program.strip("\n") if program.strip() else None
+
+
+def language(line: str) -> str:
+    """What a fence says of its block: ``python`` of ```python title="a" and of ```{python}."""
+    words = line.strip().lstrip("`").strip(" {}").lower().split()
+    return words[0].strip("{}") if words else ""
 
 
 def fenced(program: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from selfteach.checks import require
 from selfteach.errors import UserError
+from selfteach.sandbox.run import require_sandbox
 from selfteach.task.answer import AnswerFormat, asked_format, extract_answer
 from selfteach.task.answer_type import types_of
 from selfteach.task.columns import Columns, composed, resolve, say, ungraded
@@ -176,6 +177,7 @@ def read_task(
     """
     if reward is not None:
         options = _graded_by(reward, options)
+    refuse_unheeded(name, options)
     counts: Counter[str] = Counter()
     source, columns = _understood(source, options, reward)
     say(name, columns)
@@ -202,6 +204,18 @@ def read_task(
     for what, count in counted.items():
         log.warning("%s: %s: %d", name, what, count)
     return FileTask(name, rows, held_out, seed, options, counted, layout=columns.described)
+
+
+def refuse_unheeded(name: str, options: TaskOptions) -> None:
+    """UserError for options of programs where none are graded, and where they are and no sandbox is to be had."""
+    default = TaskOptions()
+    if options.verifier == "code":
+        require_sandbox(options.sandbox)
+    else:
+        require(
+            (options.tests_column, options.sandbox) == (default.tests_column, default.sandbox),
+            f"{name}: tests_column and sandbox are of verifier code: set it, or leave them out",
+        )
 
 
 def _split(
@@ -303,7 +317,7 @@ def _tell_missing(
 
 def _with_form(records: Sequence[Record], options: TaskOptions) -> TaskOptions:
     """The options, where the problems themselves ask for a form of answer: that one, without a second request."""
-    if options.answer_format is not None or not records:
+    if options.answer_format is not None or options.verifier == "code" or not records:
         return options
     forms = {asked_format(record.problem) for record in records[:SAMPLE]}
     form = forms.pop()

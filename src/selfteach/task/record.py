@@ -19,6 +19,7 @@ from selfteach.task.example import Message
 from selfteach.task.options import TaskOptions
 from selfteach.task.reading import JsonNumber
 
+TESTS = "tests"
 NUMERIC = "answers that are numbers"
 MOST_CHARS = 1_000_000
 """Characters of a cell: more fit in no model's window, and reading them takes a hundred times as much memory."""
@@ -62,8 +63,10 @@ def read_record(
     """A row's record; ``counts`` is told where answers came from. Raises Incomplete, or UserError for a bad cell."""
     before, problem = _problem(place, columns.problem, pick(row, columns.problem))
     private = {}
-    if columns.solution is not None:
-        private["solution"] = _reply(place, columns.solution, pick(row, columns.solution))
+    cell = None if columns.solution is None else pick(row, columns.solution)
+    blank = cell is None or _is_missing(cell) or (isinstance(cell, str) and not cell.strip())
+    if columns.solution is not None and not (blank and options.verifier == "code"):
+        private["solution"] = _reply(place, columns.solution, cell)
     tested = options.verifier == "code"
     several = options.corpus is not None
     answer = None if tested else _answer(place, row, columns, private.get("solution"), counts, several)
@@ -76,8 +79,11 @@ def read_record(
     for name, column in columns.extra.items():
         if name in columns.replies and columns.problem == columns.solution:
             _same_prompt(place, column, pick(row, column), (before, problem))
+        cell = pick(row, column)
+        if name == TESTS and isinstance(plain(cell), list | Mapping):  # as JSON has them
+            cell = json.dumps(plain(cell), default=_plain)
         read = _reply if name in columns.replies else needed
-        private[name] = read(place, column, pick(row, column))
+        private[name] = read(place, column, cell)
     for name in columns.read:
         text = _any_text(place, name, row.get(name))
         if text is not None:

@@ -38,8 +38,8 @@ class Fault:
     what: str
 
     def __str__(self) -> str:
-        one_line = " ".join(self.reference.split())
-        return f"{self.key} ({one_line if len(one_line) <= CUT else one_line[:CUT] + '…'}: {self.what})"
+        one_line, what = (" ".join(one.split()) for one in (self.reference, self.what))
+        return f"{self.key} ({one_line if len(one_line) <= CUT else one_line[:CUT] + '…'}: {what})"
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Report:
     unpaid: Sequence[Fault] = ()
     overpaid: Sequence[Fault] = ()
     tried: int = 0
+    programs: bool = False
+    """Whether answers are programs, and references solutions that their tests must let pass."""
 
     @property
     def dead(self) -> bool:
@@ -104,11 +106,19 @@ class Report:
             (
                 self.unpaid,
                 "earn nothing",
-                "see answer_format, answer_column and verifier"
+                "see what the tests ask, and how long they may take"
+                if self.programs
+                else "see answer_format, answer_column and verifier"
                 if self.certain
                 else "see what the reward looks for",
             ),
-            (self.overpaid, "accept a wrong answer", "name answer_type, or choose verifier exact"),
+            (
+                self.overpaid,
+                "accept a wrong answer",
+                "let the tests assert something"
+                if self.programs
+                else "name answer_type, or choose verifier exact",
+            ),
         ):
             if faults:
                 first = "; ".join(map(str, faults[:SHOWN]))
@@ -149,6 +159,7 @@ def check_references(task: Task, examples: Iterable[Example]) -> Report:
         unpaid=found.unpaid,
         overpaid=found.overpaid,
         tried=found.tried,
+        programs=name != ANSWER,
     )
 
 

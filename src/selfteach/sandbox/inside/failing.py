@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import traceback
 from types import ModuleType
+from typing import Any
 
 NAME = "program.py"
 SAID = 300
@@ -16,16 +17,23 @@ def loaded(source: str, module: ModuleType, starter: str = "") -> None:
     whatever it raises, SyntaxError among it."""
     if starter:
         try:
-            compile(f"{starter}\n{source}", NAME, "exec")
+            compile(f"{starter}\n{source}", NAME, "exec", dont_inherit=True)
             source = f"{starter}\n{source}"
         except (SyntaxError, ValueError):
             pass  # the answer says all of it
     linecache.cache[NAME] = (len(source), None, source.splitlines(keepends=True), NAME)
-    exec(compile(source, NAME, "exec"), module.__dict__)
+    exec(compile(source, NAME, "exec", dont_inherit=True), module.__dict__)
 
 
-def described(error: BaseException) -> dict[str, str]:
-    """``kind``, ``message`` and ``where`` ("line 3: x = 1 / 0", empty if it is in no line of the program)."""
+def described(error: BaseException) -> dict[str, Any]:
+    """``kind``, ``message`` and ``where`` ("line 3: x = 1 / 0", empty if it is in no line of the program). ``kinds``:
+    the names of its class and of those above; ``argument``: what it was raised with, if that is a text."""
+    given = error.args[0] if error.args and type(error.args[0]) is str else None
+    kinds = [one.__name__ for one in type(error).__mro__]
+    return {**in_words(error), "kinds": kinds, "argument": given and given[:SAID]}
+
+
+def in_words(error: BaseException) -> dict[str, str]:
     try:
         message = " ".join(str(error).split())[:SAID]
     except BaseException:

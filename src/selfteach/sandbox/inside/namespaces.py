@@ -8,7 +8,11 @@ only, four devices, and an empty folder in memory. There is no /proc.
 from __future__ import annotations
 
 import ctypes
+import errno
+import glob
 import os
+import re
+import signal
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -25,6 +29,9 @@ DIE_WITH_PARENT, DROP_BOUND = 1, 24
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 CAPABILITIES = 64
 DEVICES = ("null", "zero", "urandom", "random")
+HOST_NAME = b"sandbox"
+THREADS = 400
+"""At most in a process namespace: the kernel keeps 300 numbers for itself."""
 FOLDER = "/tmp"
 """The program's own, empty, where it may write."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,13 +47,19 @@ def enter() -> None:
     call("mount", None, b"/", None, RECURSIVE | PRIVATE, None)
 
 
-def die_with_parent() -> None:
-    call("prctl", DIE_WITH_PARENT, 9, 0, 0, 0)
+def die_with_parent(parent: int | None = None) -> None:
+    """Be killed when the parent ends; at once, if it is not this one any more."""
+    call("prctl", DIE_WITH_PARENT, int(signal.SIGKILL), 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def new_root(folder: str, room: int) -> None:
-    """Make ``folder``, an empty one, the root of all that this process sees; it may write ``room`` bytes."""
+    """Make ``folder``, an empty one, the root of all that this process sees; it may write ``room`` bytes. OSError where
+    any part of it would not be as it should."""
+    folder = os.path.realpath(folder)  # as the kernel names what is mounted there
     mount("tmpfs", folder, NO_SETUID | NO_DEVICES, f"size={1 << 20},nr_inodes=4096,mode=755")
+    few_threads(f"{folder}/dev", THREADS)
     for path in libraries():
         show(path, folder)
     for device in DEVICES:
@@ -59,7 +72,8 @@ def new_root(folder: str, room: int) -> None:
         flags = sum(KEPT[flag] for flag in KEPT if os.statvfs(place).f_flag & flag) | NO_SETUID | READ_ONLY
         if not place.startswith(f"{folder}/dev/"):
             flags |= NO_DEVICES
-        call("mount", None, place.encode(), None, BIND | REMOUNT | flags, None)
+        call("mount", None, os.fsencode(place), None, BIND | REMOUNT | flags, None)
+    bare(folder)
     os.makedirs(folder + FOLDER)
     mount(
         "tmpfs",
@@ -74,7 +88,34 @@ def new_root(folder: str, room: int) -> None:
     call("umount2", b"/old", DETACH)
     os.rmdir("/old")
     call("mount", None, b"/", None, BIND | REMOUNT | READ_ONLY | NO_SETUID | NO_DEVICES, None)
+    for place in [one for one in ("/", *libraries()) if not os.path.islink(one)]:
+        if not os.statvfs(place).f_flag & READ_ONLY:
+            raise OSError(errno.EROFS, f"{place} would not be read only")
+    call("sethostname", HOST_NAME, len(HOST_NAME))
     os.chdir(FOLDER)
+
+
+def few_threads(place: str, most: int) -> None:
+    """Let there be no more threads in this process namespace, where the kernel counts them so (from Linux 6.14 on); the
+    limit on processes does for all users but root."""
+    os.makedirs(place, exist_ok=True)
+    with suppress(OSError):
+        mount("proc", place, NO_SETUID | NO_DEVICES | NO_EXECUTION, "")
+        with suppress(OSError), open(f"{place}/sys/kernel/pid_max", "w") as file:
+            file.write(str(most))
+        call("umount2", place.encode(), DETACH)
+
+
+def bare(folder: str) -> None:
+    """Hide installed packages under the new root: the library is Python's own alone."""
+    for place in sorted({one for path in libraries() for one in packages(folder + os.path.realpath(path))}):
+        mount("tmpfs", place, NO_SETUID | NO_DEVICES | READ_ONLY, "size=4096,mode=755")
+
+
+def packages(path: str) -> Iterator[str]:
+    for name in ("site-packages", "dist-packages"):
+        for pattern in (f"{path}/{name}", f"{path}/python*/{name}"):
+            yield from (one for one in glob.glob(pattern) if os.path.isdir(one) and not os.path.islink(one))
 
 
 def drop_capabilities() -> None:
@@ -115,7 +156,7 @@ def mounted_below(folder: str) -> list[str]:
     """Where anything is mounted below a folder, as the kernel tells."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         places = [line.split(" ")[4] for line in file]
-    plain = [one.encode("utf-8", "surrogateescape").decode("unicode_escape") for one in places]
+    plain = [re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), one) for one in places]
     return [one for one in plain if one.startswith(f"{folder}/")]
 
 
@@ -134,8 +175,10 @@ def failed(name: str) -> OSError:
 
 
 def relayed(child: int) -> None:
-    """Wait for a process, and end as it ended."""
+    """Wait for a process, and end as it ended. Asked to end, end it first: nobody else would wait for it."""
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
     _, status = os.waitpid(child, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         os._exit(code)

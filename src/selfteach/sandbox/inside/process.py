@@ -6,6 +6,7 @@ user's. Started by ``selfteach.sandbox.run``, never by hand.
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import resource
@@ -13,9 +14,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from . import checking, failing, namespaces, serving, syscalls
+from . import checking, failing, landlock, namespaces, serving, syscalls
 
 OPEN_FILES = 64
+THREADS = 256
+"""That a program may have, with all processes of its user where there are no namespaces; root has no such limit."""
 
 
 def main(letter: int, ready: int) -> None:
@@ -33,6 +36,8 @@ def main(letter: int, ready: int) -> None:
         os._exit(1)
     os.write(ready, b"ready")
     os.close(ready)
+    sys.set_int_max_str_digits(0)
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # the module site, which is not here, has them
     act(order)
 
 
@@ -40,6 +45,7 @@ def confine(order: dict[str, Any], ready: int) -> None:
     """All limits, from here on and for good. What the run needs is imported by then."""
     folder = order["folder"]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    namespaces.die_with_parent(order["parent"])
     if order["namespaces"]:
         namespaces.enter()
         child = os.fork()
@@ -48,15 +54,20 @@ def confine(order: dict[str, Any], ready: int) -> None:
             namespaces.relayed(child)
         namespaces.die_with_parent()
         namespaces.new_root(folder, order["files"])
-        namespaces.drop_capabilities()
     else:
         os.chdir(folder)
+    namespaces.drop_capabilities()
+    syscalls.give_up_privileges()
+    if not order["namespaces"]:
+        devices = [f"/dev/{name}" for name in namespaces.DEVICES]
+        landlock.confine(namespaces.libraries(), [folder, *devices])
     for kind, most in (
         (resource.RLIMIT_AS, order["memory"]),
         (resource.RLIMIT_CPU, order["seconds"]),
         (resource.RLIMIT_FSIZE, order["files"]),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_NPROC, THREADS),
     ):
         resource.setrlimit(kind, (most, most))
     syscalls.confine()

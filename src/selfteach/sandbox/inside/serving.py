@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import sys
 from types import ModuleType
@@ -12,6 +13,7 @@ from . import values
 from .failing import described, loaded
 
 NOTHING = object()
+OPERATORS: dict[str, Any] = {**vars(operator), "length": len}
 
 
 def serve(source: str, starter: str) -> None:
@@ -46,27 +48,48 @@ class Side:
 
     def __init__(self, module: ModuleType) -> None:
         self.kept: list[Any] = [module]
+        self.numbers = {id(module): 0}
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         one = self.kept[question["of"]]
-        if "get" in question:
-            return self.told(getattr(one, question["get"]))
-        if "next" in question:
-            item = next(one if question["next"] else iter(one), NOTHING)
-            return {"over": True} if item is NOTHING else self.told(item)
-        arguments = values.decoded(question["arguments"], self.held)
-        named = values.decoded(question["named"], self.held)
-        return self.told(one(*arguments, **named))
+        match question["do"]:
+            case "get":
+                return self.got(getattr(one, question["name"]))
+            case "set":
+                setattr(one, question["name"], self.values(question["arguments"])[0])
+                return {"value": None}
+            case "iterate":
+                return self.told(iter(one))
+            case "next":
+                item = next(one, NOTHING)
+                return {"over": True} if item is NOTHING else self.told(item)
+            case "operate":
+                return self.told(OPERATORS[question["name"]](one, *self.values(question["arguments"])))
+            case "text":
+                return self.told(repr(one) if question["name"] == "repr" else str(one))
+        arguments, named = self.values(question["arguments"]), values.decoded(question["named"], self.held)
+        value = one(*arguments, **named)
+        return {**self.told(value), "changed": [self.told(each)["value"] for each in arguments]}
+
+    def values(self, told: Any) -> list[Any]:
+        found: list[Any] = values.decoded(told, self.held)
+        return found
+
+    def got(self, value: Any) -> dict[str, Any]:
+        """An attribute; of a class of errors what tests need to catch it."""
+        if isinstance(value, type) and issubclass(value, BaseException):
+            return {"error": [one.__name__ for one in value.__mro__], **self.told(value)}
+        return self.told(value)
 
     def told(self, value: Any) -> dict[str, Any]:
         return {"value": values.encoded(value, self.keep)}
 
     def keep(self, value: object) -> int:
-        for number, one in enumerate(self.kept):
-            if one is value:
-                return number
-        self.kept.append(value)
-        return len(self.kept) - 1
+        """The same number for the same object, which is held from here on."""
+        if id(value) not in self.numbers:
+            self.numbers[id(value)] = len(self.kept)
+            self.kept.append(value)
+        return self.numbers[id(value)]
 
     def held(self, number: int, kind: str) -> Any:
         return self.kept[number]

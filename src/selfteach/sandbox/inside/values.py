@@ -7,6 +7,9 @@ of a program's class, a function) stays where it is, and a number stands for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date, datetime
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 DEEPEST = 100
@@ -33,6 +36,14 @@ def encoded(value: Any, keep: Keep, depth: int = 0) -> Any:
         return ["bytes", bytes(value).decode("latin-1")]
     if isinstance(value, dict):
         return ["dict", within(dict.keys(value)), within(dict.values(value))]
+    if isinstance(value, range):
+        return ["range", value.start, value.stop, value.step]
+    if isinstance(value, Decimal):
+        return ["decimal", str(value)]
+    if isinstance(value, Fraction):
+        return ["fraction", value.numerator, value.denominator]
+    if isinstance(value, date):  # and datetime
+        return ["datetime" if isinstance(value, datetime) else "date", value.isoformat()]
     for kind in (list, tuple, set, frozenset):
         if isinstance(value, kind):
             return [kind.__name__, *within(value)]
@@ -64,6 +75,16 @@ def decoded(told: Any, kept: Callable[[int, str], Any]) -> Any:
             return set(within(items))
         case ["frozenset", *items]:
             return frozenset(within(items))
+        case ["range", int(start), int(stop), int(step)]:
+            return range(start, stop, step)
+        case ["decimal", str(text)]:
+            return Decimal(text)
+        case ["fraction", int(above), int(below)]:
+            return Fraction(above, below)
+        case ["date", str(text)]:
+            return date.fromisoformat(text)
+        case ["datetime", str(text)]:
+            return datetime.fromisoformat(text)
         case ["kept", int(number), str(kind)]:
             return kept(number, kind)
     raise ValueError("no value")
