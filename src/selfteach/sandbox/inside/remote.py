@@ -110,8 +110,10 @@ class Program:
 class Kept:
     """What stays in the program's process: a function to call, an object whose attributes may be read and set.
 
-    It equals itself alone, unless the tests made it of a class that they name as one (``Stack()``): then operators are
-    the class's. What a function gives (``add(1, 2)``, be it a class for the program) never is.
+    Operators are a class's own only for objects that the tests made of a class which they name as one (``Stack()``),
+    and even then not where the program would compare itself with a value of the tests: such an object equals, and is
+    less than, others of its kind alone, and of its sum with a plain value an object comes out, no value. What is in it
+    is what it gives one by one.
     """
 
     def __init__(self, program: Program, number: int, kind: str) -> None:
@@ -144,9 +146,9 @@ class Kept:
         return self._program.ask(self._number, "next")
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (
-            self._made and bool(self._program.ask(self._number, "operate", "eq", [other]))
-        )
+        if self is other or not isinstance(other, Kept):
+            return self is other
+        return (self._made or other._made) and bool(self._program.ask(self._number, "operate", "eq", [other]))
 
     def __hash__(self) -> int:
         return id(self)
@@ -168,18 +170,22 @@ def operated(name: str) -> Callable[..., Any]:
     """An operator of objects that the tests made; TypeError of others, as of any object without it."""
 
     def operate(self: Kept, *others: Any) -> Any:
-        if not self._made:
-            raise TypeError(f"tests cannot use operators of a {self._kind} that the program gave")
-        return self._program.ask(self._number, "operate", name, others)
+        with_value = name in BINARY and not isinstance(others[0], Kept)
+        if not self._made or (with_value and name in ORDER):
+            raise TypeError(f"tests cannot use {name} of a {self._kind} that the program gave")
+        found = self._program.ask(self._number, "operate", name, others)
+        if with_value and not isinstance(found, Kept):
+            raise TypeError(f"{name} of a {self._kind} of the program and a plain value gives a plain value")
+        if isinstance(found, Kept) and name in BINARY:
+            found.__dict__["_made"] = True
+        return found
 
     return operate
 
 
-OPERATORS = (
-    "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "lt", "le", "gt", "ge", "and_", "or_", "xor",
-    "matmul", "getitem", "setitem", "delitem", "contains",
-)  # fmt: skip
-for _name in OPERATORS:
+ORDER = ("lt", "le", "gt", "ge")
+BINARY = (*ORDER, "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "xor", "matmul")
+for _name in (*BINARY, "neg", "getitem", "setitem", "delitem"):
     setattr(Kept, f"__{_name.strip('_')}__", operated(_name))
 
 
