@@ -193,6 +193,7 @@ def test_every_layout_of_the_table_is_tried(tmp_path: Path) -> None:
     others = {
         "question and solution",
         "problem and expected answer",
+        "question and golden answers",
         "prompt and solution",
         "prompt and ground truth",
         # test_composed_layouts.py:
@@ -211,6 +212,7 @@ def test_every_layout_of_the_table_is_tried(tmp_path: Path) -> None:
     [
         ({"question": "1 + 1?", "solution": "\\boxed{2}"}, "question and solution"),
         ({"problem": "1 + 1?", "expected_answer": "2"}, "problem and expected answer"),
+        ({"question": "1 + 1?", "golden_answers": ["2"]}, "question and golden answers"),
         ({"prompt": "1 + 1?", "solution": "\\boxed{2}"}, "prompt and solution"),
         ({"prompt": "1 + 1?", "ground_truth": "2"}, "prompt and ground truth"),
     ],
