@@ -81,12 +81,13 @@ def test_where_temporary_files_are_does_not_matter(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("isolation", ["namespaces", "container"])
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGKILL])
-def test_no_program_outlives_its_parent(isolation, signal_):
+def test_no_program_outlives_its_parent(isolation, signal_, tmp_path):
     program = "import time\ntime.sleep(777)"
     words = (
         f"from selfteach.sandbox.run import *; run({program!r}, limits=Limits(600), isolation={isolation!r})"
     )
-    parent = subprocess.Popen([sys.executable, "-c", words])
+    # The folder of one that is killed stays: not where others look.
+    parent = subprocess.Popen([sys.executable, "-c", words], env={**os.environ, "TMPDIR": str(tmp_path)})
     assert waited(lambda: len(below(parent.pid)) > (isolation == "namespaces"))
     started = below(parent.pid)
     parent.send_signal(signal_)
@@ -139,24 +140,22 @@ def test_a_machine_with_no_room_for_processes_is_waited_for(monkeypatch):
     assert run("print(1)").output == "1\n"
 
 
-def test_folders_that_are_too_deep_are_taken_away():
-    before = set(os.listdir(tempfile.gettempdir()))
+def test_folders_that_are_too_deep_are_taken_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     run("import os\nfor i in range(3000):\n    os.mkdir('x')\n    os.chdir('x')", isolation="container")
-    left = set(os.listdir(tempfile.gettempdir())) - before
-    assert not [one for one in left if one.startswith("selfteach-")]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", GREEDY)
-def test_limits_hold(name):
-    before = set(os.listdir(tempfile.gettempdir()))
+def test_limits_hold(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     began = time.monotonic()
     ended = run(GREEDY[name], limits=Limits(seconds=1.0, memory=256 << 20, files=1 << 20, output=1 << 12))
     assert time.monotonic() - began < 20  # far above the limit: that it ends at all is what is tested
     assert not ended.fine or name in ("parentheses",), ended
     assert len(ended.output) <= 1 << 12
     assert len(ended.errors) <= 1 << 12
-    left = set(os.listdir(tempfile.gettempdir())) - before
-    assert not [one for one in left if one.startswith("selfteach-")]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("isolation", ["namespaces", "container"])

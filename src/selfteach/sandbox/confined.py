@@ -112,7 +112,7 @@ def confined(
         }  # fmt: skip
         letter = stack.enter_context(in_memory(json.dumps(told)))
         ready, say = pipe(stack)
-        process = begun(
+        process = started(
             [interpreter(), "-s", "-S", "-P", "-c", BEGIN, str(HERE), str(letter.fileno()), str(say.fileno())],
             stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=(letter.fileno(), say.fileno()), env=ENVIRONMENT,
             start_new_session=True, cwd="/",
@@ -123,7 +123,7 @@ def confined(
         yield one
 
 
-def begun(words: list[str], **how: Any) -> subprocess.Popen[bytes]:
+def started(words: list[str], **how: Any) -> subprocess.Popen[bytes]:
     """A process; tried again for a while where the machine has no room for one: programs side by side may have taken
     all of it, and each has its time."""
     until = time.monotonic() + START_SECONDS

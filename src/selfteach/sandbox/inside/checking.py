@@ -109,7 +109,8 @@ def try_source(program: Program, names: list[str], source: str, report: Report) 
         return
     scope: dict[str, Any] = {"__name__": "tests", ASSERTED: report.asserted}
     sys.modules["solution"] = Solution(Kept(program, 0, "program"), names, defined(tree))
-    scope |= {name: getattr(sys.modules["solution"], name) for name in names if name in wanted(tree)}
+    asked = wanted(tree)
+    scope |= {name: getattr(sys.modules["solution"], name) for name in names if name in asked}
     scope |= {name: import_module(name) for name in modules(tree) if name not in scope}
     for step, code in steps:
         run = partial(exec, code, scope)

@@ -30,8 +30,8 @@ PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 CAPABILITIES = 64
 DEVICES = ("null", "zero", "urandom", "random")
 HOST_NAME = b"sandbox"
-THREADS = 400
-"""At most in a process namespace: the kernel keeps 300 numbers for itself."""
+NUMBERS = 400
+"""Of processes and threads in a process namespace; the kernel keeps 300 for itself."""
 FOLDER = "/tmp"
 """The program's own, empty, where it may write."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -59,7 +59,7 @@ def new_root(folder: str, room: int) -> None:
     any part of it would not be as it should."""
     folder = os.path.realpath(folder)  # as the kernel names what is mounted there
     mount("tmpfs", folder, NO_SETUID | NO_DEVICES, f"size={1 << 20},nr_inodes=4096,mode=755")
-    few_threads(f"{folder}/dev", THREADS)
+    few_threads(f"{folder}/dev", NUMBERS)
     for path in libraries():
         show(path, folder)
     for device in DEVICES:
@@ -95,14 +95,14 @@ def new_root(folder: str, room: int) -> None:
     os.chdir(FOLDER)
 
 
-def few_threads(place: str, most: int) -> None:
-    """Let there be no more threads in this process namespace, where the kernel counts them so (from Linux 6.14 on); the
-    limit on processes does for all users but root."""
+def few_threads(place: str, numbers: int) -> None:
+    """Bound the numbers of threads in this process namespace, where the kernel can (from Linux 6.14 on); elsewhere the
+    limit on processes does, for all users but root."""
     os.makedirs(place, exist_ok=True)
     with suppress(OSError):
         mount("proc", place, NO_SETUID | NO_DEVICES | NO_EXECUTION, "")
         with suppress(OSError), open(f"{place}/sys/kernel/pid_max", "w") as file:
-            file.write(str(most))
+            file.write(str(numbers))
         call("umount2", place.encode(), DETACH)
 
 
