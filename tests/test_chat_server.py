@@ -202,8 +202,8 @@ def test_a_run_stops_at_its_budget(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize(
     ("knobs", "said"),
-    [({"summarizer": "server", "summarizer_model": "x"}, "summarizer-url go together"),
-     ({"summarizer": "server", "summarizer_url": "http://x"}, "summarizer-model go together"),
+    [({"summarizer": "server", "summarizer_model": "x"}, "needs --summarizer-url, such as"),
+     ({"summarizer": "server", "summarizer_url": "http://x"}, "and --summarizer-model"),
      ({"summarizer_url": "http://x"}, "summarizer-url go together"),
      ({"summarizer_budget": 5}, "summarizer_budget is of summarizer server"),
      ({"summarizer": "server", "summarizer_model": "x", "summarizer_url": "x"}, "is no address")],

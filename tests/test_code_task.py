@@ -43,6 +43,9 @@ ROWS = [{**ADD, "problem": f"{ADD['problem']} ({i})"} for i in range(8)]
         ("   - item:\n   ```python\n   x = 1\n   ```", "   x = 1"),
         ("```python title='a'\nx = 1\n```\n```text\n1\n```", "x = 1"),
         ("```{python}\nx = 1\n```\n```\n1\n```", "x = 1"),
+        ("x = 1\n```\n", "x = 1"),
+        ("x = 1\n```", "x = 1"),
+        ("Sure.\n```python\n```", None),
         ("```python\n```", None),
         (" \n", None),
         ("<think>```python\nx = 1\n```</think>```python\nx = 2\n```", "x = 2"),
@@ -98,7 +101,7 @@ def test_rows_with_tests_are_a_task(tmp_path):
         fenced("def add(a, b)"): ("wrong", 0.0, "cannot be run: SyntaxError: expected ':' (line 1"),
         fenced("import torch"): ("wrong", 0.0, "cannot be run: ModuleNotFoundError: No module named 'torch'"),
         fenced("x = 1"): ("wrong", 0.0, "NameError: name 'add' is not defined"),
-        "```python\n```": ("no answer", None, "No final answer"),
+        "```python\n```": ("no answer", None, "No Python program was found"),
     }
     found = grades(task, [(example, answer) for answer in told])
     for grade, (what, share, said) in zip(found, told.values(), strict=True):

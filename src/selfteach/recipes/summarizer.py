@@ -44,6 +44,10 @@ class Summarizer:
     def __post_init__(self) -> None:
         served = self.summarizer == "server"
         require(
+            not served or None not in (self.summarizer_url, self.summarizer_model),
+            "summarizer server needs --summarizer-url, such as http://localhost:8000/v1, and --summarizer-model",
+        )
+        require(
             (served or self.summarizer == "model") == (self.summarizer_model is not None),
             "summarizer model or server and --summarizer-model go together",
         )

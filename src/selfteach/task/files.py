@@ -23,7 +23,7 @@ from selfteach.task.epochs import in_epochs
 from selfteach.task.example import Example, Grade
 from selfteach.task.math_answer import MAX_CHARS, check_math, is_readable
 from selfteach.task.options import TaskOptions
-from selfteach.task.program import grade_program
+from selfteach.task.program import NO_PROGRAM, grade_program
 from selfteach.task.reading import Source
 from selfteach.task.record import NUMERIC, Incomplete, Record, TooLong, read_record
 from selfteach.task.reward import RewardFunction
@@ -124,6 +124,8 @@ class FileTask:
             return Grade(0.0, claim=claim, verdict=Verdict.NO_REWARD.value)
         if claim is None:
             verdict, grade = Verdict.NO_ANSWER, Verdict.NO_ANSWER.grade()
+            if self.options.verifier == "code":
+                grade = replace(grade, feedback=NO_PROGRAM)
         elif self.options.verifier == "code":
             options = self.options
             verdict, grade = grade_program(claim, example.private, options.grade_seconds, options.sandbox)

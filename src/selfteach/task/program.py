@@ -14,6 +14,7 @@ PASSED = "tests_passed"
 """The number of a grade: the share of the tests that were passed."""
 OUTPUT = 64 << 10
 """Bytes of a program's output that are read beside twice what is expected."""
+NO_PROGRAM = "No Python program was found: put it into one block that begins with ```python."
 SHOWN = 400
 """Characters of one text in what is said of a program."""
 

@@ -38,7 +38,7 @@ class Fault:
     what: str
 
     def __str__(self) -> str:
-        one_line, what = (" ".join(one.split()) for one in (self.reference, self.what))
+        one_line, what = " ".join(self.reference.split()), "; ".join(self.what.splitlines())
         return f"{self.key} ({one_line if len(one_line) <= CUT else one_line[:CUT] + '…'}: {what})"
 
 

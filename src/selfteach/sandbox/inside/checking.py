@@ -102,7 +102,7 @@ def try_source(program: Program, names: list[str], source: str, report: Report) 
     all, the tests are at fault."""
     linecache.cache["tests"] = (len(source), None, source.splitlines(keepends=True), "tests")
     try:
-        tree = ast.parse(source)
+        tree = ast.parse(source, "tests")
         steps = [(one, compile(counting(one), "tests", "exec", dont_inherit=True)) for one in tree.body]
     except BaseException as error:
         report.write(fault=f"{type(error).__name__}: {error}"[:SAID])
