@@ -19,6 +19,7 @@ from selfteach.objective.head import Head, LowRank
 from selfteach.policy.loading import bare
 from selfteach.policy.passes import Padded, row_of
 from selfteach.policy.scorer import ResponseScorer
+from selfteach.policy.sharding import gather_head
 
 _MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 _DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
@@ -29,10 +30,11 @@ def output_head(model: nn.Module, vocabulary: int | None = None, *, mixed: bool 
     """The head that turns final hidden states into ``model``'s logits, cut to ``vocabulary`` columns.
 
     It holds the live parameters: a gradient with respect to them trains the model. LoRA on the head is
-    included while adapters are on. Raises UserError for a head this cannot express; ``check_head`` finds the
-    rest.
+    included while adapters are on. Of a sharded model it is gathered, which every process must ask for.
+    Raises UserError for a head this cannot express; ``check_head`` finds the rest.
     """
     policy = bare(model)
+    gather_head(policy)
     config = policy.config.get_text_config()
     weight, bias, lora = _linear(policy.get_output_embeddings(), type(policy).__name__)
     half = weight.detach().bfloat16() if mixed and weight.is_cuda and weight.dtype == torch.float32 else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any, Literal, cast
 
 import peft
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -32,6 +33,7 @@ from selfteach.policy.lora import with_lora
 from selfteach.policy.recomputing import Checkpointing, recompute
 from selfteach.policy.renderer import ChatRenderer, Renderer
 from selfteach.policy.room import Room, room_of
+from selfteach.policy.sharding import settle
 
 Precision = Literal["float32", "mixed", "bfloat16"]
 """``float32``: weights and arithmetic. ``mixed``: float32 weights, bfloat16 arithmetic in the transformer.
@@ -89,12 +91,21 @@ class Policy:
         return isinstance(self.model, peft.PeftModel)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that want a gradient, by name: all of them, or the adapter's."""
+        """The parameters that want a gradient, by name: all of them, or the adapter's. Of a sharded model they are
+        this process's parts."""
+        settle(self.model)
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
-    def save(self, folder: str | Path, *, merge: bool = False) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        merge: bool = False,
+        state: Mapping[str, Shaped[Tensor, "..."]] | None = None,
+    ) -> None:
         """Write an ordinary ``save_pretrained`` folder with the tokenizer: of a LoRA policy the adapter alone
-        or, with ``merge``, the whole model with the adapter added in.
+        or, with ``merge``, the whole model with the adapter added in. ``state``: its tensors by name, of a model that
+        is sharded (``sharding.whole_state``).
 
         The tokenizer has the chat template that the policy was prompted with, and generation ends where its turns do.
         """
@@ -102,7 +113,8 @@ class Policy:
         if merge and isinstance(model, peft.PeftModel):
             model = copy.deepcopy(model).merge_and_unload()
         with self._stopping_where_it_stops(bare(model)):
-            model.save_pretrained(str(folder))
+            write: Any = model.save_pretrained
+            write(str(folder), **({} if state is None else {"state_dict": state}))
         if isinstance(model, peft.PeftModel):
             note_base(model, folder)
         tokenizer, template = self.tokenizer, self.renderer.template

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,10 @@ Device = torch.device | str | None
 
 class Laid(Protocol):
     """Rows laid out."""
+
+    @property
+    def passes(self) -> int:
+        """How often the network is called for its states."""
 
     def states(self, network: Any) -> Float[Tensor, "P d"]: ...
 
@@ -65,6 +69,7 @@ class Padded:
     input_ids: Int[Tensor, "n L"]
     attention_mask: Int[Tensor, "n L"]
     index: Int[Tensor, "P"]
+    passes: ClassVar[int] = 1
 
     @classmethod
     def of(cls, rows: Sequence[Row], pad_id: int, device: Device = None) -> Padded:
@@ -98,6 +103,7 @@ class Packed:
     begins: Int[Tensor, "n_plus_1"]
     longest: int
     index: Int[Tensor, "P"]
+    passes: ClassVar[int] = 1
 
     @classmethod
     def of(cls, rows: Sequence[Row], pad_id: int, device: Device = None) -> Packed:
@@ -178,6 +184,10 @@ class Shared:
         ]
         positions = position_ids_of(mask).to(device)
         return cls(ids.to(device), positions, mask.to(device), laid, flat(index).to(device))
+
+    @property
+    def passes(self) -> int:
+        return 1 + len(self.readings)
 
     def states(self, network: Any) -> Float[Tensor, "P d"]:
         written = to_write(network)

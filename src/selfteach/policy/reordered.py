@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from selfteach.objective.head import Head
 from selfteach.policy.loading import Policy, bare
+from selfteach.policy.sharding import is_split
 
 DTYPES = (torch.float32, torch.bfloat16)
 LEAST = 2**16
@@ -94,7 +95,7 @@ def reordered_for(policy: Policy, tokens: int) -> Iterator[None]:
     """``reordered`` for scoring so many tokens without gradient, where that pays: bfloat16 products of many rows take
     no less time then."""
     dtype = next(policy.model.parameters()).dtype
-    if tokens < SCORED or dtype != torch.float32 or torch.is_grad_enabled():
+    if tokens < SCORED or dtype != torch.float32 or torch.is_grad_enabled() or is_split(bare(policy.model)):
         yield
         return
     with reordered(policy.model, SCORED, policy.room.memory):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from selfteach.policy.recomputing import Checkpointing
+from selfteach.policy.sharding import local
 
 SHARE = 4
 """One part in so many of the memory is for what passes through a model; the rest is for weights, optimizer, others."""
@@ -160,7 +161,9 @@ def room_of(model: nn.Module, *, limit: int | None = None, checkpointing: Checkp
     """
     parameters = list(model.parameters())
     device = parameters[0].device
-    weights = sum(p.nbytes * (4 if p.requires_grad else 1) for p in parameters)
+    # Of sharded weights this process's part, and all of them once, as they are gathered to sample with.
+    weights = sum(local(p).nbytes * (4 if p.requires_grad else 1) for p in parameters)
+    weights += sum(p.nbytes for p in parameters if local(p) is not p)
     limit = limit or memory_limit(device)
     left = max(LEAST, min(limit // SHARE, (limit - weights) // 2))
     return Room(2 ** (left.bit_length() - 1), footprint(model, checkpointing=checkpointing))

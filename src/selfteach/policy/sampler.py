@@ -22,6 +22,7 @@ from selfteach.policy.passes import left
 from selfteach.policy.reader import Reader
 from selfteach.policy.recorded import RecordedReader, can_record
 from selfteach.policy.reordered import reordered, reordered_head
+from selfteach.policy.sharding import whole
 
 Watch = Callable[[float], None]
 """Is told now and then what share of a piece of work is done, 0 to 1; it may jump ahead, as answers end early."""
@@ -100,7 +101,7 @@ class LocalSampler:
         lengths = [len(one) for one in prompts]
         batches = list(self.policy.room.sampling(lengths, sampling.max_tokens, batch_size))
         found: list[Sample] = []
-        with in_evaluation(model):
+        with in_evaluation(model), whole(model):
             for batch in batches:
                 draws = Draws(sampling, keys[batch.start : batch.stop], model.device)
                 told = self._watch_of(batch, len(prompts), sampling.max_tokens)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from selfteach.policy.economy import Economy, economy_of
 from selfteach.policy.loading import Policy, bare, body
-from selfteach.policy.passes import Laid, row_of
+from selfteach.policy.passes import Laid, Padded, Row, row_of
+from selfteach.policy.sharding import as_many, is_split, passing
 
 
 class Scorer(Protocol):
@@ -53,14 +54,21 @@ class LocalScorer:
         masks = [None] * len(responses) if written is None else written
         rows = [row_of(*one) for one in zip(contexts, responses, masks, strict=True)]
         asked = [i for i, row in enumerate(rows) if row.steps]
-        if not asked:
-            width = bare(policy.model).config.get_text_config().hidden_size
+        network = bare(policy.model)
+        if not asked and not is_split(network):
+            width = network.config.get_text_config().hidden_size
             return next(policy.model.parameters()).new_zeros(0, width)
         rows = [rows[i] for i in asked]
         economy = self.economy or economy_of(policy.model)
-        laid = economy.laid(rows, policy.renderer.pad_id, policy.model.device)
+        laid = economy.laid(rows, policy.renderer.pad_id, policy.model.device) if rows else []
+        passes = sum(one.passes for _, one in laid)
+        # Layers of a split model are gathered by all processes together: one that has less to do makes passes of
+        # one token that nobody wants.
+        idle = [Padded.of([Row([policy.renderer.pad_id], [], [])], 0, policy.model.device)]
+        idle *= as_many(network, passes) - passes
         with policy.arithmetic():
-            found: Tensor = (self.module or ResponseScorer(policy.model))(*(one for _, one in laid))
+            scorer = self.module or ResponseScorer(policy.model)
+            found: Tensor = scorer(*(one for _, one in laid), *idle)
         return in_order(found, [i for held, _ in laid for i in held], [len(row.steps) for row in rows])
 
 
@@ -85,6 +93,10 @@ class ResponseScorer(nn.Module):
         self.model = model
 
     def forward(self, *laid: Laid) -> Float[Tensor, "P d"]:
+        found: Tensor = passing(bare(self.model), self._states, *laid)
+        return found
+
+    def _states(self, *laid: Laid) -> Float[Tensor, "P d"]:
         network = body(self.model)
         found = [one.states(network) for one in laid]
         return found[0] if len(found) == 1 else torch.cat(found)

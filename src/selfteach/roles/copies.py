@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeVar, cast
 
 import torch
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy, bare
+from selfteach.policy.sharding import as_sharded, is_sharded, settle, shard_as, twin
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -46,7 +48,7 @@ class ModuleCopy:
 
     def __init__(self, trained: Policy, dtype: torch.dtype | None = None) -> None:
         self.trained = trained
-        self.policy = replace(trained.teaching(), model=at_rest(copy.deepcopy(trained.model), dtype))
+        self.policy = replace(trained.teaching(), model=copied(trained.model, dtype))
 
     @contextmanager
     def scoring(self) -> Iterator[Policy]:
@@ -176,7 +178,8 @@ def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def named(model: nn.Module) -> Iterator[tuple[str, Shaped[Tensor, "..."]]]:
-    """Parameters and buffers by name."""
+    """Parameters and buffers by name; of a sharded model this process's parts."""
+    settle(model)
     yield from model.named_parameters()
     yield from model.named_buffers()
 
@@ -189,10 +192,18 @@ def move(
 ) -> None:
     """Move parameters in place by ``share`` of the way; buffers (counters, statistics, frequencies) all the way."""
     for name, tensor in tensors.items():
-        if share == 1 or not isinstance(towards[name], nn.Parameter):
-            tensor.copy_(towards[name])
+        goal = as_sharded(towards[name], tensor)
+        if share == 1 or not isinstance(goal, nn.Parameter):
+            tensor.copy_(goal)
         else:
-            tensor.lerp_(towards[name].detach().to(tensor.dtype), share)
+            tensor.lerp_(goal.detach().to(tensor.dtype), share)
+
+
+def copied(model: Network, dtype: torch.dtype | None = None) -> Network:
+    """A copy that never trains, its parameters of ``dtype``; of a sharded model one that is sharded alike."""
+    if is_sharded(model):
+        return twin(model, partial(at_rest, dtype=dtype))
+    return at_rest(copy.deepcopy(model), dtype)
 
 
 def at_rest(model: Network, dtype: torch.dtype | None = None) -> Network:
@@ -212,4 +223,6 @@ def untrained(trained: Policy, seed: int) -> Policy:
         torch.manual_seed(seed)
         fresh: nn.Module = type(network)(copy.deepcopy(network.config))
     resting = at_rest(fresh, trained.storage).to(network.device)
+    if is_sharded(network):
+        shard_as(network, resting)
     return replace(trained.teaching(), model=cast(PreTrainedModel, resting))

@@ -160,6 +160,11 @@ class WeightStore:
         copies = self.followed[spec].copies
         return copies[0] if copies else None
 
+    def held_by(self, spec: Weights) -> Policy:
+        """The policy whose module holds these weights: the trained one, where nothing is held apart."""
+        copy = None if isinstance(spec, Snapshot) and spec not in self.snapshots else self._copy_of(spec)
+        return copy.policy if isinstance(copy, ModuleCopy) else self._own(spec)
+
     def _own(self, spec: Weights) -> Policy:
         return self.random[spec] if isinstance(spec, Random) else self.policy_of(spec)
 

@@ -4,6 +4,7 @@ A state is a mapping of groups; a group is any nesting of mappings (string keys)
 booleans, numbers, None and tensors. On disk a checkpoint is a folder::
 
     checkpoints/step-N/  GROUP.safetensors   the tensors of one group, named by their place in it (RFC 6901)
+                         shards/             those of all groups that are sharded over processes (``shards.py``)
                          state.json          everything else
                          manifest.json       size and SHA-256 of each file
 
@@ -20,7 +21,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial as partial_call
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +31,32 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from selfteach.errors import UserError
 from selfteach.outside import blamed, parsed_json, require_file, said_by
+from selfteach.training import shards
+from selfteach.training.reduce import gather_rows
 
 State = Mapping[str, Any]
 Tensors = dict[str, dict[str, Shaped[Tensor, "..."]]]
 
 FORMAT = 1
+SHARDS = "shards"
+"""The folder of what is sharded; no group can be called so."""
 SLACK_BYTES = 1 << 20
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 log = logging.getLogger(__name__)
 
 
-def save(folder: Path, step: int, state: State, keep: int = 2) -> Path:
+def save(folder: Path, step: int, state: State, keep: int = 2, *, writes: bool = True) -> Path:
     """Write ``state`` as ``folder/checkpoints/step-N`` and return that path.
+
+    Where it holds sharded tensors every process must call it, each on the same folder: the first one ``writes``, the
+    others write their parts alone. Else a process that does not write does nothing.
 
     Tensors that are one in memory (tied weights) stay one; views that merely overlap are stored one by one.
     Only when the new checkpoint is safely on disk are others removed: all but the ``keep - 1`` before it, and
@@ -58,18 +70,42 @@ def save(folder: Path, step: int, state: State, keep: int = 2) -> Path:
     final, partial = home / f"step-{step}", home / f".step-{step}.partial"
     text = json.dumps(tree, allow_nan=False)
     needed = len(text) + SLACK_BYTES + sum(t.nbytes for group in tensors.values() for t in group.values())
-    try:
+    parts = tensors.pop(SHARDS, {})
+
+    def begin() -> None:
         home.mkdir(parents=True, exist_ok=True)
         _tidy(home)
         if shutil.disk_usage(home).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        _write(partial, step, text, tensors)
+        _write(partial, text, tensors)
+
+    def finish() -> None:
+        _close(partial, step)
         _publish(partial, final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(_refusal(home, step, needed, error)) from error
-    _prune(home, step, keep)
+
+    def refusing(act: Callable[[], None]) -> str | None:
+        """What went wrong, in words."""
+        try:
+            act()
+        except (OSError, SafetensorError, CheckpointException) as error:
+            return _refusal(home, step, needed, error)
+        return None
+
+    for act, everybody in ((begin, False), (partial_of(partial, parts), True), (finish, False)):
+        fault = refusing(act) if everybody or writes else None
+        faults = gather_rows([fault]) if parts else [fault]
+        if told := next((one for one in faults if one is not None), None):
+            if writes:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(told)
+    if writes:
+        _prune(home, step, keep)
     return final
+
+
+def partial_of(partial: Path, parts: Mapping[str, Shaped[Tensor, "..."]]) -> Callable[[], None]:
+    """What writes this process's parts of the sharded tensors."""
+    return partial_call(shards.write, partial / SHARDS, parts) if parts else lambda: None
 
 
 def latest(folder: Path) -> Path | None:
@@ -108,14 +144,19 @@ def damage(path: Path) -> str | None:
     return None if "state.json" in files else "manifest.json: incomplete"
 
 
-def load(path: Path, groups: Collection[str] | None = None) -> dict[str, Any]:
+def load(path: Path, groups: Collection[str] | None = None, mesh: DeviceMesh | None = None) -> dict[str, Any]:
     """The state ``save`` was given, bit for bit, tensors on the CPU; ``groups``: these alone, each of which shares no
-    tensor with a group before it. Raises ``UserError`` if damaged."""
+    tensor with a group before it. ``mesh``: what was sharded is sharded over these processes, where it is computed.
+    Raises ``UserError`` if damaged."""
     if (fault := damage(path)) is not None:
         raise UserError(f"checkpoint {path} is damaged ({fault}); resume from an older one")
     with blamed(f"checkpoint {path}", "resume from an older one"):
         files = [file for file in sorted(path.glob("*.safetensors")) if groups is None or file.stem in groups]
         tensors = {file.stem: load_file(file) for file in files}
+        if (path / SHARDS).is_dir():
+            tensors[SHARDS] = shards.read(
+                path / SHARDS, lambda name: groups is None or name.partition("/")[0] in groups, mesh
+            )
         tree = parsed_json((path / "state.json").read_bytes(), most=None)
         wanted = {group: part for group, part in tree.items() if groups is None or group in groups}
         return {group: _joined(part, tensors) for group, part in wanted.items()}
@@ -132,7 +173,7 @@ def step_of(path: Path) -> int:
 def flatten(state: State) -> tuple[dict[str, Any], Tensors]:
     """A state as strict JSON and its tensors by group and place. Raises ``ValueError`` if it holds more."""
     for group in state:
-        if not re.fullmatch(r"\w[\w.-]*", group):
+        if not re.fullmatch(r"\w[\w.-]*", group) or group == SHARDS:
             raise ValueError(f"state: the group name {group!r} cannot be a file name")
     tensors: Tensors = {}
     seen: dict[Any, list[str]] = {}
@@ -162,6 +203,9 @@ def _parted(value: Any, group: str, place: str, tensors: Tensors, seen: dict[Any
 def _noted(
     tensor: Shaped[Tensor, "..."], group: str, place: str, tensors: Tensors, seen: dict[Any, list[str]]
 ) -> list[str]:
+    if isinstance(tensor, DTensor):
+        tensors.setdefault(SHARDS, {})[f"{group}{place}"] = tensor.detach()
+        return [SHARDS, f"{group}{place}"]
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
     if not plain or tensor.is_quantized or tensor.device.type == "meta":
         raise ValueError(f"state: {group}{place} is no plain dense tensor; gather or convert it first")
@@ -195,16 +239,23 @@ def _joined(tree: Any, tensors: Tensors) -> Any:
 # --- files
 
 
-def _write(partial: Path, step: int, text: str, tensors: Tensors) -> None:
+def _write(partial: Path, text: str, tensors: Tensors) -> None:
     partial.mkdir()
     (partial / "state.json").write_text(text, encoding="ascii")
     for group, named in tensors.items():
         save_file(storable(named), partial / f"{group}.safetensors")
-    written = sorted(partial.iterdir())
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)} for file in written}
+
+
+def _close(partial: Path, step: int) -> None:
+    """List what was written, and have all of it on the disk."""
+    written = sorted(file for file in partial.rglob("*") if file.is_file())
+    files = {
+        file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": _digest(file)}
+        for file in written
+    }
     manifest = {"format": FORMAT, "step": step, "files": files}
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="ascii")
-    for file in [*partial.iterdir(), partial]:
+    for file in [*partial.rglob("*"), partial]:
         sync(file)
 
 
@@ -250,7 +301,7 @@ def _prune(home: Path, newest: int, keep: int) -> None:
         shutil.rmtree(saved[step], ignore_errors=True)
 
 
-def _refusal(home: Path, step: int, needed: int, error: Exception) -> str:
+def _refusal(home: Path, step: int, needed: int, error: BaseException) -> str:
     reason = said_by(error)
     free = shutil.disk_usage(home).free if home.is_dir() else 0
     whole = [path.name for number, path in sorted(_saved(home).items()) if number != step]

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfteach.importing import is_reference
+from selfteach.policy.sharding import Fsdp
 from selfteach.recipes import Recipe, preset_of
 from selfteach.settings import (
     NonNegativeFloat,
@@ -64,6 +65,9 @@ class Loading:
     """What is computed again in the backward pass instead of being kept: nothing; what is cheap, all but products of
     matrices and attention (selective: about half the memory, some hundredths of a step's time); or layers as a whole
     (full: least memory, a third more time). Gradients are the same."""
+    fsdp: Fsdp = "off"
+    """Shard weights, gradients and optimizer states over the processes (FSDP2): full_shard gathers a layer while it
+    computes, forward and backward; shard_grad_op keeps layers from one to the other. Off: every process has all."""
     device: Literal["auto", "cpu"] = "auto"
     """Where to compute: the accelerator if there is one, or the CPU."""
 

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
-from selfteach.training.reduce import processes
+from selfteach.policy.sharding import gathered, local
+from selfteach.training.reduce import gather_rows, processes
 
 BUCKET_BYTES = 64 << 20
 """Gradients that are sent together: many small tensors cost a round trip each, one huge one a second copy."""
@@ -19,9 +21,10 @@ BUCKET_BYTES = 64 << 20
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Add every parameter's ``.grad`` over the processes (a sum, not a mean: a loss's divisors span all of them).
 
-    A parameter that only some processes reached counts as 0 in the others; one that none reached keeps None.
+    A parameter that only some processes reached counts as 0 in the others; one that none reached keeps None. Those of
+    sharded modules were added while they were taken.
     """
-    every = list(parameters)
+    every = [one for one in parameters if not isinstance(one, DTensor)]
     if processes()[1] == 1 or not every:
         return
     reached = torch.tensor([p.grad is not None for p in every], dtype=torch.int8, device=every[0].device)
@@ -56,12 +59,19 @@ def buckets(tensors: Iterable[Shaped[Tensor, "..."]]) -> Iterator[list[Shaped[Te
 
 def clip(parameters: Iterable[nn.Parameter], bound: float | None) -> float:
     """The norm of the whole gradient, which is scaled down to ``bound`` where it is longer (None: never)."""
-    return float(nn.utils.clip_grad_norm_(list(parameters), bound or math.inf))
+    return float(gathered(nn.utils.clip_grad_norm_(list(parameters), bound or math.inf)))
 
 
 @torch.no_grad()
 def not_finite(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> str | None:
-    """The name of the first tensor that holds NaN or an infinity; None if all numbers are finite."""
+    """The name of the first tensor that holds NaN or an infinity; None if all numbers are finite. Every process must
+    call it with its parts of sharded ones, and hears of the others'."""
+    sharded = any(isinstance(one, DTensor) for one in tensors.values())
+    found = _not_finite({name: local(one) for name, one in tensors.items()})
+    return next((one for one in gather_rows([found]) if one is not None), None) if sharded else found
+
+
+def _not_finite(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> str | None:
     floating = {
         name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()
     }

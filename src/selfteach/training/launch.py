@@ -52,6 +52,7 @@ FREE = (
     "bookkeeping.sample_batch",
     "loading.gradient_checkpointing",
     "loading.offload_teachers",
+    "loading.fsdp",
     "bookkeeping.max_idle_steps",
     "bookkeeping.max_unavailable",
     "settings.device",

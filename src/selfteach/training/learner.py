@@ -191,5 +191,8 @@ class Learner(Protocol):
         """What else summary.json says at the end."""
         return {}
 
+    def gather(self) -> None:
+        """Before ``export``, in every process: bring what is sharded into the first one."""
+
     def export(self, folder: Path) -> None:
         """Write the trained model for others to use. Called in the first process only."""

@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Shaped
+from torch import Tensor, nn
 
 from selfteach.errors import UserError
 from selfteach.recipes.parts import Optim
 
+SHARDED_OPTIMIZERS = {"adamw_torch", "adamw_torch_fused", "sgd"}
+"""Those whose step and state of a shard are the same as of the whole tensor."""
 EIGHT_BIT_FROM = 4096
 """Numbers of a tensor from which bitsandbytes keeps its moments in 8 bits; in blocks of ``EIGHT_BIT_BLOCK``, each with
 a float32 scale."""
@@ -63,12 +66,12 @@ def eight_bit(parameters: Iterable[nn.Parameter]) -> Any:
         ) from None
 
 
-def state_bytes(optim: Optim, parameters: Iterable[nn.Parameter]) -> int:
+def state_bytes(optim: Optim, parameters: Iterable[Shaped[Tensor, "..."]]) -> int:
     """Bytes of the optimizer's state beside the weights and their gradients."""
     return sum(state_bytes_of(optim, one) for one in parameters)
 
 
-def state_bytes_of(optim: Optim, one: nn.Parameter) -> int:
+def state_bytes_of(optim: Optim, one: Shaped[Tensor, "..."]) -> int:
     if optim == "sgd":
         return 0
     if optim == "adafactor":
@@ -78,7 +81,7 @@ def state_bytes_of(optim: Optim, one: nn.Parameter) -> int:
     return 2 * one.nbytes
 
 
-def factors(one: nn.Parameter) -> int:
+def factors(one: Shaped[Tensor, "..."]) -> int:
     """Numbers that Adafactor keeps of a tensor: its rows' and its columns' means, or those of a vector themselves."""
     if one.dim() < 2:
         return one.numel()

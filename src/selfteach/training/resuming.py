@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selfteach.errors import UserError
 from selfteach.outside import with_type
+from selfteach.policy import sharding
 from selfteach.training import checkpoint, gradients, marks, randomness, weights
 from selfteach.training.learner import Trained
 from selfteach.training.marks import Marks
@@ -103,10 +104,18 @@ def save(run: Trainer, *, unended: Marks | None = None) -> None:
     with run.refusing(None, "saving a checkpoint"):
         whole = state(run)
         refuse_broken(run, whole)
-        if run.folder is not None:
-            run.folder.sync()
-            files = {"files": run.folder.marks(), "unended": unended}
-            checkpoint.save(run.folder.path, run.done, {**whole, "written": files}, keep=run.settings.keep)
+        here = run.folder
+        marked = None if here is None else {"files": here.marks(), "unended": unended}
+        if here is not None:
+            here.sync()
+        (path,) = gather_rows([] if here is None else [str(here.path)])
+        checkpoint.save(
+            Path(path),
+            run.done,
+            {**whole, "written": marked},
+            keep=run.settings.keep,
+            writes=here is not None,
+        )
 
 
 def refuse_broken(run: Trainer, whole: checkpoint.State) -> None:
@@ -146,7 +155,7 @@ def restore(run: Trainer, out: Path) -> Restored | None:
     path = checkpoint.latest(out)
     if path is None:
         return None
-    saved = checkpoint.load(path)
+    saved = checkpoint.load(path, mesh=sharding.mesh_in(run.wrapped.values()))
     if "written" not in saved:
         raise UserError(f"{path} was written by an earlier selfteach: it cannot go on; start a new run")
     with fitting(path):

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from selfteach.errors import NotFinite, OutOfMemory, UserError, exhausted
+from selfteach.policy import sharding
 from selfteach.training import alarm_rules, alarms, checkpoint, gradients, randomness, resuming, weights
 from selfteach.training.advice import advised
 from selfteach.training.clock import Clock
@@ -64,13 +65,17 @@ class Trainer:
         self.accelerator = Accelerator(cpu=on_cpu(settings.device))
         randomness.seed_all(settings.seed + self.accelerator.process_index)
         self.clock = learner.clock = Clock()
-        # Placed on the device, not wrapped for data parallelism: gradients are added by hand (see ``learner``).
+        # Placed on the device, not wrapped for data parallelism: gradients are added by hand (see ``learner``), or by
+        # FSDP as they are taken, of a module that the learner has sharded.
         self.wrapped: dict[str, nn.Module] = {
-            name: self.accelerator.prepare_model(module, evaluation_mode=True)
+            name: module
+            if sharding.parts(module)
+            else self.accelerator.prepare_model(module, evaluation_mode=True)
             for name, module in learner.modules().items()
         }
         for module in self.wrapped.values():
-            gradients.broadcast([*module.parameters(), *module.buffers()])
+            whole = () if sharding.parts(module) else module.parameters()
+            gradients.broadcast([*whole, *module.buffers()])
         self.check = True
         self.done = self.spent = 0
         self.training_seconds = 0.0
@@ -169,6 +174,8 @@ class Trainer:
             if one.scheduler is not None:
                 one.scheduler.step()
         self.forget_gradients()  # here too: while the next batch is collected they would only take room
+        for module in self.wrapped.values():
+            sharding.settle(module)  # what is gathered is out of date
         self.after_step(update, batch)
         return numbers, norms
 
@@ -273,6 +280,8 @@ class Trainer:
             **self.learner.summary(),
             **(self.last or {}),
         }
+        with self.refusing(None, "gathering the model"):
+            self.learner.gather()
         if self.folder is not None:
             with self.refusing(None, "saving the model"), writing(self.folder.path / "model"):
                 self.learner.export(self.folder.path / "model")

@@ -9,6 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from selfteach.errors import UserError
+from selfteach.policy.sharding import as_sharded, settle
 
 Named = dict[str, dict[str, Shaped[Tensor, "..."]]]
 """Module name → tensor name → tensor."""
@@ -21,6 +22,7 @@ def kept(modules: Mapping[str, nn.Module], also: Mapping[str, Collection[str]] |
     """
     found: Named = {}
     for place, module in modules.items():
+        settle(module)
         before = (also or {}).get(place, ())
         own = {name: p for name, p in module.named_parameters() if p.requires_grad or name in before}
         persistent = module.state_dict(keep_vars=True).keys()
@@ -29,7 +31,9 @@ def kept(modules: Mapping[str, nn.Module], also: Mapping[str, Collection[str]] |
 
 
 def trainable(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
-    """The parameters that want a gradient, as MODULE.NAME."""
+    """The parameters that want a gradient, as MODULE.NAME; of sharded modules this process's parts."""
+    for module in modules.values():
+        settle(module)
     return {
         f"{place}.{name}": parameter
         for place, module in modules.items()
@@ -59,7 +63,7 @@ def load(modules: Mapping[str, nn.Module], saved: Mapping[str, Mapping[str, Shap
                 f"the checkpoint's {name} is {value.dtype} {list(value.shape)}, here {tensor.dtype} "
                 f"{list(tensor.shape)}; {SAME}"
             )
-        tensor.copy_(value)
+        tensor.copy_(as_sharded(value, tensor))
 
 
 SAME = "resume with the saved model and settings"

@@ -18,11 +18,12 @@ from selfteach.objective.layout import Layout
 from selfteach.objective.positions import Quantity
 from selfteach.objective.record import measure, roles_of
 from selfteach.policy.head import output_head
-from selfteach.policy.loading import Policy
+from selfteach.policy.loading import Policy, bare
 from selfteach.policy.prefix import shares
 from selfteach.policy.reordered import reordered_for
 from selfteach.policy.room import Room, behind, read_behind
 from selfteach.policy.scorer import LocalScorer
+from selfteach.policy.sharding import as_many
 from selfteach.roles.role import Role
 from selfteach.roles.store import WeightStore
 from selfteach.roles.weights import External, Frozen, Live, Random, Snapshot, Weights
@@ -31,6 +32,24 @@ from selfteach.training.text.contexts import Context
 
 STILL = (Frozen, External, Random, Snapshot)
 """Weights that no update of a stage moves."""
+
+
+class Idle(tuple[int, ...]):
+    """A micro-batch without rows, of a process that has fewer than others while weights are sharded (``number``: which
+    one): it takes part in gathering layers."""
+
+    number: int
+
+    def __new__(cls, number: int) -> Idle:
+        made = super().__new__(cls, ())
+        made.number = number
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Idle) and other.number == self.number
+
+    def __hash__(self) -> int:
+        return hash((Idle, self.number))
 
 
 @dataclass
@@ -71,13 +90,19 @@ class Scoring:
         self, rows: Bool[Tensor, "N"] | None = None, trained: Collection[str] = (STUDENT,)
     ) -> list[tuple[int, ...]]:
         """Micro-batches: this process's rows (those that are True in ``rows`` [N]), so many at a time that the graphs
-        of all roles ``trained`` fit the memory together."""
+        of all roles ``trained`` fit the memory together; of sharded weights as many as every other process has."""
         own = range(len(self.rows))
         chosen = [i for i in own if rows is None or bool(rows[self.first_row + i])]
         every = [self.held([(name, i) for i in chosen], self.tokens_held) for name in trained]
         lengths = [sum(one) for one in zip(*every, strict=True)] if every else [0] * len(chosen)
         ranges = self.room.scoring(lengths, self.micro_batch, gradient=True)
-        return [tuple(chosen[i] for i in one) for one in ranges]
+        own_parts = [tuple(chosen[i] for i in one) for one in ranges]
+        idle = range(len(own_parts), self.as_many(len(own_parts)))
+        return [*own_parts, *map(Idle, idle)]
+
+    def as_many(self, count: int) -> int:
+        """The most that any process counts, where all must compute in step; else ``count``."""
+        return as_many(bare(next(iter(self.weights.trained.values())).model), count)
 
     @property
     def room(self) -> Room:
@@ -94,8 +119,8 @@ class Scoring:
         graphs = [key for key, states in self.kept.items() if states.requires_grad]
         graphs += [(name, part) for name in roles]
         held = [self.held([(name, i) for i in one], self.tokens_held) for name, one in graphs]
-        tokens = sum(len(one) * max(one) for one in held)
-        return tokens * self.room.needs.trained <= self.room.memory
+        tokens = sum(len(one) * max(one, default=0) for one in held)
+        return not self.as_many(int(tokens * self.room.needs.trained > self.room.memory))
 
     def held(self, wanted: Sequence[tuple[str, int]], tokens: Callable[[int, int, int], int]) -> list[int]:
         """Tokens whose memory each (role, row) takes: ``tokens`` of its context, its response, rows of that context; 0
@@ -180,7 +205,7 @@ class Scoring:
         }
         for part in parts:
             graphs = [name for name in asked if (name, part) not in self.kept]
-            if len(parts) > 1 and not self.graphs_fit(part, graphs):
+            if len(parts) > 1 and graphs and not self.graphs_fit(part, graphs):
                 graphs = []
             batch = self.batch(part, graphs, reads=reads, later=trained)
             again = (*graphs, *([STUDENT] if STUDENT in reads and torch.is_grad_enabled() else []))
@@ -267,7 +292,9 @@ class Scoring:
     ) -> dict[str, Float[Tensor, "P d"]]:
         """[P, d] of each of these roles from the wanted (role, row)s, which take the memory of so many tokens each."""
         found: dict[str, Float[Tensor, "P d"]] = {}
-        for part in policy.room.scoring(lengths, self.micro_batch) if wanted else [range(0)]:
+        ranges = list(policy.room.scoring(lengths, self.micro_batch)) or [range(0)]
+        ranges += [range(0)] * (as_many(bare(policy.model), len(ranges)) - len(ranges))
+        for part in ranges:
             some = [wanted[i] for i in part]
             states = self.forward(policy, some)
             self.working("scoring", (part.stop or 1) / max(1, len(wanted)))
@@ -310,6 +337,8 @@ class Scoring:
 
     def cut(self, states: Float[Tensor, "P d"], part: Sequence[int]) -> Float[Tensor, "p d"]:
         """Some rows' positions of all rows'."""
+        if not part:
+            return states[:0]
         if list(part) == list(range(part[0], part[-1] + 1)):
             return states[self.begins[part[0]] : self.begins[part[-1] + 1]]
         return torch.cat([states[self.begins[i] : self.begins[i + 1]] for i in part])

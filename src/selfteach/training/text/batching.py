@@ -134,11 +134,12 @@ class Batching:
         """The rows with the log-probs of roles of signal "sampled" where these see something; stored rows have them
         already (``contexts`` None: they are being stored, so that roles whose weights will move are left out)."""
         names = self.sampled_roles(self.unmoved if contexts is None else contexts)
+        if not names:
+            return list(rows)
         read = self.contexts(rows, names) if contexts is None else contexts
         wanted = [name for name in names if lacking(rows, name, read[name])]
-        if not wanted:
-            return list(rows)
-        scores = self._measured(rows, self.sampled(wanted), {name: read[name] for name in wanted})
+        with self.models.whole(self.now.recipe, roles=True):  # other processes may lack none
+            scores = self._measured(rows, self.sampled(wanted), {name: read[name] for name in wanted})
         return [
             replace(
                 one,

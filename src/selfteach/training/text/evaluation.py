@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from selfteach.errors import UserError
 from selfteach.policy.draws import Sampling
-from selfteach.policy.loading import Policy
+from selfteach.policy.loading import Policy, bare
 from selfteach.policy.renderer import Renderer
 from selfteach.policy.sampler import LocalSampler, Watch
+from selfteach.policy.sharding import whole
 from selfteach.recipes.parts import Rollouts
 from selfteach.roles.view import Plain, View
 from selfteach.task.environment import environment_of, limit_of
@@ -117,11 +118,12 @@ def evaluate(
         Asked(n, one, ids, f"{seed} eval {one.key} {k}") for n, one, ids in asked for k in range(samples)
     ]
     sampler = LocalSampler(policy, watch)
-    if environment_of(task) is None:
-        answered = answers_to(wanted, sampler, task, sampling, batch_size)
-    else:
-        played = play_asked(wanted, sampler, task, sampling, batch_size, thinking, max_turns)
-        answered = [episode_of(*both, policy.renderer) for both in zip(wanted, played, strict=True)]
+    with whole(bare(policy.model)):  # processes may have more or fewer turns than others
+        if environment_of(task) is None:
+            answered = answers_to(wanted, sampler, task, sampling, batch_size)
+        else:
+            played = play_asked(wanted, sampler, task, sampling, batch_size, thinking, max_turns)
+            answered = [episode_of(*both, policy.renderer) for both in zip(wanted, played, strict=True)]
     answers = [one for _, one in sorted(gather_rows(answered), key=lambda each: each[0])]
     return result(answers, samples), answers
 

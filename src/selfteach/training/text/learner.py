@@ -23,6 +23,7 @@ from selfteach.errors import UserError, less_memory
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.minibatch import Minibatch
 from selfteach.policy.loading import Policy
+from selfteach.policy.sharding import whole_state
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.knobs import knobs, takes, with_knobs
 from selfteach.recipes.parts import PerRecord
@@ -102,6 +103,7 @@ class TextLearner(Learner):
         if self.threads() == 1:
             progress.say(ONE_THREAD)
         self.answers_shown: list[Answered] = []
+        self.whole: dict[str, dict[str, Tensor] | None] = {}
         self.longest_prompt = 0
 
     def threads(self) -> int | None:
@@ -380,9 +382,16 @@ class TextLearner(Learner):
             "answers_until_solved": self.writing.answers_until_solved,
         }
 
+    def gather(self) -> None:
+        self.whole = {
+            name: whole_state(policy.model, keep=self.now.rank == 0)
+            for name, policy in self.models.policies.items()
+        }
+
     def export(self, folder: Path) -> None:
         for name, policy in self.models.policies.items():
             with whole_folder(
                 folder if name == POLICY else folder.with_name(f"{folder.name}-{name}")
             ) as aside:
-                policy.save(aside)
+                policy.save(aside, state=self.whole[name])
+        self.whole = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 
 from selfteach.checks import require
 from selfteach.errors import UserError
-from selfteach.policy.loading import Policy, load_policy, policy_of
+from selfteach.policy.loading import Policy, bare, load_policy, policy_of
 from selfteach.policy.lora import LoraConfig
-from selfteach.policy.room import memory_limit
+from selfteach.policy.room import memory_limit, room_of
+from selfteach.policy.sharding import mesh_of, shard, whole
 from selfteach.recipes import knobs, preset_of
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, Adapter, Optimization
@@ -22,9 +24,10 @@ from selfteach.roles.store import WeightStore, is_lasting
 from selfteach.roles.weights import POLICY, Snapshot, Weights
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.training.config import TrainConfig
+from selfteach.training.gradients import broadcast
 from selfteach.training.inputs import external_models
 from selfteach.training.learner import Trained
-from selfteach.training.optimizers import optimizer_of
+from selfteach.training.optimizers import SHARDED_OPTIMIZERS, optimizer_of
 from selfteach.training.schedule import scheduled
 from selfteach.training.text.starts import Starts
 from selfteach.words import option
@@ -36,6 +39,7 @@ class Models:
 
     def __init__(self, config: TrainConfig, recipes: Sequence[Recipe], device: torch.device) -> None:
         self.recipes = list(recipes)
+        require_shardable(config, recipes)
         self.policies = {
             name: load_trained(config, adapter, device) for name, adapter in adapters(recipes).items()
         }
@@ -62,6 +66,16 @@ class Models:
         policy = load_external(config, device, model)
         policy.room.memory = self.kept_rooms.get(model, policy.room.memory)
         return policy
+
+    @contextmanager
+    def whole(self, recipe: Recipe, *, roles: bool = False) -> Iterator[None]:
+        """Within it sharded weights are gathered, and this process computes without the others: those that are trained,
+        and (``roles``) those that the recipe's roles score with. Every process must enter and leave it together."""
+        specs = [role.weights for role in recipe.roles.values()] if roles else []
+        with ExitStack() as inside:
+            for policy in (*self.policies.values(), *map(self.weights.held_by, specs)):
+                inside.enter_context(whole(bare(policy.model)))
+            yield
 
     @property
     def rooms(self) -> dict[str, int]:
@@ -163,6 +177,8 @@ def load_trained(config: TrainConfig, adapter: Adapter, device: torch.device) ->
 def loaded(config: TrainConfig, lora: LoraConfig | None, device: torch.device) -> Policy:
     """The model that the run starts from."""
     loading = config.loading
+    if loading.fsdp != "off":
+        return sharded(loaded(unsharded(config), lora, torch.device("cpu")), config, device)
     if config.network is not None:
         network, tokenizer = config.network
         return policy_of(
@@ -183,10 +199,50 @@ def loaded(config: TrainConfig, lora: LoraConfig | None, device: torch.device) -
     )
 
 
+def unsharded(config: TrainConfig) -> TrainConfig:
+    return replace(config, loading=replace(config.loading, fsdp="off"))
+
+
+def sharded(policy: Policy, config: TrainConfig, device: torch.device) -> Policy:
+    """The policy, loaded whole by every process, with its weights spread over all of them."""
+    network, loading = bare(policy.model), config.loading
+    if config.network is not None:  # what was made in each process need not be the same
+        broadcast([*network.parameters(), *network.buffers()])
+    half = policy.precision != "float32"
+    shard(network, mesh_of(device), loading.fsdp, half=half)
+    memory = config.bookkeeping.memory or memory_limit(device)
+    return replace(
+        policy, room=room_of(policy.model, limit=memory, checkpointing=loading.gradient_checkpointing)
+    )
+
+
+def require_shardable(config: TrainConfig, recipes: Sequence[Recipe]) -> None:
+    """UserError for what sharded weights cannot do, by the option that asks for it."""
+    loading = config.loading
+    if loading.fsdp == "off":
+        return
+    for asked, said in (
+        (loading.sampler_dtype is not None, "--sampler-dtype: take --precision bfloat16, in which layers are gathered"),
+        (loading.offload_teachers, "--offload-teachers: teachers are sharded themselves"),
+        (any(one.per_record is not None for one in recipes), "gradients of single records, which want them whole"),
+    ):  # fmt: skip
+        require(not asked, f"--fsdp {loading.fsdp} does not go with {said}; or leave --fsdp out")
+    for name in {
+        spec.optimization.optim for one in recipes for spec in one.trained.values()
+    } - SHARDED_OPTIMIZERS:
+        raise UserError(
+            f"--fsdp {loading.fsdp} does not go with --optim {name}, whose state is not a tensor's own shards: take "
+            "--optim adamw_torch_fused, adamw_torch or sgd; or leave --fsdp out"
+        )
+
+
 def load_external(config: TrainConfig, device: torch.device, model: str) -> Policy:
     """Another model, which never moves; on the CPU where teachers wait there, with the room of ``device``. UserError,
     with the option that names it, if it cannot be loaded."""
     loading = config.loading
+    if loading.fsdp != "off":
+        whole_one = load_external(unsharded(config), torch.device("cpu"), model)
+        return sharded(whole_one, config, device)
     try:
         return load_policy(
             resolve_model(model),

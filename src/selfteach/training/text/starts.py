@@ -11,6 +11,7 @@ from torch import Tensor
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy
+from selfteach.policy.sharding import as_sharded
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, END, PREVIOUS
 
@@ -40,7 +41,7 @@ class Starts:
         if start not in self.copies[name]:
             raise UserError(f"weights {name!r} are to start at {start!r}, which is yet to come")
         for place, parameter in self.policies[name].trainable().items():
-            parameter.copy_(self.copies[name][start][place])
+            parameter.copy_(as_sharded(self.copies[name][start][place], parameter))
 
     def let_go(self, later: Sequence[Recipe]) -> None:
         """Drop the copies that no stage of ``later`` starts from."""

@@ -88,6 +88,11 @@ class Look:
 @torch.no_grad()
 def look(learner: TextLearner, batch: TextBatch | None) -> Look:
     """Read the tokens of ``batch`` (None: before training, probes only). Every process must take part."""
+    with learner.models.whole(learner.recipe, roles=True):  # a process may have no row to look at
+        return seen_in(learner, batch)
+
+
+def seen_in(learner: TextLearner, batch: TextBatch | None) -> Look:
     few = [] if batch is None else rollouts(batch.rows)[: learner.config.bookkeeping.token_rollouts]
     parts = [*few, *rollouts(probes(learner))]
     turns = [each for part in parts for each in turns_by_row(part, learner.policy.renderer)]

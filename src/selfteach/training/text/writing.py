@@ -98,8 +98,11 @@ class Writing:
         """Answers to the next prompts as the recipe (or ``rollout``) writes them."""
         self.asked = 0
         mine, tools = self.drawn(prompts, step), self.tools(step)
-        rollout = rollout or self.now.recipe.rollout
-        return list(rollout(tools, mine, step)), tools.generated
+        recipe = self.now.recipe
+        own = rollout is not None or type(recipe).rollout is not Recipe.rollout
+        # Each process writes as long as it has to; a rollout of the recipe's own may ask any role.
+        with self.batching.models.whole(recipe, roles=own):
+            return list((rollout or recipe.rollout)(tools, mine, step)), tools.generated
 
     def drawn(self, prompts: int, step: int) -> list[Prompt]:
         """This process's share of the next prompts of the step, or of a Poisson sample of so many in the mean."""

@@ -23,6 +23,7 @@ from selfteach.recipes.tools import Prompt
 from selfteach.roles.weights import External
 from selfteach.task.environment import environment_of, turns_allowed
 from selfteach.training.text.preflight.check import Check
+from selfteach.training.text.preflight.model import forget_gradients
 from selfteach.training.text.preflight.probing import aside
 from selfteach.training.text.present import share
 from selfteach.wording import duration
@@ -160,8 +161,9 @@ def speed_of(run: TextLearner, prompts: Sequence[Prompt], rows: int) -> Speed:
     seconds, states = timed_states(policy, [context] * scored_rows, [answer] * scored_rows)
     began = time.perf_counter()
     if states.requires_grad:
-        torch.autograd.grad(states.float().sum(), list(policy.trainable().values()), allow_unused=True)
+        states.float().sum().backward()
         synchronize(policy)
+        forget_gradients(policy)
     trained = seconds + time.perf_counter() - began
     length = scored_rows * (len(context) + len(answer))
     return Speed(len(batch), first, further, scored / length, trained / length)

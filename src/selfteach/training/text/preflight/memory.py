@@ -19,6 +19,7 @@ from selfteach.policy.recomputing import Checkpointing, Products
 from selfteach.policy.reordered import reordered_bytes
 from selfteach.policy.room import FLOAT, depth_of, width_of
 from selfteach.policy.scorer import LocalScorer
+from selfteach.policy.sharding import local, whole
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.tools import Prompt
 from selfteach.roles.weights import External, Weights
@@ -150,7 +151,7 @@ def stay(run: TextLearner) -> Stay:
 def optimizer_bytes(run: TextLearner, recipe: Recipe) -> int:
     """State of a stage's optimizers."""
     return sum(
-        state_bytes(spec.optimization.optim, run.models.policies[name].trainable().values())
+        state_bytes(spec.optimization.optim, map(local, run.models.policies[name].trainable().values()))
         for name, spec in recipe.trained.items()
     )
 
@@ -160,7 +161,7 @@ def trainable(run: TextLearner) -> list[nn.Parameter]:
 
 
 def gradient_bytes(run: TextLearner) -> int:
-    return sum(one.nbytes for one in trainable(run))
+    return sum(local(one).nbytes for one in trainable(run))
 
 
 def in_use(run: TextLearner) -> int:
@@ -169,7 +170,7 @@ def in_use(run: TextLearner) -> int:
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     for policy in run.models.policies.values():
-        touch(policy.model.parameters())
+        touch(map(local, policy.model.parameters()))
     return int(psutil.Process().memory_info().rss)
 
 
@@ -267,6 +268,11 @@ def tokens_trained(work: StageWork, contexts: Mapping[str, int]) -> int:
 def kept_by_a_token(policy: Policy, checkpointing: Checkpointing = "none") -> int:
     """Bytes that a forward pass keeps of a token for the backward pass, as this model does with a short row: whatever
     its layers, its adapters, and what is computed again."""
+    with whole(bare(policy.model)):
+        return _kept_by_a_token(policy, checkpointing)
+
+
+def _kept_by_a_token(policy: Policy, checkpointing: Checkpointing) -> int:
     mine = {one.untyped_storage().data_ptr() for one in policy.model.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -307,7 +313,7 @@ def loss_bytes(run: TextLearner, positions: int, roles: int) -> int:
 def step_bytes(run: TextLearner) -> int:
     """Gradients, and what the optimizer needs beside them for its largest tensor; on CUDA for all of them, unless one
     kernel does it."""
-    sizes = [one.nbytes for one in trainable(run)]
+    sizes = [local(one).nbytes for one in trainable(run)]
     at_once = run.policy.model.device.type == "cuda" and run.recipe.optimization.optim == "adamw_torch"
     return gradient_bytes(run) + STEP_COPIES * (sum(sizes) if at_once else max(sizes, default=0))
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from selfteach.errors import UserError, exhausted
 from selfteach.outside import with_type
 from selfteach.policy.coverage import PREFIX, coverage
@@ -106,18 +103,23 @@ def weights_check(title: str, policy: Policy) -> Check:
     return Check(f"{title}weights", True, told, warns=bool(left))
 
 
+def forget_gradients(policy: Policy) -> None:
+    for one in policy.trainable().values():
+        one.grad = None
+
+
 def gradient_check(title: str, policy: Policy, ids: Sequence[int]) -> Check:
     """A loss must reach every kind of weights that trains: some modules read a layer's weight past its adapter."""
     few = list(ids[:16])
     states = LocalScorer().states(policy, [few], [few])
     log_prob = head_of(policy).logits(states).log_softmax(-1)[:, few[0]].sum()
-    parameters = policy.trainable()
-    found: Sequence[Tensor | None] = [None] * len(parameters)
     if log_prob.requires_grad:
-        found = torch.autograd.grad(log_prob, list(parameters.values()), allow_unused=True)
-    reached = {name: gradient is not None for name, gradient in zip(parameters, found, strict=True)}
+        log_prob.backward()
+    parameters = policy.trainable()
+    reached = {name for name, one in parameters.items() if one.grad is not None}
+    forget_gradients(policy)
     kinds = {plain(name) for name in parameters}
-    silent = sorted(kinds - {plain(name) for name, yes in reached.items() if yes})
+    silent = sorted(kinds - {plain(name) for name in reached})
     if not silent:
         return Check(f"{title}gradient", True, f"a loss reaches all {len(kinds)} kinds of weights that train")
     told = f"no gradient reaches {some(silent)}: "
