@@ -109,6 +109,12 @@ def note_base(network: nn.Module, folder: str | Path) -> None:
     )
 
 
+def remember_fingerprint(network: nn.Module) -> None:
+    """Keep what ``fingerprint`` says of a base that stands still, before its weights are spread over processes."""
+    whole = network.get_base_model() if isinstance(network, peft.PeftModel) else network
+    setattr(whole, MERGED, fingerprint(network))
+
+
 @torch.no_grad()
 def fingerprint(network: nn.Module) -> str:
     """Of a model's weights without any adapter: names, shapes and some numbers of each, in bfloat16 whatever they are

@@ -146,6 +146,11 @@ def is_split(network: nn.Module) -> bool:
     return network in _sharded and not _sharded[network].whole
 
 
+def is_whole(network: nn.Module) -> bool:
+    """Whether all of a sharded network is gathered."""
+    return network in _sharded and _sharded[network].whole
+
+
 def parts(module: nn.Module) -> list[FSDPModule]:
     """The modules within, itself among them, whose parameters are gathered together."""
     return [one for one in module.modules() if isinstance(one, FSDPModule)]

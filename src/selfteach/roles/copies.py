@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy, bare
-from selfteach.policy.sharding import as_sharded, is_sharded, settle, shard_as, twin
+from selfteach.policy.sharding import as_sharded, gathered, is_sharded, is_whole, settle, shard_as, twin
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -89,9 +89,11 @@ class Exchange:
 
     def own(self) -> dict[str, Shaped[Tensor, "..."]]:
         """What is exchanged: what is trained, and the buffers."""
+        model = self.trained.model
+        present = tensors_of(model) if is_whole(bare(model)) else named(model)
         return {
             name: tensor
-            for name, tensor in named(self.trained.model)
+            for name, tensor in present
             if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
         }
 
@@ -120,11 +122,23 @@ class AdapterCopy:
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.held = {name: tensor.detach().clone() for name, tensor in exchange.own().items()}
+        self.gathered: dict[str, Tensor] | None = None
 
     @contextmanager
     def scoring(self) -> Iterator[Policy]:
-        with self.exchange(self.held):
+        with self.exchange(self.gathered or self.held):
             yield self.exchange.trained.teaching()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within it sharded tensors are held whole, to be exchanged with those of a policy that is whole itself; every
+        process must enter it."""
+        before = self.gathered
+        self.gathered = before or {name: gathered(tensor) for name, tensor in self.held.items()}
+        try:
+            yield
+        finally:
+            self.gathered = before
 
     def take(self, share: float = 1.0) -> None:
         move(self.held, self.exchange.own(), share)
@@ -180,6 +194,11 @@ def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
 def named(model: nn.Module) -> Iterator[tuple[str, Shaped[Tensor, "..."]]]:
     """Parameters and buffers by name; of a sharded model this process's parts."""
     settle(model)
+    yield from tensors_of(model)
+
+
+def tensors_of(model: nn.Module) -> Iterator[tuple[str, Shaped[Tensor, "..."]]]:
+    """The same as they are now: of a sharded model those that are gathered as a whole."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from selfteach.errors import UserError
-from selfteach.policy.loading import Policy
+from selfteach.policy.loading import Policy, bare
+from selfteach.policy.sharding import whole
 from selfteach.roles.copies import (
     AdapterCopy,
     AdaptersOff,
@@ -160,10 +161,23 @@ class WeightStore:
         copies = self.followed[spec].copies
         return copies[0] if copies else None
 
-    def held_by(self, spec: Weights) -> Policy:
-        """The policy whose module holds these weights: the trained one, where nothing is held apart."""
-        copy = None if isinstance(spec, Snapshot) and spec not in self.snapshots else self._copy_of(spec)
-        return copy.policy if isinstance(copy, ModuleCopy) else self._own(spec)
+    @contextmanager
+    def whole(self, specs: Iterable[Weights] = ()) -> Iterator[None]:
+        """Within it sharded weights are gathered, and this process computes without the others: those that are trained,
+        and what is held for ``specs``. Every process must enter and leave it together."""
+        with ExitStack() as inside:
+            for policy in self.trained.values():
+                inside.enter_context(whole(bare(policy.model)))
+            for spec in dict.fromkeys(specs):
+                if isinstance(spec, Snapshot) and spec not in self.snapshots:
+                    continue
+                copy = self._copy_of(spec)
+                if isinstance(copy, AdapterCopy):
+                    inside.enter_context(copy.whole())
+                else:
+                    policy = copy.policy if isinstance(copy, ModuleCopy) else self._own(spec)
+                    inside.enter_context(whole(bare(policy.model)))
+            yield
 
     def _own(self, spec: Weights) -> Policy:
         return self.random[spec] if isinstance(spec, Random) else self.policy_of(spec)

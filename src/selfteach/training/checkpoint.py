@@ -37,6 +37,7 @@ from torch.distributed.tensor import DTensor
 
 from selfteach.errors import UserError
 from selfteach.outside import blamed, parsed_json, require_file, said_by
+from selfteach.policy.sharding import as_sharded
 from selfteach.training import shards
 from selfteach.training.reduce import gather_rows
 
@@ -381,11 +382,17 @@ def load_optimizer_state(
             if (name := name_of[id(parameter)]) in state["parameters"]:
                 refuse_odd_moments(name, parameter, state["parameters"][name])
                 optimizer.state[parameter] = {
-                    key: value.to(parameter.device, copy=True)
+                    key: placed(value, parameter)
                     if isinstance(value, Tensor) and (key != "step" or step_on_device)
                     else value
                     for key, value in state["parameters"][name].items()
                 }
+
+
+def placed(value: Shaped[Tensor, "..."], parameter: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """A copy of a saved moment where its parameter is: on its device, and sharded as it is."""
+    moved = value.to(parameter.device, copy=True)
+    return as_sharded(moved, parameter) if value.shape == parameter.shape else moved
 
 
 TABLES_OF_8_BITS = ("absmax", "qmap")

@@ -184,6 +184,10 @@ class Learner(Protocol):
         """What else a checkpoint must hold: any nesting of plain values and tensors, the same on all processes."""
         return {}
 
+    def is_divided(self, state: Mapping[str, Any]) -> bool:
+        """Whether ``state()`` holds something of each process: a run cannot go on with another number of them."""
+        return False
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state()``; weights, optimizers and roles are in place already."""
 

@@ -55,8 +55,9 @@ def load_state(run: Trainer, saved: checkpoint.State) -> None:
     require_progress(progress)
     if not saved["random"]:
         raise ValueError("no process has a random state")
-    # Before what each process has of its own:
-    require_processes(run.accelerator.num_processes, len(saved["random"]))
+    processes, before = run.accelerator.num_processes, len(saved["random"])
+    if processes != before:  # before what each process has of its own
+        require_processes(processes, before, divided=run.learner.is_divided(saved["learner"]))
     run.enter(progress["stage"])
     weights.load(run.wrapped, saved["weights"])
     run.ever = weights.names(saved["weights"])
@@ -68,7 +69,14 @@ def load_state(run: Trainer, saved: checkpoint.State) -> None:
     for name, role in run.roles.items():
         role.load_state(saved["roles"][name])
     run.learner.load_state(saved["learner"])
-    randomness.restore(saved["random"][run.accelerator.process_index])
+    if processes == before:
+        randomness.restore(saved["random"][run.accelerator.process_index])
+    else:
+        randomness.seed_all(run.settings.seed + run.accelerator.process_index + before * progress["step"])
+        run.progress.say(
+            f"begun with {counted(before)}, goes on with {counted(processes)}: prompts, weights, optimizers and roles "
+            "go on where they were; sums are rounded otherwise, so that it is no run to the bit"
+        )
     run.done, run.stage_done, run.spent = progress["step"], progress["stage_done"], progress["spent"]
     run.training_seconds, run.last, run.ended = (
         progress["training_seconds"],
@@ -78,16 +86,13 @@ def load_state(run: Trainer, saved: checkpoint.State) -> None:
     run.idle = progress.get("idle", 0)
 
 
-def require_processes(here: int, there: int) -> None:
-    """UserError for another number of processes: each has random state, prompts and stored answers of its own."""
-    if here != there:
+def require_processes(here: int, there: int, *, divided: bool) -> None:
+    """UserError for another number of processes where each has stored something of its own (``divided``)."""
+    if divided:
+        launcher = f"by torchrun --nproc-per-node {there}" if there > 1 else "without torchrun"
         raise UserError(
-            f"the run was begun with {counted(there)} and goes on with as many, not with {counted(here)}: "
-            + (
-                f"launch it by torchrun --nproc-per-node {there}"
-                if there > 1
-                else "launch it without torchrun"
-            )
+            f"the run was begun with {counted(there)}, which hold its stored answers and notes, and goes on with as "
+            f"many, not with {counted(here)}: launch it {launcher}"
         )
 
 

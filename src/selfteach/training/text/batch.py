@@ -159,7 +159,7 @@ class Scoring:
         gradient pass is to come, which are not scored without gradient before that unless they are read.
         """
         names = [name for name in dict.fromkeys((STUDENT, *self.contexts)) if reads is None or name in reads]
-        waiting = [name for name in later if name not in names or (name, part) in self.kept]
+        waiting = [name for name in later if name not in names or self.has_kept(name, part)]
         self.score_frozen((*trained, *waiting))
         roles = {name: self.scored(name, part, gradient=name in trained) for name in names}
         if features:
@@ -204,7 +204,7 @@ class Scoring:
             for name in wanted
         }
         for part in parts:
-            graphs = [name for name in asked if (name, part) not in self.kept]
+            graphs = [name for name in asked if not self.has_kept(name, part)]
             if len(parts) > 1 and graphs and not self.graphs_fit(part, graphs):
                 graphs = []
             batch = self.batch(part, graphs, reads=reads, later=trained)
@@ -221,9 +221,8 @@ class Scoring:
     # --- scores -------------------------------------------------------------------------------------------------
 
     def scored(self, role: str, part: tuple[int, ...], *, gradient: bool) -> Scored:
-        kept = self.kept.get((role, part))
-        if kept is not None and (kept.requires_grad or not gradient):
-            return Scored(kept, head_of(self.trained(role)))
+        if self.has_kept(role, part, gradient=gradient):
+            return Scored(self.kept[role, part], head_of(self.trained(role)))
         if role != STUDENT and not gradient:
             whole = self.frozen[role]
             return replace(whole, states=self.cut(whole.states, part))
@@ -231,6 +230,12 @@ class Scoring:
         with torch.set_grad_enabled(gradient):
             states = self.live_states(policy, role, part)
         return Scored(states, head_of(policy))
+
+    def has_kept(self, role: str, part: tuple[int, ...], *, gradient: bool = False) -> bool:
+        """Whether the role's states of this micro-batch are kept, with their graph where a ``gradient`` is wanted; of
+        sharded weights in every process, for all must compute where one has to."""
+        kept = self.kept.get((role, part))
+        return not self.as_many(int(kept is None or (gradient and not kept.requires_grad)))
 
     def live_states(self, policy: Policy, role: str, part: Sequence[int]) -> Float[Tensor, "P d"]:
         """[P, d] of a role's positions in ``part``, with gradient where that is on; rows that it cannot see hold zeros

@@ -346,6 +346,9 @@ class TextLearner(Learner):
             **self.models.state(),
         }
 
+    def is_divided(self, state: Mapping[str, Any]) -> bool:
+        return any(state["writing"]["stores"])
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         for knob, one in self.controllers.items():
             one.load_state(state["controllers"][knob])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,10 +13,11 @@ import torch
 
 from selfteach.checks import require
 from selfteach.errors import UserError
+from selfteach.policy.adapter import remember_fingerprint
 from selfteach.policy.loading import Policy, bare, load_policy, policy_of
 from selfteach.policy.lora import LoraConfig
 from selfteach.policy.room import memory_limit, room_of
-from selfteach.policy.sharding import mesh_of, shard, whole
+from selfteach.policy.sharding import mesh_of, shard
 from selfteach.recipes import knobs, preset_of
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, Adapter, Optimization
@@ -67,15 +68,10 @@ class Models:
         policy.room.memory = self.kept_rooms.get(model, policy.room.memory)
         return policy
 
-    @contextmanager
-    def whole(self, recipe: Recipe, *, roles: bool = False) -> Iterator[None]:
-        """Within it sharded weights are gathered, and this process computes without the others: those that are trained,
-        and (``roles``) those that the recipe's roles score with. Every process must enter and leave it together."""
-        specs = [role.weights for role in recipe.roles.values()] if roles else []
-        with ExitStack() as inside:
-            for policy in (*self.policies.values(), *map(self.weights.held_by, specs)):
-                inside.enter_context(whole(bare(policy.model)))
-            yield
+    def whole(self, recipe: Recipe, *, roles: bool = False) -> AbstractContextManager[None]:
+        """Within it this process computes without the others (``WeightStore.whole``) with the trained weights, and
+        (``roles``) with those of the recipe's roles."""
+        return self.weights.whole([role.weights for role in recipe.roles.values()] if roles else ())
 
     @property
     def rooms(self) -> dict[str, int]:
@@ -208,6 +204,8 @@ def sharded(policy: Policy, config: TrainConfig, device: torch.device) -> Policy
     network, loading = bare(policy.model), config.loading
     if config.network is not None:  # what was made in each process need not be the same
         broadcast([*network.parameters(), *network.buffers()])
+    if policy.adapted:
+        remember_fingerprint(policy.model)
     half = policy.precision != "float32"
     shard(network, mesh_of(device), loading.fsdp, half=half)
     memory = config.bookkeeping.memory or memory_limit(device)

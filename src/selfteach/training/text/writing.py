@@ -174,7 +174,8 @@ class Writing:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        versions = state["stores"][self.now.rank]
+        several = any(state["stores"])  # else there may be more or fewer processes now
+        versions = state["stores"][self.now.rank] if several else {}
         self.stores = {name: NamedStore.load(partial(self.path, name), one) for name, one in versions.items()}
         self.filled = set(state["filled"])
         self.prompts.cursor, self.prompts.too_long = state["cursor"], state["too_long"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from selfteach.errors import less_memory
@@ -170,12 +171,12 @@ def in_use(run: TextLearner) -> int:
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     for policy in run.models.policies.values():
-        touch(map(local, policy.model.parameters()))
+        touch([local(one) for one in policy.model.parameters()])
     return int(psutil.Process().memory_info().rss)
 
 
 @torch.no_grad()
-def touch(tensors: Iterable[nn.Parameter]) -> None:
+def touch(tensors: Iterable[Shaped[Tensor, "..."]]) -> None:
     """Weights are mapped from their file, a page when it is first read: have them all in memory."""
     for one in tensors:
         one.detach().reshape(-1)[:: PAGE // one.element_size()].sum()
