@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,9 +61,9 @@ def command(words: Sequence[str]) -> int:
     """Parse, train, report."""
     config, where = configured(words)
     if where.dry_run:
-        if config.fitted:
-            print(config.fitted, file=sys.stderr)
-        sys.stdout.write(toml_text(table_of(config)))
+        if os.environ.get("RANK", "0") == "0":  # of several processes, which have not met yet, the first one speaks
+            print(config.fitted, end="\n" * bool(config.fitted), file=sys.stderr)
+            sys.stdout.write(toml_text(table_of(config)))
         return 0
     with reported(config.out):
         folder, _ = launch(config, progress_for_here, Silent, resume=where.resume)

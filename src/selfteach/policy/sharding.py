@@ -59,13 +59,17 @@ _sharded: WeakKeyDictionary[nn.Module, Sharded] = WeakKeyDictionary()
 # --- sharding -----------------------------------------------------------------------------------------------------
 
 
-def mesh_of(device: torch.device) -> DeviceMesh:
-    """All processes in one row. UserError where this one is alone."""
+def require_several() -> None:
+    """UserError where this process is alone."""
     require(
         distributed.is_initialized() and distributed.get_world_size() > 1,
         "fsdp shards weights over several processes, and this is one alone: launch it by torchrun --nproc-per-node N "
         "-m selfteach train …, or leave --fsdp out",
     )
+
+
+def mesh_of(device: torch.device) -> DeviceMesh:
+    """All processes in one row."""
     return init_device_mesh(device.type, (distributed.get_world_size(),))
 
 

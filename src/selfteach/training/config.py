@@ -68,6 +68,8 @@ class Loading:
     fsdp: Fsdp = "off"
     """Shard weights, gradients and optimizer states over the processes (FSDP2): full_shard gathers a layer while it
     computes, forward and backward; shard_grad_op keeps layers from one to the other. Off: every process has all."""
+    ddp_timeout: PositiveCount = 1800
+    """Seconds that a process waits for the others before it ends: more than the first one takes to save the run."""
     device: Literal["auto", "cpu"] = "auto"
     """Where to compute: the accelerator if there is one, or the CPU."""
 

@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
-from functools import wraps
+from functools import partial, wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -17,12 +17,13 @@ from torch import distributed
 
 from selfteach.errors import UserError, within_memory
 from selfteach.roles.weights import POLICY
-from selfteach.training import alarms, randomness, resuming
+from selfteach.training import alarms, checkpoint, randomness, resuming
 from selfteach.training.config import FORMAT, TrainConfig
 from selfteach.training.inputs import inputs_of
 from selfteach.training.interruption import Interrupted
 from selfteach.training.jsonrows import read_rows
 from selfteach.training.learner import Learner
+from selfteach.training.peers import answering
 from selfteach.training.progress import Progress, Silent
 from selfteach.training.reduce import processes, state_on
 from selfteach.training.runconfig import changes, dotted, saved_config
@@ -53,6 +54,7 @@ FREE = (
     "loading.gradient_checkpointing",
     "loading.offload_teachers",
     "loading.fsdp",
+    "loading.ddp_timeout",
     "bookkeeping.max_idle_steps",
     "bookkeeping.max_unavailable",
     "settings.device",
@@ -72,7 +74,7 @@ def launch(
 ) -> tuple[Path | None, dict[str, Any]]:
     """Train ``config`` to its end. Returns the run folder (None on processes that do not write) and the summary."""
     config = replace(config, out=Path(config.out))
-    first = state_on(config.loading.device).is_main_process
+    first = state_on(config.loading.device, config.loading.ddp_timeout).is_main_process
     shown = tracked(progress(), config.bookkeeping, table_of(config), config.out) if first else silent()
     settings = settings_of(config)
     table = table_of(config)
@@ -179,9 +181,10 @@ def run_learner(
         trainer.check = check
         with on_threads(trainer.learner.threads()):
             config["versions"] = versions()
-            begin_or_go_on(trainer, out, config, resume, changed)
-            begun = True
-            summary = trainer.train()
+            with answering(partial(safe, out)):
+                begin_or_go_on(trainer, out, config, resume, changed)
+                begun = True
+                summary = trainer.train()
     except Interrupted:
         raise
     except BaseException as problem:
@@ -195,6 +198,13 @@ def run_learner(
         if folder is not None:
             folder.close()
     return (folder.path if folder is not None else None), summary
+
+
+def safe(out: Path) -> str:
+    """What is left of a run whose processes have lost each other, and how it goes on."""
+    if checkpoint.latest(out) is None:
+        return "there is no checkpoint yet: launch the run anew"
+    return "the last checkpoint is intact: launch it with --resume, by as many processes or others"
 
 
 def begin_or_go_on(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -32,13 +33,14 @@ def on_cpu(device: str) -> bool:
 _ours = False
 
 
-def state_on(device: str) -> PartialState:
+def state_on(device: str, timeout: int = 1800) -> PartialState:
     """Accelerate's state of this process for a run on ``device``. It keeps the first device that a process computes
     on: a run on another one, in a notebook say, begins with a new state, unless several processes were launched
-    together. UserError where the old one is not ours: somebody's own ``Accelerator`` would lose it."""
+    together. UserError where the old one is not ours: somebody's own ``Accelerator`` would lose it. ``timeout``:
+    seconds that processes wait for each other, of those that meet here first."""
     global _ours
     cpu, fresh = on_cpu(device), not PartialState._shared_state
-    state = PartialState(cpu=cpu)
+    state = PartialState(cpu=cpu, timeout=timedelta(seconds=timeout))
     _ours = _ours or fresh
     if (state.device.type == "cpu") == cpu or state.num_processes > 1:
         return state

@@ -17,7 +17,7 @@ from selfteach.policy.adapter import remember_fingerprint
 from selfteach.policy.loading import Policy, bare, load_policy, policy_of
 from selfteach.policy.lora import LoraConfig
 from selfteach.policy.room import memory_limit, room_of
-from selfteach.policy.sharding import mesh_of, shard
+from selfteach.policy.sharding import mesh_of, require_several, shard
 from selfteach.recipes import knobs, preset_of
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, Adapter, Optimization
@@ -219,6 +219,7 @@ def require_shardable(config: TrainConfig, recipes: Sequence[Recipe]) -> None:
     loading = config.loading
     if loading.fsdp == "off":
         return
+    require_several()
     for asked, said in (
         (loading.sampler_dtype is not None, "--sampler-dtype: take --precision bfloat16, in which layers are gathered"),
         (loading.offload_teachers, "--offload-teachers: teachers are sharded themselves"),
