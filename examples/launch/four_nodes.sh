@@ -8,7 +8,7 @@ set -euo pipefail
 : "${HEAD:?the address of the first machine}" "${NODES:=4}" "${GPUS:=8}" "${PORT:=29500}" "${OUT:=runs/four-nodes}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
 
-run=(opsd --model Qwen/Qwen3-32B --task train.jsonl --precision bfloat16 --gradient-checkpointing full
+run=(opsd --model Qwen/Qwen3-14B --task train.jsonl --precision bfloat16 --gradient-checkpointing selective
      --fsdp full_shard --prompts 256 --steps 200 --eval-every 50 --checkpoint-every 25)
 # A run that goes on has its settings in its folder.
 [[ " $* " != *" --resume "* ]] || run=()

@@ -61,7 +61,9 @@ def command(words: Sequence[str]) -> int:
     """Parse, train, report."""
     config, where = configured(words)
     if where.dry_run:
-        if os.environ.get("RANK", "0") == "0":  # of several processes, which have not met yet, the first one speaks
+        if (
+            os.environ.get("RANK", "0") == "0"
+        ):  # of several processes, which have not met yet, the first one speaks
             print(config.fitted, end="\n" * bool(config.fitted), file=sys.stderr)
             sys.stdout.write(toml_text(table_of(config)))
         return 0

@@ -96,9 +96,10 @@ def answers(
     *,
     max_tokens: int,
     temperature: float = 1.0,
+    whole: bool = False,
 ) -> list[str | None]:
     """The text that answers each conversation, in their order; None where the server gave none (it failed after
-    ``retries``, or said what is no answer).
+    ``retries``, or said what is no answer), or (``whole``) says that the length cut it.
 
     A message that announces tools is left out. UserError where the budget has no room for a request, the server refuses
     (a key, a name), or has answered none of its first 16 requests.
@@ -115,14 +116,14 @@ def answers(
                 f"({account.spent} are spent or asked for): raise it, and go on with --resume"
             )
         try:
-            text, used = asked(client, server, told, max_tokens, temperature)
+            text, used, cut = asked(client, server, told, max_tokens, temperature)
         except Exception as error:
             if refused(error):
                 raise UserError(f"server {server.url} refuses: {said(error)}") from error
             why.append(said(error))
             return None
         account.settle(room, room if used is None else used, text is not None)
-        return text
+        return None if whole and cut else text
 
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="chat-server") as pool:
         found = list(pool.map(one, conversations))
@@ -158,8 +159,9 @@ def client_of(server: ChatServer) -> Any:
 
 def asked(
     client: Any, server: ChatServer, messages: Sequence[Message], max_tokens: int, temperature: float
-) -> tuple[str | None, int | None]:
-    """(the answer's text, None if it has none; the tokens that the server counts, None if it does not say)."""
+) -> tuple[str | None, int | None, bool]:
+    """(the answer's text, None if it has none; the tokens that the server counts, None if it does not say; whether the
+    length cut it)."""
     create = client.chat.completions.with_streaming_response.create
     with create(
         model=server.model, messages=messages, max_tokens=max_tokens, temperature=temperature
@@ -172,7 +174,7 @@ def asked(
     return read(json.loads(held))
 
 
-def read(told: Any) -> tuple[str | None, int | None]:
+def read(told: Any) -> tuple[str | None, int | None, bool]:
     """The same of what a server said, whatever that is."""
     found = told if isinstance(told, dict) else {}
     choices = found.get("choices")
@@ -182,7 +184,8 @@ def read(told: Any) -> tuple[str | None, int | None]:
     usage = found.get("usage")
     used = usage.get("total_tokens") if isinstance(usage, dict) else None
     counted = used if isinstance(used, int) and not isinstance(used, bool) and used >= 0 else None
-    return plain(text) if isinstance(text, str) else None, counted
+    cut = isinstance(first, dict) and first.get("finish_reason") == "length"
+    return plain(text) if isinstance(text, str) else None, counted, cut
 
 
 def plain(text: str) -> str:

@@ -92,6 +92,7 @@ from selfteach.objective.terms import (
     Term,
 )
 from selfteach.objective.top import nth_likeliest, top_ids
+from selfteach.policy.chat_server import ChatServer
 from selfteach.recipes.bank import Bank, Experience, least_gap, reward_of
 from selfteach.recipes.base import REFERENCE, TEACHER, Recipe
 from selfteach.recipes.cosine_reward import CosineReward
@@ -118,6 +119,7 @@ from selfteach.recipes.parts import (
 from selfteach.recipes.retrieval import UCB, Retrieval, Similar
 from selfteach.recipes.stages import Imitate, imitated
 from selfteach.recipes.summarizer import Summarizer
+from selfteach.recipes.text_teacher import TextTeacher, answered_by
 from selfteach.recipes.tools import Prompt, Store, Tools, by_group, preferred
 from selfteach.roles.attempt import Evidence, Revision
 from selfteach.roles.diagnosis import Diagnosis
@@ -160,10 +162,11 @@ from selfteach.task.trajectory import Trajectory
 
 __all__ = [  # noqa: RUF022
     # what is written: settings, roles, trajectories
-    "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "GRPOSettings", "Grade",
-    "NonNegativeFloat", "NonNegativeInt", "OpenUnit", "Optimization", "PerRecord", "PositiveFloat", "PositiveInt",
-    "PositiveRows", "PositiveUnit", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store", "Tools",
-    "TrainedWeights", "Trajectory", "UnitInterval", "require", "settings", "turns_of",
+    "BASE", "END", "POLICY", "PREVIOUS", "REFERENCE", "STUDENT", "TEACHER", "Adapter", "ChatServer", "GRPOSettings",
+    "Grade", "NonNegativeFloat", "NonNegativeInt", "OpenUnit", "Optimization", "PerRecord", "PositiveFloat",
+    "PositiveInt", "PositiveRows", "PositiveUnit", "Prompt", "Recipe", "ReferenceProbe", "Rollouts", "Store",
+    "TextTeacher", "Tools", "TrainedWeights", "Trajectory", "UnitInterval", "answered_by", "require", "settings",
+    "turns_of",
     # who scores: weights × views × spans
     "BEGINNING_ONLY", "EMA", "Answer", "Critic", "Debate", "Diagnosis", "Evidence", "External", "Field", "FromMark",
     "FromTurn", "Frozen", "InSystem", "Lagged", "Live", "Messages", "Partial", "Plain", "Prefix", "Random",

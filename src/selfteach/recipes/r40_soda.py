@@ -23,10 +23,17 @@ class Warmup(Recipe):
     """The model that writes y⁺ (empty: the data's own text)."""
     reference: str = "solution"
     """Without a teacher, the private field that holds y⁺."""
+    black_box: TextTeacher = TextTeacher()
+
+    @property
+    def servers(self) -> Sequence[ChatServer]:
+        server = self.black_box.server(self.teacher)
+        return [] if server is None else [server]
 
     @property
     def writers(self) -> Mapping[str, Role]:
-        return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)} if self.teacher else {}
+        local = self.teacher and not self.servers
+        return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)} if local else {}
 
     @property
     def store(self) -> str:
@@ -37,6 +44,11 @@ class Warmup(Recipe):
         return 1.0
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
+        for server in self.servers:
+            r = self.rollouts
+            theirs = answered_by(server, tools, prompts, 1, r.max_tokens, r.temperature)
+            asked = [Prompt(one.example, one.prompt_ids, one.group) for one in theirs]  # not all are answered
+            return preferred(theirs, tools.sample(asked))
         return preferred(imitated(tools, prompts, self.teacher, self.reference), tools.sample(prompts))
 
     def terms(self, stats: Statistics) -> Iterable[Term]:
@@ -68,6 +80,7 @@ class SODA(Recipe):
     """The model that writes y⁺: a folder, a hub id or arena:NAME (empty: the data's own text)."""
     reference: str = "solution"
     """Without a teacher, the private field that holds its text."""
+    black_box: TextTeacher = TextTeacher()
     sft_steps: PositiveInt = 128
     """Steps of stage "sft" (inferred: one pass over the pairs)."""
     sft_lr: PositiveFloat = 1e-5
@@ -80,6 +93,7 @@ class SODA(Recipe):
             self.rollouts.stored > 0,
             "soda writes its pairs once, before any training: set stored to the number of prompts",
         )
+        self.black_box.server(self.teacher)
         require(self.rollouts.per_prompt == 1, "soda writes one pair for each prompt: per_prompt must be 1")
 
     @property
@@ -91,6 +105,7 @@ class SODA(Recipe):
             student_thinking=self.student_thinking,
             teacher=self.teacher,
             reference=self.reference,
+            black_box=self.black_box,
         )
         return {"sft": warmup, "prefer": self}
 

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
+from selfteach.policy.chat_server import ChatServer
 from selfteach.recipes.base import TEACHER, Recipe
+from selfteach.recipes.text_teacher import TextTeacher, answered_by
 from selfteach.recipes.tools import Prompt, Tools
 from selfteach.roles.role import Role
 from selfteach.roles.view import Plain
@@ -27,10 +29,16 @@ class Imitate(Recipe):
     """The model that writes: a folder, a hub id or arena:NAME (empty: the data's own text)."""
     reference: str = "solution"
     """Without a teacher, the private field that is imitated."""
+    black_box: TextTeacher = TextTeacher()
+
+    @property
+    def servers(self) -> Sequence[ChatServer]:
+        server = self.black_box.server(self.teacher)
+        return [] if server is None else [server]
 
     @property
     def writers(self) -> Mapping[str, Role]:
-        if not self.teacher:
+        if not self.teacher or self.servers:
             return {}
         return {TEACHER: Role(External(self.teacher), Plain(), self.student_thinking)}
 
@@ -39,6 +47,9 @@ class Imitate(Recipe):
         return 1.0  # whatever the temperature at which a teacher writes
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
+        for server in self.servers:
+            r = self.rollouts
+            return answered_by(server, tools, prompts, r.per_prompt, r.max_tokens, r.temperature)
         return imitated(tools, prompts, self.teacher, self.reference, self.rollouts.per_prompt)
 
     def terms(self, stats: Statistics) -> Iterable[Term]:

@@ -69,10 +69,12 @@ class Tools(Protocol):
         server: ChatServer,
         max_tokens: int,
         temperature: float = 1.0,
+        *,
+        whole: bool = False,
     ) -> list[str | None]:
         """What a server answers to the conversation that ``view`` makes of each, as text; None where the view has
-        nothing to show, or the server gave no answer. Tokens that it writes are not counted as the run's; its budget
-        is that of all stages together, in equal parts for each process."""
+        nothing to show, the server gave no answer, or (``whole``) the length cut it. Tokens that it writes are not
+        counted as the run's; its budget is that of all stages together, in equal parts for each process."""
 
     def mix(
         self,

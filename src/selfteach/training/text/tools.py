@@ -91,6 +91,8 @@ class TextTools:
         server: ChatServer,
         max_tokens: int,
         temperature: float = 1.0,
+        *,
+        whole: bool = False,
     ) -> list[str | None]:
         begun = [self.started(one) for one in about]
         told = [view(one, [one], self.reading.wording) for one in begun]
@@ -100,7 +102,9 @@ class TextTools:
         try:
             conversations = [messages for messages in told if messages is not None]
             found = iter(
-                answers(share, conversations, account, max_tokens=max_tokens, temperature=temperature)
+                answers(
+                    share, conversations, account, max_tokens=max_tokens, temperature=temperature, whole=whole
+                )
             )
         finally:
             notes |= {"spent": account.spent, "asked": account.asked, "answered": account.answered}
