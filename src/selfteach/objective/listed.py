@@ -133,7 +133,7 @@ def beyond(role: str, k: int, read: str) -> ValueError:
     """What to say where more is read of a role than it hands over."""
     return ValueError(
         f"{read} of {role!r} is read, which hands over its {k} likeliest tokens and the mass of all others together: "
-        f"compare on at most {k} of its own likeliest tokens, or have it hand over all of them"
+        f"compare on at most {k} of its own likeliest tokens"
     )
 
 

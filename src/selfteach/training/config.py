@@ -28,9 +28,10 @@ from selfteach.task.example import Task
 from selfteach.task.opening import TaskOptions
 from selfteach.task.rows import make_task
 
-FORMAT = 5
+FORMAT = 6
 """Of config.toml: 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written, 3 before
-there was ``max_memory``, 4 before there were ``optim``, ``teacher_dtype`` and ``metrics_tokens``."""
+there was ``max_memory``, 4 before there were ``optim``, ``teacher_dtype`` and ``metrics_tokens``, 5 before there was
+``teacher_cache``."""
 
 
 @settings
@@ -54,6 +55,9 @@ class Loading:
     trained over the sampler's, cut here (with a sampler_dtype that is not theirs)."""
     offload_teachers: bool = False
     """Keep the weights of teachers that never move on the CPU, and on the accelerator only while they score."""
+    teacher_cache: str | None = None
+    """Folder that selfteach score wrote: the answers and scores in it are trained on, and the teachers that made these
+    are not loaded (none: they score)."""
     chat_template: str | None = None
     """A Jinja file used instead of the tokenizer's chat template, or "plain"."""
     model_revision: str | None = None

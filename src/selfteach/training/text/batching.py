@@ -21,6 +21,7 @@ from selfteach.training.text.columns import gathered
 from selfteach.training.text.contexts import Context, Reading, refuse_blind
 from selfteach.training.text.models import Models
 from selfteach.training.text.present import Present
+from selfteach.training.text.teachers.handed import scored
 from selfteach.training.text.update import TextBatch
 
 
@@ -100,8 +101,15 @@ class Batching:
         size = self.now.config.bookkeeping.micro_batch
         roles, weights = self.now.recipe.roles, self.models.weights
         full = {name: context for name, context in contexts.items() if name not in sampled}
+        handed = self.models.handed
+        known = {
+            name: scored(handed, name, rows, context, policy.model.device, columns.dtype)
+            for name, context in full.items()
+            if handed is not None and name in handed.roles
+        }
         return Scoring(
-            roles, weights, rows, full, columns, first_row, size, policy.model.device, self.now.progress.working, alone
+            roles, weights, rows, full, columns, first_row, size, policy.model.device, self.now.progress.working, alone,
+            frozen={**known},
         )  # fmt: skip
 
     # --- what the roles read --------------------------------------------------------------------------------------

@@ -12,14 +12,14 @@ import torch
 
 from selfteach.checks import require
 from selfteach.errors import UserError
-from selfteach.policy.loading import Policy, load_policy, policy_of
+from selfteach.policy.loading import Policy, load_policy, load_reader, policy_of
 from selfteach.policy.lora import LoraConfig
 from selfteach.policy.room import memory_limit
 from selfteach.recipes import knobs, preset_of
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, Adapter, Optimization
 from selfteach.roles.store import WeightStore, is_lasting
-from selfteach.roles.weights import POLICY, Snapshot, Weights
+from selfteach.roles.weights import POLICY, External, Snapshot, Weights
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.training.config import TrainConfig
 from selfteach.training.inputs import external_models
@@ -27,6 +27,7 @@ from selfteach.training.learner import Trained
 from selfteach.training.optimizers import optimizer_of
 from selfteach.training.schedule import scheduled
 from selfteach.training.text.starts import Starts
+from selfteach.training.text.teachers.given import handed_of
 from selfteach.words import option
 
 
@@ -41,6 +42,7 @@ class Models:
         }
         snapshots = [spec for spec in weights_of(recipes) if isinstance(spec, Snapshot)]
         self.others = external_models(config)
+        self.handed = handed_of(config, recipes)
         self.kept_rooms: dict[str, int] = {}
         rest = torch.device("cpu") if config.loading.offload_teachers else None
         self.weights = WeightStore(
@@ -59,6 +61,15 @@ class Models:
         return self.policies[POLICY]
 
     def load_external(self, config: TrainConfig, device: torch.device, model: str) -> Policy:
+        by = [
+            role for one in self.recipes for role in one.roles.items() if role[1].weights == External(model)
+        ]
+        if self.handed is not None and {name for name, _ in by} <= set(self.handed.roles):
+            return load_reader(
+                resolve_model(model),
+                trust_remote_code=config.loading.trust_remote_code,
+                memory=config.bookkeeping.memory or memory_limit(device),
+            )
         policy = load_external(config, device, model)
         policy.room.memory = self.kept_rooms.get(model, policy.room.memory)
         return policy
@@ -102,9 +113,11 @@ class Models:
                 self.starts.put(trained, spec.start)
             self.starts.let_go(self.recipes[stage + 1 :])
         later = weights_of(self.recipes[stage:])
+        handed = () if self.handed is None else self.handed.roles
+        here = [role.weights for role_name, role in recipe.roles.items() if role_name not in handed]
         # A stage between two that name it lets it be.
         lasting = [one for one in weights_of(self.recipes[:stage]) if is_lasting(one) and one in later]
-        self.weights.enter([*weights_of([recipe]), *lasting], moved=stage > 0, later=later)
+        self.weights.enter([*here, *lasting], moved=stage > 0, later=later)
         self.weights.snapshot(name, "start")  # now that it knows whether the weights have moved
 
     def optimizers(self, recipe: Recipe) -> Mapping[str, Trained]:

@@ -15,6 +15,7 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import Outcome, evaluate_terms
 from selfteach.objective.gate import GateProduct, ImportanceRatio, SamplerCorrection
+from selfteach.objective.listed import listed_roles
 from selfteach.objective.minibatch import Minibatch, rows_within
 from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Positions, Quantity
@@ -74,6 +75,11 @@ class TextBatch:
         """Those that are scored at this step beside the student."""
         return [name for name in self.contexts if name != STUDENT]
 
+    @property
+    def listed(self) -> Mapping[str, int]:
+        """Roles that hand over their likeliest tokens alone → how many."""
+        return listed_roles(self.scoring.frozen)
+
     def within(self, update: Minibatch) -> Bool[Tensor, "N"] | None:
         """[N] bool: the rows of an update; None: all of them."""
         return rows_within(update, self.columns, self.seed) if update.parts > 1 else None
@@ -94,6 +100,7 @@ class TextBatch:
             seed=self.seed,
             record=record,
             update=update,
+            listed=self.listed,
         )
 
     @property

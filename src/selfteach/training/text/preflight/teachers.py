@@ -46,6 +46,9 @@ def teacher_checks(
     if run.recipe.generates:
         yield from room_check(name, teacher, policy, seen, run.recipe.rollouts.max_tokens)
     yield alignment_check(name, (run.policy, policy), rollouts, seen)
+    if (handed := run.models.handed) is not None and name in handed.roles:
+        yield Check(f"{name}: cache", True, handed.told(name))
+        return
     if run.config.loading.teacher_dtype is not None:
         yield numbers_check(run, name, teacher.weights)
     yield equality_check(run, name, teacher.weights, rollouts)

@@ -1,0 +1,69 @@
+"""Who hands over scores in a run, as its settings say; and whether these are still what its teachers would say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfteach.checks import require
+from selfteach.recipes.base import Recipe
+from selfteach.roles.store import WeightStore
+from selfteach.training.config import TrainConfig
+from selfteach.training.text.teachers import identity
+from selfteach.training.text.teachers.cache import TeacherCache
+from selfteach.training.text.teachers.handed import Handed, handed_roles, why_none
+
+
+def handed_of(config: TrainConfig, recipes: Sequence[Recipe]) -> Handed | None:
+    """The teacher cache that the settings name (None: they name none). UserError where the recipe cannot train with it,
+    or the files are not as they were written."""
+    named = config.loading.teacher_cache
+    if named is None:
+        return None
+    recipe = offline(config.recipe_name, recipes)
+    cache = TeacherCache(Path(named))
+    require(
+        recipe.rollouts.stored > 0,
+        f"the teacher cache {named} has scores of stored answers, but this run writes its own: set --stored "
+        f"{len({one.group for one in cache.stored})}",
+    )
+    for name in cache.roles:
+        require(
+            name in handed_roles(recipe),
+            f"the teacher cache {named} holds scores of role {name!r}, which in this run is no teacher that stays as "
+            "it is: take the settings that it was made with",
+        )
+    return cache
+
+
+def offline(name: str, recipes: Sequence[Recipe]) -> Recipe:
+    """The recipe's only stage. UserError where its teachers cannot be scored beforehand, and why."""
+    require(
+        len(recipes) == 1,
+        f"recipe {name} trains in {len(recipes)} stages, and what later ones write depends on those before: a teacher "
+        "cache is for one stage alone (lightning-opd: --sft-steps 0)",
+    )
+    (recipe,) = recipes
+    require(
+        bool(handed_roles(recipe)),
+        f"recipe {name} has no teacher whose scores can be had beforehand: {why_none(recipe)}",
+    )
+    return recipe
+
+
+def refuse_stale(
+    config: TrainConfig, recipes: Sequence[tuple[str, Recipe]], handed: Handed | None, weights: WeightStore
+) -> None:
+    """UserError where a cache was made with other weights, words or tokens than the run's teachers have."""
+    if not isinstance(handed, TeacherCache):
+        return
+    (_, recipe), *_ = recipes
+    for name in handed.roles:
+        role = recipe.teachers[name]
+        policy = weights.policy_of(role.weights)
+        identity.refuse_stale(handed, name, identity.identity_of(config, role, policy))
+        require(
+            policy.vocabulary == handed.vocabulary,
+            f"the teacher cache {handed.folder} is of {handed.vocabulary:,} tokens, role {name!r} has "
+            f"{policy.vocabulary:,}: take the model that it was made for",
+        )
