@@ -45,8 +45,8 @@ def command(words: Sequence[str]) -> int:
     config, where = configured(rest, command="score")
     require(where.out is not None, "name the folder of the cache: --out DIR")
     require(
-        not where.resume and not given_names(rest) & {"teacher_cache", "dry_run"},
-        "score makes a teacher cache: leave --resume, --dry-run and --teacher-cache out; one that was "
+        not where.resume and not given_names(rest) & {"teacher_cache", "teacher_server", "dry_run"},
+        "score makes a teacher cache: leave --resume, --dry-run, --teacher-cache, --teacher-server out; one that was "
         "interrupted goes on when it is started again",
     )
     scorable(config, cached.rollouts)

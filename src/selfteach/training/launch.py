@@ -54,6 +54,8 @@ FREE = (
     "loading.offload_teachers",
     "bookkeeping.max_idle_steps",
     "bookkeeping.max_unavailable",
+    "bookkeeping.max_unscored",
+    "loading.teacher_server",
     "settings.device",
     "settings.keep",
     "settings.max_idle_steps",

@@ -109,6 +109,7 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
             "reward/mean": [one.grade.reward for one in episodes if one.grade is not None],
             **graded_numbers(episodes),
             **{f"unavailable/{name}": blind(context) for name, context in batch.contexts.items()},
+            **{f"unscored/{name}": missing for name, missing in batch.unscored.items()},
         }
     )
     tokens = sum_over_processes({"tokens": sum(lengths)})["tokens"]

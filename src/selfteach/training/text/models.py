@@ -42,7 +42,7 @@ class Models:
         }
         snapshots = [spec for spec in weights_of(recipes) if isinstance(spec, Snapshot)]
         self.others = external_models(config)
-        self.handed = handed_of(config, recipes)
+        self.handed = handed_of(config, recipes, self.policy.vocabulary)
         self.kept_rooms: dict[str, int] = {}
         rest = torch.device("cpu") if config.loading.offload_teachers else None
         self.weights = WeightStore(

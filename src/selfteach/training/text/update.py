@@ -55,6 +55,8 @@ class TextBatch:
     outcomes: list[Outcome] = field(default_factory=list)
     looked: list[Outcome] = field(default_factory=list)
     reported: dict[str, float] = field(default_factory=dict)
+    unscored: Mapping[str, Sequence[bool]] = field(default_factory=dict)
+    """By role, of each row that a server was to score, whether it did not."""
     sampler_cap: float | None = None
     """Truncation of importance weights where the sampler computes otherwise than what is trained (None: as it does, or
     the answers are stored ones: of another step's weights)."""

@@ -6,18 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selfteach.checks import require
+from selfteach.policy.chat_server import ChatServer
+from selfteach.policy.logprob_server import model_named
 from selfteach.recipes.base import Recipe
 from selfteach.roles.store import WeightStore
 from selfteach.training.config import TrainConfig
 from selfteach.training.text.teachers import identity
 from selfteach.training.text.teachers.cache import TeacherCache
 from selfteach.training.text.teachers.handed import Handed, handed_roles, why_none
+from selfteach.training.text.teachers.served import ServedTeacher
 
 
-def handed_of(config: TrainConfig, recipes: Sequence[Recipe]) -> Handed | None:
-    """The teacher cache that the settings name (None: they name none). UserError where the recipe cannot train with it,
-    or the files are not as they were written."""
-    named = config.loading.teacher_cache
+def handed_of(config: TrainConfig, recipes: Sequence[Recipe], vocabulary: int) -> Handed | None:
+    """The teacher cache or server that the settings name (None: they name none). UserError where the recipe cannot
+    train with it, the server has no such model, or the files are not as they were written."""
+    named, url = config.loading.teacher_cache, config.loading.teacher_server
+    require(
+        url is not None or config.loading.teacher_model is None,
+        "teacher_model names a server's model: set teacher_server",
+    )
+    require(
+        named is None or url is None,
+        "teacher_cache and teacher_server are two ways to one thing: leave one out",
+    )
+    if url is not None:
+        return served_of(config, recipes, url, vocabulary)
     if named is None:
         return None
     recipe = offline(config.recipe_name, recipes)
@@ -34,6 +47,29 @@ def handed_of(config: TrainConfig, recipes: Sequence[Recipe]) -> Handed | None:
             "it is: take the settings that it was made with",
         )
     return cache
+
+
+def served_of(config: TrainConfig, recipes: Sequence[Recipe], url: str, vocabulary: int) -> ServedTeacher:
+    """UserError where the recipe has no teacher that a server can stand for."""
+    require(
+        len(recipes) == 1,
+        f"recipe {config.recipe_name} trains in {len(recipes)} stages: a teacher's server is for one stage alone "
+        "(lightning-opd: --sft-steps 0)",
+    )
+    recipe = recipes[0]
+    roles = handed_roles(recipe)
+    require(
+        bool(roles),
+        f"recipe {config.recipe_name} has no teacher that a server can stand for: {why_none(recipe)}",
+    )
+    others = {role.weights for role in roles.values()}
+    require(
+        len(others) == 1,
+        f"recipe {config.recipe_name} has teachers of {len(others)} different models, and a server stands for one",
+    )
+    model = model_named(url, config.loading.teacher_model)
+    k = min(config.loading.teacher_top_logprobs, vocabulary)
+    return ServedTeacher(ChatServer(url, model), tuple(roles), k, vocabulary)
 
 
 def offline(name: str, recipes: Sequence[Recipe]) -> Recipe:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import compress
 from typing import Protocol
@@ -60,8 +60,12 @@ class Handed(Protocol):
     def stored(self) -> Sequence[Trajectory]:
         """The stored answers that it has scores of, and of no others; empty: it scores whatever comes."""
 
-    def scores(self, role: str, pieces: Sequence[Piece]) -> list[Listed]:
-        """The scores [P] of each piece's written tokens, on the CPU. UserError where it has none."""
+    def scores(self, role: str, pieces: Sequence[Piece]) -> Sequence[Listed | None]:
+        """The scores [P] of each piece's written tokens, on the CPU; None where it can give none now. UserError
+        where it must have some and has not."""
+
+    def forget(self) -> None:
+        """What was said so far is not asked for again: a new batch begins."""
 
     def told(self, role: str) -> str:
         """What it hands over of the role, and where that comes from, in a sentence."""
@@ -78,13 +82,30 @@ def scored(
     """[P] the role's scores of all rows' written positions; where it sees nothing they may be anything, and are read by
     nobody (``Columns.available``)."""
     pieces = {i: one for i, row in enumerate(rows) if (one := piece_of(row, read, i)) is not None}
-    found = dict(zip(pieces, handed.scores(role, list(pieces.values())), strict=True))
+    given = zip(pieces, handed.scores(role, list(pieces.values())), strict=True)
+    found = {i: one for i, one in given if one is not None}
     k = next((one.k for one in found.values()), 1)
     parts: list[Listed] = []
     for i, row in enumerate(rows):
-        known = pieces[i].positions if i in pieces else 0
+        known = pieces[i].positions if i in found else 0
         parts += [blank(sum(row.mask) - known, k, handed.vocabulary), *([found[i]] if i in found else [])]
     return joined(parts, device, dtype, k, handed.vocabulary)
+
+
+def without_unscored(
+    handed: Handed, rows: Sequence[Trajectory], contexts: Mapping[str, Context], roles: Collection[str]
+) -> tuple[dict[str, Context], dict[str, list[bool]]]:
+    """(the contexts, in which a role sees nothing of a row that it could not be had to score; by role, of each row that
+    it was to score, whether that is so); ``roles``: those that are to score."""
+    left, counts = dict(contexts), dict[str, list[bool]]()
+    for role in [name for name in roles if name in handed.roles]:
+        read = contexts[role]
+        pieces = {i: one for i, row in enumerate(rows) if (one := piece_of(row, read, i)) is not None}
+        scores = dict(zip(pieces, handed.scores(role, list(pieces.values())), strict=True))
+        counts[role] = [one is None for one in scores.values()]
+        prompts = [ids if scores.get(i) is not None else None for i, ids in enumerate(read.prompts)]
+        left[role] = replace(read, prompts=prompts)
+    return left, counts
 
 
 def piece_of(row: Trajectory, read: Context, i: int) -> Piece | None:
