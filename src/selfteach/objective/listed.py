@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from selfteach.objective.axes import LogProbs
@@ -60,7 +60,7 @@ class Listed(Scored):
         """Whether every token is listed: then nothing is unknown."""
         return self.k >= self.vocabulary
 
-    def rows(self, some: Callable[[Tensor], Tensor]) -> Listed:
+    def rows(self, some: Callable[[Shaped[Tensor, "*P ..."]], Shaped[Tensor, "*p ..."]]) -> Listed:
         states, ids, tail, sampled = (some(one) for one in (self.states, self.ids, self.tail, self.sampled))
         return replace(self, states=states, ids=ids, tail=tail, sampled=sampled)
 

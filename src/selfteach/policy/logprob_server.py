@@ -60,10 +60,11 @@ def listed_by(
 
 
 def told(client: Any, server: ChatServer, ids: Sequence[int], k: int) -> Any:
-    """What the server says of the ids' log-probs, whatever that is. It must write a token: it is thrown away."""
+    """What the server says of the ids' log-probs, whatever that is. It must write a token, which is thrown away; at
+    temperature 1, for some servers divide by it before they answer."""
     create, most = client.completions.with_streaming_response.create, len(ids) * (k + 1) * BYTES + BESIDE
     with create(
-        model=server.model, prompt=list(ids), max_tokens=1, temperature=0, extra_body={"prompt_logprobs": k}
+        model=server.model, prompt=list(ids), max_tokens=1, temperature=1, extra_body={"prompt_logprobs": k}
     ) as response:
         held = bytearray()
         for part in response.iter_bytes():

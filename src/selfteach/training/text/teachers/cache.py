@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from selfteach.errors import UserError
 from selfteach.objective.listed import Listed
@@ -214,7 +216,7 @@ class CacheWriter:
             raise
         self.waiting, self.tokens = [], 0
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, Shaped[Tensor, "..."]]:
         rows = [one for _, one in self.waiting]
         lengths = torch.tensor([0, *(len(one.tail) for one in rows)])
         made = self.made
