@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfteach.objective.entrywise import NEVER
-from selfteach.objective.positions import Positions
+from selfteach.objective.positions import Positions, only_sampled
 from selfteach.objective.terms import Match
 from selfteach.objective.top import top_ids
 
@@ -40,7 +40,9 @@ class CandidateMatch(Match):
         outside = torch.ones_like(at.logits[self.role], dtype=torch.bool)
         outside.scatter_(-1, at.ids.unsqueeze(-1), False)
         for name in self.target.names:
-            likeliest = top_ids(at.whole_logits(name), min(self.k, outside.shape[-1]))
+            if name not in at.logits:
+                raise only_sampled(name)
+            likeliest = top_ids(at.logits[name], min(self.k, outside.shape[-1]))
             outside.scatter_(-1, likeliest, False)
         # Of log-probs, not of logits: a NaN among those cut off must not vanish with them.
         return at.with_logits({role: at.log_probs(role).masked_fill(outside, NEVER) for role in roles})

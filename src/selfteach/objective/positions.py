@@ -41,6 +41,10 @@ class Positions:
     _made: dict[Hashable, Shaped[Tensor, "P ..."]] = field(default_factory=dict)
     _of: tuple[Positions, Bool[Tensor, "P"] | Int[Tensor, "p"] | slice] | None = None
 
+    def __post_init__(self) -> None:
+        if self.listed:
+            object.__setattr__(self, "logits", _Known(self.logits, self.listed))
+
     def take(self, which: Bool[Tensor, "P"] | Int[Tensor, "p"] | slice) -> Positions:
         """Some of these positions: a bool mask or indices [P], or a slice (then the logits are views)."""
 
@@ -140,21 +144,13 @@ class Positions:
         self, role: str, temperature: Temperature, likeliest: int | None
     ) -> Float[Tensor, "P V"]:
         one = self.listed[role]
-        spread = partial(self.once, ("listed", role), partial(one.log_probs, self.ids))
-        if one.whole:
-            return log_softmax(self.divided(spread(), temperature))
         if likeliest is None or likeliest > one.k:
             raise beyond(
                 role, one.k, "the whole distribution" if likeliest is None else f"the top {likeliest}"
             )
         if not is_one(temperature):
             raise other_temperature(role)
-        return spread()
-
-    def whole_logits(self, role: str) -> Float[Tensor, "P V"]:
-        """[P, V] the role's logits, or whatever differs from them by a number a position. ValueError where it handed
-        over less than its distribution."""
-        return self.logits[role] if role in self.logits else self.log_probs(role)
+        return self.once(("listed", role), partial(one.log_probs, self.ids))
 
     def _log_probs(self, role: str, temperature: Temperature) -> Float[Tensor, "P V"]:
         return log_softmax(self.divided(self.logits[role], temperature))
@@ -171,11 +167,28 @@ class Positions:
         as it is, at the temperature at which it was measured."""
         if role in self.listed and is_one(temperature):
             return self.listed[role].sampled
-        if role in self.listed and not self.listed[role].whole:
+        if role in self.listed:
             raise other_temperature(role)
         if role not in self.logits and role in self.given:
             return self.given[role]
         return self.log_probs(role, temperature).gather(-1, self.ids.unsqueeze(-1)).squeeze(-1)
+
+
+class _Known(dict[str, Float[Tensor, "P V"]]):
+    """Logits by role, of which those of a role that lists a few log-probs are refused in so many words."""
+
+    def __init__(self, logits: Mapping[str, Float[Tensor, "P V"]], listed: Mapping[str, Listed]) -> None:
+        super().__init__(logits)
+        self.listed = listed
+
+    def __contains__(self, role: object) -> bool:
+        """Such a role did hand over a distribution, if not all of it: asked for it, it says so."""
+        return super().__contains__(role) or role in self.listed
+
+    def __missing__(self, role: str) -> Float[Tensor, "P V"]:
+        if role in self.listed:
+            raise beyond(role, self.listed[role].k, "the whole distribution")
+        raise KeyError(role)
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,7 +283,11 @@ def positions_of(batch: ScoredBatch, chunk: Chunk, roles: Sequence[str]) -> Posi
             scored = batch.roles[role]
             place = chunk.place.to(scored.states.device)
             if isinstance(scored, Listed):
-                listed[role] = scored.rows(partial(_placed, place, batch.device))
+                here = scored.rows(partial(_placed, place, batch.device))
+                if scored.whole:  # nothing is unknown: log-probs are logits
+                    logits[role] = here.log_probs(chunk.ids)
+                else:
+                    listed[role] = here
                 continue
             logits[role] = scored.head.logits(scored.states[place].to(batch.device))
             if scored.features is not None:

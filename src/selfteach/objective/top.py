@@ -28,19 +28,9 @@ def top_ids(values: Float[Tensor, "*P V"], k: int) -> Int[Tensor, "*P k"]:
 def nth_likeliest(at: Positions, n: int, k: int, role: str = STUDENT) -> Int[Tensor, "P"]:
     """[P] the id of a role's n-th likeliest token, n from 0 below ``k`` (found together, once); −1 where the vocabulary
     has fewer."""
-    ids = likeliest_ids(at, k, role)
+    logits = at.logits[role]
+    ids = at.once(("likeliest", role, k), lambda: top_ids(logits, min(k, logits.shape[1])))
     return ids[:, n] if n < ids.shape[1] else torch.full_like(ids[:, 0], -1)
-
-
-def likeliest_ids(at: Positions, k: int, role: str = STUDENT) -> Int[Tensor, "P k"]:
-    """[P, k] ids of a role's ``k`` likeliest tokens, likeliest first, or of the whole of a smaller vocabulary.
-    ValueError: the role handed over fewer."""
-
-    def find() -> Int[Tensor, "P k"]:
-        values = at.log_probs(role, 1.0, k) if role in at.listed else at.whole_logits(role)
-        return top_ids(values, min(k, values.shape[1]))
-
-    return at.once(("likeliest", role, k), find)
 
 
 def _in_two_rounds(values: Tensor, k: int, size: int) -> Tensor:

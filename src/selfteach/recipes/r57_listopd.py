@@ -112,7 +112,7 @@ def tail(role: str, temperature: float) -> Callable[[Positions], Float[Tensor, "
     probability near 1 would be rounded to it."""
 
     def others(at: Positions) -> Float[Tensor, "P"]:
-        likeliest = at.whole_logits(TEACHER).argmax(-1, keepdim=True)
+        likeliest = at.logits[TEACHER].argmax(-1, keepdim=True)
         return at.log_probs(role, temperature).scatter(-1, likeliest, -torch.inf).logsumexp(-1)
 
     return others

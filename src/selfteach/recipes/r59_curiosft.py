@@ -86,7 +86,7 @@ class CurioSFT(Recipe):
 
     def raised(self, at: Positions) -> Float[Tensor, "P"]:
         """[P] τ_t of the teacher."""
-        logits = at.whole_logits(TEACHER)
+        logits = at.logits[TEACHER]
         likeliest = logits.topk(min(self.entropy_top_k, logits.shape[-1]), dim=-1).values
         here = entropy(likeliest.log_softmax(-1))
         wanted = here + self.gain * torch.sigmoid(self.slope * (here - self.center))

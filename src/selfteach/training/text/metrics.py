@@ -16,7 +16,7 @@ from selfteach.objective.engine import Outcome
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.statistics import role_entropy
 from selfteach.objective.support import TopK
-from selfteach.objective.top import likeliest_ids
+from selfteach.objective.top import top_ids
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import mean_over_processes, sum_over_processes
 from selfteach.training.text import mismatch
@@ -78,7 +78,12 @@ def gap(at: Positions, teacher: str, temperature: float, k: int | None = None) -
 
 def likeliest(at: Positions, role: str) -> Int[Tensor, "P k"]:
     """[P, k] a role's likeliest token ids, k = ``TOP_K`` or the whole of a smaller vocabulary."""
-    return likeliest_ids(at, TOP_K, role)
+    k = min(TOP_K, at.logits[STUDENT].shape[-1])
+
+    def find() -> Int[Tensor, "P k"]:
+        return top_ids(at.log_probs(role, 1.0, k) if role in at.listed else at.logits[role], k)
+
+    return at.once(("likeliest", role), find)
 
 
 def mass(at: Positions, role: str, temperature: float) -> Float[Tensor, "P"]:
