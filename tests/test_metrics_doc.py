@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from chat_server import serving
+from logprobs import vllm
 from selfteach.api.progress import Silent
 from selfteach.cli.train import configured
 from selfteach.training.jsonrows import read_rows
@@ -34,6 +36,12 @@ EPISODES = (
     "--student-thinking none --teacher-thinking none",
 )
 """Of several turns."""
+
+SERVED = (
+    "opsd --task table --max-tokens 8 --prompts 2 --steps 1 --eval-problems 0 --samples-every 0 --teacher-top-k 4 "
+    "--clip-entry none --loss-temperature 1"
+)
+"""With a teacher on a server."""
 
 
 def numbered(completion: str) -> dict[str, Any]:
@@ -74,6 +82,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         launch(config, Silent, Silent, check=False)
         for row in read_rows(out / "metrics.jsonl"):
             found |= names(row)
+    with serving(vllm(model), models=("t",)) as (url, _):
+        words = f"{SERVED} --model {model} --teacher-server {url} --out {folder / 'served'}"
+        launch(configured(words.split())[0], Silent, Silent, check=False)
+    for row in read_rows(folder / "served" / "metrics.jsonl"):
+        found |= names(row)
     return found
 
 

@@ -13,6 +13,7 @@ from selfteach.wording import shortened
 
 COMMANDS = {
     "train": "train a model with a recipe",
+    "score": "a teacher's scores of stored answers, once, for train --teacher-cache",
     "eval": "how well a model answers benchmarks, or what its run held out",
     "chat": "talk to a model, a run or a checkpoint",
     "show": "what a run wrote, in the terminal; its metrics as CSV",

@@ -28,6 +28,7 @@ from selfteach.cli import (
 )
 from selfteach.cli.console import registry
 from selfteach.cli.probe import PROBES
+from selfteach.cli.score import scored_arguments
 from selfteach.cli.train import arguments
 from selfteach.recipes import RECIPES
 
@@ -56,6 +57,7 @@ def everything() -> Any:
     kinds: dict[str, Any] = {
         "train": trained,
         "doctor": trained,
+        "score": several({name: scored_arguments(kind) for name, kind in RECIPES.items()}),
         "eval": evaluate.arguments({"how": draft.how, "loading": draft.loading, "data": draft.options}),
         "probe": several({name: probed(probe.knobs) for name, probe in PROBES.items()}),
     }

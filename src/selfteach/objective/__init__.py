@@ -37,6 +37,7 @@ from selfteach.objective.gate import ImportanceRatio, LogRatio
 from selfteach.objective.head import Head, LowRank
 from selfteach.objective.hidden import Hidden
 from selfteach.objective.layout import Layout
+from selfteach.objective.listed import Listed, listed_of
 from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.preference import Pairs, bco, dpo, kto, mismatched_kl
@@ -89,6 +90,7 @@ __all__ = [
     "Jeffreys",
     "Layout",
     "Likeliest",
+    "Listed",
     "LogRatio",
     "LowRank",
     "Match",
@@ -126,6 +128,7 @@ __all__ = [
     "group_advantage",
     "group_mean",
     "kto",
+    "listed_of",
     "make_divergence",
     "measure",
     "mismatched_kl",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from selfteach.objective.columns import Columns
@@ -33,6 +33,11 @@ class Scored:
     def width(self) -> int:
         """Logits of a position."""
         return self.states.shape[-1] if self.head.weight is None else self.head.weight.shape[0]
+
+    def rows(self, some: Callable[[Shaped[Tensor, "*P ..."]], Shaped[Tensor, "*p ..."]]) -> Scored:
+        """The scores of some positions, which ``some`` takes out of a tensor [P, …]."""
+        features = None if self.features is None else some(self.features)
+        return replace(self, states=some(self.states), features=features)
 
 
 @dataclass(frozen=True)

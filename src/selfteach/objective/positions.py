@@ -13,6 +13,7 @@ from torch import Tensor
 from selfteach.objective.axes import LogProbs
 from selfteach.objective.batch import STUDENT, ScoredBatch
 from selfteach.objective.columns import require_shape
+from selfteach.objective.listed import Listed, beyond, other_temperature
 
 BLOCK_BYTES = 2**20
 """Of one role's logits: several teachers' and what is made of them must stay in a processor's cache beside it."""
@@ -21,7 +22,8 @@ BLOCK_BYTES = 2**20
 @dataclass(frozen=True)
 class Positions:
     """P positions: sampled ``ids`` [P]; ``row`` and ``step`` [P] in the whole batch; by role ``logits`` [P, V],
-    ``features`` [P, f], and ``given`` [P], log-probs (nats) of the sampled tokens of roles that hand over no more.
+    ``features`` [P, f], ``given`` [P], log-probs (nats) of the sampled tokens of roles that hand over no more, and
+    ``listed``, what roles say that hand over their likeliest tokens alone.
     ``shape`` (N, T) of the whole batch; None (positions made by hand): columns are not checked against it.
 
     What several readers want of the same logits (log-probs, probabilities, the likeliest tokens) is made once and kept
@@ -35,8 +37,13 @@ class Positions:
     features: Mapping[str, Float[Tensor, "P _f"]] = field(default_factory=dict)
     given: Mapping[str, Float[Tensor, "P"]] = field(default_factory=dict)
     shape: tuple[int, int] | None = None
+    listed: Mapping[str, Listed] = field(default_factory=dict)
     _made: dict[Hashable, Shaped[Tensor, "P ..."]] = field(default_factory=dict)
     _of: tuple[Positions, Bool[Tensor, "P"] | Int[Tensor, "p"] | slice] | None = None
+
+    def __post_init__(self) -> None:
+        if self.listed:
+            object.__setattr__(self, "logits", _Known(self.logits, self.listed))
 
     def take(self, which: Bool[Tensor, "P"] | Int[Tensor, "p"] | slice) -> Positions:
         """Some of these positions: a bool mask or indices [P], or a slice (then the logits are views)."""
@@ -46,7 +53,8 @@ class Positions:
 
         ids, row, step = self.ids[which], self.row[which], self.step[which]
         parts = (some(self.logits), some(self.features), some(self.given))
-        return Positions(ids, row, step, *parts, self.shape, _of=(self, which))
+        listed = {role: one.rows(lambda tensor: tensor[which]) for role, one in self.listed.items()}
+        return Positions(ids, row, step, *parts, self.shape, listed, _of=(self, which))
 
     def with_logits(self, logits: Mapping[str, Float[Tensor, "P V"]]) -> Positions:
         """The same positions with some roles' logits replaced."""
@@ -114,17 +122,35 @@ class Positions:
             )
         return values if temperature == 1 else values / temperature
 
-    def log_probs(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Float[Tensor, "P V"]:
+    def log_probs(
+        self, role: str = STUDENT, temperature: Temperature = 1.0, likeliest: int | None = None
+    ) -> Float[Tensor, "P V"]:
         """[P, V] log-probs of ``role`` at a temperature (number, [N], [N, T] or a function of these positions).
 
-        ValueError: the role handed over log-probs of the sampled tokens only.
+        ``likeliest``: the reader promises to look at no more than so many of the role's own likeliest tokens and at the
+        mass of all others together (None: at anything). ValueError: the role handed over log-probs of the sampled
+        tokens only, or lists fewer of its likeliest tokens, or not at this temperature.
         """
+        if role in self.listed:
+            return self._log_probs_listed(role, temperature, likeliest)
         if role not in self.logits and role in self.given:
             raise only_sampled(role)
         make = partial(self._log_probs, role, temperature)
         if callable(temperature) or isinstance(temperature, Tensor):
             return make()
         return self.once(("log_probs", role, float(temperature)), make)
+
+    def _log_probs_listed(
+        self, role: str, temperature: Temperature, likeliest: int | None
+    ) -> Float[Tensor, "P V"]:
+        one = self.listed[role]
+        if likeliest is None or likeliest > one.k:
+            raise beyond(
+                role, one.k, "the whole distribution" if likeliest is None else f"the top {likeliest}"
+            )
+        if not is_one(temperature):
+            raise other_temperature(role)
+        return self.once(("listed", role), partial(one.log_probs, self.ids))
 
     def _log_probs(self, role: str, temperature: Temperature) -> Float[Tensor, "P V"]:
         return log_softmax(self.divided(self.logits[role], temperature))
@@ -139,9 +165,30 @@ class Positions:
     def sampled(self, role: str = STUDENT, temperature: Temperature = 1.0) -> Float[Tensor, "P"]:
         """[P] log-prob (nats) of the sampled token under ``role``; what a role of signal "sampled" handed over stands
         as it is, at the temperature at which it was measured."""
+        if role in self.listed and is_one(temperature):
+            return self.listed[role].sampled
+        if role in self.listed:
+            raise other_temperature(role)
         if role not in self.logits and role in self.given:
             return self.given[role]
         return self.log_probs(role, temperature).gather(-1, self.ids.unsqueeze(-1)).squeeze(-1)
+
+
+class _Known(dict[str, Float[Tensor, "P V"]]):
+    """Logits by role, of which those of a role that lists a few log-probs are refused in so many words."""
+
+    def __init__(self, logits: Mapping[str, Float[Tensor, "P V"]], listed: Mapping[str, Listed]) -> None:
+        super().__init__(logits)
+        self.listed = listed
+
+    def __contains__(self, role: object) -> bool:
+        """Such a role did hand over a distribution, if not all of it: asked for it, it says so."""
+        return super().__contains__(role) or role in self.listed
+
+    def __missing__(self, role: str) -> Float[Tensor, "P V"]:
+        if role in self.listed:
+            raise beyond(role, self.listed[role].k, "the whole distribution")
+        raise KeyError(role)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +220,11 @@ Temperature = (
     | Callable[[Positions], Float[Tensor, "P"]]
 )
 """What logits are divided by: a number, [N], [N, T], or a function of the positions → [P], taken without gradient."""
+
+
+def is_one(temperature: Temperature) -> bool:
+    """Whether it is the number 1."""
+    return isinstance(temperature, int | float) and temperature == 1
 
 
 def log_softmax(logits: LogProbs) -> LogProbs:
@@ -223,20 +275,32 @@ def positions_of(batch: ScoredBatch, chunk: Chunk, roles: Sequence[str]) -> Posi
 
     ValueError: the batch lacks a role, or vocabulary widths differ.
     """
-    logits, features, given = {}, {}, {}
+    logits, features, given, listed = {}, {}, {}, {}
     for role in roles:
         if role in batch.columns.log_probs:
             given[role] = batch.columns.log_probs[role][chunk.row, chunk.step]
         if role in batch.roles:
             scored = batch.roles[role]
             place = chunk.place.to(scored.states.device)
+            if isinstance(scored, Listed):
+                here = scored.rows(partial(_placed, place, batch.device))
+                if scored.whole:  # nothing is unknown: log-probs are logits
+                    logits[role] = here.log_probs(chunk.ids)
+                else:
+                    listed[role] = here
+                continue
             logits[role] = scored.head.logits(scored.states[place].to(batch.device))
             if scored.features is not None:
                 features[role] = scored.features[place].to(batch.device)
         elif role not in given:
             raise ValueError(f"the batch has no role {role!r}, which is read; it has {sorted(batch.roles)}")
     rows, steps = batch.columns.ids.shape
-    return Positions(chunk.ids, chunk.row, chunk.step, _one_width(logits), features, given, (rows, steps))
+    _refuse_widths(logits, listed)
+    return Positions(chunk.ids, chunk.row, chunk.step, logits, features, given, (rows, steps), listed)
+
+
+def _placed(place: Tensor, device: torch.device, tensor: Tensor) -> Tensor:
+    return tensor[place].to(device)
 
 
 def chunk_length(batch: ScoredBatch, roles: Sequence[str], budget_bytes: int) -> int:
@@ -257,9 +321,9 @@ def blocks(at: Positions) -> Iterator[slice]:
         yield slice(start, start + max(1, length))
 
 
-def _one_width(logits: dict[str, Tensor]) -> dict[str, Tensor]:
+def _refuse_widths(logits: Mapping[str, Tensor], listed: Mapping[str, Listed]) -> None:
     """Refuse different vocabulary widths: the cure is ``Head.vocabulary``, not silent truncation."""
     widths = {role: tensor.shape[-1] for role, tensor in logits.items()}
+    widths |= {role: one.width for role, one in listed.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"vocabulary widths differ: {widths}; set Head.vocabulary to the tokenizer's width")
-    return logits

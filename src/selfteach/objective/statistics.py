@@ -25,11 +25,12 @@ from selfteach.objective.columns import Columns, by_position
 from selfteach.objective.divisor import required, units
 from selfteach.objective.entrywise import Divergence
 from selfteach.objective.gate import ImportanceRatio
+from selfteach.objective.listed import beyond, listed_roles
 from selfteach.objective.minibatch import Minibatch
 from selfteach.objective.positions import Positions, Quantity, only_sampled
 from selfteach.objective.record import measure
 from selfteach.objective.spans import row_top
-from selfteach.objective.support import Full, Support
+from selfteach.objective.support import Full, Support, likeliest_read
 from selfteach.objective.uniform import uniform
 
 Measure = Callable[[Mapping[str, Quantity]], dict[str, Float[Tensor, "N T"]]]
@@ -47,7 +48,8 @@ class Statistics:
     ``step``: the optimizer step the loss is for, from 0. ``roles``: those scored beside the student. ``rows`` [N] bool:
     the rows of the present update (None: all). ``old``: role → [N, T] log-probs measured before the first update
     of this batch (None: this is the first). ``record``: the rows are one record's, whose gradient must know nothing of
-    the others (DP-OPD): a statistic of the whole batch is refused. ``update``: which of the batch's updates the terms
+    the others (DP-OPD): a statistic of the whole batch is refused. ``listed``: the roles that hand over so many of
+    their likeliest tokens, and no more. ``update``: which of the batch's updates the terms
     are for, of those that ``Recipe.updates`` named. ``metrics``: what the recipe reported.
     """
 
@@ -64,6 +66,7 @@ class Statistics:
         seed: int = 0,
         record: bool = False,
         update: Minibatch = Minibatch(),
+        listed: Mapping[str, int] | None = None,
     ) -> None:
         self.record, self.update = record, update
         self.columns, self.step, self.temperature, self.seed = columns, step, temperature, seed
@@ -72,7 +75,7 @@ class Statistics:
         self.rows = every if rows is None else rows
         self.mask = columns.mask & self.rows.unsqueeze(1)
         self.metrics: dict[str, float] = {}
-        self._measure, self._old = measure, old
+        self._measure, self._old, self._listed = measure, old, listed or {}
         self._cache: dict[str, Float[Tensor, "N T"]] = {}
 
     @classmethod
@@ -104,6 +107,7 @@ class Statistics:
             old=old,
             seed=seed,
             update=update,
+            listed=listed_roles(batch.roles),
         )
 
     # --- what the batch says -------------------------------------------------------------------------------------
@@ -259,8 +263,9 @@ class Statistics:
         cut = support or Full()
 
         def function(at: Positions) -> Float[Tensor, "P"]:
-            sides = (at.log_probs(one, self.temperature) for one in (of, role))
-            return divergence.unrefused(*cut.restrict(*sides))
+            own = at.log_probs(of, self.temperature)
+            theirs = at.log_probs(role, self.temperature, likeliest_read(cut))
+            return divergence.unrefused(*cut.restrict(own, theirs))
 
         return self.column(f"divergence/{of}/{role}/{divergence}/{cut}", Quantity(function, (of, role)))
 
@@ -278,7 +283,10 @@ class Statistics:
         if f"{kind}/{role}" not in self._cache:
             if role in self.columns.log_probs:
                 raise only_sampled(role)
-            self._keep(standard_columns(role, self.temperature))
+            if role in self._listed and kind == "entropy":
+                raise beyond(role, self._listed[role], "the entropy")
+            wanted = standard_columns(role, self.temperature)
+            self._keep({f"log_prob/{role}": wanted[f"log_prob/{role}"]} if role in self._listed else wanted)
         return self._cache[f"{kind}/{role}"]
 
     def _refuse_record(self, what: str) -> None:

@@ -162,6 +162,12 @@ def likeliest(k: int | None, of: Chooser = "teacher", tail: Tail = "bucket") -> 
     return Full() if k is None else TopK(k, of, tail)
 
 
+def likeliest_read(support: Support | None) -> int | None:
+    """How many of the teacher's own likeliest entries a support reads, beside the mass of the others; None: any entry
+    of it."""
+    return support.k if isinstance(support, TopK) and support.of == "teacher" else None
+
+
 def _among(ids: Tensor, others: Tensor, width: int) -> Tensor:
     """[..., K] bool: which of the ids are among the others [..., K]."""
     mask = torch.zeros(*ids.shape[:-1], width, dtype=torch.bool, device=ids.device)

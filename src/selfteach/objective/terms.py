@@ -23,8 +23,8 @@ from selfteach.objective.divisor import Divisor, Reduction
 from selfteach.objective.entrywise import Divergence
 from selfteach.objective.gate import Gate
 from selfteach.objective.positions import Positions, Same, Temperature
-from selfteach.objective.support import Full, Support
-from selfteach.objective.target import FromRole, Target
+from selfteach.objective.support import Full, Support, likeliest_read
+from selfteach.objective.target import FromRole, Likeliest, Target
 
 Signal = Literal["full", "sampled", "features"]
 
@@ -370,12 +370,21 @@ class Entropy(Term):
 
 def own_and_target(term: Match | Sampled, at: Positions) -> tuple[Float[Tensor, "P V"], Float[Tensor, "P V"]]:
     """([P, V] the role's log-probs with gradient, [P, V] target log-probs without)."""
-    temperature = _target_temperature(term)
+    temperature, likeliest = _target_temperature(term), _likeliest_read(term)
     own = at.log_probs(term.role, term.temperature)
     with torch.no_grad():
-        roles = {name: at.log_probs(name, temperature) for name in term.target.names}
+        roles = {name: at.log_probs(name, temperature, likeliest) for name in term.target.names}
         target = term.target.log_probs(own.detach(), roles)
     return own, target
+
+
+def _likeliest_read(term: Match | Sampled) -> int | None:
+    """How many of its role's likeliest tokens the target is read on, beside the mass of the others; None: on any."""
+    if isinstance(term.target, Likeliest):
+        return term.target.k
+    if not isinstance(term.target, FromRole):
+        return None
+    return likeliest_read(term.support if isinstance(term, Match) else term.control_variate)
 
 
 def _target_temperature(term: Match | Sampled) -> Temperature:

@@ -232,6 +232,15 @@ def skeleton(model: str, *, revision: str | None = None, trust_remote_code: bool
     return network
 
 
+def load_reader(model: str, *, trust_remote_code: bool = False, memory: int | None = None) -> Policy:
+    """All of ``model`` but its weights: it renders what it would read, and can neither score nor sample. Raises
+    UserError as ``load_policy`` does."""
+    source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    network = skeleton(model, trust_remote_code=trust_remote_code)
+    tokenizer = _tokenizer(folder_of(model, None, trust_remote_code), model, source)
+    return policy_of(network, tokenizer, name=model, memory=memory)
+
+
 def policy_of(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

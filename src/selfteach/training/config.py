@@ -29,9 +29,10 @@ from selfteach.task.example import Task
 from selfteach.task.opening import TaskOptions
 from selfteach.task.rows import make_task
 
-FORMAT = 5
+FORMAT = 6
 """Of config.toml: 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written, 3 before
-there was ``max_memory``, 4 before there were ``optim``, ``teacher_dtype`` and ``metrics_tokens``."""
+there was ``max_memory``, 4 before there were ``optim``, ``teacher_dtype`` and ``metrics_tokens``, 5 before there were
+``teacher_cache`` and ``teacher_server``."""
 
 
 @settings
@@ -55,6 +56,17 @@ class Loading:
     trained over the sampler's, cut here (with a sampler_dtype that is not theirs)."""
     offload_teachers: bool = False
     """Keep the weights of teachers that never move on the CPU, and on the accelerator only while they score."""
+    teacher_cache: str | None = None
+    """Folder that selfteach score wrote: the answers and scores in it are trained on, and the teachers that made these
+    are not loaded (none: they score)."""
+    teacher_server: str | None = None
+    """Address of a vLLM server (http://localhost:8000/v1) that scores in the place of every teacher that never moves
+    (none: they score here)."""
+    teacher_model: str | None = None
+    """What that server calls the model (none: the only one that it has)."""
+    teacher_top_logprobs: PositiveCount = 20
+    """Likeliest tokens that the server lists at a position, beside the mass of all others (its own --max-logprobs at
+    most)."""
     chat_template: str | None = None
     """A Jinja file used instead of the tokenizer's chat template, or "plain"."""
     model_revision: str | None = None
@@ -132,6 +144,8 @@ class Bookkeeping:
     """Stop after the first step with a right answer (test-time training on one question, see --only)."""
     max_unavailable: UnitInterval = 0.5
     """Largest share of rollouts in a step whose teacher has nothing to see; beyond it the run stops."""
+    max_unscored: UnitInterval = 0.1
+    """Largest share of rollouts in a step that a teacher's server gave no scores of; beyond it the run stops."""
     max_idle_steps: NonNegativeInt = 20
     """Steps in a row whose gradients are all 0 before the run stops (0: never; until_solved waits without end)."""
     token_classes: str | None = None

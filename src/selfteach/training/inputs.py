@@ -25,6 +25,7 @@ MAY_NAME_FILES: Mapping[str, str] = {
     "recipe": "recipe.name",
     "model": "loading.model",
     "chat_template": "loading.chat_template",
+    "teacher_cache": "loading.teacher_cache",
     "held_out_file": "task_options.held_out_file",
     "corpus": "task_options.corpus",
     "eval_also": "evaluation.eval_also",

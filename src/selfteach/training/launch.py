@@ -57,6 +57,8 @@ FREE = (
     "loading.ddp_timeout",
     "bookkeeping.max_idle_steps",
     "bookkeeping.max_unavailable",
+    "bookkeeping.max_unscored",
+    "loading.teacher_server",
     "settings.device",
     "settings.keep",
     "settings.max_idle_steps",

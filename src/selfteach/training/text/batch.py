@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, distributed
 
 from selfteach.objective.batch import STUDENT, Scored, ScoredBatch
@@ -225,7 +225,7 @@ class Scoring:
             return Scored(self.kept[role, part], head_of(self.trained(role)))
         if role != STUDENT and not gradient:
             whole = self.frozen[role]
-            return replace(whole, states=self.cut(whole.states, part))
+            return whole.rows(partial(self.cut, part=part))
         policy = self.trained(role)
         with torch.set_grad_enabled(gradient):
             states = self.live_states(policy, role, part)
@@ -340,7 +340,7 @@ class Scoring:
             raise ValueError(f"role {role!r} sees nothing in row {i}")
         return ids
 
-    def cut(self, states: Float[Tensor, "P d"], part: Sequence[int]) -> Float[Tensor, "p d"]:
+    def cut(self, states: Shaped[Tensor, "P ..."], part: Sequence[int]) -> Shaped[Tensor, "p ..."]:
         """Some rows' positions of all rows'."""
         if not part:
             return states[:0]

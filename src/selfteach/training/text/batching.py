@@ -21,6 +21,7 @@ from selfteach.training.text.columns import gathered
 from selfteach.training.text.contexts import Context, Reading, refuse_blind
 from selfteach.training.text.models import Models
 from selfteach.training.text.present import Present
+from selfteach.training.text.teachers.handed import scored, without_unscored
 from selfteach.training.text.update import TextBatch
 
 
@@ -55,7 +56,8 @@ class Batching:
         roles = self.readers(roles)
         with now.clock("view"):
             # A record by itself is no share: that a role is blind for it says nothing.
-            contexts = self.views(rows, roles) if alone else self.contexts(rows, roles)
+            read = self.views(rows, roles) if alone else self.contexts(rows, roles)
+            contexts, unscored = self.scorable(rows, read, alone)
             rows = self.with_sampled_signals(rows, contexts)
         sampled = self.sampled_roles(roles)
         scoring = self.scoring(rows, contexts, sampled, alone=alone)
@@ -74,7 +76,33 @@ class Batching:
             now.config.seed,
             metrics_tokens=settings.metrics_tokens,
             sampler_cap=loading.importance_sampling_cap if fresh else None,
+            unscored=unscored,
         )
+
+    def scorable(
+        self, rows: Sequence[Trajectory], contexts: Mapping[str, Context], alone: bool = False
+    ) -> tuple[Mapping[str, Context], Mapping[str, list[bool]]]:
+        """What is left of the contexts where a server could not score some rows, and which these are, by role.
+        UserError where there are too many of all processes' rows; every process must call it, unless ``alone``."""
+        handed, bound = self.models.handed, self.now.config.bookkeeping.max_unscored
+        if handed is None or handed.stored:
+            return contexts, {}
+        sampled = self.sampled_roles(contexts)
+        asked = [one for one in contexts if one not in sampled or lacking(rows, one, contexts[one])]
+        if not alone:
+            handed.forget()
+        left, unscored = without_unscored(handed, rows, contexts, asked)
+        if alone:
+            return left, unscored
+        for name, missing in unscored.items():
+            counts = sum_over_processes({"missing": sum(missing), "asked": len(missing)})
+            if counts["missing"] > bound * counts["asked"]:
+                raise UserError(
+                    f"the server gave no scores by {name!r} of {int(counts['missing'])} of {int(counts['asked'])} "
+                    f"rollouts ({getattr(handed, 'why', '')}): more than --max-unscored {bound}; look at the "
+                    "server, and go on with --resume"
+                )
+        return left, unscored
 
     def scoring(
         self,
@@ -100,8 +128,15 @@ class Batching:
         size = self.now.config.bookkeeping.micro_batch
         roles, weights = self.now.recipe.roles, self.models.weights
         full = {name: context for name, context in contexts.items() if name not in sampled}
+        handed = self.models.handed
+        known = {
+            name: scored(handed, name, rows, context, policy.model.device, columns.dtype)
+            for name, context in full.items()
+            if handed is not None and name in handed.roles
+        }
         return Scoring(
-            roles, weights, rows, full, columns, first_row, size, policy.model.device, self.now.progress.working, alone
+            roles, weights, rows, full, columns, first_row, size, policy.model.device, self.now.progress.working, alone,
+            frozen={**known},
         )  # fmt: skip
 
     # --- what the roles read --------------------------------------------------------------------------------------
@@ -136,7 +171,7 @@ class Batching:
         names = self.sampled_roles(self.unmoved if contexts is None else contexts)
         if not names:
             return list(rows)
-        read = self.contexts(rows, names) if contexts is None else contexts
+        read = self.scorable(rows, self.contexts(rows, names))[0] if contexts is None else contexts
         wanted = [name for name in names if lacking(rows, name, read[name])]
         with self.models.whole(self.now.recipe, roles=True):  # other processes may lack none
             scores = self._measured(rows, self.sampled(wanted), {name: read[name] for name in wanted})

@@ -45,6 +45,7 @@ from selfteach.training.text.models import Models
 from selfteach.training.text.present import Present
 from selfteach.training.text.private import private_gradient
 from selfteach.training.text.probe import reference_likelihoods
+from selfteach.training.text.teachers import given
 from selfteach.training.text.update import TextBatch, backward, losses_of
 from selfteach.training.text.writing import Writing
 from selfteach.training.threads import small_folder, threads_of
@@ -92,6 +93,7 @@ class TextLearner(Learner):
             progress,
         )
         self.models = Models(config, every, here.device)
+        given.refuse_stale(config, self.recipes, self.models.handed, self.models.weights)
         self.batching = Batching(self.now, self.models)
         self.writing = Writing(self.now, self.policy, self.batching, every)
         self.classes = token_classes(
@@ -244,7 +246,11 @@ class TextLearner(Learner):
         if self.recipe.per_record is not None:
             return self.private_backward(batch, self.recipe.per_record)
         others = [name for name in batch.scoring.contexts if name != STUDENT]
-        watch = metrics.watched(others, self.recipe.temperature, batch.drawn) if update.epoch == 0 else {}
+        watch = (
+            metrics.watched(others, self.recipe.temperature, batch.drawn, batch.listed)
+            if update.epoch == 0
+            else {}
+        )
         if watch and (correction := batch.correction) is not None:
             watch |= mismatch.watched(correction)
         compiler = "inductor" if self.config.bookkeeping.compile else None

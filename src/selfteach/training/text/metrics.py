@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from selfteach.objective.divergence import ForwardKL
 from selfteach.objective.engine import Outcome
 from selfteach.objective.positions import Positions, Quantity
 from selfteach.objective.statistics import role_entropy
+from selfteach.objective.support import TopK
 from selfteach.objective.top import top_ids
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import mean_over_processes, sum_over_processes
@@ -34,27 +35,41 @@ TURNS = 32
 """So many turns of an episode have a divergence of their own."""
 
 
-def watched(teachers: Iterable[str], temperature: float, drawn: Drawn) -> dict[str, Quantity]:
-    """Columns measured at the ``drawn`` tokens beside the loss, on the same logits (docs/metrics.md)."""
+def watched(
+    teachers: Iterable[str], temperature: float, drawn: Drawn, listed: Mapping[str, int] | None = None
+) -> dict[str, Quantity]:
+    """Columns measured at the ``drawn`` tokens beside the loss, on the same logits (docs/metrics.md). ``listed``: of a
+    teacher that hands over so many of its likeliest tokens what can be said of these."""
     own = drawn.of()
     columns = {
         "entropy/student": Quantity(partial(role_entropy, role=STUDENT, temperature=temperature), where=own),
         "mass/student": Quantity(partial(mass, role=STUDENT, temperature=temperature), where=own),
     }
     for name in teachers:
-        seen = drawn.of(name)
-        for kind, function in (
-            ("divergence", partial(gap, teacher=name, temperature=temperature)),
-            ("entropy", partial(role_entropy, role=name, temperature=temperature)),
-            ("mass", partial(mass, role=name, temperature=temperature)),
-            ("overlap", partial(overlap, teacher=name)),
-        ):
-            columns[f"{kind}/{name}"] = Quantity(function, (STUDENT, name), seen)
+        seen, k = drawn.of(name), (listed or {}).get(name)
+        functions: dict[str, Callable[[Positions], Float[Tensor, "P"]]] = {
+            "divergence": partial(gap, teacher=name, temperature=temperature, k=k),
+            "entropy": partial(role_entropy, role=name, temperature=temperature),
+            "mass": partial(mass, role=name, temperature=temperature),
+            "overlap": partial(overlap, teacher=name),
+        }
+        for kind in functions if k is None else measured_of_listed(k, temperature):
+            columns[f"{kind}/{name}"] = Quantity(functions[kind], (STUDENT, name), seen)
     return columns
 
 
-def gap(at: Positions, teacher: str, temperature: float) -> Float[Tensor, "P"]:
-    """[P] unclipped forward KL(teacher‖student) in nats: the same measure whatever the recipe's own loss."""
+def measured_of_listed(k: int, temperature: float) -> list[str]:
+    """What is measured of a teacher that hands over its k likeliest tokens: no entropy, no divergence at another
+    temperature, and of shorter lists than ``TOP_K`` no more than the divergence."""
+    return [*(["divergence"] if temperature == 1 else []), *(["mass", "overlap"] if k >= TOP_K else [])]
+
+
+def gap(at: Positions, teacher: str, temperature: float, k: int | None = None) -> Float[Tensor, "P"]:
+    """[P] unclipped forward KL(teacher‖student) in nats: the same measure whatever the recipe's own loss. ``k``: on the
+    teacher's k likeliest tokens and all others as one event, which is never above it (None: on the vocabulary)."""
+    if k is not None:
+        cut, own = TopK(k, "teacher", "bucket"), at.log_probs(STUDENT, temperature)
+        return ForwardKL().unrefused(*cut.restrict(own, at.log_probs(teacher, temperature, k)))
     student, theirs = (at.log_probs(role, temperature) for role in (STUDENT, teacher))
     found = (at.probs(teacher, temperature) * (theirs - student)).sum(-1)
     # Where a token is excluded (0 · −inf), and where something is NaN, which is refused.
@@ -63,8 +78,12 @@ def gap(at: Positions, teacher: str, temperature: float) -> Float[Tensor, "P"]:
 
 def likeliest(at: Positions, role: str) -> Int[Tensor, "P k"]:
     """[P, k] a role's likeliest token ids, k = ``TOP_K`` or the whole of a smaller vocabulary."""
-    logits = at.logits[role]
-    return at.once(("likeliest", role), lambda: top_ids(logits, min(TOP_K, logits.shape[-1])))
+    k = min(TOP_K, at.logits[STUDENT].shape[-1])
+
+    def find() -> Int[Tensor, "P k"]:
+        return top_ids(at.log_probs(role, 1.0, k) if role in at.listed else at.logits[role], k)
+
+    return at.once(("likeliest", role), find)
 
 
 def mass(at: Positions, role: str, temperature: float) -> Float[Tensor, "P"]:
@@ -95,6 +114,7 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
             "reward/mean": [one.grade.reward for one in episodes if one.grade is not None],
             **graded_numbers(episodes),
             **{f"unavailable/{name}": blind(context) for name, context in batch.contexts.items()},
+            **{f"unscored/{name}": missing for name, missing in batch.unscored.items()},
         }
     )
     tokens = sum_over_processes({"tokens": sum(lengths)})["tokens"]

@@ -14,7 +14,7 @@ import torch
 from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.policy.adapter import remember_fingerprint
-from selfteach.policy.loading import Policy, bare, load_policy, policy_of
+from selfteach.policy.loading import Policy, bare, load_policy, load_reader, policy_of
 from selfteach.policy.lora import LoraConfig
 from selfteach.policy.room import memory_limit, room_of
 from selfteach.policy.sharding import mesh_of, require_several, shard
@@ -22,7 +22,7 @@ from selfteach.recipes import knobs, preset_of
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, Adapter, Optimization
 from selfteach.roles.store import WeightStore, is_lasting
-from selfteach.roles.weights import POLICY, Snapshot, Weights
+from selfteach.roles.weights import POLICY, External, Snapshot, Weights
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.training.config import TrainConfig
 from selfteach.training.gradients import broadcast
@@ -31,6 +31,7 @@ from selfteach.training.learner import Trained
 from selfteach.training.optimizers import SHARDED_OPTIMIZERS, optimizer_of
 from selfteach.training.schedule import scheduled
 from selfteach.training.text.starts import Starts
+from selfteach.training.text.teachers.given import handed_of
 from selfteach.words import option
 
 
@@ -46,6 +47,7 @@ class Models:
         }
         snapshots = [spec for spec in weights_of(recipes) if isinstance(spec, Snapshot)]
         self.others = external_models(config)
+        self.handed = handed_of(config, recipes, self.policy.vocabulary)
         self.kept_rooms: dict[str, int] = {}
         rest = torch.device("cpu") if config.loading.offload_teachers else None
         self.weights = WeightStore(
@@ -64,6 +66,15 @@ class Models:
         return self.policies[POLICY]
 
     def load_external(self, config: TrainConfig, device: torch.device, model: str) -> Policy:
+        by = [
+            role for one in self.recipes for role in one.roles.items() if role[1].weights == External(model)
+        ]
+        if self.handed is not None and {name for name, _ in by} <= set(self.handed.roles):
+            return load_reader(
+                resolve_model(model),
+                trust_remote_code=config.loading.trust_remote_code,
+                memory=config.bookkeeping.memory or memory_limit(device),
+            )
         policy = load_external(config, device, model)
         policy.room.memory = self.kept_rooms.get(model, policy.room.memory)
         return policy
@@ -71,7 +82,12 @@ class Models:
     def whole(self, recipe: Recipe, *, roles: bool = False) -> AbstractContextManager[None]:
         """Within it this process computes without the others (``WeightStore.whole``) with the trained weights, and
         (``roles``) with those of the recipe's roles."""
-        return self.weights.whole([role.weights for role in recipe.roles.values()] if roles else ())
+        return self.weights.whole(self.here(recipe) if roles else ())
+
+    def here(self, recipe: Recipe) -> list[Weights]:
+        """What the recipe's roles score with in this process, and not elsewhere."""
+        handed = () if self.handed is None else self.handed.roles
+        return [role.weights for name, role in recipe.roles.items() if name not in handed]
 
     @property
     def rooms(self) -> dict[str, int]:
@@ -114,7 +130,7 @@ class Models:
         later = weights_of(self.recipes[stage:])
         # A stage between two that name it lets it be.
         lasting = [one for one in weights_of(self.recipes[:stage]) if is_lasting(one) and one in later]
-        self.weights.enter([*weights_of([recipe]), *lasting], moved=stage > 0, later=later)
+        self.weights.enter([*self.here(recipe), *lasting], moved=stage > 0, later=later)
         self.weights.snapshot(name, "start")  # now that it knows whether the weights have moved
 
     def optimizers(self, recipe: Recipe) -> Mapping[str, Trained]:
@@ -219,7 +235,6 @@ def require_shardable(config: TrainConfig, recipes: Sequence[Recipe]) -> None:
     loading = config.loading
     if loading.fsdp == "off":
         return
-    require_several()
     for asked, said in (
         (loading.sampler_dtype is not None, "--sampler-dtype: take --precision bfloat16, in which layers are gathered"),
         (loading.offload_teachers, "--offload-teachers: teachers are sharded themselves"),
@@ -233,6 +248,7 @@ def require_shardable(config: TrainConfig, recipes: Sequence[Recipe]) -> None:
             f"--fsdp {loading.fsdp} does not go with --optim {name}, whose state is not a tensor's own shards: take "
             "--optim adamw_torch_fused, adamw_torch or sgd; or leave --fsdp out"
         )
+    require_several()
 
 
 def load_external(config: TrainConfig, device: torch.device, model: str) -> Policy:

@@ -172,7 +172,11 @@ def probe_contexts(
     learner: TextLearner, roles: Iterable[str], rows: Sequence[Trajectory]
 ) -> dict[str, Context]:
     """What each role reads before the probes; one may see nothing there without stopping the run."""
-    return learner.batching.views(rows, roles)
+    handed = learner.models.handed
+    blind = () if handed is None or not handed.stored else set(handed.roles)
+    read = learner.batching.views(rows, [name for name in roles if name not in blind])
+    # What is stored is all that such a role has an opinion of.
+    return {name: read[name] if name in read else Context([None] * len(rows)) for name in roles}
 
 
 # --- columns ----------------------------------------------------------------------------------------------------
@@ -208,14 +212,22 @@ def seen_at(
     at: Positions, teachers: Sequence[str], temperature: float
 ) -> Iterator[tuple[str, Shaped[Tensor, "P"] | Shaped[Tensor, "P k"]]]:
     """The columns of some positions, by name (kind/role)."""
+    width = at.logits[STUDENT].shape[1]
     for role in (STUDENT, *teachers):
-        top = at.log_probs(role, temperature).topk(min(TOP, at.logits[role].shape[1]))
-        yield f"log_prob/{role}", at.sampled(role, temperature).float()
-        yield f"entropy/{role}", role_entropy(at, role, temperature).float()
+        k = at.listed[role].k if role in at.listed and not at.listed[role].whole else width
+        known = k == width
+        # Of one that lists its likeliest tokens at temperature 1: these, whatever the loss is taken at.
+        top = at.log_probs(role, temperature if known else 1.0, k).topk(min(TOP, k))
+        unknown = top.values.new_full((len(top.values),), torch.nan)
+        yield f"log_prob/{role}", at.sampled(role, temperature if known else 1.0).float()
+        yield f"entropy/{role}", (role_entropy(at, role, temperature) if known else unknown).float()
         yield f"top_ids/{role}", top.indices.int()
         yield f"top_probs/{role}", top.values.exp().float()
-    for name in teachers:
-        yield f"divergence/{name}", gap(at, name, temperature).float()
+        if role != STUDENT:
+            yield (
+                f"divergence/{role}",
+                gap(at, role, temperature if known else 1.0, None if known else k).float(),
+            )
 
 
 def term_columns(batch: TextBatch, count: int, others: int) -> dict[str, Float[Tensor, "L"]]:

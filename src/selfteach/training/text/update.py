@@ -15,6 +15,7 @@ from selfteach.objective.batch import STUDENT
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import Outcome, evaluate_terms
 from selfteach.objective.gate import GateProduct, ImportanceRatio, SamplerCorrection
+from selfteach.objective.listed import listed_roles
 from selfteach.objective.minibatch import Minibatch, rows_within
 from selfteach.objective.plan import Weighted, plan
 from selfteach.objective.positions import Positions, Quantity
@@ -54,6 +55,8 @@ class TextBatch:
     outcomes: list[Outcome] = field(default_factory=list)
     looked: list[Outcome] = field(default_factory=list)
     reported: dict[str, float] = field(default_factory=dict)
+    unscored: Mapping[str, Sequence[bool]] = field(default_factory=dict)
+    """By role, of each row that a server was to score, whether it did not."""
     sampler_cap: float | None = None
     """Truncation of importance weights where the sampler computes otherwise than what is trained (None: as it does, or
     the answers are stored ones: of another step's weights)."""
@@ -73,6 +76,11 @@ class TextBatch:
     def roles(self) -> list[str]:
         """Those that are scored at this step beside the student."""
         return [name for name in self.contexts if name != STUDENT]
+
+    @property
+    def listed(self) -> Mapping[str, int]:
+        """Roles that hand over their likeliest tokens alone → how many."""
+        return listed_roles(self.scoring.frozen)
 
     def within(self, update: Minibatch) -> Bool[Tensor, "N"] | None:
         """[N] bool: the rows of an update; None: all of them."""
@@ -94,6 +102,7 @@ class TextBatch:
             seed=self.seed,
             record=record,
             update=update,
+            listed=self.listed,
         )
 
     @property

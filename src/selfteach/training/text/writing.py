@@ -81,7 +81,7 @@ class Writing:
         name, spent = recipe.store or now.stage, 0
         store = self.store(name)
         if name not in self.filled:
-            store.trajectories, spent = self.write_once(recipe.rollouts.stored, step)
+            store.trajectories, spent = self.given() or self.write_once(recipe.rollouts.stored, step)
             kept = int(sum_over_processes({"answers": len(store.trajectories)})["answers"])
             progress.say(f"stage {now.stage}: {kept} answers stored")
             require_answers(kept)  # of all processes: one may have none, and learns from the others'
@@ -93,6 +93,16 @@ class Writing:
         """Trajectories to be stored, with what the roles of signal "sampled" think of them."""
         written, spent = self.write(prompts, step)
         return self.batching.with_sampled_signals(rows_of(self.judged(written))), spent
+
+    def given(self) -> tuple[list[Trajectory], int] | None:
+        """This process's share of the answers that a teacher cache has scores of, for which nothing is generated; None:
+        there is none."""
+        handed = self.batching.models.handed
+        if handed is None or not handed.stored:
+            return None
+        groups = {group: i for i, group in enumerate(dict.fromkeys(one.group for one in handed.stored))}
+        now = self.now
+        return [one for one in handed.stored if groups[one.group] % now.processes == now.rank], 0
 
     def write(self, prompts: int, step: int, rollout: Rollout | None = None) -> tuple[list[Trajectory], int]:
         """Answers to the next prompts as the recipe (or ``rollout``) writes them."""

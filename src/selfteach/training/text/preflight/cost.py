@@ -126,7 +126,9 @@ def step_of(run: TextLearner, work: StageWork, speed: Speed) -> tuple[float, flo
     """(seconds of sampling, of scoring with gradient and by every teacher) of a step."""
     writes = work.recipe.generates and not work.once
     tokens = work.rows * (work.prompt + work.tokens)
-    teachers = sum(relative_size(run, role.weights) for role in work.recipe.teachers.values())
+    handed = () if run.models.handed is None else run.models.handed.roles
+    scoring = [role.weights for name, role in work.recipe.teachers.items() if name not in handed]
+    teachers = sum(relative_size(run, weights) for weights in scoring)
     sampling = speed.written(work.rows, work.tokens) if writes else 0.0
     return sampling, tokens * (speed.trained + teachers * speed.scored)
 

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from selfteach.checks import nearest
+from selfteach.errors import NotFinite
 from selfteach.objective.columns import Columns
+from selfteach.objective.listed import Listed
 from selfteach.objective.plan import plan
 from selfteach.objective.terms import Term
 from selfteach.task.trajectory import Trajectory
 from selfteach.task.verdict import Verdict
 from selfteach.training.text.preflight.check import Check
+from selfteach.training.text.teachers.handed import advice
+from selfteach.training.text.update import losses_of
 
 if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
@@ -65,6 +69,8 @@ def objective_check(run: TextLearner, rollouts: Sequence[Trajectory]) -> Check:
                     False,
                     f"term {term.name} reads the whole distribution of {role!r}, {SAMPLED}",
                 )
+    if (refusal := beyond_what_is_handed_over(run, batch)) is not None:
+        return Check("objective", False, refusal)
     nothing = [term.name for term in terms if selects_nothing(term, batch.columns)]
     named = f"terms {', '.join(term.name for term in terms)}"
     if not nothing:
@@ -76,6 +82,26 @@ def objective_check(run: TextLearner, rollouts: Sequence[Trajectory]) -> Check:
         "and where select what you mean",
         warns=True,
     )
+
+
+def beyond_what_is_handed_over(run: TextLearner, batch: TextBatch) -> str | None:
+    """Why the terms cannot be taken where teachers hand over a few log-probs a token: they read more than these. None:
+    they do not, or nobody does."""
+    for role in (name for name, one in batch.scoring.frozen.items() if isinstance(one, Listed)):
+        hidden = next(
+            (one.name for one in first_terms(run, batch) if one.reads.get(role) == "features"), None
+        )
+        if hidden is not None:
+            return f"term {hidden!r}: hidden states of {role!r} are read, which hands over log-probs: let it score"
+    if not batch.listed:
+        return None
+    try:
+        with torch.no_grad():
+            for _ in losses_of(batch):
+                pass
+    except NotFinite as problem:
+        return f"{problem}; {advice(run.recipe)}"
+    return None
 
 
 def first_terms(run: TextLearner, batch: TextBatch) -> list[Term]:

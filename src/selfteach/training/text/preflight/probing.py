@@ -59,6 +59,9 @@ def first_prompts(run: TextLearner) -> list[Prompt]:
 
 def probe_rollouts(short: TextLearner) -> tuple[list[Trajectory], bool]:
     """A few rollouts written as the recipe writes them, and True; the student's own and False if it kept none."""
+    if (handed := short.models.handed) is not None and handed.stored:
+        few = list(dict.fromkeys(one.group for one in handed.stored))[:PROBES]
+        return [one for one in handed.stored if one.group in few], True
     prompts = short.writing.prompts.take(PROBES)
     written = short.recipe.rollout(short.writing.tools(0), prompts, 0)
     kept = bool(written)

@@ -19,7 +19,9 @@ from selfteach.task.trajectory import Trajectory
 from selfteach.training.text.contexts import Context
 from selfteach.training.text.preflight.check import Check, indented
 from selfteach.training.text.preflight.probing import divergences, log_probs
+from selfteach.training.text.preflight.served import served_checks
 from selfteach.training.text.preflight.words import PROBE, messages_check, unknown_check
+from selfteach.training.text.teachers.served import ServedTeacher
 
 if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
@@ -46,6 +48,12 @@ def teacher_checks(
     if run.recipe.generates:
         yield from room_check(name, teacher, policy, seen, run.recipe.rollouts.max_tokens)
     yield alignment_check(name, (run.policy, policy), rollouts, seen)
+    if (handed := run.models.handed) is not None and name in handed.roles:
+        if isinstance(handed, ServedTeacher):
+            yield from served_checks(run, handed, name, teacher, rollouts, seen)
+        else:
+            yield Check(f"{name}: cache", True, handed.told(name))
+        return
     if run.config.loading.teacher_dtype is not None:
         yield numbers_check(run, name, teacher.weights)
     yield equality_check(run, name, teacher.weights, rollouts)
