@@ -11,7 +11,9 @@ import torch
 from selfteach.errors import UserError
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.positions import Positions, Quantity
+from selfteach.policy.loading import bare
 from selfteach.policy.sampler import LocalSampler
+from selfteach.policy.sharding import as_many
 from selfteach.roles.view import Plain
 from selfteach.roles.weights import MOVING
 from selfteach.task.trajectory import Trajectory
@@ -173,7 +175,9 @@ class Batching:
             return list(rows)
         read = self.scorable(rows, self.contexts(rows, names))[0] if contexts is None else contexts
         wanted = [name for name in names if lacking(rows, name, read[name])]
-        with self.models.whole(self.now.recipe, roles=True):  # other processes may lack none
+        if not as_many(bare(self.models.policy.model), len(wanted)):
+            return list(rows)
+        with self.models.whole(self.now.recipe, roles=True):  # processes lack more or less
             scores = self._measured(rows, self.sampled(wanted), {name: read[name] for name in wanted})
         return [
             replace(
