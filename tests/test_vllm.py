@@ -98,6 +98,12 @@ def test_behind_a_cut_the_policy_scores_anew(tiny: str) -> None:
     assert all(set(one.behavior) == {0.0} for one in greedy)
 
 
+@pytest.mark.parametrize("temperature", [0.001, 2.5])
+def test_a_temperature_that_vllm_would_not_sample_at_is_refused(tiny: str, temperature: float) -> None:
+    with serving(Vllm(tiny)) as url, pytest.raises(UserError, match=r"vLLM samples at 0\.01 to 2"):
+        sampler_of(load_policy(tiny), url).sample(PROMPTS, Sampling(4, temperature))
+
+
 def test_seeds_are_63_bits_and_differ() -> None:
     seeds = {seed_of(f"row {i}") for i in range(1000)}
     assert len(seeds) == 1000
@@ -354,6 +360,14 @@ def test_a_server_that_notes_other_log_probs_is_refused(tiny: str) -> None:
         serving(Vllm(tiny, mode="raw_logprobs")) as url,
         pytest.raises(UserError, match="processed_logprobs"),
     ):
+        run_of(tiny, *words_of(url)).stepped()
+
+
+def test_a_server_on_a_cpu_must_keep_a_tied_head_apart(tiny: str) -> None:
+    with serving(Vllm(tiny, device="cpu")) as url, pytest.raises(UserError, match="--hf-overrides"):
+        run_of(tiny, *words_of(url)).stepped()
+    vllm = Vllm(tiny, device="cpu", untied=True)
+    with serving(vllm) as url:
         run_of(tiny, *words_of(url)).stepped()
 
 

@@ -31,6 +31,8 @@ class Vllm:
 
     folder: str
     mode: str = "processed_logprobs"
+    device: str = "cuda"
+    untied: bool = False
     calls: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
@@ -64,8 +66,11 @@ class Vllm:
         return 200, {"data": [{"id": self.folder, "max_model_len": self.policy.window}]}
 
     def server_info(self, body: dict[str, Any]) -> Told:
-        model = {"dtype": "torch.float32", "logprobs_mode": self.mode, "hf_overrides": {}}
-        return 200, {"vllm_config": {"model_config": model}}
+        model: dict[str, Any] = {"dtype": "torch.float32", "logprobs_mode": self.mode, "hf_overrides": {}}
+        if self.untied:
+            model["hf_overrides"] = {"tie_word_embeddings": False}
+        device = {"device_type": self.device}
+        return 200, {"vllm_config": {"model_config": model, "device_config": device}}
 
     def tokenize(self, body: dict[str, Any]) -> Told:
         ids = self.policy.tokenizer(body["prompt"], add_special_tokens=body["add_special_tokens"])

@@ -24,6 +24,8 @@ from selfteach.policy.loading import Policy, bare
 from selfteach.policy.sampler import Sample, Watch, refuse_unwritable
 from selfteach.policy.scorer import LocalScorer
 
+LEAST, MOST = 0.01, 2.0
+"""Temperatures between which vLLM samples as it is told: it raises lower ones, and refuses higher ones."""
 ROUNDS = 3
 """Times that an engine may leave all that it is asked unanswered."""
 OUTSIDE = -100.0
@@ -117,6 +119,11 @@ class VllmSampler:
             longest <= self.engine.window,
             f"{self.engine.name} reads {self.engine.window} tokens at most, and a prompt with its answer may have "
             f"{longest}: raise vllm_max_model_len (of a server --max-model-len), or lower max_tokens",
+        )
+        require(
+            sampling.temperature == 0 or LEAST <= sampling.temperature <= MOST,
+            f"temperature is {sampling.temperature}: vLLM samples at {LEAST:g} to {MOST:g}, or at 0 (greedy); leave "
+            "--use-vllm out for others",
         )
         keys = keys_from_torch(len(prompts)) if keys is None else keys
         if len(keys) != len(prompts):

@@ -64,6 +64,7 @@ class VllmServer:
     window: int = field(init=False)
     untied: bool = field(init=False)
     dtype: str = field(init=False)
+    on_cpu: bool = field(init=False)
     model: str = field(init=False)
     tries: int = 3
 
@@ -81,7 +82,8 @@ class VllmServer:
         self.wait()
         served = self.listed()
         self.model, self.window = served
-        about = self.about()
+        about, device = self.about()
+        self.on_cpu = "cpu" in (device.get("device_type"), device.get("device"))
         self.dtype = str(about.get("dtype"))
         overrides = about.get("hf_overrides")
         self.untied = isinstance(overrides, dict) and overrides.get("tie_word_embeddings") is False
@@ -226,8 +228,8 @@ class VllmServer:
             raise UserError(f"{self.name} lists no model as vLLM does: is it one?")
         return name, window
 
-    def about(self) -> dict[str, Any]:
-        """Its model's settings."""
+    def about(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Its settings: of the model, and of the device."""
         try:
             told = self.patiently("/server_info?config_format=json")
         except Refused as problem:
@@ -236,7 +238,8 @@ class VllmServer:
         model = config.get("model_config") if isinstance(config, dict) else None
         if not isinstance(model, dict):
             raise UserError(f"{self.name} says nothing of its settings: {DEV_MODE}")
-        return model
+        device = config.get("device_config") if isinstance(config, dict) else None
+        return model, device if isinstance(device, dict) else {}
 
     def ids_of(self, text: str) -> list[int] | None:
         """The text as its tokenizer has it; None: it has none, or does not say."""

@@ -88,6 +88,7 @@ class VllmRollouts:
         s = self.settings
         if s.vllm_mode == "server":
             self.engine = VllmServer(s.vllm_server_base_url, s.vllm_server_timeout)
+            refuse_old_head(self.engine, self.policy)
             refuse_other_tokens(self.engine, self.policy, self.probe)
         else:
             share, window = s.vllm_gpu_memory_utilization, s.vllm_max_model_len
@@ -123,17 +124,20 @@ class VllmRollouts:
             if still
             else f"its log-probs of a prompt are {off:.1e} nats from the model's"
         )
-        raise UserError(f"the weights have not arrived at {self.engine.name}: {told}{self.advice()}")
+        raise UserError(
+            f"the weights have not arrived at {self.engine.name}: {told}; does it serve this "
+            "model, with no quantization? (docs/vllm.md)"
+        )
 
-    def advice(self) -> str:
-        """What to look at where weights did not arrive."""
-        assert self.engine is not None
-        if isinstance(self.engine, VllmServer) and is_tied(self.policy) and not self.engine.untied:
-            return (
-                "; a server without a GPU keeps the old head of a model with tied embeddings: start it with "
-                "--hf-overrides '{\"tie_word_embeddings\": false}'"
-            )
-        return "; does it serve this model, with no quantization? (docs/vllm.md)"
+
+def refuse_old_head(server: VllmServer, policy: Policy) -> None:
+    """UserError for a server without a GPU that would keep the first head of a model with tied embeddings: it packs the
+    head apart, and does not pack it again (vLLM 0.32)."""
+    require(
+        not server.on_cpu or server.untied or not is_tied(policy),
+        f"{server.name} has no GPU and would keep the old head of a model with tied embeddings: start it with "
+        "--hf-overrides '{\"tie_word_embeddings\": false}'",
+    )
 
 
 def refuse_other_tokens(server: VllmServer, policy: Policy, probe: list[int]) -> None:
