@@ -63,7 +63,7 @@ class ColocatedEngine:
         self.untied = on_cpu and is_tied(policy)
         self.window = min(window or policy.window, policy.window)
         self.version = ""
-        with random_state_kept(), TemporaryDirectory(prefix="selfteach-") as folder:
+        with process_kept(), TemporaryDirectory(prefix="selfteach-") as folder:
             write_model(policy, Path(folder), untied=self.untied)
             self.llm = started(
                 model=folder,
@@ -172,13 +172,16 @@ def write_model(policy: Policy, folder: Path, *, untied: bool) -> None:
 
 
 @contextmanager
-def random_state_kept() -> Iterator[None]:
-    """vLLM seeds Python's, NumPy's and torch's generators as it starts; after it they are as before."""
+def process_kept() -> Iterator[None]:
+    """As it starts vLLM seeds Python's, NumPy's and torch's generators, and takes ``torch.set_num_threads`` away on a
+    CPU; after it they are as before."""
     import numpy
 
+    set_num_threads = torch.set_num_threads
     python, legacy = random.getstate(), numpy.random.get_state()  # noqa: NPY002
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=list(devices)):
         yield
+    torch.set_num_threads = set_num_threads
     random.setstate(python)
     numpy.random.set_state(legacy)  # noqa: NPY002
