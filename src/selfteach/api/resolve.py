@@ -24,7 +24,7 @@ from selfteach.studies.laptop import laptop_of, preset_named
 from selfteach.task.arena import WORLDS
 from selfteach.task.options import TaskOptions, yielding
 from selfteach.task.rows import make_task
-from selfteach.training.config import FORMAT, Bookkeeping, Evaluation, Loading, TrainConfig
+from selfteach.training.config import FORMAT, Bookkeeping, Evaluation, Loading, TrainConfig, Vllm
 from selfteach.training.whereabouts import same_thing
 
 GIVEN = "given"
@@ -35,8 +35,11 @@ BUNDLES: Mapping[str, type] = {
     "task_options": TaskOptions,
     "evaluation": Evaluation,
     "bookkeeping": Bookkeeping,
+    "vllm": Vllm,
 }
 """The parts of a run's settings beside the recipe's."""
+WHERE_USED = ("vllm",)
+"""Those of them that a run's record has only where they are not the defaults."""
 TOP = ("recipe", "preset", "task", "reward", "seed", "out")
 """What a settings file names beside the knobs."""
 
@@ -189,7 +192,12 @@ def of_a_run(
         mine, theirs = knobs(found), knobs(chosen)
         other = next(name for name in mine if mine[name] != theirs[name])
         raise UserError(f"the settings have {other} {theirs[other]!r}, the recipe given {mine[other]!r}")
-    bundles = {part: read(bundle(), table.get(part, {}), part) for part, bundle in BUNDLES.items()}
+    bundles = {
+        part: bundle()
+        if part in WHERE_USED and part not in table
+        else read(bundle(), table.get(part, {}), part)
+        for part, bundle in BUNDLES.items()
+    }
     return TrainConfig(
         chosen, name, saved["preset"], task if task is not None else run["task"], NOWHERE,
         reward=reward if reward is not None else run.get("reward"), seed=run["seed"], **bundles,

@@ -128,7 +128,7 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     )  # fmt: skip
     config = replace(
         begun, recipe=given.recipe, seed=given.where.seed, loading=given.loading, task_options=given.task_options,
-        evaluation=given.evaluation, bookkeeping=given.bookkeeping,
+        evaluation=given.evaluation, bookkeeping=given.bookkeeping, vllm=given.vllm,
     )  # fmt: skip
     require_model(config)
     if not is_of_a_run(table):

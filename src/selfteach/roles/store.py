@@ -24,7 +24,18 @@ from selfteach.roles.copies import (
     untrained,
 )
 from selfteach.roles.followed import Followed
-from selfteach.roles.weights import EMA, External, Frozen, Lagged, Live, Random, Ring, Snapshot, Weights
+from selfteach.roles.weights import (
+    EMA,
+    POLICY,
+    External,
+    Frozen,
+    Lagged,
+    Live,
+    Random,
+    Ring,
+    Snapshot,
+    Weights,
+)
 
 
 class WeightStore:
@@ -36,7 +47,8 @@ class WeightStore:
     Full weights are held as modules of their own.
     Those of a LoRA policy are exchanged in place (``Exchange``): **no graph of the student may be alive while a role
     is scored**. ``rest``: the device on which full weights that never move wait until they score (None: where the
-    trained ones are); ``load`` gives its models there. ``drawn_apart``: how often such a copy was sampled from.
+    trained ones are); ``load`` gives its models there. ``drawn_apart``: how often such a copy was sampled from;
+    ``steps``: optimizer steps of the live policy since the store was made.
     """
 
     def __init__(
@@ -59,7 +71,7 @@ class WeightStore:
         self.sampler_dtype = sampler_dtype
         self.samplers: dict[str, ModuleCopy] = {}
         self.moved = False
-        self.drawn_apart = 0
+        self.drawn_apart = self.steps = 0
 
     def enter(
         self, specs: Iterable[Weights], *, moved: bool = False, later: Collection[Weights] | None = None
@@ -186,6 +198,7 @@ class WeightStore:
 
     def after_step(self, moved: Collection[str] | None = None) -> None:
         """Tell every role that the weights it follows took an optimizer step; ``moved``: which ones did (None: all)."""
+        self.steps += moved is None or POLICY in moved
         for spec, one in self.followed.items():
             if moved is None or getattr(spec, "of", None) in moved:
                 one.after_step()

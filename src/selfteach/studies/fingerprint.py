@@ -21,7 +21,7 @@ from typing import Any
 from selfteach.studies.code import code_files, source_of
 from selfteach.task.arena import WORLDS, model_folder
 from selfteach.training import inputs
-from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig
+from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig, Vllm
 from selfteach.training.jsonrows import jsonable
 from selfteach.training.launch import FREE
 from selfteach.training.runconfig import dotted
@@ -55,6 +55,8 @@ def fingerprint(config: TrainConfig) -> str:
         "bookkeeping": unlike(asdict(config.bookkeeping), asdict(Bookkeeping()), "bookkeeping."),
         "inputs": inputs.inputs_of(config),
         "model": world_model(config),
+        # As rows that were made before there was vLLM:
+        **({"vllm": unlike(asdict(config.vllm), asdict(Vllm()), "vllm.")} if config.vllm != Vllm() else {}),
     }
     return sha256(json.dumps(jsonable(depends), sort_keys=True, default=str).encode()).hexdigest()[:16]
 

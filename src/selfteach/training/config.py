@@ -53,7 +53,7 @@ class Loading:
     stored answers). Evaluations, probes, mixtures and what other roles write are in their own weights' numbers."""
     importance_sampling_cap: PositiveFloat = 2.0
     """Most that a token counts for the sampler having drawn it too rarely: its probability under the weights that are
-    trained over the sampler's, cut here (with a sampler_dtype that is not theirs)."""
+    trained over the sampler's, cut here (with a sampler_dtype that is not theirs, or use_vllm)."""
     offload_teachers: bool = False
     """Keep the weights of teachers that never move on the CPU, and on the accelerator only while they score."""
     teacher_cache: str | None = None
@@ -90,6 +90,25 @@ class Loading:
         """The sampler's own dtype; None: it is the trained weights' (``precision``)."""
         own = None if self.sampler_dtype == self.precision else self.sampler_dtype
         return {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}[own]
+
+
+@settings
+class Vllm:
+    """Whether vLLM writes the rollouts, and which (docs/vllm.md)."""
+
+    use_vllm: bool = False
+    """Sample rollouts with vLLM: the weights are pushed to it after each step, its log-probs are measured against the
+    model's and corrected for. Evaluations and what other roles write stay with the models themselves."""
+    vllm_mode: Literal["colocate", "server"] = "colocate"
+    """vLLM in this process, on the same device; or a vLLM server of this machine, started by yourself."""
+    vllm_server_base_url: str = "http://localhost:8000"
+    """Where that server is."""
+    vllm_server_timeout: PositiveFloat = 240.0
+    """Seconds that the server may be away, or leave a request unanswered, before the run stops."""
+    vllm_gpu_memory_utilization: PositiveUnit = 0.3
+    """Share of the accelerator's memory for vLLM in this process, weights and cache together."""
+    vllm_max_model_len: PositiveInt | None = None
+    """Most tokens of a prompt and its answer for vLLM in this process (none: the model's window)."""
 
 
 @settings
@@ -184,6 +203,7 @@ class TrainConfig:
     task_options: TaskOptions = TaskOptions()
     evaluation: Evaluation = Evaluation()
     bookkeeping: Bookkeeping = Bookkeeping()
+    vllm: Vllm = Vllm()
     network: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     """A model in memory with its tokenizer, in place of ``loading.model``."""
     fitted: str = ""
@@ -226,7 +246,19 @@ class TrainConfig:
             "task_options": asdict(self.task_options),
             "evaluation": asdict(self.evaluation),
             "bookkeeping": asdict(self.bookkeeping),
+            # Where it is not used a record has no such table, as those of earlier runs.
+            **({} if self.vllm == Vllm() else {"vllm": asdict(self.vllm)}),
         }
+
+    @property
+    def copied_in(self) -> torch.dtype | None:
+        """The dtype of a copy of the weights to sample from; None: there is none."""
+        return None if self.vllm.use_vllm else self.loading.sampled_in
+
+    @property
+    def sampled_apart(self) -> bool:
+        """Whether rollouts are sampled in other arithmetic than they are scored in."""
+        return self.vllm.use_vllm or self.loading.sampled_in is not None
 
     @property
     def given(self) -> list[str]:

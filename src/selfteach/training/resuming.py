@@ -113,14 +113,16 @@ def save(run: Trainer, *, unended: Marks | None = None) -> None:
         marked = None if here is None else {"files": here.marks(), "unended": unended}
         if here is not None:
             here.sync()
-        (path,) = gather_rows([] if here is None else [str(here.path)])
-        checkpoint.save(
-            Path(path),
-            run.done,
-            {**whole, "written": marked},
-            keep=run.settings.keep,
-            writes=here is not None,
-        )
+        for path in gather_rows(
+            [] if here is None else [here.path]
+        ):  # the first process's, where there is one
+            checkpoint.save(
+                path,
+                run.done,
+                {**whole, "written": marked},
+                keep=run.settings.keep,
+                writes=here is not None,
+            )
 
 
 def refuse_broken(run: Trainer, whole: checkpoint.State) -> None:

@@ -17,8 +17,8 @@ from selfteach.training.jsonrows import jsonable
 from selfteach.wording import shortened
 
 TABLES = (
-    "about", "recipe", "paper", "stages", "run", "loading", "task_options", "evaluation", "bookkeeping", "settings",
-    "inputs", "versions",
+    "about", "recipe", "paper", "stages", "run", "loading", "task_options", "evaluation", "bookkeeping", "vllm",
+    "settings", "inputs", "versions",
 )  # fmt: skip
 """What a run's record consists of."""
 RESTORE = "restore it or start a new run"

@@ -35,9 +35,11 @@ class Batching:
     def reading(self) -> Reading:
         """How views become token ids at present."""
         now = self.now
-        sampler_of = partial(LocalSampler, watch=partial(now.progress.working, "sampling"))
+        watch = partial(now.progress.working, "sampling")
+        sampler_of = partial(LocalSampler, watch=watch)
         temperature = now.recipe.rollouts.temperature
-        return Reading(self.models.weights, sampler_of, now.task.wording, temperature, now.draws)
+        live = None if self.models.vllm is None else self.models.vllm.sampler(watch)
+        return Reading(self.models.weights, sampler_of, now.task.wording, temperature, now.draws, live)
 
     def of(
         self,
@@ -66,7 +68,7 @@ class Batching:
         scoring.several = len(now.recipe.updates(step)) > 1
         settings, loading = now.config.bookkeeping, now.config.loading
         # What is stored was drawn from other weights, and is trained on as it is.
-        fresh = loading.sampled_in is not None and not now.recipe.rollouts.stored
+        fresh = now.config.sampled_apart and not now.recipe.rollouts.stored
         return TextBatch(
             step,
             now.recipe,
@@ -79,6 +81,7 @@ class Batching:
             metrics_tokens=settings.metrics_tokens,
             sampler_cap=loading.importance_sampling_cap if fresh else None,
             unscored=unscored,
+            written_at=self.models.written_at,
         )
 
     def scorable(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from selfteach.errors import UserError
@@ -14,6 +15,7 @@ from selfteach.policy.sampler import Sampler
 from selfteach.roles.role import ReasonFirst, Role
 from selfteach.roles.store import WeightStore
 from selfteach.roles.view import Messages, Plain, View
+from selfteach.roles.weights import Live, Weights
 from selfteach.task.example import Message
 from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import sum_over_processes
@@ -44,13 +46,25 @@ class Context:
 @dataclass(frozen=True)
 class Reading:
     """What rendering needs of a run: whose weights reason first, who samples with them, how a task
-    words its views, the sampling temperature, and what random numbers follow from (``Present.draws``)."""
+    words its views, the sampling temperature, and what random numbers follow from (``Present.draws``). ``live``: who
+    samples in the live policy's place (None: itself)."""
 
     weights: WeightStore
     sampler_of: Callable[[Policy], Sampler]
     wording: Mapping[str, str]
     temperature: float = 1.0
     draws: str = ""
+    live: Sampler | None = None
+
+    @contextmanager
+    def sampler(self, weights: Weights) -> Iterator[Sampler]:
+        """Who writes rollouts with these weights."""
+        if self.live is not None and weights == Live():
+            self.weights.drawn_apart += 1
+            yield self.live
+            return
+        with self.weights.sampling(weights) as policy:
+            yield self.sampler_of(policy)
 
     def context(self, role: Role, rows: Sequence[Trajectory], *, room: int = 0) -> Context:
         """Render the role's view of each row. One that would have to be cut to leave ``room`` tokens is unavailable."""

@@ -71,7 +71,7 @@ def refuse_single_answers(config: TrainConfig, task: Task, stages: Mapping[str, 
 
 def refuse_contradictions(config: TrainConfig, stages: Mapping[str, Recipe]) -> None:
     """UserError where one option would make another do nothing."""
-    dtypes.refuse_contradictions(config.loading, stages)
+    dtypes.refuse_contradictions(config.loading, stages, config.vllm)
     evaluation, book, data = config.evaluation, config.bookkeeping, config.task_options
     if evaluation.eval_problems == 0:
         require(

@@ -7,16 +7,21 @@ from collections.abc import Iterator, Mapping
 from selfteach.checks import require
 from selfteach.recipes.base import Recipe
 from selfteach.roles.weights import Live
-from selfteach.training.config import Loading, TrainConfig
+from selfteach.training.config import Loading, TrainConfig, Vllm
 
 
-def refuse_contradictions(loading: Loading, stages: Mapping[str, Recipe]) -> None:
-    """UserError for a cap of importance weights that nothing makes, and for a sampler's copy of an adapter."""
-    apart = loading.sampled_in is not None
+def refuse_contradictions(loading: Loading, stages: Mapping[str, Recipe], vllm: Vllm) -> None:
+    """UserError for a cap of importance weights that nothing makes, for a sampler's copy of an adapter, and for words
+    about a vLLM that is not used."""
     require(
-        apart or loading.importance_sampling_cap == Loading.importance_sampling_cap,
-        "importance_sampling_cap cuts the weights of a sampler_dtype that is not the precision's: give one, or leave "
-        "it out",
+        vllm.use_vllm or vllm == Vllm(),
+        "the settings of vLLM are for rollouts that it writes: add --use-vllm, or leave them out",
+    )
+    apart = loading.sampled_in is not None and not vllm.use_vllm
+    require(
+        apart or vllm.use_vllm or loading.importance_sampling_cap == Loading.importance_sampling_cap,
+        "importance_sampling_cap cuts the weights of a sampler_dtype that is not the precision's, or of vLLM: give "
+        "one, or leave it out",
     )
     instead = (
         "leave it out"
@@ -39,7 +44,9 @@ def adapted(recipe: Recipe) -> bool:
 def without_effect(config: TrainConfig, stages: Mapping[str, Recipe]) -> Iterator[str]:
     """What is asked for and changes nothing with this recipe, a line each."""
     loading, recipes = config.loading, stages.values()
-    own = loading.sampler_dtype is not None
+    own = loading.sampler_dtype is not None and not config.vllm.use_vllm
+    if config.vllm.use_vllm and not any(one.generates for one in recipes):
+        yield f"use_vllm: recipe {config.recipe_name} samples nothing, so that it changes nothing"
     if own and loading.sampled_in is None:
         yield f"sampler_dtype: precision {loading.precision} samples in it already, no copy is made"
     elif own and not any(one.generates for one in recipes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -177,6 +178,7 @@ class TextLearner(Learner):
             )
         self.models.enter(stage, self.now.stage, self.recipe)
         self.writing.enter()
+        self.moved()
         seed = self.config.seed
         self.controllers = {knob: spec.start(seed) for knob, spec in self.recipe.controllers.items()}
         here = trainable(self.modules())
@@ -190,13 +192,26 @@ class TextLearner(Learner):
         return {"weights": self.models.weights}
 
     def preflight(self) -> None:
+        self.push()
         preflight.preflight(self)
+
+    def moved(self) -> None:
+        """The weights are others than before, without a step of an optimizer."""
+        if self.models.vllm is not None:
+            self.models.vllm.forget()
+
+    def push(self) -> None:
+        """Have vLLM sample with the weights as they are now, if it is used. All processes must call it."""
+        if self.models.vllm is not None and self.recipe.generates:
+            with self.clock("push"):
+                self.models.vllm.follow(lambda: copy(self.writing.prompts).take(1)[0].prompt_ids)
 
     def collect(self, step: int) -> TextBatch:
         """Prompts → trajectories → graded → views → columns; nobody has scored anything yet."""
         self.now.step = step
         self.validated_tokens = 0
         self.set_knobs(step)
+        self.push()
         before = Counter(self.task.verdicts)
         drawn = self.models.weights.drawn_apart
         with self.clock("sample"):
@@ -213,11 +228,16 @@ class TextLearner(Learner):
 
     def say_not_sampled(self, written: Sequence[Trajectory]) -> None:
         """Where others wrote the first answers, a sampler of its own dtype has nothing to do."""
-        dtype, who = self.config.loading.sampled_in, sorted({one.origin for one in written})
-        if dtype is not None and written:
+        who = sorted({one.origin for one in written})
+        if self.config.sampled_apart and written:
+            name, where = (
+                ("use_vllm", "by vLLM")
+                if self.config.vllm.use_vllm
+                else ("sampler_dtype", "from the trained weights' own copy")
+            )
             self.progress.say(
-                f"sampler_dtype: stage {self.now.stage} begins with answers of {', '.join(who)}, none of them sampled "
-                "from the trained weights' own copy: it changes nothing there"
+                f"{name}: stage {self.now.stage} begins with answers of {', '.join(who)}, none sampled {where}: "
+                "it changes nothing there"
             )
 
     def set_knobs(self, step: int) -> None:
@@ -253,6 +273,7 @@ class TextLearner(Learner):
         )
         if watch and (correction := batch.correction) is not None:
             watch |= mismatch.watched(correction)
+        batch.staleness.append(self.models.weights.steps - batch.written_at)
         compiler = "inductor" if self.config.bookkeeping.compile else None
         return backward(batch, update, watch, several=several, compiler=compiler)
 
@@ -304,6 +325,7 @@ class TextLearner(Learner):
             return False
         self.hooked += 1
         self.hook.after_step(self.hooked, weights, evaluate)
+        self.moved()
         return True
 
     def evaluate(self, phase: Literal["before", "train", "after", "hook"]) -> Mapping[str, float] | None:
@@ -371,6 +393,7 @@ class TextLearner(Learner):
         self.models.starts.load_state(state["starts"])
         self.longest_prompt = state.get("longest_prompt", 0)
         self.models.load_state(state)
+        self.moved()
 
     def table(self) -> Mapping[str, Any]:
         return self.config.table()

@@ -121,7 +121,7 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
     return {
         **token_means(batch.looked, classes, batch.drawn),
         **turn_means(batch.looked, batch.drawn),
-        **({} if batch.sampler_cap is None else mismatch.metrics(batch.looked, batch.sampler_cap)),
+        **sampled_apart(batch),
         **text_metrics(rows, private),
         **{"reward/mean": 0.0, **means},
         **spread(batch.columns),
@@ -129,6 +129,16 @@ def row_of(batch: TextBatch, classes: tuple[list[str], Int[Tensor, "V"]], second
         "tokens_per_second": tokens / max(seconds, 1e-9),
         **{f"verdicts/{name!s}": count for name, count in sum_over_processes(batch.verdicts).items()},
     }
+
+
+def sampled_apart(batch: TextBatch) -> Mapping[str, float]:
+    """How far the sampler was from the policy, in log-probs and in optimizer steps, if it is another."""
+    if batch.sampler_cap is None:
+        return {}
+    found = mismatch.metrics(batch.looked, batch.sampler_cap)
+    if not found or not batch.staleness:
+        return found
+    return {**found, "sampling/staleness": sum(batch.staleness) / len(batch.staleness)}
 
 
 def first_of_each(rows: Sequence[Trajectory]) -> list[Trajectory]:

@@ -12,6 +12,11 @@ from selfteach.objective.gate import SamplerCorrection
 from selfteach.objective.positions import Quantity
 from selfteach.training.reduce import gather_rows, sum_over_processes
 
+WORST = 1e-2
+"""Nats by which one token's two log-probs may differ in float32: kernels of another order of summation."""
+MEAN = 5e-2
+"""Nats in the mean in bfloat16, where single tokens may differ by more."""
+
 COLUMN = f"logp_difference/{STUDENT}"
 
 

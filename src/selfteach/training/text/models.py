@@ -32,12 +32,14 @@ from selfteach.training.optimizers import SHARDED_OPTIMIZERS, optimizer_of
 from selfteach.training.schedule import scheduled
 from selfteach.training.text.starts import Starts
 from selfteach.training.text.teachers.given import handed_of
+from selfteach.training.text.vllm_rollouts import VllmRollouts
 from selfteach.words import option
 
 
 class Models:
     """``policies``: trained weights by name; ``weights``: what is held for roles; ``starts``: where stages begin;
-    ``others``: models that only teach, of all stages; ``kept_rooms``: the sizes that a resumed run had for them."""
+    ``others``: models that only teach, of all stages; ``kept_rooms``: the sizes that a resumed run had for them;
+    ``vllm``: who samples rollouts in the policy's place (None: nobody)."""
 
     def __init__(self, config: TrainConfig, recipes: Sequence[Recipe], device: torch.device) -> None:
         self.recipes = list(recipes)
@@ -55,8 +57,9 @@ class Models:
             partial(self.load_external, config, device),
             snapshots,
             rest=rest,
-            sampler_dtype=config.loading.sampled_in,
+            sampler_dtype=config.copied_in,
         )
+        self.vllm = VllmRollouts(config, self.policy, self.weights) if config.vllm.use_vllm else None
         self.starts = Starts(self.policies, recipes)
         self.stage: tuple[int, str] | None = None
 
@@ -88,6 +91,11 @@ class Models:
         """What the recipe's roles score with in this process, and not elsewhere."""
         handed = () if self.handed is None else self.handed.roles
         return [role.weights for name, role in recipe.roles.items() if name not in handed]
+
+    @property
+    def written_at(self) -> int:
+        """Optimizer steps that the weights had made which sample rollouts now."""
+        return self.weights.steps if self.vllm is None else self.vllm.steps
 
     @property
     def rooms(self) -> dict[str, int]:

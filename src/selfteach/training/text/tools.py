@@ -72,12 +72,9 @@ class TextTools:
         sampling = self.sampling(max_tokens, temperature, top_p, top_k)
         started = [one for each in begun for one in [self.started(each, sampling.temperature)] * n]
         contexts = self.contexts(role, started, sampling.max_tokens, view)
-        reading = self.reading
         keys = [self.key(one, role) for one in started]
-        with reading.weights.sampling(self.recipe.roles[role].weights) as policy:
-            samples = reading.sampler_of(policy).sample(
-                contexts, sampling, keys=keys, batch_size=self.batch_size
-            )
+        with self.reading.sampler(self.recipe.roles[role].weights) as sampler:
+            samples = sampler.sample(contexts, sampling, keys=keys, batch_size=self.batch_size)
         self.generated += sum(len(one.ids) for one in samples)
         return [
             self.written_on(one, new.ids, role, new.finished, new.behavior)

@@ -60,6 +60,10 @@ class TextBatch:
     sampler_cap: float | None = None
     """Truncation of importance weights where the sampler computes otherwise than what is trained (None: as it does, or
     the answers are stored ones: of another step's weights)."""
+    written_at: int = 0
+    """Optimizer steps that the weights had made which wrote the rows."""
+    staleness: list[int] = field(default_factory=list)
+    """Of each update so far: optimizer steps between the weights that wrote the rows and those that train on them."""
     before: Float[Tensor, "N T"] | None = None
     """Log-probs at which the student would have drawn the tokens, once an update has moved it (None: none has)."""
 

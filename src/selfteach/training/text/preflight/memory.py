@@ -144,7 +144,7 @@ def predicted(run: TextLearner, prompts: Sequence[Prompt]) -> Prediction:
 def stay(run: TextLearner) -> Stay:
     state = max(optimizer_bytes(run, recipe) for _, recipe in run.recipes)
     copies = run.models.weights.copies_to_come * gradient_bytes(run)
-    dtype = run.config.loading.sampled_in  # of a copy to sample from, which is not there yet
+    dtype = run.config.copied_in  # of a copy to sample from, which is not there yet
     sampler = 0 if dtype is None else sum(one.numel() for one in trainable(run)) * dtype.itemsize
     return Stay(in_use(run), state, copies + sampler)
 

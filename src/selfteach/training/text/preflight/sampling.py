@@ -16,18 +16,14 @@ from selfteach.policy.loading import Policy, bare
 from selfteach.policy.sampler import Sample
 from selfteach.policy.scorer import LocalScorer
 from selfteach.recipes.tools import Prompt
-from selfteach.roles.weights import Live
+from selfteach.roles.weights import POLICY, Live
 from selfteach.training.text.batch import head_of
+from selfteach.training.text.mismatch import MEAN, WORST
 from selfteach.training.text.preflight.check import Check
 from selfteach.training.text.preflight.probing import PROBE_TOKENS
 
 if TYPE_CHECKING:
     from selfteach.training.text.learner import TextLearner
-
-WORST = 1e-2
-"""Nats by which one token's two log-probs may differ in float32: kernels of another order of summation."""
-MEAN = 5e-2
-"""Nats in the mean in bfloat16, where single tokens may differ by more."""
 
 
 def sampler_check(run: TextLearner, title: str, trained: str, prompts: Sequence[Prompt]) -> Check:
@@ -43,10 +39,8 @@ def sampler_check(run: TextLearner, title: str, trained: str, prompts: Sequence[
     rollouts = run.recipe.rollouts
     sampling = Sampling(min(PROBE_TOKENS, rollouts.max_tokens), rollouts.temperature)
     try:
-        with run.models.weights.sampling(Live(trained)) as writer:
-            samples = run.batching.reading.sampler_of(writer).sample(
-                contexts, sampling, batch_size=run.config.bookkeeping.sample_batch
-            )
+        with run.batching.reading.sampler(Live(trained)) as sampler:
+            samples = sampler.sample(contexts, sampling, batch_size=run.config.bookkeeping.sample_batch)
     except UserError:
         raise
     except Exception as problem:  # whatever a model's own generation may raise
@@ -59,12 +53,13 @@ def sampler_check(run: TextLearner, title: str, trained: str, prompts: Sequence[
         )
     difference = differences(policy, contexts, samples, sampling.temperature).abs()
     worst, mean = float(difference.max()), float(difference.mean())
-    loading = run.config.loading
-    exact = loading.precision == "float32" and loading.sampled_in is None
+    by_vllm = run.models.vllm is not None and trained == POLICY
+    alike = run.models.vllm.exact if run.models.vllm and by_vllm else run.config.copied_in is None
+    exact = run.config.loading.precision == "float32" and alike
     told = f"sampled and scored log-probs of {len(difference)} tokens differ by up to {worst:.1e} nats, {mean:.1e} in "
     told += f"the mean (allowed: {f'{WORST:g} for each' if exact else f'{MEAN:g} in the mean'})"
     same = worst <= WORST if exact else mean <= MEAN
-    kind = type(bare(policy.model)).__name__
+    kind = "vLLM" if by_vllm else type(bare(policy.model)).__name__
     return Check(name, same, told if same else f"{told}: {kind} samples from another policy{ADVICE}")
 
 
