@@ -31,6 +31,8 @@ from selfteach.training.reduce import processes, state_on
 from selfteach.training.text.learner import TextLearner
 from selfteach.training.trainer import Trainer
 
+PROMPTS = {"kto": 4}
+"""Of methods that read answers behind other prompts: two a process at least."""
 STEPS = {"sd-zero": 6, "lightning-opd": 6, "soda": 6, "pu-rl": 6, "sleep": 6, "pi-play": 4, "erpd": 6}
 """More than three, where a method has stages."""
 
@@ -51,6 +53,8 @@ class Dealt(TextLearner):
 def trained(name: str, fsdp: Fsdp, out: Path, lora: bool) -> tuple[list[float], dict[str, Tensor]]:
     """(the losses, the trained weights whole)."""
     recipe = recipe_of(name)
+    if name in PROMPTS:
+        recipe = with_knobs(recipe, {"prompts": PROMPTS[name]})
     if lora:
         recipe = with_knobs(recipe, {"lora_rank": 4})
     device = state_on("cpu").device

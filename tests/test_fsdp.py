@@ -22,9 +22,11 @@ from launched import ALONE, assert_same, said, selfteach, train, words_of
 from selfteach.cli.train import run_of
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
+from selfteach.task.arena import model_folder
 from selfteach.training import checkpoint
 from selfteach.training.jsonrows import read_rows
 from selfteach.training.text.models import require_shardable
+from vllm_server import Vllm, serving
 
 HERE = Path(__file__).parent
 LONG = 60
@@ -297,3 +299,28 @@ def test_launch_files_are_what_they_say(tmp_path: Path, file: Path) -> None:
     assert shown.returncode == 0, shown.stderr[-2000:]
     assert shown.stdout.count('fsdp = "full_shard"') == 1
     assert shown.stdout.count("[optimization]") + shown.stdout.count("[recipe.optimization]") == 1
+
+
+@pytest.mark.slow
+def test_several_processes_let_a_vllm_server_write(tmp_path: Path) -> None:
+    """Weights are pushed by the first one, gathered where they are sharded; who writes what is the same for any number
+    of processes."""
+    folder = str(model_folder("table"))
+    losses = []
+    for name, processes, more in (
+        ("one", 1, ()),
+        ("two", 2, ()),
+        ("sharded", 2, ("--fsdp", "full_shard")),
+    ):
+        vllm = Vllm(folder)
+        out = tmp_path / name
+        with serving(vllm) as url:
+            words = ("--use-vllm", "--vllm-mode", "server", "--vllm-server-base-url", url, "--steps", "3")
+            done = selfteach(processes, "opsd", *words, *more, "--out", str(out))
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert sum(path.startswith("/collective_rpc") for path in vllm.calls) == 3
+        rows = [row for row in read_rows(out / "metrics.jsonl") if "loss" in row]
+        assert all(row["sampling/staleness"] == 0 for row in rows)
+        losses.append([row["loss"] for row in rows])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-3)

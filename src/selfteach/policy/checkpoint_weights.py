@@ -18,22 +18,24 @@ from selfteach.policy.loading import Policy, bare
 
 
 @torch.no_grad()
-def checkpoint_weights(policy: Policy, *, untied: bool = False) -> dict[str, Shaped[Tensor, "..."]]:
+def checkpoint_weights(
+    policy: Policy, *, untied: bool = False, state: Mapping[str, Shaped[Tensor, "..."]] | None = None
+) -> dict[str, Shaped[Tensor, "..."]]:
     """Name → tensor, as ``save_pretrained`` would write them; a LoRA adapter is added in (in a copy).
 
     A head that is the input embedding is left out, or (``untied``) there under its own name. The tensors of full
-    weights are the policy's own: they change with it.
+    weights are the policy's own: they change with it. ``state``: those of a sharded model (``sharding.whole_state``).
     """
     model: Any = policy.model
     if isinstance(model, peft.PeftModel):
         model = cast(Any, copy.deepcopy(model)).merge_and_unload()
     network = bare(model)
-    state = dict(network.state_dict())
+    found = dict(network.state_dict() if state is None else state)
     head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
     names = [name for name, module in network.named_modules() if module is head]
     if head.weight is embedding.weight and names and not untied:
-        state.pop(f"{names[0]}.weight", None)
-    return dict(revert_weight_conversion(network, state))
+        found.pop(f"{names[0]}.weight", None)
+    return dict(revert_weight_conversion(network, found))
 
 
 def is_tied(policy: Policy) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -86,6 +86,14 @@ class Models:
         """Within it this process computes without the others (``WeightStore.whole``) with the trained weights, and
         (``roles``) with those of the recipe's roles."""
         return self.weights.whole(self.here(recipe) if roles else ())
+
+    def whole_to_write(self, recipe: Recipe, *, own: bool) -> AbstractContextManager[None]:
+        """The same for a rollout (``own``: the recipe's, which may ask any role); where vLLM writes it nothing is
+        gathered, unless the policy is to score what a cut has changed."""
+        cut = recipe.rollouts.top_p < 1 or recipe.rollouts.top_k > 0
+        if self.vllm is not None and not own and not cut:
+            return nullcontext()
+        return self.whole(recipe, roles=own)
 
     def here(self, recipe: Recipe) -> list[Weights]:
         """What the recipe's roles score with in this process, and not elsewhere."""
@@ -247,6 +255,7 @@ def require_shardable(config: TrainConfig, recipes: Sequence[Recipe]) -> None:
         (loading.sampler_dtype is not None, "--sampler-dtype: take --precision bfloat16, in which layers are gathered"),
         (loading.offload_teachers, "--offload-teachers: teachers are sharded themselves"),
         (any(one.per_record is not None for one in recipes), "gradients of single records, which want them whole"),
+        (config.vllm.use_vllm and any(one.lora_rank for one in adapters(recipes).values()), "--use-vllm and LoRA"),
     ):  # fmt: skip
         require(not asked, f"--fsdp {loading.fsdp} does not go with {said}; or leave --fsdp out")
     for name in {

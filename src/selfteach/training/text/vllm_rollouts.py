@@ -12,8 +12,9 @@ from torch import Tensor, distributed
 from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.policy.checkpoint_weights import checkpoint_weights, is_tied
-from selfteach.policy.loading import Policy
+from selfteach.policy.loading import Policy, bare
 from selfteach.policy.sampler import Watch
+from selfteach.policy.sharding import is_sharded, whole_state
 from selfteach.policy.vllm_colocated import ColocatedEngine
 from selfteach.policy.vllm_sampler import VllmSampler, log_probs_of
 from selfteach.policy.vllm_server import VllmServer
@@ -72,9 +73,11 @@ class VllmRollouts:
         if self.fresh and self.steps == self.weights.steps:
             return
         assert self.writer is not None
+        assert self.engine is not None
         rank, world = processes()
+        state = whole_state(bare(self.policy.model), keep=rank == 0)
         if rank == 0:
-            self.writer.sync(self.read())
+            self.writer.sync(checkpoint_weights(self.policy, untied=self.engine.untied, state=state))
         else:
             self.writer.pushes += 1
         if world > 1:
@@ -98,8 +101,13 @@ class VllmRollouts:
         self.writer = VllmSampler(self.policy, self.engine, self.read, named[0])
 
     def read(self) -> dict[str, Shaped[Tensor, "..."]]:
-        """The weights as the engine takes them."""
+        """The weights as the engine takes them, for one that was restarted. UserError where this process has a part."""
         assert self.engine is not None
+        require(
+            not is_sharded(bare(self.policy.model)),
+            f"{self.engine.name} was started anew while others wrote, and no process has all of the sharded weights "
+            "by itself: go on with --resume",
+        )
         return checkpoint_weights(self.policy, untied=self.engine.untied)
 
     def refuse_unarrived(self) -> None:

@@ -111,7 +111,7 @@ class Writing:
         recipe = self.now.recipe
         own = rollout is not None or type(recipe).rollout is not Recipe.rollout
         # Each process writes as long as it has to; a rollout of the recipe's own may ask any role.
-        with self.batching.models.whole(recipe, roles=own):
+        with self.batching.models.whole_to_write(recipe, own=own):
             return list((rollout or recipe.rollout)(tools, mine, step)), tools.generated
 
     def drawn(self, prompts: int, step: int) -> list[Prompt]:
