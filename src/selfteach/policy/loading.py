@@ -179,13 +179,15 @@ def load_policy(
     memory: int | None = None,
     base: str | None = None,
     merge: bool = True,
+    on: PreTrainedModel | None = None,
 ) -> Policy:
     """Load ``model`` (a folder, or a name on the hub) in evaluation mode.
 
     A folder that holds a LoRA adapter is loaded with the adapter merged into its base, or beside it (``merge`` False:
-    as it was trained, to the bit); ``base`` says where that is, if no longer where the adapter says. Only safetensors
-    are read. Weights that are trained are float32 whatever the ``precision``: at a learning rate of 1e-6 most
-    bfloat16 weights could not move at all. Those that are not (``trained`` False, or the base under LoRA) are
+    as it was trained, to the bit); ``base`` says where that is, if no longer where the adapter says, and ``on`` is that
+    model itself, which the adapter is put on. Only safetensors are read.
+    Weights that are trained are float32 whatever the ``precision``: at a learning rate of 1e-6 most bfloat16 weights
+    could not move at all. Those that are not (``trained`` False, or the base under LoRA) are
     bfloat16 where it says so. ``chat_template`` is as in ``ChatRenderer``. ``memory``: bytes
     that the process may use there (none: all). Raises UserError for a missing or
     damaged folder, an unreachable name, a model that is no causal language model, weights that do not fill it,
@@ -198,7 +200,8 @@ def load_policy(
     tokenizer = _tokenizer(folder, model, source)
     beside = is_adapter(folder) and not merge
     halved = precision == "bfloat16" and not (trained and lora is None and not beside)
-    network = _network(folder, model, "bfloat16" if halved else "float32", source, base=base, merge=merge)
+    dtype = "bfloat16" if halved else "float32"
+    network = on or _network(folder, model, dtype, source, base=base, merge=merge)
     if not beside:
         # What an adapter on it will name as its base: this folder from wherever, or this adapter merged, not its base.
         network.name_or_path = str(Path(model).resolve()) if Path(model).is_dir() else model

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from selfteach.checks import require
 from selfteach.errors import UserError
@@ -18,13 +19,14 @@ from selfteach.policy.loading import Policy, bare, load_policy, load_reader, pol
 from selfteach.policy.lora import LoraConfig
 from selfteach.policy.room import memory_limit, room_of
 from selfteach.policy.sharding import mesh_of, require_several, shard
+from selfteach.policy.shared_base import Base, again, base_under, named_base
 from selfteach.recipes import knobs, preset_of
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.parts import BASE, Adapter, Optimization
 from selfteach.roles.store import WeightStore, is_lasting
 from selfteach.roles.weights import POLICY, External, Snapshot, Weights
 from selfteach.task.arena import model_folder, resolve_model
-from selfteach.training.config import TrainConfig
+from selfteach.training.config import Loading, TrainConfig
 from selfteach.training.gradients import broadcast
 from selfteach.training.inputs import external_models
 from selfteach.training.learner import Trained
@@ -51,6 +53,7 @@ class Models:
         self.others = external_models(config)
         self.handed = handed_of(config, recipes, self.policy.vocabulary)
         self.kept_rooms: dict[str, int] = {}
+        self.bases: dict[Base, nn.Module] = {}
         rest = torch.device("cpu") if config.loading.offload_teachers else None
         self.weights = WeightStore(
             self.policies,
@@ -78,9 +81,43 @@ class Models:
                 trust_remote_code=config.loading.trust_remote_code,
                 memory=config.bookkeeping.memory or memory_limit(device),
             )
-        policy = load_external(config, device, model)
+        policy = self.load_on_a_base(config, device, model) or load_external(config, device, model)
         policy.room.memory = self.kept_rooms.get(model, policy.room.memory)
         return policy
+
+    def load_on_a_base(self, config: TrainConfig, device: torch.device, model: str) -> Policy | None:
+        """An adapter on a base that is in memory already, or that further teachers stand on; None of any other model.
+
+        The base is there once: below the policy's own adapter, where it has one, or for all these teachers.
+        """
+        loading = config.loading
+        base = None if loading.fsdp != "off" else under(config, model)
+        held = None if base is None else self.base_held(loading, base)
+        if base is None or (held is None and sum(under(config, one) == base for one in self.others) < 2):
+            return None
+        policy = load_policy(
+            resolve_model(model),
+            precision=loading.teacher_dtype or loading.precision,
+            trained=False,
+            merge=False,
+            on=None if held is None else again(held),
+            trust_remote_code=loading.trust_remote_code,
+            device="cpu" if loading.offload_teachers else device,
+            memory=config.bookkeeping.memory or memory_limit(device),
+        )
+        policy.model.requires_grad_(False)
+        self.bases.setdefault(base, policy.model)
+        return policy
+
+    def base_held(self, loading: Loading, base: Base) -> nn.Module | None:
+        """A model in memory on this base, stored as a teacher's is to be: another teacher, or the policy below its
+        adapter."""
+        alike = (loading.teacher_dtype or loading.precision) == "bfloat16", loading.precision == "bfloat16"
+        if self.policy.adapted and alike[0] == alike[1]:
+            config = cast(Any, self.policy.model).peft_config["default"]
+            if base == (named_base(str(bare(self.policy.model).name_or_path)), config.revision):
+                return self.policy.model
+        return self.bases.get(base)
 
     def whole(self, recipe: Recipe, *, roles: bool = False) -> AbstractContextManager[None]:
         """Within it this process computes without the others (``WeightStore.whole``) with the trained weights, and
@@ -266,6 +303,11 @@ def require_shardable(config: TrainConfig, recipes: Sequence[Recipe]) -> None:
             "--optim adamw_torch_fused, adamw_torch or sgd; or leave --fsdp out"
         )
     require_several()
+
+
+def under(config: TrainConfig, model: str) -> Base | None:
+    """The base that a teacher stands on which is an adapter."""
+    return base_under(resolve_model(model), trust_remote_code=config.loading.trust_remote_code)
 
 
 def load_external(config: TrainConfig, device: torch.device, model: str) -> Policy:
