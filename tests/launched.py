@@ -60,11 +60,6 @@ def selfteach(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words_of(processes, *words), env=ALONE, capture_output=True, text=True)
 
 
-def said(stderr: str) -> str:
-    """The one line in which a command refuses."""
-    return next(line for line in stderr.splitlines() if line.startswith("selfteach: "))
-
-
 def assert_same(folder: Path, steps: int = 3, file: str = "model.safetensors") -> None:
     """The runs "one" and "two" in the folder ended with the same weights, and wrote the same numbers on the way."""
     one, two = (load_file(folder / name / "model" / file) for name in ("one", "two"))

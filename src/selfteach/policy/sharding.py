@@ -150,6 +150,11 @@ def is_split(network: nn.Module) -> bool:
     return network in _sharded and not _sharded[network].whole
 
 
+def is_half(network: nn.Module) -> bool:
+    """Whether its layers are gathered in bfloat16."""
+    return network in _sharded and _sharded[network].half
+
+
 def is_whole(network: nn.Module) -> bool:
     """Whether all of a sharded network is gathered."""
     return network in _sharded and _sharded[network].whole
