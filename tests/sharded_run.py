@@ -1,6 +1,8 @@
 """Recipes by name, trained for a few steps by these processes with whole weights and with sharded ones.
 
-python -m torch.distributed.run --standalone --nproc-per-node 2 sharded_run.py FOLDER NAME… [--lora]
+python -m torch.distributed.run --standalone --nproc-per-node 2 sharded_run.py FOLDER NAME… [--lora] [--unlucky]
+
+``--unlucky``: the first process gets nothing right, so that there a role that shows right answers is blind.
 
 Writes, by recipe, how far losses and weights are apart (``NAME.json``), or what was raised.
 """
@@ -45,6 +47,8 @@ class Dealt(TextLearner):
         judged = self.writing.judged
 
         def dealing(written: Sequence[Trajectory]) -> list[Trajectory]:
+            if "--unlucky" in sys.argv and processes()[0] == 0:
+                return [replace(one, grade=replace(one.grade, reward=0.0)) for one in judged(written)]
             return [dealt(one, i) for i, one in enumerate(judged(written))]
 
         self.writing.judged = dealing  # type: ignore[method-assign]
@@ -55,6 +59,8 @@ def trained(name: str, fsdp: Fsdp, out: Path, lora: bool) -> tuple[list[float], 
     recipe = recipe_of(name)
     if name in PROMPTS:
         recipe = with_knobs(recipe, {"prompts": PROMPTS[name]})
+    if "--unlucky" in sys.argv:
+        recipe = with_knobs(recipe, {"sibling": True, "feedback_from": "never", "per_prompt": 4})
     if lora:
         recipe = with_knobs(recipe, {"lora_rank": 4})
     device = state_on("cpu").device
@@ -94,7 +100,7 @@ def compared(name: str, folder: Path, lora: bool) -> dict[str, Any]:
 
 if __name__ == "__main__":
     faulthandler.enable()
-    folder, *names = (word for word in sys.argv[1:] if word != "--lora")
+    folder, *names = (word for word in sys.argv[1:] if word not in ("--lora", "--unlucky"))
     state_on("cpu")
     for name in names:
         faulthandler.dump_traceback_later(240, exit=True)

@@ -95,16 +95,48 @@ METHODS = ("sd-zero", "erpd", "pi-play", "sdpo", "exopd", "pi-distill", "effopd"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "vpd --unlucky"])
 def test_methods_with_stages_roles_and_hooks_of_their_own(tmp_path: Path, name: str) -> None:
+    name, *more = name.split()
     assert name in RECIPES
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [sys.executable, *launcher, str(HERE / "sharded_run.py"), str(tmp_path), name]
+    words = [sys.executable, *launcher, str(HERE / "sharded_run.py"), str(tmp_path), name, *more]
     done = subprocess.run(words, env=ALONE, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / f"{name}.json").read_text())
     assert found["sharded"] == pytest.approx(found["whole"], rel=1e-3, abs=1e-5)
     assert found["weights"] < 5e-4  # Adam makes steps of gradients that are but rounding
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [("srpo",), ("minillm",), ("sdpo", "--feedback", "never", "--max-unavailable", "1")]
+)
+def test_preflight_and_teachers_that_see_nothing_anywhere(tmp_path: Path, words: tuple[str, ...]) -> None:
+    few = (
+        "--prompts",
+        "2",
+        "--steps",
+        "1",
+        "--max-tokens",
+        "8",
+        "--samples-every",
+        "0",
+        "--eval-problems",
+        "0",
+    )
+    done = selfteach(2, *words, "--fsdp", "full_shard", "--out", str(tmp_path / "run"), *few)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_what_one_process_refuses_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text("")
+    done = selfteach(2, "opsd", "--steps", "1", "--out", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert "[rank1]" not in done.stderr
+    assert sum(line.startswith("selfteach: ") for line in done.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow

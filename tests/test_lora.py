@@ -11,10 +11,12 @@ import torch
 from families import FAMILIES, family_folder, family_model
 from selfteach.errors import UserError
 from selfteach.policy.adapter import fingerprint
+from selfteach.policy.checkpoint_weights import checkpoint_weights
 from selfteach.policy.coverage import coverage
-from selfteach.policy.loading import Policy, load_policy, policy_of
+from selfteach.policy.loading import Policy, bare, load_policy, policy_of
 from selfteach.policy.lora import LoraConfig, kind, with_lora
 from selfteach.recipes.parts import Adapter
+from selfteach.task.arena import model_folder
 from tiny import tiny_tokenizer
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
@@ -173,3 +175,19 @@ def test_a_model_is_known_by_its_weights_with_and_without_an_adapter(name: str) 
     with torch.no_grad():
         next(p for n, p in policy.model.named_parameters() if "lora_" not in n).add_(1)
     assert fingerprint(policy.model) != before
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_an_adapter_on_a_tied_embedding_is_not_merged(tmp_path: Path, target: str) -> None:
+    """Added into the head it would change the embedding, which was not trained so, or the other way round."""
+    policy = load_policy(str(model_folder("table")), lora=LoraConfig(rank=2, targets=("q_proj", target)))
+    assert bare(policy.model).config.tie_word_embeddings
+    policy.save(tmp_path / "adapter")
+    for act in (
+        lambda: load_policy(str(tmp_path / "adapter")),
+        lambda: policy.save(tmp_path / "merged", merge=True),
+        lambda: checkpoint_weights(policy),
+    ):
+        with pytest.raises(UserError, match="output head too"):
+            act()
+    load_policy(str(tmp_path / "adapter"), merge=False)

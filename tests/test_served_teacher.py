@@ -175,16 +175,28 @@ def test_a_server_that_refuses_everything_or_is_another_is_a_refusal(tiny: str) 
 
 
 def test_the_mass_of_the_rest_is_never_less_than_the_sampled_token() -> None:
-    sure = {"1": {"logprob": -1e-9}, "2": {"logprob": -30.0}, "7": {"logprob": -12.0}}
+    sure = {"1": {"logprob": -1e-9}, "2": {"logprob": -11.0}, "7": {"logprob": -12.0}}
     values, ids, tail, own = position(sure, 7, 2, 100)
     assert ids == [1, 2]
-    assert values == [-1e-9, -30.0]
+    assert values == [-1e-9, -11.0]
     assert own == -12
     assert tail == pytest.approx(-12.0)
     assert position({"1": {"logprob": 0.0}, "2": {"logprob": -40.0}}, 1, 2, 100)[2] == pytest.approx(
-        math.log(1e-8)
+        math.log(1e-6)
     )
-    assert position({"0": {"logprob": -0.7}, "1": {"logprob": -0.7}}, 1, 5, 2)[2] == -math.inf
+    half = math.log(0.5)
+    assert position({"0": {"logprob": half}, "1": {"logprob": half}}, 1, 5, 2)[2] == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("entries", "own", "said"),
+    [({"1": -0.7, "2": -3.0, "7": -1.0}, 7, "likelier than those"), ({"0": -1.5, "1": -1.5}, 1, "add up to 0.44"),
+     ({"1": -0.7, "2": -math.inf}, 2, "-inf of the token")],
+)  # fmt: skip
+def test_log_probs_that_cannot_be_are_refused(entries: dict[str, float], own: int, said: str) -> None:
+    vocabulary = 2 if "add up" in said else 100
+    with pytest.raises(ValueError, match=said):
+        position({token: {"logprob": one} for token, one in entries.items()}, own, 2, vocabulary)
 
 
 # --- preflight --------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ QUIET = [
 
 
 def trained(recipe: str, out: Path, url: str, *more: str) -> int:
-    words = ["train", recipe, *QUIET, "--teacher", "writer", "--teacher-url", url, "--out", str(out)]
+    words = ["train", recipe, *QUIET, "--teacher", "writer", "--text-teacher-url", url, "--out", str(out)]
     return main([*words, *more])
 
 
@@ -84,21 +84,33 @@ def test_a_budget_ends_the_run_and_no_request_is_beyond_it(
 ) -> None:
     with serving(lambda request: completion("12 7", None)) as (url, requests):
         out = tmp_path / "run"
-        words = ("--steps", "50", "--prompts", "2", "--checkpoint-every", "1", "--teacher-budget", "1500")
+        words = (
+            "--steps",
+            "50",
+            "--prompts",
+            "2",
+            "--checkpoint-every",
+            "1",
+            "--text-teacher-budget",
+            "1500",
+        )
         assert trained("sft", out, url, *words) == 2
         room = sum(sum(len(m["content"].encode()) + 16 for m in one["messages"]) + 24 for one in requests)
         assert room <= 1500
-    said = capsys.readouterr().err
+        more = ["train", "--resume", "--out", str(out), "--text-teacher-budget", "1000000"]
+        assert checkpoint.latest(out) is not None
+        first = capsys.readouterr().err
+        assert main(more) == 0
+    said = first
     assert "the budget of 1500 tokens has no room" in said
     assert "--resume" in said
-    assert checkpoint.latest(out) is not None
 
 
 @pytest.mark.parametrize(
     ("knobs", "said"),
-    [({"teacher_budget": 5}, "teacher_budget is of a server"),
-     ({"teacher_url": "http://localhost:1/v1"}, "what the server calls the model"),
-     ({"teacher_url": "localhost"}, "is no address")],
+    [({"text_teacher_budget": 5}, "text_teacher_budget is of a server"),
+     ({"text_teacher_url": "http://localhost:1/v1"}, "what the server calls the model"),
+     ({"text_teacher_url": "localhost"}, "is no address")],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [SFT, SODA])
 def test_a_server_is_named_whole(kind: type[SFT] | type[SODA], knobs: dict[str, Any], said: str) -> None:
@@ -108,7 +120,7 @@ def test_a_server_is_named_whole(kind: type[SFT] | type[SODA], knobs: dict[str, 
 
 
 def test_a_teacher_on_a_server_is_no_model_here() -> None:
-    recipe = SFT(teacher="writer", black_box=TextTeacher(teacher_url="http://localhost:1/v1"))
+    recipe = SFT(teacher="writer", black_box=TextTeacher(text_teacher_url="http://localhost:1/v1"))
     assert not recipe.writers
     assert [one.model for one in recipe.servers] == ["writer"]
     assert SFT(teacher="arena:tutor-large").writers

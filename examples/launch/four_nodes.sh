@@ -4,6 +4,7 @@
 #   HEAD=10.0.0.1 OUT=/shared/runs/four-nodes examples/launch/four_nodes.sh [--resume]
 #
 # Where a machine is lost the others end after a while; start it anew with --resume, on as many machines or others.
+# Put your own model and rows in; --model "" --task table tries it on the arena.
 set -euo pipefail
 : "${HEAD:?the address of the first machine}" "${NODES:=4}" "${GPUS:=8}" "${PORT:=29500}" "${OUT:=runs/four-nodes}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"

@@ -6,6 +6,7 @@
 #   GPUS=2 examples/launch/one_node.sh --dry-run     shows its settings
 #
 # Further words are those of selfteach train, and stand in for the ones that are here.
+# Put your own model and rows in; --model "" --task table tries it on the arena.
 set -euo pipefail
 : "${GPUS:=8}" "${OUT:=runs/one-node}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"

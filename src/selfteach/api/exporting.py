@@ -13,6 +13,7 @@ from selfteach.api.result import Result
 from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.outside import with_type
+from selfteach.policy.adapter import refuse_tied
 from selfteach.policy.loading import Policy, load_policy
 from selfteach.training.config import Loading
 from selfteach.training.text.saved import Saved, load_saved, saved_model
@@ -99,6 +100,7 @@ def as_stored(policy: Policy, merge: bool, dtype: torch.dtype) -> Policy:
     """The policy with its adapter merged, and in the numbers that were asked for: in place, for models are large."""
     model: Any = policy.model
     if merge:
+        refuse_tied(model, policy.name)
         model = model.merge_and_unload()
     return replace(policy, model=model.to(dtype) if dtype != torch.float32 else model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import field, fields, make_dataclass
 from pathlib import Path
@@ -49,6 +50,10 @@ def command(words: Sequence[str]) -> int:
         "score makes a teacher cache: leave --resume, --dry-run, --teacher-cache, --teacher-server out; one that was "
         "interrupted goes on when it is started again",
     )
+    require(
+        os.environ.get("WORLD_SIZE", "1") == "1",
+        "selfteach score runs in one process: start it without accelerate or torchrun",
+    )
     scorable(config, cached.rollouts)
     learner = learner_of(config, Lines())
     learner.preflight()
@@ -61,7 +66,10 @@ def command(words: Sequence[str]) -> int:
     )
     tokens, size = (sum(one.tokens for one in made.shards), sum(one.mark["bytes"] for one in made.shards))
     print(f"cache    {config.out}: {tokens:,} positions, {size:,} bytes")
-    print("train    with the same words and --teacher-cache in the place of --out")
+    beside = ", ".join(option(one.name) for one in fields(Cached))
+    print(
+        f"train    with the same words but score's own ({beside}), and --teacher-cache in the place of --out"
+    )
     return 0
 
 

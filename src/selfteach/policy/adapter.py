@@ -9,6 +9,7 @@ from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from selfteach.errors import UserError, exhausted
@@ -131,11 +132,28 @@ def fingerprint(network: nn.Module) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
+def refuse_tied(tuned: Any, model: str) -> None:
+    """UserError for an adapter on an embedding that is the output head as well: added into the one, it would change the
+    other, which was not trained so."""
+    whole = tuned.get_base_model()
+    ends = [whole.get_input_embeddings(), whole.get_output_embeddings()]
+    adapted = any(isinstance(one, LoraLayer) for one in ends)
+    first, last = (one.get_base_layer() if isinstance(one, LoraLayer) else one for one in ends)
+    if adapted and last is not None and first.weight is last.weight:
+        raise UserError(
+            f"model {model!r} is a LoRA adapter on an embedding that is the output head too (tied): added in, it "
+            "would change both; eval and chat take its run as it is, others need one trained without head and embedding "
+            "among its --lora-targets"
+        )
+
+
 def merged(network: nn.Module, folder: Path, model: str) -> Any:
     """``network`` with the adapter in ``folder`` added to its weights. Raises UserError as ``with_adapter`` does."""
     # Not of the sums: they are rounded differently in other numbers.
     known = fingerprint(network) + hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    whole = with_adapter(network, folder, model).merge_and_unload()
+    tuned = with_adapter(network, folder, model)
+    refuse_tied(tuned, model)
+    whole = tuned.merge_and_unload()
     whole.requires_grad_(True)  # as of any model that is loaded: PEFT had the base stand still
     setattr(whole, MERGED, hashlib.sha256(known.encode()).hexdigest())
     return whole

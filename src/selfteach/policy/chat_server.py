@@ -113,7 +113,7 @@ def answers(
         if not account.reserve(room, server.budget):
             raise UserError(
                 f"server {server.url}: the budget of {server.budget} tokens has no room for a request of up to {room} "
-                f"({account.spent} are spent or asked for): raise it, and go on with --resume"
+                f"({account.spent} are spent or asked for): raise it, and go on with --resume where a step is saved"
             )
         try:
             text, used, cut = asked(client, server, told, max_tokens, temperature)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
+from selfteach.policy.adapter import refuse_tied
 from selfteach.policy.loading import Policy, bare
 
 
@@ -28,6 +29,7 @@ def checkpoint_weights(
     """
     model: Any = policy.model
     if isinstance(model, peft.PeftModel):
+        refuse_tied(model, policy.name)
         model = cast(Any, copy.deepcopy(model)).merge_and_unload()
     network = bare(model)
     found = dict(network.state_dict() if state is None else state)

@@ -26,7 +26,15 @@ from transformers import (
 
 from selfteach.errors import UserError, exhausted
 from selfteach.outside import with_type
-from selfteach.policy.adapter import base_of, is_adapter, merged, note_base, with_adapter, without_base
+from selfteach.policy.adapter import (
+    base_of,
+    is_adapter,
+    merged,
+    note_base,
+    refuse_tied,
+    with_adapter,
+    without_base,
+)
 from selfteach.policy.folder import folder_of, require_plain
 from selfteach.policy.lora import LoraConfig as LoraConfig
 from selfteach.policy.lora import with_lora
@@ -111,6 +119,7 @@ class Policy:
         """
         model = self.model
         if merge and isinstance(model, peft.PeftModel):
+            refuse_tied(model, self.name)
             model = copy.deepcopy(model).merge_and_unload()
         with self._stopping_where_it_stops(bare(model)):
             write: Any = model.save_pretrained

@@ -26,7 +26,7 @@ BESIDE = 1 << 20
 """Bytes of an answer beside its log-probs, at most."""
 EXCESS = 1e-3
 """By so much listed probabilities may add up to more than 1."""
-LEAST_TAIL = 1e-8
+LEAST_TAIL = 1e-6
 """A server's float32 log-probs do not resolve less mass than this beside the listed tokens."""
 BAD_REQUEST = 400
 OFTEN = (401, 403, 404)
@@ -107,6 +107,8 @@ def position(entries: Any, own: int, k: int, vocabulary: int) -> tuple[list[floa
     if not isinstance(entries, Mapping):
         raise ValueError("no log-probs at a position")
     found = {int(token): log_prob_of(one) for token, one in entries.items()}
+    if beyond := [token for token in found if not 0 <= token < vocabulary]:
+        raise ValueError(f"ids must lie in [0, {vocabulary}), got {beyond[0]}")
     if own not in found:
         raise ValueError("no log-prob of the token that stands there")
     wanted = min(k, vocabulary)
@@ -117,8 +119,16 @@ def position(entries: Any, own: int, k: int, vocabulary: int) -> tuple[list[floa
     tail = 1 - math.fsum(map(math.exp, listed.values()))
     if tail < -EXCESS:
         raise ValueError(f"listed probabilities add up to {1 - tail:.4f}")
+    if not math.isfinite(found[own]):
+        raise ValueError(f"a log-prob of {found[own]} of the token that stands there")
     if own not in listed:
+        if found[own] > min(listed.values()) + EXCESS:
+            raise ValueError(
+                "a token that stands there, likelier than those that are listed as the likeliest"
+            )
         tail = max(tail, math.exp(found[own]))
+    if wanted == vocabulary and tail > EXCESS:
+        raise ValueError(f"probabilities of all tokens that add up to {1 - tail:.4f}")
     log_tail = -math.inf if wanted == vocabulary else math.log(max(tail, LEAST_TAIL))
     return list(listed.values()), list(listed), log_tail, found[own]
 

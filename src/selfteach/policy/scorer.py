@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from selfteach.policy.economy import Economy, economy_of
 from selfteach.policy.loading import Policy, bare, body
 from selfteach.policy.passes import Laid, Padded, Row, row_of
-from selfteach.policy.sharding import as_many, is_split, passing
+from selfteach.policy.sharding import as_many, passing
 
 
 class Scorer(Protocol):
@@ -54,18 +54,18 @@ class LocalScorer:
         masks = [None] * len(responses) if written is None else written
         rows = [row_of(*one) for one in zip(contexts, responses, masks, strict=True)]
         asked = [i for i, row in enumerate(rows) if row.steps]
-        network = bare(policy.model)
-        if not asked and not is_split(network):
-            width = network.config.get_text_config().hidden_size
-            return next(policy.model.parameters()).new_zeros(0, width)
+        network, device = bare(policy.model), policy.model.device
         rows = [rows[i] for i in asked]
         economy = self.economy or economy_of(policy.model)
-        laid = economy.laid(rows, policy.renderer.pad_id, policy.model.device) if rows else []
+        laid = economy.laid(rows, policy.renderer.pad_id, device) if rows else []
         passes = sum(one.passes for _, one in laid)
+        most = as_many(network, passes)
+        if not most:
+            width = network.config.get_text_config().hidden_size
+            return torch.zeros(0, width, dtype=policy.model.dtype, device=device)
         # Layers of a split model are gathered by all processes together: one that has less to do makes passes of
         # one token that nobody wants.
-        idle = [Padded.of([Row([policy.renderer.pad_id], [], [])], 0, policy.model.device)]
-        idle *= as_many(network, passes) - passes
+        idle = [Padded.of([Row([policy.renderer.pad_id], [], [])], 0, device)] * (most - passes)
         with policy.arithmetic():
             scorer = self.module or ResponseScorer(policy.model)
             found: Tensor = scorer(*(one for _, one in laid), *idle)

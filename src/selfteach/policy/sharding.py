@@ -64,7 +64,7 @@ def require_several() -> None:
     require(
         distributed.is_initialized() and distributed.get_world_size() > 1,
         "fsdp shards weights over several processes, and this is one alone: launch it by torchrun --nproc-per-node N "
-        "-m selfteach train …, or leave --fsdp out",
+        "-m selfteach train …, or say --fsdp off",
     )
 
 

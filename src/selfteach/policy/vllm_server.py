@@ -34,6 +34,8 @@ from selfteach.wording import shortened
 
 AT_ONCE = 128
 """Requests that are under way together; the server queues what it has no room for."""
+SECONDS_A_TOKEN = 0.05
+"""A server that writes more slowly is taken to be away."""
 LARGEST = 64 << 20
 """Bytes of one answer."""
 PAUSE = 0.5
@@ -107,7 +109,8 @@ class VllmServer:
         def one(request: Request) -> Completion | None:
             nonlocal done
             try:
-                told = self.post("/v1/completions", self.body(request))
+                longer = SECONDS_A_TOKEN * request.sampling.max_tokens
+                told = self.post("/v1/completions", self.body(request), longer)
             except Away:
                 return None
             found = completion_of(told, self.name)
@@ -268,11 +271,11 @@ class VllmServer:
     def get(self, path: str, *, reading: bool = True) -> Any:
         return self.told(urllib.request.Request(self.url + path), min(LOOK, self.seconds), reading)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+    def post(self, path: str, body: Mapping[str, Any], longer: float = 0.0) -> Any:
         request = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        return self.told(request, self.seconds, True)
+        return self.told(request, self.seconds + longer, True)
 
     def told(self, request: urllib.request.Request, seconds: float, reading: bool) -> Any:
         """The answer. Away where there is none; Refused where there will be none; UserError where it is no JSON."""

@@ -18,26 +18,26 @@ from selfteach.task.trajectory import Trajectory
 class TextTeacher:
     """Where a teacher is that writes elsewhere, and what it may cost."""
 
-    teacher_url: str | None = None
+    text_teacher_url: str | None = None
     """Base address of an OpenAI-compatible server at which the teacher answers, such as http://localhost:8000/v1 (none:
     it is a model here; the server's key: the variable OPENAI_API_KEY)."""
-    teacher_budget: PositiveInt | None = None
+    text_teacher_budget: PositiveInt | None = None
     """Most tokens, read and written, that the server is asked for in the run; the run stops before it would be more
     (none: any number)."""
 
     def server(self, teacher: str) -> ChatServer | None:
         """The server that has the model ``teacher``, if one is named. UserError for an address that is none."""
         require(
-            self.teacher_url is not None or self.teacher_budget is None,
-            "teacher_budget is of a server: name it with --teacher-url, or leave the budget out",
+            self.text_teacher_url is not None or self.text_teacher_budget is None,
+            "text_teacher_budget is of a server: name it with --text-teacher-url, or leave the budget out",
         )
-        if self.teacher_url is None:
+        if self.text_teacher_url is None:
             return None
         require(
             bool(teacher),
-            f"--teacher-url {self.teacher_url}: say with --teacher what the server calls the model",
+            f"--text-teacher-url {self.text_teacher_url}: say with --teacher what the server calls the model",
         )
-        return ChatServer(self.teacher_url, teacher, self.teacher_budget)
+        return ChatServer(self.text_teacher_url, teacher, self.text_teacher_budget)
 
 
 def answered_by(

@@ -212,7 +212,7 @@ def move(
     """Move parameters in place by ``share`` of the way; buffers (counters, statistics, frequencies) all the way."""
     for name, tensor in tensors.items():
         goal = as_sharded(towards[name], tensor)
-        if share == 1 or not isinstance(goal, nn.Parameter):
+        if share == 1 or not isinstance(towards[name], nn.Parameter):
             tensor.copy_(goal)
         else:
             tensor.lerp_(goal.detach().to(tensor.dtype), share)

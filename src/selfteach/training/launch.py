@@ -25,7 +25,7 @@ from selfteach.training.jsonrows import read_rows
 from selfteach.training.learner import Learner
 from selfteach.training.peers import answering
 from selfteach.training.progress import Progress, Silent
-from selfteach.training.reduce import processes, state_on
+from selfteach.training.reduce import gather_rows, processes, state_on
 from selfteach.training.runconfig import changes, dotted, saved_config
 from selfteach.training.rundir import RunFolder
 from selfteach.training.text.evaluation import HEADLINE
@@ -62,6 +62,10 @@ FREE = (
     "bookkeeping.max_unavailable",
     "bookkeeping.max_unscored",
     "loading.teacher_server",
+    "recipe.black_box.text_teacher_url",
+    "recipe.black_box.text_teacher_budget",
+    "recipe.summaries.summarizer_url",
+    "recipe.summaries.summarizer_budget",
     "settings.device",
     "settings.keep",
     "settings.max_idle_steps",
@@ -176,12 +180,12 @@ def run_learner(
         learner = learner() if callable(learner) else learner
         table = learner_table(learner, settings)
     config = {**table, "versions": versions()}
-    folder, changed = opened(out, config, resume, also) if first else (None, False)
+    folder, changed = opened_by_one(partial(opened, out, config, resume, also), first)
     shown = progress() if first else Silent()
     trainer: Trainer | None = None
     begun = False
     try:
-        with within_memory("loading the model"):
+        with within_memory("loading the model"), answering(partial(safe, out)):
             trainer = Trainer(learner() if callable(learner) else learner, folder, shown, settings)
         trainer.check = check
         with on_threads(trainer.learner.threads()):
@@ -203,6 +207,19 @@ def run_learner(
         if folder is not None:
             folder.close()
     return (folder.path if folder is not None else None), summary
+
+
+def opened_by_one(act: Callable[[], tuple[RunFolder, bool]], first: bool) -> tuple[RunFolder | None, bool]:
+    """What ``act`` opens, in the first process; where that refuses it says so, and the others end without a word."""
+    found: tuple[RunFolder | None, bool] = None, False
+    problem: BaseException | None = None
+    try:
+        found = act() if first else found
+    except UserError as refused:
+        problem = refused
+    if any(gather_rows([problem is not None])):
+        raise problem or SystemExit(2)
+    return found
 
 
 def safe(out: Path) -> str:

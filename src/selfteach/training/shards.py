@@ -3,6 +3,7 @@ number of processes reads them again."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def read(
         if isinstance(about, TensorStorageMetadata) and wanted(name):
             found[name] = blank(about.size, about.properties.dtype, mesh)
     if found:
-        load(found, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=mesh is None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that one process reads alone is meant
+            load(found, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=mesh is None)
     return found
 
 

@@ -367,6 +367,8 @@ class Trainer:
 
     @property
     def intact(self) -> str:
+        if self.folder is None and self.accelerator.num_processes > 1:
+            return "what is saved the first process knows"
         return "the last checkpoint is intact" if self.saved else "there is no checkpoint yet"
 
     @property

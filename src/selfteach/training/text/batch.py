@@ -246,7 +246,9 @@ class Scoring:
             return states
         pieces = iter(states.split([self.lengths[i] for i in seen]))
         blank = states.new_zeros(max(self.lengths[i] for i in part), states.shape[-1])
-        return torch.cat([next(pieces) if self.sees(role, i) else blank[: self.lengths[i]] for i in part])
+        found = [next(pieces) if self.sees(role, i) else blank[: self.lengths[i]] for i in part]
+        # Where it sees nothing at all the pass is in the graph still: of split weights others wait for its way back.
+        return torch.cat([states[:0], *found])
 
     def trained(self, role: str) -> Policy:
         """The policy whose live weights a trained role scores with. ValueError for weights that cannot be trained."""

@@ -25,6 +25,7 @@ from selfteach.training.text.models import Models
 from selfteach.training.text.present import Present
 from selfteach.training.text.teachers.handed import scored, without_unscored
 from selfteach.training.text.update import TextBatch
+from selfteach.training.text.vllm_rollouts import is_cut
 
 
 class Batching:
@@ -69,6 +70,9 @@ class Batching:
         settings, loading = now.config.bookkeeping, now.config.loading
         # What is stored was drawn from other weights, and is trained on as it is.
         fresh = now.config.sampled_apart and not now.recipe.rollouts.stored
+        # Behind a cut vLLM's log-probs are those of the cut: the policy has scored the answers, and how they were drawn
+        # is not known.
+        fresh &= not (self.models.vllm is not None and is_cut(now.recipe))
         return TextBatch(
             step,
             now.recipe,

@@ -34,7 +34,7 @@ from selfteach.training.optimizers import SHARDED_OPTIMIZERS, optimizer_of
 from selfteach.training.schedule import scheduled
 from selfteach.training.text.starts import Starts
 from selfteach.training.text.teachers.given import handed_of
-from selfteach.training.text.vllm_rollouts import VllmRollouts
+from selfteach.training.text.vllm_rollouts import VllmRollouts, is_cut
 from selfteach.words import option
 
 
@@ -127,8 +127,7 @@ class Models:
     def whole_to_write(self, recipe: Recipe, *, own: bool) -> AbstractContextManager[None]:
         """The same for a rollout (``own``: the recipe's, which may ask any role); where vLLM writes it nothing is
         gathered, unless the policy is to score what a cut has changed."""
-        cut = recipe.rollouts.top_p < 1 or recipe.rollouts.top_k > 0
-        if self.vllm is not None and not own and not cut:
+        if self.vllm is not None and not own and not is_cut(recipe):
             return nullcontext()
         return self.whole(recipe, roles=own)
 
@@ -291,8 +290,11 @@ def require_shardable(config: TrainConfig, recipes: Sequence[Recipe]) -> None:
     for asked, said in (
         (loading.sampler_dtype is not None, "--sampler-dtype: take --precision bfloat16, in which layers are gathered"),
         (loading.offload_teachers, "--offload-teachers: teachers are sharded themselves"),
-        (any(one.per_record is not None for one in recipes), "gradients of single records, which want them whole"),
-        (config.vllm.use_vllm and any(one.lora_rank for one in adapters(recipes).values()), "--use-vllm and LoRA"),
+        (any(one.per_record is not None for one in recipes), "gradients of single records, which want weights whole"),
+        (
+            config.vllm.use_vllm and any(one.lora_rank for one in adapters(recipes).values()),
+            "--use-vllm and LoRA: take --lora-rank 0",
+        ),
     ):  # fmt: skip
         require(not asked, f"--fsdp {loading.fsdp} does not go with {said}; or leave --fsdp out")
     for name in {

@@ -18,6 +18,7 @@ from selfteach.policy.sharding import is_sharded, whole_state
 from selfteach.policy.vllm_colocated import ColocatedEngine
 from selfteach.policy.vllm_sampler import VllmSampler, log_probs_of
 from selfteach.policy.vllm_server import VllmServer
+from selfteach.recipes.base import Recipe
 from selfteach.roles.store import WeightStore
 from selfteach.training.config import TrainConfig
 from selfteach.training.reduce import processes
@@ -136,6 +137,11 @@ class VllmRollouts:
             f"the weights have not arrived at {self.engine.name}: {told}; does it serve this "
             "model, with no quantization? (docs/vllm.md)"
         )
+
+
+def is_cut(recipe: Recipe) -> bool:
+    """Whether answers are drawn from a part of the distribution."""
+    return recipe.rollouts.top_p < 1 or recipe.rollouts.top_k > 0
 
 
 def refuse_old_head(server: VllmServer, policy: Policy) -> None:

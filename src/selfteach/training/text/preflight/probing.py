@@ -63,13 +63,14 @@ def probe_rollouts(short: TextLearner) -> tuple[list[Trajectory], bool]:
         few = list(dict.fromkeys(one.group for one in handed.stored))[:PROBES]
         return [one for one in handed.stored if one.group in few], True
     prompts = short.writing.prompts.take(PROBES)
-    written = short.recipe.rollout(short.writing.tools(0), prompts, 0)
-    kept = bool(written)
-    if not kept:
-        short.progress.say(
-            f"the recipe kept none of its {len(prompts)} short rollouts; the student's are looked at"
-        )
-        written = short.writing.tools(0).play(prompts)
+    with short.models.whole_to_write(short.recipe, own=True):
+        written = short.recipe.rollout(short.writing.tools(0), prompts, 0)
+        kept = bool(written)
+        if not kept:
+            short.progress.say(
+                f"the recipe kept none of its {len(prompts)} short rollouts; the student's are looked at"
+            )
+            written = short.writing.tools(0).play(prompts)
     return short.writing.judged(written), kept
 
 

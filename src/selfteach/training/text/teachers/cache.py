@@ -338,6 +338,10 @@ class TeacherCache:
     def vocabulary(self) -> int:
         return self.made.vocabulary
 
+    @property
+    def k(self) -> int:
+        return self.made.top_logprobs
+
     @cached_property
     def stored(self) -> list[Trajectory]:
         assert self.manifest.rollouts is not None

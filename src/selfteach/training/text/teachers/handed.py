@@ -57,6 +57,10 @@ class Handed(Protocol):
     def vocabulary(self) -> int: ...
 
     @property
+    def k(self) -> int:
+        """Tokens that it lists at a position."""
+
+    @property
     def stored(self) -> Sequence[Trajectory]:
         """The stored answers that it has scores of, and of no others; empty: it scores whatever comes."""
 
@@ -84,7 +88,7 @@ def scored(
     pieces = {i: one for i, row in enumerate(rows) if (one := piece_of(row, read, i)) is not None}
     given = zip(pieces, handed.scores(role, list(pieces.values())), strict=True)
     found = {i: one for i, one in given if one is not None}
-    k = next((one.k for one in found.values()), 1)
+    k = handed.k
     parts: list[Listed] = []
     for i, row in enumerate(rows):
         known = pieces[i].positions if i in found else 0
@@ -109,9 +113,13 @@ def without_unscored(
 
 
 def piece_of(row: Trajectory, read: Context, i: int) -> Piece | None:
-    """What a role is to score of row ``i``; None: it sees nothing there."""
+    """What a role is to score of row ``i``; None: it sees nothing there, or nothing that was written."""
     context, begin = read.prompts[i], read.begin(i)
-    return None if context is None else Piece(context, row.ids[begin:], row.mask[begin:])
+    return (
+        None
+        if context is None or not any(row.mask[begin:])
+        else Piece(context, row.ids[begin:], row.mask[begin:])
+    )
 
 
 def blank(positions: int, k: int, vocabulary: int) -> Listed:

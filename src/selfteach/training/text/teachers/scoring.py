@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress, islice
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from selfteach.checks import require
 from selfteach.errors import NotFinite, UserError
+from selfteach.objective.batch import Scored
 from selfteach.objective.listed import Listed, listed_of
 from selfteach.objective.positions import log_softmax
 from selfteach.recipes.base import Recipe
@@ -71,6 +75,7 @@ def score(
     writer = CacheWriter(out, made)
     rows = writer.rollouts() or answers(learner, recipe, rollouts)
     if writer.manifest.rollouts is None:
+        learner.progress.say(f"cache: {refuse_full(out, made, rows, len(roles))}")
         refuse_unreadable(learner, rows, list(roles), made.top_logprobs)
         writer.keep(rows)
     todo = [list(one) for one in in_groups(rows, GROUPS)]
@@ -163,21 +168,26 @@ def add(learner: TextLearner, writer: CacheWriter, rows: Sequence[Trajectory], r
             writer.add(key, listed(scoring, name, i, pieces[name][i], writer.made.top_logprobs))
 
 
-@torch.no_grad()
 def listed(scoring: Scoring, role: str, row: int, piece: Piece, k: int) -> Listed:
     """A role's k likeliest tokens at the row's positions behind where it begins, on the CPU. ``NotFinite`` of NaN."""
     end = scoring.begins[row + 1]
     one, ids = scoring.frozen[role], torch.tensor(piece.sampled)
     states = one.states[end - piece.positions : end]
+    return likeliest(replace(one, states=states), ids, k, role).rows(torch.Tensor.cpu)
+
+
+@torch.no_grad()
+def likeliest(one: Scored, ids: Int[Tensor, "P"], k: int, role: str) -> Listed:
+    """What a role that scored [P, d] states says on its k likeliest tokens, a few positions' logits at a time.
+    ``NotFinite`` of NaN."""
     parts: list[Listed] = []
-    for begin in range(0, piece.positions, POSITIONS):
-        which = slice(begin, begin + POSITIONS)
-        log_probs = log_softmax(one.head.logits(states[which]))
+    for states, sampled in zip(one.states.split(POSITIONS), ids.split(POSITIONS), strict=True):
+        log_probs = log_softmax(one.head.logits(states))
         if not log_probs.isfinite().any(-1).all() or log_probs.isnan().any():
             raise NotFinite(
                 f"role {role!r} gives NaN: its weights are not finite, or too large for its precision"
             )
-        parts.append(listed_of(log_probs, ids[which].to(log_probs.device), k).rows(torch.Tensor.cpu))
+        parts.append(listed_of(log_probs, sampled.to(log_probs.device), k))
     return Listed(
         torch.cat([one.states for one in parts]),
         ids=torch.cat([one.ids for one in parts]),
@@ -187,6 +197,20 @@ def listed(scoring: Scoring, role: str, row: int, piece: Piece, k: int) -> Liste
     )
 
 
+def refuse_full(out: Path, made: Made, rows: Sequence[Trajectory], roles: int) -> str:
+    """What the cache will take, in words. UserError where the disk has less."""
+    needed = int(sum(sum(one.mask) for one in rows) * roles * made.bytes_per_token)
+    there = next(one for one in (out.absolute(), *out.absolute().parents) if one.is_dir())
+    free = shutil.disk_usage(there).free
+    said = f"{needed / 1e9:.2f} GB for {made.top_logprobs:,} of {made.vocabulary:,} tokens a position"
+    require(
+        needed < free,
+        f"the cache would take {said}, and {out} has {free / 1e9:.2f} GB left: list fewer (--top-logprobs), store "
+        "fewer answers, or name another --out",
+    )
+    return said
+
+
 def refuse_unreadable(learner: TextLearner, rows: Sequence[Trajectory], roles: Sequence[str], k: int) -> None:
     """UserError, before anything is scored, where the recipe's terms read more of a role than its k likeliest tokens
     and the mass of the rest: on the rows of the first prompts."""
@@ -194,11 +218,8 @@ def refuse_unreadable(learner: TextLearner, rows: Sequence[Trajectory], roles: S
     scoring = batch.scoring
     scoring.score_frozen()
     for name in set(roles) & set(scoring.frozen):
-        whole = scoring.frozen[name]
         ids = torch.tensor([token for one in scoring.rows for token in compress(one.ids, one.mask)])
-        with torch.no_grad():
-            log_probs = log_softmax(whole.head.logits(whole.states))
-        scoring.frozen[name] = listed_of(log_probs, ids.to(log_probs.device), k)
+        scoring.frozen[name] = likeliest(scoring.frozen[name], ids, k, name)
     if not batch.listed:
         return
     try:
