@@ -142,7 +142,7 @@ def refuse_tied(tuned: Any, model: str) -> None:
     if adapted and last is not None and first.weight is last.weight:
         raise UserError(
             f"model {model!r} is a LoRA adapter on an embedding that is the output head too (tied): added in, it "
-            "would change both; eval and chat take its run as it is, others need one trained without head and embedding "
+            "would change both; eval and chat take its run as it is, others need one trained without these two "
             "among its --lora-targets"
         )
 
