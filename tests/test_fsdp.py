@@ -90,7 +90,7 @@ def test_activations_that_are_computed_again(tmp_path: Path, checkpointing: str)
     assert_same(tmp_path)
 
 
-METHODS = ("sd-zero", "erpd", "pi-play", "sdpo", "exopd", "pi-distill", "effopd", "tcod")
+METHODS = ("sd-zero", "pi-play", "sdpo", "exopd", "pi-distill", "effopd", "tcod")
 """With stages, two policies, groups, another model, two trained roles, a hook, turns."""
 
 

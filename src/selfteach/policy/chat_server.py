@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ AROUND = 16
 LARGEST = 4 << 20
 """Bytes of one answer."""
 SAID = 200
+BUSY, LONGEST_PAUSE = 429, 8.0
 ALIVE = 16
 """A server that has answered none of so many requests is taken for broken."""
 
@@ -104,34 +106,75 @@ def answers(
     A message that announces tools is left out. UserError where the budget has no room for a request, the server refuses
     (a key, a name), or has answered none of its first 16 requests.
     """
-    client = client_of(server)
-    why: list[str] = []
+    asking = Asking(server, account, max_tokens, temperature)
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="chat-server") as pool:
+        found = list(pool.map(asking, conversations))
+    asking.refuse_silence(account.asked)
+    return [None if answer is None or (whole and answer.cut) else answer.text for answer in found]
 
-    def one(conversation: Sequence[Message]) -> str | None:
+
+@dataclass(frozen=True)
+class Answer:
+    """A text (None: there is none in it), the ``tokens`` that the server counts (None: it does not say), and whether
+    the length ``cut`` it."""
+
+    text: str | None
+    tokens: int | None
+    cut: bool
+
+
+class Asking:
+    """Asks for one answer after the other, by several threads at once."""
+
+    def __init__(self, server: ChatServer, account: Account, max_tokens: int, temperature: float) -> None:
+        self.server, self.account = server, account
+        self.max_tokens, self.temperature = max_tokens, temperature
+        # Each try is set aside by itself, for each may be counted: the library is to make no further ones.
+        self.client = client_of(server).with_options(max_retries=0)
+        self.before = 0 if account.answered else account.asked
+        self.why: list[str] = []
+
+    def __call__(self, conversation: Sequence[Message]) -> Answer | None:
         told = [message for message in conversation if message["role"] != "tools"]
-        room = sum(len(message["content"].encode()) + AROUND for message in told) + max_tokens
-        if not account.reserve(room, server.budget):
+        room = sum(len(message["content"].encode()) + AROUND for message in told) + self.max_tokens
+        for tried in range(self.server.retries + 1):
+            self.refuse_silence(self.before + len(self.why))
+            if tried:
+                time.sleep(min(LONGEST_PAUSE, 2.0 ** (tried - 2)))
+            self.reserve(room)
+            try:
+                answer = asked(self.client, self.server, told, self.max_tokens, self.temperature)
+            except Exception as error:
+                if refused(error):
+                    raise UserError(f"server {self.server.url} refuses: {said(error)}") from error
+                if getattr(error, "status_code", None) == BUSY:  # it was asked too often, and did nothing
+                    self.account.settle(room, 0, False)
+                else:
+                    self.why.append(said(error))
+                continue
+            self.account.settle(
+                room, room if answer.tokens is None else answer.tokens, answer.text is not None
+            )
+            return answer
+        return None
+
+    def reserve(self, room: int) -> None:
+        """Set a request's room aside. UserError where the budget has none."""
+        server = self.server
+        if not self.account.reserve(room, server.budget):
             raise UserError(
                 f"server {server.url}: the budget of {server.budget} tokens has no room for a request of up to {room} "
-                f"({account.spent} are spent or asked for): raise it, and go on with --resume where a step is saved"
+                f"({self.account.spent} are spent or asked for): raise it, and go on with --resume where a step is "
+                "saved"
             )
-        try:
-            text, used, cut = asked(client, server, told, max_tokens, temperature)
-        except Exception as error:
-            if refused(error):
-                raise UserError(f"server {server.url} refuses: {said(error)}") from error
-            why.append(said(error))
-            return None
-        account.settle(room, room if used is None else used, text is not None)
-        return None if whole and cut else text
 
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="chat-server") as pool:
-        found = list(pool.map(one, conversations))
-    require(
-        account.answered > 0 or account.asked < ALIVE,
-        f"server {server.url} has answered none of {account.asked} requests: {why[-1] if why else 'no text'}",
-    )
-    return found
+    def refuse_silence(self, count: int) -> None:
+        """UserError for a server that has answered none of its first requests, ``count`` so far."""
+        require(
+            self.account.answered > 0 or count < ALIVE,
+            f"server {self.server.url} has answered none of {count} requests: "
+            f"{self.why[-1] if self.why else 'no text'}",
+        )
 
 
 def names_model(server: ChatServer) -> str:
@@ -159,23 +202,27 @@ def client_of(server: ChatServer) -> Any:
 
 def asked(
     client: Any, server: ChatServer, messages: Sequence[Message], max_tokens: int, temperature: float
-) -> tuple[str | None, int | None, bool]:
-    """(the answer's text, None if it has none; the tokens that the server counts, None if it does not say; whether the
-    length cut it)."""
+) -> Answer:
+    """What it answers. Raises whatever the library raises, and ValueError for what is no JSON, or too long."""
     create = client.chat.completions.with_streaming_response.create
     with create(
         model=server.model, messages=messages, max_tokens=max_tokens, temperature=temperature
     ) as response:
-        held = bytearray()
-        for part in response.iter_bytes():
-            held += part
-            if len(held) > LARGEST:
-                raise ValueError(f"an answer of more than {LARGEST >> 20} MiB")
-    return read(json.loads(held))
+        return read(bounded(response, LARGEST))
 
 
-def read(told: Any) -> tuple[str | None, int | None, bool]:
-    """The same of what a server said, whatever that is."""
+def bounded(response: Any, most: int) -> Any:
+    """The JSON of a response. ValueError for one of more bytes."""
+    held = bytearray()
+    for part in response.iter_bytes():
+        held += part
+        if len(held) > most:
+            raise ValueError(f"an answer of more than {most >> 20} MiB")
+    return json.loads(held)
+
+
+def read(told: Any) -> Answer:
+    """The answer in what a server said, whatever that is."""
     found = told if isinstance(told, dict) else {}
     choices = found.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
@@ -185,7 +232,7 @@ def read(told: Any) -> tuple[str | None, int | None, bool]:
     used = usage.get("total_tokens") if isinstance(usage, dict) else None
     counted = used if isinstance(used, int) and not isinstance(used, bool) and used >= 0 else None
     cut = isinstance(first, dict) and first.get("finish_reason") == "length"
-    return plain(text) if isinstance(text, str) else None, counted, cut
+    return Answer(plain(text) if isinstance(text, str) else None, counted, cut)
 
 
 def plain(text: str) -> str:

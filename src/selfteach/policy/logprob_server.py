@@ -6,7 +6,6 @@ answer that is not what was asked for is no answer.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import torch
 from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.objective.listed import Listed
-from selfteach.policy.chat_server import AT_ONCE, ChatServer, client_of, refused, said
+from selfteach.policy.chat_server import AT_ONCE, ChatServer, bounded, client_of, refused, said
 from selfteach.wording import shortened
 
 BYTES = 256
@@ -47,7 +46,7 @@ def listed_by(
     def one(asked: tuple[list[int], list[int]]) -> Listed | str:
         ids, places = asked
         try:
-            return read(told(client, server, ids, k), server, ids, places, k, vocabulary)
+            return read(requested(client, server, ids, k), server, ids, places, k, vocabulary)
         except UserError:
             raise
         except Exception as error:
@@ -59,19 +58,14 @@ def listed_by(
         return list(pool.map(one, prompts))
 
 
-def told(client: Any, server: ChatServer, ids: Sequence[int], k: int) -> Any:
+def requested(client: Any, server: ChatServer, ids: Sequence[int], k: int) -> Any:
     """What the server says of the ids' log-probs, whatever that is. It must write a token, which is thrown away; at
     temperature 1, for some servers divide by it before they answer."""
     create, most = client.completions.with_streaming_response.create, len(ids) * (k + 1) * BYTES + BESIDE
     with create(
         model=server.model, prompt=list(ids), max_tokens=1, temperature=1, extra_body={"prompt_logprobs": k}
     ) as response:
-        held = bytearray()
-        for part in response.iter_bytes():
-            held += part
-            if len(held) > most:
-                raise ValueError(f"an answer of more than {most >> 20} MiB")
-    return json.loads(held)
+        return bounded(response, most)
 
 
 def read(

@@ -269,15 +269,15 @@ class VllmServer:
         )
 
     def get(self, path: str, *, reading: bool = True) -> Any:
-        return self.told(urllib.request.Request(self.url + path), min(LOOK, self.seconds), reading)
+        return self.requested(urllib.request.Request(self.url + path), min(LOOK, self.seconds), reading)
 
     def post(self, path: str, body: Mapping[str, Any], longer: float = 0.0) -> Any:
         request = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        return self.told(request, self.seconds + longer, True)
+        return self.requested(request, self.seconds + longer, True)
 
-    def told(self, request: urllib.request.Request, seconds: float, reading: bool) -> Any:
+    def requested(self, request: urllib.request.Request, seconds: float, reading: bool) -> Any:
         """The answer. Away where there is none; Refused where there will be none; UserError where it is no JSON."""
         try:
             with urllib.request.urlopen(request, timeout=seconds) as response:

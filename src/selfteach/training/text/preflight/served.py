@@ -37,7 +37,7 @@ WRONG = 1.0
 def served_checks(
     run: TextLearner, served: ServedTeacher, name: str, role: Role, rows: Sequence[Trajectory], seen: Context
 ) -> Iterator[Check]:
-    yield Check(f"{name}: server", True, f"{names_model(served.server)}; {served.told(name)}")
+    yield Check(f"{name}: server", True, f"{names_model(served.server)}; {served.describe(name)}")
     yield same_tokens(run, served, name)
     pieces = [
         one for i, row in enumerate(rows) if (one := piece_of(row, seen, i)) is not None and one.positions

@@ -52,7 +52,7 @@ def teacher_checks(
         if isinstance(handed, ServedTeacher):
             yield from served_checks(run, handed, name, teacher, rollouts, seen)
         else:
-            yield Check(f"{name}: cache", True, handed.told(name))
+            yield Check(f"{name}: cache", True, handed.describe(name))
         return
     if run.config.loading.teacher_dtype is not None:
         yield numbers_check(run, name, teacher.weights)

@@ -360,7 +360,7 @@ class TeacherCache:
     def forget(self) -> None:
         """It is all on the disk."""
 
-    def told(self, role: str) -> str:
+    def describe(self, role: str) -> str:
         made, tokens = self.made, sum(one.tokens for one in self.manifest.shards)
         return (
             f"{made.top_logprobs} of {made.vocabulary:,} tokens a position in {made.dtype}, {tokens:,} positions, from "

@@ -71,7 +71,7 @@ class Handed(Protocol):
     def forget(self) -> None:
         """What was said so far is not asked for again: a new batch begins."""
 
-    def told(self, role: str) -> str:
+    def describe(self, role: str) -> str:
         """What it hands over of the role, and where that comes from, in a sentence."""
 
 

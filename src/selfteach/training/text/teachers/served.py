@@ -45,7 +45,7 @@ class ServedTeacher:
     def forget(self) -> None:
         self.kept.clear()
 
-    def told(self, role: str) -> str:
+    def describe(self, role: str) -> str:
         return f"{self.k} of {self.vocabulary:,} tokens a position from {self.server.model!r} at {self.server.url}"
 
 
