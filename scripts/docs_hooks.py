@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTSIDE = ("results/*", "examples/*", "CHANGELOG.md", "CONTRIBUTING.md")
+OUTSIDE = ("results/*", "examples/*", "examples/launch/*", "CHANGELOG.md", "CONTRIBUTING.md")
 """What the site shows of the repository beside ``docs/``, each under its path in the repository."""
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|[#/])([^)#\s]*[./][^)#\s]*)")
 """The relative target of a Markdown link, without its anchor: a path, and not a formula's ``[…](y_t)``."""
