@@ -308,8 +308,12 @@ def require_shardable(config: TrainConfig, recipes: Sequence[Recipe]) -> None:
 
 
 def under(config: TrainConfig, model: str) -> Base | None:
-    """The base that a teacher stands on which is an adapter."""
-    return base_under(resolve_model(model), trust_remote_code=config.loading.trust_remote_code)
+    """The base that a teacher stands on which is an adapter; None also of one that cannot be had, which is said where
+    it is loaded, with the option that names it."""
+    try:
+        return base_under(resolve_model(model), trust_remote_code=config.loading.trust_remote_code)
+    except UserError:
+        return None
 
 
 def load_external(config: TrainConfig, device: torch.device, model: str) -> Policy:
