@@ -331,8 +331,7 @@ def test_a_teacher_is_a_run_that_was_awake_its_adapter_on_its_base(tiny: str, tm
     base = load_policy(tiny).model.double()
     with learner.models.weights.scoring(External(str(wake))) as teacher:
         teacher.model.double()
-        # It stands on the policy's own base, and is not merged into it as ``known`` is.
-        torch.testing.assert_close(logits(teacher.model), logits(known), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(logits(teacher.model), logits(known), rtol=0, atol=0)
         assert not torch.equal(logits(teacher.model), logits(base))
     assert torch.equal(logits(learner.policy.model), logits(base))
     run.step()

@@ -98,11 +98,13 @@ def test_training_moves_no_teacher_on_the_same_base(tiny: str, experts: dict[str
         assert torch.equal(states(policy), before["a"])
 
 
-def test_one_adapter_alone_is_merged(tiny: str, experts: dict[str, str]) -> None:
-    """There is nothing to share, and a merged one computes faster."""
-    run = run_of(tiny, "--teacher", experts["a"], "--lora-rank", "0", recipe="uni-opd")
+@pytest.mark.parametrize("rank", ["0", "4"])
+def test_one_adapter_alone_is_merged(tiny: str, experts: dict[str, str], rank: str) -> None:
+    """To the bit as it is elsewhere, whatever else stands on its base; and a merged one computes faster."""
+    run = run_of(tiny, "--teacher", experts["a"], "--lora-rank", rank, recipe="uni-opd")
     (policy,) = everybody(run).values()
     assert not policy.adapted
+    assert torch.equal(states(policy), states(load_policy(experts["a"], trained=False)))
 
 
 def test_another_dtype_is_another_base(tiny: str, experts: dict[str, str]) -> None:

@@ -186,7 +186,7 @@ def gather_head(network: nn.Module) -> None:
 def settle(module: nn.Module) -> None:
     """Let go of what is gathered: from now on parameters are this process's parts, as optimizers and checkpoints see
     them. RuntimeError within ``whole``, which needs it."""
-    if any(one.whole for network, one in _sharded.items() if network in set(module.modules())):
+    if any(map(is_whole, module.modules())):
         raise RuntimeError("the model is whole: its parts are not to be looked at now")
     for one in parts(module):
         one.reshard()

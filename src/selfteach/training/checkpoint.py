@@ -22,7 +22,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial as partial_call
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +68,8 @@ def save(folder: Path, step: int, state: State, keep: int = 2, *, writes: bool =
     tree, tensors = flatten(state)
     home = Path(folder) / "checkpoints"
     final, partial = home / f"step-{step}", home / f".step-{step}.partial"
+    if not (writes or SHARDS in tensors):
+        return final
     text = json.dumps(tree, allow_nan=False)
     needed = len(text) + SLACK_BYTES + sum(t.nbytes for group in tensors.values() for t in group.values())
     parts = tensors.pop(SHARDS, {})
@@ -79,6 +80,10 @@ def save(folder: Path, step: int, state: State, keep: int = 2, *, writes: bool =
         if shutil.disk_usage(home).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         _write(partial, text, tensors)
+
+    def add_parts() -> None:
+        if parts:
+            shards.write(partial / SHARDS, parts)
 
     def finish() -> None:
         _close(partial, step)
@@ -92,7 +97,7 @@ def save(folder: Path, step: int, state: State, keep: int = 2, *, writes: bool =
             return _refusal(home, step, needed, error)
         return None
 
-    for act, everybody in ((begin, False), (partial_of(partial, parts), True), (finish, False)):
+    for act, everybody in ((begin, False), (add_parts, True), (finish, False)):
         fault = refusing(act) if everybody or writes else None
         faults = gather_rows([fault]) if parts else [fault]
         if told := next((one for one in faults if one is not None), None):
@@ -102,11 +107,6 @@ def save(folder: Path, step: int, state: State, keep: int = 2, *, writes: bool =
     if writes:
         _prune(home, step, keep)
     return final
-
-
-def partial_of(partial: Path, parts: Mapping[str, Shaped[Tensor, "..."]]) -> Callable[[], None]:
-    """What writes this process's parts of the sharded tensors."""
-    return partial_call(shards.write, partial / SHARDS, parts) if parts else lambda: None
 
 
 def latest(folder: Path) -> Path | None:

@@ -86,15 +86,15 @@ class Models:
         return policy
 
     def load_on_a_base(self, config: TrainConfig, device: torch.device, model: str) -> Policy | None:
-        """An adapter on a base that is in memory already, or that further teachers stand on; None of any other model.
+        """An adapter on a base that further teachers stand on; None of any other model, which is merged.
 
-        The base is there once: below the policy's own adapter, where it has one, or for all these teachers.
+        The base is there once: below the policy's own adapter, where that is on it too, or for all these teachers.
         """
         loading = config.loading
         base = None if loading.fsdp != "off" else under(config, model)
-        held = None if base is None else self.base_held(loading, base)
-        if base is None or (held is None and sum(under(config, one) == base for one in self.others) < 2):
+        if base is None or sum(under(config, one) == base for one in self.others) < 2:
             return None
+        held = self.base_held(loading, base)
         policy = load_policy(
             resolve_model(model),
             precision=loading.teacher_dtype or loading.precision,
