@@ -106,6 +106,36 @@ def test_a_budget_ends_the_run_and_no_request_is_beyond_it(
     assert "--resume" in said
 
 
+def test_what_is_spent_behind_a_checkpoint_stays_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However often the run goes on; also where the server has moved."""
+
+    def answer(request: dict[str, Any]) -> tuple[int, bytes]:
+        return completion("12 7", None)
+
+    with serving(answer) as (url, requests), serving(answer) as (other, further):
+        out = tmp_path / "run"
+        words = (
+            "--steps",
+            "60",
+            "--prompts",
+            "2",
+            "--checkpoint-every",
+            "8",
+            "--text-teacher-budget",
+            "3200",
+        )
+        assert trained("sft", out, url, *words) == 2
+        for moved in ((), ("--text-teacher-url", other)):
+            assert main(["train", "--resume", "--out", str(out), *moved]) == 2
+            assert "the budget of 3200 tokens has no room" in capsys.readouterr().err
+        asked = [*requests, *further]
+        room = sum(sum(len(m["content"].encode()) + 16 for m in one["messages"]) + 24 for one in asked)
+    assert checkpoint.latest(out) is not None
+    assert 2800 < room <= 3200
+
+
 @pytest.mark.parametrize(
     ("knobs", "said"),
     [({"text_teacher_budget": 5}, "text_teacher_budget is of a server"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -75,6 +75,14 @@ class Account:
     asked: int = 0
     answered: int = 0
     lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> Account:
+        return cls(counts.get("spent", 0), counts.get("asked", 0), counts.get("answered", 0))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"spent": self.spent, "asked": self.asked, "answered": self.answered}
 
     def reserve(self, tokens: int, budget: int | None) -> bool:
         """Set tokens aside, if the budget has them."""

@@ -27,8 +27,7 @@ class Warmup(Recipe):
 
     @property
     def servers(self) -> Sequence[ChatServer]:
-        server = self.black_box.server(self.teacher)
-        return [] if server is None else [server]
+        return self.black_box.servers(self.teacher)
 
     @property
     def writers(self) -> Mapping[str, Role]:
@@ -44,8 +43,8 @@ class Warmup(Recipe):
         return 1.0
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
-        for server in self.servers:
-            r = self.rollouts
+        if self.servers:
+            r, (server,) = self.rollouts, self.servers
             theirs = answered_by(server, tools, prompts, 1, r.max_tokens, r.temperature)
             asked = [Prompt(one.example, one.prompt_ids, one.group) for one in theirs]  # not all are answered
             return preferred(theirs, tools.sample(asked))
@@ -93,7 +92,7 @@ class SODA(Recipe):
             self.rollouts.stored > 0,
             "soda writes its pairs once, before any training: set stored to the number of prompts",
         )
-        self.black_box.server(self.teacher)
+        self.black_box.servers(self.teacher)
         require(self.rollouts.per_prompt == 1, "soda writes one pair for each prompt: per_prompt must be 1")
 
     @property

@@ -27,7 +27,7 @@ class SFT(Imitate):
     """Mean over all tokens, or mean of per-example means."""
 
     def __post_init__(self) -> None:
-        self.black_box.server(self.teacher)
+        self.black_box.servers(self.teacher)
         require(
             not self.teacher or self.reference == "solution",
             f"the teacher writes what is imitated, and reference {self.reference} would do nothing: leave one out",

@@ -33,8 +33,7 @@ class Imitate(Recipe):
 
     @property
     def servers(self) -> Sequence[ChatServer]:
-        server = self.black_box.server(self.teacher)
-        return [] if server is None else [server]
+        return self.black_box.servers(self.teacher)
 
     @property
     def writers(self) -> Mapping[str, Role]:
@@ -47,8 +46,8 @@ class Imitate(Recipe):
         return 1.0  # whatever the temperature at which a teacher writes
 
     def rollout(self, tools: Tools, prompts: Sequence[Prompt], step: int) -> Sequence[Trajectory]:
-        for server in self.servers:
-            r = self.rollouts
+        if self.servers:
+            r, (server,) = self.rollouts, self.servers
             return answered_by(server, tools, prompts, r.per_prompt, r.max_tokens, r.temperature)
         return imitated(tools, prompts, self.teacher, self.reference, self.rollouts.per_prompt)
 

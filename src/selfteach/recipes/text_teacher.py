@@ -25,19 +25,19 @@ class TextTeacher:
     """Most tokens, read and written, that the server is asked for in the run; the run stops before it would be more
     (none: any number)."""
 
-    def server(self, teacher: str) -> ChatServer | None:
+    def servers(self, teacher: str) -> Sequence[ChatServer]:
         """The server that has the model ``teacher``, if one is named. UserError for an address that is none."""
         require(
             self.text_teacher_url is not None or self.text_teacher_budget is None,
             "text_teacher_budget is of a server: name it with --text-teacher-url, or leave the budget out",
         )
         if self.text_teacher_url is None:
-            return None
+            return ()
         require(
             bool(teacher),
             f"--text-teacher-url {self.text_teacher_url}: say with --teacher what the server calls the model",
         )
-        return ChatServer(self.text_teacher_url, teacher, self.text_teacher_budget)
+        return (ChatServer(self.text_teacher_url, teacher, self.text_teacher_budget),)
 
 
 def answered_by(

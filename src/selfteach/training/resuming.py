@@ -113,16 +113,10 @@ def save(run: Trainer, *, unended: Marks | None = None) -> None:
         marked = None if here is None else {"files": here.marks(), "unended": unended}
         if here is not None:
             here.sync()
-        for path in gather_rows(
-            [] if here is None else [here.path]
-        ):  # the first process's, where there is one
-            checkpoint.save(
-                path,
-                run.done,
-                {**whole, "written": marked},
-                keep=run.settings.keep,
-                writes=here is not None,
-            )
+        paths = gather_rows([] if here is None else [here.path])
+        if paths:  # the first process's, of a run that has a folder
+            values = {**whole, "written": marked}
+            checkpoint.save(paths[0], run.done, values, keep=run.settings.keep, writes=here is not None)
 
 
 def refuse_broken(run: Trainer, whole: checkpoint.State) -> None:

@@ -28,6 +28,7 @@ from selfteach.task.trajectory import Trajectory
 from selfteach.training.reduce import processes
 from selfteach.training.text.annotate import token_at
 from selfteach.training.text.contexts import Reading, rendered_ids
+from selfteach.training.text.ledger import Ledger
 from selfteach.training.text.playing import Player, answered, has_room, said_in
 from selfteach.training.text.store import SERVED, NamedStore
 from selfteach.words import option
@@ -50,6 +51,7 @@ class TextTools:
     further: Callable[[int], list[Prompt]]
     seed: str
     rank: int
+    ledger: Ledger
     batch_size: int | None = None
     generated: int = 0
     asked: Counter[str] = field(default_factory=Counter)
@@ -93,8 +95,9 @@ class TextTools:
     ) -> list[str | None]:
         begun = [self.started(one) for one in about]
         told = [view(one, [one], self.reading.wording) for one in begun]
-        notes = self.store(SERVED).notes.setdefault(f"{server.model} {server.url}", {})
-        account = Account(**notes)
+        served = self.store(SERVED).notes
+        # By the model: a server that has moved is the same one.
+        account = Account.of(self.ledger.with_known(server.model, served.get(server.model, {})))
         share = server if server.budget is None else replace(server, budget=server.budget // processes()[1])
         try:
             conversations = [messages for messages in told if messages is not None]
@@ -104,7 +107,8 @@ class TextTools:
                 )
             )
         finally:
-            notes |= {"spent": account.spent, "asked": account.asked, "answered": account.answered}
+            served[server.model] = account.counts
+            self.ledger.note(served)
         return [None if messages is None else next(found) for messages in told]
 
     def mix(

@@ -21,6 +21,7 @@ from selfteach.training.reduce import gather_rows, sum_over_processes
 from selfteach.training.text.annotate import annotated
 from selfteach.training.text.batching import Batching, rows_of
 from selfteach.training.text.data import kept_out_of, probed_of
+from selfteach.training.text.ledger import Ledger
 from selfteach.training.text.present import Present
 from selfteach.training.text.prompts import PromptStream, knob_of_longest
 from selfteach.training.text.store import SERVED, NamedStore, require_answers
@@ -142,6 +143,7 @@ class Writing:
             further=partial(self.further, step),
             seed=f"{now.config.seed} {now.stage} {step}",
             rank=now.rank,
+            ledger=Ledger(now.config.out / "stored" / f"spent-{now.rank}.json"),
             batch_size=now.config.bookkeeping.sample_batch,
         )
 
