@@ -89,14 +89,20 @@ def zipped(name: str, content: bytes) -> bytes:
     return held.getvalue()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"no zip", b"PK\x03\x04 cut", zipped("x.npy", b"\x93NUMPY\x01\x00"), zipped("x.npy", b"text"), zipped("a/../x", b"")],
-    ids=["empty", "text", "cut", "header", "no array", "path"],
-)  # fmt: skip
+BROKEN = {
+    "empty": b"",
+    "text": b"no zip",
+    "cut": b"PK\x03\x04 cut",
+    "header": zipped("x.npy", b"\x93NUMPY\x01\x00"),
+    "no array": zipped("x.npy", b"text"),
+    "path": zipped("a/../x", b""),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_bytes_that_are_no_arrays_are_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "rows.npz").write_bytes(content)
-    with pytest.raises(UserError, match="rows.npz"):
+    with pytest.raises(UserError, match=r"rows\.npz"):
         load_arrays(str(tmp_path / "rows.npz"))
 
 
@@ -113,5 +119,5 @@ def test_a_file_that_is_not_there_and_a_folder(tmp_path: Path) -> None:
     for name in ("none.npz", "folder.npz"):
         with pytest.raises(UserError, match="is no file"):
             load_arrays(str(tmp_path / name))
-    with pytest.raises(UserError, match="did you mean|known"):
+    with pytest.raises(UserError, match="is unknown"):
         load_arrays("digit")
