@@ -25,15 +25,16 @@ LEARNERS = re.compile(r"selfteach\.training\.[^.]+\.[^.]+")
 SHARED = frozenset(
     f"selfteach.{folder}.{name}"
     for folder, names in {
-        "recipes": "kit base method parts tools knobs",
+        "recipes": "kit base method network parts tools knobs",
         "roles": "role view weights",
         "objective": "advantage aggregate axes batch columns divergence divisor entrywise gate minibatch positions "
         "record sampled statistics sums support target terms",
-        "task": "example trajectory verdict",
+        "task": "arrays example trajectory verdict",
     }.items()
     for name in names.split()
 )
-"""Modules that nearly all methods use: a change of theirs that makes runs learn otherwise raises ``EPOCH``."""
+"""Modules that nearly all methods use: a change of theirs that makes runs learn otherwise raises ``EPOCH``, or where no
+text is trained ``NETWORK_EPOCH``."""
 
 
 def source_of(file: Path) -> str:

@@ -18,6 +18,9 @@ TABLE = "table"
 MOST = 10**7
 """Numbers that the base teachers' distributions are: float64, 80 MB."""
 
+MOST_CONTEXTS = 2000
+"""Their inputs are the rows of a unit matrix."""
+
 
 @dataclass(frozen=True)
 class Base:
@@ -39,6 +42,9 @@ def base_of(recipe: RecursiveMeta, seed: int) -> Base:
 
 def drawn(recipe: RecursiveMeta, random: torch.Generator) -> Base:
     """A distribution for each of the contexts, which are inputs without anything in common: softmax of normal draws."""
+    require(
+        recipe.contexts <= MOST_CONTEXTS, f"contexts must be at most {MOST_CONTEXTS}, got {recipe.contexts}"
+    )
     require_size(recipe, recipe.contexts, recipe.classes)
     x = torch.eye(recipe.contexts, dtype=torch.float64)
     shape = (recipe.teachers + 1, recipe.contexts, recipe.classes)

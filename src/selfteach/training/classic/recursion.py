@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -123,12 +123,9 @@ class RecursionLearner(NetworkLearner[RecursiveMeta]):
         if bounds:
             found["eval/violation"] = max(float((distances[name] - bounds[name]).max()) for name in bounds)
         if self.data.labels is not None:
-            found["eval/accuracy"] = self.accuracy(log_probs(self.data.test, self.weight))
-            found["eval/base_accuracy"] = self.accuracy(self.log_q_test)
+            found["eval/accuracy"] = accuracy(log_probs(self.data.test, self.weight), self.data.labels)
+            found["eval/base_accuracy"] = accuracy(self.log_q_test, self.data.labels)
         return {"eval/headline": found["eval/kl"], **found}
-
-    def accuracy(self, log_p: Float[Tensor, "m c"]) -> float:
-        return float((log_p.argmax(-1) == self.data.labels).double().mean())
 
     def samples(self, batch: Generation | None, phase: str) -> list[Sample]:
         """The first input's distributions: label and probability."""
@@ -150,3 +147,7 @@ def kl(log_p: Float[Tensor, "m c"], log_q: Float[Tensor, "m c"]) -> Values:
 def total_variation(log_p: Float[Tensor, "m c"], log_q: Float[Tensor, "m c"]) -> Values:
     """½ Σ |p − q|."""
     return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
+
+
+def accuracy(log_p: Float[Tensor, "m c"], labels: Int[Tensor, "m"]) -> float:
+    return float(log_p.argmax(-1).eq(labels).double().mean())

@@ -34,5 +34,5 @@ def fitted(x: Float[Tensor, "n d"], start: Float[Tensor, "d c"], loss: Loss) -> 
         return found
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
     return weight.detach()
