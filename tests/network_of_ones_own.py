@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from selfteach.recipes.network_kit import (
-    Float,
     NetworkOptimization,
     NetworkRecipe,
     NonNegativeFloat,

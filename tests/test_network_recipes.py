@@ -91,7 +91,7 @@ def test_it_imports_the_kit_alone_and_is_short(name: str) -> None:
 
 
 def drawn(outputs: Mapping[str, str]) -> dict[str, np.ndarray[Any, Any]]:
-    """Arrays of the shapes that the outputs' descriptions begin with, between 0.1 and 0.9: axes of one name have one size.
+    """Arrays of the shapes that outputs' descriptions begin with, between 0.1 and 0.9: axes of one name have one size.
     Integers where a description speaks of labels or of int, truth values where it speaks of bool."""
     random, sizes, found = np.random.default_rng(0), dict[str, int](), {}
     for name, meaning in outputs.items():
