@@ -6,14 +6,15 @@ from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Exceeds, Within
 
 FIT = "kernel-sd --data diabetes --gamma 0.03 --ridge-lambda"
-NONE, SOME = f"{FIT} 0.3 --alpha 0", f"{FIT} 0.3 --alpha 0.35"
-"""At one λ, as the paper's own table is."""
+NONE, SOME = f"{FIT} 0.1 --alpha 0", f"{FIT} 0.1 --alpha 0.35"
+"""At one λ, which shrinks too little at first, as that of the paper's own table does."""
 TUNED = f"{FIT} 1"
 DIGITS = "kernel-sd --data digits --gamma 0.05 --ridge-lambda 0.1"
 RIDGES = ("--ridge-lambda x0.003|x0.01|x0.03|x0.1|x0.3|x1|x3",)
 """A fit that is shrunk too often may be shrunk less each time: each side gets the λ that suits it."""
-ERROR = Exceeds(0.0)
-"""Of mean squared errors, of which less is better: the side that should be worse is the higher one."""
+ERROR = Exceeds(0.01)
+"""Of mean squared errors, of which less is better: the side that should be worse is the higher one. Less than a
+hundredth of the target's variance is no difference that matters."""
 
 STUDY = Study(
     method="kernel-sd",
@@ -29,18 +30,18 @@ STUDY = Study(
             better="lower",
         ),
         Claim(
-            says="and then collapses: .18251 after six, .49505 in the end (here 40), at one λ",
-            variants={"forty": f"{NONE} --steps 40", "five": f"{NONE} --steps 5"},
-            higher="forty",
+            says="and then collapses: .18251 after six, .49505 in the end (here 200), at one λ",
+            variants={"many": f"{NONE} --steps 200", "five": f"{NONE} --steps 5"},
+            higher="many",
             lower="five",
             rule=ERROR,
             sweep=(),
             better="lower",
-            may_fail=("forty",),
+            may_fail=("many",),
         ),
         Claim(
-            says="With the truth it does not: .49505 without and .14959 with it in the end (here 40), at one λ",
-            variants={"without": f"{NONE} --steps 40", "with": f"{SOME} --steps 40"},
+            says="With the truth it does not: .49505 without and .14959 with it in the end (here 200), at one λ",
+            variants={"without": f"{NONE} --steps 200", "with": f"{SOME} --steps 200"},
             higher="without",
             lower="with",
             rule=ERROR,
@@ -73,7 +74,7 @@ STUDY = Study(
             variants={"one": f"{DIGITS} --alpha 0 --steps 1", "five": f"{DIGITS} --alpha 0 --steps 5"},
             higher="one",
             lower="five",
-            rule=ERROR,
+            rule=Exceeds(0.0),
             sweep=RIDGES,
             better="lower",
         ),
@@ -108,7 +109,7 @@ STUDY = Study(
             higher="forty",
             lower="twenty",
             metric="basis/spread",
-            rule=ERROR,
+            rule=Exceeds(0.0),
             sweep=(),
         ),
         Claim(

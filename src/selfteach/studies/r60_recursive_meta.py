@@ -6,9 +6,9 @@ from selfteach.studies.study import Claim, Study, Works
 from selfteach.studies.verdict import Exceeds, Within
 
 TABLE = "recursive-meta --samples 1000"
-DIGITS = "recursive-meta --data digits --start base --samples 5 --smoothing 0.1 --steps 12"
+DIGITS = "recursive-meta --data digits --start base --samples 5 --smoothing 0.1 --l2 0.01 --steps 10"
 ANCHORED, FREE = "--anchor 0.2", "--anchor 0"
-ESTIMATES, FITS = ("--smoothing x0.1|x1|x3",), ("--l2 x0.1|x1|x10",)
+ESTIMATES, FITS = ("--smoothing x0.1|x1|x3",), ("--l2 x0.3|x1|x3",)
 """What a generation adds to what it was shown: each side gets what suits it."""
 DISTANCE = Exceeds(0.0)
 """Of KL(base ‖ student), of which less is better: the side that should be farther is the higher one."""

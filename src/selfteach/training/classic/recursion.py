@@ -140,8 +140,8 @@ class RecursionLearner(NetworkLearner[RecursiveMeta]):
 
 
 def kl(log_p: Float[Tensor, "m c"], log_q: Float[Tensor, "m c"]) -> Values:
-    """KL(p ‖ q) in nats."""
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    """KL(p ‖ q) in nats; rounding makes none of it negative."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
 
 
 def total_variation(log_p: Float[Tensor, "m c"], log_q: Float[Tensor, "m c"]) -> Values:
