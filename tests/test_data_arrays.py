@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import selfteach
 from selfteach.errors import UserError
 from selfteach.task.arrays import NAMED, TEST, VALID, load_arrays
 
@@ -121,3 +122,15 @@ def test_a_file_that_is_not_there_and_a_folder(tmp_path: Path) -> None:
             load_arrays(str(tmp_path / name))
     with pytest.raises(UserError, match="is unknown"):
         load_arrays("digit")
+
+
+@pytest.mark.parametrize("recipe", ["kernel-sd", "recursive-meta"])
+def test_data_of_which_nothing_is_held_out_is_refused(recipe: str, tmp_path: Path) -> None:
+    """The mean of no errors is NaN."""
+    none = {"x_test": np.zeros((0, 3)), "y_test": np.zeros(0, int)}
+    file = written(tmp_path, x=np.zeros((40, 3)), y=np.arange(40) % 4, **none)
+    with pytest.raises(UserError, match="no rows are held out"):
+        load_arrays(file)
+    with pytest.raises(UserError, match="no rows are held out"):
+        selfteach.train(recipe, data=file, out=tmp_path / "run", device="cpu", progress=None)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -193,7 +193,7 @@ def test_anchored_generations_stay_near_their_base_and_others_drift() -> None:
 
 def test_a_classifier_is_fitted_where_its_gradient_is_zero_and_stays_off_a_base_that_it_cannot_be() -> None:
     """A mean of classifiers is none of its kind: exact generations come near, and no nearer."""
-    one = after(learner(data="digits", steps=20), 20)
+    one = after(learner(data="digits", steps=8, l2=0.01), 8)
     batch = one.collect(0)
     one.next(batch)
     moved = one.weight.clone().requires_grad_()
@@ -203,8 +203,8 @@ def test_a_classifier_is_fitted_where_its_gradient_is_zero_and_stays_off_a_base_
     (gradient,) = torch.autograd.grad(loss, moved)
     assert gradient.abs().max() < 2e-6
     seen = one.evaluate("after")
-    assert 0.01 < seen["eval/headline"] < 0.5
-    assert seen["eval/accuracy"] > 0.85
+    assert 0.1 < seen["eval/headline"] < 0.6
+    assert seen["eval/accuracy"] > 0.8
     assert seen["eval/violation"] < 1e-9
 
 

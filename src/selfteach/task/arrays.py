@@ -54,8 +54,8 @@ def load_arrays(name: str, seed: int = 0, least: int = 1) -> Arrays:
     """The data called ``name``, or of a file FILE.npz with arrays ``x`` and ``y`` (held out of it: shares ``VALID`` and
     ``TEST``, drawn by ``seed``; or ``x_test`` and ``y_test``, where it has them).
 
-    UserError: there is no such data, a package is missing, the file holds something else, or fewer than ``least`` rows
-    are left to train on.
+    UserError: there is no such data, a package is missing, the file holds something else, fewer than ``least`` rows
+    are left to train on, or none is held out.
     """
     if name.endswith(".npz"):
         found = of_file(name, seed)
@@ -68,6 +68,9 @@ def load_arrays(name: str, seed: int = 0, least: int = 1) -> Arrays:
     require(
         len(found.train) >= least,
         f"data {name}: {len(found.train)} rows are left to train on, and {least} are needed",
+    )
+    require(
+        len(found.test) > 0, f"data {name}: no rows are held out to report: give more, or x_test and y_test"
     )
     return found
 
