@@ -237,11 +237,12 @@ def rollouts_in(path: Path) -> list[Trajectory]:
 
 
 class TeacherCache:
-    """A whole cache, in the place of the models that made it (``Handed``)."""
+    """A whole cache, in the place of the models that made it (``Handed``); ``prompts``: to so many of its prompts, the
+    first ones, the answers are read (None: to all)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prompts: int | None = None) -> None:
         """UserError where there is none, it is not whole, or a file is not as it was written."""
-        self.folder, self.manifest = folder, Manifest.read(folder)
+        self.folder, self.prompts, self.manifest = folder, prompts, Manifest.read(folder)
         if not self.manifest.complete or self.manifest.rollouts is None:
             raise UserError(
                 f"the teacher cache {folder} is not whole: start selfteach score again with the same words"
@@ -266,9 +267,19 @@ class TeacherCache:
         return self.made.top_logprobs
 
     @cached_property
-    def stored(self) -> list[Trajectory]:
+    def held(self) -> list[Trajectory]:
+        """All of its answers."""
         assert self.manifest.rollouts is not None
         return read_rollouts(self.folder, self.manifest.rollouts)
+
+    @cached_property
+    def stored(self) -> list[Trajectory]:
+        """The answers that are read. A prompt that was left without an answer counts, where it is known."""
+        if self.prompts is None or self.prompts == self.made.stored:
+            return self.held
+        groups = sorted({one.group for one in self.held})
+        first = set(groups[: self.prompts]) if self.made.stored is None else range(self.prompts)
+        return [one for one in self.held if one.group in first]
 
     def scores(self, role: str, pieces: Sequence[Piece]) -> list[Listed]:
         keys = [one.key(role) for one in pieces]
