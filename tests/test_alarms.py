@@ -39,7 +39,8 @@ from selfteach.training.alarms import (
 )
 from selfteach.training.config import TrainConfig
 from selfteach.training.jsonrows import read_rows
-from selfteach.training.launch import launch, run_learner
+from selfteach.training.launch import launch
+from selfteach.training.running import run_learner
 from selfteach.training.text.written import text_metrics
 from selfteach.training.trainer import Settings
 from tiny import tiny_model_folder

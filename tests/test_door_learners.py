@@ -22,7 +22,7 @@ from selfteach.errors import UserError
 from selfteach.report import build_report, comparison_page
 from selfteach.studies.runs import Planned, cells, condensed, curve, heads, labels
 from selfteach.training.jsonrows import read_rows
-from selfteach.training.launch import run_learner
+from selfteach.training.running import run_learner
 from selfteach.training.trainer import Settings
 
 TABLE = {

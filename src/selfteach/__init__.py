@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from selfteach.api.result import Result, load_run
     from selfteach.api.training import train
     from selfteach.errors import UserError
-    from selfteach.recipes import Recipe
+    from selfteach.recipes import NetworkRecipe, Recipe
     from selfteach.task.example import Example, Grade, Task
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ _HOME = {
     "load_run": "api.result",
     "Result": "api.result",
     "Recipe": "recipes",
+    "NetworkRecipe": "recipes",
     "Task": "task.example",
     "Example": "task.example",
     "Grade": "task.example",
@@ -43,6 +44,7 @@ __all__ = [
     "Comparison",
     "Example",
     "Grade",
+    "NetworkRecipe",
     "Recipe",
     "Result",
     "Task",

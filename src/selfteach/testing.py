@@ -16,7 +16,7 @@ from selfteach.objective.engine import Outcome, evaluate_terms
 from selfteach.objective.minibatch import rows_within
 from selfteach.objective.plan import plan
 from selfteach.objective.statistics import Statistics
-from selfteach.recipes import Recipe, recipe_named, with_knobs
+from selfteach.recipes import NetworkRecipe, Recipe, network_recipe_named, recipe_named, with_knobs
 
 
 def evaluate(
@@ -71,41 +71,53 @@ def evaluate(
 
 
 class OfOutputs(Protocol):
-    """A recipe without tokens: its losses are pure functions of named network outputs, in its card's symbols."""
+    """A recipe without tokens: its losses are pure functions of named network outputs, in its paper's symbols."""
 
     def losses(
-        self, outputs: Mapping[str, Float[Tensor, "..."]], step: int
+        self, outputs: Mapping[str, Shaped[Tensor, "..."]], step: int
     ) -> Mapping[str, Float[Tensor, ""]]:
-        """Optimizer → 0-dim loss, differentiable in the outputs that it trains."""
+        """Network → 0-dim loss, differentiable in the outputs that it trains."""
 
 
 def evaluate_outputs(
-    recipe: OfOutputs, arrays: Mapping[str, Any], step: int = 0, overrides: Mapping[str, Any] | None = None
+    recipe: str | OfOutputs,
+    arrays: Mapping[str, Any],
+    step: int = 0,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The losses of a recipe without tokens and their gradients, on given network outputs.
 
-    ``arrays``: name → array, float64 computed. Returns ``losses`` optimizer → value, ``grads`` optimizer → array →
-    gradient (arrays that a loss does not depend on, or holds constant, are left out). ValueError where a loss or a
-    gradient is not finite.
+    ``recipe``: its name (then at its first preset), or an object. ``arrays``: name → array; floats are computed in
+    float64, integers (labels) and booleans stay what they are. Returns ``losses`` network → value, ``grads`` network →
+    array → gradient (arrays that a loss does not depend on, or holds constant, are left out). ValueError where an array
+    is missing or unknown, a loss or a gradient is not finite; UserError where no recipe is called so.
     """
-    chosen = with_knobs(recipe, overrides or {})
-    outputs = {
-        name: torch.tensor(np.asarray(value, dtype=np.float64)).requires_grad_()
-        for name, value in arrays.items()
-    }
+    chosen = with_knobs(network_recipe_named(recipe) if isinstance(recipe, str) else recipe, overrides or {})
+    if isinstance(chosen, NetworkRecipe):
+        for name in set(arrays) ^ set(chosen.outputs):
+            lack = "lack" if name in chosen.outputs else "have no"
+            raise ValueError(f"arrays {lack} {name!r}; the recipe reads {', '.join(chosen.outputs)}")
+    outputs = {name: leaf_of(value) for name, value in arrays.items()}
+    leaves = {name: one for name, one in outputs.items() if one.requires_grad}
     losses = dict(chosen.losses(outputs, step))
     grads: dict[str, dict[str, np.ndarray]] = {}
     for optimizer, loss in losses.items():
         found = (
-            torch.autograd.grad(loss, list(outputs.values()), retain_graph=True, allow_unused=True)
+            torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
             if loss.requires_grad
-            else [None] * len(outputs)
+            else [None] * len(leaves)
         )
-        grads[optimizer] = {name: g.numpy() for name, g in zip(outputs, found, strict=True) if g is not None}
+        grads[optimizer] = {name: g.numpy() for name, g in zip(leaves, found, strict=True) if g is not None}
         numbers = [loss.detach().numpy(), *grads[optimizer].values()]
         if not all(np.isfinite(one).all() for one in numbers):
             raise ValueError(f"loss or gradient of optimizer {optimizer!r} is not finite")
     return {"losses": {name: float(loss.detach()) for name, loss in losses.items()}, "grads": grads}
+
+
+def leaf_of(value: Any) -> Shaped[Tensor, "..."]:
+    """An array as a tensor: of floats a float64 leaf that gets a gradient."""
+    tensor = torch.tensor(np.asarray(value))
+    return tensor.double().requires_grad_() if tensor.is_floating_point() else tensor
 
 
 def result(batch: ScoredBatch, given: Mapping[str, Scored], outcome: Outcome) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfteach.api.fit import chosen_sizes
 from selfteach.api.progress import progress_for_here
-from selfteach.api.resolve import RecipeLike, kind_of, safe
+from selfteach.api.resolve import RecipeLike, safe, text_kind_of
 from selfteach.api.result import Result, linked
 from selfteach.api.training import ModelLike, configured, train
 from selfteach.errors import UserError
@@ -142,7 +142,7 @@ def labeled(recipes: Iterable[RecipeLike] | Mapping[str, RecipeLike]) -> dict[st
         return dict(recipes)
     found: dict[str, RecipeLike] = {}
     for one in recipes:
-        name, preset, _ = kind_of(one)
+        name, preset, _ = text_kind_of(one)
         label = f"{name}:{preset}" if preset else name
         if label in found:
             raise UserError(

@@ -17,7 +17,7 @@ from selfteach.api.fit import AUTO
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
 from selfteach.importing import in_one_line, is_reference, load_object
-from selfteach.recipes import RECIPES, Recipe, knobs, with_knobs
+from selfteach.recipes import METHODS, Method, NetworkRecipe, Recipe, knobs, with_knobs
 from selfteach.recipes.knobs import refuse_renamed
 from selfteach.settings import is_settings
 from selfteach.studies.laptop import laptop_of, preset_named
@@ -25,6 +25,7 @@ from selfteach.task.arena import WORLDS
 from selfteach.task.options import TaskOptions, yielding
 from selfteach.task.rows import make_task
 from selfteach.training.config import FORMAT, Bookkeeping, Evaluation, Loading, TrainConfig, Vllm
+from selfteach.training.network_config import NetworkConfig
 from selfteach.training.whereabouts import same_thing
 
 GIVEN = "given"
@@ -44,10 +45,12 @@ TOP = ("recipe", "preset", "task", "reward", "seed", "out")
 """What a settings file names beside the knobs."""
 
 S = TypeVar("S")
+C = TypeVar("C", TrainConfig, NetworkConfig)
 RecipeLike = str | type[Recipe] | Recipe
+MethodLike = str | type[Method] | Method
 
 
-def kind_of(given: RecipeLike) -> tuple[str, str | None, type[Recipe] | Recipe]:
+def kind_of(given: MethodLike) -> tuple[str, str | None, type[Method] | Method]:
     """(name, preset or None, class or object) of NAME, NAME:PRESET, FILE:NAME, FILE:NAME:PRESET, a class or an object.
 
     UserError where there is none, or where it is no recipe.
@@ -56,28 +59,55 @@ def kind_of(given: RecipeLike) -> tuple[str, str | None, type[Recipe] | Recipe]:
     if isinstance(given, str):
         head, _, tail = given.rpartition(":")
         name, preset = (
-            (head, tail) if head in RECIPES or (":" in head and is_reference(head)) else (given, None)
+            (head, tail) if head in METHODS or (":" in head and is_reference(head)) else (given, None)
         )
-        found = load_object(name) if is_reference(name) else RECIPES.get(name)
+        found = load_object(name) if is_reference(name) else METHODS.get(name)
         if found is None:
-            raise UserError(f"no recipe is called {name!r}{nearest(name, RECIPES)}")
+            raise UserError(f"no recipe is called {name!r}{nearest(name, METHODS)}")
     else:
         found = given
         kind = given if isinstance(given, type) else type(given)
-        name = next((n for n, k in RECIPES.items() if k is kind), f"{kind.__module__}:{kind.__qualname__}")
-    if not (isinstance(found, Recipe) or (isinstance(found, type) and issubclass(found, Recipe))):
+        name = next((n for n, k in METHODS.items() if k is kind), f"{kind.__module__}:{kind.__qualname__}")
+    if not (isinstance(found, Method) or (isinstance(found, type) and issubclass(found, Method))):
         raise UserError(
-            f"{name} is no recipe but {type(found).__name__}: give a subclass of selfteach.Recipe"
+            f"{name} is no recipe but {type(found).__name__}: give a subclass of selfteach.Recipe or "
+            "selfteach.NetworkRecipe"
         )
     kind = found if isinstance(found, type) else type(found)
     require(
         is_settings(kind),
         f"recipe {kind.__name__} is not checked: put @settings of selfteach.recipes.kit above its class",
     )
-    require(not inspect.isabstract(kind), f"recipe {kind.__name__} has no terms: define terms(self, stats)")
+    lacking = "loss: define loss(self, network, outputs, step)"
+    lacking = lacking if issubclass(kind, NetworkRecipe) else "terms: define terms(self, stats)"
+    require(not inspect.isabstract(kind), f"recipe {kind.__name__} has no {lacking}")
     require(bool(kind.presets), f"recipe {kind.__name__} has no preset: it needs one at least, as 'paper'")
-    refuse_taken(found if isinstance(found, Recipe) else kind())
+    if issubclass(kind, Recipe):
+        refuse_taken(found if isinstance(found, Recipe) else kind())
     return name, preset, found
+
+
+def text_kind_of(given: MethodLike) -> tuple[str, str | None, type[Recipe] | Recipe]:
+    """The same of a recipe that trains a writer of tokens. UserError for any other."""
+    name, preset, found = kind_of(given)
+    if isinstance(found, type) and issubclass(found, Recipe):
+        return name, preset, found
+    if isinstance(found, Recipe):
+        return name, preset, found
+    raise UserError(f"recipe {name} trains no language model: selfteach train, doctor and study take it")
+
+
+def is_network(given: MethodLike | None, table: Mapping[str, Any]) -> bool:
+    """Whether a run without tokens is asked for: by its recipe, or by a settings file. UserError as in ``kind_of``."""
+    if given is None and "recipe" in given_from_python(table):
+        return False  # nothing says which: it must be given again, of whatever kind it is
+    own = table.get("recipe")
+    named = own.get("name") if isinstance(own, Mapping) else own
+    given = given if given is not None else named
+    if not isinstance(given, str | type | Method) or (isinstance(given, str) and not given):
+        return False
+    found = kind_of(given)[2]
+    return issubclass(found if isinstance(found, type) else type(found), NetworkRecipe)
 
 
 def refuse_taken(recipe: Recipe) -> None:
@@ -102,7 +132,7 @@ def refuse_taken(recipe: Recipe) -> None:
 
 
 def draft(
-    recipe: RecipeLike | None,
+    recipe: MethodLike | None,
     *,
     preset: str | None = None,
     task: Any = None,
@@ -119,8 +149,8 @@ def draft(
     table = with_recipe_named(table)
     recipe = recipe if recipe is not None else table.get("recipe")
     if recipe is None:
-        raise UserError(f"which recipe? known: {', '.join(RECIPES)}, or FILE:NAME of your own")
-    name, of_name, found = kind_of(recipe)
+        raise UserError(f"which recipe? known: {', '.join(METHODS)}, or FILE:NAME of your own")
+    name, of_name, found = text_kind_of(recipe)
     require(preset is None or of_name in (None, preset), f"two presets are named: {of_name} and {preset}")
     preset = preset or of_name or table.get("preset")
     require(preset is None or isinstance(preset, str), f"preset must be a name, got {preset!r}")
@@ -152,18 +182,12 @@ def with_recipe_named(table: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def of_a_run(
-    table: Mapping[str, Any], recipe: RecipeLike | None, preset: str | None, task: Any, reward: Any
+    table: Mapping[str, Any], recipe: MethodLike | None, preset: str | None, task: Any, reward: Any
 ) -> TrainConfig:
     """The settings that a run's config.toml holds. UserError where it lacks some, or holds others."""
     saved, run = table["recipe"], table.get("run")
-    known = table["about"].get("format", 1)
-    require(
-        known == FORMAT,
-        f"the settings are of an earlier selfteach (config format {known}, now {FORMAT}); start anew",
-    )
     require(isinstance(run, Mapping), "the settings lack the table run: a run's record is complete")
     assert isinstance(run, Mapping)
-    require("name" in saved and "preset" in saved, "the settings are of a learner without a recipe")
     require({"task", "seed"} <= run.keys(), "the settings lack run.task or run.seed")
     again = {"recipe": recipe, "task": task, "reward": reward}
     for what in given_from_python(table):
@@ -171,6 +195,32 @@ def of_a_run(
             what == "model" or again.get(what) is not None,
             f"the run's {what} was given from Python: pass it again, train(…, {what}=…, out=…, resume=True)",
         )
+    name, found = require_same(table, recipe, preset)
+    chosen = complete(found, saved)
+    assert isinstance(chosen, Recipe)
+    bundles = {
+        part: bundle()
+        if part in WHERE_USED and part not in table
+        else read(bundle(), table.get(part, {}), part)
+        for part, bundle in BUNDLES.items()
+    }
+    return TrainConfig(
+        chosen, name, saved["preset"], task if task is not None else run["task"], NOWHERE,
+        reward=reward if reward is not None else run.get("reward"), seed=run["seed"], **bundles,
+    )  # fmt: skip
+
+
+def require_same(
+    table: Mapping[str, Any], recipe: MethodLike | None, preset: str | None
+) -> tuple[str, type[Method] | Method]:
+    """(name, class or object) of the recipe of a run's record. UserError where another one or another preset is asked
+    for, and for the record of another version."""
+    saved, known = table["recipe"], table["about"].get("format", 1)
+    require(
+        known == FORMAT,
+        f"the settings are of an earlier selfteach (config format {known}, now {FORMAT}); start anew",
+    )
+    require("name" in saved and "preset" in saved, "the settings are of a learner without a recipe")
     require(
         all(isinstance(saved[name], str) for name in ("name", "preset")),
         "the settings name no recipe and preset",
@@ -185,23 +235,19 @@ def of_a_run(
         preset in (None, saved["preset"]),
         f"the settings are of preset {saved['preset']}: leave --preset out, or leave the file out",
     )
+    return name, found
+
+
+def complete(found: type[Method] | Method, saved: Mapping[str, Any]) -> Method:
+    """The recipe with the knobs of a run's record. UserError where one that was given as an object has others."""
     kind = found if isinstance(found, type) else type(found)
     values = {k: v for k, v in saved.items() if k not in ("name", "preset")}
     chosen = read(kind(), values, "recipe")
-    if isinstance(found, Recipe) and found != chosen:
+    if isinstance(found, Method) and found != chosen:
         mine, theirs = knobs(found), knobs(chosen)
         other = next(name for name in mine if mine[name] != theirs[name])
         raise UserError(f"the settings have {other} {theirs[other]!r}, the recipe given {mine[other]!r}")
-    bundles = {
-        part: bundle()
-        if part in WHERE_USED and part not in table
-        else read(bundle(), table.get(part, {}), part)
-        for part, bundle in BUNDLES.items()
-    }
-    return TrainConfig(
-        chosen, name, saved["preset"], task if task is not None else run["task"], NOWHERE,
-        reward=reward if reward is not None else run.get("reward"), seed=run["seed"], **bundles,
-    )  # fmt: skip
+    return chosen
 
 
 def read(default: S, table: Mapping[str, Any], place: str) -> S:
@@ -257,11 +303,12 @@ def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     return replace(config, recipe=with_knobs(config.recipe, left), **changed)
 
 
-def placed(config: TrainConfig, out: Path | str | None) -> TrainConfig:
+def placed(config: C, out: Path | str | None) -> C:
     """The run with its folder: ``out``, or runs/RECIPE-TASK-TIME."""
     require(out is None or isinstance(out, str | Path), f"out must be a folder's path, got {out!r}")
     if out is None:
-        name = f"{safe(config.recipe_name)}-{safe(config.task_name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        named: list[str] = [safe(one) for one in (config.recipe_name, config.task_name) if one]
+        name = "-".join([*named, time.strftime("%Y%m%d-%H%M%S")])
         out = Path("runs") / name
     return replace(config, out=Path(out))
 

@@ -14,14 +14,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfteach.api.configfile import given_from_python, is_of_a_run, read_settings
 from selfteach.api.fit import fitted
+from selfteach.api.network import network_draft, with_network_values
 from selfteach.api.progress import Silent, progress_for_here
-from selfteach.api.resolve import RecipeLike, draft, flat, in_memory, placed, require_model, with_values
+from selfteach.api.resolve import (
+    MethodLike,
+    draft,
+    flat,
+    in_memory,
+    is_network,
+    placed,
+    require_model,
+    with_values,
+)
 from selfteach.api.result import Result
 from selfteach.errors import UserError
 from selfteach.report import build_report
 from selfteach.training.config import TrainConfig
 from selfteach.training.interruption import Interrupted
-from selfteach.training.launch import launch
+from selfteach.training.launch import Config, launch
+from selfteach.training.network_config import NetworkConfig
 from selfteach.training.progress import Progress
 from selfteach.training.rundir import STOPPED
 
@@ -29,7 +40,7 @@ ModelLike = str | Path | PreTrainedModel | Result
 
 
 def train(
-    recipe: RecipeLike | None = None,
+    recipe: MethodLike | None = None,
     model: ModelLike | None = None,
     task: Any = None,
     *,
@@ -58,7 +69,7 @@ def train(
     """
     if resume:
         require_run(out)
-    chosen = configured(
+    chosen = resolved(
         recipe, model, task, tokenizer=tokenizer, reward=reward, preset=preset, seed=seed, out=out,
         config=config or (out if resume else None), **knobs,
     )  # fmt: skip
@@ -97,7 +108,7 @@ def require_run(folder: Path | str | None) -> None:
 
 
 def configured(
-    recipe: RecipeLike | None = None,
+    recipe: MethodLike | None = None,
     model: ModelLike | None = None,
     task: Any = None,
     *,
@@ -109,8 +120,40 @@ def configured(
     config: Path | str | None = None,
     **knobs: Any,
 ) -> TrainConfig:
+    """The resolved settings of a run of text, which ``train`` would make of the same arguments. UserError for a recipe
+    without tokens."""
+    found = resolved(
+        recipe, model, task, tokenizer=tokenizer, reward=reward, preset=preset, seed=seed, out=out, config=config,
+        **knobs,
+    )  # fmt: skip
+    if isinstance(found, NetworkConfig):
+        raise UserError(f"recipe {found.recipe_name} trains no language model: selfteach.train takes it")
+    return found
+
+
+def resolved(
+    recipe: MethodLike | None = None,
+    model: ModelLike | None = None,
+    task: Any = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    reward: Callable[..., Any] | str | None = None,
+    preset: str | None = None,
+    seed: int | None = None,
+    out: Path | str | None = None,
+    config: Path | str | None = None,
+    **knobs: Any,
+) -> Config:
     """The resolved settings of a run, which ``train`` would make of the same arguments."""
     table = read_settings(config) if config is not None else {}
+    if is_network(recipe, table):
+        given_text = {"model": model, "task": task, "tokenizer": tokenizer, "reward": reward}
+        values = {**knobs, **{name: one for name, one in given_text.items() if one is not None}}
+        own = with_network_values(
+            network_draft(recipe, preset=preset, table=table),
+            values if seed is None else {**values, "seed": seed},
+        )
+        return placed(own, out if out is not None else table.get("out"))
     chosen = with_values(draft(recipe, preset=preset, task=task, reward=reward, table=table), knobs)
     given = given_from_python(table) if is_of_a_run(table) else ()
     if "model" in given and not isinstance(model, PreTrainedModel):

@@ -15,7 +15,7 @@ from rich.table import Table
 from selfteach.api.fit import chosen_sizes
 from selfteach.api.resolve import safe
 from selfteach.cli.console import parsed
-from selfteach.cli.train import run_of
+from selfteach.cli.train import configured
 from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
 from selfteach.settings import Few, settings
@@ -70,7 +70,7 @@ def command(words: Sequence[str]) -> int:
     what, setup = given.what, given.setup
     if not what.recipes:
         raise UserError(f"which recipes? selfteach compare RECIPE …; known: {', '.join(RECIPES)}")
-    configs = {label: run_of(asked(what, label, extra)) for label in what.recipes}
+    configs = {label: configured(asked(what, label, extra), "compare")[0] for label in what.recipes}
     refuse_ungraded(configs[what.recipes[0]])
     for label, config in configs.items():
         if config.fitted:
@@ -83,7 +83,7 @@ def command(words: Sequence[str]) -> int:
     def bring(planned: list[Run]) -> None:
         commands = [worded(what, run, chosen_sizes(configs[run.label]), extra) for run in planned]
         for one in commands:
-            refuse_changed(one, run_of(one.words[1:]))
+            refuse_changed(one, configured(one.words[1:])[0])
         finish(commands, what.jobs)
 
     runs = compared(setup, {label: one.recipe for label, one in configs.items()}, out, bring)

@@ -30,7 +30,8 @@ from selfteach.cli.console import registry
 from selfteach.cli.probe import PROBES
 from selfteach.cli.score import scored_arguments
 from selfteach.cli.train import arguments
-from selfteach.recipes import RECIPES
+from selfteach.cli.train_network import network_arguments
+from selfteach.recipes import NETWORK_RECIPES, RECIPES
 
 SHELLS = ("bash", "zsh", "tcsh")
 PRINT, WRITE = "--tyro-print-completion", "--tyro-write-completion"
@@ -53,7 +54,8 @@ def command(words: Sequence[str]) -> int:
 def everything() -> Any:
     """All commands as one type."""
     draft = Draft()
-    trained = several({name: arguments(kind) for name, kind in RECIPES.items()})
+    networks = {name: network_arguments(kind) for name, kind in NETWORK_RECIPES.items()}
+    trained = several({**{name: arguments(kind) for name, kind in RECIPES.items()}, **networks})
     kinds: dict[str, Any] = {
         "train": trained,
         "doctor": trained,

@@ -94,7 +94,7 @@ def spelled(words: Sequence[str], literal: Collection[str] = ()) -> list[str]:
     ]
 
 
-BARE = {"--gradient-checkpointing": "full"}
+BARE = {"--gradient-checkpointing": "full", "--offload-teachers": "cpu"}
 """Options that are flags elsewhere, and what they mean where no value is given."""
 
 
@@ -185,8 +185,9 @@ def as_options(message: str) -> str:
 
 def known_options() -> set[str]:
     """Every knob of any recipe and of a run."""
+    from selfteach.api.network import NETWORK_BUNDLES
     from selfteach.api.resolve import BUNDLES
-    from selfteach.recipes import RECIPES, knobs
+    from selfteach.recipes import METHODS, knobs
 
-    every = {one.name for bundle in BUNDLES.values() for one in fields(bundle)}
-    return every.union(*(knobs(kind()) for kind in RECIPES.values()))
+    every = {one.name for bundle in {**BUNDLES, **NETWORK_BUNDLES}.values() for one in fields(bundle)}
+    return every.union(*(knobs(kind()) for kind in METHODS.values()))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfteach.api.progress import Lines
-from selfteach.cli.train import configured
+from selfteach.cli.train import resolved
 from selfteach.training.launch import rehearse
 
 
 def command(words: Sequence[str]) -> int:
-    config, where = configured(words, command="doctor")
+    config, where = resolved(words, command="doctor")
     rehearse(config, Lines(), where.out, resume=where.resume)
     print("ready to train")
     return 0

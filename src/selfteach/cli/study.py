@@ -13,7 +13,7 @@ from selfteach.checks import require
 from selfteach.cli.console import parsed
 from selfteach.cli.train import run_of
 from selfteach.importing import is_reference
-from selfteach.recipes import RECIPES
+from selfteach.recipes import METHODS
 from selfteach.settings import Few, PositiveCount, PositiveFloat, settings
 from selfteach.studies import STUDIES, Study, study_named
 from selfteach.studies.plan import StudySettings
@@ -77,7 +77,7 @@ def command(words: Sequence[str]) -> int:
     )
     for study in studies if common_task(given) else ():
         require(
-            study.method in RECIPES or is_reference(study.method),
+            study.method in METHODS or is_reference(study.method),
             f"--common-task trains the studies' methods, and {study.method!r} is no recipe: call the study as one, or "
             "leave --common-task out",
         )

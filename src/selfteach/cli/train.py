@@ -15,19 +15,22 @@ import tyro
 from selfteach.api.configfile import given_from_python, is_of_a_run, read_settings
 from selfteach.api.fit import AUTO, fitted
 from selfteach.api.progress import Silent, progress_for_here
-from selfteach.api.resolve import BUNDLES, draft, flat, placed, require_model
+from selfteach.api.resolve import BUNDLES, draft, flat, is_network, placed, require_model
 from selfteach.api.training import reported, require_run
 from selfteach.checks import require
 from selfteach.cli.brief import brief, option_lines
 from selfteach.cli.console import parsed
+from selfteach.cli.train_network import NetworkWhere, network_run
+from selfteach.errors import UserError
 from selfteach.policy.adapter import is_adapter
-from selfteach.recipes import RECIPES, Recipe
+from selfteach.recipes import METHODS, Recipe
 from selfteach.report import build_report
 from selfteach.settings import Seed, settings
 from selfteach.studies.laptop import presets
 from selfteach.task.options import yielding
 from selfteach.training.config import TrainConfig
-from selfteach.training.launch import launch, table_of
+from selfteach.training.launch import Config, launch, table_of
+from selfteach.training.network_config import NetworkConfig
 from selfteach.training.runconfig import toml_text
 from selfteach.words import given_names, given_values, value_of
 
@@ -59,12 +62,12 @@ class Where:
 
 def command(words: Sequence[str]) -> int:
     """Parse, train, report."""
-    config, where = configured(words)
+    config, where = resolved(words)
     if where.dry_run:
-        if (
-            os.environ.get("RANK", "0") == "0"
-        ):  # of several processes, which have not met yet, the first one speaks
-            print(config.fitted, end="\n" * bool(config.fitted), file=sys.stderr)
+        # Of several processes, which have not met yet, the first one speaks.
+        if os.environ.get("RANK", "0") == "0":
+            fitted_to = getattr(config, "fitted", "")
+            print(fitted_to, end="\n" * bool(fitted_to), file=sys.stderr)
             sys.stdout.write(toml_text(table_of(config)))
         return 0
     with reported(config.out):
@@ -83,18 +86,30 @@ def command(words: Sequence[str]) -> int:
 
 def trained(words: Sequence[str], *, check: bool) -> None:
     """The run that the words ask for, without a report; ``check``: with preflight."""
-    config, where = configured(words)
+    config, where = resolved(words)
     launch(config, progress_for_here, Silent, resume=where.resume, check=check)
 
 
 def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfig, Where]:
+    """The run of text that the words ask for, and what they say of where it goes. UserError for a run without
+    tokens."""
+    config, where = resolved(words, command)
+    if isinstance(config, NetworkConfig) or isinstance(where, NetworkWhere):
+        raise UserError(
+            f"recipe {config.recipe_name} trains no language model, which selfteach {command} is about: train, doctor, "
+            "study, report and show take it"
+        )
+    return config, where
+
+
+def resolved(words: Sequence[str], command: str = "train") -> tuple[Config, Where | NetworkWhere]:
     """The run that the words ask for, and what they say of where it goes."""
     name, rest = named_recipe(words)
     if name is None and {"-h", "--help", "--help-all"} & set(rest) and not value_of(rest, "config"):
         print(
             f"usage: selfteach {command} RECIPE [OPTIONS]   (selfteach {command} RECIPE --help lists its options)\n"
         )
-        print(textwrap.fill(", ".join(RECIPES), 90, initial_indent="  ", subsequent_indent="  "))
+        print(textwrap.fill(", ".join(METHODS), 90, initial_indent="  ", subsequent_indent="  "))
         print("  FILE:NAME, a recipe of your own\n\n`selfteach recipes` says what each is.")
         raise SystemExit(0)
     require(
@@ -106,6 +121,8 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     if resume and out:
         require_run(out)
     table = read_settings(file) if file else {}
+    if is_network(name, table):
+        return network_run(name, rest, table, command)
     require(
         "model" not in given_from_python(table),
         "the run's model was given from Python: go on there",
@@ -136,9 +153,9 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     return placed(config, given.where.out or table.get("out")), given.where
 
 
-def run_of(words: Sequence[str]) -> TrainConfig:
+def run_of(words: Sequence[str]) -> Config:
     """The run that the words after ``selfteach train`` ask for."""
-    return configured(words)[0]
+    return resolved(words)[0]
 
 
 def named_recipe(words: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from selfteach.control.controller import ControllerSpec
 from selfteach.control.hook import HookSpec
@@ -14,6 +14,7 @@ from selfteach.objective.minibatch import Minibatch, passes
 from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import Term
 from selfteach.policy.chat_server import ChatServer
+from selfteach.recipes.method import Method
 from selfteach.recipes.parts import (
     PREVIOUS,
     Adapter,
@@ -38,20 +39,10 @@ TEACHER, REFERENCE = "teacher", "reference"
 
 
 @settings
-class Recipe(ABC):
-    """A method: data plus ``terms``. It never touches a model, a tokenizer, a device or a file."""
+class Recipe(Method, ABC):
+    """A method that trains a writer of tokens: data plus ``terms``. It never touches a model, a tokenizer, a device or
+    a file. Of its presets one called "arena" is taken in the arena's worlds."""
 
-    name: ClassVar[str] = ""
-    """What it is called on the command line; a class of another class's name is a variant of it."""
-    title: ClassVar[str] = ""
-    """What the method is called in its paper."""
-    source: ClassVar[str] = ""
-    """The address of its paper."""
-    formula: ClassVar[str] = ""
-    """The loss in one line."""
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}}
-    """Named settings: the knobs in which each differs from the fields' defaults. The first is the default, the paper's;
-    one called "arena" is taken in the arena's worlds."""
     sizes: ClassVar[Mapping[str, Size]] = {
         "max_tokens": "tokens", "per_prompt": "group", "prompts": "prompts", "steps": "steps", "warmup": "schedule",
         "stored": "stored",

@@ -13,7 +13,7 @@ from pathlib import Path
 from selfteach.checks import nearest
 from selfteach.errors import UserError
 from selfteach.importing import is_reference, load_object
-from selfteach.recipes import RECIPES
+from selfteach.recipes import METHODS
 from selfteach.studies.laptop import beside
 from selfteach.studies.study import Claim, Study, Works
 from selfteach.studies.verdict import Exceeds, Leaning, Rule, Verdict, Within
@@ -21,7 +21,7 @@ from selfteach.studies.verdict import Exceeds, Leaning, Rule, Verdict, Within
 
 def _studies() -> Iterator[tuple[str, Study]]:
     """(method, study) of every recipe whose file here has one."""
-    for name, kind in RECIPES.items():
+    for name, kind in METHODS.items():
         study = getattr(beside(kind), "STUDY", None)
         if study is not None:
             yield name, study

@@ -22,6 +22,7 @@ from selfteach.studies.verdict import (
     looks,
     seeds_needed,
 )
+from selfteach.training.config import TrainConfig
 
 TUNING_SEEDS = (1000, 1001)
 """On these the settings of both sides are chosen; they are never reported."""
@@ -88,7 +89,7 @@ def best(plan: Plan, found: Setup, label: str, grid: Sequence[Side]) -> Side | N
             tried[one].append(tuning_score(row, found.claim))
             scores[one] = statistics.fmean(tried[one])
         leader = max(scores[one] for one in racing)
-        if is_accuracy(found.claim.tuned_by):
+        if found.claim.better == "higher" and is_accuracy(found.claim.tuned_by):
             racing = [one for one in racing if scores[one] >= leader - BEHIND]
     found.tried[label] = {one.words_of_settings: scores[one] for one in grid}
     return max(racing, key=lambda one: (scores[one], one.plainly is None))
@@ -100,7 +101,7 @@ def tuning_score(row: Row | None, claim: Claim) -> float:
     if row.stopped:
         return -math.inf
     try:
-        value = row.value(claim.tuned_by)
+        value = row.value(claim.tuned_by) * (1 if claim.better == "higher" else -1)
     except UserError:  # a run that is not evaluated: its settings stay as they are
         return -math.inf
     return value if math.isfinite(value) else -math.inf
@@ -149,7 +150,7 @@ class Answer:
         """Whether both accuracies are so near 1 that they could not differ by the margin of "equal"."""
         margin = getattr(self.claim.rule, "margin", None) or 0.0
         worse = min(statistics.fmean(self.higher), statistics.fmean(self.lower))
-        return is_accuracy(self.claim.metric) and worse > 1 - margin
+        return self.claim.is_of_accuracy and worse > 1 - margin
 
     @property
     def alike(self) -> bool:
@@ -219,7 +220,10 @@ def resolution_of(plan: Plan, setup: Setup, values: Sequence[float]) -> float:
     a thousandth of the largest value."""
     if not column_of(setup.claim.metric).startswith(EVALUATED):
         return RELATIVE * max(map(abs, values))
-    measured = [plan.config(setup.sides[label]).evaluation for label in setup.claim.sides]
+    configs = [plan.config(setup.sides[label]) for label in setup.claim.sides]
+    measured = [one.evaluation for one in configs if isinstance(one, TrainConfig)]
+    if not measured:
+        return RELATIVE * max(map(abs, values))
     return 1 / max(1, min(one.eval_problems * one.eval_samples for one in measured))
 
 

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from selfteach.recipes import Recipe
+from selfteach.recipes import Method, NetworkRecipe, Recipe
 from selfteach.task.arena import WORLDS
 
 KIT = "selfteach.recipes.kit"
@@ -22,7 +22,7 @@ FOLLOWED = tuple(f"selfteach.{one}." for one in ("recipes", "roles", "control", 
 SHARED = frozenset(
     f"selfteach.{folder}.{name}"
     for folder, names in {
-        "recipes": "kit base parts tools knobs",
+        "recipes": "kit base method parts tools knobs",
         "roles": "role view weights",
         "objective": "advantage aggregate axes batch columns divergence divisor entrywise gate minibatch positions "
         "record sampled statistics sums support target terms",
@@ -39,6 +39,12 @@ def source_of(file: Path) -> str:
         return stream.read()
 
 
+def network_code_files(recipe: NetworkRecipe, learner: type) -> list[Path]:
+    """The files of a method without tokens and of what it uses, and those of its learner's folder."""
+    own = {file for kind in type(recipe).__mro__ if (file := file_of_class(kind))}
+    return followed({*own, *Path(inspect.getfile(learner)).parent.glob("*.py")})
+
+
 def code_files(recipe: Recipe, worlds: Iterable[str]) -> list[Path]:
     """The files of the method, of its stages and of what these use, and of the arena's ``worlds``."""
     kinds = [one for stage in (recipe, *recipe.stages.values()) for one in type(stage).__mro__]
@@ -49,7 +55,7 @@ def code_files(recipe: Recipe, worlds: Iterable[str]) -> list[Path]:
 
 def file_of_class(kind: type) -> Path | None:
     """Where a recipe's class is written; None for what all recipes are, and for a class that no file holds."""
-    if not issubclass(kind, Recipe) or kind.__module__ in SHARED:
+    if not issubclass(kind, Method) or kind.__module__ in SHARED:
         return None
     try:
         return Path(inspect.getfile(kind))

@@ -17,8 +17,9 @@ from selfteach.settings import Few, PositiveCount, PositiveInt, PositiveRows, se
 from selfteach.studies.runs import Planned, cells, condensed, curve, heads, labels, summary_of, write_aside
 from selfteach.task.example import is_graded
 from selfteach.training.config import TrainConfig
-from selfteach.training.launch import FREE, table_of, versions
+from selfteach.training.launch import table_of
 from selfteach.training.runconfig import changes
+from selfteach.training.running import FREE, versions
 
 
 @settings

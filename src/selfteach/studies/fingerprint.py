@@ -18,31 +18,54 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from selfteach.studies.code import code_files, source_of
+from selfteach.studies.code import code_files, network_code_files, source_of
 from selfteach.task.arena import WORLDS, model_folder
 from selfteach.training import inputs
 from selfteach.training.config import Bookkeeping, Evaluation, Loading, TrainConfig, Vllm
 from selfteach.training.jsonrows import jsonable
-from selfteach.training.launch import FREE
+from selfteach.training.launch import Config
+from selfteach.training.learners import learner_kind
+from selfteach.training.network_config import NetworkConfig
 from selfteach.training.runconfig import dotted
+from selfteach.training.running import FREE
+from selfteach.training.trainer import Settings
 
-EPOCH = 2
+EPOCH, NETWORK_EPOCH = 2, 1
 """Of what all methods share: ``code.SHARED``, sampling, training, the defaults of common settings. To be raised by
 hand with a change that makes runs learn otherwise than before: then all rows are made anew."""
 
 Span = tuple[tuple[int, int], tuple[int, int]]
 """Where in a text something begins and ends: line from 1, byte in it from 0."""
 
-Resolve = Callable[[Sequence[str]], TrainConfig]
+Resolve = Callable[[Sequence[str]], Config]
 """The words after ``selfteach train`` → the run they ask for. The command line's: whoever needs it is handed it,
 because it stands on a lower floor."""
 
 
-def fingerprint(config: TrainConfig) -> str:
+def fingerprint(config: Config) -> str:
     """16 hex digits of what the run depends on, but for its seed and folder."""
+    depends = network_depends(config) if isinstance(config, NetworkConfig) else text_depends(config)
+    return sha256(json.dumps(jsonable(depends), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def network_depends(config: NetworkConfig) -> dict[str, Any]:
+    """What a run without tokens depends on."""
+    files = network_code_files(config.recipe, learner_kind(config.recipe))
+    return {
+        "epoch": NETWORK_EPOCH,
+        "code": [code_of(file) for file in files],
+        "recipe": unlike(asdict(config.recipe), asdict(type(config.recipe)())),
+        "name": config.recipe_name,
+        "settings": unlike({**asdict(config.settings), "seed": 0}, asdict(Settings()), "settings."),
+        "inputs": inputs.network_inputs(config),
+    }
+
+
+def text_depends(config: TrainConfig) -> dict[str, Any]:
+    """What a run of text depends on."""
     kind = type(config.recipe)
     worlds = [name for name in (config.task_name, *config.evaluation.eval_also) if name in WORLDS]
-    depends = {
+    return {
         "epoch": EPOCH,
         "code": [code_of(file) for file in code_files(config.recipe, worlds)],
         "wording": [dict(WORLDS[name].wording) for name in worlds],
@@ -58,7 +81,6 @@ def fingerprint(config: TrainConfig) -> str:
         # As rows that were made before there was vLLM:
         **({"vllm": unlike(asdict(config.vllm), asdict(Vllm()), "vllm.")} if config.vllm != Vllm() else {}),
     }
-    return sha256(json.dumps(jsonable(depends), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def world_model(config: TrainConfig) -> str:

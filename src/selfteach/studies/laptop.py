@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from selfteach.checks import nearest
 from selfteach.errors import UserError
-from selfteach.recipes import RECIPES, Recipe, preset_of, with_knobs
+from selfteach.recipes import METHODS, Method, NetworkRecipe, Recipe, preset_of, with_knobs
 
-ARENA, PAPER = "arena", "paper"
+ARENA, PAPER, LAPTOP = "arena", "paper", "laptop"
 Knobs = Mapping[str, Any]
+N = TypeVar("N", bound=NetworkRecipe)
+M = TypeVar("M", bound=Method)
 
 
 @dataclass(frozen=True)
@@ -52,33 +54,35 @@ MUTE = {"student_thinking": None}
 """The arena's models have no thinking flag."""
 
 
-def laptop_of(kind: type[Recipe]) -> Laptop:
+def laptop_of(kind: type[Method]) -> Laptop:
     """The settings of one of our own methods, or of that which a class outside varies; of any other class, and of one
     that has a preset "arena" of its own, that preset, on world table."""
-    own = next((base for base in kind.__mro__ if base in RECIPES.values()), None)
+    own = next((base for base in kind.__mro__ if base in METHODS.values()), None)
     method = Laptop() if own is None else kept(own)
-    if kind not in RECIPES.values() and ARENA in kind.presets:
+    if kind not in METHODS.values() and ARENA in kind.presets:
         return Laptop(method.world, kind.presets[ARENA])
     return method
 
 
-def kept(method: type[Recipe]) -> Laptop:
+def kept(method: type[Method]) -> Laptop:
     """``LAPTOP`` of the method's file; the defaults of a method that has none."""
     found: Laptop = getattr(beside(method), "LAPTOP", Laptop())
     return found
 
 
-def beside(method: type[Recipe]) -> ModuleType | None:
+def beside(method: type[Method]) -> ModuleType | None:
     """The file of this folder that is called as the method's (None: there is none)."""
     name = f"{__package__}.{method.__module__.rpartition('.')[2]}"
     return import_module(name) if find_spec(name) else None
 
 
-def presets(kind: type[Recipe]) -> dict[str, Recipe]:
-    """Every preset by name: the recipe's own, and those for the arena. The first is the paper's."""
+def presets(kind: type[M]) -> dict[str, M]:
+    """Every preset by name: the recipe's own, and those for the arena, or of a recipe without tokens for a laptop. The
+    first is the paper's."""
     own = {name: preset_of(kind, name) for name in kind.presets}
     laptop = laptop_of(kind)
-    arena = {ARENA: laptop.knobs, **laptop.further} if laptop.knobs else {}
+    name = LAPTOP if issubclass(kind, NetworkRecipe) else ARENA
+    arena = {name: laptop.knobs, **laptop.further} if laptop.knobs else {}
     return own | {name: with_knobs(kind(), knobs) for name, knobs in arena.items()}
 
 
@@ -95,6 +99,18 @@ def preset_named(kind: type[Recipe], preset: str | None = None, *, world: str = 
         own = world if world in laptop_of(kind).further else ARENA
         preset = own if world and own in known else next(iter(known))
     if preset not in known:
-        name = next((n for n, one in RECIPES.items() if one is kind), kind.__name__)
+        name = next((n for n, one in METHODS.items() if one is kind), kind.__name__)
         raise UserError(f"recipe {name} has no preset {preset!r}{nearest(preset, known)}")
     return preset, known[preset]
+
+
+def laptop_preset(kind: type[N], preset: str | None = None) -> tuple[str, N]:
+    """(name, recipe) of a preset of a recipe without tokens; None: "laptop" if there is one, else the paper's.
+
+    UserError naming the nearest if it is unknown.
+    """
+    known = presets(kind)
+    name = preset or (LAPTOP if LAPTOP in known else next(iter(known)))
+    if name not in known:
+        raise UserError(f"recipe {kind.name or kind.__name__} has no preset {name!r}{nearest(name, known)}")
+    return name, known[name]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from selfteach.studies.plan import Plan, Work
 from selfteach.studies.runs import finished
-from selfteach.training.launch import FREE, table_of
+from selfteach.training.launch import table_of
 from selfteach.training.runconfig import changes
+from selfteach.training.running import FREE
 
 FINGERPRINT = "fingerprint.txt"
 
@@ -47,7 +47,7 @@ def changed_setting(work: Work, plan: Plan) -> str:
     """The first setting of a begun run that differs from what its words mean (empty: none does)."""
     if not (work.folder / "config.toml").exists():
         return ""
-    config = replace(plan.resolve(work.words[1:]), seed=work.seed)
+    config = plan.resolve(work.words[1:])  # the words name the seed
     return next(iter(changes(work.folder, table_of(config), FREE)), "")
 
 

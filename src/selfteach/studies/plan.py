@@ -16,18 +16,22 @@ from itertools import product
 from pathlib import Path
 
 from selfteach.errors import UserError
-from selfteach.recipes import knobs, with_knobs
+from selfteach.importing import is_reference, load_object
+from selfteach.recipes import METHODS, NetworkRecipe, knobs, with_knobs
 from selfteach.studies.fingerprint import Resolve, fingerprint
 from selfteach.studies.rows import Row, Rows
 from selfteach.studies.runs import Planned, plain
 from selfteach.studies.study import Claim, Study, built_on, values_of
 from selfteach.training.config import TrainConfig
+from selfteach.training.launch import Config
 from selfteach.words import given_names, name_of, option
 
 BASELINES = ("opsd", "grpo", "sft")
 """Stand on the common task beside the studies' methods, at their settings as they are."""
 MEASURED = {"eval_problems": "256", "eval_samples": "2", "samples_every": "0", "max_idle_steps": "0"}
 """What every run is told, unless its variant's words say otherwise."""
+OF_NETWORKS = ("samples_every", "max_idle_steps")
+"""What of it runs without tokens are told."""
 QUARTER = 4
 """How many times longer the longest answer is than the shortest that is reckoned with there, in the mean."""
 POINTS = 6
@@ -122,7 +126,7 @@ class Plan:
         self.asked, self.resolve, self.rows = asked, resolve, rows
         self.columns: dict[str, set[str]] = {}
         """Words of a side → all that its row must hold."""
-        self._configs: dict[str, TrainConfig] = {}
+        self._configs: dict[str, Config] = {}
         self._fingerprints: dict[str, str] = {}
         self.claims = [(study, claim) for study in asked.studies for claim in study.claims]
         self.others = [(study, claim) for study in asked.others for claim in study.claims]
@@ -141,19 +145,19 @@ class Plan:
 
     # --- what a side means
 
-    def config(self, side: Side) -> TrainConfig:
+    def config(self, side: Side) -> Config:
         """The run that a side's words mean; its seed and folder say nothing."""
         if side.words not in self._configs:
             self._configs[side.words] = self._config(side)
         return self._configs[side.words]
 
-    def _config(self, side: Side) -> TrainConfig:
+    def _config(self, side: Side) -> Config:
         if side.plainly is not None:
             config = self.config(side.plainly)
             if {name for name, _ in side.settings} <= set(
                 knobs(config.recipe)
             ):  # without the parser, which is slow
-                return replace(config, recipe=with_knobs(config.recipe, dict(side.settings)))
+                return replace(config, recipe=with_knobs(config.recipe, dict(side.settings)))  # type: ignore[arg-type]
         places = {one.words: f"variant-{self.fingerprint(one)}" for one in side.needs}
         return self.resolve(command(side.told(places), 0, Path("run"))[1:])
 
@@ -214,7 +218,8 @@ class Plan:
         """The baselines and the studies' methods by name, a run a seed; nothing without a common task."""
         if not self.asked.common_task:
             return {}
-        names = dict.fromkeys((*BASELINES, *(study.method for study in self.asked.studies)))
+        named = (study.method for study in self.asked.studies)
+        names = dict.fromkeys((*BASELINES, *(one for one in named if not is_of_networks(one))))
         return {name: list(self.on_common_task(name)) for name in names}
 
     def on_common_task(self, name: str) -> Iterator[Work]:
@@ -222,7 +227,9 @@ class Plan:
         of a quarter of the longest would spend it: a budget ends no method that trains on others' text."""
         words = [name, "--task", self.asked.common_task]
         words += ["--model", self.asked.common_model] if self.asked.common_model else []
-        recipe = self.resolve(words).recipe
+        config = self.resolve(words)
+        assert isinstance(config, TrainConfig)
+        recipe = config.recipe
         longest = recipe.rollouts.max_tokens * recipe.rollouts.per_prompt * recipe.optimization.prompts
         enough = max(1, math.ceil(QUARTER * self.asked.tokens / longest))
         if recipe.generates and not recipe.rollouts.stored:
@@ -241,8 +248,16 @@ class Plan:
 def command(words: Sequence[str], seed: int, folder: Path) -> list[str]:
     """A whole command: a run's words, its seed and folder, and what every run is told."""
     own = given_names(words)
-    told = [word for name, value in MEASURED.items() if name not in own for word in (option(name), value)]
+    every = {name: MEASURED[name] for name in OF_NETWORKS} if is_of_networks(words[0]) else MEASURED
+    told = [word for name, value in every.items() if name not in own for word in (option(name), value)]
     return ["train", *words, "--seed", str(seed), "--out", str(folder), *told]
+
+
+def is_of_networks(recipe: str) -> bool:
+    """Whether a recipe by name or reference is one without tokens."""
+    found = load_object(recipe) if is_reference(recipe) else METHODS.get(recipe.partition(":")[0])
+    kind = found if isinstance(found, type) else type(found)
+    return issubclass(kind, NetworkRecipe)
 
 
 def label_of(words: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfteach.errors import UserError
-from selfteach.recipes import RECIPES
+from selfteach.recipes import METHODS, RECIPES
 from selfteach.report import comparison_page
 from selfteach.studies.answer import BEHIND, TUNING_SEEDS, Answer, Decided, Open, by_label
 from selfteach.studies.plan import Plan
@@ -19,7 +19,7 @@ from selfteach.studies.rows import Row
 from selfteach.studies.runs import cells, condensed, heads, write_aside
 from selfteach.studies.verdict import RATE
 from selfteach.training.jsonrows import jsonable
-from selfteach.training.launch import versions
+from selfteach.training.running import versions
 
 FAIR = (
     "Both sides of a claim get the same tuning: each of the settings that its sweep names is tried for each side on "
@@ -94,7 +94,7 @@ def without_verdict(plan: Plan, left: Sequence[Open]) -> list[str]:
     ]
     here = {study.method for study in (*plan.asked.studies, *plan.asked.others)}
     known = [name for name in plan.asked.known if name not in here]
-    none = [name for name in RECIPES if name not in here and name not in plan.asked.known]
+    none = [name for name in METHODS if name not in here and name not in plan.asked.known]
     if not plan.asked.known:  # studies of one's own: what the methods here have is no part of them
         return named
     if known:

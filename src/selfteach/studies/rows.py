@@ -25,7 +25,7 @@ from selfteach.report.text import as_number
 from selfteach.studies.runs import Planned, curve, labels, plain, rows_of, summary_of, write_aside
 from selfteach.studies.study import REDUCTIONS, column_of, reduction_of
 from selfteach.training.jsonrows import jsonable
-from selfteach.training.launch import versions
+from selfteach.training.running import versions
 
 SUMMARY = "summary/"
 KEPT_VERSIONS = ("selfteach", "torch", "transformers", "python", "device")

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
@@ -86,7 +87,9 @@ class Claim:
     where x3 is three times what the side's own words mean; of several every combination. (): neither side is tuned.
     None: ``RATES``, unless the metric is the first of a run, which no learning rate changes."""
     tuned_by: str = HEADLINE
-    """The metric, higher is better, by which each side's settings are chosen from ``sweep``."""
+    """The metric by which each side's settings are chosen from ``sweep``; ``better`` says which way."""
+    better: Literal["higher", "lower"] = "higher"
+    """Which way ``tuned_by`` is better; "lower": the headline is a distance or a loss, not an accuracy."""
     works: Mapping[str, Works] = field(default_factory=dict)
     """Label → what a side must reach; a side that does not is dead, and the claim gets no verdict. Both sides that are
     not named must be better than the untrained model where the metric is one of the headline."""
@@ -95,7 +98,7 @@ class Claim:
 
     def __post_init__(self) -> None:
         if isinstance(self.rule, Exceeds) and self.rule.margin is None:
-            margin = MARGIN if is_accuracy(self.metric) else 0.0
+            margin = MARGIN if self.is_of_accuracy else 0.0
             object.__setattr__(self, "rule", replace(self.rule, margin=margin))
         for label, told in self.variants.items():
             require(understood(told), f"{self.about} variant {label!r} is no list of words: {told!r}")
@@ -140,7 +143,14 @@ class Claim:
         if label in self.works:
             return self.works[label]
         of_headline = column_of(self.metric) == HEADLINE and reduction_of(self.metric) != "first"
-        return Works() if of_headline and label not in self.may_fail else None
+        fell = Works(f"first {HEADLINE}", HEADLINE, 0.0)
+        works = Works() if self.better == "higher" else fell
+        return works if of_headline and label not in self.may_fail else None
+
+    @property
+    def is_of_accuracy(self) -> bool:
+        """Whether its metric is a share of what is right."""
+        return self.better == "higher" and is_accuracy(self.metric)
 
     @property
     def columns(self) -> set[str]:
@@ -238,7 +248,8 @@ class Study:
 
 def tuning_of(claim: Claim) -> str:
     """What both sides are tuned over, and what is chosen by."""
-    return f"{', '.join(claim.grid)} by {claim.tuned_by}" if claim.grid else "nothing"
+    way = "" if claim.better == "higher" else ", lower is better"
+    return f"{', '.join(claim.grid)} by {claim.tuned_by}{way}" if claim.grid else "nothing"
 
 
 def require_metric(metric: str, about: str) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 from torch import nn
 
 from selfteach.importing import is_reference
-from selfteach.recipes import RECIPES
+from selfteach.recipes import METHODS
 from selfteach.roles.weights import External
 from selfteach.task.arena import resolve_model
 from selfteach.training.config import TrainConfig
+from selfteach.training.network_config import NetworkConfig
 
 MAY_NAME_FILES: Mapping[str, str] = {
     "task": "run.task",
@@ -33,6 +34,8 @@ MAY_NAME_FILES: Mapping[str, str] = {
 }
 """What a run may read → the setting that names it, as in config.toml. Models that teach are named by the recipe's own
 knobs, whatever these are called."""
+DATA = "recipe.data"
+"""The knob of a recipe without tokens that may name a file."""
 WHOLE = 64 * 2**20
 """Bytes up to which a file is read whole; of a larger one its length, beginning and end count."""
 PART = 8 * 2**20
@@ -48,10 +51,20 @@ def inputs_of(config: TrainConfig) -> dict[str, str]:
     objects = {"task": config.task, "reward": config.reward}
     found |= {r: of_object(one) for r, one in objects.items() if not isinstance(one, str | Path | None)}
     kind = type(config.recipe)
-    if kind not in RECIPES.values() and "recipe" not in found:
+    if kind not in METHODS.values() and "recipe" not in found:
         found["recipe"] = of_object(kind)
     if config.network is not None:
         found["model"] = of_weights(config.network[0])
+    return dict(sorted(found.items()))
+
+
+def network_inputs(config: NetworkConfig) -> dict[str, str]:
+    """The same of a run without tokens: its data, where that is a file, and a recipe of the user's own."""
+    named = {"data": config.task_name, "recipe": config.recipe_name, "learner": config.recipe.learner}
+    files = {role: file_of(name) for role, name in named.items() if name}
+    found = {role: fingerprint(path) for role, path in files.items() if os.path.isfile(path)}
+    if type(config.recipe) not in METHODS.values() and "recipe" not in found:
+        found["recipe"] = of_object(type(config.recipe))
     return dict(sorted(found.items()))
 
 

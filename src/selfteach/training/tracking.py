@@ -7,15 +7,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 
 from selfteach.errors import UserError
-from selfteach.training.config import Bookkeeping
 from selfteach.training.progress import Progress
 
-Tracking = Literal["tensorboard", "trackio", "wandb"]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
+
+
+class Asked(Protocol):
+    """What a run says of a tracker: ``Bookkeeping``, or ``Tracking`` of a run without tokens."""
+
+    @property
+    def track(self) -> Tracker | None: ...
+
+    @property
+    def project(self) -> str: ...
+
+    @property
+    def run_name(self) -> str | None: ...
 
 
 @dataclass
@@ -59,24 +71,24 @@ class Tracked:
         self.tracker.log(values, step=step)
 
 
-def tracked(shown: Progress, book: Bookkeeping, config: Mapping[str, Any], out: Path) -> Progress:
+def tracked(shown: Progress, asked: Asked, config: Mapping[str, Any], out: Path) -> Progress:
     """``shown``, with a tracker beside it if one is asked for; ``config`` goes to the tracker as it starts.
 
     TensorBoard writes into ``out``/tensorboard, trackio into its own local store. Weights & Biases stays offline
     unless the environment's WANDB_MODE says otherwise (``wandb sync`` uploads later): a run opens no connection that
     nobody asked for. Raises UserError naming the package to install where it is missing.
     """
-    track = book.track
+    track = asked.track
     if track is None:
         return shown
     if find_spec(track) is None:
         raise UserError(
             f"--track {track} needs the package {track}, which is not installed: pip install {track}"
         )
-    return Tracked(shown, tracker(track, out, book.project, book.run_name or out.name), config)
+    return Tracked(shown, tracker(track, out, asked.project, asked.run_name or out.name), config)
 
 
-def tracker(track: Tracking, out: Path, project: str, name: str) -> GeneralTracker:
+def tracker(track: Tracker, out: Path, project: str, name: str) -> GeneralTracker:
     """The tracker; TensorBoard, which knows no projects, is handed the run's folder alone."""
     match track:
         case "tensorboard":

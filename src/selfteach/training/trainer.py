@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from accelerate import Accelerator
@@ -12,6 +11,8 @@ from torch import nn
 
 from selfteach.errors import NotFinite, OutOfMemory, UserError, exhausted
 from selfteach.policy import sharding
+from selfteach.settings import NonNegativeInt, PositiveCount, PositiveInt, Seed
+from selfteach.settings import settings as checked_settings
 from selfteach.training import alarm_rules, alarms, checkpoint, gradients, randomness, resuming, weights
 from selfteach.training.advice import advised
 from selfteach.training.clock import Clock
@@ -34,24 +35,28 @@ DOING = {
 """The phases of a step, in words."""
 
 
-@dataclass(frozen=True)
+@checked_settings
 class Settings:
-    """How a run is watched, saved and bounded; 0 steps between means never."""
+    """How a run is watched, saved and bounded."""
 
-    seed: int = 0
-    eval_every: int = 0
-    """Steps between evaluations; there is one before and one after training in any case."""
-    samples_every: int = 20
-    """Steps between looks at the batch; there is one after step 1 too."""
-    checkpoint_every: int = 50
-    keep: int = 2
+    seed: Seed = 0
+    """Seed of data order, initial weights and sampling."""
+    eval_every: NonNegativeInt = 0
+    """Steps between evaluations (0: before and after training only)."""
+    samples_every: NonNegativeInt = 20
+    """Steps between looks at the batch; there is one after step 1 too (0: none)."""
+    checkpoint_every: NonNegativeInt = 50
+    """Steps between checkpoints (0: only at the end or when interrupted)."""
+    keep: PositiveInt = 2
     """Checkpoints kept."""
-    budget: int | None = None
-    """Stop before the step that would begin with this many units spent."""
+    budget: PositiveCount | None = None
+    """Stop before the step that would begin with this many units spent (none: run all steps)."""
     alarms: bool = True
-    max_idle_steps: int = 20
+    """Watch the metrics for signs of collapse, and say what was seen (docs/alarms.md)."""
+    max_idle_steps: NonNegativeInt = 20
     """Stop after so many steps in a row whose gradients are all 0 (0: never)."""
     device: Literal["auto", "cpu"] = "auto"
+    """Where to compute: the accelerator if there is one, or the CPU."""
 
 
 class Trainer:

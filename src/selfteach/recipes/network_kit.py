@@ -1,0 +1,54 @@
+"""All that a recipe without tokens is made of: ``from selfteach.recipes.network_kit import *``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+from torch.nn import functional
+
+from selfteach.checks import require
+from selfteach.recipes.network import NetworkOptimization, NetworkRecipe, Outputs
+from selfteach.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    NonNegativeRows,
+    OpenUnit,
+    PositiveFloat,
+    PositiveInt,
+    PositiveRows,
+    PositiveUnit,
+    UnitInterval,
+    settings,
+)
+
+__all__ = [
+    "Any",
+    "Bool",
+    "ClassVar",
+    "Float",
+    "Int",
+    "Literal",
+    "Mapping",
+    "NetworkOptimization",
+    "NetworkRecipe",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "NonNegativeRows",
+    "OpenUnit",
+    "Outputs",
+    "PositiveFloat",
+    "PositiveInt",
+    "PositiveRows",
+    "PositiveUnit",
+    "Shaped",
+    "Tensor",
+    "UnitInterval",
+    "functional",
+    "require",
+    "settings",
+    "torch",
+]

@@ -1,0 +1,1 @@
+"""Learners of closed forms: no gradient, each step is the exact minimizer."""

@@ -1,0 +1,37 @@
+"""Who trains a recipe without tokens, by the name that the recipe gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from selfteach.checks import nearest, require
+from selfteach.importing import is_reference, load_object
+from selfteach.recipes import NetworkRecipe
+from selfteach.training.network_config import NetworkConfig
+from selfteach.training.network_learner import NetworkLearner
+
+LEARNERS: Mapping[str, str] = {
+    "ridge": "selfteach.training.classic.ridge:RidgeLearner",
+}
+"""Name → module and class, loaded when it is asked for: each needs packages of its own."""
+
+
+def learner_kind(recipe: NetworkRecipe) -> type[NetworkLearner[Any]]:
+    """The class of the learner that trains a recipe. UserError where there is none."""
+    name = recipe.learner
+    require(
+        name in LEARNERS or is_reference(name),
+        f"recipe {type(recipe).__name__} is trained by {name!r}, which is no learner{nearest(name, LEARNERS)}",
+    )
+    found = load_object(LEARNERS.get(name, name))
+    require(
+        isinstance(found, type) and issubclass(found, NetworkLearner),
+        f"{name} is no learner: give a subclass of selfteach.training.network_learner.NetworkLearner",
+    )
+    return cast(type[NetworkLearner[Any]], found)
+
+
+def network_learner(config: NetworkConfig) -> NetworkLearner[Any]:
+    """The learner of a run at its beginning. UserError where its data or a package is missing."""
+    return learner_kind(config.recipe)(config.recipe, config.settings)

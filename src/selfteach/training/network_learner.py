@@ -1,0 +1,66 @@
+"""What learners of recipes without tokens have in common: the recipe, its optimizers, its stages."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from selfteach.recipes.network import NetworkOptimization, NetworkRecipe
+from selfteach.training.learner import Learner, Numbers, Trained, Update
+from selfteach.training.schedule import scheduled
+from selfteach.training.trainer import Settings
+
+R = TypeVar("R", bound=NetworkRecipe)
+
+
+class NetworkLearner(Learner, ABC, Generic[R]):
+    """A learner that a ``NetworkRecipe`` names, made of the recipe and the run's settings. ``unit``, ``headline`` and
+    ``better`` are the class's own. It seeds its own random numbers by ``settings.seed``, and raises UserError where the
+    recipe's data cannot be had."""
+
+    def __init__(self, recipe: R, settings: Settings) -> None:
+        self.recipe, self.settings = recipe, settings
+
+    def spent(self, batch: Any) -> int:
+        return len(batch[0])
+
+
+def trained(module: nn.Module, how: NetworkOptimization, steps: int | None = None) -> Trained:
+    """A network with its optimizer. ``steps``: that its schedule spans (None: the run's)."""
+    named = {name: one for name, one in module.named_parameters() if one.requires_grad}
+    optimizer = optimizer_of(list(named.values()), how)
+    return Trained(optimizer, named, schedule_of(optimizer, how, steps or how.steps), how.max_grad_norm)
+
+
+def optimizer_of(parameters: list[nn.Parameter], how: NetworkOptimization) -> torch.optim.Optimizer:
+    match how.optim:
+        case "sgd":
+            return torch.optim.SGD(parameters, how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
+        case "adam":
+            return torch.optim.Adam(parameters, how.lr, how.betas, weight_decay=how.weight_decay)
+        case "adamw":
+            return torch.optim.AdamW(parameters, how.lr, how.betas, weight_decay=how.weight_decay)
+
+
+def schedule_of(optimizer: torch.optim.Optimizer, how: NetworkOptimization, steps: int) -> LRScheduler | None:
+    if how.schedule == "step":
+        return MultiStepLR(optimizer, [steps // 2, steps * 3 // 4])
+    if how.schedule == "constant" and not how.warmup:
+        return None
+    return scheduled(optimizer, how.schedule, how.warmup, steps)
+
+
+def update_of(recipe: NetworkRecipe, network: str, outputs: Any, step: int) -> Update:
+    """The update of one of the recipe's networks on its loss of ``outputs()``, which is called when it is made."""
+
+    def backward() -> Numbers:
+        loss = recipe.loss(network, outputs(), step)
+        loss.backward()
+        name = "loss" if len(recipe.networks) == 1 else f"loss/{network}"
+        return {name: loss.item()}
+
+    return Update((network,), backward)
