@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import selfteach
+from saved import everything
 from selfteach.recipes.r35_kernel_sd import KernelSD
 from selfteach.testing import evaluate_outputs
-from selfteach.training.classic.ridge import RidgeLearner
+from selfteach.training.classic.ridge import Fit, RidgeLearner
 from selfteach.training.trainer import Settings
 
 TABLE = {
@@ -136,3 +137,53 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, knobs: dict[str, object
     with pytest.raises(selfteach.UserError, match=said):
         selfteach.train("kernel-sd", out=tmp_path / "run", **QUIET, **knobs)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("rule", ["constant", "optimal"])
+def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    told = {"data": "diabetes", "gamma": 0.03, "alpha_rule": rule, "steps": 8, "checkpoint_every": 1, **QUIET}
+    selfteach.train("kernel-sd", out=tmp_path / "whole", **told)
+    collect = RidgeLearner.collect
+
+    def interrupted(self: RidgeLearner, step: int) -> Fit:
+        if step == 5:
+            raise KeyboardInterrupt
+        return collect(self, step)
+
+    monkeypatch.setattr(RidgeLearner, "collect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        selfteach.train("kernel-sd", out=tmp_path / "cut", **told)
+    monkeypatch.undo()
+    selfteach.train(out=tmp_path / "cut", resume=True, progress=None)
+    (saved, rows, _), (whole, metrics, _) = (everything(tmp_path / name, 8) for name in ("cut", "whole"))
+    assert rows == metrics
+    assert saved.keys() == whole.keys()
+    assert sum("/coefficients" in place or "/predictions" in place for place in saved) == 2
+    for place, value in saved.items():
+        assert torch.equal(value, whole[place]), place
+    model = "model/ridge.safetensors"
+    assert (tmp_path / "cut" / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
+
+
+def test_nothing_of_it_is_placed_on_an_accelerator_which_may_lack_float64() -> None:
+    assert learner().modules() == {}
+
+
+@pytest.mark.parametrize(("alpha", "grows"), [(0.0, True), (0.35, False)])
+def test_the_basis_grows_sparser_without_bound_only_without_the_truth(alpha: float, grows: bool) -> None:
+    spread = []
+    for steps in (10, 20, 40):
+        one = after(learner(data="diabetes", gamma=0.03, alpha=alpha, ridge_lambda=0.3), steps)
+        spread.append(one.metrics(Fit(alpha, one.y, one.y), [])["basis/spread"])
+    if grows:  # by as many powers of ten in each step
+        assert (spread[2] - spread[1]) / (spread[1] - spread[0]) == pytest.approx(2)
+        assert spread[0] > 10
+    else:
+        assert spread[1] == pytest.approx(spread[2], abs=1e-3)
+
+
+def test_a_spread_beyond_all_numbers_is_left_out() -> None:
+    one = after(learner(data="diabetes", gamma=0.003, alpha=0.0, ridge_lambda=30.0), 60)
+    assert one.metrics(Fit(0.0, one.y, one.y), []) == {}

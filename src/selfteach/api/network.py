@@ -9,6 +9,7 @@ from typing import Any
 from selfteach.api.configfile import is_of_a_run
 from selfteach.api.resolve import (
     GIVEN,
+    NETWORK_BUNDLES,
     NOWHERE,
     MethodLike,
     complete,
@@ -22,11 +23,8 @@ from selfteach.checks import nearest, require
 from selfteach.recipes import NetworkRecipe, knobs, with_knobs
 from selfteach.recipes.knobs import refuse_renamed
 from selfteach.studies.laptop import laptop_preset
-from selfteach.training.network_config import NetworkConfig, Tracking
-from selfteach.training.trainer import Settings
+from selfteach.training.network_config import NetworkConfig
 
-NETWORK_BUNDLES: Mapping[str, type] = {"settings": Settings, "tracking": Tracking}
-"""The parts of a run's settings beside the recipe's."""
 OF_TEXT = ("model", "task", "reward", "tokenizer")
 """What a run of text is told, and one without tokens is not."""
 

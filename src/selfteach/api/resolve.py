@@ -25,7 +25,8 @@ from selfteach.task.arena import WORLDS
 from selfteach.task.options import TaskOptions, yielding
 from selfteach.task.rows import make_task
 from selfteach.training.config import FORMAT, Bookkeeping, Evaluation, Loading, TrainConfig, Vllm
-from selfteach.training.network_config import NetworkConfig
+from selfteach.training.network_config import NetworkConfig, Tracking
+from selfteach.training.trainer import Settings
 from selfteach.training.whereabouts import same_thing
 
 GIVEN = "given"
@@ -39,10 +40,14 @@ BUNDLES: Mapping[str, type] = {
     "vllm": Vllm,
 }
 """The parts of a run's settings beside the recipe's."""
+NETWORK_BUNDLES: Mapping[str, type] = {"settings": Settings, "tracking": Tracking}
+"""The same of a run without tokens."""
 WHERE_USED = ("vllm",)
 """Those of them that a run's record has only where they are not the defaults."""
 TOP = ("recipe", "preset", "task", "reward", "seed", "out")
 """What a settings file names beside the knobs."""
+WORDS = ("config", "resume", "dry_run", "model", "tokenizer", "progress")
+"""What else a command line or ``selfteach.train`` names."""
 
 S = TypeVar("S")
 C = TypeVar("C", TrainConfig, NetworkConfig)
@@ -82,8 +87,7 @@ def kind_of(given: MethodLike) -> tuple[str, str | None, type[Method] | Method]:
     lacking = lacking if issubclass(kind, NetworkRecipe) else "terms: define terms(self, stats)"
     require(not inspect.isabstract(kind), f"recipe {kind.__name__} has no {lacking}")
     require(bool(kind.presets), f"recipe {kind.__name__} has no preset: it needs one at least, as 'paper'")
-    if issubclass(kind, Recipe):
-        refuse_taken(found if isinstance(found, Recipe) else kind())
+    refuse_taken(found if isinstance(found, Method) else kind())
     return name, preset, found
 
 
@@ -110,20 +114,14 @@ def is_network(given: MethodLike | None, table: Mapping[str, Any]) -> bool:
     return issubclass(found if isinstance(found, type) else type(found), NetworkRecipe)
 
 
-def refuse_taken(recipe: Recipe) -> None:
+def refuse_taken(recipe: Method) -> None:
     """UserError where a knob has the name of another one, or of a setting of every run."""
     names: list[str] = []
     for part in fields(recipe):
         value = getattr(recipe, part.name)
         names += [one.name for one in fields(value)] if is_dataclass(value) else [part.name]
-    taken = {one.name for bundle in BUNDLES.values() for one in fields(bundle)} | {
-        *TOP,
-        "config",
-        "resume",
-        "dry_run",
-        "tokenizer",
-        "progress",
-    }
+    bundles = NETWORK_BUNDLES if isinstance(recipe, NetworkRecipe) else BUNDLES
+    taken = {*TOP, *WORDS, *(one.name for bundle in bundles.values() for one in fields(bundle))}
     for name in names:
         require(
             names.count(name) == 1 and name not in taken,

@@ -185,8 +185,7 @@ def as_options(message: str) -> str:
 
 def known_options() -> set[str]:
     """Every knob of any recipe and of a run."""
-    from selfteach.api.network import NETWORK_BUNDLES
-    from selfteach.api.resolve import BUNDLES
+    from selfteach.api.resolve import BUNDLES, NETWORK_BUNDLES
     from selfteach.recipes import METHODS, knobs
 
     every = {one.name for bundle in {**BUNDLES, **NETWORK_BUNDLES}.values() for one in fields(bundle)}

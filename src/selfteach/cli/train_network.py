@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from selfteach.api.network import NETWORK_BUNDLES, OF_TEXT, network_draft, refuse_text
-from selfteach.api.resolve import placed
+from selfteach.api.network import OF_TEXT, network_draft, refuse_text
+from selfteach.api.resolve import NETWORK_BUNDLES, placed
 from selfteach.cli.brief import brief, option_lines
 from selfteach.cli.console import parsed
 from selfteach.recipes import NetworkRecipe
@@ -72,7 +72,8 @@ def shown(begun: NetworkConfig) -> Any:
     """The groups of the short help."""
     yield f"Knobs of {begun.recipe_name}", option_lines(begun.recipe)
     parts = [getattr(begun.recipe, one.name) for one in fields(begun.recipe)]
-    yield "How it is trained", [line for one in parts if is_dataclass(one) for line in option_lines(one)]
+    if lines := [line for one in parts if is_dataclass(one) for line in option_lines(one)]:
+        yield "How it is trained", lines
     yield "The run", [*option_lines(NetworkWhere(preset=begun.preset)), *option_lines(begun.settings)]
 
 

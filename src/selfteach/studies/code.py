@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import tokenize
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -19,18 +20,21 @@ from selfteach.task.arena import WORLDS
 
 KIT = "selfteach.recipes.kit"
 FOLLOWED = tuple(f"selfteach.{one}." for one in ("recipes", "roles", "control", "objective", "task"))
+LEARNERS = re.compile(r"selfteach\.training\.[^.]+\.[^.]+")
+"""A learner, and what stands beside it in the folder of its domain."""
 SHARED = frozenset(
     f"selfteach.{folder}.{name}"
     for folder, names in {
-        "recipes": "kit base method parts tools knobs",
+        "recipes": "kit base method network parts tools knobs",
         "roles": "role view weights",
         "objective": "advantage aggregate axes batch columns divergence divisor entrywise gate minibatch positions "
         "record sampled statistics sums support target terms",
-        "task": "example trajectory verdict",
+        "task": "arrays example trajectory verdict",
     }.items()
     for name in names.split()
 )
-"""Modules that nearly all methods use: a change of theirs that makes runs learn otherwise raises ``EPOCH``."""
+"""Modules that nearly all methods use: a change of theirs that makes runs learn otherwise raises ``EPOCH``, or where no
+text is trained ``NETWORK_EPOCH``."""
 
 
 def source_of(file: Path) -> str:
@@ -40,9 +44,9 @@ def source_of(file: Path) -> str:
 
 
 def network_code_files(recipe: NetworkRecipe, learner: type) -> list[Path]:
-    """The files of a method without tokens and of what it uses, and those of its learner's folder."""
+    """The files of a method without tokens, of its learner, and of what these use: not other learners of the domain."""
     own = {file for kind in type(recipe).__mro__ if (file := file_of_class(kind))}
-    return followed({*own, *Path(inspect.getfile(learner)).parent.glob("*.py")})
+    return followed({*own, Path(inspect.getfile(learner))})
 
 
 def code_files(recipe: Recipe, worlds: Iterable[str]) -> list[Path]:
@@ -85,7 +89,8 @@ def followed(files: Iterable[Path]) -> list[Path]:
 @cache
 def used_by(file: Path) -> tuple[Path, ...]:
     """The files of the modules whose names a file uses."""
-    names = {name for name in modules_used(file) if name.startswith(FOLLOWED) and name not in SHARED}
+    used = {name for name in modules_used(file) if name.startswith(FOLLOWED) or LEARNERS.fullmatch(name)}
+    names = used - SHARED
     return tuple(sorted(one for name in names if (one := file_of(name))))
 
 

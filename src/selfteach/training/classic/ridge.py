@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,12 @@ class Fit:
     targets: Float[Tensor, "n c"]
 
 
-class Coefficients(nn.Module):
-    """What a fit is: ``coefficients`` [n, c] and ``basis`` [n]; see the learner."""
+@dataclass(frozen=True)
+class Ridge:
+    """What a fit is: ``coefficients`` [n, c], and ``basis`` [n]; see the learner."""
 
-    coefficients: Tensor
-    basis: Tensor
-
-    def __init__(self, y: Float[Tensor, "n c"]) -> None:
-        super().__init__()
-        self.register_buffer("coefficients", torch.zeros_like(y))
-        self.register_buffer("basis", torch.zeros(len(y), dtype=y.dtype))
+    coefficients: Float[Tensor, "n c"]
+    basis: Float[Tensor, "n"]
 
 
 class RidgeLearner(NetworkLearner[KernelSD]):
@@ -68,7 +64,7 @@ class RidgeLearner(NetworkLearner[KernelSD]):
         self.valid, self.test = self.tensors(data.valid), self.tensors(data.test)
         self.eigenvalues, self.eigenvectors = torch.linalg.eigh(self.kernel(self.x, self.x))
         self.stages = [Stage("distill", recipe.steps)]
-        self.model = Coefficients(self.y)
+        self.model = Ridge(torch.zeros_like(self.y), torch.zeros(len(self.y), dtype=self.y.dtype))
         self.previous = Previous(self)
 
     def tensors(self, rows: Rows) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
@@ -80,7 +76,7 @@ class RidgeLearner(NetworkLearner[KernelSD]):
         return torch.exp(-self.recipe.gamma * torch.cdist(a, b).square())
 
     def modules(self) -> Mapping[str, nn.Module]:
-        return {"ridge": self.model}
+        return {}  # which are placed on an accelerator, and not every one has float64: the fit is part of the state
 
     def roles(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Previous]:
         return {"previous": self.previous}
@@ -100,9 +96,9 @@ class RidgeLearner(NetworkLearner[KernelSD]):
 
     def fit(self, batch: Fit) -> Numbers:
         coefficients = self.solved(batch.targets)
-        self.model.coefficients.copy_(coefficients)
         shrunk = self.eigenvalues / (self.eigenvalues + self.recipe.ridge_lambda)
-        self.model.basis.copy_(shrunk * ((1 - batch.alpha) * self.previous.basis + batch.alpha))
+        basis = shrunk * ((1 - batch.alpha) * self.previous.basis + batch.alpha)
+        self.model = Ridge(coefficients, basis)
         f = self.predict(self.x)
         outputs = {"f": f, "y": self.y, "t": batch.before, "norm": (coefficients * f).sum()}
         loss = replace(self.recipe, alpha=batch.alpha).loss("network", outputs, 0)
@@ -122,6 +118,12 @@ class RidgeLearner(NetworkLearner[KernelSD]):
         apart = (u - h).square().sum()
         best = float(((y - h) * (u - h)).sum() / apart) if apart > 0 else 1.0
         return min(1.0, max(0.0, best))
+
+    def state(self) -> dict[str, Any]:
+        return asdict(self.model)
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.model = Ridge(**state)
 
     # --- what is seen ---------------------------------------------------------------------------------------------
 
@@ -151,9 +153,11 @@ class RidgeLearner(NetworkLearner[KernelSD]):
 
     def metrics(self, batch: Fit, done: Any) -> Mapping[str, float]:
         """``basis/spread``: how many times more the present fit keeps of the direction it keeps most of than of the one
-        at the middle (the paper: it grows without bound for α = 0, and no further for α > 0)."""
+        at the middle, in powers of ten (the paper: it grows without bound for α = 0, and no further for α > 0). Left
+        out where nothing is left of the one at the middle that float64 holds."""
         kept = self.model.basis.sort().values
-        return {"basis/spread": float(kept[-1] / kept[len(kept) // 2]) if kept[len(kept) // 2] > 0 else 0.0}
+        middle = float(kept[len(kept) // 2])
+        return {"basis/spread": math.log10(float(kept[-1])) - math.log10(middle)} if middle > 0 else {}
 
     def samples(self, batch: Fit | None, phase: str) -> list[Sample]:
         """The curve with its data, where there is one input."""
@@ -178,7 +182,7 @@ class Previous:
 
     def after_batch(self) -> None:
         self.predictions = self.learner.predict(self.learner.x)
-        self.basis = self.learner.model.basis.clone()
+        self.basis = self.learner.model.basis
 
     def state(self) -> dict[str, Any]:
         return {"predictions": self.predictions, "basis": self.basis}
