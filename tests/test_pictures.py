@@ -1,4 +1,4 @@
-"""Images that a run keeps: as PNG in its folder, on its page, and gone with the steps that a resumed run makes again."""
+"""Images that a run keeps: as PNG in its folder, on its page, gone with the steps that a resumed run makes again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Painting(Flow):
         pixels = self.velocity[0].weight.detach().sigmoid()[None]
         return [
             *super().samples(None, phase),
-            Sample("image", {"pixels": pixels, "of": "weights"}, "weights"),
+            Sample("image", {"pixels": pixels, "caption": "<b>weights</b>"}, "weights"),
         ]
 
 
@@ -86,13 +86,14 @@ def test_each_look_has_a_file_and_the_page_shows_it(painted: Path) -> None:
     assert [(row["step"], row["phase"]) for row in found] == [
         (0, "before"), (1, "train"), (5, "train"), (6, "after"),
     ]  # fmt: skip
-    assert all("pixels" not in row and row["of"] == "weights" for row in found)
+    assert all("pixels" not in row and row["caption"] == "<b>weights</b>" for row in found)
     assert {f"images/{one.name}" for one in (painted / "images").iterdir()} == {row["path"] for row in found}
     html = build_report(painted).read_text()
     shown = re.findall(r'src="data:image/png;base64,([^"]*)"', html)
     assert [base64.b64decode(one) for one in shown] == [(painted / row["path"]).read_bytes() for row in found]
     assert decoded(base64.b64decode(shown[0])).shape == (1, 32, 3)
     assert "img-src data:" in html
+    assert "&lt;b&gt;weights&lt;/b&gt;" in html
 
 
 def test_a_run_that_goes_on_has_the_files_of_one_that_was_never_stopped(
@@ -138,6 +139,7 @@ WIDE = HEADER[:16] + (60_000).to_bytes(4, "big") + HEADER[20:]
         (["images"], None, "cannot be read"),
         ("images/\0.png", None, "cannot be read"),
     ],
+    ids=lambda one: one if isinstance(one, str) else "",
 )
 def test_a_picture_that_may_not_be_shown_is_named(
     painted: Path, tmp_path: Path, path: object, content: bytes | None, said: str

@@ -41,6 +41,12 @@ class Other:
     folder: Path
 
     @property
+    def caption(self) -> str:
+        """What is to be read below a picture."""
+        given = self.values.get("caption")
+        return given if isinstance(given, str) else ""
+
+    @property
     def text(self) -> str:
         try:
             return json.dumps(self.values, indent=1, ensure_ascii=False)

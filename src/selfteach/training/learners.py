@@ -12,6 +12,7 @@ from selfteach.training.network_config import NetworkConfig
 from selfteach.training.network_learner import NetworkLearner
 
 LEARNERS: Mapping[str, str] = {
+    "vision": "selfteach.training.vision.classifier:VisionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
 }
 """Name → module and class, loaded when it is asked for: each needs packages of its own."""
