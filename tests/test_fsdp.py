@@ -240,7 +240,7 @@ def test_a_lost_or_altered_shard_is_named(tmp_path: Path) -> None:
     ("words", "named"),
     [
         (("--sampler-dtype", "bfloat16"), "--sampler-dtype"),
-        (("--offload-teachers",), "--offload-teachers"),
+        (("--offload-teachers", "disk"), "--offload-teachers"),
         (("--optim", "adafactor"), "--optim adafactor"),
         ((), "torchrun"),
     ],

@@ -93,7 +93,7 @@ def spelled(words: Sequence[str], literal: Collection[str] = ()) -> list[str]:
     ]
 
 
-BARE = {"--gradient-checkpointing": "full"}
+BARE = {"--gradient-checkpointing": "full", "--offload-teachers": "cpu"}
 """Options that are flags elsewhere, and what they mean where no value is given."""
 
 

@@ -23,6 +23,7 @@ from selfteach.training.text.preflight.model import (
     weights_check,
 )
 from selfteach.training.text.preflight.objective import objective_check
+from selfteach.training.text.preflight.offload import offload_check
 from selfteach.training.text.preflight.probing import aside, first_prompts, probe_rollouts, small_copy
 from selfteach.training.text.preflight.references import reference_checks
 from selfteach.training.text.preflight.sampling import sampler_check
@@ -97,6 +98,7 @@ def the_model(run: TextLearner) -> Iterator[Check]:
         yield check
     memory = memory_check(run, prompts)
     yield memory
+    yield from offload_check(run)
     if memory.ok:
         yield cost_check(run, prompts)
     for name in run.recipe.trained if memory.ok else ():
