@@ -15,6 +15,7 @@ import numpy as np
 
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
+from selfteach.task.glyphs import glyphs, glyphs_color
 
 Array = np.ndarray[Any, Any]
 SINE = (
@@ -94,7 +95,22 @@ def digits(seed: int) -> Arrays:
     return split(given.images[:, None] / 16.0, given.target.astype(np.int64), seed, classes=10)
 
 
-NAMED: Mapping[str, Callable[[int], Arrays]] = {"sine": sine, "diabetes": diabetes, "digits": digits}
+def drawn_digits(make: Callable[[int, int], tuple[Array, Array]]) -> Callable[[int], Arrays]:
+    """2,000 images that ``make`` draws."""
+
+    def made(seed: int) -> Arrays:
+        return split(*make(2000, seed), seed, classes=10)
+
+    return made
+
+
+NAMED: Mapping[str, Callable[[int], Arrays]] = {
+    "sine": sine,
+    "diabetes": diabetes,
+    "digits": digits,
+    "glyphs": drawn_digits(glyphs),
+    "glyphs-color": drawn_digits(glyphs_color),
+}
 """Data by name: what the seed splits."""
 
 

@@ -13,6 +13,7 @@ from selfteach.training.network_learner import NetworkLearner
 
 LEARNERS: Mapping[str, str] = {
     "recursion": "selfteach.training.classic.recursion:RecursionLearner",
+    "vision": "selfteach.training.vision.classifier:VisionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
 }
 """Name → module and class, loaded when it is asked for: each needs packages of its own."""
