@@ -24,15 +24,20 @@ def largest_eigenvalue(
     Where the eigenvalue of largest size is negative, as many ``steps`` on H − λI find the largest one. What is returned
     is at most λ_max, whatever the number of steps. ``loss`` must have its graph, which is kept.
     """
-    options = {"allow_unused": True, "materialize_grads": True}
-    flat = flattened(torch.autograd.grad(loss, parameters, create_graph=True, **options))
+    flat = flattened(
+        torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
+    )
     drawn = torch.randn(len(flat), generator=generator, dtype=torch.float64)
     direction = (drawn / drawn.norm()).to(flat)
     if not flat.requires_grad:  # linear in all of them
         return 0.0
 
     def times(vector: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-        return flattened(torch.autograd.grad(flat, parameters, vector, retain_graph=True, **options))
+        return flattened(
+            torch.autograd.grad(
+                flat, parameters, vector, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        )
 
     dominant = dominant_eigenvalue(times, direction, steps)
     if dominant >= 0:

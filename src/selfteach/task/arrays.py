@@ -15,6 +15,7 @@ import numpy as np
 
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
+from selfteach.task.mnist1d import signals
 
 Array = np.ndarray[Any, Any]
 SINE = (
@@ -94,7 +95,17 @@ def digits(seed: int) -> Arrays:
     return split(given.images[:, None] / 16.0, given.target.astype(np.int64), seed, classes=10)
 
 
-NAMED: Mapping[str, Callable[[int], Arrays]] = {"sine": sine, "diabetes": diabetes, "digits": digits}
+def mnist1d(seed: int) -> Arrays:
+    """5000 signals of 40 points that are digits in disguise, as [n, 1, 40]; another ``seed`` draws others."""
+    return split(*signals(5000, seed), seed, classes=10)
+
+
+NAMED: Mapping[str, Callable[[int], Arrays]] = {
+    "sine": sine,
+    "diabetes": diabetes,
+    "digits": digits,
+    "mnist1d": mnist1d,
+}
 """Data by name: what the seed splits."""
 
 

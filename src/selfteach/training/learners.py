@@ -13,6 +13,8 @@ from selfteach.training.network_learner import NetworkLearner
 
 LEARNERS: Mapping[str, str] = {
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
+    "darts": "selfteach.training.vision.darts:DartsLearner",
+    "random-teacher": "selfteach.training.vision.random_teacher:RandomTeacherLearner",
 }
 """Name → module and class, loaded when it is asked for: each needs packages of its own."""
 

@@ -43,8 +43,9 @@ class Splits:
 
 
 def labelled(data: str, seed: int) -> Splits:
-    """The data of that name or file (``task.arrays``); a signal [n, c, l] is an image of height 1. UserError for
-    numbers in the place of labels, inputs of another shape, or an empty split."""
+    """The data of that name or file (``task.arrays``), with the training split's numbers of mean 0 and deviation 1; a
+    signal [n, c, l] is an image of height 1. UserError for numbers in the place of labels, inputs of another shape or
+    all alike, or an empty split."""
     found = load_arrays(data, seed)
     require(
         found.classes > 1,
@@ -58,9 +59,11 @@ def labelled(data: str, seed: int) -> Splits:
     )
     for split, rows in (("choose by", found.valid), ("report", found.test)):
         require(len(rows) > 0, f"data {data} has no rows held out to {split}: give more")
-    return Splits(*(tensors(one) for one in (found.train, found.valid, found.test)), found.classes)
+    mean, deviation = found.train.x.mean(), found.train.x.std()
+    require(deviation > 0, f"data {data} holds one number throughout: give inputs that differ")
 
+    def tensors(rows: Rows) -> Labelled:
+        x = torch.from_numpy((rows.x - mean) / deviation).float()
+        return Labelled(x if x.ndim == 4 else x.unsqueeze(2), torch.from_numpy(rows.y))
 
-def tensors(rows: Rows) -> Labelled:
-    x = torch.from_numpy(rows.x).float()
-    return Labelled(x if x.ndim == 4 else x.unsqueeze(2), torch.from_numpy(rows.y))
+    return Splits(tensors(found.train), tensors(found.valid), tensors(found.test), found.classes)

@@ -35,7 +35,8 @@ class Edge(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"], weights: Float[Tensor, " o"]) -> Float[Tensor, "n c h w"]:
         pooled = functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
         _, skip, conv1, conv3, avgpool = weights
-        return skip * x + conv1 * self.conv1(x) + conv3 * self.conv3(x) + avgpool * pooled
+        found: Tensor = skip * x + conv1 * self.conv1(x) + conv3 * self.conv3(x) + avgpool * pooled
+        return found
 
 
 class Cell(nn.Module):
