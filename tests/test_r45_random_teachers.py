@@ -154,7 +154,7 @@ def test_a_copy_has_nothing_to_learn() -> None:
     x = torch.randn(9, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     loss = RandomTeachers().loss("student", {"s": student(x), "t": teacher(x)}, 0)
     t = teacher(x).detach().log_softmax(-1)
-    assert float(loss) == pytest.approx(float(-(t.exp() * t).sum(-1).mean()), abs=1e-12)
+    assert loss.item() == pytest.approx(float(-(t.exp() * t).sum(-1).mean()), abs=1e-12)
     loss.backward()
     assert max(float(one.grad.abs().max()) for one in student.parameters()) < 1e-9
 
@@ -210,10 +210,9 @@ def test_noise_has_the_datas_mean_and_deviation_and_no_row_of_it() -> None:
     run = trainer(inputs="noise")
     x, train = run.learner.collect(0).x, run.learner.data.train.x
     assert x.shape == (16, 1, 8, 8)
-    assert float(x.mean()) == pytest.approx(float(train.mean()), abs=0.06)
-    assert float(x.std()) == pytest.approx(float(train.std()), rel=0.1)
-    assert (x < 0).any()
-    assert (train >= 0).all()
+    for one in (x, train):
+        assert (float(one.mean()), float(one.std())) == pytest.approx((0, 1), abs=0.1)
+    assert float(x.min()) < float(train.min()) - 0.5
 
 
 @pytest.mark.parametrize("encoder", ["conv", "resnet20"])

@@ -30,7 +30,8 @@ class RandomTeachers(NetworkRecipe):
     """mnist1d, digits, or FILE.npz with arrays x (images [n, c, h, w] or signals [n, c, l]) and y (labels, which the
     probes alone read). The paper's: CIFAR and others, which are not brought along."""
     inputs: Literal["data", "noise"] = "data"
-    """What is imitated on: the data, or Gaussian noise of its mean and deviation, drawn anew each step."""
+    """What is imitated on: the data, or Gaussian noise of mean 0 and deviation 1, as the data has them,
+    drawn anew each step."""
     optimization: NetworkOptimization = NetworkOptimization(
         optim="adamw", lr=1e-3, steps=20_000, batch_size=256
     )

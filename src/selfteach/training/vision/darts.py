@@ -38,7 +38,7 @@ class Batches(NamedTuple):
 class Snapshot(NamedTuple):
     """A state of the supernet: its weights by name, and each edge's weights of the operations."""
 
-    weights: Mapping[str, Shaped[Tensor, "..."]]
+    weights: dict[str, Shaped[Tensor, "..."]]
     mixing: Float[Tensor, "e o"]
 
 

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from selfteach.checks import require
 from selfteach.recipes.r45_random_teachers import RandomTeachers
 from selfteach.training.learner import Sample, Stage, Trained, Update
 from selfteach.training.network_learner import NetworkLearner, trained, update_of
@@ -39,7 +38,7 @@ class Convolutions(Backbone):
             nn.Conv2d(one, two, 3, stride=2, padding=1) for one, two in pairwise(sizes)
         )
         for layer in self.layers:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.kaiming_normal_(layer.get_parameter("weight"), nonlinearity="relu")
         self.features = sizes[-1]
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
@@ -91,7 +90,7 @@ class Network(nn.Module):
 
 
 @torch.no_grad()
-def student_of(recipe: RandomTeachers, teacher: nn.Module, fresh: nn.Module) -> nn.Module:
+def student_of(recipe: RandomTeachers, teacher: Network, fresh: Network) -> Network:
     """The student's first weights, between the ``teacher``'s and a ``fresh`` draw's. Variance is kept: of independent
     draws of deviation σ the mixture has σ too. What no draw changes (scales of 1, biases of 0) stays as it is."""
     student = deepcopy(teacher)
@@ -122,10 +121,6 @@ class RandomTeacherLearner(NetworkLearner[RandomTeachers]):
         super().__init__(recipe, settings)
         self.data = labelled(recipe.data, settings.seed)
         x = self.data.train.x
-        self.mean, self.deviation = float(x.mean()), float(x.std())
-        require(
-            self.deviation > 0, f"data {recipe.data} holds one number throughout: give inputs that differ"
-        )
         with seeded(settings.seed):
             self.teacher = Network(recipe, x.shape[1]).requires_grad_(False).eval()
             self.student = student_of(recipe, self.teacher, Network(recipe, x.shape[1]))
@@ -146,7 +141,7 @@ class RandomTeacherLearner(NetworkLearner[RandomTeachers]):
     def collect(self, step: int) -> Inputs:
         x, size = self.data.train.x, self.recipe.optimization.batch_size
         if self.recipe.inputs == "noise":
-            return Inputs((self.mean + self.deviation * torch.randn(size, *x.shape[1:])).to(x.device))
+            return Inputs(torch.randn(size, *x.shape[1:]).to(x.device))
         return Inputs(x[torch.randint(len(x), (size,)).to(x.device)])
 
     def updates(self, batch: Inputs) -> Iterator[Update]:
@@ -160,8 +155,8 @@ class RandomTeacherLearner(NetworkLearner[RandomTeachers]):
         return out
 
     def metrics(self, batch: Inputs, done: Any) -> Mapping[str, float]:
-        """Of the outputs as the update saw them, in nats an input: H(t), and KL(t ‖ s), which is all that can be learned
-        and may be some millionths of the loss: hence float64."""
+        """Of the outputs as the update saw them, in nats an input: H(t), and KL(t ‖ s), which is all that can be
+        learned and may be some millionths of the loss: hence float64."""
         t, s = (self.seen[name].double().log_softmax(-1) for name in ("t", "s"))
         p = t.exp()
         return {
