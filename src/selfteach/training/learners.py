@@ -12,6 +12,7 @@ from selfteach.training.network_config import NetworkConfig
 from selfteach.training.network_learner import NetworkLearner
 
 LEARNERS: Mapping[str, str] = {
+    "vision": "selfteach.training.vision.classifier:VisionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
     "darts": "selfteach.training.vision.darts:DartsLearner",
     "random-teacher": "selfteach.training.vision.random_teacher:RandomTeacherLearner",
