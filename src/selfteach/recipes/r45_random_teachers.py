@@ -27,8 +27,8 @@ class RandomTeachers(NetworkRecipe):
     }
 
     data: str = "mnist1d"
-    """mnist1d, digits, or FILE.npz with arrays x (images [n, c, h, w] or signals [n, c, l]) and y (labels, which the
-    probes alone read). The paper's: CIFAR and others, which are not brought along."""
+    """mnist1d, digits, glyphs, glyphs-color, or FILE.npz with arrays x (images [n, c, h, w] or signals [n, c, l]) and
+    y (labels, which the probes alone read). The paper's: CIFAR and others, which are not brought along."""
     inputs: Literal["data", "noise"] = "data"
     """What is imitated on: the data, or Gaussian noise of mean 0 and deviation 1, as the data has them,
     drawn anew each step."""

@@ -29,7 +29,7 @@ class SDDarts(NetworkRecipe):
     }
 
     data: str = "digits"
-    """digits, or FILE.npz with arrays x (images [n, c, h, w]) and y (labels)."""
+    """digits, glyphs, glyphs-color, or FILE.npz with arrays x (images [n, c, h, w]) and y (labels)."""
     optimization: NetworkOptimization = NetworkOptimization(
         optim="sgd", lr=0.025, steps=19_500, batch_size=64, schedule="cosine", momentum=0.9, weight_decay=3e-4,
         max_grad_norm=5.0,
