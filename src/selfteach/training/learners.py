@@ -15,6 +15,8 @@ LEARNERS: Mapping[str, str] = {
     "recursion": "selfteach.training.classic.recursion:RecursionLearner",
     "vision": "selfteach.training.vision.classifier:VisionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
+    "darts": "selfteach.training.vision.darts:DartsLearner",
+    "random-teacher": "selfteach.training.vision.random_teacher:RandomTeacherLearner",
 }
 """Name → module and class, loaded when it is asked for: each needs packages of its own."""
 
