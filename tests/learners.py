@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from selfteach.training.running import run_learner
 from selfteach.training.learner import Learner, Numbers, Sample, Stage, Trained, Update
+from selfteach.training.running import run_learner
 from selfteach.training.schedule import scheduled
 from selfteach.training.trainer import Settings
 

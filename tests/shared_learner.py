@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from selfteach.recipes.kit import PerRecord
-from selfteach.training.running import run_learner
 from selfteach.training.learner import Learner, Numbers, Stage, Trained, Update
 from selfteach.training.reduce import gather_rows, mean_over_processes, processes, sum_over_processes
+from selfteach.training.running import run_learner
 from selfteach.training.text.private import private_gradient
 from selfteach.training.trainer import Settings
 

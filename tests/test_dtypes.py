@@ -33,7 +33,7 @@ def test_options_that_contradict_each_other_are_refused(tiny: str, words: tuple[
         ("opsd", "--sampler-dtype float32", "sampler_dtype: precision float32 samples"),
         ("grpo", "--teacher-dtype bfloat16", "teacher_dtype: it changes nothing with recipe grpo, which has no"),
         ("opsd", "--teacher-dtype bfloat16 --weights live", "whose teachers are the trained weights"),
-        ("grpo", "--offload-teachers", "offload_teachers: it changes nothing with recipe grpo"),
+        ("grpo", "--offload-teachers disk", "offload_teachers: it changes nothing with recipe grpo"),
         ("opsd", "--sampler-dtype bfloat16 --importance-sampling-cap 3 --teacher-dtype bfloat16", None),
     ],
 )  # fmt: skip

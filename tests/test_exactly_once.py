@@ -19,8 +19,8 @@ from saved import COSTS, tensors
 from selfteach.errors import UserError
 from selfteach.training import checkpoint
 from selfteach.training.jsonrows import read_rows
-from selfteach.training.running import run_learner
 from selfteach.training.learner import Sample, Stage
+from selfteach.training.running import run_learner
 from selfteach.training.trainer import Settings
 
 processes = multiprocessing.get_context("forkserver")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from off_policy import OffPolicy, of_kind
-from runs import TextRun, run_of, scoring
+from runs import TextRun, run_of, scoring, with_task
 from selfteach.objective.batch import Scored, ScoredBatch
 from selfteach.objective.columns import Columns
 from selfteach.objective.engine import evaluate_terms
@@ -22,6 +22,8 @@ from selfteach.roles.copies import ModuleCopy
 from selfteach.training.text.preflight import examined
 from test_economy import BOTH, PLAIN, SHARED, policy_of, random_model, scored, uneven
 from test_engine import TERMS, batch, gradients
+from test_offload import adapters
+from test_shared_base import Tagged
 from tiny import tiny_model_folder
 
 pytestmark = [
@@ -72,7 +74,8 @@ def run_in(folder: Path, *words: str) -> TextRun:
         ("--gradient-checkpointing",),
         ("--teacher-dtype", "bfloat16"),
         ("--teacher-dtype", "bfloat16", "--lora-rank", "4"),
-        ("--offload-teachers",),
+        ("--offload-teachers", "cpu"),
+        ("--offload-teachers", "disk", "--weights", "ema"),
         ("--optim", "adafactor"),
         ("--optim", "adamw_torch"),
     ],
@@ -86,18 +89,40 @@ def test_a_run_passes_its_preflight_and_takes_steps(tmp_path: Path, words: tuple
         assert run.stepped()["grad_norm"] > 0
 
 
-def test_a_teacher_that_waits_on_the_cpu_teaches_the_same_and_goes_back(tmp_path: Path) -> None:
-    stays = run_in(tmp_path / "model", "--lora-rank", "0")
-    rows = [stays.stepped()]
-    waits = run_in(tmp_path / "model", "--lora-rank", "0", "--offload-teachers")
-    rows.append(waits.stepped())
-    assert rows[0]["loss"] == rows[1]["loss"]
+@pytest.mark.parametrize("to", ["cpu", "disk"])
+@pytest.mark.parametrize("weights", ["frozen", "ema"])
+def test_a_teacher_that_waits_elsewhere_teaches_the_same_and_goes_back(
+    tmp_path: Path, weights: str, to: str
+) -> None:
+    words = ("--lora-rank", "0", "--weights", weights, "--lr", "1e-3")
+    stays = run_in(tmp_path / "model", *words)
+    waits = run_in(tmp_path / "model", *words, "--offload-teachers", to)
+    for _ in range(3):  # an average has moved twice by the third
+        assert stays.stepped()["loss"] == waits.stepped()["loss"]
     (held,) = waits.learner.models.weights.followed.values()
     (copy,) = held.copies
     assert isinstance(copy, ModuleCopy)
     assert {one.device.type for one in copy.policy.model.parameters()} == {"cpu"}
     with scoring(waits) as policy:
         assert policy.model.device.type == "cuda"
+
+
+@pytest.mark.parametrize("rank", ["0", "4"])
+@pytest.mark.parametrize("to", ["cpu", "disk"])
+def test_adapters_by_tag_teach_the_same_wherever_their_base_waits(tmp_path: Path, rank: str, to: str) -> None:
+    """Of an adapter in training (rank 4) it is the student's own base, which stays on the device."""
+    model = str(tiny_model_folder(tmp_path / "model"))
+    teachers = adapters(model, tmp_path)
+    runs = [
+        with_task(made, Tagged(made.learner.task))
+        for more in ((), ("--offload-teachers", to))
+        for made in [
+            run_of(model, "--teacher", teachers, "--lora-rank", rank, *more, recipe="uni-opd", device="auto")
+        ]
+    ]
+    for _ in range(2):
+        assert runs[0].stepped()["loss"] == runs[1].stepped()["loss"]
+    assert {one.device.type for one in runs[1].learner.policy.model.parameters()} == {"cuda"}
 
 
 def test_a_step_on_the_device_is_the_step_of_the_cpu(tmp_path: Path) -> None:

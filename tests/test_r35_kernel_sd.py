@@ -51,7 +51,9 @@ def test_many_steps_are_the_ridge_of_lambda_over_alpha(alpha: float) -> None:
 
 
 def test_without_the_truth_the_fit_goes_to_nothing() -> None:
-    assert after(learner(alpha=0.0), 300).predict(torch.linspace(0, 1, 7).double()[:, None]).abs().max() < 1e-12
+    assert (
+        after(learner(alpha=0.0), 300).predict(torch.linspace(0, 1, 7).double()[:, None]).abs().max() < 1e-12
+    )
 
 
 def test_with_the_truth_alone_the_first_step_is_the_last() -> None:

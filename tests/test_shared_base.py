@@ -117,7 +117,7 @@ def test_another_dtype_is_another_base(tiny: str, experts: dict[str, str]) -> No
 
 
 def test_teachers_that_wait_on_the_cpu(tiny: str, experts: dict[str, str]) -> None:
-    run = taught(tiny, experts, "--lora-rank", "4", "--offload-teachers")
+    run = taught(tiny, experts, "--lora-rank", "4", "--offload-teachers", "cpu")
     run.stepped()
     assert run.progress.rows[-1]["loss"] == pytest.approx(
         taught(tiny, experts, "--lora-rank", "4").stepped()["loss"], rel=1e-5

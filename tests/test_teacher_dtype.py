@@ -13,7 +13,7 @@ from torch import nn
 from runs import TextRun, run_of, scoring, weights
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy, load_policy
-from selfteach.roles.copies import lent
+from selfteach.roles.offload import Offload, lent
 from selfteach.roles.store import WeightStore
 from selfteach.roles.weights import External, Frozen, Random, Snapshot
 from selfteach.task.arena import model_folder
@@ -161,29 +161,30 @@ def test_what_is_lent_comes_back_to_the_bit() -> None:
 
 
 def test_a_teacher_is_where_the_student_is_while_it_scores_and_nowhere_else(
-    tiny: str, monkeypatch: pytest.MonkeyPatch
+    tiny: str,
 ) -> None:
+    """As far as a CPU can tell; tests/test_gpu.py sees the devices."""
     lendings: list[tuple[nn.Module, torch.device]] = []
 
-    @contextmanager
-    def noted(model: nn.Module, device: torch.device) -> Iterator[None]:
-        lendings.append((model, device))
-        yield
+    class Noted(Offload):
+        @contextmanager
+        def lent(self, model: nn.Module, device: torch.device) -> Iterator[None]:
+            lendings.append((model, device))
+            with super().lent(model, device):
+                yield
 
-    monkeypatch.setattr("selfteach.roles.store.lent", noted)
-    student, rest = load_policy(tiny), torch.device("meta")
-    store = WeightStore({"policy": student}, lambda name: load_policy(name, device=rest), rest=rest)
+    student = load_policy(tiny)
+    store = WeightStore({"policy": student}, load_policy, offload=Noted("cpu"))
     specs = (Frozen(), External(tiny), Random(1))
     store.enter(specs)
     for spec in specs:
         with store.scoring(spec) as policy:
             assert lendings.pop() == (policy.model, torch.device("cpu"))
-            assert policy.model.device.type == "meta"
-    assert student.model.device.type == "cpu"
+    assert not lendings
 
 
 def test_where_there_is_no_accelerator_it_is_said(tiny: str) -> None:
-    run = run_of(tiny, "--offload-teachers")
+    run = run_of(tiny, "--offload-teachers")  # alone: cpu
     assert [
         line for line in run.progress.said if line.startswith("offload_teachers: there is no accelerator")
     ]

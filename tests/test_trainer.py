@@ -26,9 +26,9 @@ from selfteach.training import checkpoint, reduce
 from selfteach.training.clock import Clock
 from selfteach.training.interruption import TOLD, Interrupted
 from selfteach.training.jsonrows import read_rows
-from selfteach.training.running import run_learner
 from selfteach.training.learner import Learner, Numbers, Role, Sample, Stage, Trained, Update
 from selfteach.training.progress import Silent
+from selfteach.training.running import run_learner
 from selfteach.training.schedule import scheduled
 from selfteach.training.trainer import Settings, Trainer
 

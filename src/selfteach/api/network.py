@@ -14,6 +14,7 @@ from selfteach.api.resolve import (
     complete,
     flat,
     kind_of,
+    read,
     require_same,
     with_recipe_named,
 )
@@ -62,8 +63,6 @@ def of_a_network_run(
     name, found = require_same(table, recipe, preset)
     chosen = complete(found, saved)
     assert isinstance(chosen, NetworkRecipe)
-    from selfteach.api.resolve import read
-
     bundles = {part: read(kind(), table.get(part, {}), part) for part, kind in NETWORK_BUNDLES.items()}
     return NetworkConfig(chosen, name, saved["preset"], NOWHERE, **bundles)
 

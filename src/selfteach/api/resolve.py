@@ -99,6 +99,8 @@ def text_kind_of(given: MethodLike) -> tuple[str, str | None, type[Recipe] | Rec
 
 def is_network(given: MethodLike | None, table: Mapping[str, Any]) -> bool:
     """Whether a run without tokens is asked for: by its recipe, or by a settings file. UserError as in ``kind_of``."""
+    if given is None and "recipe" in given_from_python(table):
+        return False  # nothing says which: it must be given again, of whatever kind it is
     own = table.get("recipe")
     named = own.get("name") if isinstance(own, Mapping) else own
     given = given if given is not None else named

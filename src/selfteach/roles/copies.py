@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy, bare
 from selfteach.policy.sharding import as_sharded, gathered, is_sharded, is_whole, settle, shard_as, twin
+from selfteach.roles.offload import Offload
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -41,14 +42,16 @@ class ModuleCopy:
     """All weights and buffers in a module of its own, for policies whose weights are all trained.
 
     ``dtype``: of its parameters (none: as they are trained). Buffers keep theirs: a rotary embedding's frequencies in
-    bfloat16 would place tokens wrongly.
+    bfloat16 would place tokens wrongly. ``offload``: where it waits until it scores (none: beside the trained ones).
     """
 
     size = 1
 
-    def __init__(self, trained: Policy, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, trained: Policy, dtype: torch.dtype | None = None, offload: Offload | None = None
+    ) -> None:
         self.trained = trained
-        self.policy = replace(trained.teaching(), model=copied(trained.model, dtype))
+        self.policy = replace(trained.teaching(), model=copied(trained.model, dtype, offload))
 
     @contextmanager
     def scoring(self) -> Iterator[Policy]:
@@ -90,7 +93,7 @@ class Exchange:
     def own(self) -> dict[str, Shaped[Tensor, "..."]]:
         """What is exchanged: what is trained, and the buffers."""
         model = self.trained.model
-        present = tensors_of(model) if is_whole(bare(model)) else named(model)
+        present = named_as_now(model) if is_whole(bare(model)) else named(model)
         return {
             name: tensor
             for name, tensor in present
@@ -176,28 +179,13 @@ class AdaptersOff:
             )
 
 
-@contextmanager
-def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Within it the model's tensors are on ``device``; after it they are where they were. They must not move: what is
-    lent is thrown away."""
-    away = [tensor for _, tensor in named(model) if tensor.device != device]
-    home = [tensor.data for tensor in away]
-    try:
-        for tensor in away:
-            tensor.data = tensor.data.to(device, non_blocking=True)
-        yield
-    finally:
-        for tensor, kept in zip(away, home, strict=True):
-            tensor.data = kept
-
-
 def named(model: nn.Module) -> Iterator[tuple[str, Shaped[Tensor, "..."]]]:
     """Parameters and buffers by name; of a sharded model this process's parts."""
     settle(model)
-    yield from tensors_of(model)
+    yield from named_as_now(model)
 
 
-def tensors_of(model: nn.Module) -> Iterator[tuple[str, Shaped[Tensor, "..."]]]:
+def named_as_now(model: nn.Module) -> Iterator[tuple[str, Shaped[Tensor, "..."]]]:
     """The same as they are now: of a sharded model those that are gathered as a whole."""
     yield from model.named_parameters()
     yield from model.named_buffers()
@@ -209,20 +197,26 @@ def move(
     towards: Mapping[str, Shaped[Tensor, "..."]],
     share: float = 1.0,
 ) -> None:
-    """Move parameters in place by ``share`` of the way; buffers (counters, statistics, frequencies) all the way."""
+    """Move parameters in place by ``share`` of the way; buffers (counters, statistics, frequencies) all the way.
+
+    What waits elsewhere than what it goes towards is averaged there, and so to the same bits as if it were there."""
     for name, tensor in tensors.items():
         goal = as_sharded(towards[name], tensor)
         if share == 1 or not isinstance(towards[name], nn.Parameter):
             tensor.copy_(goal)
-        else:
+        elif tensor.device == goal.device:
             tensor.lerp_(goal.detach().to(tensor.dtype), share)
+        else:
+            tensor.copy_(tensor.to(goal.device).lerp_(goal.detach().to(tensor.dtype), share))
 
 
-def copied(model: Network, dtype: torch.dtype | None = None) -> Network:
-    """A copy that never trains, its parameters of ``dtype``; of a sharded model one that is sharded alike."""
+def copied(model: Network, dtype: torch.dtype | None = None, offload: Offload | None = None) -> Network:
+    """A copy that never trains, its parameters of ``dtype``, in memory or where ``offload`` has it wait; of a sharded
+    model one that is sharded alike."""
     if is_sharded(model):
         return twin(model, partial(at_rest, dtype=dtype))
-    return at_rest(copy.deepcopy(model), dtype)
+    held = {} if offload is None else offload.held(model, dtype)
+    return at_rest(copy.deepcopy(model, dict(held)), dtype)
 
 
 def at_rest(model: Network, dtype: torch.dtype | None = None) -> Network:

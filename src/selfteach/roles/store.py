@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from selfteach.errors import UserError
 from selfteach.policy.loading import Policy, bare
@@ -19,11 +18,11 @@ from selfteach.roles.copies import (
     Copy,
     Exchange,
     ModuleCopy,
-    lent,
     sampler_copy,
     untrained,
 )
 from selfteach.roles.followed import Followed
+from selfteach.roles.offload import Offload
 from selfteach.roles.weights import (
     EMA,
     POLICY,
@@ -46,8 +45,8 @@ class WeightStore:
     ``sampler_dtype``: live weights are sampled from in a copy of this dtype (none: as they are).
     Full weights are held as modules of their own.
     Those of a LoRA policy are exchanged in place (``Exchange``): **no graph of the student may be alive while a role
-    is scored**. ``rest``: the device on which full weights that never move wait until they score (None: where the
-    trained ones are); ``load`` gives its models there. ``drawn_apart``: how often such a copy was sampled from;
+    is scored**. ``offload``: where copies of full weights wait until they score (None: where the trained ones are);
+    ``load`` gives its models there. ``drawn_apart``: how often such a copy was sampled from;
     ``steps``: optimizer steps of the live policy since the store was made.
     """
 
@@ -57,11 +56,11 @@ class WeightStore:
         load: Callable[[str], Policy] | None = None,
         snapshots: Iterable[Snapshot] = (),
         sampler_dtype: torch.dtype | None = None,
-        rest: torch.device | None = None,
+        offload: Offload | None = None,
     ) -> None:
         self.trained = trained
         self.load = load
-        self.rest = rest
+        self.offload = offload
         self.exchanges = {name: Exchange(policy) for name, policy in trained.items()}
         self.wanted = list(dict.fromkeys(snapshots))
         self.snapshots: dict[Snapshot, Copy] = {}
@@ -97,7 +96,7 @@ class WeightStore:
                 take, fixed = partial(self._copy, spec.of), partial(self._fixed, spec.of)
                 self.followed[spec] = Followed(spec, take, fixed)
             elif isinstance(spec, Random):
-                self.random[spec] = known.get(spec) or self._rested(
+                self.random[spec] = known.get(spec) or self.rested(
                     untrained(self.trained[spec.of], spec.seed)
                 )
             elif isinstance(spec, External):
@@ -134,8 +133,8 @@ class WeightStore:
             self.exchanges[spec.of].refuse_entered()
         with ExitStack() as inside:
             policy = self._own(spec) if copy is None else inside.enter_context(copy.scoring())
-            if self.rest is not None:
-                inside.enter_context(lent(policy.model, self._device))
+            if self.offload is not None:
+                inside.enter_context(self.offload.lent(policy.model, self._device))
             training = policy.model.training
             policy.model.eval()
             try:
@@ -207,6 +206,7 @@ class WeightStore:
         """Tell every role that the updates of a batch are over."""
         for one in self.followed.values():
             one.after_batch()
+        self.release()  # averages have moved
 
     def observe(self, row: Mapping[str, Any]) -> None:
         """Hand the last metrics row to the gates of averages (``EMA.gate``). ValueError for a factor not finite."""
@@ -233,16 +233,16 @@ class WeightStore:
     def _copy(self, of: str) -> Copy:
         """One that follows training, in the numbers that are trained."""
         trained = self.trained[of]
-        return AdapterCopy(self.exchanges[of]) if trained.adapted else ModuleCopy(trained)
+        if trained.adapted:
+            return AdapterCopy(self.exchanges[of])
+        return ModuleCopy(trained, offload=self.offload)
 
     def _still(self, of: str) -> Copy:
         """One that never moves again."""
         trained = self.trained[of]
         if trained.adapted:
             return AdapterCopy(self.exchanges[of])
-        copy = ModuleCopy(trained, trained.storage)
-        self._rested(copy.policy)
-        return copy
+        return ModuleCopy(trained, trained.storage, self.offload)
 
     def _fixed(self, of: str) -> Copy:
         """The same as a stage begins: of adapters that were never trained, none is needed."""
@@ -253,12 +253,16 @@ class WeightStore:
     def _device(self) -> torch.device:
         return next(iter(self.trained.values())).model.device
 
-    def _rested(self, policy: Policy) -> Policy:
-        """Sent to where it waits."""
-        if self.rest is not None:
-            model: nn.Module = policy.model
-            model.to(self.rest)
+    def rested(self, policy: Policy) -> Policy:
+        """The policy, with its weights where they wait."""
+        if self.offload is not None:
+            self.offload.put(policy.model)
         return policy
+
+    def release(self) -> None:
+        """Give back the memory of weights that wait in files."""
+        if self.offload is not None:
+            self.offload.release()
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 

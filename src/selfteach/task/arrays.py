@@ -127,7 +127,7 @@ def of_file(name: str, seed: int) -> Arrays:
     try:
         with np.load(name, allow_pickle=False) as file:
             found = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as problem:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError) as problem:
         raise UserError(f"data {name} cannot be read as arrays ({problem}): {advice}") from None
     require("x" in found and "y" in found, f"data {name} has no arrays x and y: {advice}")
     rows = rows_of(name, found["x"], found["y"])

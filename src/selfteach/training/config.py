@@ -29,10 +29,10 @@ from selfteach.task.example import Task
 from selfteach.task.opening import TaskOptions
 from selfteach.task.rows import make_task
 
-FORMAT = 6
+FORMAT = 7
 """Of config.toml: 1 was before knobs were spelled as in torch (``optimization``), 2 before none was written, 3 before
 there was ``max_memory``, 4 before there were ``optim``, ``teacher_dtype`` and ``metrics_tokens``, 5 before there were
-``teacher_cache`` and ``teacher_server``."""
+``teacher_cache`` and ``teacher_server``, 6 before ``offload_teachers`` was a word."""
 
 
 @settings
@@ -54,8 +54,10 @@ class Loading:
     importance_sampling_cap: PositiveFloat = 2.0
     """Most that a token counts for the sampler having drawn it too rarely: its probability under the weights that are
     trained over the sampler's, cut here (with a sampler_dtype that is not theirs, or use_vllm)."""
-    offload_teachers: bool = False
-    """Keep the weights of teachers that never move on the CPU, and on the accelerator only while they score."""
+    offload_teachers: Literal["none", "cpu", "disk"] = "none"
+    """Where teachers' own weights (other models, full copies of the student's, averages) wait until they score: beside
+    the student's (none); in the machine's memory, and on the accelerator only while they score (cpu); or in nameless
+    files in the folder TMPDIR, whose pages are in memory only while there is room (disk). Numbers are the same."""
     teacher_cache: str | None = None
     """Folder that selfteach score wrote: the answers and scores in it are trained on, and the teachers that made these
     are not loaded (none: they score)."""

@@ -53,6 +53,6 @@ def without_effect(config: TrainConfig, stages: Mapping[str, Recipe]) -> Iterato
         yield f"sampler_dtype: recipe {config.recipe_name} samples nothing, so that it changes nothing"
     others = [role.weights for one in recipes for role in one.others.values()]
     for name in ("teacher_dtype", "offload_teachers"):
-        if getattr(loading, name) and all(isinstance(one, Live) for one in others):
+        if getattr(loading, name) != getattr(Loading, name) and all(isinstance(one, Live) for one in others):
             why = "whose teachers are the trained weights" if others else "which has no teacher"
             yield f"{name}: it changes nothing with recipe {config.recipe_name}, {why}"

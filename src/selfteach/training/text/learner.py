@@ -38,7 +38,7 @@ from selfteach.training.learner import Learner, Numbers, Role, Sample, Stage, Tr
 from selfteach.training.progress import Progress
 from selfteach.training.reduce import state_on
 from selfteach.training.rundir import whole_folder
-from selfteach.training.text import data, metrics, mismatch, preflight, tokens
+from selfteach.training.text import data, metrics, mismatch, offloading, preflight, tokens
 from selfteach.training.text.batching import Batching
 from selfteach.training.text.classes import read_classes, token_classes
 from selfteach.training.text.evaluation import HEADLINE, Answered, answered, examined
@@ -71,10 +71,8 @@ class TextLearner(Learner):
         if config.fitted:
             progress.say(config.fitted)
         here = state_on(config.loading.device)
-        if config.loading.offload_teachers and here.device.type == "cpu":
-            progress.say(
-                "offload_teachers: there is no accelerator here, so that teachers stay where they are"
-            )
+        for line in offloading.in_vain(config.loading, here.device):
+            progress.say(line)
         task = config.open_task()
         self.also = [make_task(name, seed=config.seed) for name in config.evaluation.eval_also]
         self._held_out: dict[tuple[int, int], Sequence[Example]] = {}

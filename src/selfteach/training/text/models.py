@@ -32,6 +32,7 @@ from selfteach.training.inputs import external_models
 from selfteach.training.learner import Trained
 from selfteach.training.optimizers import SHARDED_OPTIMIZERS, optimizer_of
 from selfteach.training.schedule import scheduled
+from selfteach.training.text.offloading import offload_of
 from selfteach.training.text.starts import Starts
 from selfteach.training.text.teachers.given import handed_of
 from selfteach.training.text.vllm_rollouts import VllmRollouts, is_cut
@@ -54,12 +55,11 @@ class Models:
         self.handed = handed_of(config, recipes, self.policy.vocabulary)
         self.kept_rooms: dict[str, int] = {}
         self.bases: dict[Base, nn.Module] = {}
-        rest = torch.device("cpu") if config.loading.offload_teachers else None
         self.weights = WeightStore(
             self.policies,
             partial(self.load_external, config, device),
             snapshots,
-            rest=rest,
+            offload=offload_of(config.loading, device),
             sampler_dtype=config.copied_in,
         )
         self.vllm = VllmRollouts(config, self.policy, self.weights) if config.vllm.use_vllm else None
@@ -81,7 +81,10 @@ class Models:
                 trust_remote_code=config.loading.trust_remote_code,
                 memory=config.bookkeeping.memory or memory_limit(device),
             )
-        policy = self.load_on_a_base(config, device, model) or load_external(config, device, model)
+        policy = self.load_on_a_base(config, device, model)
+        if policy is None:
+            policy = load_external(config, device, model, on=self.waits_on(device))
+            self.weights.rested(policy)
         policy.room.memory = self.kept_rooms.get(model, policy.room.memory)
         return policy
 
@@ -95,6 +98,7 @@ class Models:
         if base is None or sum(under(config, one) == base for one in self.others) < 2:
             return None
         held = self.base_held(loading, base)
+        own = held is self.policy.model  # which stays where it is
         policy = load_policy(
             resolve_model(model),
             precision=loading.teacher_dtype or loading.precision,
@@ -102,12 +106,18 @@ class Models:
             merge=False,
             on=None if held is None else again(held),
             trust_remote_code=loading.trust_remote_code,
-            device="cpu" if loading.offload_teachers else device,
+            device=device if own else self.waits_on(device),
             memory=config.bookkeeping.memory or memory_limit(device),
         )
         policy.model.requires_grad_(False)
+        if held is None:
+            self.weights.rested(policy)
         self.bases.setdefault(base, policy.model)
         return policy
+
+    def waits_on(self, device: torch.device) -> torch.device:
+        """The device of other models while they do not score."""
+        return device if self.weights.offload is None else torch.device("cpu")
 
     def base_held(self, loading: Loading, base: Base) -> nn.Module | None:
         """A model in memory on this base, stored as a teacher's is to be: another teacher, or the policy below its
@@ -289,7 +299,7 @@ def require_shardable(config: TrainConfig, recipes: Sequence[Recipe]) -> None:
         return
     for asked, said in (
         (loading.sampler_dtype is not None, "--sampler-dtype: take --precision bfloat16, in which layers are gathered"),
-        (loading.offload_teachers, "--offload-teachers: teachers are sharded themselves"),
+        (loading.offload_teachers != "none", "--offload-teachers: teachers are sharded themselves"),
         (any(one.per_record is not None for one in recipes), "gradients of single records, which want weights whole"),
         (
             config.vllm.use_vllm and any(one.lora_rank for one in adapters(recipes).values()),
@@ -316,9 +326,11 @@ def under(config: TrainConfig, model: str) -> Base | None:
         return None
 
 
-def load_external(config: TrainConfig, device: torch.device, model: str) -> Policy:
-    """Another model, which never moves; on the CPU where teachers wait there, with the room of ``device``. UserError,
-    with the option that names it, if it cannot be loaded."""
+def load_external(
+    config: TrainConfig, device: torch.device, model: str, on: torch.device | None = None
+) -> Policy:
+    """Another model, which never moves, loaded ``on`` a device (none: ``device``) with the room of ``device``.
+    UserError, with the option that names it, if it cannot be loaded."""
     loading = config.loading
     if loading.fsdp != "off":
         whole_one = load_external(unsharded(config), torch.device("cpu"), model)
@@ -329,7 +341,7 @@ def load_external(config: TrainConfig, device: torch.device, model: str) -> Poli
             precision=loading.teacher_dtype or loading.precision,
             trained=False,
             trust_remote_code=loading.trust_remote_code,
-            device="cpu" if loading.offload_teachers else device,
+            device=on or device,
             memory=config.bookkeeping.memory or memory_limit(device),
         )
     except UserError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from selfteach.errors import UserError, diverged, within_memory
 from selfteach.policy.chat_server import names_model
 from selfteach.roles.weights import External
+from selfteach.training.text.preflight.cached import cache_checks
 from selfteach.training.text.preflight.check import Check, indented
 from selfteach.training.text.preflight.cost import cost_check
 from selfteach.training.text.preflight.memory import memory_check
@@ -23,6 +24,7 @@ from selfteach.training.text.preflight.model import (
     weights_check,
 )
 from selfteach.training.text.preflight.objective import objective_check
+from selfteach.training.text.preflight.offload import offload_check
 from selfteach.training.text.preflight.probing import aside, first_prompts, probe_rollouts, small_copy
 from selfteach.training.text.preflight.references import reference_checks
 from selfteach.training.text.preflight.sampling import sampler_check
@@ -97,6 +99,7 @@ def the_model(run: TextLearner) -> Iterator[Check]:
         yield check
     memory = memory_check(run, prompts)
     yield memory
+    yield from offload_check(run)
     if memory.ok:
         yield cost_check(run, prompts)
     for name in run.recipe.trained if memory.ok else ():
@@ -107,6 +110,7 @@ def the_model(run: TextLearner) -> Iterator[Check]:
 def the_recipe(run: TextLearner) -> Iterator[Check]:
     """A few rollouts as it writes them, what its teachers think of them, and its terms."""
     yield from schedule_check(run)
+    yield from cache_checks(run)
     for server in run.recipe.servers:
         yield Check("server", True, names_model(server))
     short = small_copy(run)

@@ -23,7 +23,7 @@ from selfteach.policy.scorer import LocalScorer
 from selfteach.policy.sharding import local, whole
 from selfteach.recipes.base import Recipe
 from selfteach.recipes.tools import Prompt
-from selfteach.roles.weights import External, Weights
+from selfteach.roles.weights import External, Live, Weights
 from selfteach.training.optimizers import state_bytes
 from selfteach.training.text.preflight.check import Check
 from selfteach.training.text.preflight.cost import StageWork, work_of_stages
@@ -143,7 +143,7 @@ def predicted(run: TextLearner, prompts: Sequence[Prompt]) -> Prediction:
 
 def stay(run: TextLearner) -> Stay:
     state = max(optimizer_bytes(run, recipe) for _, recipe in run.recipes)
-    copies = run.models.weights.copies_to_come * gradient_bytes(run)
+    copies = run.models.weights.copies_to_come * weights_bytes(run, waiting=False)
     dtype = run.config.copied_in  # of a copy to sample from, which is not there yet
     sampler = 0 if dtype is None else sum(one.numel() for one in trainable(run)) * dtype.itemsize
     return Stay(in_use(run), state, copies + sampler)
@@ -165,13 +165,27 @@ def gradient_bytes(run: TextLearner) -> int:
     return sum(local(one).nbytes for one in trainable(run))
 
 
+def weights_bytes(run: TextLearner, *, waiting: bool) -> int:
+    """Of a copy of all that is trained, what waits elsewhere (``waiting``), or what stands beside it: adapters do, and
+    full weights where teachers are not offloaded."""
+    offloaded = run.models.weights.offload is not None
+    return sum(
+        local(value).nbytes
+        for policy in run.models.policies.values()
+        if (offloaded and not policy.adapted) is waiting
+        for value in policy.trainable().values()
+    )
+
+
 def in_use(run: TextLearner) -> int:
-    """Bytes that the process has now, on the accelerator or else of the machine's memory."""
+    """Bytes that the process has now, on the accelerator or else of the machine's memory; without those of weights that
+    wait in files, which yield to whatever needs the room."""
     device = run.policy.model.device
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     for policy in run.models.policies.values():
         touch([local(one) for one in policy.model.parameters()])
+    run.models.weights.release()
     return int(psutil.Process().memory_info().rss)
 
 
@@ -233,8 +247,19 @@ def teacher_bytes(run: TextLearner, work: StageWork, contexts: Mapping[str, int]
     for role in work.recipe.teachers.values():
         policy = reader(run, role.weights)
         part = next(policy.room.scoring([length] * rows, run.config.bookkeeping.micro_batch), ())
-        found = max(found, len(part) * length * policy.room.needs.read + reordered_bytes(policy, head=False))
+        read = len(part) * length * policy.room.needs.read
+        found = max(found, read + reordered_bytes(policy, head=False) + lent_bytes(run, role.weights))
     return found
+
+
+def lent_bytes(run: TextLearner, spec: Weights) -> int:
+    """Weights that come to the accelerator for a pass. (On a CPU they are pages of a file.)"""
+    device, policy = run.policy.model.device, reader(run, spec)
+    if run.models.weights.offload is None or device.type == "cpu" or isinstance(spec, Live):
+        return 0
+    if isinstance(spec, External):
+        return sum(one.nbytes for one in policy.model.parameters() if one.device != device)
+    return 0 if policy.adapted else sum(one.nbytes for one in policy.model.parameters())
 
 
 def reader(run: TextLearner, spec: Weights) -> Policy:
