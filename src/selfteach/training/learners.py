@@ -17,6 +17,9 @@ LEARNERS: Mapping[str, str] = {
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
     "darts": "selfteach.training.vision.darts:DartsLearner",
     "random-teacher": "selfteach.training.vision.random_teacher:RandomTeacherLearner",
+    "diffusionopd": "selfteach.training.diffusion.opd:DiffusionOPDLearner",
+    "ridge": "selfteach.training.classic.ridge:RidgeLearner",
+    "self-e": "selfteach.training.diffusion.self_e:SelfELearner",
 }
 """Name → module and class, loaded when it is asked for: each needs packages of its own."""
 
