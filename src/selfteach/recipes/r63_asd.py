@@ -1,0 +1,73 @@
+"""Distillation of a flow's few steps from its own few steps and one more, against a discriminator (arXiv 2511.01419)."""
+
+from __future__ import annotations
+
+from selfteach.objective.adversarial import bradley_terry, gradient_penalty
+from selfteach.recipes.network_kit import *
+
+
+@settings
+class ASD(NetworkRecipe):
+    """One generator serves 1 … N steps a frame: its samples of n steps G^n should be told from those of n + 1, without
+    gradient, by no discriminator; a multi-step teacher's score anchors both (DMD).
+
+    n is drawn each iteration. Ψ noises a sample, x_t = (1 − t) x + t ε, anew for each branch; d_n = D^n(Ψ(G^n(z₁))),
+    d_more = D^n(Ψ(G^{n+1}(z₂))), z₁ and z₂ apart; D^n is the n-th of a discriminator's outputs:
+
+        L_D = mean −log σ(d_more − d_n) + γ/2 mean |∇D|² (at either branch's samples)
+        L_G = L_DMD + α mean −log σ(d_n − d_more)
+        ∂L_DMD/∂x = −(s_real − s_fake)(x_t) · t²/(1 − t) / mean |x − x0_real| = (x0_fake − x0_real) / mean |x − x0_real|
+        L_fake = mean |ε_φ(x_t) − ε|²                                    on samples of the student
+
+    A score of x_t is ((1 − t) x0 − x_t)/t², x0 what its network takes the clean sample to be.
+    """
+
+    name = "asd"
+    title = "Towards One-step Causal Video Generation via Adversarial Self-Distillation"
+    source = "https://arxiv.org/abs/2511.01419"
+    formula = "L_DMD − α log σ(D^n(G^n) − D^n(G^{n+1})); D: −log σ(D^n(G^{n+1}) − D^n(G^n)) + γ/2 (R1 + R2)"
+    learner = "asd"
+    networks = ("student", "fake", "discriminator")
+    outputs = {
+        "x": "[n, d] the student's samples G^n(z₁)",
+        "x0_real": "[n, d] the clean samples that the teacher sees in their noised ones",
+        "x0_fake": "[n, d] and that the network of the student's own scores sees",
+        "t": "[n] times of these noised samples, in (0, 1)",
+        "d_n": "[n] scores D^n(Ψ(G^n(z₁)))",
+        "d_more": "[n] scores D^n(Ψ(G^{n+1}(z₂)))",
+        "slope_n": "[n, d] ∇D^n at Ψ(G^n(z₁))",
+        "slope_more": "[n, d] ∇D^n at Ψ(G^{n+1}(z₂))",
+        "eps_fake": "[n, d] the noise that the network of the student's scores sees in noised samples",
+        "eps": "[n, d] the noise that is in them",
+    }
+
+    adversarial_weight: NonNegativeFloat = 1.0
+    """α; the paper's value is not known to us."""
+    dmd_weight: NonNegativeFloat = 1.0
+    """Weight of L_DMD (0: self-distillation alone)."""
+    dmd_scale: Literal["distance", "score"] = "distance"
+    """What the scores' difference is multiplied by: t²/(1 − t), then divided by the mean distance of sample and
+    teacher, as in DMD (arXiv 2311.18828, equation 8); or nothing."""
+    penalty: NonNegativeFloat = 1.0
+    """γ of R1 and R2; the paper's value is not known to us."""
+
+    def loss(self, network: str, outputs: Outputs, step: int) -> Float[Tensor, ""]:
+        match network:
+            case "fake":
+                return (outputs["eps_fake"] - outputs["eps"].detach()).square().sum(-1).mean()
+            case "discriminator":
+                slopes = gradient_penalty(outputs["slope_more"]) + gradient_penalty(outputs["slope_n"])
+                return bradley_terry(outputs["d_more"], outputs["d_n"]) + self.penalty * slopes
+        adversarial = bradley_terry(outputs["d_n"], outputs["d_more"].detach())
+        return self.dmd_weight * self.matching(outputs) + self.adversarial_weight * adversarial
+
+    def matching(self, outputs: Outputs) -> Float[Tensor, ""]:
+        """A number whose gradient in ``x`` is DMD's: ½ |x − (x − gradient)|², the bracket held."""
+        x = outputs["x"]
+        real, fake, t = (outputs[name].detach() for name in ("x0_real", "x0_fake", "t"))
+        gradient = fake - real
+        if self.dmd_scale == "score":
+            gradient = gradient * ((1 - t) / t.square())[:, None]
+        else:
+            gradient = gradient / (x.detach() - real).abs().mean(-1, keepdim=True)
+        return (x - (x.detach() - gradient)).square().sum(-1).mean() / 2
