@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from selfteach.checks import require
+from selfteach.recipes.diffusion import DiffusionRecipe
 from selfteach.recipes.network import NetworkOptimization, NetworkRecipe, Outputs
 from selfteach.settings import (
+    Few,
     NonNegativeFloat,
     NonNegativeInt,
     NonNegativeRows,
@@ -29,6 +31,8 @@ __all__ = [
     "Any",
     "Bool",
     "ClassVar",
+    "DiffusionRecipe",
+    "Few",
     "Float",
     "Int",
     "Literal",
