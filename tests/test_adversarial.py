@@ -20,7 +20,9 @@ def test_equal_scores_cost_log_two() -> None:
 
 def test_a_pair_is_told_by_its_difference_alone() -> None:
     preferred, other, added = torch.randn(3, 9, dtype=torch.float64)
-    torch.testing.assert_close(bradley_terry(preferred + added, other + added), bradley_terry(preferred, other))
+    torch.testing.assert_close(
+        bradley_terry(preferred + added, other + added), bradley_terry(preferred, other)
+    )
     assert not torch.isclose(logistic(preferred + added, other + added), logistic(preferred, other))
 
 

@@ -18,12 +18,12 @@ def bradley_terry(preferred: Float[Tensor, "*n"], other: Float[Tensor, "*n"]) ->
 
 
 def logistic(real: Float[Tensor, "*n"], fake: Float[Tensor, "*n"]) -> Float[Tensor, ""]:
-    """mean of −log σ(``real``) − log(1 − σ(``fake``)), the discriminator's of arXiv 1406.2661 (its equation 1, negated);
+    """mean of −log σ(``real``) − log(1 − σ(``fake``)), a discriminator of arXiv 1406.2661 (equation 1, negated);
     its minimum is log p/q itself."""
     return softplus(-real).mean() + softplus(fake).mean()
 
 
 def gradient_penalty(slopes: Float[Tensor, "*n d"]) -> Float[Tensor, ""]:
     """½ mean |∇D|² of a discriminator's gradients in its samples: R1 at real samples, R2 at a generator's own
-    (arXiv 1801.04406, equation 9)."""
+    (arXiv 1801.04406)."""
     return slopes.square().sum(-1).mean() / 2

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from selfteach.objective.adversarial import bradley_terry, logistic
 from selfteach.objective.advantage import group_mean
+from selfteach.objective.adversarial import bradley_terry, logistic
 from selfteach.recipes.network_kit import *
 
 
 @settings
-class AFD(NetworkRecipe):
+class AFD(DiffusionRecipe):
     """A teacher gives finished samples and nothing else; a discriminator D learns on the way to tell them from the
     student's, and its score says of each of these how far to move toward it, or away.
 
@@ -40,6 +40,18 @@ class AFD(NetworkRecipe):
         "v": "[n, d] ε − x̂ (student_loss sft: ε − x_T)",
     }
 
+    optimization: NetworkOptimization = NetworkOptimization(
+        optim="adamw", lr=1e-5, weight_decay=1e-4, max_grad_norm=1.0, batch_size=32, steps=300
+    )
+    data: str = "opposite"
+    """Where the teacher's samples come from: a world of the plane, digits, or FILE.npz with arrays x and y (prompts,
+    whole numbers)."""
+    base_data: str = "opposite-biased"
+    """What the student is pretrained on, of the same prompts."""
+    teacher_samples: NonNegativeInt = 200
+    """Samples that the teacher is asked for, once (0: new ones at every step)."""
+    sampling_steps: Few = 4
+    """Denoising steps of the student's own samples, in training as for the headline."""
     student_loss: Literal["nft", "gan", "sft"] = "nft"
     """What the student learns by: its scores as weights; the scores' gradient through its sampler, or flow matching on
     the teacher's samples (the two that the paper compares with)."""
@@ -49,8 +61,18 @@ class AFD(NetworkRecipe):
     """How r is moved into [0, 1]: its least of the batch to 0 and its greatest to 1, or 1/2 + r/(2c)."""
     adv_clip: PositiveFloat = 5.0
     """c, the largest r either way."""
+    discriminator_lr: PositiveFloat = 5e-6
+    """The discriminator's learning rate; its optimizer is otherwise the student's."""
+    discriminator_warmup: NonNegativeInt = 100
+    """Steps of the discriminator alone before the student moves; the paper's number is not known to us."""
+    freeze_discriminator: bool = False
+    """Leave it as it is after that (compared: its score is then gamed)."""
+    shuffle_scores: bool = False
+    """Hand each score to another sample of its prompt (compared: what the score says is lost)."""
     old: Literal["ema", "current"] = "ema"
     """Whose velocity v_old is, and who samples: an average of the student's weights, or the student as it is."""
+    old_decay: UnitInterval = 0.99
+    """The share that the average keeps of itself at each step."""
     beta: PositiveFloat = 0.1
     """β, how far the two velocities lie from v_old."""
     prior_weight: NonNegativeFloat = 1e-4

@@ -1,4 +1,4 @@
-"""Distillation of a flow's few steps from its own few steps and one more, against a discriminator (arXiv 2511.01419)."""
+"""Distillation of a flow's few steps from one step more, against a discriminator (arXiv 2511.01419)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from selfteach.recipes.network_kit import *
 
 
 @settings
-class ASD(NetworkRecipe):
+class ASD(DiffusionRecipe):
     """One generator serves 1 … N steps a frame: its samples of n steps G^n should be told from those of n + 1, without
     gradient, by no discriminator; a multi-step teacher's score anchors both (DMD).
 
@@ -41,15 +41,43 @@ class ASD(NetworkRecipe):
         "eps": "[n, d] the noise that is in them",
     }
 
+    optimization: NetworkOptimization = NetworkOptimization(lr=1e-3, steps=1000)
+    data: str = "walk"
+    """walk (a point in the plane is a frame), or what is of one label: a world of the plane, or FILE.npz with arrays
+    x and y."""
+    frames: Few = 8
+    """Frames of a sequence; each has as many entries as any other."""
+    schedule_steps: Few = 4
+    """Times of the schedule that fewer steps skip within."""
+    student_every: PositiveInt = 5
+    """Of so many steps one moves the student, the others the two networks that judge it."""
+    fake_lr: PositiveFloat = 1e-3
+    """Learning rate of the network of the student's scores."""
+    discriminator_lr: PositiveFloat = 1e-3
+    """Learning rate of the discriminator."""
+    sampling_steps: Few = 1
+    """Steps a frame that the headline judges."""
+    step_counts: tuple[Few, ...] = (1, 2, 4)
+    """Steps a frame that are evaluated, alike for all frames and with the whole schedule for the first one."""
     adversarial_weight: NonNegativeFloat = 1.0
     """α; the paper's value is not known to us."""
     dmd_weight: NonNegativeFloat = 1.0
     """Weight of L_DMD (0: self-distillation alone)."""
     dmd_scale: Literal["distance", "score"] = "distance"
     """What the scores' difference is multiplied by: t²/(1 − t), then divided by the mean distance of sample and
-    teacher, as in DMD (arXiv 2311.18828, equation 8); or nothing."""
+    teacher, as in DMD (arXiv 2311.18828); or nothing."""
     penalty: NonNegativeFloat = 1.0
     """γ of R1 and R2; the paper's value is not known to us."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = max(*self.step_counts, self.sampling_steps)
+        require(
+            most <= self.schedule_steps,
+            f"sampling_steps and step_counts skip within a schedule of {self.schedule_steps} steps, got {most}",
+        )
+        require(self.schedule_steps > 1, "schedule_steps must be 2 or more: n steps learn from n + 1")
+        require(self.student_every > 1, "student_every must be 2 or more: the other steps are its judges'")
 
     def loss(self, network: str, outputs: Outputs, step: int) -> Float[Tensor, ""]:
         match network:

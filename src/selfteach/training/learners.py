@@ -12,6 +12,8 @@ from selfteach.training.network_config import NetworkConfig
 from selfteach.training.network_learner import NetworkLearner
 
 LEARNERS: Mapping[str, str] = {
+    "afd": "selfteach.training.diffusion.afd:AFDLearner",
+    "asd": "selfteach.training.diffusion.asd:ASDLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
 }
 """Name → module and class, loaded when it is asked for: each needs packages of its own."""
