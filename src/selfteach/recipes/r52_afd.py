@@ -57,10 +57,11 @@ class AFD(DiffusionRecipe):
     the teacher's samples (the two that the paper compares with)."""
     discriminator_loss: Literal["bradley-terry", "logistic"] = "bradley-terry"
     """What the discriminator learns by: pairs of one prompt, or each sample by itself (compared)."""
-    weights: Literal["min-max", "clipped"] = "min-max"
-    """How r is moved into [0, 1]: its least of the batch to 0 and its greatest to 1, or 1/2 + r/(2c)."""
+    weights: Literal["min-max", "standardized"] = "min-max"
+    """How r is moved into [0, 1]: the least of the batch to 0 and the greatest to 1; or c standard deviations below
+    their mean, which is 0, to 0, and c above it to 1, as DiffusionNFT does (arXiv 2509.16117)."""
     adv_clip: PositiveFloat = 5.0
-    """c, the largest r either way."""
+    """c: the largest r either way (weights standardized: in standard deviations)."""
     discriminator_lr: PositiveFloat = 5e-6
     """The discriminator's learning rate; its optimizer is otherwise the student's."""
     discriminator_warmup: NonNegativeInt = 100
@@ -103,9 +104,11 @@ class AFD(DiffusionRecipe):
 
     def share(self, score: Float[Tensor, "n"], y: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
         """w: 1/2 where a sample is as good as its prompt's others."""
-        r = (score - group_mean(score, y)).clamp(-self.adv_clip, self.adv_clip)
-        if self.weights == "clipped":
-            return 0.5 + r / (2 * self.adv_clip)
+        r = score - group_mean(score, y)
+        if self.weights == "standardized":
+            scale = self.adv_clip * r.square().mean().sqrt()
+            return 0.5 + (r / scale).clamp(-1, 1) / 2 if scale > 0 else torch.full_like(r, 0.5)
+        r = r.clamp(-self.adv_clip, self.adv_clip)
         low, high = r.min(), r.max()
         return (r - low) / (high - low) if high > low else torch.full_like(r, 0.5)
 
