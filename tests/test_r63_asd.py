@@ -108,12 +108,24 @@ def test_the_gradient_is_the_difference_of_scores() -> None:
         ("student", ("d_n",), {"dmd_weight": 0.0, "adversarial_weight": 0.7}),
         ("discriminator", ("d_n", "d_more", "slope_n", "slope_more"), {"penalty": 0.3}),
         ("fake", ("eps_fake",), {}),
+        ("fake", ("eps_fake",), {"fake_loss": "velocity"}),
     ],
 )
 def test_gradients_are_finite_differences(
     network: str, names: tuple[str, ...], knobs: dict[str, Any]
 ) -> None:
     require_slopes("asd", given(), network, names, **knobs)
+
+
+def test_an_error_of_noise_is_one_of_velocity_times_what_is_left() -> None:
+    """ε = x_t + (1 − t) v, of the same x_t on both sides."""
+    arrays = given()
+    v_fake, v = np.random.default_rng(4).normal(size=(2, N, D))
+    for name, velocity in (("eps_fake", v_fake), ("eps", v)):
+        arrays[name] = arrays["x"] + (1 - arrays["t"][:, None]) * velocity
+    error = ((v_fake - v) ** 2).sum(1)
+    assert losses(arrays, fake_loss="velocity")["fake"] == pytest.approx(error.mean(), rel=1e-10)
+    assert losses(arrays)["fake"] == pytest.approx((error * (1 - arrays["t"]) ** 2).mean(), rel=1e-10)
 
 
 # --- rolling out ------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ class ASD(DiffusionRecipe):
         "x": "[n, d] the student's samples G^n(z₁)",
         "x0_real": "[n, d] the clean samples that the teacher sees in their noised ones",
         "x0_fake": "[n, d] and that the network of the student's own scores sees",
-        "t": "[n] times of these noised samples, in (0, 1)",
+        "t": "[n] times of the noised samples that the two scores are asked about, in (0, 1)",
         "d_n": "[n] scores D^n(Ψ(G^n(z₁)))",
         "d_more": "[n] scores D^n(Ψ(G^{n+1}(z₂)))",
         "slope_n": "[n, d] ∇D^n at Ψ(G^n(z₁))",
@@ -66,6 +66,8 @@ class ASD(DiffusionRecipe):
     dmd_scale: Literal["distance", "score"] = "distance"
     """What the scores' difference is multiplied by: t²/(1 − t), then divided by the mean distance of sample and
     teacher, as in DMD (arXiv 2311.18828); or nothing."""
+    fake_loss: Literal["noise", "velocity"] = "noise"
+    """What the network of the student's scores errs in: the noise, or the velocity, which is that divided by 1 − t."""
     penalty: NonNegativeFloat = 1.0
     """γ of R1 and R2; the paper's value is not known to us."""
 
@@ -82,7 +84,9 @@ class ASD(DiffusionRecipe):
     def loss(self, network: str, outputs: Outputs, step: int) -> Float[Tensor, ""]:
         match network:
             case "fake":
-                return (outputs["eps_fake"] - outputs["eps"].detach()).square().sum(-1).mean()
+                error = (outputs["eps_fake"] - outputs["eps"].detach()).square().sum(-1)
+                late = (1 - outputs["t"].detach()).square() if self.fake_loss == "velocity" else 1.0
+                return (error / late).mean()
             case "discriminator":
                 slopes = gradient_penalty(outputs["slope_more"]) + gradient_penalty(outputs["slope_n"])
                 return bradley_terry(outputs["d_more"], outputs["d_n"]) + self.penalty * slopes

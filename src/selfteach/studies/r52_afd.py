@@ -10,16 +10,17 @@ LAPTOP = Laptop(
     knobs={
         "pretrain_steps": 500,
         "discriminator_warmup": 100,
-        "steps": 400,
+        "steps": 300,
         "batch_size": 256,
         "lr": 1e-3,
         "discriminator_lr": 1e-3,
+        "schedule": "cosine",
         "teacher_samples": 2000,
         "sampling_steps": 8,
         "weights": "standardized",
-        "adv_clip": 2.0,
+        "adv_clip": 1.0,
         "beta": 1.0,
-        "old_decay": 0.95,
+        "old_decay": 0.9,
     }
 )
 

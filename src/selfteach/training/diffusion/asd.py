@@ -186,7 +186,8 @@ class ASDLearner(DiffusionLearner[ASD]):
         """What the loss of the student's scores reads."""
         x_t = self.noised(batch, 2, batch.few)
         velocity = self.velocity(self.fake, x_t, batch.t[2])
-        return {"eps_fake": noise_of(x_t, velocity, batch.t[2]), "eps": batch.noise[2]}
+        seen = noise_of(x_t, velocity, batch.t[2])
+        return {"eps_fake": seen, "eps": batch.noise[2], "t": batch.t[2]}
 
     def told_apart(self, batch: Branches) -> dict[str, Tensor]:
         """What the discriminator's loss reads."""
