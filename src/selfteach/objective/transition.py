@@ -72,7 +72,8 @@ def cps(
 
         std = s sin(πη/2),  mean = (1 − s) x₀ + √(s² − std²) ε
 
-    η = 0 is ``ode``; η = 1 draws all noise anew.
+    η = 0 is ``ode``; η = 1 draws all noise anew. The noise of a step does not shrink with its length, so that samples
+    of many steps are narrower than the flow's.
     """
     std = s * math.sin(eta * math.pi / 2)
     kept = (s.square() - std.square()).clamp(min=0).sqrt()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from selfteach.checks import require
+from selfteach.objective import flow, transition
 from selfteach.recipes.diffusion import DiffusionRecipe
 from selfteach.recipes.network import NetworkOptimization, NetworkRecipe, Outputs
 from selfteach.settings import (
@@ -51,8 +52,10 @@ __all__ = [
     "Shaped",
     "Tensor",
     "UnitInterval",
+    "flow",
     "functional",
     "require",
     "settings",
     "torch",
+    "transition",
 ]

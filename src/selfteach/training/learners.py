@@ -14,7 +14,9 @@ from selfteach.training.network_learner import NetworkLearner
 LEARNERS: Mapping[str, str] = {
     "afd": "selfteach.training.diffusion.afd:AFDLearner",
     "asd": "selfteach.training.diffusion.asd:ASDLearner",
+    "diffusionopd": "selfteach.training.diffusion.opd:DiffusionOPDLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
+    "self-e": "selfteach.training.diffusion.self_e:SelfELearner",
 }
 """Name → module and class, loaded when it is asked for: each needs packages of its own."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -124,7 +124,7 @@ class AFDLearner(DiffusionLearner[AFD]):
     def sampler(self) -> VelocityNetwork:
         """Who samples: the old weights, where the student learns from what they say."""
         follows = self.stage == DISTILL and self.recipe.student_loss == "nft" and self.recipe.old == "ema"
-        return self.old.module if follows else self.network
+        return cast(VelocityNetwork, self.old.module) if follows else self.network
 
     def updates(self, batch: Any) -> Iterator[Update]:
         if self.pretraining:

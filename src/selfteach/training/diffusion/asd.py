@@ -191,7 +191,7 @@ class ASDLearner(DiffusionLearner[ASD]):
 
     def told_apart(self, batch: Branches) -> dict[str, Tensor]:
         """What the discriminator's loss reads."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for place, (name, x) in enumerate({"n": batch.few, "more": batch.more}.items()):
             x_t = self.noised(batch, place, x).requires_grad_()
             score = self.score(x_t, batch.t[place], batch.steps)

@@ -28,6 +28,10 @@ class Source(ABC):
         """Training examples and their labels, by torch's global generator."""
 
     @abstractmethod
+    def draw_of(self, labels: Labels) -> Float[Tensor, "n d"]:
+        """One training example of each label, by the same."""
+
+    @abstractmethod
     def held_out(self, label: int, n: int, generator: torch.Generator) -> Float[Tensor, "m d"]:
         """At most ``n`` examples of a label that are not trained on."""
 
@@ -47,6 +51,9 @@ class OfWorld(Source):
         labels = torch.randint(self.classes, (n,))
         return self.world.sample(labels), labels
 
+    def draw_of(self, labels: Labels) -> Float[Tensor, "n d"]:
+        return self.world.sample(labels)
+
     def held_out(self, label: int, n: int, generator: torch.Generator) -> Float[Tensor, "m d"]:
         return self.world.sample(torch.full((n,), label), generator)
 
@@ -61,15 +68,22 @@ class OfRows(Source):
         self.x, self.y = flat(arrays.train)
         self.test = flat(arrays.test)
         self.dims, self.classes = self.x.shape[1], arrays.classes
-        few = self.test[1].bincount(minlength=self.classes).min()
-        require(
-            int(few) >= 2,
-            f"data {name}: a label has {int(few)} rows held out, and 2 are needed: give more rows",
-        )
+        for part, y, least in (("to train on", self.y, 1), ("held out", self.test[1], 2)):
+            few = int(y.bincount(minlength=self.classes).min())
+            require(
+                few >= least,
+                f"data {name}: a label has {few} rows {part}, and {least} are needed: give more rows",
+            )
 
     def draw(self, n: int) -> tuple[Float[Tensor, "n d"], Labels]:
         rows = torch.randint(len(self.x), (n,))
         return self.x[rows], self.y[rows]
+
+    def draw_of(self, labels: Labels) -> Float[Tensor, "n d"]:
+        counts = self.y.bincount(minlength=self.classes)
+        first = counts.cumsum(0) - counts
+        place = first[labels] + (torch.rand(len(labels)) * counts[labels]).long()
+        return self.x[self.y.argsort(stable=True)[place]]
 
     def held_out(self, label: int, n: int, generator: torch.Generator) -> Float[Tensor, "m d"]:
         return self.test[0][self.test[1] == label][:n]

@@ -30,6 +30,9 @@ class OfWalk(Source):
     def draw(self, n: int) -> tuple[Float[Tensor, "n d"], Labels]:
         return self.walk.sample(n).flatten(1), torch.zeros(n, dtype=torch.long)
 
+    def draw_of(self, labels: Labels) -> Float[Tensor, "n d"]:
+        return self.walk.sample(len(labels)).flatten(1)
+
     def held_out(self, label: int, n: int, generator: torch.Generator) -> Float[Tensor, "m d"]:
         return self.walk.sample(n, generator).flatten(1)
 

@@ -51,9 +51,13 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
         super().__init__(recipe, settings)
         self.source = self.make_source()
         self.network = VelocityNetwork(
-            self.source.dims, self.source.classes, recipe.width, recipe.depth,
-            two_time=self.two_time, seed=settings.seed,
-        )  # fmt: skip
+            self.source.dims,
+            self.prompts(),
+            recipe.width,
+            recipe.depth,
+            two_time=self.two_time,
+            seed=settings.seed,
+        )
         first = [Stage(PRETRAIN, recipe.pretrain_steps)] if recipe.pretrain_steps else []
         self.stages = [*first, *self.own_stages()]
         self.stage = self.stages[0].name
@@ -61,6 +65,10 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
     def make_source(self) -> Source:
         """Where examples come from. UserError where the recipe's data is none."""
         return source_named(self.recipe.data, self.settings.seed)
+
+    def prompts(self) -> int:
+        """How many labels the network knows, beside none."""
+        return self.source.classes
 
     def own_stages(self) -> list[Stage]:
         """The method's stages after ``pretrain``."""
@@ -103,9 +111,9 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
     def updates(self, batch: Any) -> Iterator[Update]:
         yield Update((NETWORK,), lambda: self.match(batch))
 
-    def match(self, batch: Matching) -> Numbers:
+    def match(self, batch: Matching, network: VelocityNetwork | None = None) -> Numbers:
         x = interpolated(batch.x0, batch.noise, batch.t)
-        loss = matching_loss(self.network(x, batch.t, batch.labels), batch.x0, batch.noise)
+        loss = matching_loss((network or self.network)(x, batch.t, batch.labels), batch.x0, batch.noise)
         loss.backward()
         return {"loss": loss.item()}
 
@@ -132,16 +140,14 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
         return sorted({*self.recipe.step_counts, self.recipe.sampling_steps})
 
     def evaluate(self, phase: str) -> Mapping[str, float] | None:
-        found = {f"eval/energy/{steps}": self.distance(steps) for steps in self.counts}
-        return {"eval/headline": found[f"eval/energy/{self.recipe.sampling_steps}"], **found}
-
-    def distance(self, steps: int) -> float:
-        """The energy distance of samples to the reference, mean over labels."""
-        each = self.distances(steps)
-        return sum(each) / len(each)
+        each = {steps: self.distances(steps) for steps in self.counts}
+        found = {f"eval/energy/{steps}": sum(own) / len(own) for steps, own in each.items()}
+        judged = self.recipe.sampling_steps
+        of_labels = {f"eval/label/{label}": one for label, one in enumerate(each[judged])}
+        return {"eval/headline": found[f"eval/energy/{judged}"], **found, **of_labels}
 
     def distances(self, steps: int) -> list[float]:
-        """That of each label."""
+        """The energy distance of samples to the reference, of each label."""
         generator = torch.Generator().manual_seed(self.settings.seed + APART)
         found = []
         for label in range(self.source.classes):
