@@ -41,7 +41,7 @@ class ASD(DiffusionRecipe):
         "eps": "[n, d] the noise that is in them",
     }
 
-    optimization: NetworkOptimization = NetworkOptimization(lr=1e-3, steps=1000)
+    optimization: NetworkOptimization = NetworkOptimization(lr=1e-4, betas=(0.0, 0.999), steps=1000)
     data: str = "walk"
     """walk (a point in the plane is a frame), or what is of one label: a world of the plane, or FILE.npz with arrays
     x and y."""

@@ -6,7 +6,7 @@ from selfteach.studies.laptop import Laptop
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Exceeds
 
-LAPTOP = Laptop(knobs={})
+LAPTOP = Laptop(knobs={"pretrain_steps": 600, "steps": 300, "batch_size": 64, "fake_loss": "velocity"})
 
 ASD = "asd --samples-every 0"
 DMD = f"{ASD} --adversarial-weight 0"
