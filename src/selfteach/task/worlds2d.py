@@ -129,6 +129,12 @@ def opposite(classes: int = 4, radius: float = 2.0, std: float = 0.15) -> Mixtur
     return Mixture(torch.stack([one, -one], 1), torch.full((classes, 2), 0.5), std)
 
 
+def opposite_biased(classes: int = 4) -> Mixture:
+    """``opposite`` as one who learned from poor data knows it: closer in, too wide, the first of two seen too often."""
+    near = opposite(classes, radius=1.4, std=0.3)
+    return Mixture(near.means, torch.tensor([0.85, 0.15]).expand(classes, 2), near.std)
+
+
 def checkerboard(cells: int = 4, side: float = 1.0) -> Squares:
     """One class: every second square of a board around the origin."""
     places = [(i, j) for i in range(cells) for j in range(cells) if (i + j) % 2 == 0]
@@ -138,6 +144,7 @@ def checkerboard(cells: int = 4, side: float = 1.0) -> Squares:
 WORLDS: Mapping[str, Callable[[], World]] = {
     "ring": ring,
     "opposite": opposite,
+    "opposite-biased": opposite_biased,
     "checkerboard": checkerboard,
 }
 """By name: eight modes on a circle; four classes of two opposite modes; a board."""

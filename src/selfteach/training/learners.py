@@ -17,6 +17,8 @@ LEARNERS: Mapping[str, str] = {
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
     "darts": "selfteach.training.vision.darts:DartsLearner",
     "random-teacher": "selfteach.training.vision.random_teacher:RandomTeacherLearner",
+    "afd": "selfteach.training.diffusion.afd:AFDLearner",
+    "asd": "selfteach.training.diffusion.asd:ASDLearner",
     "diffusionopd": "selfteach.training.diffusion.opd:DiffusionOPDLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
     "self-e": "selfteach.training.diffusion.self_e:SelfELearner",

@@ -41,14 +41,24 @@ class VelocityNetwork(nn.Module):
     ) -> Float[Tensor, "n d"]:
         """``s``: the time that the jump from ``t`` ends at (None: t itself, the velocity of the flow). A network of one
         time does not see it."""
+        found: Tensor = self.end(self.features(x, t, labels, s))
+        return found
+
+    def features(
+        self,
+        x: Float[Tensor, "n d"],
+        t: Float[Tensor, "n"],
+        labels: Int[Tensor, "n"],
+        s: Float[Tensor, "n"] | None = None,
+    ) -> Float[Tensor, "n width"]:
+        """What the last layer reads the velocity off."""
         told = self.time(waves(t)) + self.label(labels)
         if self.jump is not None:
             told = told + self.jump(waves(t - (t if s is None else s)))
-        hidden = self.begin(x)
+        hidden: Tensor = self.begin(x)
         for layer in self.layers:
             hidden = hidden + functional.silu(layer(functional.silu(hidden + told)))
-        found: Tensor = self.end(hidden)
-        return found
+        return hidden
 
 
 def embedding(width: int) -> nn.Sequential:
