@@ -13,15 +13,9 @@ from selfteach.training.network_learner import NetworkLearner
 
 LEARNERS: Mapping[str, str] = {
     "recursion": "selfteach.training.classic.recursion:RecursionLearner",
-    "vision": "selfteach.training.vision.classifier:VisionLearner",
-    "ridge": "selfteach.training.classic.ridge:RidgeLearner",
-    "darts": "selfteach.training.vision.darts:DartsLearner",
-    "random-teacher": "selfteach.training.vision.random_teacher:RandomTeacherLearner",
-    "afd": "selfteach.training.diffusion.afd:AFDLearner",
-    "asd": "selfteach.training.diffusion.asd:ASDLearner",
-    "diffusionopd": "selfteach.training.diffusion.opd:DiffusionOPDLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
     "self-e": "selfteach.training.diffusion.self_e:SelfELearner",
+    "vision": "selfteach.training.vision.classifier:VisionLearner",
 }
 """Name → module and class, loaded when it is asked for: each needs packages of its own."""
 
