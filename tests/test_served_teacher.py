@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from selfteach.objective.listed import Listed
 from selfteach.policy.chat_server import ChatServer
 from selfteach.policy.loading import load_policy
 from selfteach.policy.logprob_server import listed_by, model_named, position
+from selfteach.task.trajectory import Trajectory
+from selfteach.training.text.teachers.handed import Piece
 from tiny import tiny_model_folder
 
 WORDS = (
@@ -53,6 +55,34 @@ def test_a_served_teacher_teaches_what_the_local_one_does(tiny: str) -> None:
     assert {one["max_tokens"] for one in requests} == {1}
     assert served.progress.rows[0]["unscored/teacher"] == 0
     assert not served.learner.models.weights.copies
+
+
+class Unwell:
+    """What hands over scores by the protocol and nothing beside it, and has none."""
+
+    roles: tuple[str, ...] = ("teacher",)
+    stored: tuple[Trajectory, ...] = ()
+    k = 8
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+
+    def scores(self, role: str, pieces: Sequence[Piece]) -> list[Listed | str]:
+        return [f"it is asleep, and so is {role}" for _ in pieces]
+
+    def forget(self) -> None:
+        pass
+
+    def describe(self, role: str) -> str:
+        return "nothing"
+
+
+def test_whoever_hands_over_scores_says_why_there_are_none(tiny: str) -> None:
+    run = TextRun(configured(["opsd", "--model", tiny, *WORDS])[0])
+    run.learner.models.handed = Unwell(run.learner.policy.vocabulary)
+    said = r"no scores by 'teacher' of 3 of 3 rollouts \(it is asleep, and so is teacher\): more"
+    with pytest.raises(UserError, match=said):
+        run.stepped()
 
 
 def test_another_model_on_a_server_is_not_loaded(tiny: str, tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from selfteach.training.launch import learner_of
 from selfteach.training.progress import Silent
 from selfteach.training.text.store import NamedStore
 from selfteach.training.text.teachers import cache, scoring
-from selfteach.training.text.teachers.cache import CacheWriter, Identity, Made, TeacherCache
+from selfteach.training.text.teachers.cache import CacheWriter, TeacherCache
 from selfteach.training.text.teachers.handed import Piece
+from selfteach.training.text.teachers.manifest import Identity, Made
 from selfteach.training.text.teachers.packed import bits_of, packed, unpacked, untied
 from selfteach.training.text.teachers.scoring import score
 from tiny import tiny_model_folder
@@ -95,7 +96,7 @@ def test_rounding_does_not_change_which_tokens_are_the_likeliest() -> None:
 def test_a_million_tokens_take_less_than_300_megabytes(tmp_path: Path) -> None:
     """64 of 151,936 tokens: 64 · (18 + 16) bits, tail and sampled log-prob are 280 bytes a token."""
     none = Identity("frozen", "m", "w", "t", "k")
-    what = Made("opsd", {"teacher": none}, 64, 151_936, "float16", "float32")
+    what = Made("opsd", {"teacher": none}, 64, 151_936, "float16", "float32", None)
     assert what.bytes_per_token == 280
     writer, tokens = CacheWriter(tmp_path, what, shard_bytes=500_000), 0
     writer.keep([])
@@ -276,7 +277,7 @@ def spoil(folder: Path, how: str) -> None:
 
 SPOILED = {
     "truncated": "has", "edited": "is not as it was written", "grown": "has grown", "lost": "is missing",
-    "rollouts": "rollouts.jsonl has", "no manifest": "no teacher cache", "no json": "cannot be read",
+    "rollouts": "rollouts.jsonl has", "no manifest": "no teacher cache", "no json": "is not valid JSON",
     "format": "has format 99", "outside": "outside of its folder", "half": "is not whole",
 }  # fmt: skip
 

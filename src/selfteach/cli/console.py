@@ -21,6 +21,7 @@ from selfteach.outside import read_json
 from selfteach.recipes.knobs import RENAMED
 from selfteach.roles.view import Messages
 from selfteach.task.example import Message
+from selfteach.training.spoken import is_mine_to_say
 from selfteach.words import given_names, option
 
 T = TypeVar("T")
@@ -168,8 +169,10 @@ def refuse_unwritable(path: Path | None) -> None:
 
 
 def fail(message: str) -> int:
-    """Print a user's mistake in one line and return the exit code for it."""
-    print(f"selfteach: {as_options(' '.join(message.split()))}", file=sys.stderr)
+    """Print a user's mistake in one line, once where several processes met it, and return the exit code for it."""
+    said = f"selfteach: {as_options(' '.join(message.split()))}"
+    if is_mine_to_say(said):
+        print(said, file=sys.stderr, flush=True)
     return 2
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from threading import Lock
 from typing import Any
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.outside import with_type
+from selfteach.policy.deadline import limited
 from selfteach.task.example import Message
 from selfteach.wording import shortened
 
@@ -40,8 +42,8 @@ class ChatServer:
 
     ``budget``: tokens, read and written, that it may be asked for in all (None: any number). Before a request is sent
     its room is set aside, a token for each byte that it holds and all that may be answered, so that the budget is never
-    exceeded; what the server says that it was is counted then. UserError for an address that is none, or holds a
-    password.
+    exceeded; what the server says that it was is counted then. ``seconds``: of each try, from connecting to
+    the last byte of its answer. UserError for an address that is none, or holds a password.
     """
 
     url: str
@@ -205,7 +207,12 @@ def client_of(server: ChatServer) -> Any:
     import openai
 
     key = os.environ.get("OPENAI_API_KEY") or "none"  # servers of one's own ask for none
-    return openai.OpenAI(base_url=server.url, api_key=key, timeout=server.seconds, max_retries=server.retries)
+    return openai.OpenAI(
+        base_url=server.url, api_key=key, timeout=server.seconds, max_retries=server.retries,
+        # Each request has its connection, whose end is its own affair.
+        default_headers={"Connection": "close"},
+        http_client=openai.DefaultHttpxClient(event_hooks={"request": [partial(limited, server.seconds)]}),
+    )  # fmt: skip
 
 
 def asked(

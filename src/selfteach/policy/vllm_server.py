@@ -28,6 +28,7 @@ from selfteach.checks import require
 from selfteach.errors import UserError
 from selfteach.outside import with_type
 from selfteach.policy.checkpoint_weights import write_weights
+from selfteach.policy.deadline import Deadline, opened
 from selfteach.policy.sampler import Watch
 from selfteach.policy.vllm_sampler import OUTSIDE, Completion, Request
 from selfteach.wording import shortened
@@ -38,6 +39,8 @@ SECONDS_A_TOKEN = 0.05
 """A server that writes more slowly is taken to be away."""
 LARGEST = 64 << 20
 """Bytes of one answer."""
+SAID = 2000
+"""Bytes of a refusal that are read."""
 PAUSE = 0.5
 """Seconds between looks whether a server is there again."""
 LOOK = 30.0
@@ -278,17 +281,22 @@ class VllmServer:
         return self.requested(request, self.seconds + longer, True)
 
     def requested(self, request: urllib.request.Request, seconds: float, reading: bool) -> Any:
-        """The answer. Away where there is none; Refused where there will be none; UserError where it is no JSON."""
+        """The answer. Away where there is none within ``seconds``, from the connection to the last byte; Refused where
+        there will be none; UserError where it is no JSON."""
+        deadline = Deadline(seconds)
         try:
-            with urllib.request.urlopen(request, timeout=seconds) as response:
-                held: bytes = response.read(LARGEST + 1)
-        except urllib.error.HTTPError as problem:
-            said = shortened(" ".join(problem.read(2000).decode("utf-8", "replace").split()), 200)
-            if problem.code in AGAIN and not request.full_url.endswith("/collective_rpc"):
-                raise Away(f"status {problem.code}") from problem
-            raise Refused(f"{self.name} refuses with status {problem.code}: {said}") from problem
+            status, held = answered(request, deadline)
         except (OSError, HTTPException) as problem:
-            raise Away(with_type(problem)) from problem
+            raise Away(str(deadline) if deadline.passed else with_type(problem)) from problem
+        finally:
+            deadline.close()
+        if deadline.passed:
+            raise Away(str(deadline))
+        if status >= 400:
+            if status in AGAIN and not request.full_url.endswith("/collective_rpc"):
+                raise Away(f"status {status}")
+            said = shortened(" ".join(held[:SAID].decode("utf-8", "replace").split()), 200)
+            raise Refused(f"{self.name} refuses with status {status}: {said}")
         require(len(held) <= LARGEST, f"{self.name} gave an answer of more than {LARGEST >> 20} MiB")
         if not reading or not held:
             return None
@@ -298,6 +306,19 @@ class VllmServer:
             raise UserError(
                 f"{self.name} answers {shortened(held.decode('utf-8', 'replace'), 60)!r}, which is no JSON: is it vLLM?"
             ) from problem
+
+
+def answered(request: urllib.request.Request, deadline: Deadline) -> tuple[int, bytes]:
+    """(status, what it says: of an error the beginning). OSError or HTTPException for an answer that is not whole."""
+    try:
+        with opened(request, deadline) as response:
+            held = response.read(LARGEST + 1)
+            if response.length and len(held) <= LARGEST:
+                raise ConnectionResetError(f"the answer breaks off after {len(held)} bytes")
+            return response.status, held
+    except urllib.error.HTTPError as problem:
+        with problem:
+            return problem.code, problem.read(SAID)
 
 
 def choice_of(told: Any) -> Mapping[str, Any]:

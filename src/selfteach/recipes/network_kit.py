@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from selfteach.checks import require
+from selfteach.objective import flow, transition
+from selfteach.recipes.diffusion import DiffusionRecipe
 from selfteach.recipes.network import NetworkOptimization, NetworkRecipe, Outputs
 from selfteach.settings import (
+    Few,
     NonNegativeFloat,
     NonNegativeInt,
     NonNegativeRows,
@@ -29,6 +32,8 @@ __all__ = [
     "Any",
     "Bool",
     "ClassVar",
+    "DiffusionRecipe",
+    "Few",
     "Float",
     "Int",
     "Literal",
@@ -47,8 +52,10 @@ __all__ = [
     "Shaped",
     "Tensor",
     "UnitInterval",
+    "flow",
     "functional",
     "require",
     "settings",
     "torch",
+    "transition",
 ]

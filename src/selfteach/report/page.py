@@ -16,7 +16,7 @@ from selfteach.errors import UserError
 from selfteach.report import curves, plot, reading, text, turns
 from selfteach.report.explorer import explorer
 from selfteach.report.learned import Learned, doubts, learned
-from selfteach.report.others import Other, Scatter, few, scatters
+from selfteach.report.others import Other, Picture, Scatter, few, picture, scatters
 from selfteach.report.plot import Drawing, draw
 from selfteach.report.reading import RunData, Sample, dotted, table
 from selfteach.report.rows import Row
@@ -59,7 +59,7 @@ class RunView:
     leading: list[Drawing]
     charts: list[Drawing]
     more_charts: list[Drawing]
-    others: list[tuple[Other, list[Scatter]]]
+    others: list[tuple[Other, list[Scatter], Picture | None]]
     others_left_out: int
     pairs: list[Pair]
     pairs_left_out: int
@@ -129,7 +129,7 @@ def view(run: RunData) -> RunView:
         leading=[draw(chart) for chart in leading],
         charts=[draw(chart) for chart in main if chart.shows not in seen],
         more_charts=[draw(chart) for chart in others if chart.shows not in seen],
-        others=[(one, scatters(one)) for one in shown],
+        others=[(one, scatters(one), picture(one)) for one in shown],
         others_left_out=len(run.others) - len(shown),
         pairs=pairs[:MOST_PAIRS],
         pairs_left_out=len(pairs[MOST_PAIRS:]),
@@ -258,7 +258,7 @@ def render(name: str, **values: Any) -> str:
     allowed = " ".join(f"'{fingerprint(script)}'" for script in scripts)
     policy = (
         f"default-src 'none'; style-src '{fingerprint(style)}'; script-src {allowed}; "
-        "base-uri 'none'; form-action 'none'"
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
     inside = {"style": Markup(style), "scripts": [Markup(script) for script in scripts]}
     return made.get_template(name).render(policy=policy, **inside, **values)

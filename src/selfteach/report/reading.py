@@ -118,7 +118,7 @@ def read_run(folder: Path) -> RunData:
         failure=read_failure(folder / "failed", notes),
         notes=notes,
         looks=read_looks(folder / "tokens", notes),
-        others=[other(row) for row in samples if row.get("kind", "text") != "text"],
+        others=[other(row, folder) for row in samples if row.get("kind", "text") != "text"],
         stopped=read_stop(folder / "stopped.txt"),
     )
 

@@ -80,8 +80,11 @@ class Role(Protocol):
 class Sample:
     """Something to look at in the report, a row of samples.jsonl. ``values`` by kind:
 
-    text: as docs/report.md says; points: ``points``, name → [n, 2] plane coordinates; image, audio: ``path`` within the
-    run folder; episode: any JSON; tokens: no row, but the columns of the text samples beside it (``RunFolder.tokens``).
+    text: as docs/report.md says; points: ``points``, name → [n, 2] plane coordinates; image: ``pixels``, [c, h, w] of
+    one or three channels in [0, 1], and ``caption``, if there is one (its row has ``path`` within the run folder, where
+    the pixels are written as PNG);
+    audio: ``path`` within the run folder; episode: any JSON; tokens: no row, but the columns of the text samples beside
+    it (``RunFolder.tokens``).
     """
 
     kind: Literal["text", "image", "audio", "points", "episode", "tokens"]

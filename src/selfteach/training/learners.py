@@ -14,6 +14,8 @@ from selfteach.training.network_learner import NetworkLearner
 LEARNERS: Mapping[str, str] = {
     "recursion": "selfteach.training.classic.recursion:RecursionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
+    "self-e": "selfteach.training.diffusion.self_e:SelfELearner",
+    "vision": "selfteach.training.vision.classifier:VisionLearner",
 }
 """Name → module and class, loaded when it is asked for: each needs packages of its own."""
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from selfteach.recipes.network import NetworkOptimization, NetworkRecipe
 from selfteach.training.learner import Learner, Numbers, Trained, Update
@@ -48,10 +48,17 @@ def optimizer_of(parameters: list[nn.Parameter], how: NetworkOptimization) -> to
 
 def schedule_of(optimizer: torch.optim.Optimizer, how: NetworkOptimization, steps: int) -> LRScheduler | None:
     if how.schedule == "step":
-        return MultiStepLR(optimizer, [steps // 2, steps * 3 // 4])
+        return LambdaLR(optimizer, lambda step: stepwise(step, how.warmup, steps))
     if how.schedule == "constant" and not how.warmup:
         return None
     return scheduled(optimizer, how.schedule, how.warmup, steps)
+
+
+def stepwise(step: int, warmup: int, steps: int) -> float:
+    """Share of the peak rate at ``step`` (from 0) of schedule "step"; it grows from 0 in the warm-up."""
+    if step < warmup:
+        return step / warmup
+    return 1.0 if step < steps // 2 else 0.1 if step < steps * 3 // 4 else 0.01
 
 
 def update_of(recipe: NetworkRecipe, network: str, outputs: Any, step: int) -> Update:

@@ -4,7 +4,7 @@
     metrics.jsonl    one row a step              failed/step-N.*   the batch that stopped a run
     samples.jsonl    a few rollouts              summary.json      the result
     checkpoints/     see ``checkpoint``          stopped.txt       why it stopped by itself
-    .lock            held while a process writes here
+    images/          sampled images, as PNG      .lock             held while a process writes here
 
 JSON has no NaN or infinity: such numbers are the strings "NaN", "Infinity" and "-Infinity", which ``float``
 reads back. Text is escaped to ASCII, so that half a surrogate pair from a model cannot break a row.
@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import filelock
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,15 +34,18 @@ from selfteach.training import marks
 from selfteach.training.checkpoint import storable, sync
 from selfteach.training.jsonrows import jsonable
 from selfteach.training.marks import Growing, Mark, Marks
+from selfteach.training.pictures import png
 from selfteach.training.runconfig import advice_on, changes, config_text, dotted, refuse_older_format
 
 ROWS = ("metrics.jsonl", "samples.jsonl")
 """Files that grow row by row."""
+LOOKS = ("tokens", "images")
+"""Folders whose files are each written once, with a row of samples.jsonl that speaks of it."""
 RUN_FILES = ("config.toml", "metrics.jsonl", "samples.jsonl", "checkpoints", "summary.json")
 
 STOPPED = "stopped.txt"
 """Why a run stopped by itself, in one line."""
-FURTHER = (STOPPED, "tokens", "stored", "model", "report.html", "tensorboard", "wandb")
+FURTHER = (STOPPED, "tokens", "images", "stored", "model", "report.html", "tensorboard", "wandb")
 """What else a run, its tracker or its report writes; not failed/, which a start that broke leaves for the user."""
 
 
@@ -54,7 +58,7 @@ class RunFolder:
         self._names: tuple[str, ...] = ()
         self._new = not os.path.lexists(path)
         self._rows = {name: Growing() for name in ROWS}
-        self._tokens: dict[str, Mark] = {}
+        self._looks: dict[str, Mark] = {}
         self._made_lock = not os.path.lexists(self.path / ".lock")
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -135,7 +139,17 @@ class RunFolder:
         """
         written = self._columns(self.path / "tokens", step, columns)
         for path in (written, written.with_suffix(".safetensors")):
-            self._tokens[f"tokens/{path.name}"] = marks.mark_of(path)
+            self._looks[f"tokens/{path.name}"] = marks.mark_of(path)
+
+    def image(self, name: str, pixels: Float[Tensor, "c h w"]) -> str:
+        """Write a picture as images/NAME.png, whole or not at all; gives its path within the folder. ``pixels``: one
+        channel or three, in [0, 1]."""
+        path = self.path / "images" / f"{name}.png"
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+        self._replace(path, png(pixels))
+        self._looks[f"images/{path.name}"] = marks.mark_of(path)
+        return f"images/{path.name}"
 
     def write_aside(self, step: int, batch: Mapping[str, Any], reason: str) -> Path:
         """Keep the batch that stopped a run: failed/step-N.safetensors and .json (returned)."""
@@ -147,7 +161,7 @@ class RunFolder:
 
     def marks(self) -> dict[str, Mark]:
         """How far rows and columns are written: what a checkpoint that is made now relies on."""
-        return {name: one.mark for name, one in self._rows.items() if one.count} | self._tokens
+        return {name: one.mark for name, one in self._rows.items() if one.count} | self._looks
 
     def sync(self) -> None:
         """Force all rows to the disk, for a checkpoint that relies on them; columns are there as they are written."""
@@ -168,10 +182,11 @@ class RunFolder:
             with writing(path):
                 marks.cut(path, count)
                 self._rows[name] = marks.begun(path, count) if count else Growing()
-        self._tokens = {name: mark for name, mark in kept.items() if name not in ROWS}
-        for path in (*(self.path / "tokens").glob("step-*.*"), *(self.path / "tokens").glob(".*.partial")):
-            if f"tokens/{path.name}" not in kept:
-                path.unlink()
+        self._looks = {name: mark for name, mark in kept.items() if name not in ROWS}
+        for folder in LOOKS:
+            for path in (*(self.path / folder).glob("step-*.*"), *(self.path / folder).glob(".*.partial")):
+                if f"{folder}/{path.name}" not in kept:
+                    path.unlink()
 
     def forget_summary(self) -> None:
         """Forget that the run had ended: it goes on."""

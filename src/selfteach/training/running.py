@@ -135,15 +135,15 @@ def run_learner(
 
 
 def opened_by_one(act: Callable[[], tuple[RunFolder, bool]], first: bool) -> tuple[RunFolder | None, bool]:
-    """What ``act`` opens, in the first process; where that refuses it says so, and the others end without a word."""
+    """What ``act`` opens, in the first process; where that refuses, all of them do, in its words."""
     found: tuple[RunFolder | None, bool] = None, False
-    problem: BaseException | None = None
+    problem: UserError | None = None
     try:
         found = act() if first else found
     except UserError as refused:
         problem = refused
-    if any(gather_rows([problem is not None])):
-        raise problem or SystemExit(2)
+    if told := gather_rows([] if problem is None else [str(problem)]):
+        raise problem or UserError(told[0])
     return found
 
 

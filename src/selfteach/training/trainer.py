@@ -17,7 +17,7 @@ from selfteach.training import alarm_rules, alarms, checkpoint, gradients, rando
 from selfteach.training.advice import advised
 from selfteach.training.clock import Clock
 from selfteach.training.interruption import Interrupted, interruption
-from selfteach.training.learner import Batch, Learner, Numbers, Role, Stage, Trained, Update
+from selfteach.training.learner import Batch, Learner, Numbers, Role, Sample, Stage, Trained, Update
 from selfteach.training.marks import Marks
 from selfteach.training.memory import peak_memory
 from selfteach.training.progress import Progress
@@ -258,13 +258,20 @@ class Trainer:
             made = list(self.learner.samples(batch, phase))
         if self.folder is None:
             return
-        for one in made:
-            if one.kind == "tokens":
-                self.folder.tokens(self.done, one.values)
+        rows = [self.written(one, f"step-{self.done}-{phase}-{place}") for place, one in enumerate(made)]
         about = {"step": self.done, "phase": phase}
-        self.folder.samples(
-            {**about, "kind": one.kind, "key": one.key, **one.values} for one in made if one.kind != "tokens"
-        )
+        self.folder.samples({**about, **row} for row in rows if row)
+
+    def written(self, one: Sample, name: str) -> dict[str, Any]:
+        """What samples.jsonl says of a sample, whose pixels or columns have a file of their own; {} of columns."""
+        assert self.folder is not None
+        if one.kind == "tokens":
+            self.folder.tokens(self.done, one.values)
+            return {}
+        values = dict(one.values)
+        if one.kind == "image":
+            values["path"] = self.folder.image(name, values.pop("pixels"))
+        return {"kind": one.kind, "key": one.key, **values}
 
     def end(self) -> dict[str, Any]:
         """The last evaluation and checkpoint, the model, summary.json."""

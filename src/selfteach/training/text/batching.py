@@ -17,7 +17,7 @@ from selfteach.policy.sharding import as_many
 from selfteach.roles.view import Plain
 from selfteach.roles.weights import MOVING
 from selfteach.task.trajectory import Trajectory
-from selfteach.training.reduce import sum_over_processes
+from selfteach.training.reduce import gather_rows, sum_over_processes
 from selfteach.training.text.batch import Scoring
 from selfteach.training.text.columns import gathered
 from selfteach.training.text.contexts import Context, Reading, refuse_blind
@@ -100,16 +100,17 @@ class Batching:
         asked = [one for one in contexts if one not in sampled or lacking(rows, one, contexts[one])]
         if not alone:
             handed.forget()
-        left, unscored = without_unscored(handed, rows, contexts, asked)
+        left, why = without_unscored(handed, rows, contexts, asked)
+        unscored = {name: [one is not None for one in of_rows] for name, of_rows in why.items()}
         if alone:
             return left, unscored
-        for name, missing in unscored.items():
-            counts = sum_over_processes({"missing": sum(missing), "asked": len(missing)})
-            if counts["missing"] > bound * counts["asked"]:
+        for name, of_rows in why.items():
+            every = gather_rows(of_rows)
+            reasons = [one for one in every if one is not None]
+            if len(reasons) > bound * len(every):
                 raise UserError(
-                    f"the server gave no scores by {name!r} of {int(counts['missing'])} of {int(counts['asked'])} "
-                    f"rollouts ({getattr(handed, 'why', '')}): more than --max-unscored {bound}; look at the "
-                    "server, and go on with --resume"
+                    f"the server gave no scores by {name!r} of {len(reasons)} of {len(every)} rollouts ({reasons[0]}): "
+                    f"more than --max-unscored {bound}; look at the server, and go on with --resume"
                 )
         return left, unscored
 

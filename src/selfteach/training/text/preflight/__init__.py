@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from selfteach.errors import UserError, diverged, within_memory
 from selfteach.policy.chat_server import names_model
 from selfteach.roles.weights import External
+from selfteach.training.text.preflight.cached import cache_checks
 from selfteach.training.text.preflight.check import Check, indented
 from selfteach.training.text.preflight.cost import cost_check
 from selfteach.training.text.preflight.memory import memory_check
@@ -109,6 +110,7 @@ def the_model(run: TextLearner) -> Iterator[Check]:
 def the_recipe(run: TextLearner) -> Iterator[Check]:
     """A few rollouts as it writes them, what its teachers think of them, and its terms."""
     yield from schedule_check(run)
+    yield from cache_checks(run)
     for server in run.recipe.servers:
         yield Check("server", True, names_model(server))
     short = small_copy(run)

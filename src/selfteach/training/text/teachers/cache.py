@@ -10,140 +10,43 @@ A row finds its scores by a hash of what the role reads and of what was written 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from selfteach.errors import UserError
 from selfteach.objective.listed import Listed
-from selfteach.outside import blamed, said_by
+from selfteach.outside import blamed
 from selfteach.task.trajectory import Trajectory
 from selfteach.training import marks
 from selfteach.training.checkpoint import sync
 from selfteach.training.marks import Mark
 from selfteach.training.text.teachers.handed import Piece
+from selfteach.training.text.teachers.manifest import (
+    AGAIN,
+    DTYPES,
+    MANIFEST,
+    CacheDtype,
+    Made,
+    Manifest,
+    Shard,
+    replaced,
+    storing,
+)
 from selfteach.training.text.teachers.packed import bits_of, packed, unpacked, untied
 
-FORMAT = 1
 SHARD_BYTES = 64 * 2**20
 """A shard is written when it holds this much."""
-MANIFEST, ROLLOUTS = "manifest.json", "rollouts.jsonl"
-AGAIN = "make it anew with selfteach score"
-CacheDtype = Literal["float16", "float32"]
-DTYPES: Mapping[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a role scored with: hashes of its weights, chat template and tokenizer; ``model``: its name, for people."""
-
-    kind: str
-    model: str
-    weights: str
-    template: str
-    tokenizer: str
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a cache holds. ``precision``: what its roles computed in."""
-
-    method: str
-    roles: Mapping[str, Identity]
-    top_logprobs: int
-    vocabulary: int
-    dtype: CacheDtype
-    precision: str
-
-    @property
-    def bytes_per_token(self) -> float:
-        """Of a position's ids, log-probs, tail and sampled log-prob."""
-        ids = -(-self.top_logprobs * bits_of(self.vocabulary) // 8)
-        return ids + self.top_logprobs * DTYPES[self.dtype].itemsize + 8
-
-    @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Made:
-        roles = {str(name): Identity(**one) for name, one in told["roles"].items()}
-        return cls(**{**told, "roles": roles})
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A file of a cache, how much it holds, and how it was then."""
-
-    name: str
-    rows: int
-    tokens: int
-    mark: Mark
-
-
-@dataclass
-class Manifest:
-    """What manifest.json holds."""
-
-    made: Made
-    shards: list[Shard] = field(default_factory=list)
-    rollouts: Mark | None = None
-    complete: bool = False
-
-    def write(self, folder: Path) -> None:
-        """Whole or not at all. UserError if the disk refuses."""
-        table = {"format": FORMAT, "selfteach": version("selfteach"), **asdict(self)}
-        with storing(folder / MANIFEST):
-            text = json.dumps(table, indent=1, allow_nan=False) + "\n"
-            replaced(folder / MANIFEST, text.encode("ascii"))
-
-    @classmethod
-    def read(cls, folder: Path) -> Manifest:
-        """UserError where there is none, or it is none of ours."""
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise UserError(f"{folder} holds no teacher cache (no {MANIFEST}): {AGAIN}")
-        with blamed(f"the teacher cache {folder}: {MANIFEST}", AGAIN):
-            told = json.loads(path.read_text(encoding="ascii"))
-            if told["format"] != FORMAT:
-                raise UserError(
-                    f"the teacher cache {folder} has format {told['format']}, not {FORMAT}: {AGAIN}"
-                )
-            shards = [Shard(**one) for one in told["shards"]]
-            names = [Path(one.name).name for one in shards]
-            if names != [one.name for one in shards]:
-                raise ValueError("a shard lies outside of its folder")
-            return cls(Made.read(told["made"]), shards, told["rollouts"], told["complete"])
-
-
-@contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Within it a refusal of the disk is one line; what was written whole stays."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path} could not be written ({said_by(error)}): what is whole stays; make room, and start the same "
-            "command again to go on"
-        ) from error
-
-
-def replaced(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        aside.write_bytes(content)
-        sync(aside)
-        aside.replace(path)
-        sync(path.parent)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+ROLLOUTS = "rollouts.jsonl"
+SAFETENSORS: Mapping[CacheDtype, str] = {"float16": "F16", "float32": "F32"}
 
 
 class CacheWriter:
@@ -160,7 +63,7 @@ class CacheWriter:
                     f"{folder} holds a whole teacher cache: train with it, or choose another --out"
                 )
         else:
-            self.manifest = Manifest(made)
+            self.manifest = Manifest.begun(made)
         self.known = {key for one in opened(folder, self.manifest) for key in one.places}
         self.waiting: list[tuple[bytes, Listed]] = []
         self.tokens = 0
@@ -283,10 +186,30 @@ def opened(folder: Path, manifest: Manifest) -> list[OpenShard]:
         refuse_changed(path, one.mark)
         with blamed(f"the teacher cache's {path}", AGAIN):
             file: Any = safe_open(path, framework="pt")
+            refuse_shapes(file, one, manifest.made)
             keys, begins = file.get_tensor("keys"), file.get_tensor("begins").tolist()
             places = {bytes(key): (begins[i], begins[i + 1]) for i, key in enumerate(keys.tolist())}
         found.append(OpenShard(path, places, manifest.made))
     return found
+
+
+def refuse_shapes(file: Any, shard: Shard, made: Made) -> None:
+    """ValueError where a file's tensors are not those that the manifest tells of."""
+    rows, tokens, k = shard.rows, shard.tokens, made.top_logprobs
+    told = {
+        "keys": ("U8", [rows, 16]),
+        "begins": ("I64", [rows + 1]),
+        "ids": ("U8", [tokens, made.id_bytes]),
+        "log_probs": (SAFETENSORS[made.dtype], [tokens, k]),
+        "tail": ("F32", [tokens]),
+        "sampled": ("F32", [tokens]),
+    }
+    for name, wanted in told.items():
+        part = file.get_slice(name)
+        if (found := (part.get_dtype(), list(part.get_shape()))) != wanted:
+            raise ValueError(
+                f"its {name} are {found[1]} of {found[0]}, by the manifest {wanted[1]} of {wanted[0]}"
+            )
 
 
 def refuse_changed(path: Path, mark: Mark) -> None:
@@ -314,11 +237,12 @@ def rollouts_in(path: Path) -> list[Trajectory]:
 
 
 class TeacherCache:
-    """A whole cache, in the place of the models that made it (``Handed``)."""
+    """A whole cache, in the place of the models that made it (``Handed``); ``prompts``: to so many of its prompts, the
+    first ones, the answers are read (None: to all)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prompts: int | None = None) -> None:
         """UserError where there is none, it is not whole, or a file is not as it was written."""
-        self.folder, self.manifest = folder, Manifest.read(folder)
+        self.folder, self.prompts, self.manifest = folder, prompts, Manifest.read(folder)
         if not self.manifest.complete or self.manifest.rollouts is None:
             raise UserError(
                 f"the teacher cache {folder} is not whole: start selfteach score again with the same words"
@@ -343,9 +267,19 @@ class TeacherCache:
         return self.made.top_logprobs
 
     @cached_property
-    def stored(self) -> list[Trajectory]:
+    def held(self) -> list[Trajectory]:
+        """All of its answers."""
         assert self.manifest.rollouts is not None
         return read_rollouts(self.folder, self.manifest.rollouts)
+
+    @cached_property
+    def stored(self) -> list[Trajectory]:
+        """The answers that are read. A prompt that was left without an answer counts, where it is known."""
+        if self.prompts is None or self.prompts == self.made.stored:
+            return self.held
+        groups = sorted({one.group for one in self.held})
+        first = set(groups[: self.prompts]) if self.made.stored is None else range(self.prompts)
+        return [one for one in self.held if one.group in first]
 
     def scores(self, role: str, pieces: Sequence[Piece]) -> list[Listed]:
         keys = [one.key(role) for one in pieces]

@@ -34,11 +34,17 @@ def handed_of(config: TrainConfig, recipes: Sequence[Recipe], vocabulary: int) -
     if named is None:
         return None
     recipe = offline(config.recipe_name, recipes)
-    cache = TeacherCache(Path(named))
+    asked = recipe.rollouts.stored
+    cache = TeacherCache(Path(named), asked or None)
+    there = cache.made.stored or len({one.group for one in cache.held})
     require(
-        recipe.rollouts.stored > 0,
-        f"the teacher cache {named} has scores of stored answers, but this run writes its own: set --stored "
-        f"{len({one.group for one in cache.stored})}",
+        asked > 0,
+        f"the teacher cache {named} has scores of stored answers, but this run writes its own: set --stored {there}",
+    )
+    require(
+        cache.made.stored is None or asked <= there,
+        f"the teacher cache {named} was made of {there} prompts, and --stored {asked} wants {asked - there} more, "
+        f"which it lacks: set --stored {there}, or score with --stored {asked}",
     )
     for name in cache.roles:
         require(

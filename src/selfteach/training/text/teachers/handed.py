@@ -64,8 +64,8 @@ class Handed(Protocol):
     def stored(self) -> Sequence[Trajectory]:
         """The stored answers that it has scores of, and of no others; empty: it scores whatever comes."""
 
-    def scores(self, role: str, pieces: Sequence[Piece]) -> Sequence[Listed | None]:
-        """The scores [P] of each piece's written tokens, on the CPU; None where it can give none now. UserError
+    def scores(self, role: str, pieces: Sequence[Piece]) -> Sequence[Listed | str]:
+        """The scores [P] of each piece's written tokens, on the CPU; or, in words, why it can give none now. UserError
         where it must have some and has not."""
 
     def forget(self) -> None:
@@ -87,7 +87,7 @@ def scored(
     nobody (``Columns.available``)."""
     pieces = {i: one for i, row in enumerate(rows) if (one := piece_of(row, read, i)) is not None}
     given = zip(pieces, handed.scores(role, list(pieces.values())), strict=True)
-    found = {i: one for i, one in given if one is not None}
+    found = {i: one for i, one in given if isinstance(one, Listed)}
     k = handed.k
     parts: list[Listed] = []
     for i, row in enumerate(rows):
@@ -98,18 +98,18 @@ def scored(
 
 def without_unscored(
     handed: Handed, rows: Sequence[Trajectory], contexts: Mapping[str, Context], roles: Collection[str]
-) -> tuple[dict[str, Context], dict[str, list[bool]]]:
+) -> tuple[dict[str, Context], dict[str, list[str | None]]]:
     """(the contexts, in which a role sees nothing of a row that it could not be had to score; by role, of each row that
-    it was to score, whether that is so); ``roles``: those that are to score."""
-    left, counts = dict(contexts), dict[str, list[bool]]()
+    it was to score, why it could not, None where it could); ``roles``: those that are to score."""
+    left, unscored = dict(contexts), dict[str, list[str | None]]()
     for role in [name for name in roles if name in handed.roles]:
         read = contexts[role]
         pieces = {i: one for i, row in enumerate(rows) if (one := piece_of(row, read, i)) is not None}
         scores = dict(zip(pieces, handed.scores(role, list(pieces.values())), strict=True))
-        counts[role] = [one is None for one in scores.values()]
-        prompts = [ids if scores.get(i) is not None else None for i, ids in enumerate(read.prompts)]
+        unscored[role] = [one if isinstance(one, str) else None for one in scores.values()]
+        prompts = [ids if isinstance(scores.get(i), Listed) else None for i, ids in enumerate(read.prompts)]
         left[role] = replace(read, prompts=prompts)
-    return left, counts
+    return left, unscored
 
 
 def piece_of(row: Trajectory, read: Context, i: int) -> Piece | None:

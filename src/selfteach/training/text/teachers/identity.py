@@ -17,7 +17,8 @@ from selfteach.roles.weights import External
 from selfteach.task.arena import model_folder, resolve_model
 from selfteach.training.config import TrainConfig
 from selfteach.training.inputs import fingerprint, of_weights
-from selfteach.training.text.teachers.cache import AGAIN, Identity, TeacherCache
+from selfteach.training.text.teachers.cache import TeacherCache
+from selfteach.training.text.teachers.manifest import AGAIN, Identity
 
 DIGITS = 16
 

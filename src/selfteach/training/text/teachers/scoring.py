@@ -25,17 +25,11 @@ from selfteach.training.text.batch import Scoring
 from selfteach.training.text.batching import rows_of
 from selfteach.training.text.learner import TextLearner
 from selfteach.training.text.store import require_answers
-from selfteach.training.text.teachers.cache import (
-    CacheDtype,
-    CacheWriter,
-    Identity,
-    Made,
-    Manifest,
-    rollouts_in,
-)
+from selfteach.training.text.teachers.cache import CacheWriter, rollouts_in
 from selfteach.training.text.teachers.given import offline
 from selfteach.training.text.teachers.handed import Piece, advice, handed_roles, piece_of
 from selfteach.training.text.teachers.identity import identity_of
+from selfteach.training.text.teachers.manifest import CacheDtype, Identity, Made, Manifest
 from selfteach.training.text.update import losses_of
 
 GROUPS = 8
@@ -71,6 +65,7 @@ def score(
         vocabulary=vocabulary,
         dtype=dtype,
         precision=config.loading.teacher_dtype or config.loading.precision,
+        stored=recipe.rollouts.stored if rollouts is None else None,
     )
     writer = CacheWriter(out, made)
     rows = writer.rollouts() or answers(learner, recipe, rollouts)

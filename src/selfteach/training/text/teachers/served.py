@@ -16,8 +16,7 @@ from selfteach.training.text.teachers.handed import Piece
 class ServedTeacher:
     """``server``'s model in the place of the weights of ``roles`` (``Handed``), ``k`` tokens a position.
 
-    What it said of a step's rows is kept until ``forget``: they are asked for once. ``why``: what it said last in the
-    place of scores.
+    What it said of a step's rows is kept until ``forget``: they are asked for once.
     """
 
     server: ChatServer
@@ -25,22 +24,18 @@ class ServedTeacher:
     k: int
     vocabulary: int
     kept: dict[bytes, Listed] = field(default_factory=dict)
-    why: str = ""
 
     @property
     def stored(self) -> Sequence[Trajectory]:
         return ()
 
-    def scores(self, role: str, pieces: Sequence[Piece]) -> list[Listed | None]:
+    def scores(self, role: str, pieces: Sequence[Piece]) -> list[Listed | str]:
         keys = [one.key(role) for one in pieces]
         asked = {key: one for key, one in zip(keys, pieces, strict=True) if key not in self.kept}
         found = listed_by(self.server, [prompt_of(one) for one in asked.values()], self.k, self.vocabulary)
-        for key, one in zip(asked, found, strict=True):
-            if isinstance(one, Listed):
-                self.kept[key] = one
-            else:
-                self.why = one
-        return [self.kept.get(key) for key in keys]
+        told = dict(zip(asked, found, strict=True))
+        self.kept |= {key: one for key, one in told.items() if isinstance(one, Listed)}
+        return [self.kept[key] if key in self.kept else told[key] for key in keys]
 
     def forget(self) -> None:
         self.kept.clear()

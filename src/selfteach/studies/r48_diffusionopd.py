@@ -1,0 +1,56 @@
+"""DiffusionOPD: four tasks in the plane, each two opposite modes of one ring."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import Laptop
+from selfteach.studies.study import Claim, Study
+from selfteach.studies.verdict import Exceeds
+
+LAPTOP = Laptop(
+    knobs={
+        "pretrain_steps": 400,
+        "specialist_steps": 200,
+        "steps": 100,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "guidance": 1.0,
+        "teacher_guidance": (1.0,),
+    }
+)
+
+OPD = "diffusionopd --preset laptop"
+CASCADE, OFF = f"{OPD} --order cascade", f"{OPD} --states teacher"
+SDE = f"{OPD} --sampler sde"
+PG = f"{SDE} --estimator score-function"
+
+STUDY = Study(
+    method="diffusionopd",
+    claims=(
+        Claim(
+            says="All teachers at once beat one after the other: normalized mean 0.929, and cascades forget the first",
+            variants={"cascade": CASCADE, "round-robin": OPD},
+            higher="cascade",
+            lower="round-robin",
+            rule=Exceeds(0.0),
+            better="lower",
+            may_fail=("cascade",),
+        ),
+        Claim(
+            says="The student's own states beat the teachers' (the paper's fine-tuning on teachers' samples)",
+            variants={"teacher": OFF, "student": OPD},
+            higher="teacher",
+            lower="student",
+            rule=Exceeds(0.0),
+            better="lower",
+        ),
+        Claim(
+            says="The divergence in closed form beats its score-function gradient, of equal mean and more variance",
+            variants={"score-function": PG, "closed-form": SDE},
+            higher="score-function",
+            lower="closed-form",
+            rule=Exceeds(0.0),
+            better="lower",
+            may_fail=("score-function",),
+        ),
+    ),
+)

@@ -1,0 +1,82 @@
+"""AFD: four prompts of two opposite places each, and a student that was pretrained on a biased copy."""
+
+from __future__ import annotations
+
+from selfteach.studies.laptop import Laptop
+from selfteach.studies.study import Claim, Study
+from selfteach.studies.verdict import Exceeds
+
+LAPTOP = Laptop(
+    knobs={
+        "pretrain_steps": 500,
+        "discriminator_warmup": 100,
+        "steps": 300,
+        "batch_size": 256,
+        "lr": 1e-3,
+        "discriminator_lr": 1e-3,
+        "schedule": "cosine",
+        "teacher_samples": 2000,
+        "sampling_steps": 8,
+        "weights": "standardized",
+        "adv_clip": 1.0,
+        "beta": 1.0,
+        "old_decay": 0.9,
+    }
+)
+
+AFD = "afd --samples-every 0"
+TUNED = ("--lr x0.3|x1|x3",)
+
+
+def beaten(says: str, label: str, words: str) -> Claim:
+    """AFD's samples end closer to the teacher's than another form's."""
+    return Claim(
+        says=says,
+        variants={"afd": AFD, label: f"{AFD} {words}"},
+        higher=label,
+        lower="afd",
+        better="lower",
+        rule=Exceeds(0.0),
+        sweep=TUNED,
+        may_fail=(label,),
+    )
+
+
+STUDY = Study(
+    method="afd",
+    claims=(
+        beaten(
+            "A discriminator that learns on the way beats one that stays as it was, which is gamed (learning rate 0: "
+            "reward hacking)",
+            "frozen",
+            "--freeze-discriminator",
+        ),
+        beaten(
+            "What its score says of each sample is what helps (against the same weights, handed to other samples of "
+            "its prompt; ours)",
+            "shuffled",
+            "--shuffle-scores",
+        ),
+        beaten(
+            "An old copy as v_old beats the student's present velocity (ours: of the two readings of the paper)",
+            "current",
+            "--old current",
+        ),
+        beaten(
+            "The score as a weight beats its gradient through the sampler: 87.55 against 83.83 (physics, Self Forcing)",
+            "gan",
+            "--student-loss gan",
+        ),
+        beaten(
+            "and imitation of the teacher's samples: 58.69",
+            "sft",
+            "--student-loss sft",
+        ),
+        beaten(
+            "A discriminator that compares pairs of a prompt beats one of single samples: 88.89 against 79.17 (dynamic "
+            "degree)",
+            "logistic",
+            "--discriminator-loss logistic",
+        ),
+    ),
+)

@@ -1,0 +1,52 @@
+"""Copies of a network that do not train: as it was when the stage began, or its running average."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Frozen:
+    """A role: ``module`` is a copy of ``source`` as it was when this was made."""
+
+    def __init__(self, source: nn.Module) -> None:
+        self.module = still(source)
+
+    def after_step(self, moved: Collection[str]) -> None: ...
+
+    def after_batch(self) -> None: ...
+
+    def state(self) -> dict[str, Any]:
+        return {"weights": dict(self.module.state_dict())}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.module.load_state_dict(state["weights"])
+
+
+class Average(Frozen):
+    """A role: ``module`` ← decay · module + (1 − decay) · ``source`` after every batch. decay 0 is a copy that lags by
+    nothing, 1 never moves."""
+
+    def __init__(self, source: nn.Module, decay: float) -> None:
+        super().__init__(source)
+        self.source, self.decay = source, decay
+
+    @torch.no_grad()
+    def after_batch(self) -> None:
+        now = self.source.state_dict()
+        for name, value in self.module.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(now[name], 1 - self.decay)
+            else:
+                value.copy_(now[name])
+
+
+def still(source: M) -> M:
+    """A copy whose parameters want no gradient."""
+    return copy.deepcopy(source).requires_grad_(False)

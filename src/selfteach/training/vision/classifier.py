@@ -1,0 +1,194 @@
+"""Images named by heads on one encoder: what recipe ``sla`` and its baselines train (arXiv 1910.05872)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from selfteach.checks import require
+from selfteach.recipes.r47_sla import SLA, aggregated, view_logits
+from selfteach.task.arrays import Arrays, Rows, load_arrays
+from selfteach.training.learner import Sample, Stage, Trained, Update
+from selfteach.training.network_learner import NetworkLearner, trained, update_of
+from selfteach.training.pictures import side_by_side
+from selfteach.training.trainer import Settings
+from selfteach.training.vision.batches import rows_of_step
+from selfteach.training.vision.networks import Backbone, backbone, seeded
+from selfteach.training.vision.views import jittered, transformations, views_of
+
+AT_ONCE = 512
+"""Images of an evaluation's forward pass."""
+SHOWN = 24
+"""Images of a picture."""
+
+
+class Images(NamedTuple):
+    """``x``: [n, c, h, w], float32; ``y``: [n] labels."""
+
+    x: Float[Tensor, "n c h w"]
+    y: Int[Tensor, " n"]
+
+
+class Classifier(nn.Module):
+    """Linear heads by name on one encoder."""
+
+    def __init__(self, encoder: Backbone, heads: Mapping[str, int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleDict({name: nn.Linear(encoder.features, size) for name, size in heads.items()})
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, "n _"]]:
+        features = self.encoder(images)
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+class VisionLearner(NetworkLearner[SLA]):
+    """A classifier of images, on any data whose inputs are [n, c, h, w] and whose targets are labels."""
+
+    unit, headline = "views", "held-out accuracy"
+
+    def __init__(self, recipe: SLA, settings: Settings) -> None:
+        super().__init__(recipe, settings)
+        data = load_arrays(recipe.data, settings.seed, least=2)
+        require_images(recipe.data, data)
+        self.classes = data.classes
+        chosen = recipe.train_size or len(data.train)
+        require(
+            chosen <= len(data.train),
+            f"train_size {chosen} is more than the {len(data.train)} images that data {recipe.data} trains on",
+        )
+        self.train, self.valid, self.test = (images_of(rows) for rows in (data.train, data.valid, data.test))
+        self.train = Images(self.train.x[:chosen], self.train.y[:chosen])
+        _, channels, height, width = self.train.x.shape
+        self.views = transformations(recipe.transformation, channels, height, width)
+        self.stages = [Stage("train", recipe.optimization.steps)]
+        with seeded(settings.seed):
+            encoder = backbone(recipe.encoder, channels, recipe.width)
+            self.network = Classifier(encoder, recipe.heads(self.classes, len(self.views)))
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"network": self.network}
+
+    def optimizers(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Trained]:
+        return {"network": trained(wrapped["network"], self.recipe.optimization)}
+
+    def spent(self, batch: Images) -> int:
+        return len(batch.x) * (1 if self.recipe.objective == "ce" else len(self.views))
+
+    # --- a step ---------------------------------------------------------------------------------------------------
+
+    def collect(self, step: int) -> Images:
+        rows = rows_of_step(len(self.train.x), self.recipe.optimization.batch_size, step, self.settings.seed)
+        images = jittered(self.train.x[rows], self.recipe.crop_padding, self.recipe.flip)
+        return Images(images, self.train.y[rows])
+
+    def updates(self, batch: Images) -> Iterator[Update]:
+        self.network.train()
+        views = 1 if self.recipe.objective == "ce" else len(self.views)
+        yield update_of(self.recipe, "network", lambda: self.outputs(batch, views), 0)
+
+    def outputs(self, batch: Images, views: int) -> dict[str, Tensor]:
+        """What the recipe's loss reads: the heads' logits on the first ``views`` views, and the labels."""
+        seen = views_of(batch.x.to(self.device), self.views[:views])
+        logits = self.network(seen.flatten(0, 1))
+        shapes = {"w": (self.classes, len(self.views)), "u": (self.classes,), "v": (len(self.views),)}
+        found = {name: one.unflatten(0, (-1, views)) for name, one in logits.items()}
+        return {name: one.unflatten(-1, shapes[name]) for name, one in found.items()} | {
+            "y": batch.y.to(self.device)
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    # --- what is seen ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predicted(self, images: Images) -> dict[str, Int[Tensor, " n"]]:
+        """What each way of inference that the heads allow takes the images for (``SLA.inference``)."""
+        self.network.eval()
+        parts: dict[str, list[Tensor]] = {}
+        for x, y in zip(images.x.split(AT_ONCE), images.y.split(AT_ONCE), strict=True):
+            views = len(self.views) if "w" in self.network.heads else 1
+            for name, logits in by_inference(self.outputs(Images(x, y), views)).items():
+                parts.setdefault(name, []).append(logits.argmax(-1).cpu())
+        return {name: torch.cat(part) for name, part in parts.items()}
+
+    def evaluate(self, phase: str) -> Mapping[str, float]:
+        found, chosen = {}, self.recipe.chosen_inference
+        for name, named in self.predicted(self.test).items():
+            found[f"eval/{name}/accuracy"] = share(named == self.test.y)
+        headline = found[f"eval/{chosen}/accuracy"]
+        error = math.sqrt(headline * (1 - headline) / len(self.test.y))
+        if len(self.valid.y):
+            right = self.predicted(self.valid)[chosen] == self.valid.y
+            found["eval/validation/accuracy"] = share(right)
+        return {"eval/headline": headline, "eval/headline_se": error, **found}
+
+    def samples(self, batch: Images | None, phase: str) -> list[Sample]:
+        """Before training, a few images under every transformation; else held-out images that are named wrongly."""
+        if self.train.x.shape[1] not in (1, 3):
+            return []
+        if batch is None and phase == "before":
+            few = views_of(self.train.x[: SHOWN // len(self.views) or 1], self.views)
+            caption = f"{len(few)} training images, under every transformation"
+            picture = side_by_side(few.flatten(0, 1), columns=len(self.views))
+            return [Sample("image", {"pixels": picture, "caption": caption}, "views")]
+        named = self.predicted(self.test)[self.recipe.chosen_inference]
+        wrong = (named != self.test.y).nonzero()[:SHOWN, 0]
+        if not len(wrong):
+            return []
+        taken = ", ".join(f"{y} → {i}" for y, i in zip(self.test.y[wrong], named[wrong], strict=True))
+        values = {"pixels": side_by_side(self.test.x[wrong]), "caption": f"held out, label → named: {taken}"}
+        return [Sample("image", values, "named wrongly")]
+
+    def export(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        state = {name: one.detach().cpu().contiguous() for name, one in self.network.state_dict().items()}
+        save_file(state, folder / "classifier.safetensors")
+
+
+def by_inference(outputs: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "B N"]]:
+    """Logits of each way of inference that the heads allow."""
+    found = {"sd": outputs["u"][:, 0]} if "u" in outputs else {}
+    if "w" in outputs:
+        views = view_logits(outputs["w"])
+        found |= {"ag": aggregated(views), "si": views[:, 0]}
+    return found
+
+
+def share(right: Tensor) -> float:
+    return float(right.double().mean())
+
+
+def images_of(rows: Rows) -> Images:
+    return Images(torch.from_numpy(rows.x).float(), torch.from_numpy(rows.y))
+
+
+def require_images(name: str, data: Arrays) -> None:
+    """UserError for what holds no images with labels, or images that the encoders would shrink to nothing."""
+    shape = data.train.x.shape[1:]
+    require(
+        len(shape) == 3 and data.classes > 1,
+        f"data {name} holds no images with labels: x must be [n, channels, height, width] and y [n] whole numbers "
+        f"from 0, two of them at least; x is {list(data.train.x.shape)}",
+    )
+    require(
+        min(shape[1:]) >= 8,
+        f"data {name} has images of {shape[1]} × {shape[2]} pixels: 8 × 8 is the least that the encoders read",
+    )
+    low, high = float(data.train.x.min()), float(data.train.x.max())
+    require(
+        low >= 0 and high <= 1,
+        f"data {name} has pixels from {low:g} to {high:g}: bring them into [0, 1] (of bytes, divide by 255)",
+    )
+    require(
+        len(data.test) > 0, f"data {name} leaves no image to measure on: give more rows, or x_test and y_test"
+    )
