@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from selfteach.studies.laptop import Laptop
 from selfteach.studies.study import Claim, Study
+from selfteach.studies.verdict import Exceeds
 
 LAPTOP = Laptop(
     knobs={
@@ -22,6 +23,8 @@ LAPTOP = Laptop(
 
 VALIDATED = "eval/validation/accuracy"
 """Rates are chosen by images that are not the reported ones."""
+MATTERS = Exceeds(0.01)
+"""What the paper's advances are about: a hundredth."""
 AG, SD, SI = "sla --objective sla", "sla", "sla --objective sla --inference si"
 CE, DA, MT = "sla --objective ce", "sla --objective da", "sla --objective mt"
 
@@ -34,6 +37,7 @@ STUDY = Study(
             variants={"ag": AG, "ce": CE},
             higher="ag",
             lower="ce",
+            rule=MATTERS,
             tuned_by=VALIDATED,
         ),
         Claim(
@@ -41,6 +45,7 @@ STUDY = Study(
             variants={"sd": SD, "ce": CE},
             higher="sd",
             lower="ce",
+            rule=MATTERS,
             tuned_by=VALIDATED,
         ),
         Claim(
@@ -48,6 +53,7 @@ STUDY = Study(
             variants={"ag": AG, "sd": SD},
             higher="ag",
             lower="sd",
+            rule=MATTERS,
             tuned_by=VALIDATED,
         ),
         Claim(
@@ -55,6 +61,7 @@ STUDY = Study(
             variants={"ag": AG, "si": SI},
             higher="ag",
             lower="si",
+            rule=MATTERS,
             tuned_by=VALIDATED,
         ),
         Claim(
@@ -62,6 +69,7 @@ STUDY = Study(
             variants={"ce": CE, "da": DA},
             higher="ce",
             lower="da",
+            rule=MATTERS,
             tuned_by=VALIDATED,
         ),
         Claim(
@@ -69,6 +77,7 @@ STUDY = Study(
             variants={"ce": CE, "mt": MT},
             higher="ce",
             lower="mt",
+            rule=MATTERS,
             tuned_by=VALIDATED,
         ),
     ),
