@@ -12,6 +12,11 @@ from selfteach.training.network_config import NetworkConfig
 from selfteach.training.network_learner import NetworkLearner
 
 LEARNERS: Mapping[str, str] = {
+    "afd": "selfteach.training.diffusion.afd:AFDLearner",
+    "asd": "selfteach.training.diffusion.asd:ASDLearner",
+    "darts": "selfteach.training.vision.darts:DartsLearner",
+    "diffusionopd": "selfteach.training.diffusion.opd:DiffusionOPDLearner",
+    "random-teacher": "selfteach.training.vision.random_teacher:RandomTeacherLearner",
     "recursion": "selfteach.training.classic.recursion:RecursionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
     "self-e": "selfteach.training.diffusion.self_e:SelfELearner",
