@@ -9,7 +9,8 @@ import pytest
 
 from selfteach.cli import COMMANDS, main
 from selfteach.cli.train import configured
-from selfteach.recipes import RECIPES
+from selfteach.recipes import METHODS, RECIPES, preset_of
+from selfteach.recipes.knobs import documented
 from tiny import tiny_model_folder
 
 SMALL = ["--steps", "2", "--prompts", "4", "--max-tokens", "8", "--eval-problems", "4", "--eval-samples", "1"]
@@ -101,6 +102,17 @@ def test_recipes_are_listed_and_described(capsys: pytest.CaptureFixture[str]) ->
         assert described["name"] == name
         assert all(knob["meaning"] for knob in described["knobs"].values())
         assert {"teachers", "presets", "formula", "source"} <= described.keys()
+
+
+def test_a_recipe_is_described_to_the_letter(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what stands in brackets, as shapes do, which rich takes for a style unless told."""
+    monkeypatch.setenv("COLUMNS", "2000")
+    for name, kind in METHODS.items():
+        assert main(["recipes", name]) == 0
+        shown = capsys.readouterr().out
+        assert not [meaning for _, meaning in documented(preset_of(kind)).values() if meaning not in shown]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

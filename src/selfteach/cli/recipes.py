@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from selfteach.api.resolve import kind_of
@@ -45,7 +46,7 @@ def listing() -> Table:
     source = Column("paper", no_wrap=True)
     table = Table(Column("recipe", no_wrap=True), "method", source, "loss", box=None, pad_edge=False)
     for name, kind in METHODS.items():
-        table.add_row(name, kind.title, kind.source.rpartition("https://")[2], kind.formula)
+        table.add_row(name, kind.title, kind.source.rpartition("https://")[2], escape(kind.formula))
     return table
 
 
@@ -113,7 +114,7 @@ def show(console: Console, name: str) -> None:
     console.print((type(recipe).__doc__ or "").strip() + "\n", markup=False, highlight=False)
     table = Table("knob", "default", "meaning", box=None, pad_edge=False)
     for knob, (value, meaning) in documented(recipe).items():
-        table.add_row(knob, str(value), meaning)
+        table.add_row(knob, escape(str(value)), escape(meaning))
     console.print(table)
     if isinstance(recipe, Recipe):
         for role, one in recipe.roles.items():
@@ -123,4 +124,4 @@ def show(console: Console, name: str) -> None:
             console.print(f"output {output}: {meaning}", markup=False, highlight=False)
     for label, preset in presets(type(recipe)).items():
         changes = ", ".join(f"{k}={v}" for k, v in changed(recipe, preset).items()) or "the values above"
-        console.print(f"preset [bold]{label}[/]: {changes}")
+        console.print(f"preset [bold]{label}[/]: {escape(changes)}")
