@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -12,10 +12,10 @@ from torch import nn
 M = TypeVar("M", bound=nn.Module)
 
 
-class Frozen:
+class Frozen(Generic[M]):
     """A role: ``module`` is a copy of ``source`` as it was when this was made."""
 
-    def __init__(self, source: nn.Module) -> None:
+    def __init__(self, source: M) -> None:
         self.module = still(source)
 
     def after_step(self, moved: Collection[str]) -> None: ...
@@ -29,11 +29,11 @@ class Frozen:
         self.module.load_state_dict(state["weights"])
 
 
-class Average(Frozen):
+class Average(Frozen[M]):
     """A role: ``module`` ← decay · module + (1 − decay) · ``source`` after every batch. decay 0 is a copy that lags by
     nothing, 1 never moves."""
 
-    def __init__(self, source: nn.Module, decay: float) -> None:
+    def __init__(self, source: M, decay: float) -> None:
         super().__init__(source)
         self.source, self.decay = source, decay
 

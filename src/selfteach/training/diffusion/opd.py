@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from selfteach.training.diffusion.copies import Average
 from selfteach.training.diffusion.learner import APART, NETWORK, DiffusionLearner, Matching
 from selfteach.training.diffusion.network import VelocityNetwork
 from selfteach.training.diffusion.sampling import drawn, jumps, sample, time_grid, velocity_at
-from selfteach.training.learner import Numbers, Role, Stage, Trained, Update
+from selfteach.training.learner import Role, Stage, Trained, Update
 from selfteach.training.network_learner import trained, update_of
 from selfteach.training.trainer import Settings
 
@@ -53,7 +54,7 @@ class DiffusionOPDLearner(DiffusionLearner[DiffusionOPD]):
         self.tasks = self.source.classes
         require(self.tasks > 1, f"data {recipe.data} has one label, and each label is a task: take opposite")
         self.teachers = [copy.deepcopy(self.network) for _ in range(self.tasks)]
-        self.average: Average | None = None
+        self.average: Average[VelocityNetwork] | None = None
         self.grid = time_grid(recipe.sampling_steps)
 
     def own_stages(self) -> list[Stage]:
@@ -163,14 +164,11 @@ class DiffusionOPDLearner(DiffusionLearner[DiffusionOPD]):
     def updates(self, batch: Any) -> Iterator[Update]:
         if self.stage == SPECIALIZE:
             for k, own in enumerate(batch):
-                yield Update((teacher_name(k),), lambda k=k, own=own: self.specialize(k, own))
+                yield Update((teacher_name(k),), partial(self.match, own, self.teachers[k]))
         elif self.stage == DISTILL:
             yield update_of(self.recipe, NETWORK, lambda: self.outputs(batch), 0)
         else:
             yield from super().updates(batch)
-
-    def specialize(self, k: int, batch: Matching) -> Numbers:
-        return self.match(batch, self.teachers[k])
 
     def outputs(self, batch: Stored) -> Mapping[str, Float[Tensor, "..."]]:
         recipe = self.recipe

@@ -44,7 +44,7 @@ class SelfELearner(DiffusionLearner[SelfE]):
 
     def __init__(self, recipe: SelfE, settings: Settings) -> None:
         super().__init__(recipe, settings)
-        self.average: Average | None = None
+        self.average: Average[VelocityNetwork] | None = None
 
     def own_stages(self) -> list[Stage]:
         return [Stage(TRAIN, self.recipe.optimization.steps)]
@@ -153,4 +153,5 @@ class SelfELearner(DiffusionLearner[SelfE]):
             return told
         without = clean(x, network(x, t, torch.full_like(labels, network.null), s), t)
         found = guided(told, without, scale)
-        return found * told.norm(dim=1, keepdim=True) / found.norm(dim=1, keepdim=True)
+        kept: Tensor = found * told.norm(dim=1, keepdim=True) / found.norm(dim=1, keepdim=True)
+        return kept
