@@ -6,7 +6,17 @@ from selfteach.studies.laptop import Laptop
 from selfteach.studies.study import Claim, Study
 from selfteach.studies.verdict import Exceeds
 
-LAPTOP = Laptop(knobs={"pretrain_steps": 600, "steps": 300, "batch_size": 64, "fake_loss": "velocity"})
+LAPTOP = Laptop(
+    knobs={
+        "pretrain_steps": 600,
+        "steps": 300,
+        "batch_size": 64,
+        "lr": 5e-5,
+        "schedule": "cosine",
+        "fake_loss": "velocity",
+        "adversarial_weight": 30.0,
+    }
+)
 
 ASD = "asd --samples-every 0"
 DMD = f"{ASD} --adversarial-weight 0"
