@@ -22,8 +22,8 @@ ASD = "asd --samples-every 0"
 DMD = f"{ASD} --adversarial-weight 0"
 TUNED = ("--lr x0.3|x1|x3",)
 LEARNED = Works(f"max {HEADLINE}", HEADLINE, 0.3)
-"""From one step the pretrained student is worse than an untrained one, which at least stays near the middle: it must end
-well below that."""
+"""From one step the pretrained student is worse than an untrained one, which at least stays near the middle: it must
+end well below that."""
 
 
 def lower(says: str, metric: str, other: str = DMD, label: str = "dmd") -> Claim:
