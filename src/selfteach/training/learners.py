@@ -10,6 +10,7 @@ from selfteach.importing import is_reference, load_object
 from selfteach.recipes import NetworkRecipe
 from selfteach.training.network_config import NetworkConfig
 from selfteach.training.network_learner import NetworkLearner
+from selfteach.training.reduce import processes
 
 LEARNERS: Mapping[str, str] = {
     "afd": "selfteach.training.diffusion.afd:AFDLearner",
@@ -41,5 +42,10 @@ def learner_kind(recipe: NetworkRecipe) -> type[NetworkLearner[Any]]:
 
 
 def network_learner(config: NetworkConfig) -> NetworkLearner[Any]:
-    """The learner of a run at its beginning. UserError where its data or a package is missing."""
+    """The learner of a run at its beginning. UserError where its data or a package is missing, and where several
+    processes were launched: its losses are of its own batch, and gradients of processes are added."""
+    require(
+        processes()[1] == 1,
+        f"recipe {config.recipe_name} is trained by one process: start it without torchrun or accelerate launch",
+    )
     return learner_kind(config.recipe)(config.recipe, config.settings)
