@@ -25,8 +25,9 @@ VALIDATED = "eval/validation/accuracy"
 """Rates are chosen by images that are not the reported ones."""
 MATTERS = Exceeds(0.01)
 """What the paper's advances are about: a hundredth."""
-AG, SD, SI = "sla --objective sla", "sla", "sla --objective sla --inference si"
-CE, DA, MT = "sla --objective ce", "sla --objective da", "sla --objective mt"
+SD = "sla --data digits"
+AG, SI = f"{SD} --objective sla", f"{SD} --objective sla --inference si"
+CE, DA, MT = f"{SD} --objective ce", f"{SD} --objective da", f"{SD} --objective mt"
 
 STUDY = Study(
     method="sla",
