@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from selfteach.checks import require
 from selfteach.objective import flow, transition
+from selfteach.objective.advantage import group_mean
+from selfteach.objective.adversarial import bradley_terry, gradient_penalty, logistic
 from selfteach.recipes.diffusion import DiffusionRecipe
 from selfteach.recipes.network import NetworkOptimization, NetworkRecipe, Outputs
 from selfteach.settings import (
@@ -52,8 +54,12 @@ __all__ = [
     "Shaped",
     "Tensor",
     "UnitInterval",
+    "bradley_terry",
     "flow",
     "functional",
+    "gradient_penalty",
+    "group_mean",
+    "logistic",
     "require",
     "settings",
     "torch",

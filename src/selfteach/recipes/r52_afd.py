@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from selfteach.objective.advantage import group_mean
-from selfteach.objective.adversarial import bradley_terry, logistic
 from selfteach.recipes.network_kit import *
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from selfteach.objective.adversarial import bradley_terry, gradient_penalty
 from selfteach.recipes.network_kit import *
 
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from selfteach.recipes import Method, NetworkRecipe, Recipe
 from selfteach.task.arena import WORLDS
 
-KIT = "selfteach.recipes.kit"
+KITS = ("selfteach.recipes.kit", "selfteach.recipes.network_kit")
 FOLLOWED = tuple(f"selfteach.{one}." for one in ("recipes", "roles", "control", "objective", "task"))
 LEARNERS = re.compile(r"selfteach\.training\.[^.]+\.[^.]+")
 """A learner, and what stands beside it in the folder of its domain."""
 SHARED = frozenset(
     f"selfteach.{folder}.{name}"
     for folder, names in {
-        "recipes": "kit base method network parts tools knobs",
+        "recipes": "kit network_kit base method network parts tools knobs",
         "roles": "role view weights",
         "objective": "advantage aggregate axes batch columns divergence divisor entrywise gate minibatch positions "
         "record sampled statistics sums support target terms",
@@ -100,22 +100,27 @@ def modules_used(file: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (one.name for one in node.names)
-        if isinstance(node, ast.ImportFrom) and node.module == KIT:
+        if isinstance(node, ast.ImportFrom) and node.module in KITS:
             named = {one.name for one in node.names}
-            yield from (module for name, module in kit().items() if name in (used if "*" in named else named))
+            wanted = used if "*" in named else named
+            yield from (module for name, module in names_of(node.module).items() if name in wanted)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{one.name}" for one in node.names)  # it may be a module itself
 
 
 @cache
-def kit() -> dict[str, str]:
-    """Name of the kit → the module that defines it."""
-    file = file_of(KIT)
+def names_of(kit: str) -> dict[str, str]:
+    """Name of a kit → the module that defines it, or that it is."""
+    file = file_of(kit)
     assert file is not None
     tree = ast.parse(source_of(file))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-    return {one.asname or one.name: str(node.module) for node in imports for one in node.names}
+    named = {one.asname or one.name: (node.module, one.name) for node in imports for one in node.names}
+    return {
+        name: f"{module}.{own}" if file_of(f"{module}.{own}") else str(module)
+        for name, (module, own) in named.items()
+    }
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +20,7 @@ from selfteach.training.diffusion.discriminator import Discriminator
 from selfteach.training.diffusion.learner import NETWORK, DiffusionLearner
 from selfteach.training.diffusion.network import VelocityNetwork
 from selfteach.training.diffusion.sampling import jumps, sample, time_grid
-from selfteach.training.learner import Stage, Trained, Update
+from selfteach.training.learner import Role, Stage, Trained, Update
 from selfteach.training.network_learner import trained, update_of
 from selfteach.training.trainer import Settings
 
@@ -95,7 +95,7 @@ class AFDLearner(DiffusionLearner[AFD]):
         }
         return {name: made[name]() for name in self.learning}
 
-    def roles(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Frozen]:
+    def roles(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Role]:
         if self.stage != DISTILL:
             return {}
         self.old, self.first = Average(self.network, self.recipe.old_decay), Frozen(self.network)
@@ -124,7 +124,7 @@ class AFDLearner(DiffusionLearner[AFD]):
     def sampler(self) -> VelocityNetwork:
         """Who samples: the old weights, where the student learns from what they say."""
         follows = self.stage == DISTILL and self.recipe.student_loss == "nft" and self.recipe.old == "ema"
-        return cast(VelocityNetwork, self.old.module) if follows else self.network
+        return self.old.module if follows else self.network
 
     def updates(self, batch: Any) -> Iterator[Update]:
         if self.pretraining:
