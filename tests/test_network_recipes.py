@@ -332,3 +332,10 @@ def test_names_of_networks_and_of_texts_are_apart() -> None:
     assert {name for name, kind in METHODS.items() if issubclass(kind, NetworkRecipe)} == set(NETWORK_RECIPES)
     with pytest.raises(UserError, match="no recipe without tokens is called 'opsd'"):
         evaluate_outputs("opsd", {})
+
+
+def test_steps_are_not_raised_where_a_learner_has_laid_out_its_stages(tmp_path: Path) -> None:
+    few = {"data": "digits", "out": tmp_path / "run", "samples_every": 0, "device": "cpu", "progress": None}
+    selfteach.train("sla", steps=2, schedule="constant", **few)
+    with pytest.raises(UserError, match="stages were laid out for 2 steps"):
+        selfteach.train("sla", steps=4, schedule="constant", resume=True, **few)

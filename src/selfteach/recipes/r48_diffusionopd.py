@@ -81,6 +81,10 @@ class DiffusionOPD(DiffusionRecipe):
             "estimator score-function is of states that the student sampled: take sampler sde or cps, states student",
         )
         require(
+            self.estimator == "closed-form" or self.divide_by == "variance",
+            "divide_by is the closed form's: with estimator score-function leave it out",
+        )
+        require(
             self.divide_by != "g2" or self.sampler == "sde", "divide_by g2 is the SDE's: take sampler sde"
         )
         require(

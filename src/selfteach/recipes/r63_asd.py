@@ -78,6 +78,10 @@ class ASD(DiffusionRecipe):
             f"sampling_steps and step_counts skip within a schedule of {self.schedule_steps} steps, got {most}",
         )
         require(self.schedule_steps > 1, "schedule_steps must be 2 or more: n steps learn from n + 1")
+        require(
+            self.optimization.steps >= self.student_every,
+            f"steps {self.optimization.steps} is below student_every {self.student_every}: the student never learns",
+        )
         require(self.student_every > 1, "student_every must be 2 or more: the other steps are its judges'")
 
     def loss(self, network: str, outputs: Outputs, step: int) -> Float[Tensor, ""]:

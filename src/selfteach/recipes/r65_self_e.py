@@ -75,8 +75,9 @@ class SelfE(DiffusionRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.same_time == 1 or 0 < self.label_dropout < 1,
-            "the judge without a prompt is trained on hidden labels: let label_dropout be above 0 and below 1",
+            (self.same_time == 1 and self.guidance == 1) or 0 < self.label_dropout < 1,
+            "the judge without a prompt, and guidance other than 1, ask a network that has seen hidden labels: let "
+            "label_dropout be above 0 and below 1",
         )
 
     def tau(self, step: int) -> float:

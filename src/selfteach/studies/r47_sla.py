@@ -64,6 +64,8 @@ STUDY = Study(
             lower="si",
             rule=MATTERS,
             tuned_by=VALIDATED,
+            withdrawn="its sides chose different learning rates, so that two networks are compared: within one run "
+            "eval/ag/accuracy and eval/si/accuracy say it",
         ),
         Claim(
             says="To give all rotations the same label hurts (no figure known)",

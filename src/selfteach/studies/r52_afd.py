@@ -25,12 +25,12 @@ LAPTOP = Laptop(
 )
 
 AFD = "afd --samples-every 0"
-TUNED = ("--lr x0.1|x0.3|x1",)
-"""Downward alone: above it a frozen discriminator drives its student until nothing is finite."""
+TUNED = ("--lr x0.1|x0.3|x1|x3",)
 
 
-def beaten(says: str, label: str, words: str) -> Claim:
-    """AFD's samples end closer to the teacher's than another form's."""
+def beaten(says: str, label: str, words: str, *, fails: bool = False) -> Claim:
+    """AFD's samples end closer to the teacher's than another form's; ``fails``: the claim itself says that this form
+    does not learn."""
     return Claim(
         says=says,
         variants={"afd": AFD, label: f"{AFD} {words}"},
@@ -39,7 +39,7 @@ def beaten(says: str, label: str, words: str) -> Claim:
         better="lower",
         rule=Exceeds(0.0),
         sweep=TUNED,
-        may_fail=(label,),
+        may_fail=(label,) if fails else (),
     )
 
 
@@ -51,12 +51,14 @@ STUDY = Study(
             "reward hacking)",
             "frozen",
             "--freeze-discriminator",
+            fails=True,
         ),
         beaten(
             "What its score says of each sample is what helps (against the same weights, handed to other samples of "
             "its prompt; ours)",
             "shuffled",
             "--shuffle-scores",
+            fails=True,
         ),
         beaten(
             "The score as a weight beats its gradient through the sampler: 87.55 against 83.83 (physics, Self Forcing)",

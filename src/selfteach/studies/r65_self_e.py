@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import Laptop
-from selfteach.studies.study import Claim, Study
+from selfteach.studies.study import Claim, Study, Works
 from selfteach.studies.verdict import Exceeds, Within
 
 LAPTOP = Laptop(
@@ -24,6 +24,12 @@ LAPTOP = Laptop(
 SELF_E = "self-e --preset laptop"
 FLOW = f"{SELF_E} --same-time 1 --landing same"
 
+
+def fell(metric: str) -> Works:
+    """The distance is less than an untrained network's."""
+    return Works(f"first {metric}", metric, 0.0)
+
+
 STUDY = Study(
     method="self-e",
     claims=(
@@ -36,17 +42,20 @@ STUDY = Study(
             metric="eval/energy/1",
             rule=Exceeds(0.0),
             better="lower",
-            may_fail=("flow-matching",),
+            tuned_by="eval/energy/1",
+            works={"self-e": fell("eval/energy/1"), "flow-matching": fell("eval/energy/50")},
         ),
         Claim(
             says="In fifty steps it is on a par with flow matching (0.754 against 0.731)",
-            variants={"flow-matching": FLOW, "self-e": SELF_E},
+            # Words of their own, which change nothing, since these sides are tuned by another number.
+            variants={"flow-matching": f"{FLOW} --eval-every 0", "self-e": f"{SELF_E} --eval-every 0"},
             higher="flow-matching",
             lower="self-e",
             metric="eval/energy/50",
             rule=Within(0.02),
             better="lower",
-            may_fail=("flow-matching",),
+            tuned_by="eval/energy/50",
+            works={"self-e": fell("eval/energy/50"), "flow-matching": fell("eval/energy/50")},
         ),
     ),
 )

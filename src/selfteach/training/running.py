@@ -217,6 +217,8 @@ def why_not(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
         fixed = (
             f"the {schedule} schedule of the learning rate was laid out for {old.get(STEPS)} steps: {anew}"
         )
+    elif is_of_networks(new):
+        fixed = f"its stages were laid out for {old.get(STEPS)} steps: start a new run in another --out"
     elif knobs:
         fixed = f"{', '.join(knobs)} is chosen by the share of the steps that is done: {anew}"
     lowered = "it can be raised, not lowered"
@@ -226,6 +228,12 @@ def why_not(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
         less = isinstance(now, int) and (not isinstance(before, int) or now < before)
         found[name] = lowered if less else fixed if name == STEPS else ""
     return {name: text for name, text in found.items() if text}
+
+
+def is_of_networks(table: Mapping[str, Any]) -> bool:
+    """Whether a run's record, by dotted name, is that of a recipe without tokens: what its stages and schedules make of
+    its steps is its learner's to know."""
+    return "tracking.track" in table
 
 
 def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
@@ -241,7 +249,7 @@ def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
         new.get("recipe.optimization.schedule", "constant"),
         new.get("run.controlled"),
     )
-    fixed = schedule != "constant" or found_on_the_way
+    fixed = schedule != "constant" or found_on_the_way or is_of_networks(new)
     return found - {STEPS} if fixed else found
 
 
