@@ -71,6 +71,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "a label that y lacks",
     ),
     "another shape": ({"x": ONE, "y": ONE, "x_test": np.ones((3, 2)), "y_test": np.ones(3)}, "another shape"),
+    "one part of two": ({"x": ONE, "y": ONE, "x_test": ONE}, "give both, or neither"),
+    "a number that drowns the others": ({"x": ONE * 1e300, "y": ONE}, "scale it"),
+    "a wild label": ({"x": ONE, "y": np.r_[np.zeros(29, dtype=int), 10**8]}, "without gaps, and y has no 1"),
+    "a wrapped label": ({"x": ONE, "y": np.full(30, 2**63 + 1, dtype=np.uint64)}, "scale it"),
+    "labels with a gap": ({"x": ONE, "y": np.arange(30) % 3 * 2}, "y has no 1 but 4"),
+    "durations": ({"x": np.ones(30, dtype="m8[s]"), "y": ONE}, "timedelta"),
     "empty": ({"x": ONE[:0], "y": ONE[:0]}, "0 rows are left"),
 }
 
@@ -90,6 +96,12 @@ def zipped(name: str, content: bytes) -> bytes:
     return held.getvalue()
 
 
+def npy() -> bytes:
+    held = io.BytesIO()
+    np.save(held, np.ones(3))
+    return held.getvalue()
+
+
 BROKEN = {
     "empty": b"",
     "text": b"no zip",
@@ -97,6 +109,8 @@ BROKEN = {
     "header": zipped("x.npy", b"\x93NUMPY\x01\x00"),
     "no array": zipped("x.npy", b"text"),
     "path": zipped("a/../x", b""),
+    "raw members": zipped("x", b"1 2 3"),
+    "an array alone": npy(),
 }
 
 

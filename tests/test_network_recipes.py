@@ -17,6 +17,7 @@ import torch
 
 import network_of_ones_own as own
 import selfteach
+import selfteach.testing
 from saved import everything
 from selfteach.api.resolve import NETWORK_BUNDLES, kind_of
 from selfteach.cli import main
@@ -339,3 +340,18 @@ def test_steps_are_not_raised_where_a_learner_has_laid_out_its_stages(tmp_path: 
     selfteach.train("sla", steps=2, schedule="constant", **few)
     with pytest.raises(UserError, match="stages were laid out for 2 steps"):
         selfteach.train("sla", steps=4, schedule="constant", resume=True, **few)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"y": np.zeros(3)}, "y has shape"),
+        ({"y": np.zeros((1, 1))}, "y has n = 1"),
+        ({"norm": np.ones(1)}, "norm has"),
+    ],
+)
+def test_an_array_of_another_shape_is_not_broadcast(changed: dict[str, Any], said: str) -> None:
+    given = {"f": np.ones((3, 1)), "y": np.zeros((3, 1)), "t": np.ones((3, 1)), "norm": np.array(2.0)}
+    assert selfteach.testing.evaluate_outputs("kernel-sd", given)["losses"]["network"] == pytest.approx(0.725)
+    with pytest.raises(ValueError, match=said):
+        selfteach.testing.evaluate_outputs("kernel-sd", {**given, **changed})

@@ -97,6 +97,7 @@ def evaluate_outputs(
         for name in set(arrays) ^ set(chosen.outputs):
             lack = "lack" if name in chosen.outputs else "have no"
             raise ValueError(f"arrays {lack} {name!r}; the recipe reads {', '.join(chosen.outputs)}")
+        require_shapes(chosen.outputs, arrays)
     outputs = {name: leaf_of(value) for name, value in arrays.items()}
     leaves = {name: one for name, one in outputs.items() if one.requires_grad}
     losses = dict(chosen.losses(outputs, step))
@@ -112,6 +113,21 @@ def evaluate_outputs(
         if not all(np.isfinite(one).all() for one in numbers):
             raise ValueError(f"loss or gradient of optimizer {optimizer!r} is not finite")
     return {"losses": {name: float(loss.detach()) for name, loss in losses.items()}, "grads": grads}
+
+
+def require_shapes(declared: Mapping[str, str], arrays: Mapping[str, Any]) -> None:
+    """ValueError for an array of another shape than the recipe declares ("[n, c] …"), or that differs from another one
+    in an axis of the same name: broadcasting would make a number of them all the same."""
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, meaning in declared.items():
+        axes = [axis.strip() for axis in meaning[1 : meaning.index("]")].split(",") if axis.strip()]
+        shape = np.shape(arrays[name])
+        if len(shape) != len(axes):
+            raise ValueError(f"{name} has shape {shape}, and the recipe reads {meaning}")
+        for axis, size in zip(axes, shape, strict=True):
+            known, first = sizes.setdefault(axis, (size, name))
+            if size != known:
+                raise ValueError(f"{name} has {axis} = {size}, and {first} has {known}")
 
 
 def leaf_of(value: Any) -> Shaped[Tensor, "..."]:

@@ -97,7 +97,7 @@ def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfi
     if isinstance(config, NetworkConfig) or isinstance(where, NetworkWhere):
         raise UserError(
             f"recipe {config.recipe_name} trains no language model, which selfteach {command} is about: train, doctor, "
-            "study, report and show take it"
+            "study and report take it"
         )
     return config, where
 

@@ -74,6 +74,7 @@ class SelfE(DiffusionRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(abs(self.time_shift) <= 50, f"time_shift must lie between -50 and 50, got {self.time_shift}")
         require(
             (self.same_time == 1 and self.guidance == 1) or 0 < self.label_dropout < 1,
             "the judge without a prompt, and guidance other than 1, ask a network that has seen hidden labels: let "

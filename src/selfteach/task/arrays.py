@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,6 +14,7 @@ import numpy as np
 
 from selfteach.checks import nearest, require
 from selfteach.errors import UserError
+from selfteach.outside import blamed
 from selfteach.task.glyphs import glyphs, glyphs_color
 from selfteach.task.mnist1d import signals
 
@@ -27,6 +27,8 @@ SINE = (
 """Noisy values of sin 2πx at x = 0, 0.1 … 1 (arXiv 2002.05715, used again by arXiv 2102.13088)."""
 VALID, TEST = 0.2, 0.3
 """Shares of rows that are held out: to choose by, and to report."""
+LARGEST = 1e9
+"""Of a file's numbers: float32 still tells 1e9 from twice as much, squared and summed."""
 EXTRA = "pip install 'selfteach[networks]'"
 
 
@@ -150,14 +152,17 @@ def of_file(name: str, seed: int) -> Arrays:
     advice = "write it with numpy.savez(FILE, x=…, y=…)"
     if not os.path.isfile(name):
         raise UserError(f"data {name} is no file: {advice}")
-    try:
-        with np.load(name, allow_pickle=False) as file:
-            found = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError) as problem:
-        raise UserError(f"data {name} cannot be read as arrays ({problem}): {advice}") from None
+    with blamed(f"data {name}", advice), np.load(name, allow_pickle=False) as file:
+        found = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
+    whole = all(isinstance(one, np.ndarray) for one in found.values())
+    require(whole, f"data {name} holds something else than arrays: {advice}")
+    require(
+        ("x_test" in found) == ("y_test" in found),
+        f"data {name} has one of x_test and y_test: give both, or neither",
+    )
     require("x" in found and "y" in found, f"data {name} has no arrays x and y: {advice}")
     rows = rows_of(name, found["x"], found["y"])
-    classes = int(rows.y.max()) + 1 if rows.y.ndim == 1 and len(rows) else 0
+    classes = classes_of(name, rows.y) if rows.y.ndim == 1 else 0
     if "x_test" not in found or "y_test" not in found:
         return split(rows.x, rows.y, seed, classes)
     test = rows_of(name, found["x_test"], found["y_test"])
@@ -173,6 +178,18 @@ def of_file(name: str, seed: int) -> Arrays:
     return Arrays(train, cut.valid, test, classes)
 
 
+def classes_of(name: str, labels: Array) -> int:
+    """How many there are. UserError unless they are numbered from 0 without gaps: a slip would ask for a network with
+    as many outputs as its largest number."""
+    present = np.unique(labels)
+    missing = np.flatnonzero(present != np.arange(len(present)))
+    if len(missing):
+        raise UserError(
+            f"data {name}: labels are numbered 0, 1, 2 … without gaps, and y has no {missing[0]} but {present[-1]}"
+        )
+    return len(present)
+
+
 def rows_of(name: str, x: Array, y: Array) -> Rows:
     """Labels as int64, anything else as float64. UserError for what is no number, not finite, or of unequal length."""
     for label, one in (("x", x), ("y", y)):
@@ -181,7 +198,12 @@ def rows_of(name: str, x: Array, y: Array) -> Rows:
             f"data {name}: {label} is of type {one.dtype}, not a list of numbers",
         )
         require(not np.iscomplexobj(one), f"data {name}: {label} is complex")
+        require(not np.issubdtype(one.dtype, np.timedelta64), f"data {name}: {label} is of type {one.dtype}")
         require(bool(np.isfinite(one).all()), f"data {name}: {label} has a number that is not finite")
+        require(
+            bool((np.abs(one.astype(np.longdouble)) <= LARGEST).all()),
+            f"data {name}: {label} has a number beyond {LARGEST:g}, where squares lose all others: scale it",
+        )
     require(len(x) == len(y), f"data {name}: x has {len(x)} rows and y {len(y)}")
     inputs = x.astype(np.float64)
     inputs = inputs[:, None] if inputs.ndim == 1 else inputs

@@ -211,7 +211,8 @@ def why_not(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     """Why steps and budget cannot be what they are asked to be, by dotted name."""
     old, new = dict(dotted(saved)), dict(dotted(config))
     schedule, knobs = new.get("recipe.optimization.schedule", "constant"), new.get("run.controlled")
-    anew = "start a new run in another --out, perhaps from this one's weights (--model RUN)"
+    anew = "start a new run in another --out"
+    anew += "" if is_of_networks(new) else ", perhaps from this one's weights (--model RUN)"
     fixed = ""
     if schedule != "constant":
         fixed = (
