@@ -355,3 +355,16 @@ def test_an_array_of_another_shape_is_not_broadcast(changed: dict[str, Any], sai
     assert selfteach.testing.evaluate_outputs("kernel-sd", given)["losses"]["network"] == pytest.approx(0.725)
     with pytest.raises(ValueError, match=said):
         selfteach.testing.evaluate_outputs("kernel-sd", {**given, **changed})
+
+
+def test_what_is_about_text_says_that_there_is_none(tmp_path: Path) -> None:
+    quiet = {"device": "cpu", "progress": None}
+    run = selfteach.train("kernel-sd", steps=2, samples_every=1, out=tmp_path / "run", **quiet)
+    with pytest.raises(UserError, match="weights are safetensors in"):
+        run.load()
+    with pytest.raises(UserError, match="no text but points: selfteach report"):
+        run.samples()
+    with pytest.raises(UserError, match="learns from nothing"):
+        selfteach.train("asd", dmd_weight=0, adversarial_weight=0, out=tmp_path / "other", **quiet)
+    with pytest.raises(UserError, match=r"or digits, or FILE\.npz"):
+        selfteach.train("self-e", data="sine", out=tmp_path / "other", **quiet)

@@ -106,7 +106,13 @@ class Result:
         write_metrics(self.metrics, path)
 
     def load(self, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The trained model (an adapter merged into its base) and its tokenizer, in evaluation mode."""
+        """The trained model (an adapter merged into its base) and its tokenizer, in evaluation mode. UserError for a
+        run without tokens."""
+        if "tracking" in self.config:
+            name = self.config["recipe"]["name"]
+            raise UserError(
+                f"recipe {name} trains no language model: its weights are safetensors in {self.model}"
+            )
         policy = load_policy(str(self.model), trained=False, device=device)
         return policy.model, policy.tokenizer  # type: ignore[return-value]
 

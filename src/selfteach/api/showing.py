@@ -25,7 +25,10 @@ def chosen(
 ) -> list[Row]:
     """The answers of samples.jsonl that fit all that is given. UserError, which says what there is, for a step, a
     phase, a key or an outcome that no answer has."""
+    rows = list(rows)
     found = [{**row, "outcome": outcome_of(row)} for row in rows if row.get("kind", "text") == "text"]
+    others = {str(row.get("kind")) for row in rows} - {"text"} if not found else set()
+    require(not others, f"the run writes no text but {', '.join(sorted(others))}: selfteach report shows it")
     require(bool(found), "the run has written no answers down yet")
     tests: list[tuple[str, Any, Callable[[Row], bool]]] = [
         ("step", step, lambda row: row["step"] == step),

@@ -77,6 +77,10 @@ class ASD(DiffusionRecipe):
             most <= self.schedule_steps,
             f"sampling_steps and step_counts skip within a schedule of {self.schedule_steps} steps, got {most}",
         )
+        require(
+            self.dmd_weight + self.adversarial_weight > 0,
+            "dmd_weight and adversarial_weight are both 0: the student learns from nothing",
+        )
         require(self.schedule_steps > 1, "schedule_steps must be 2 or more: n steps learn from n + 1")
         require(
             self.optimization.steps >= self.student_every,

@@ -152,5 +152,8 @@ WORLDS: Mapping[str, Callable[[], World]] = {
 
 def world_named(name: str) -> World:
     """UserError with the nearest name where it is unknown."""
-    require(name in WORLDS, f"no world of the plane is called {name!r}{nearest(name, WORLDS)}")
+    near = nearest(name, WORLDS)
+    require(
+        name in WORLDS, f"no world of the plane is called {name!r}{near}; or digits, or FILE.npz with x and y"
+    )
     return WORLDS[name]()
