@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from selfteach.checks import require
@@ -134,12 +134,12 @@ class AFDLearner(DiffusionLearner[AFD]):
         for name in self.learning:
             yield update_of(self.recipe, name, lambda name=name: outputs[name](batch), self.step)
 
-    def compared(self, batch: Judged) -> dict[str, Tensor]:
+    def compared(self, batch: Judged) -> dict[str, Shaped[Tensor, "..."]]:
         """What the discriminator's loss reads."""
         score, prompts = self.discriminator, batch.prompts
         return {"d_teacher": score(batch.taught, prompts), "d_student": score(batch.own, prompts)}
 
-    def moved(self, batch: Judged) -> dict[str, Tensor]:
+    def moved(self, batch: Judged) -> dict[str, Shaped[Tensor, "..."]]:
         """What the student's loss reads."""
         if self.recipe.student_loss == "gan":
             own = self.denoised(batch.start, batch.prompts)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -172,7 +172,7 @@ class ASDLearner(DiffusionLearner[ASD]):
         loss.backward()
         return {"loss/student": loss.item()}
 
-    def followed(self, batch: Branches) -> dict[str, Tensor]:
+    def followed(self, batch: Branches) -> dict[str, Shaped[Tensor, "..."]]:
         """What the student's loss reads."""
         x, t = self.rolled(batch.start), batch.t[2]
         x_t = interpolated(x.detach(), batch.noise[2], t)
@@ -182,14 +182,14 @@ class ASDLearner(DiffusionLearner[ASD]):
         d_n = self.score(self.noised(batch, 0, x), batch.t[0], batch.steps)
         return {"x": x, "x0_real": real, "x0_fake": fake, "t": t, "d_n": d_n, "d_more": d_more}
 
-    def seen(self, batch: Branches) -> dict[str, Tensor]:
+    def seen(self, batch: Branches) -> dict[str, Shaped[Tensor, "..."]]:
         """What the loss of the student's scores reads."""
         x_t = self.noised(batch, 2, batch.few)
         velocity = self.velocity(self.fake, x_t, batch.t[2])
         seen = noise_of(x_t, velocity, batch.t[2])
         return {"eps_fake": seen, "eps": batch.noise[2], "t": batch.t[2]}
 
-    def told_apart(self, batch: Branches) -> dict[str, Tensor]:
+    def told_apart(self, batch: Branches) -> dict[str, Shaped[Tensor, "..."]]:
         """What the discriminator's loss reads."""
         found: dict[str, Tensor] = {}
         for place, (name, x) in enumerate({"n": batch.few, "more": batch.more}.items()):

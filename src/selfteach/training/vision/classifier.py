@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -94,7 +94,7 @@ class VisionLearner(NetworkLearner[SLA]):
         views = 1 if self.recipe.objective == "ce" else len(self.views)
         yield update_of(self.recipe, "network", lambda: self.outputs(batch, views), 0)
 
-    def outputs(self, batch: Images, views: int) -> dict[str, Tensor]:
+    def outputs(self, batch: Images, views: int) -> dict[str, Shaped[Tensor, "..."]]:
         """What the recipe's loss reads: the heads' logits on the first ``views`` views, and the labels."""
         seen = views_of(batch.x.to(self.device), self.views[:views])
         logits = self.network(seen.flatten(0, 1))
@@ -155,7 +155,7 @@ class VisionLearner(NetworkLearner[SLA]):
         save_file(state, folder / "classifier.safetensors")
 
 
-def by_inference(outputs: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "B N"]]:
+def by_inference(outputs: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Float[Tensor, "B N"]]:
     """Logits of each way of inference that the heads allow."""
     found = {"sd": outputs["u"][:, 0]} if "u" in outputs else {}
     if "w" in outputs:
@@ -164,7 +164,7 @@ def by_inference(outputs: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "B N"
     return found
 
 
-def share(right: Tensor) -> float:
+def share(right: Shaped[Tensor, "..."]) -> float:
     return float(right.double().mean())
 
 
