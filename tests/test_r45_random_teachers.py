@@ -12,15 +12,15 @@ import torch
 from torch.nn import functional
 
 import selfteach
+from cut import require_goes_on
 from selfteach.recipes.network import NetworkOptimization
 from selfteach.recipes.r45_random_teachers import RandomTeachers
 from selfteach.task.arrays import load_arrays
 from selfteach.testing import evaluate_outputs
 from selfteach.training.progress import Silent
+from selfteach.training.randomness import seeded
 from selfteach.training.trainer import Settings, Trainer
-from selfteach.training.vision.networks import seeded
 from selfteach.training.vision.random_teacher import Bottleneck, Network, RandomTeacherLearner, student_of
-from stopped import goes_on_bit_for_bit
 
 SIZES = {
     "data": "digits",
@@ -216,10 +216,13 @@ def test_noise_has_the_datas_mean_and_deviation_and_no_row_of_it() -> None:
 
 
 @pytest.mark.parametrize("encoder", ["conv", "resnet20"])
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, encoder: str) -> None:
-    how = NetworkOptimization(optim="adamw", steps=6, batch_size=8)
-    recipe = RandomTeachers(**{**SIZES, "encoder": encoder, "alpha": 0.5, "optimization": how})
-    saved = goes_on_bit_for_bit(RandomTeacherLearner, recipe, tmp_path, 5, total=6)
+def test_a_stopped_run_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str
+) -> None:
+    knobs = {**SIZES, "encoder": encoder, "alpha": 0.5, "optim": "adamw", "steps": 6, "batch_size": 8}
+    saved = require_goes_on(
+        RandomTeacherLearner, "random-teachers", tmp_path, monkeypatch, total=6, at=5, **knobs
+    )
     assert any("running_mean" in place for place in saved) == (encoder == "resnet20")
     assert any("exp_avg" in place for place in saved)
 

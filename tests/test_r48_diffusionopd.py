@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import selfteach
-from diffusing import QUIET, SMALL, cut_and_whole
+from cut import require_goes_on
+from diffusing import QUIET, SMALL
 from selfteach.errors import UserError
 from selfteach.objective.transition import flow_sde
 from selfteach.recipes.r48_diffusionopd import DiffusionOPD
 from selfteach.testing import evaluate_outputs
-from selfteach.training.diffusion.opd import DISTILL, DiffusionOPDLearner
+from selfteach.training.diffusion.opd import DiffusionOPDLearner
 from selfteach.training.trainer import Settings
 
 TINY = {
@@ -210,14 +211,12 @@ def test_the_base_is_told_labels_that_say_nothing() -> None:
 # --- runs --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["specialize", DISTILL])
+@pytest.mark.parametrize("at", [2, 4, 8], ids=["pretrain", "specialize", "distill"])
 def test_a_run_that_is_cut_goes_on_bit_for_bit(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at: int
 ) -> None:
-    knobs = {k: v for k, v in TINY.items() if k not in SMALL}
-    cut_and_whole(
-        monkeypatch, DiffusionOPDLearner, tmp_path, stage, recipe="diffusionopd", sampler="sde", **knobs
-    )
+    knobs = {**TINY, "sampler": "sde"}
+    require_goes_on(DiffusionOPDLearner, "diffusionopd", tmp_path, monkeypatch, total=10, at=at, **knobs)
 
 
 def test_distillation_brings_the_student_to_every_teacher(tmp_path: Path) -> None:

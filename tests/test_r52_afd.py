@@ -40,23 +40,23 @@ def student(arrays: Arrays, **overrides: Any) -> tuple[float, np.ndarray]:
     return out["losses"]["student"], N * out["grads"]["student"]["v_theta"]
 
 
-def shares(score: np.ndarray, weights: str, c: float) -> np.ndarray:
+def shares(score: np.ndarray, scaling: str, c: float) -> np.ndarray:
     """w by hand."""
     r = np.array([s - score[prompt == Y].mean() for s, prompt in zip(score, Y, strict=True)])
-    if weights == "standardized":
+    if scaling == "standardized":
         return (0.5 + r / (2 * c * r.std())).clip(0, 1)
     r = r.clip(-c, c)
     return (r - r.min()) / (r.max() - r.min())
 
 
-@pytest.mark.parametrize("weights", ["min-max", "standardized"])
+@pytest.mark.parametrize("scaling", ["min-max", "standardized"])
 @pytest.mark.parametrize("c", [5.0, 0.3])
-def test_at_the_old_weights_the_gradient_is_signed_flow_matching(weights: str, c: float) -> None:
+def test_at_the_old_weights_the_gradient_is_signed_flow_matching(scaling: str, c: float) -> None:
     """2β (2w − 1)(v_old − v): β times flow matching's own for w = 1, minus that for w = 0, else between."""
     arrays = given()
     arrays["v_theta"] = arrays["v_old"]
-    w = shares(arrays["score"], weights, c)
-    _, slope = student(arrays, beta=0.3, weights=weights, adv_clip=c)
+    w = shares(arrays["score"], scaling, c)
+    _, slope = student(arrays, beta=0.3, score_scaling=scaling, adv_clip=c)
     expected = 2 * 0.3 * (2 * w - 1)[:, None] * (arrays["v_old"] - arrays["v"])
     np.testing.assert_allclose(slope, expected, rtol=1e-10, atol=1e-12)
     _, matching = student(arrays, student_loss="sft")
@@ -69,7 +69,7 @@ def test_the_minimum_is_a_multiple_of_the_old_error_away_and_not_the_target() ->
     arrays, beta = given(), 0.4
     w = shares(arrays["score"], "standardized", 2.0)
     best = arrays["v_old"] + (2 * w - 1)[:, None] * (arrays["v"] - arrays["v_old"]) / beta
-    knobs = {"beta": beta, "weights": "standardized", "adv_clip": 2.0}
+    knobs = {"beta": beta, "score_scaling": "standardized", "adv_clip": 2.0}
     least, slope = student({**arrays, "v_theta": best}, **knobs)
     np.testing.assert_allclose(slope, 0, atol=1e-12)
     rng = np.random.default_rng(1)
@@ -97,12 +97,12 @@ def test_with_its_own_velocity_as_the_old_one_what_is_not_preferred_is_fled_with
     )
 
 
-@pytest.mark.parametrize("weights", ["min-max", "standardized"])
-def test_a_discriminator_that_tells_nothing_moves_nothing(weights: str) -> None:
+@pytest.mark.parametrize("scaling", ["min-max", "standardized"])
+def test_a_discriminator_that_tells_nothing_moves_nothing(scaling: str) -> None:
     for score in (np.full(N, 1.7), np.where(Y == 0, -3.0, 8.0)):  # nothing but the prompt
         arrays = given(score=score)
         arrays["v_theta"] = arrays["v_old"]
-        _, slope = student(arrays, weights=weights)
+        _, slope = student(arrays, score_scaling=scaling)
         np.testing.assert_allclose(slope, 0, atol=1e-12)
 
 
@@ -126,7 +126,7 @@ def test_scores_that_are_equal_cost_log_two() -> None:
     ("network", "names", "knobs"),
     [
         ("student", ("v_theta",), {}),
-        ("student", ("v_theta",), {"weights": "standardized", "adv_clip": 0.5, "prior_weight": 0.3}),
+        ("student", ("v_theta",), {"score_scaling": "standardized", "adv_clip": 0.5, "prior_weight": 0.3}),
         ("student", ("v_theta",), {"student_loss": "sft"}),
         ("student", ("score",), {"student_loss": "gan"}),
         ("discriminator", ("d_teacher", "d_student"), {}),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import selfteach
+from cut import require_goes_on
 from selfteach.recipes.network import NetworkOptimization
 from selfteach.recipes.r54_sd_darts import SDDarts
 from selfteach.testing import evaluate_outputs
@@ -18,7 +19,6 @@ from selfteach.training.trainer import Settings, Trainer
 from selfteach.training.vision.darts import DartsLearner
 from selfteach.training.vision.labelled import labelled
 from selfteach.training.vision.supernet import Architecture, Edge, Supernet, discretized, named
-from stopped import goes_on_bit_for_bit
 
 SIZES = {"channels": 4, "cells": 2, "nodes": 2, "spacing": 2, "power_steps": 0}
 QUIET = {"samples_every": 0, "device": "cpu", "progress": None}
@@ -236,17 +236,19 @@ def test_a_search_learns_and_its_network_is_trained_anew(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("batches", [5, 9])
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, batches: int) -> None:
+def test_a_stopped_run_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
     """Two optimizers and a ring of snapshots, stopped in either stage."""
-    how = NetworkOptimization(optim="sgd", lr=0.05, steps=7, batch_size=8, momentum=0.9, schedule="cosine")
-    recipe = SDDarts(**SIZES, optimization=how, teachers=2, retrain_steps=4)
-    saved = goes_on_bit_for_bit(DartsLearner, recipe, tmp_path, batches, total=11)
+    how = {"optim": "sgd", "lr": 0.05, "momentum": 0.9, "schedule": "cosine"}
+    knobs = {**SIZES, **how, "steps": 7, "batch_size": 8, "teachers": 2, "retrain_steps": 4}
+    saved = require_goes_on(DartsLearner, "sd-darts", tmp_path, monkeypatch, total=11, at=batches, **knobs)
     assert any("momentum_buffer" in place for place in saved)
 
 
-def test_the_ring_is_saved_and_read_back(tmp_path: Path) -> None:
-    recipe = SDDarts(**SIZES, optimization=NetworkOptimization(steps=6, batch_size=8), teachers=2)
-    saved = goes_on_bit_for_bit(DartsLearner, recipe, tmp_path, 5, total=6)
+def test_the_ring_is_saved_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    knobs = {**SIZES, "steps": 6, "batch_size": 8, "teachers": 2, "retrain_steps": 0}
+    saved = require_goes_on(DartsLearner, "sd-darts", tmp_path, monkeypatch, total=6, at=5, **knobs)
     assert {place.split("/")[4] for place in saved if "/ring/" in place} == {"0", "1"}
 
 

@@ -319,8 +319,7 @@ def test_a_studys_words_are_understood_and_its_sides_differ(name: str) -> None:
         for label in one.variants:
             words = study.words(one, label)
             of_text = name not in NETWORK_RECIPES
-            # The data of a method without tokens is a knob: a row's fingerprint has its file, where the default stands.
-            assert not of_text or "--task" in words, (
+            assert ("--task" if of_text else "--data") in words, (
                 "the task of a recipe may change; that of a study may not"
             )
             for other in built_on(words):

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from selfteach.errors import UserError
-from selfteach.training.vision.networks import ResNet, backbone, seeded
+from selfteach.training.randomness import seeded
+from selfteach.training.vision.networks import ResNet, backbone
 from selfteach.training.vision.probes import features_of, knn_accuracy, linear_probe_accuracy
 
 

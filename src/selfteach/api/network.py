@@ -20,6 +20,7 @@ from selfteach.api.resolve import (
     with_recipe_named,
 )
 from selfteach.checks import nearest, require
+from selfteach.errors import UserError
 from selfteach.recipes import NetworkRecipe, knobs, with_knobs
 from selfteach.recipes.knobs import refuse_renamed
 from selfteach.studies.laptop import laptop_preset
@@ -80,8 +81,8 @@ def with_network_values(config: NetworkConfig, values: Mapping[str, Any]) -> Net
             others = [one.name for part in NETWORK_BUNDLES for one in fields(getattr(config, part))]
             refuse_text(name, config.recipe_name)
             refuse_renamed(name)
-            require(
-                False, f"recipe {config.recipe_name} has no knob {name!r}{nearest(name, [*known, *others])}"
+            raise UserError(
+                f"recipe {config.recipe_name} has no knob {name!r}{nearest(name, [*known, *others])}"
             )
     return replace(config, recipe=with_knobs(config.recipe, left), **changed)
 

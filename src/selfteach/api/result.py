@@ -18,6 +18,7 @@ from selfteach.report import build_report, notebook_card
 from selfteach.report.reading import RunData, read_run, table
 from selfteach.report.rows import read_rows
 from selfteach.report.text import as_number, measured, number
+from selfteach.training.runconfig import is_without_tokens
 from selfteach.wording import duration
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Result:
     def load(self, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The trained model (an adapter merged into its base) and its tokenizer, in evaluation mode. UserError for a
         run without tokens."""
-        if "tracking" in self.config:
+        if is_without_tokens(self.config):
             name = self.config["recipe"]["name"]
             raise UserError(
                 f"recipe {name} trains no language model: its weights are safetensors in {self.model}"

@@ -107,25 +107,9 @@ def require_run(folder: Path | str | None) -> None:
         raise UserError(f"{folder} holds no run to resume (no config.toml); start it without resume")
 
 
-def configured(
-    recipe: MethodLike | None = None,
-    model: ModelLike | None = None,
-    task: Any = None,
-    *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    reward: Callable[..., Any] | str | None = None,
-    preset: str | None = None,
-    seed: int | None = None,
-    out: Path | str | None = None,
-    config: Path | str | None = None,
-    **knobs: Any,
-) -> TrainConfig:
-    """The resolved settings of a run of text, which ``train`` would make of the same arguments. UserError for a recipe
-    without tokens."""
-    found = resolved(
-        recipe, model, task, tokenizer=tokenizer, reward=reward, preset=preset, seed=seed, out=out, config=config,
-        **knobs,
-    )  # fmt: skip
+def configured(*given: Any, **told: Any) -> TrainConfig:
+    """``resolved`` of the same arguments, where it is a run of text. UserError for a recipe without tokens."""
+    found = resolved(*given, **told)
     if isinstance(found, NetworkConfig):
         raise UserError(f"recipe {found.recipe_name} trains no language model: selfteach.train takes it")
     return found

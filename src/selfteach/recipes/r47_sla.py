@@ -50,7 +50,7 @@ class SLA(NetworkRecipe):
     """T."""
     beta: NonNegativeFloat = 1.0
     """β, weight of the labels of the single head."""
-    views: Literal["mean", "sum"] = "mean"
+    view_reduction: Literal["mean", "sum"] = "mean"
     """The joint losses of an image's views are averaged, or added (the released code's for ImageNet)."""
     encoder: Literal["resnet32", "resnet20", "resnet56", "cnn"] = "resnet32"
     """resnetN: He's network for small images, N layers; cnn: three convolutions."""
@@ -90,7 +90,7 @@ class SLA(NetworkRecipe):
                 which = torch.arange(outputs["v"].shape[1], device=y.device).expand(len(y), -1)
                 named = named_on_all_views(outputs["u"], y)
                 return named + functional.cross_entropy(outputs["v"].flatten(0, 1), which.flatten())
-        joint = joint_loss(outputs["w"], y, self.views)
+        joint = joint_loss(outputs["w"], y, self.view_reduction)
         return (
             joint if self.objective == "sla" else joint + self.distilled(outputs["w"], outputs["u"][:, 0], y)
         )
@@ -112,14 +112,16 @@ def named_on_all_views(u: Float[Tensor, "B M N"], y: Int[Tensor, " B"]) -> Float
     return functional.cross_entropy(u.flatten(0, 1), y.repeat_interleave(u.shape[1]))
 
 
-def joint_loss(w: Float[Tensor, "B M N M"], y: Int[Tensor, " B"], views: str = "mean") -> Float[Tensor, ""]:
+def joint_loss(
+    w: Float[Tensor, "B M N M"], y: Int[Tensor, " B"], reduction: str = "mean"
+) -> Float[Tensor, ""]:
     """L_SLA: mean over images of the mean (or sum) over views j of −log ρ_yj(z̃_j)."""
     count = w.shape[1]
     target = y[:, None] * count + torch.arange(
         count, device=y.device
     )  # the layout of class and transformation
     mean = functional.cross_entropy(w.flatten(2).flatten(0, 1), target.flatten())
-    return mean if views == "mean" else count * mean
+    return mean if reduction == "mean" else count * mean
 
 
 def view_logits(w: Float[Tensor, "B M N M"]) -> Float[Tensor, "B M N"]:

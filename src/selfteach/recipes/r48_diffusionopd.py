@@ -63,7 +63,7 @@ class DiffusionOPD(DiffusionRecipe):
     """The student's classifier-free guidance (1: none)."""
     teacher_guidance: tuple[PositiveFloat, ...] = (4.5, 4.5, 1.0)
     """The teachers', folded into their means; further ones have the last."""
-    ema: UnitInterval = 0.9
+    ema_decay: UnitInterval = 0.9
     """Decay of the student's running average, which is evaluated and saved."""
     optimization: NetworkOptimization = NetworkOptimization(
         optim="adamw", lr=1e-4, steps=300, batch_size=3, max_grad_norm=1.0

@@ -55,11 +55,11 @@ class AFD(DiffusionRecipe):
     the teacher's samples (the two that the paper compares with)."""
     discriminator_loss: Literal["bradley-terry", "logistic"] = "bradley-terry"
     """What the discriminator learns by: pairs of one prompt, or each sample by itself (compared)."""
-    weights: Literal["min-max", "standardized"] = "min-max"
+    score_scaling: Literal["min-max", "standardized"] = "min-max"
     """How r is moved into [0, 1]: the least of the batch to 0 and the greatest to 1; or c standard deviations below
     their mean, which is 0, to 0, and c above it to 1, as DiffusionNFT does (arXiv 2509.16117)."""
     adv_clip: PositiveFloat = 5.0
-    """c: the largest r either way (weights standardized: in standard deviations)."""
+    """c: the largest r either way (score_scaling standardized: in standard deviations)."""
     discriminator_lr: PositiveFloat = 5e-6
     """The discriminator's learning rate; its optimizer is otherwise the student's."""
     discriminator_warmup: NonNegativeInt = 100
@@ -70,7 +70,7 @@ class AFD(DiffusionRecipe):
     """Hand each score to another sample of its prompt (compared: what the score says is lost)."""
     old: Literal["ema", "current"] = "ema"
     """Whose velocity v_old is, and who samples: an average of the student's weights, or the student as it is."""
-    old_decay: UnitInterval = 0.99
+    ema_decay: UnitInterval = 0.99
     """The share that the average keeps of itself at each step."""
     beta: PositiveFloat = 0.1
     """β, how far the two velocities lie from v_old."""
@@ -103,7 +103,7 @@ class AFD(DiffusionRecipe):
     def share(self, score: Float[Tensor, "n"], y: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
         """w: 1/2 where a sample is as good as its prompt's others."""
         r = score - group_mean(score, y)
-        if self.weights == "standardized":
+        if self.score_scaling == "standardized":
             scale = self.adv_clip * r.square().mean().sqrt()
             return 0.5 + (r / scale).clamp(-1, 1) / 2 if scale > 0 else torch.full_like(r, 0.5)
         r = r.clamp(-self.adv_clip, self.adv_clip)

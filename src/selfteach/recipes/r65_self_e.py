@@ -51,7 +51,7 @@ class SelfE(DiffusionRecipe):
     image, 1.15 at 4096.)"""
     normalize_target: bool = True
     """Give x_tar the data's norm. If not, the loss is 1/t² (|x̂ − x₀|² + λ |x̂ − x_self|²)."""
-    ema: UnitInterval = 0.9999
+    ema_decay: UnitInterval = 0.9999
     """Decay of the running average, which judges with the prompt, is evaluated and saved."""
     fake_from: NonNegativeInt | None = 550_000
     """Batch from which the network also learns its own predictions, under a prompt that calls them fake (none:

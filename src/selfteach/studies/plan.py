@@ -219,7 +219,7 @@ class Plan:
         if not self.asked.common_task:
             return {}
         named = (study.method for study in self.asked.studies)
-        names = dict.fromkeys((*BASELINES, *(one for one in named if not is_of_networks(one))))
+        names = dict.fromkeys((*BASELINES, *(one for one in named if not is_network_recipe(one))))
         return {name: list(self.on_common_task(name)) for name in names}
 
     def on_common_task(self, name: str) -> Iterator[Work]:
@@ -248,12 +248,12 @@ class Plan:
 def command(words: Sequence[str], seed: int, folder: Path) -> list[str]:
     """A whole command: a run's words, its seed and folder, and what every run is told."""
     own = given_names(words)
-    every = {name: MEASURED[name] for name in OF_NETWORKS} if is_of_networks(words[0]) else MEASURED
+    every = {name: MEASURED[name] for name in OF_NETWORKS} if is_network_recipe(words[0]) else MEASURED
     told = [word for name, value in every.items() if name not in own for word in (option(name), value)]
     return ["train", *words, "--seed", str(seed), "--out", str(folder), *told]
 
 
-def is_of_networks(recipe: str) -> bool:
+def is_network_recipe(recipe: str) -> bool:
     """Whether a recipe by name or reference is one without tokens."""
     found = load_object(recipe) if is_reference(recipe) else METHODS.get(recipe.partition(":")[0])
     kind = found if isinstance(found, type) else type(found)

@@ -18,7 +18,8 @@ LAPTOP = Laptop(
     },
 )
 
-NEAR, FAR = "random-teachers", "random-teachers --alpha 1"
+NEAR = "random-teachers --data mnist1d"
+FAR = f"{NEAR} --alpha 1"
 RATES = ("--lr x0.3|x1|x3",)
 ABOVE_INPUT = Works("eval/probe", "eval/input_probe", 0.0)
 """What stands for a side at work here, of which the paper says that it may learn nothing: features that are worth more

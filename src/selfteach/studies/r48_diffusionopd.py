@@ -18,7 +18,7 @@ LAPTOP = Laptop(
     }
 )
 
-OPD = "diffusionopd --preset laptop"
+OPD = "diffusionopd --preset laptop --data opposite"
 CASCADE, OFF = f"{OPD} --order cascade", f"{OPD} --states teacher"
 SDE = f"{OPD} --sampler sde"
 PG = f"{SDE} --estimator score-function"

@@ -17,14 +17,14 @@ LAPTOP = Laptop(
         "schedule": "cosine",
         "teacher_samples": 2000,
         "sampling_steps": 8,
-        "weights": "standardized",
+        "score_scaling": "standardized",
         "adv_clip": 1.0,
         "beta": 1.0,
-        "old_decay": 0.9,
+        "ema_decay": 0.9,
     }
 )
 
-AFD = "afd --samples-every 0"
+AFD = "afd --data opposite --samples-every 0"
 TUNED = ("--lr x0.1|x0.3|x1|x3",)
 
 

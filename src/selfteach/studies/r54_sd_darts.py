@@ -22,7 +22,8 @@ LAPTOP = Laptop(
     },
 )
 
-TAUGHT, PLAIN = "sd-darts", "sd-darts --teachers 0"
+TAUGHT = "sd-darts --data digits"
+PLAIN = f"{TAUGHT} --teachers 0"
 RATES = ("--lr x0.5|x1|x2",)
 SEARCHED = Works("eval/supernet", 0.5, 0.0)
 """A supernet that tells digits apart: five times chance."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from selfteach.studies.study import Claim, Study, Works
 from selfteach.studies.verdict import Exceeds, Within
 
-TABLE = "recursive-meta --samples 1000"
+TABLE = "recursive-meta --data table --samples 1000"
 DIGITS = "recursive-meta --data digits --start base --samples 5 --smoothing 0.1 --l2 0.01 --steps 10"
 ANCHORED, FREE = "--anchor 0.2", "--anchor 0"
 ESTIMATES, FITS = ("--smoothing x0.1|x1|x3",), ("--l2 x0.3|x1|x3",)

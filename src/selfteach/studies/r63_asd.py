@@ -18,7 +18,7 @@ LAPTOP = Laptop(
     }
 )
 
-ASD = "asd --samples-every 0"
+ASD = "asd --data walk --samples-every 0"
 DMD = f"{ASD} --adversarial-weight 0"
 TUNED = ("--lr x0.3|x1|x3",)
 LEARNED = Works(f"max {HEADLINE}", HEADLINE, 0.3)

@@ -54,6 +54,11 @@ class Works:
         return f"{self.metric} above {self.above}{least}"
 
 
+def falls(metric: str) -> Works:
+    """The job of a side whose ``metric`` is a distance or a loss: that it ends below where it began."""
+    return Works(f"first {metric}", metric, 0.0)
+
+
 @dataclass(frozen=True)
 class Claim:
     """One statement, as two variants of ``selfteach train`` and what is compared of them.
@@ -143,8 +148,7 @@ class Claim:
         if label in self.works:
             return self.works[label]
         of_headline = column_of(self.metric) == HEADLINE and reduction_of(self.metric) != "first"
-        fell = Works(f"first {HEADLINE}", HEADLINE, 0.0)
-        works = Works() if self.better == "higher" else fell
+        works = Works() if self.better == "higher" else falls(HEADLINE)
         return works if of_headline and label not in self.may_fail else None
 
     @property

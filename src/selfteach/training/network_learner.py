@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from jaxtyping import Shaped
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from selfteach.recipes.network import NetworkOptimization, NetworkRecipe
@@ -27,6 +31,18 @@ class NetworkLearner(Learner, ABC, Generic[R]):
 
     def spent(self, batch: Any) -> int:
         return len(batch[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where its networks are."""
+        return next(one for module in self.modules().values() for one in module.parameters()).device
+
+
+def write_weights(tensors: Mapping[str, Shaped[Tensor, "..."]], folder: Path, name: str) -> None:
+    """What a learner exports: ``folder``/NAME.safetensors."""
+    folder.mkdir(exist_ok=True)
+    held = {key: one.detach().cpu().contiguous() for key, one in tensors.items()}
+    save_file(held, folder / f"{name}.safetensors")
 
 
 def trained(module: nn.Module, how: NetworkOptimization, steps: int | None = None) -> Trained:

@@ -122,3 +122,9 @@ def with_none_spelled(table: Mapping[str, Any]) -> dict[str, Any]:
         key: with_none_spelled(value) if isinstance(value, Mapping) else "none" if value is None else value
         for key, value in table.items()
     }
+
+
+def is_without_tokens(table: Mapping[str, Any]) -> bool:
+    """Whether a run's record is that of a recipe without tokens, whose learner alone knows what its stages make of its
+    steps."""
+    return "tracking" in table

@@ -24,7 +24,7 @@ from selfteach.training.learner import Learner
 from selfteach.training.peers import answering
 from selfteach.training.progress import Progress, Silent
 from selfteach.training.reduce import gather_rows, processes, state_on
-from selfteach.training.runconfig import changes, dotted, saved_config
+from selfteach.training.runconfig import changes, dotted, is_without_tokens, saved_config
 from selfteach.training.rundir import RunFolder
 from selfteach.training.threads import on_threads
 from selfteach.training.trainer import Settings, Trainer
@@ -212,13 +212,13 @@ def why_not(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     old, new = dict(dotted(saved)), dict(dotted(config))
     schedule, knobs = new.get("recipe.optimization.schedule", "constant"), new.get("run.controlled")
     anew = "start a new run in another --out"
-    anew += "" if is_of_networks(new) else ", perhaps from this one's weights (--model RUN)"
+    anew += "" if is_without_tokens(config) else ", perhaps from this one's weights (--model RUN)"
     fixed = ""
     if schedule != "constant":
         fixed = (
             f"the {schedule} schedule of the learning rate was laid out for {old.get(STEPS)} steps: {anew}"
         )
-    elif is_of_networks(new):
+    elif is_without_tokens(config):
         fixed = f"its stages were laid out for {old.get(STEPS)} steps: start a new run in another --out"
     elif knobs:
         fixed = f"{', '.join(knobs)} is chosen by the share of the steps that is done: {anew}"
@@ -229,12 +229,6 @@ def why_not(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
         less = isinstance(now, int) and (not isinstance(before, int) or now < before)
         found[name] = lowered if less else fixed if name == STEPS else ""
     return {name: text for name, text in found.items() if text}
-
-
-def is_of_networks(table: Mapping[str, Any]) -> bool:
-    """Whether a run's record, by dotted name, is that of a recipe without tokens: what its stages and schedules make of
-    its steps is its learner's to know."""
-    return "tracking.track" in table
 
 
 def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
@@ -250,7 +244,7 @@ def longer(saved: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
         new.get("recipe.optimization.schedule", "constant"),
         new.get("run.controlled"),
     )
-    fixed = schedule != "constant" or found_on_the_way or is_of_networks(new)
+    fixed = schedule != "constant" or found_on_the_way or is_without_tokens(config)
     return found - {STEPS} if fixed else found
 
 

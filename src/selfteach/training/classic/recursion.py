@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from selfteach.recipes.r60_recursive_meta import RecursiveMeta
 from selfteach.training.classic.bases import TABLE, base_of, fit, loss_of, of_teachers
 from selfteach.training.classic.softmax import log_probs
 from selfteach.training.learner import Numbers, Sample, Stage, Update
-from selfteach.training.network_learner import NetworkLearner
+from selfteach.training.network_learner import NetworkLearner, write_weights
 from selfteach.training.trainer import Settings
 
 Values = Float[Tensor, "m"]
@@ -135,8 +134,7 @@ class RecursionLearner(NetworkLearner[RecursiveMeta]):
 
     def export(self, folder: Path) -> None:
         """``weight`` [d, c] of the student and ``teachers`` [k, d, c]; of data table a row for each context."""
-        folder.mkdir(exist_ok=True)
-        save_file({"weight": self.weight, "teachers": self.data.teachers}, folder / "softmax.safetensors")
+        write_weights({"weight": self.weight, "teachers": self.data.teachers}, folder, "softmax")
 
 
 def kl(log_p: Float[Tensor, "m c"], log_q: Float[Tensor, "m c"]) -> Values:

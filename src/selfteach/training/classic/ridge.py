@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from selfteach.checks import require
 from selfteach.recipes.r35_kernel_sd import KernelSD
 from selfteach.task.arrays import Rows, load_arrays
 from selfteach.training.learner import Numbers, Sample, Stage, Update
-from selfteach.training.network_learner import NetworkLearner
+from selfteach.training.network_learner import NetworkLearner, write_weights
 from selfteach.training.trainer import Settings
 
 MOST = 5000
@@ -167,8 +166,7 @@ class RidgeLearner(NetworkLearner[KernelSD]):
         return [Sample("points", {"points": {k: torch.cat(v, 1).tolist() for k, v in clouds.items()}}, "fit")]
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        save_file({"x": self.x, "coefficients": self.model.coefficients}, folder / "ridge.safetensors")
+        write_weights({"x": self.x, "coefficients": self.model.coefficients}, folder, "ridge")
 
 
 class Previous:

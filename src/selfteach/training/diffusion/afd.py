@@ -22,6 +22,7 @@ from selfteach.training.diffusion.network import VelocityNetwork
 from selfteach.training.diffusion.sampling import jumps, sample, time_grid
 from selfteach.training.learner import Role, Stage, Trained, Update
 from selfteach.training.network_learner import trained, update_of
+from selfteach.training.randomness import seeded
 from selfteach.training.trainer import Settings
 
 WARMUP, DISTILL = "discriminate", "distill"
@@ -58,8 +59,7 @@ class AFDLearner(DiffusionLearner[AFD]):
             )
         sizes = (self.source.dims, self.source.classes, recipe.width, recipe.depth)
         self.discriminator = Discriminator(*sizes, seed=settings.seed + 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+        with seeded(settings.seed):
             self.bought = self.teacher.draw(recipe.teacher_samples)
 
     def make_source(self) -> Source:
@@ -98,7 +98,7 @@ class AFDLearner(DiffusionLearner[AFD]):
     def roles(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Role]:
         if self.stage != DISTILL:
             return {}
-        self.old, self.first = Average(self.network, self.recipe.old_decay), Frozen(self.network)
+        self.old, self.first = Average(self.network, self.recipe.ema_decay), Frozen(self.network)
         return {OLD: self.old, REFERENCE: self.first}
 
     # --- a step ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from selfteach.checks import require
@@ -31,7 +30,8 @@ from selfteach.training.diffusion.frames import (
 from selfteach.training.diffusion.learner import APART, NETWORK, SHOWN, DiffusionLearner, Matching
 from selfteach.training.diffusion.network import VelocityNetwork
 from selfteach.training.learner import Numbers, Sample, Stage, Trained, Update
-from selfteach.training.network_learner import trained, update_of
+from selfteach.training.network_learner import trained, update_of, write_weights
+from selfteach.training.randomness import seeded
 from selfteach.training.trainer import Settings
 
 DISTILL = "distill"
@@ -78,8 +78,7 @@ class ASDLearner(DiffusionLearner[ASD]):
         self.entries = dims // recipe.frames
         self.student = FrameNetwork(self.entries, recipe.frames, width, recipe.depth, seed + 1)
         self.fake = VelocityNetwork(dims, classes, width, recipe.depth, seed=seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 2)
+        with seeded(seed + 2):
             self.head = nn.Sequential(
                 nn.Linear(width, width), nn.SiLU(), nn.Linear(width, recipe.schedule_steps - 1)
             )
@@ -261,5 +260,4 @@ class ASDLearner(DiffusionLearner[ASD]):
         return [Sample("points", {"points": points}, "last frame")]
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        save_file(self.student.state_dict(), folder / "student.safetensors")
+        write_weights(self.student.state_dict(), folder, "student")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+
+from selfteach.training.randomness import seeded
 
 
 class Discriminator(nn.Module):
@@ -14,8 +15,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, dims: int, classes: int, width: int, depth: int, seed: int) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.begin = nn.Linear(dims, width)
             self.label = nn.Embedding(classes, width)
             self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))

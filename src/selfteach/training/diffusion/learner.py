@@ -8,7 +8,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from selfteach.objective.energy import energy_distance
@@ -19,7 +18,7 @@ from selfteach.training.diffusion.data import Source, source_named
 from selfteach.training.diffusion.network import VelocityNetwork
 from selfteach.training.diffusion.sampling import drawn, sample, time_grid
 from selfteach.training.learner import Numbers, Sample, Stage, Trained, Update
-from selfteach.training.network_learner import NetworkLearner, trained
+from selfteach.training.network_learner import NetworkLearner, trained, write_weights
 from selfteach.training.trainer import Settings
 
 D = TypeVar("D", bound=DiffusionRecipe)
@@ -77,10 +76,6 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
     @property
     def pretraining(self) -> bool:
         return self.stage == PRETRAIN
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {NETWORK: self.network}
@@ -171,5 +166,4 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
         return [Sample("points", {"points": {name: one.tolist() for name, one in clouds.items()}}, "samples")]
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        save_file(self.shown().state_dict(), folder / "velocity.safetensors")
+        write_weights(self.shown().state_dict(), folder, "velocity")

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from selfteach.training.randomness import seeded
+
 FREQUENCIES = 8
 """Of the time's sines and cosines: π/2, π, 2π …: the slowest tells all times of [0, 1] apart."""
 
@@ -23,8 +25,7 @@ class VelocityNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.dims, self.null, self.two_time = dims, classes, two_time
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.begin = nn.Linear(dims, width)
             self.time = embedding(width)
             self.jump = embedding(width) if two_time else None

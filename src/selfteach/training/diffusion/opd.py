@@ -85,7 +85,7 @@ class DiffusionOPDLearner(DiffusionLearner[DiffusionOPD]):
     def roles(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Role]:
         if self.stage != DISTILL:
             return {}
-        self.average = Average(self.network, self.recipe.ema)
+        self.average = Average(self.network, self.recipe.ema_decay)
         return {"average": self.average}
 
     def shown(self) -> VelocityNetwork:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -10,13 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from selfteach.objective.flow import guided
-from selfteach.objective.transition import Transition, ode
+from selfteach.objective.transition import ode
 from selfteach.training.diffusion.network import VelocityNetwork
-
-Step = Callable[
-    [Float[Tensor, "n d"], Float[Tensor, "n d"], Float[Tensor, "n"], Float[Tensor, "n"]], Transition
-]
-"""(x_t, velocity, t, s) → the transition to s: a function of ``objective.transition``, its η given."""
 
 
 def time_grid(steps: int, shift: float = 1.0) -> Float[Tensor, "k"]:
@@ -32,14 +27,13 @@ def velocity_at(
     t: Float[Tensor, "n"],
     labels: Int[Tensor, "n"],
     *,
-    s: Float[Tensor, "n"] | None = None,
     guidance: float = 1.0,
 ) -> Float[Tensor, "n d"]:
-    """The network's velocity, with classifier-free guidance (1: none, and no second pass)."""
-    found: Tensor = network(x, t, labels, s)
+    """The network's velocity of the flow, with classifier-free guidance (1: none, and no second pass)."""
+    found: Tensor = network(x, t, labels)
     if guidance == 1:
         return found
-    return guided(found, network(x, t, torch.full_like(labels, network.null), s), guidance)
+    return guided(found, network(x, t, torch.full_like(labels, network.null)), guidance)
 
 
 def jumps(grid: Float[Tensor, "k"], rows: int) -> Iterator[tuple[Float[Tensor, "n"], Float[Tensor, "n"]]]:
@@ -55,19 +49,12 @@ def sample(
     labels: Int[Tensor, "n"],
     grid: Float[Tensor, "k"],
     *,
-    step: Step = ode,
     guidance: float = 1.0,
-    jump_to: bool = False,
-    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "n d"]:
-    """Denoise ``noise`` along ``grid``. ``jump_to``: a network of two times is told where the step ends, instead of
-    being asked for the velocity of the flow. ``generator``: of the noise that a stochastic ``step`` draws, on the
-    CPU."""
+    """Denoise ``noise`` along ``grid`` by Euler's steps of the flow."""
     x = noise
     for t, s in jumps(grid.to(noise.device), len(noise)):
-        velocity = velocity_at(network, x, t, labels, s=s if jump_to else None, guidance=guidance)
-        to = step(x, velocity, t, s)
-        x = to.mean if step is ode else to.sample(drawn(x.shape, generator, x.device))
+        x = ode(x, velocity_at(network, x, t, labels, guidance=guidance), t, s).mean
     return x
 
 

@@ -69,7 +69,7 @@ class SelfELearner(DiffusionLearner[SelfE]):
     def roles(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Role]:
         if self.pretraining:
             return {}
-        self.average = Average(self.network, self.recipe.ema)
+        self.average = Average(self.network, self.recipe.ema_decay)
         return {"average": self.average}
 
     def shown(self) -> VelocityNetwork:

@@ -5,35 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from selfteach.checks import require
 from selfteach.recipes.r47_sla import SLA, aggregated, view_logits
-from selfteach.task.arrays import Arrays, Rows, load_arrays
 from selfteach.training.learner import Sample, Stage, Trained, Update
-from selfteach.training.network_learner import NetworkLearner, trained, update_of
+from selfteach.training.network_learner import NetworkLearner, trained, update_of, write_weights
 from selfteach.training.pictures import side_by_side
+from selfteach.training.randomness import seeded
 from selfteach.training.trainer import Settings
 from selfteach.training.vision.batches import rows_of_step
-from selfteach.training.vision.networks import Backbone, backbone, seeded
+from selfteach.training.vision.labelled import Labelled, labelled
+from selfteach.training.vision.networks import Backbone, backbone
 from selfteach.training.vision.views import jittered, transformations, views_of
 
 AT_ONCE = 512
 """Images of an evaluation's forward pass."""
 SHOWN = 24
 """Images of a picture."""
-
-
-class Images(NamedTuple):
-    """``x``: [n, c, h, w], float32; ``y``: [n] labels."""
-
-    x: Float[Tensor, "n c h w"]
-    y: Int[Tensor, " n"]
 
 
 class Classifier(nn.Module):
@@ -56,16 +48,16 @@ class VisionLearner(NetworkLearner[SLA]):
 
     def __init__(self, recipe: SLA, settings: Settings) -> None:
         super().__init__(recipe, settings)
-        data = load_arrays(recipe.data, settings.seed, least=2)
-        require_images(recipe.data, data)
-        self.classes = data.classes
+        data = labelled(recipe.data, settings.seed, standardized=False)
+        require_images(recipe.data, data.train)
+        self.classes, self.valid, self.test = data.classes, data.valid, data.test
         chosen = recipe.train_size or len(data.train)
         require(
             chosen <= len(data.train),
-            f"train_size {chosen} is more than the {len(data.train)} images that data {recipe.data} trains on",
+            f"data {recipe.data} has {len(data.train)} images to train on, and train_size is {chosen}: lower it "
+            "(none: all of them)",
         )
-        self.train, self.valid, self.test = (images_of(rows) for rows in (data.train, data.valid, data.test))
-        self.train = Images(self.train.x[:chosen], self.train.y[:chosen])
+        self.train = data.train[:chosen]
         _, channels, height, width = self.train.x.shape
         self.views = transformations(recipe.transformation, channels, height, width)
         self.stages = [Stage("train", recipe.optimization.steps)]
@@ -79,22 +71,22 @@ class VisionLearner(NetworkLearner[SLA]):
     def optimizers(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Trained]:
         return {"network": trained(wrapped["network"], self.recipe.optimization)}
 
-    def spent(self, batch: Images) -> int:
+    def spent(self, batch: Labelled) -> int:
         return len(batch.x) * (1 if self.recipe.objective == "ce" else len(self.views))
 
     # --- a step ---------------------------------------------------------------------------------------------------
 
-    def collect(self, step: int) -> Images:
+    def collect(self, step: int) -> Labelled:
         rows = rows_of_step(len(self.train.x), self.recipe.optimization.batch_size, step, self.settings.seed)
         images = jittered(self.train.x[rows], self.recipe.crop_padding, self.recipe.flip)
-        return Images(images, self.train.y[rows])
+        return Labelled(images, self.train.y[rows])
 
-    def updates(self, batch: Images) -> Iterator[Update]:
+    def updates(self, batch: Labelled) -> Iterator[Update]:
         self.network.train()
         views = 1 if self.recipe.objective == "ce" else len(self.views)
         yield update_of(self.recipe, "network", lambda: self.outputs(batch, views), 0)
 
-    def outputs(self, batch: Images, views: int) -> dict[str, Shaped[Tensor, "..."]]:
+    def outputs(self, batch: Labelled, views: int) -> dict[str, Shaped[Tensor, "..."]]:
         """What the recipe's loss reads: the heads' logits on the first ``views`` views, and the labels."""
         seen = views_of(batch.x.to(self.device), self.views[:views])
         logits = self.network(seen.flatten(0, 1))
@@ -104,20 +96,16 @@ class VisionLearner(NetworkLearner[SLA]):
             "y": batch.y.to(self.device)
         }
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
-
     # --- what is seen ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def predicted(self, images: Images) -> dict[str, Int[Tensor, " n"]]:
+    def predicted(self, images: Labelled) -> dict[str, Int[Tensor, " n"]]:
         """What each way of inference that the heads allow takes the images for (``SLA.inference``)."""
         self.network.eval()
         parts: dict[str, list[Tensor]] = {}
         for x, y in zip(images.x.split(AT_ONCE), images.y.split(AT_ONCE), strict=True):
             views = len(self.views) if "w" in self.network.heads else 1
-            for name, logits in by_inference(self.outputs(Images(x, y), views)).items():
+            for name, logits in by_inference(self.outputs(Labelled(x, y), views)).items():
                 parts.setdefault(name, []).append(logits.argmax(-1).cpu())
         return {name: torch.cat(part) for name, part in parts.items()}
 
@@ -132,7 +120,7 @@ class VisionLearner(NetworkLearner[SLA]):
             found["eval/validation/accuracy"] = share(right)
         return {"eval/headline": headline, "eval/headline_se": error, **found}
 
-    def samples(self, batch: Images | None, phase: str) -> list[Sample]:
+    def samples(self, batch: Labelled | None, phase: str) -> list[Sample]:
         """Before training, a few images under every transformation; else held-out images that are named wrongly."""
         if self.train.x.shape[1] not in (1, 3):
             return []
@@ -150,9 +138,7 @@ class VisionLearner(NetworkLearner[SLA]):
         return [Sample("image", values, "named wrongly")]
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        state = {name: one.detach().cpu().contiguous() for name, one in self.network.state_dict().items()}
-        save_file(state, folder / "classifier.safetensors")
+        write_weights(self.network.state_dict(), folder, "classifier")
 
 
 def by_inference(outputs: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Float[Tensor, "B N"]]:
@@ -168,27 +154,16 @@ def share(right: Shaped[Tensor, "..."]) -> float:
     return float(right.double().mean())
 
 
-def images_of(rows: Rows) -> Images:
-    return Images(torch.from_numpy(rows.x).float(), torch.from_numpy(rows.y))
-
-
-def require_images(name: str, data: Arrays) -> None:
-    """UserError for what holds no images with labels, or images that the encoders would shrink to nothing."""
-    shape = data.train.x.shape[1:]
+def require_images(name: str, images: Labelled) -> None:
+    """UserError for images that the encoders would shrink to nothing, and for numbers that are no pixels."""
+    height, width = images.x.shape[2:]
     require(
-        len(shape) == 3 and data.classes > 1,
-        f"data {name} holds no images with labels: x must be [n, channels, height, width] and y [n] whole numbers "
-        f"from 0, two of them at least; x is {list(data.train.x.shape)}",
+        min(height, width) >= 8,
+        f"data {name} has images of {height} × {width} pixels: 8 × 8 is the least that the encoders read (x is "
+        "[n, channels, height, width])",
     )
-    require(
-        min(shape[1:]) >= 8,
-        f"data {name} has images of {shape[1]} × {shape[2]} pixels: 8 × 8 is the least that the encoders read",
-    )
-    low, high = float(data.train.x.min()), float(data.train.x.max())
+    low, high = float(images.x.min()), float(images.x.max())
     require(
         low >= 0 and high <= 1,
         f"data {name} has pixels from {low:g} to {high:g}: bring them into [0, 1] (of bytes, divide by 255)",
-    )
-    require(
-        len(data.test) > 0, f"data {name} leaves no image to measure on: give more rows, or x_test and y_test"
     )

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -19,7 +18,8 @@ from selfteach.objective.curvature import largest_eigenvalue
 from selfteach.recipes.network import NetworkOptimization
 from selfteach.recipes.r54_sd_darts import SDDarts
 from selfteach.training.learner import Sample, Stage, Trained, Update
-from selfteach.training.network_learner import NetworkLearner, trained, update_of
+from selfteach.training.network_learner import NetworkLearner, trained, update_of, write_weights
+from selfteach.training.randomness import seeded
 from selfteach.training.trainer import Settings
 from selfteach.training.vision.labelled import Labelled, labelled
 from selfteach.training.vision.supernet import OPERATIONS, Architecture, Supernet, discretized, named
@@ -62,8 +62,7 @@ class DartsLearner(NetworkLearner[SDDarts]):
         if recipe.retrain_steps:
             self.stages.append(Stage("retrain", recipe.retrain_steps))
         self.shape = (channels, recipe.channels, recipe.cells, recipe.nodes, self.data.classes)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+        with seeded(settings.seed):
             self.architecture = Architecture(recipe.nodes)
             self.supernet = Supernet(*self.shape)
             self.anew = Supernet(*self.shape).state_dict()
@@ -164,11 +163,8 @@ class DartsLearner(NetworkLearner[SDDarts]):
         ]
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        tensors = {**self.supernet.state_dict(), "alpha": self.architecture.alpha.detach()}
-        save_file(
-            {name: one.contiguous().cpu() for name, one in tensors.items()}, folder / "supernet.safetensors"
-        )
+        alpha = self.architecture.alpha
+        write_weights({**self.supernet.state_dict(), "alpha": alpha}, folder, "supernet")
 
 
 class Snapshots:

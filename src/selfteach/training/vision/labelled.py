@@ -42,10 +42,10 @@ class Splits:
         return Splits(self.train.on(device), self.valid.on(device), self.test.on(device), self.classes)
 
 
-def labelled(data: str, seed: int) -> Splits:
-    """The data of that name or file (``task.arrays``), with the training split's numbers of mean 0 and deviation 1; a
-    signal [n, c, l] is an image of height 1. UserError for numbers in the place of labels, inputs of another shape or
-    all alike, or an empty split."""
+def labelled(data: str, seed: int, *, standardized: bool = True) -> Splits:
+    """The data of that name or file (``task.arrays``): as they are, or with the training split's numbers of mean 0 and
+    deviation 1 (``standardized``); a signal [n, c, l] is an image of height 1. UserError for numbers in the place of
+    labels, inputs of another shape or all alike, or an empty split."""
     found = load_arrays(data, seed)
     require(
         found.classes > 1,
@@ -60,10 +60,12 @@ def labelled(data: str, seed: int) -> Splits:
     for split, rows in (("choose by", found.valid), ("report", found.test)):
         require(len(rows) > 0, f"data {data} has no rows held out to {split}: give more")
     mean, deviation = found.train.x.mean(), found.train.x.std()
-    require(deviation > 0, f"data {data} holds one number throughout: give inputs that differ")
+    require(
+        deviation > 0 or not standardized, f"data {data} holds one number throughout: give inputs that differ"
+    )
 
     def tensors(rows: Rows) -> Labelled:
-        x = torch.from_numpy((rows.x - mean) / deviation).float()
+        x = torch.from_numpy((rows.x - mean) / deviation if standardized else rows.x).float()
         return Labelled(x if x.ndim == 4 else x.unsqueeze(2), torch.from_numpy(rows.y))
 
     return Splits(tensors(found.train), tensors(found.valid), tensors(found.test), found.classes)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -91,12 +88,3 @@ def backbone(name: BackboneName, channels: int, width: int = 16) -> Backbone:
     if name == "cnn":
         return SmallCNN(channels, width)
     return ResNet(channels, int(name.removeprefix("resnet")), width)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """What is drawn within depends on ``seed`` alone; the global generator goes on afterwards as if nothing was drawn.
-    For initial weights, which are made before the Trainer seeds (see ``training.learner``)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

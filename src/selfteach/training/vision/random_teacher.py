@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from selfteach.recipes.r45_random_teachers import RandomTeachers
 from selfteach.training.learner import Sample, Stage, Trained, Update
-from selfteach.training.network_learner import NetworkLearner, trained, update_of
+from selfteach.training.network_learner import NetworkLearner, trained, update_of, write_weights
+from selfteach.training.randomness import seeded
 from selfteach.training.trainer import Settings
 from selfteach.training.vision.labelled import labelled
-from selfteach.training.vision.networks import Backbone, ResNet, seeded
+from selfteach.training.vision.networks import Backbone, ResNet
 from selfteach.training.vision.probes import features_of, knn_accuracy, linear_probe_accuracy
 
 LOOKED_AT = 300
@@ -194,7 +194,5 @@ class RandomTeacherLearner(NetworkLearner[RandomTeachers]):
         return [Sample("points", {"points": clouds}, "features")]
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
         for name, module in self.modules().items():
-            tensors = {key: one.contiguous().cpu() for key, one in module.state_dict().items()}
-            save_file(tensors, folder / f"{name}.safetensors")
+            write_weights(module.state_dict(), folder, name)
