@@ -40,7 +40,7 @@ STEPS_EVALUATED = (0, 12)
 DIRECTIONS = 8
 
 SMALL = {"prompts": 4, "warmup": 0, "optim": "sgd"}
-"""Warm-up is left out: schedule "constant" ignored it when these were recorded. Adam divides every element of a gradient
+"""Warm-up is left out: schedule "constant" ignored it when these were recorded. Adam divides each element of a gradient
 by its size, so one that is nothing but rounding moves as far as any other: the same code on two processors, 1e-13 apart
 in the first step, was 1e-4 apart in the tenth. Runs that were recorded under Adam and drifted so were renumbered."""
 CHANGES: Mapping[str, Mapping[str, Any]] = {

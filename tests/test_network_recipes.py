@@ -24,7 +24,7 @@ from selfteach.cli import main
 from selfteach.cli.train import run_of
 from selfteach.errors import UserError
 from selfteach.importing import load_object
-from selfteach.recipes import METHODS, NETWORK_RECIPES, knobs
+from selfteach.recipes import METHODS, NETWORK_RECIPES, knobs, network_recipe_named
 from selfteach.recipes.knobs import documented
 from selfteach.recipes.network_kit import NetworkOptimization, NetworkRecipe, PositiveFloat, settings
 from selfteach.studies.code import network_code_files
@@ -355,6 +355,15 @@ def test_an_array_of_another_shape_is_not_broadcast(changed: dict[str, Any], sai
     assert selfteach.testing.evaluate_outputs("kernel-sd", given)["losses"]["network"] == pytest.approx(0.725)
     with pytest.raises(ValueError, match=said):
         selfteach.testing.evaluate_outputs("kernel-sd", {**given, **changed})
+
+
+@pytest.mark.parametrize("name", ["sla", "sd-darts"])
+def test_a_label_that_torch_would_leave_out_is_refused(name: str) -> None:
+    recipe = network_recipe_named(name)
+    given = drawn(recipe.outputs)
+    evaluate_outputs(recipe, given)
+    with pytest.raises(ValueError, match="y holds -100; labels are"):
+        evaluate_outputs(recipe, {**given, "y": np.where(np.arange(len(given["y"])) == 0, -100, given["y"])})
 
 
 def test_what_is_about_text_says_that_there_is_none(tmp_path: Path) -> None:

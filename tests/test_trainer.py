@@ -159,8 +159,10 @@ def test_stages_come_in_turn_may_repeat_and_are_evaluated_at_their_end(tmp_path:
 
 def test_the_budget_ends_a_run_before_the_step_that_would_begin_beyond_it() -> None:
     run = trainer(Slope(), budget=7)
+    run.progress = heard = Heard()
     assert run.train()["spent"] == 9
     assert run.done == 3
+    assert heard.said == ["the budget of 7 pushes is spent: ended after step 3 of 6"]
 
 
 def test_a_learner_that_has_nothing_left_to_learn_ends_the_run() -> None:

@@ -90,7 +90,8 @@ def evaluate_outputs(
     ``recipe``: its name (then at its first preset), or an object. ``arrays``: name → array; floats are computed in
     float64, integers (labels) and booleans stay what they are. Returns ``losses`` network → value, ``grads`` network →
     array → gradient (arrays that a loss does not depend on, or holds constant, are left out). ValueError where an array
-    is missing or unknown, a loss or a gradient is not finite; UserError where no recipe is called so.
+    is missing or unknown, a label is below 0, a loss or a gradient is not finite; UserError where no recipe is called
+    so.
     """
     chosen = with_knobs(network_recipe_named(recipe) if isinstance(recipe, str) else recipe, overrides or {})
     if isinstance(chosen, NetworkRecipe):
@@ -98,6 +99,7 @@ def evaluate_outputs(
             lack = "lack" if name in chosen.outputs else "have no"
             raise ValueError(f"arrays {lack} {name!r}; the recipe reads {', '.join(chosen.outputs)}")
         require_shapes(chosen.outputs, arrays)
+        require_labels(chosen.outputs, arrays)
     outputs = {name: leaf_of(value) for name, value in arrays.items()}
     leaves = {name: one for name, one in outputs.items() if one.requires_grad}
     losses = dict(chosen.losses(outputs, step))
@@ -113,6 +115,13 @@ def evaluate_outputs(
         if not all(np.isfinite(one).all() for one in numbers):
             raise ValueError(f"loss or gradient of optimizer {optimizer!r} is not finite")
     return {"losses": {name: float(loss.detach()) for name, loss in losses.items()}, "grads": grads}
+
+
+def require_labels(declared: Mapping[str, str], arrays: Mapping[str, Any]) -> None:
+    """ValueError for labels below 0: torch's losses leave rows of label −100 out without a word."""
+    for name, meaning in declared.items():
+        if "labels" in meaning and (np.asarray(arrays[name]) < 0).any():
+            raise ValueError(f"{name} holds {np.min(arrays[name])}; labels are whole numbers from 0")
 
 
 def require_shapes(declared: Mapping[str, str], arrays: Mapping[str, Any]) -> None:

@@ -136,6 +136,11 @@ class Trainer:
                 if self.done:
                     resuming.save(self)
                 raise Interrupted(str(self.folder.path if self.folder is not None else ""))
+        if self.out_of_budget() and self.done < self.steps:
+            self.progress.say(
+                f"the budget of {self.settings.budget} {self.learner.unit} is spent: ended after step {self.done} "
+                f"of {self.steps}"
+            )
         return self.end()
 
     def step(self) -> None:
@@ -323,8 +328,10 @@ class Trainer:
 
     def finished(self) -> bool:
         """Whether the steps or the budget are spent, or the learner has nothing left to learn."""
-        spent = self.settings.budget is not None and self.spent >= self.settings.budget
-        return self.done >= self.steps or spent or self.learner.finished()
+        return self.done >= self.steps or self.out_of_budget() or self.learner.finished()
+
+    def out_of_budget(self) -> bool:
+        return self.settings.budget is not None and self.spent >= self.settings.budget
 
     @contextmanager
     def refusing(self, batch: Batch | None, doing: str = "") -> Iterator[None]:
