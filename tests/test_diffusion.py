@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import scipy.stats
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import nn
 
 from selfteach.errors import UserError
 from selfteach.objective import flow
@@ -27,8 +30,9 @@ from selfteach.objective.transition import (
 from selfteach.task.worlds2d import Mixture, Squares, checkerboard, opposite, ring, world_named
 from selfteach.training.diffusion.copies import Average, Frozen
 from selfteach.training.diffusion.data import source_named
-from selfteach.training.diffusion.network import VelocityNetwork
+from selfteach.training.diffusion.network import VelocityMLP
 from selfteach.training.diffusion.sampling import sample, time_grid
+from selfteach.training.diffusion.unet import VelocityUNet
 
 N = 6
 
@@ -152,7 +156,7 @@ def test_a_step_of_ddpm_is_diffusers() -> None:
 
 @pytest.mark.parametrize(("steps", "shift"), [(1, 1.0), (4, 1.0), (4, 3.0), (10, 5.0)])
 def test_a_sample_is_that_of_diffusers_scheduler(steps: int, shift: float) -> None:
-    network = VelocityNetwork(2, 3, 16, 2, seed=1)
+    network = VelocityMLP(2, 3, 16, 2, seed=1)
     noise, labels = drawn(N, 2).float(), torch.arange(N) % 4
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
@@ -166,18 +170,47 @@ def test_a_sample_is_that_of_diffusers_scheduler(steps: int, shift: float) -> No
 
 
 def test_a_network_of_two_times_is_the_flow_where_they_are_equal() -> None:
-    network = VelocityNetwork(2, 3, 16, 2, two_time=True)
+    network = VelocityMLP(2, 3, 16, 2, two_time=True)
     x, labels, t = X[:, :2].float(), torch.arange(N) % 4, T.float()
     torch.testing.assert_close(network(x, t, labels), network(x, t, labels, t))
     assert (network(x, t, labels, S.float()) != network(x, t, labels)).any()
 
 
-def test_initial_weights_are_the_seeds_whatever_was_drawn_before() -> None:
-    one = VelocityNetwork(2, 3, 16, 2, seed=5)
+KINDS = {"mlp": partial(VelocityMLP, 2, 3, 16, 2), "unet": partial(VelocityUNet, (1, 4, 4), 3, 8, 1)}
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+def test_initial_weights_are_the_seeds_whatever_was_drawn_before(make: Callable[..., nn.Module]) -> None:
+    one = make(seed=5)
     before = torch.get_rng_state()
-    other = VelocityNetwork(2, 3, 16, 2, seed=5)
+    other = make(seed=5)
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    last = [list(kind.parameters())[-1] for kind in (one, make(seed=6))]
+    assert not torch.equal(*last)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 6, 10), (1, 7, 7), (2, 4, 2)])
+def test_a_unet_takes_images_of_any_sides_laid_flat(shape: tuple[int, ...]) -> None:
+    network = VelocityUNet(shape, 3, 8, 1, two_time=True, seed=1)
+    x, t, labels = torch.randn(5, network.dims), torch.rand(5), torch.arange(5) % 4
+    made = network(x, t, labels)
+    assert made.shape == x.shape
+    torch.testing.assert_close(network(x, t, labels, t), made)
+    each = torch.cat([network(x[k : k + 1], t[k : k + 1], labels[k : k + 1]) for k in range(5)])
+    torch.testing.assert_close(each, made, atol=1e-5, rtol=1e-5)
+    for other in (network(x, t / 2, labels), network(x, t, (labels + 1) % 4), network(x, t, labels, t / 2)):
+        assert (other != made).any(1).all()
+    assert network(x[:0], t[:0], labels[:0]).shape == (0, network.dims)
+    made.sum().backward()
+    assert all(
+        one.grad is not None for name, one in network.named_parameters() if not name.startswith("jump")
+    )
+
+
+def test_a_unet_of_what_is_no_image_is_refused() -> None:
+    with pytest.raises(UserError, match=r"the data's rows are \[2\]: take mlp"):
+        VelocityUNet((2,), 3, 8, 1)
 
 
 # --- worlds ------------------------------------------------------------------------------------------------------
@@ -261,6 +294,18 @@ def test_rows_are_drawn_by_label_and_held_out(tmp_path: Path) -> None:
     assert torch.equal(x[:, 0].long(), own)
     held = torch.cat([source.held_out(k, 99, torch.Generator()) for k in range(3)])
     assert not set(held[:, 1].tolist()) & set([*x[:, 1].tolist(), *drawn_rows[:, 1].tolist()])
+
+
+def test_images_are_recognized_by_the_nearest_that_was_trained_on() -> None:
+    source = source_named("digits", 0)
+    assert source.shape == (1, 8, 8)
+    assert source.is_images
+    held = [source.held_out(k, 20, torch.Generator()) for k in range(10)]
+    shares = [source.recognized(x, k) for k, x in enumerate(held)]
+    assert min(shares) >= 0.8
+    assert np.mean(shares) > 0.95
+    assert source.recognized(held[3], 4) == pytest.approx(0, abs=0.1)
+    assert source_named("ring", 0).recognized(torch.zeros(3, 2), 0) is None
 
 
 def test_data_without_labels_or_with_few_of_one_is_refused(tmp_path: Path) -> None:

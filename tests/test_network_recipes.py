@@ -375,5 +375,5 @@ def test_what_is_about_text_says_that_there_is_none(tmp_path: Path) -> None:
         run.samples()
     with pytest.raises(UserError, match="learns from nothing"):
         selfteach.train("asd", dmd_weight=0, adversarial_weight=0, out=tmp_path / "other", **quiet)
-    with pytest.raises(UserError, match=r"or digits, or FILE\.npz"):
+    with pytest.raises(UserError, match=r"or digits, glyphs, or FILE\.npz"):
         selfteach.train("self-e", data="sine", out=tmp_path / "other", **quiet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from typing import Literal
 
 from selfteach.checks import require
 from selfteach.recipes.network import NetworkRecipe
@@ -24,11 +25,13 @@ class DiffusionRecipe(NetworkRecipe, ABC):
     """
 
     data: str = "ring"
-    """A world of the plane (ring, opposite, checkerboard), digits, or FILE.npz with arrays x and y (labels)."""
+    """A world of the plane (ring, opposite, checkerboard), digits, glyphs, or FILE.npz with arrays x and y (labels)."""
+    architecture: Literal["mlp", "unet"] = "mlp"
+    """mlp: linear layers on rows laid flat; unet: diffusers' UNet, of images."""
     width: PositiveRows = 64
-    """Units of each hidden layer."""
+    """Units of each hidden layer; of a UNet the channels of its first level."""
     depth: Few = 3
-    """Hidden layers."""
+    """Hidden layers; of a UNet the residual blocks of a level."""
     label_dropout: UnitInterval = 0.0
     """Share of the pretraining's examples whose label is hidden, for guidance."""
     pretrain_steps: NonNegativeInt = 1500

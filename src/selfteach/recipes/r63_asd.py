@@ -86,6 +86,11 @@ class ASD(DiffusionRecipe):
             self.optimization.steps >= self.student_every,
             f"steps {self.optimization.steps} is below student_every {self.student_every}: the student never learns",
         )
+        require(
+            self.architecture == "mlp",
+            "the discriminator is a head on linear layers, and the student makes frames of a few numbers: architecture "
+            "must be mlp",
+        )
         require(self.student_every > 1, "student_every must be 2 or more: the other steps are its judges'")
 
     def loss(self, network: str, outputs: Outputs, step: int) -> Float[Tensor, ""]:

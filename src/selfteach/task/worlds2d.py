@@ -154,6 +154,7 @@ def world_named(name: str) -> World:
     """UserError with the nearest name where it is unknown."""
     near = nearest(name, WORLDS)
     require(
-        name in WORLDS, f"no world of the plane is called {name!r}{near}; or digits, or FILE.npz with x and y"
+        name in WORLDS,
+        f"no world of the plane is called {name!r}{near}; or digits, glyphs, or FILE.npz with x and y",
     )
     return WORLDS[name]()

@@ -27,8 +27,8 @@ from selfteach.training.diffusion.frames import (
     noise_for,
     roll_out,
 )
-from selfteach.training.diffusion.learner import APART, NETWORK, SHOWN, DiffusionLearner, Matching
-from selfteach.training.diffusion.network import VelocityNetwork
+from selfteach.training.diffusion.learner import APART, NETWORK, SHOWN, DiffusionLearner, Matching, in_steps
+from selfteach.training.diffusion.network import VelocityMLP
 from selfteach.training.learner import Numbers, Sample, Stage, Trained, Update
 from selfteach.training.network_learner import trained, update_of, write_weights
 from selfteach.training.randomness import seeded
@@ -77,7 +77,7 @@ class ASDLearner(DiffusionLearner[ASD]):
         seed, width = settings.seed, recipe.width
         self.entries = dims // recipe.frames
         self.student = FrameNetwork(self.entries, recipe.frames, width, recipe.depth, seed + 1)
-        self.fake = VelocityNetwork(dims, classes, width, recipe.depth, seed=seed)
+        self.fake = VelocityMLP(dims, classes, width, recipe.depth, seed=seed)
         with seeded(seed + 2):
             self.head = nn.Sequential(
                 nn.Linear(width, width), nn.SiLU(), nn.Linear(width, recipe.schedule_steps - 1)
@@ -207,7 +207,7 @@ class ASDLearner(DiffusionLearner[ASD]):
         return found[:, steps - 1]
 
     def velocity(
-        self, network: VelocityNetwork, x: Float[Tensor, "b d"], t: Float[Tensor, "b"]
+        self, network: nn.Module, x: Float[Tensor, "b d"], t: Float[Tensor, "b"]
     ) -> Float[Tensor, "b d"]:
         found: Tensor = network(x, t, self.no_label(x))
         return found
@@ -255,7 +255,7 @@ class ASDLearner(DiffusionLearner[ASD]):
         clouds = {"data": self.reference(0, generator)[:SHOWN]}
         for steps in self.counts:
             each = budgets(self.recipe.frames, steps)
-            clouds[f"{steps} step{'s' * (steps > 1)}"] = self.walked(SHOWN, generator, each)
+            clouds[in_steps(steps)] = self.walked(SHOWN, generator, each)
         points = {name: one[:, -2:].tolist() for name, one in clouds.items()}
         return [Sample("points", {"points": points}, "last frame")]
 

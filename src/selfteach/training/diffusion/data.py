@@ -12,16 +12,33 @@ from torch import Tensor
 
 from selfteach.checks import require
 from selfteach.task.arrays import Arrays, Rows, load_arrays
-from selfteach.task.worlds2d import WORLDS, World, world_named
+from selfteach.task.worlds2d import World, world_named
 
 Labels = Int[Tensor, "n"]
+LABELED = ("digits", "glyphs", "glyphs-color")
+"""Data of ``task.arrays`` that are images with labels."""
 
 
 class Source(ABC):
-    """Examples with labels 0 … ``classes`` − 1, as float32 on the CPU."""
+    """Examples with labels 0 … ``classes`` − 1, as float32 on the CPU, laid flat. ``shape``: an example's own."""
 
-    dims: int
+    shape: tuple[int, ...]
     classes: int
+
+    @property
+    def dims(self) -> int:
+        """Numbers of an example."""
+        return math.prod(self.shape)
+
+    @property
+    def is_images(self) -> bool:
+        """Whether examples are [channels, height, width], gray or of three colors."""
+        return len(self.shape) == 3 and self.shape[0] in (1, 3)
+
+    def recognized(self, x: Float[Tensor, "n d"], label: int) -> float | None:
+        """Share of ``x`` whose nearest training example is of ``label``; None where examples are points, which differ
+        in nothing but where they are."""
+        return None
 
     @abstractmethod
     def draw(self, n: int) -> tuple[Float[Tensor, "n d"], Labels]:
@@ -41,7 +58,7 @@ class OfWorld(Source):
     """Points of a world, all labels equally likely."""
 
     world: World
-    dims: int = 2
+    shape: tuple[int, ...] = (2,)
 
     @property
     def classes(self) -> int:  # type: ignore[override]
@@ -67,7 +84,7 @@ class OfRows(Source):
         )
         self.x, self.y = flat(arrays.train)
         self.test = flat(arrays.test)
-        self.dims, self.classes = self.x.shape[1], arrays.classes
+        self.shape, self.classes = arrays.train.x.shape[1:], arrays.classes
         for part, y, least in (("to train on", self.y, 1), ("held out", self.test[1], 2)):
             few = int(y.bincount(minlength=self.classes).min())
             require(
@@ -88,6 +105,10 @@ class OfRows(Source):
     def held_out(self, label: int, n: int, generator: torch.Generator) -> Float[Tensor, "m d"]:
         return self.test[0][self.test[1] == label][:n]
 
+    def recognized(self, x: Float[Tensor, "n d"], label: int) -> float:
+        nearest = torch.cdist(x, self.x).argmin(1)
+        return float((self.y[nearest] == label).float().mean())
+
 
 def flat(rows: Rows) -> tuple[Float[Tensor, "n d"], Labels]:
     x = rows.x.reshape(len(rows.x), math.prod(rows.x.shape[1:]))
@@ -96,6 +117,6 @@ def flat(rows: Rows) -> tuple[Float[Tensor, "n d"], Labels]:
 
 def source_named(name: str, seed: int) -> Source:
     """A world's name, a name of ``task.arrays``, or FILE.npz. UserError where there is none, or it has no labels."""
-    if name in WORLDS or not (name.endswith(".npz") or name == "digits"):
-        return OfWorld(world_named(name))
-    return OfRows(name, load_arrays(name, seed))
+    if name.endswith(".npz") or name in LABELED:
+        return OfRows(name, load_arrays(name, seed))
+    return OfWorld(world_named(name))

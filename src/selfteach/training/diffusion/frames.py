@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from selfteach.objective.transition import cps
 from selfteach.task.walk2d import Walk
 from selfteach.training.diffusion.data import Labels, Source
-from selfteach.training.diffusion.network import VelocityNetwork
+from selfteach.training.diffusion.network import VelocityMLP
 from selfteach.training.diffusion.sampling import jumps, time_grid
 
 
@@ -24,8 +24,8 @@ class OfWalk(Source):
     classes: int = 1
 
     @property
-    def dims(self) -> int:  # type: ignore[override]
-        return 2 * self.walk.frames
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (self.walk.frames, 2)
 
     def draw(self, n: int) -> tuple[Float[Tensor, "n d"], Labels]:
         return self.walk.sample(n).flatten(1), torch.zeros(n, dtype=torch.long)
@@ -44,7 +44,7 @@ class FrameNetwork(nn.Module):
     def __init__(self, entries: int, frames: int, width: int, depth: int, seed: int) -> None:
         super().__init__()
         self.entries, self.frames = entries, frames
-        self.body = VelocityNetwork(2 * entries, frames, width, depth, seed=seed)
+        self.body = VelocityMLP(2 * entries, frames, width, depth, seed=seed)
 
     def forward(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -15,16 +16,20 @@ from selfteach.objective.flow import interpolated, matching_loss
 from selfteach.recipes.diffusion import DiffusionRecipe
 from selfteach.recipes.network import NetworkOptimization
 from selfteach.training.diffusion.data import Source, source_named
-from selfteach.training.diffusion.network import VelocityNetwork
+from selfteach.training.diffusion.network import VelocityMLP, VelocityNetwork
 from selfteach.training.diffusion.sampling import drawn, sample, time_grid
+from selfteach.training.diffusion.unet import VelocityUNet
 from selfteach.training.learner import Numbers, Sample, Stage, Trained, Update
 from selfteach.training.network_learner import NetworkLearner, trained, write_weights
+from selfteach.training.pictures import side_by_side
 from selfteach.training.trainer import Settings
 
 D = TypeVar("D", bound=DiffusionRecipe)
 PRETRAIN, NETWORK = "pretrain", "network"
 SHOWN = 300
 """Points of a cloud in the report."""
+PICTURED = 8
+"""Images of a label in the report."""
 APART = 1_000_003
 """What is held out, and the noise that evaluations begin with, are drawn by the run's seed plus this."""
 
@@ -49,14 +54,7 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
     def __init__(self, recipe: D, settings: Settings) -> None:
         super().__init__(recipe, settings)
         self.source = self.make_source()
-        self.network = VelocityNetwork(
-            self.source.dims,
-            self.prompts(),
-            recipe.width,
-            recipe.depth,
-            two_time=self.two_time,
-            seed=settings.seed,
-        )
+        self.network = self.make_network()
         first = [Stage(PRETRAIN, recipe.pretrain_steps)] if recipe.pretrain_steps else []
         self.stages = [*first, *self.own_stages()]
         self.stage = self.stages[0].name
@@ -64,6 +62,13 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
     def make_source(self) -> Source:
         """Where examples come from. UserError where the recipe's data is none."""
         return source_named(self.recipe.data, self.settings.seed)
+
+    def make_network(self) -> VelocityNetwork:
+        """The recipe's architecture, for the source's rows. UserError where they are no images and it asks for some."""
+        recipe, sizes = self.recipe, (self.prompts(), self.recipe.width, self.recipe.depth)
+        if recipe.architecture == "unet":
+            return VelocityUNet(self.source.shape, *sizes, two_time=self.two_time, seed=self.settings.seed)
+        return VelocityMLP(self.source.dims, *sizes, two_time=self.two_time, seed=self.settings.seed)
 
     def prompts(self) -> int:
         """How many labels the network knows, beside none."""
@@ -135,24 +140,32 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
         return sorted({*self.recipe.step_counts, self.recipe.sampling_steps})
 
     def evaluate(self, phase: str) -> Mapping[str, float] | None:
-        each = {steps: self.distances(steps) for steps in self.counts}
-        found = {f"eval/energy/{steps}": sum(own) / len(own) for steps, own in each.items()}
+        """Means over labels by number of steps; by label in the number that the headline judges."""
+        each = {steps: self.judged(steps) for steps in self.counts}
+        found = {
+            f"eval/{name}/{steps}": mean(own) for steps, one in each.items() for name, own in one.items()
+        }
         judged = self.recipe.sampling_steps
-        of_labels = {f"eval/label/{label}": one for label, one in enumerate(each[judged])}
+        of_labels = {f"eval/label/{label}": one for label, one in enumerate(each[judged]["energy"])}
         return {"eval/headline": found[f"eval/energy/{judged}"], **found, **of_labels}
 
-    def distances(self, steps: int) -> list[float]:
-        """The energy distance of samples to the reference, of each label."""
+    def judged(self, steps: int) -> dict[str, list[float]]:
+        """Of samples in so many steps, label by label: the energy distance to the reference, and of images the share
+        that is recognized."""
         generator = torch.Generator().manual_seed(self.settings.seed + APART)
-        found = []
+        found: dict[str, list[float]] = {"energy": [], "recognized": []}
         for label in range(self.source.classes):
             theirs = self.reference(label, generator)
             ours = self.generate(torch.full((self.recipe.eval_samples,), label), steps, generator)
-            found.append(float(energy_distance(ours, theirs)))
-        return found
+            found["energy"].append(float(energy_distance(ours, theirs)))
+            if (share := self.source.recognized(ours, label)) is not None:
+                found["recognized"].append(share)
+        return {name: own for name, own in found.items() if own}
 
     def samples(self, batch: Any, phase: str) -> list[Sample]:
-        """Points by number of steps beside the data, in the plane."""
+        """By number of steps beside the data: points of the plane, or images."""
+        if self.source.is_images:
+            return self.pictures()
         if self.source.dims != 2:
             return []
         labels = torch.arange(SHOWN) % self.source.classes
@@ -162,8 +175,28 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
             "data": torch.cat([self.reference(c, generator)[:each] for c in range(self.source.classes)])
         }
         for steps in self.counts:
-            clouds[f"{steps} step{'s' * (steps > 1)}"] = self.generate(labels, steps, generator)
+            clouds[in_steps(steps)] = self.generate(labels, steps, generator)
         return [Sample("points", {"points": {name: one.tolist() for name, one in clouds.items()}}, "samples")]
+
+    def pictures(self) -> list[Sample]:
+        """Rows of images, a row a label."""
+        classes, a_row = self.source.classes, PICTURED
+        generator = torch.Generator().manual_seed(self.settings.seed + APART)
+        rows = {"held out": torch.cat([self.reference(c, generator)[:a_row] for c in range(classes)])}
+        for steps in self.counts:
+            labels = torch.arange(classes).repeat_interleave(a_row)
+            rows[in_steps(steps)] = self.generate(labels, steps, generator)
+        return [
+            Sample("image", {"pixels": self.laid_out(one), "caption": f"{name}, a row a label"}, name)
+            for name, one in rows.items()
+        ]
+
+    def laid_out(self, images: Float[Tensor, "n d"]) -> Float[Tensor, "c h w"]:
+        return side_by_side(images.unflatten(1, self.source.shape), columns=PICTURED)
 
     def export(self, folder: Path) -> None:
         write_weights(self.shown().state_dict(), folder, "velocity")
+
+
+def in_steps(steps: int) -> str:
+    return f"{steps} step{'s' * (steps > 1)}"

@@ -1,8 +1,9 @@
-"""A small velocity network, told the time and the label, and the time that a jump ends at where it makes jumps."""
+"""Velocity networks: what all of them are told, and a small one of linear layers."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float, Int
@@ -15,16 +16,33 @@ FREQUENCIES = 8
 """Of the time's sines and cosines: π/2, π, 2π …: the slowest tells all times of [0, 1] apart."""
 
 
-class VelocityNetwork(nn.Module):
-    """v(x, t, label), or v(x, t, s, label) if ``two_time``: a multilayer perceptron of residual layers, to which times
-    and label are added as embeddings. Label ``null`` (= ``classes``) stands for none. Its initial weights are a
-    function of ``seed`` and the sizes."""
+class VelocityNetwork(nn.Module, ABC):
+    """v(x, t, label), or v(x, t, s, label) if ``two_time``. Label ``null`` (= ``classes``) stands for none."""
+
+    def __init__(self, dims: int, classes: int, *, two_time: bool = False) -> None:
+        super().__init__()
+        self.dims, self.null, self.two_time = dims, classes, two_time
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Float[Tensor, "n d"],
+        t: Float[Tensor, "n"],
+        labels: Int[Tensor, "n"],
+        s: Float[Tensor, "n"] | None = None,
+    ) -> Float[Tensor, "n d"]:
+        """``s``: the time that the jump from ``t`` ends at (None: t itself, the velocity of the flow). A network of one
+        time does not see it."""
+
+
+class VelocityMLP(VelocityNetwork):
+    """A multilayer perceptron of residual layers, to which times and label are added as embeddings. Its initial weights
+    are a function of ``seed`` and the sizes."""
 
     def __init__(
         self, dims: int, classes: int, width: int, depth: int, *, two_time: bool = False, seed: int = 0
     ) -> None:
-        super().__init__()
-        self.dims, self.null, self.two_time = dims, classes, two_time
+        super().__init__(dims, classes, two_time=two_time)
         with seeded(seed):
             self.begin = nn.Linear(dims, width)
             self.time = embedding(width)
@@ -40,8 +58,6 @@ class VelocityNetwork(nn.Module):
         labels: Int[Tensor, "n"],
         s: Float[Tensor, "n"] | None = None,
     ) -> Float[Tensor, "n d"]:
-        """``s``: the time that the jump from ``t`` ends at (None: t itself, the velocity of the flow). A network of one
-        time does not see it."""
         found: Tensor = self.end(self.features(x, t, labels, s))
         return found
 
