@@ -366,6 +366,23 @@ def test_a_label_that_torch_would_leave_out_is_refused(name: str) -> None:
         evaluate_outputs(recipe, {**given, "y": np.where(np.arange(len(given["y"])) == 0, -100, given["y"])})
 
 
+@pytest.mark.parametrize("name", ["diffusionopd", "self-e", "afd"])
+def test_a_unet_is_trained_on_images_of_ones_own(name: str, tmp_path: Path) -> None:
+    random, file = np.random.default_rng(0), str(tmp_path / "images.npz")
+    y = np.arange(40) % 2
+    np.savez(file, x=random.uniform(size=(40, 1, 4, 4)) * y[:, None, None, None], y=y)
+    small = {
+        "width": 8, "depth": 1, "pretrain_steps": 2, "steps": 3, "batch_size": 8, "sampling_steps": 2,
+        "step_counts": (1,), "eval_samples": 4, "device": "cpu", "progress": None,
+    }  # fmt: skip
+    own = {"diffusionopd": {"specialist_steps": 2}, "self-e": {"curriculum": 0}, "afd": {"base_data": file}}
+    run = selfteach.train(name, data=file, architecture="unet", out=tmp_path / "run", **small, **own[name])
+    assert 0 <= run.summary["eval/recognized/2"] <= 1
+    assert list((tmp_path / "run" / "images").glob("*after*.png"))
+    with pytest.raises(UserError, match="of images, "):
+        selfteach.train(name, data="opposite", architecture="unet", out=tmp_path / "points", **small)
+
+
 def test_what_is_about_text_says_that_there_is_none(tmp_path: Path) -> None:
     quiet = {"device": "cpu", "progress": None}
     run = selfteach.train("kernel-sd", steps=2, samples_every=1, out=tmp_path / "run", **quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -260,7 +261,12 @@ def test_guidance_keeps_the_norm_of_the_prediction() -> None:
 
 @pytest.mark.parametrize(
     ("more", "total", "at"),
-    [({"fake_from": 2}, 4, 3), ({"pretrain_steps": 3}, 7, 2), ({"pretrain_steps": 3}, 7, 5)],
+    [
+        ({"fake_from": 2}, 4, 3),
+        ({"pretrain_steps": 3}, 7, 2),
+        ({"pretrain_steps": 3}, 7, 5),
+        ({"data": "digits", "architecture": "unet"}, 4, 3),
+    ],
 )
 def test_a_run_that_is_cut_goes_on_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: dict[str, Any], total: int, at: int
@@ -295,3 +301,16 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, knobs: dict[str, Any], 
     with pytest.raises(UserError, match=said):
         selfteach.train("self-e", out=tmp_path / "run", **QUIET, **knobs)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_run_of_images_is_seen(tmp_path: Path) -> None:
+    knobs = {**TINY, "data": "digits", "architecture": "unet", "sampling_steps": 1, "step_counts": (2,)}
+    run = selfteach.train("self-e", out=tmp_path / "run", device="cpu", progress=None, **knobs)
+    rows = (json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines())
+    shown = [one for one in rows if one["phase"] == "after"]
+    assert [one["key"] for one in shown] == ["held out", "1 step", "2 steps"]
+    assert all((run.folder / one["path"]).read_bytes().startswith(b"\x89PNG") for one in shown)
+    assert len({(run.folder / one["path"]).read_bytes() for one in shown}) == 3
+    last = dict(run.curve("eval/recognized/1"))
+    assert all(0 <= share <= 1 for share in last.values())
+    assert "data:image/png" in run.report().read_text(encoding="utf-8")
