@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfteach.objective.distribution_matching import score_gap, surrogate
 from selfteach.recipes.network_kit import *
 
 
@@ -101,12 +102,11 @@ class ASD(DiffusionRecipe):
         return self.dmd_weight * self.matching(outputs) + self.adversarial_weight * adversarial
 
     def matching(self, outputs: Outputs) -> Float[Tensor, ""]:
-        """A number whose gradient in ``x`` is DMD's: ½ |x − (x − gradient)|², the bracket held."""
+        """A number whose gradient in ``x`` is DMD's."""
         x = outputs["x"]
         real, fake, t = (outputs[name].detach() for name in ("x0_real", "x0_fake", "t"))
-        gradient = fake - real
         if self.dmd_scale == "score":
-            gradient = gradient * ((1 - t) / t.square())[:, None]
+            gradient = (fake - real) * ((1 - t) / t.square())[:, None]
         else:
-            gradient = gradient / (x.detach() - real).abs().mean(-1, keepdim=True)
-        return (x - (x.detach() - gradient)).square().sum(-1).mean() / 2
+            gradient = score_gap(x.detach(), real, fake)
+        return surrogate(x, gradient).sum(-1).mean()

@@ -77,7 +77,7 @@ class ASDLearner(DiffusionLearner[ASD]):
         seed, width = settings.seed, recipe.width
         self.entries = dims // recipe.frames
         self.student = FrameNetwork(self.entries, recipe.frames, width, recipe.depth, seed + 1)
-        self.fake = VelocityNetwork(dims, classes, width, recipe.depth, seed=seed)
+        self.fake = self.make_network()
         with seeded(seed + 2):
             self.head = nn.Sequential(
                 nn.Linear(width, width), nn.SiLU(), nn.Linear(width, recipe.schedule_steps - 1)

@@ -49,14 +49,7 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
     def __init__(self, recipe: D, settings: Settings) -> None:
         super().__init__(recipe, settings)
         self.source = self.make_source()
-        self.network = VelocityNetwork(
-            self.source.dims,
-            self.prompts(),
-            recipe.width,
-            recipe.depth,
-            two_time=self.two_time,
-            seed=settings.seed,
-        )
+        self.network = self.make_network()
         first = [Stage(PRETRAIN, recipe.pretrain_steps)] if recipe.pretrain_steps else []
         self.stages = [*first, *self.own_stages()]
         self.stage = self.stages[0].name
@@ -64,6 +57,12 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
     def make_source(self) -> Source:
         """Where examples come from. UserError where the recipe's data is none."""
         return source_named(self.recipe.data, self.settings.seed)
+
+    def make_network(self) -> VelocityNetwork:
+        """The network that is pretrained, as it begins."""
+        recipe, seed = self.recipe, self.settings.seed
+        sizes = (self.source.dims, self.prompts(), recipe.width, recipe.depth)
+        return VelocityNetwork(*sizes, two_time=self.two_time, seed=seed)
 
     def prompts(self) -> int:
         """How many labels the network knows, beside none."""
