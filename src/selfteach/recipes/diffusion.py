@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Literal
+from typing import ClassVar, Literal
 
 from selfteach.checks import require
 from selfteach.recipes.network import NetworkRecipe
@@ -23,6 +23,9 @@ class DiffusionRecipe(NetworkRecipe, ABC):
 
     It begins with a stage ``pretrain`` of plain flow matching on the data. Sizes are a laptop's in all of them.
     """
+
+    of_images: ClassVar[bool] = True
+    """Whether its networks may be a UNet: sequences' are linear layers."""
 
     data: str = "ring"
     """A world of the plane (ring, opposite, checkerboard), digits, glyphs, or FILE.npz with arrays x and y (labels)."""
@@ -48,4 +51,8 @@ class DiffusionRecipe(NetworkRecipe, ABC):
     """Held-out points of each class, and samples that are compared with them."""
 
     def __post_init__(self) -> None:
+        require(
+            self.of_images or self.architecture == "mlp",
+            f"the networks of {self.name} make sequences: architecture must be mlp",
+        )
         require(self.eval_samples >= 2, f"eval_samples must be 2 or more, got {self.eval_samples}")

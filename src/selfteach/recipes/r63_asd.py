@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfteach.objective.distribution_matching import score_gap, surrogate
 from selfteach.recipes.network_kit import *
 
 
@@ -26,6 +27,7 @@ class ASD(DiffusionRecipe):
     source = "https://arxiv.org/abs/2511.01419"
     formula = "L_DMD − α log σ(D^n(G^n) − D^n(G^{n+1})); D: −log σ(D^n(G^{n+1}) − D^n(G^n)) + γ/2 (R1 + R2)"
     learner = "asd"
+    of_images = False
     networks = ("student", "fake", "discriminator")
     outputs = {
         "x": "[n, d] the student's samples G^n(z₁)",
@@ -86,11 +88,6 @@ class ASD(DiffusionRecipe):
             self.optimization.steps >= self.student_every,
             f"steps {self.optimization.steps} is below student_every {self.student_every}: the student never learns",
         )
-        require(
-            self.architecture == "mlp",
-            "the discriminator is a head on linear layers, and the student makes frames of a few numbers: architecture "
-            "must be mlp",
-        )
         require(self.student_every > 1, "student_every must be 2 or more: the other steps are its judges'")
 
     def loss(self, network: str, outputs: Outputs, step: int) -> Float[Tensor, ""]:
@@ -106,12 +103,11 @@ class ASD(DiffusionRecipe):
         return self.dmd_weight * self.matching(outputs) + self.adversarial_weight * adversarial
 
     def matching(self, outputs: Outputs) -> Float[Tensor, ""]:
-        """A number whose gradient in ``x`` is DMD's: ½ |x − (x − gradient)|², the bracket held."""
+        """A number whose gradient in ``x`` is DMD's."""
         x = outputs["x"]
         real, fake, t = (outputs[name].detach() for name in ("x0_real", "x0_fake", "t"))
-        gradient = fake - real
         if self.dmd_scale == "score":
-            gradient = gradient * ((1 - t) / t.square())[:, None]
+            gradient = (fake - real) * ((1 - t) / t.square())[:, None]
         else:
-            gradient = gradient / (x.detach() - real).abs().mean(-1, keepdim=True)
-        return (x - (x.detach() - gradient)).square().sum(-1).mean() / 2
+            gradient = score_gap(x.detach(), real, fake)
+        return surrogate(x, gradient).sum(-1).mean()

@@ -1,4 +1,4 @@
-"""A toy video: points that walk around a circle, one a frame."""
+"""Toy videos: points that walk around a circle, one a frame."""
 
 from __future__ import annotations
 
@@ -31,3 +31,9 @@ class Walk:
         while len(walk) < self.frames:
             walk.append(walk[-1] @ turned + self.std * torch.randn(n, 2, generator=generator))
         return torch.stack(walk, 1)
+
+
+def speeds(frames: int, kinds: int = 4, slowest: float = math.pi / 8) -> tuple[Walk, ...]:
+    """Walks that differ in how far they turn at a frame: 1, 2 … ``kinds`` times ``slowest``. Where they begin says
+    nothing of it."""
+    return tuple(Walk(frames, angle=slowest * k) for k in range(1, kinds + 1))

@@ -47,6 +47,32 @@ class Average(Frozen[M]):
                 value.copy_(now[name])
 
 
+class LateAverage(Average[M]):
+    """A role: the ``source`` itself until batch ``start`` (from 0), from then on its average over the batches in which
+    the optimizer called ``moves`` stepped."""
+
+    def __init__(self, source: M, decay: float, start: int, moves: str) -> None:
+        super().__init__(source, decay)
+        self.start, self.moves, self.batches, self.moved = start, moves, 0, False
+
+    def after_step(self, moved: Collection[str]) -> None:
+        self.moved = self.moved or self.moves in moved
+
+    def after_batch(self) -> None:
+        if self.batches < self.start:
+            self.module.load_state_dict(self.source.state_dict())
+        elif self.moved:
+            super().after_batch()
+        self.batches, self.moved = self.batches + 1, False
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "batches": self.batches}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self.batches = state["batches"]
+
+
 def still(source: M) -> M:
     """A copy whose parameters want no gradient."""
     return copy.deepcopy(source).requires_grad_(False)

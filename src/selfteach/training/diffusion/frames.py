@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,14 +38,53 @@ class OfWalk(Source):
         return self.walk.sample(n, generator).flatten(1)
 
 
+@dataclass(frozen=True)
+class OfWalks(Source):
+    """Walks of several kinds, all as likely, each a label; their frames laid side by side."""
+
+    walks: Sequence[Walk]
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (self.walks[0].frames, 2)
+
+    @property
+    def classes(self) -> int:  # type: ignore[override]
+        return len(self.walks)
+
+    def draw(self, n: int) -> tuple[Float[Tensor, "n d"], Labels]:
+        labels = torch.randint(self.classes, (n,))
+        return self.draw_of(labels), labels
+
+    def draw_of(self, labels: Labels) -> Float[Tensor, "n d"]:
+        found = torch.empty(len(labels), self.dims)
+        for label, walk in enumerate(self.walks):
+            own = labels == label
+            found[own] = walk.sample(int(own.sum())).flatten(1)
+        return found
+
+    def held_out(self, label: int, n: int, generator: torch.Generator) -> Float[Tensor, "m d"]:
+        return self.walks[label].sample(n, generator).flatten(1)
+
+
 class FrameNetwork(nn.Module):
     """v(x_t, t | the frame before, the frame's place): a velocity network whose input has both frames side by side and
-    of whose output the first half is read. Before the first frame there are zeros."""
+    of whose output the first half is read. Before the first frame there are zeros. ``conditions``: how many there are
+    of each label that it is told beside the place, all of them as one number (``JointEmbedding``)."""
 
-    def __init__(self, entries: int, frames: int, width: int, depth: int, seed: int) -> None:
+    def __init__(
+        self,
+        entries: int,
+        frames: int,
+        width: int,
+        depth: int,
+        seed: int,
+        conditions: Sequence[int] = (),
+    ) -> None:
         super().__init__()
-        self.entries, self.frames = entries, frames
-        self.body = VelocityMLP(2 * entries, frames, width, depth, seed=seed)
+        self.entries, self.frames, self.told = entries, frames, math.prod(conditions)
+        parts = (frames, *conditions) if conditions else ()
+        self.body = VelocityMLP(2 * entries, frames, width, depth, seed=seed, parts=parts)
 
     def forward(
         self,
@@ -52,9 +92,17 @@ class FrameNetwork(nn.Module):
         t: Float[Tensor, "n"],
         place: Int[Tensor, "n"],
         before: Float[Tensor, "n e"],
+        labels: Int[Tensor, "n"] | None = None,
     ) -> Float[Tensor, "n e"]:
-        found: Tensor = self.body(torch.cat([x, before], 1), t, place)
+        told = place if labels is None else place * self.told + labels
+        found: Tensor = self.body(torch.cat([x, before], 1), t, told)
         return found[:, : self.entries]
+
+
+Frames = Callable[
+    [Float[Tensor, "n e"], Float[Tensor, "n"], Int[Tensor, "n"], Float[Tensor, "n e"]], Float[Tensor, "n e"]
+]
+"""A ``FrameNetwork``, or one whose labels are given."""
 
 
 def before_each(frames: Float[Tensor, "n f e"]) -> Float[Tensor, "n f e"]:
@@ -62,9 +110,10 @@ def before_each(frames: Float[Tensor, "n f e"]) -> Float[Tensor, "n f e"]:
     return torch.cat([torch.zeros_like(frames[:, :1]), frames[:, :-1]], 1)
 
 
-def times_of(steps: int, schedule: int) -> Float[Tensor, "k"]:
-    """steps + 1 times from 1 to 0: a schedule of ``schedule`` even steps, from which all but ``steps`` are skipped."""
-    whole = time_grid(schedule)
+def times_of(steps: int, schedule: int, shift: float = 1.0) -> Float[Tensor, "k"]:
+    """steps + 1 times from 1 to 0: a schedule of ``schedule`` steps, even but for ``shift`` (``time_grid``), from which
+    all but ``steps`` are skipped."""
+    whole = time_grid(schedule, shift)
     return torch.cat([whole[[k * schedule // steps for k in range(steps)]], whole[-1:]])
 
 
@@ -81,22 +130,30 @@ def noise_for(
 
 
 def roll_out(
-    network: FrameNetwork, noise: Sequence[Float[Tensor, "s n e"]], schedule: int
+    network: Frames, noise: Sequence[Float[Tensor, "s n e"]], schedule: int
+) -> Float[Tensor, "n f e"]:
+    """``in_turn``, a frame of n steps in n of the schedule's."""
+    return in_turn(network, noise, [times_of(len(own), schedule) for own in noise])
+
+
+def in_turn(
+    network: Frames, noise: Sequence[Float[Tensor, "s n e"]], grids: Sequence[Float[Tensor, "k"]]
 ) -> Float[Tensor, "n f e"]:
     """Frames one after the other, each behind the one that the network itself made before it (Self Forcing, arXiv
-    2506.08009). A frame has as many steps as noise; a step takes the clean frame that the network sees and noises it
-    anew up to the next time. Gradients reach each frame's last step and nothing before it."""
+    2506.08009), along a grid of times of its own. A frame has as many steps as noise; a step takes the clean frame that
+    the network sees and noises it anew up to the next time. Gradients reach each frame's last step and nothing before
+    it."""
     made: list[Tensor] = []
     before = torch.zeros_like(noise[0][0])
-    for place, own in enumerate(noise):
-        frame = denoised(network, own, times_of(len(own), schedule), place, before)
+    for place, (own, grid) in enumerate(zip(noise, grids, strict=True)):
+        frame = denoised(network, own, grid, place, before)
         made.append(frame)
         before = frame.detach()
     return torch.stack(made, 1)
 
 
 def denoised(
-    network: FrameNetwork,
+    network: Frames,
     noise: Float[Tensor, "s n e"],
     grid: Float[Tensor, "k"],
     place: int,

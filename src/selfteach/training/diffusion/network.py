@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -37,17 +38,26 @@ class VelocityNetwork(nn.Module, ABC):
 
 class VelocityMLP(VelocityNetwork):
     """A multilayer perceptron of residual layers, to which times and label are added as embeddings. Its initial weights
-    are a function of ``seed`` and the sizes."""
+    are a function of ``seed`` and the sizes. ``parts``: a label stands for several, each with an embedding of its own
+    (``JointEmbedding``)."""
 
     def __init__(
-        self, dims: int, classes: int, width: int, depth: int, *, two_time: bool = False, seed: int = 0
+        self,
+        dims: int,
+        classes: int,
+        width: int,
+        depth: int,
+        *,
+        two_time: bool = False,
+        seed: int = 0,
+        parts: Sequence[int] = (),
     ) -> None:
         super().__init__(dims, classes, two_time=two_time)
         with seeded(seed):
             self.begin = nn.Linear(dims, width)
             self.time = embedding(width)
             self.jump = embedding(width) if two_time else None
-            self.label = nn.Embedding(classes + 1, width)
+            self.label = JointEmbedding(parts, width) if parts else nn.Embedding(classes + 1, width)
             self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
             self.end = nn.Linear(width, dims)
 
@@ -76,6 +86,23 @@ class VelocityMLP(VelocityNetwork):
         for layer in self.layers:
             hidden = hidden + functional.silu(layer(functional.silu(hidden + told)))
         return hidden
+
+
+class JointEmbedding(nn.Module):
+    """The sum of the embeddings of several labels, ``sizes`` many of each, which one number stands for: (a, b, c) is
+    (a · sizes[1] + b) · sizes[2] + c."""
+
+    def __init__(self, sizes: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.sizes = tuple(sizes)
+        self.parts = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+
+    def forward(self, joint: Int[Tensor, "n"]) -> Float[Tensor, "n width"]:
+        found = []
+        for size, part in reversed(list(zip(self.sizes, self.parts, strict=True))):
+            found.append(part(joint % size))
+            joint = joint // size
+        return torch.stack(found).sum(0)
 
 
 def embedding(width: int) -> nn.Sequential:
