@@ -17,6 +17,7 @@ LEARNERS: Mapping[str, str] = {
     "asd": "selfteach.training.diffusion.asd:ASDLearner",
     "darts": "selfteach.training.vision.darts:DartsLearner",
     "diffusionopd": "selfteach.training.diffusion.opd:DiffusionOPDLearner",
+    "masked": "selfteach.training.masked.learner:MaskedLearner",
     "random-teacher": "selfteach.training.vision.random_teacher:RandomTeacherLearner",
     "recursion": "selfteach.training.classic.recursion:RecursionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
