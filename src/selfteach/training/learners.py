@@ -18,6 +18,7 @@ LEARNERS: Mapping[str, str] = {
     "darts": "selfteach.training.vision.darts:DartsLearner",
     "diffusionopd": "selfteach.training.diffusion.opd:DiffusionOPDLearner",
     "livetalk": "selfteach.training.diffusion.livetalk:LiveTalkLearner",
+    "masked": "selfteach.training.masked.learner:MaskedLearner",
     "random-teacher": "selfteach.training.vision.random_teacher:RandomTeacherLearner",
     "recursion": "selfteach.training.classic.recursion:RecursionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
