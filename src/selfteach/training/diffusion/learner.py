@@ -25,6 +25,8 @@ D = TypeVar("D", bound=DiffusionRecipe)
 PRETRAIN, NETWORK = "pretrain", "network"
 SHOWN = 300
 """Points of a cloud in the report."""
+EARLIEST, LATEST = 0.02, 0.98
+"""Between these times samples are noised where scores are asked: at neither end do they say anything."""
 APART = 1_000_003
 """What is held out, and the noise that evaluations begin with, are drawn by the run's seed plus this."""
 
