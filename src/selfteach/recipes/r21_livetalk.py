@@ -19,7 +19,7 @@ class LiveTalk(DiffusionRecipe):
         L_fake = mean (v_fake(x_τ) − (ε − x))²                                       x held
 
     f are clean predictions at x_τ = (1 − τ) x + τ ε, τ one time a sequence: of the teacher with conditions and without,
-    and of a network that learns to denoise the student's samples. ``guidance`` is w = s_g + 1 of
+    and of a network that learns to denoise the student's samples. The knob ``guidance`` is w = s_g + 1 of
     f_u + w (f_c − f_u), which is the same.
     """
 
@@ -36,7 +36,7 @@ class LiveTalk(DiffusionRecipe):
         "x": "[n, d] the student's samples",
         "f_c": "[n, d] the clean samples that the teacher sees in their noised ones x_τ",
         "f_u": "[n, d] the same without conditions",
-        "f_text": "[n, d] the same without the audio; read with audio_guidance",
+        "f_text": "[n, d] the same without the audio; read with two numbers of guidance",
         "f_fake": "[n, d] and those that the network of the student's own samples sees",
         "v_fake": "[n, d] that network's velocity at x_τ (loss fake)",
         "eps": "[n, d] the noise that is in x_τ",
@@ -54,12 +54,11 @@ class LiveTalk(DiffusionRecipe):
     """Frames that are made together, behind the block before."""
     label_dropout: UnitInterval = 0.1
     """Share of the pretraining's examples that show no condition, and share that show no audio."""
-    teacher_steps: Few = 48
-    """Steps of the teacher's trajectories, a multiple of schedule_steps."""
-    guidance: PositiveFloat = 6.0
-    """w of the teacher's classifier-free guidance f_u + w (f_c − f_u) (1: none): s_g + 1, the paper's s_g = 5."""
-    audio_guidance: NonNegativeFloat | None = None
-    """s_a of f_u + w (f_text − f_u) + s_a (f_c − f_text): the audio's guidance apart (none: both by guidance)."""
+    guidance: tuple[PositiveFloat, ...] = (6.0,)
+    """w of the teacher's classifier-free guidance f_u + w (f_c − f_u) (1: none): s_g + 1, the paper's s_g = 5. Two
+    numbers: text's and audio's apart, f_u + w (f_text − f_u) + s_a (f_c − f_text)."""
+    ode_guidance: tuple[PositiveFloat, ...] | None = None
+    """The same of the trajectories that the student regresses to (none: as guidance)."""
     condition_noise: UnitInterval = 0.0
     """Share of the conditions of both stages of distillation whose audio belongs to another label."""
     schedule_steps: Few = 4
@@ -67,17 +66,16 @@ class LiveTalk(DiffusionRecipe):
     timestep_shift: PositiveFloat = 5.0
     """Times t are s t/(1 + (s − 1) t) of even ones: the student's, the teacher's, and those that its samples are noised
     to."""
-    noise_range: tuple[UnitInterval, UnitInterval] = (0.02, 0.98)
-    """Bounds of the times that the student's samples are noised to."""
     ode_pairs: PositiveRows = 10_000
     """Trajectories of the teacher that are stored; the paper's number is not known to us."""
     ode_steps: NonNegativeInt = 20_000
     """Batches of regression to the ends of trajectories (0: none)."""
     ode_lr: PositiveFloat = 4e-5
     """Its learning rate; it is otherwise optimized as the student is later."""
-    rollouts: Literal["on-policy", "teacher-forced"] = "on-policy"
-    """What distribution matching sees of the student: what it makes behind its own blocks, or its predictions at the
-    teacher's states and behind the teacher's blocks (compared)."""
+    rollouts: Literal["on-policy", "on-policy-last", "teacher-forced"] = "on-policy"
+    """What distribution matching sees of the student: what it makes behind its own blocks, all of them left at a step
+    that is drawn, or at the last one (ours); or its predictions at the teacher's states, behind the teacher's blocks
+    (compared)."""
     student_every: PositiveInt = 5
     """Of so many steps one moves the student; each moves the network of its samples."""
     fake_lr: PositiveFloat = 8e-7
@@ -98,20 +96,16 @@ class LiveTalk(DiffusionRecipe):
             most <= self.schedule_steps,
             f"sampling_steps and step_counts skip within a schedule of {self.schedule_steps} steps, got {most}",
         )
+        scales = [one for one in (self.guidance, self.ode_guidance) if one is not None]
         require(
-            self.teacher_steps % self.schedule_steps == 0,
-            f"teacher_steps must be a multiple of schedule_steps, {self.schedule_steps}, so that its trajectories pass "
-            f"all its times; got {self.teacher_steps}",
+            all(len(one) in (1, 2) for one in scales),
+            "guidance and ode_guidance are one number, or two, of text and audio",
         )
-        guided = self.guidance != 1 or self.audio_guidance is not None
+        guided = any(one != (1.0,) for one in scales)
         require(
             self.label_dropout <= 0.5 and (self.label_dropout > 0 or not guided),
             f"label_dropout must lie between 0 and 0.5, above 0 with guidance, got {self.label_dropout}: so many "
             "examples show no condition, and as many no audio",
-        )
-        low, high = self.noise_range
-        require(
-            low < high and low > 0, f"noise_range must be two rising times above 0, got {self.noise_range}"
         )
         require(self.frames % self.block_frames == 0, "frames must be a multiple of block_frames")
         require(self.pretrain_steps > 0, "pretrain_steps is 0: they make the teacher")
@@ -130,10 +124,11 @@ class LiveTalk(DiffusionRecipe):
         gradient = score_gap(x.detach(), real.detach(), outputs["f_fake"].detach())
         return surrogate(x, gradient).mean()
 
-    def guided(self, outputs: Outputs) -> Float[Tensor, "n d"]:
-        """f_real, of predictions with all conditions, with the text alone, and with none."""
+    def guided(self, outputs: Outputs, scales: tuple[float, ...] | None = None) -> Float[Tensor, "n d"]:
+        """f_real, of predictions with all conditions, with the text alone, and with none; ``scales``: other ones."""
         told, without = outputs["f_c"], outputs["f_u"]
-        if self.audio_guidance is None:
-            return told if self.guidance == 1 else flow.guided(told, without, self.guidance)
-        text = outputs["f_text"]
-        return flow.guided(text, without, self.guidance) + self.audio_guidance * (told - text)
+        scale, *audio = scales or self.guidance
+        if audio:
+            text = outputs["f_text"]
+            return flow.guided(text, without, scale) + audio[0] * (told - text)
+        return told if scale == 1 else flow.guided(told, without, scale)

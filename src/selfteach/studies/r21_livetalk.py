@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from selfteach.studies.laptop import Laptop
+from selfteach.studies.study import HEADLINE, Claim, Study, Works
+from selfteach.studies.verdict import Exceeds
 
 LAPTOP = Laptop(
     knobs={
         "frames": 8,
         "block_frames": 2,
-        "guidance": 1.5,
+        "guidance": (1.5,),
         "timestep_shift": 2.0,
         "pretrain_steps": 1000,
         "ode_pairs": 4000,
@@ -21,4 +23,62 @@ LAPTOP = Laptop(
         "fake_lr": 1e-3,
         "ema_from": 50,
     }
+)
+
+LIVETALK = "livetalk --data walk-speeds --samples-every 0"
+TUNED = ("--lr x0.3|x1|x3",)
+LEARNED = Works(f"first {HEADLINE}", HEADLINE, 1.4)
+"""From about 2.1, an untrained student's, to where a student is that has begun to follow its teacher."""
+
+
+def lower(
+    says: str, others: tuple[str, str], metric: str = HEADLINE, own: tuple[str, str] = ("livetalk", LIVETALK)
+) -> Claim:
+    """``own`` (label, words) ends closer to the data by ``metric`` than ``others``."""
+    (label, words), (other, other_words) = own, others
+    return Claim(
+        says=says,
+        variants={label: words, other: other_words},
+        higher=other,
+        lower=label,
+        metric=metric,
+        better="lower",
+        rule=Exceeds(0.0),
+        sweep=TUNED,
+        works={label: LEARNED, other: LEARNED},
+    )
+
+
+STUDY = Study(
+    method="livetalk",
+    claims=(
+        lower(
+            "Distribution matching ends better behind a regression that has converged than behind a short one",
+            ("short", f"{LIVETALK} --ode-steps 200"),
+        ),
+        lower(
+            "The last block drifts less where the student learns from its own rollouts than behind a teacher's blocks",
+            ("teacher-forced", f"{LIVETALK} --rollouts teacher-forced"),
+            "eval/last_block/4",
+        ),
+        Claim(
+            says="In a short window twice the learning rate learns more (2 × that of Self Forcing)",
+            variants={"twice": f"{LIVETALK} --lr 1e-4", "once": f"{LIVETALK} --lr 5e-5"},
+            higher="once",
+            lower="twice",
+            better="lower",
+            rule=Exceeds(0.0),
+            sweep=(),
+            works={"twice": LEARNED, "once": LEARNED},
+        ),
+        lower(
+            "and so does higher guidance (here w = 3 against 1.5)",
+            ("low", f"{LIVETALK} --ode-guidance 1.5"),
+            own=("high", f"{LIVETALK} --ode-guidance 1.5 --guidance 3"),
+        ),
+        lower(
+            "Clean conditions beat noisy ones (here half of the sequences with another one's audio)",
+            ("noisy", f"{LIVETALK} --condition-noise 0.5"),
+        ),
+    ),
 )

@@ -27,7 +27,16 @@ from selfteach.training.diffusion.frames import (
     noise_for,
     roll_out,
 )
-from selfteach.training.diffusion.learner import APART, NETWORK, SHOWN, DiffusionLearner, Matching, in_steps
+from selfteach.training.diffusion.learner import (
+    APART,
+    EARLIEST,
+    LATEST,
+    NETWORK,
+    SHOWN,
+    DiffusionLearner,
+    Matching,
+    in_steps,
+)
 from selfteach.training.diffusion.network import VelocityMLP
 from selfteach.training.learner import Numbers, Sample, Stage, Trained, Update
 from selfteach.training.network_learner import trained, update_of, write_weights
@@ -37,8 +46,6 @@ from selfteach.training.trainer import Settings
 DISTILL = "distill"
 STUDENT, FAKE, DISCRIMINATOR = "student", "fake", "discriminator"
 WALK = "walk"
-EARLIEST, LATEST = 0.02, 0.98
-"""Times that samples are noised to: at neither end do scores say anything."""
 MANY = 32
 """Steps of the teacher's samples that the student's are set beside."""
 

@@ -30,6 +30,8 @@ SHOWN = 300
 """Points of a cloud in the report."""
 PICTURED = 8
 """Images of a label in the report."""
+EARLIEST, LATEST = 0.02, 0.98
+"""Between these times samples are noised where scores are asked: at neither end do they say anything."""
 APART = 1_000_003
 """What is held out, and the noise that evaluations begin with, are drawn by the run's seed plus this."""
 

@@ -31,7 +31,16 @@ from selfteach.training.diffusion.frames import (
     noise_for,
     times_of,
 )
-from selfteach.training.diffusion.learner import APART, NETWORK, SHOWN, DiffusionLearner, Matching, in_steps
+from selfteach.training.diffusion.learner import (
+    APART,
+    EARLIEST,
+    LATEST,
+    NETWORK,
+    SHOWN,
+    DiffusionLearner,
+    Matching,
+    in_steps,
+)
 from selfteach.training.diffusion.network import VelocityMLP
 from selfteach.training.diffusion.sampling import drawn, jumps, time_grid
 from selfteach.training.learner import Role, Sample, Stage, Trained, Update
@@ -42,6 +51,8 @@ from selfteach.training.trainer import Settings
 ODE, DISTILL = "ode", "distill"
 STUDENT, FAKE = "student", "fake"
 WALK_SPEEDS = "walk-speeds"
+BETWEEN = 12
+"""Steps of the teacher from one of the student's times to the next."""
 Conditions = Int[Tensor, "n"]
 """Text and audio of each row, as one number: text · (labels + 1) + audio, the last label of either being none."""
 
@@ -183,12 +194,12 @@ class LiveTalkLearner(DiffusionLearner[LiveTalk]):
     # --- the teacher ----------------------------------------------------------------------------------------------
 
     def views(
-        self, x: Float[Tensor, "n d"], t: Float[Tensor, "n"], conditions: Conditions
+        self, x: Float[Tensor, "n d"], t: Float[Tensor, "n"], conditions: Conditions, *, audio: bool
     ) -> dict[str, Float[Tensor, "n d"]]:
-        """The teacher's velocities with conditions, without, and without the audio, named as the clean predictions that
-        they mean."""
+        """The teacher's velocities with conditions, without, and, where it has guidance of its own, without the audio;
+        named as the clean predictions that they mean."""
         shown = {"f_c": conditions, "f_u": torch.full_like(conditions, self.network.null)}
-        if self.recipe.audio_guidance is not None:
+        if audio:
             shown["f_text"] = self.without_audio(conditions)
         return {name: self.network(x, t, one) for name, one in shown.items()}
 
@@ -196,12 +207,13 @@ class LiveTalkLearner(DiffusionLearner[LiveTalk]):
     def trajectories(self, noise: Float[Tensor, "n d"], conditions: Conditions) -> Float[Tensor, "k n d"]:
         """Euler's steps of the guided teacher; its states at the student's times, and at the end."""
         recipe = self.recipe
+        scales = recipe.ode_guidance or recipe.guidance
         x, found = noise, [noise]
-        every = recipe.teacher_steps // recipe.schedule_steps
-        grid = time_grid(recipe.teacher_steps, recipe.timestep_shift).to(self.device)
+        grid = time_grid(recipe.schedule_steps * BETWEEN, recipe.timestep_shift).to(self.device)
         for step, (t, s) in enumerate(jumps(grid, len(x)), start=1):
-            x = ode(x, recipe.guided(self.views(x, t, conditions)), t, s).mean
-            found += [x] * (step % every == 0)
+            views = self.views(x, t, conditions, audio=len(scales) > 1)
+            x = ode(x, recipe.guided(views, scales), t, s).mean
+            found += [x] * (step % BETWEEN == 0)
         return torch.stack(found)
 
     def pairs(self) -> Trajectories:
@@ -235,8 +247,9 @@ class LiveTalkLearner(DiffusionLearner[LiveTalk]):
 
     def draws(self) -> Draws:
         recipe, n = self.recipe, self.recipe.optimization.batch_size
-        steps = int(torch.randint(1, recipe.schedule_steps + 1, ()))
-        if recipe.rollouts == "on-policy":
+        first = recipe.schedule_steps if recipe.rollouts == "on-policy-last" else 1
+        steps = int(torch.randint(first, recipe.schedule_steps + 1, ()))
+        if recipe.rollouts != "teacher-forced":
             start, states = self.noise(budgets(self.blocks, steps), n), None
             conditions = self.noisy(self.source.draw(n)[1]).to(self.device)
         else:
@@ -248,7 +261,7 @@ class LiveTalkLearner(DiffusionLearner[LiveTalk]):
     def times(self, n: int) -> Float[Tensor, "n"]:
         """Times that samples are noised to."""
         u, shift = torch.rand(n), self.recipe.timestep_shift
-        return (shift * u / (1 + (shift - 1) * u)).clamp(*self.recipe.noise_range).to(self.device)
+        return (shift * u / (1 + (shift - 1) * u)).clamp(EARLIEST, LATEST).to(self.device)
 
     def noise(
         self, each: list[int], rows: int, generator: torch.Generator | None = None
@@ -286,7 +299,8 @@ class LiveTalkLearner(DiffusionLearner[LiveTalk]):
         x = self.made(batch)
         with torch.no_grad():
             x_t = interpolated(x, batch.noise, batch.t)
-            views = self.views(x_t, batch.t, batch.conditions)
+            audio = len(self.recipe.guidance) > 1
+            views = self.views(x_t, batch.t, batch.conditions, audio=audio)
             views["f_fake"] = self.fake(x_t, batch.t, batch.conditions)
         return {"x": x, **{name: clean(x_t, one, batch.t) for name, one in views.items()}}
 
