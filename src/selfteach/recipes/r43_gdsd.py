@@ -77,8 +77,10 @@ class GDSD(NetworkRecipe):
     """Tokens of a block; blocks are unmasked one after the other."""
     remasking: Literal["low_confidence", "entropy"] = "low_confidence"
     """Which tokens stay masked: those whose sampled token is least likely (LLaDA), or of greatest entropy (Dream)."""
+    data: Literal["sudoku"] = "sudoku"
+    """What is to be filled in: puzzles of 4 × 4 cells with one solution; a fifth of the solutions is held out."""
     blanks: PositiveRows = 10
-    """Cells to be filled of a Sudoku of 4 × 4, the tokens of a completion; the others are its prompt."""
+    """Cells to be filled, the tokens of a completion; the others are its prompt."""
     width: PositiveRows = 64
     """Hidden size of the denoiser, a BERT with four heads."""
     depth: Few = 3
