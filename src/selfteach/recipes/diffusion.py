@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar, Literal
+from typing import Literal
 
 from selfteach.checks import require
 from selfteach.recipes.network import NetworkRecipe
@@ -24,17 +24,12 @@ class DiffusionRecipe(NetworkRecipe, ABC):
     It begins with a stage ``pretrain`` of plain flow matching on the data. Sizes are a laptop's in all of them.
     """
 
-    of_images: ClassVar[bool] = True
-    """Whether its networks may be a UNet: sequences' are linear layers."""
-
     data: str = "ring"
     """A world of the plane (ring, opposite, checkerboard), digits, glyphs, or FILE.npz with arrays x and y (labels)."""
-    architecture: Literal["mlp", "unet"] = "mlp"
-    """mlp: linear layers on rows laid flat; unet: diffusers' UNet, of images."""
     width: PositiveRows = 64
-    """Units of each hidden layer; of a UNet the channels of its first level."""
+    """Units of each hidden layer (of a UNet the channels of its first level)."""
     depth: Few = 3
-    """Hidden layers; of a UNet the residual blocks of a level."""
+    """Hidden layers (of a UNet the residual blocks of a level)."""
     label_dropout: UnitInterval = 0.0
     """Share of the pretraining's examples whose label is hidden, for guidance."""
     pretrain_steps: NonNegativeInt = 1500
@@ -51,8 +46,12 @@ class DiffusionRecipe(NetworkRecipe, ABC):
     """Held-out points of each class, and samples that are compared with them."""
 
     def __post_init__(self) -> None:
-        require(
-            self.of_images or self.architecture == "mlp",
-            f"the networks of {self.name} make sequences: architecture must be mlp",
-        )
         require(self.eval_samples >= 2, f"eval_samples must be 2 or more, got {self.eval_samples}")
+
+
+@settings
+class ImageDiffusionRecipe(DiffusionRecipe, ABC):
+    """One whose examples may be images."""
+
+    architecture: Literal["mlp", "unet"] = "mlp"
+    """mlp: linear layers on rows laid flat; unet: diffusers' UNet, of images."""

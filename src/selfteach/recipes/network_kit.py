@@ -14,7 +14,7 @@ from selfteach.checks import require
 from selfteach.objective import flow, transition
 from selfteach.objective.advantage import group_mean
 from selfteach.objective.adversarial import bradley_terry, gradient_penalty, logistic
-from selfteach.recipes.diffusion import DiffusionRecipe
+from selfteach.recipes.diffusion import DiffusionRecipe, ImageDiffusionRecipe
 from selfteach.recipes.network import NetworkOptimization, NetworkRecipe, Outputs
 from selfteach.settings import (
     Few,
@@ -37,6 +37,7 @@ __all__ = [
     "DiffusionRecipe",
     "Few",
     "Float",
+    "ImageDiffusionRecipe",
     "Int",
     "Literal",
     "Mapping",

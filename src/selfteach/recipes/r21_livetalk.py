@@ -28,7 +28,6 @@ class LiveTalk(DiffusionRecipe):
     source = "https://arxiv.org/abs/2512.23576"
     formula = "½ |x − sg[x − (f_fake − f_real)/mean|x − f_real|]|²,  f_real = f_c + s_g (f_c − f_u); first |G − x₀|²"
     learner = "livetalk"
-    of_images = False
     networks = ("ode", "student", "fake")
     outputs = {
         "G": "[n, d] the student's clean predictions at states of the teacher's trajectories (loss ode)",

@@ -6,7 +6,7 @@ from selfteach.recipes.network_kit import *
 
 
 @settings
-class DiffusionOPD(DiffusionRecipe):
+class DiffusionOPD(ImageDiffusionRecipe):
     """A denoising step is a Gaussian whose variance does not depend on the weights, so the reverse KL of student and
     teacher at a state x_t that the student came to is a squared distance of means, without any sampling noise:
 

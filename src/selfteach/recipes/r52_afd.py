@@ -6,7 +6,7 @@ from selfteach.recipes.network_kit import *
 
 
 @settings
-class AFD(DiffusionRecipe):
+class AFD(ImageDiffusionRecipe):
     """A teacher gives finished samples and nothing else; a discriminator D learns on the way to tell them from the
     student's, and its score says of each of these how far to move toward it, or away.
 

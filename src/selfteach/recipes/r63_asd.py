@@ -27,7 +27,6 @@ class ASD(DiffusionRecipe):
     source = "https://arxiv.org/abs/2511.01419"
     formula = "L_DMD − α log σ(D^n(G^n) − D^n(G^{n+1})); D: −log σ(D^n(G^{n+1}) − D^n(G^n)) + γ/2 (R1 + R2)"
     learner = "asd"
-    of_images = False
     networks = ("student", "fake", "discriminator")
     outputs = {
         "x": "[n, d] the student's samples G^n(z₁)",

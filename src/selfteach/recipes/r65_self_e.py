@@ -6,7 +6,7 @@ from selfteach.recipes.network_kit import *
 
 
 @settings
-class SelfE(DiffusionRecipe):
+class SelfE(ImageDiffusionRecipe):
     """One network of two times, x̂ = G(x_t, t, s, c) = x_t − t V(x_t, t, s, c), s ≤ t. Where s = t it learns flow
     matching. Where s < t its x̂ is noised again to time s, x̂_s = (1 − s) x̂ + s ε', and judged there by the network
     itself (no gradient), with its prompt and without: the difference of the posterior means is a classifier's score.

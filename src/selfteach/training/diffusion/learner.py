@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from selfteach.objective.energy import energy_distance
 from selfteach.objective.flow import interpolated, matching_loss
-from selfteach.recipes.diffusion import DiffusionRecipe
+from selfteach.recipes.diffusion import DiffusionRecipe, ImageDiffusionRecipe
 from selfteach.recipes.network import NetworkOptimization
 from selfteach.training.diffusion.data import Source, source_named
 from selfteach.training.diffusion.network import VelocityMLP, VelocityNetwork
@@ -68,7 +68,7 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
     def make_network(self) -> VelocityNetwork:
         """The recipe's architecture, for the source's rows. UserError where they are no images and it asks for some."""
         recipe, sizes = self.recipe, (self.prompts(), self.recipe.width, self.recipe.depth)
-        if recipe.architecture == "unet":
+        if isinstance(recipe, ImageDiffusionRecipe) and recipe.architecture == "unet":
             return VelocityUNet(self.source.shape, *sizes, two_time=self.two_time, seed=self.settings.seed)
         return VelocityMLP(self.source.dims, *sizes, two_time=self.two_time, seed=self.settings.seed)
 
