@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
 import selfteach
 from cut import QUIET, require_goes_on
@@ -161,6 +162,23 @@ def test_a_number_stands_for_several_labels() -> None:
     torch.testing.assert_close(joint((a * 3 + b) * 4 + c), expected)
 
 
+def test_a_block_is_told_its_place_its_text_and_its_audio() -> None:
+    network, before = network_of((3, 4)), torch.zeros(1, 2)
+    x, t = torch.randn(1, 2), torch.rand(1)
+    hidden = network.body.time[-1].register_forward_hook(lambda *_: torch.zeros(1, 16))
+    features = network.body.begin(torch.cat([x, before], 1))
+    for place, text, audio in ((0, 2, 3), (2, 0, 1), (1, 1, 0)):
+        told = sum(
+            table.weight[one]
+            for table, one in zip(network.body.label.parts, (place, text, audio), strict=True)
+        )
+        layer = network.body.layers[0]
+        made = features + silu(layer(silu(features + told)))
+        found = network(x, t, torch.tensor([place]), before, torch.tensor([text * 4 + audio]))
+        torch.testing.assert_close(found, network.body.end(made)[:, :2])
+    hidden.remove()
+
+
 def test_walks_differ_in_their_speed_alone() -> None:
     walks = speeds(6)
     assert len(walks) == 4
@@ -237,6 +255,15 @@ def test_all_blocks_are_left_at_one_step() -> None:
     assert {int(one[0, 0]) for one in places} == {0, 1, 2, 3}
 
 
+def test_blocks_that_are_left_early_have_gone_the_first_of_all_times() -> None:
+    """Not those of a sampler of so few steps, which skips."""
+    made = learner()
+    batch = next(one for one in iter(made.draws, None) if len(one.start[0]) == 2)
+    network = partial(made.student, labels=batch.conditions)
+    grid = torch.tensor([1.0, 0.9375, 0.0])
+    torch.testing.assert_close(made.made(batch), in_turn(network, batch.start, [grid] * 2).flatten(1))
+
+
 def test_noise_levels_are_shifted_and_clamped() -> None:
     made = learner(timestep_shift=3.0)
     t = made.times(20000)
@@ -278,6 +305,11 @@ def test_a_student_whose_critic_is_the_teacher_is_left_alone() -> None:
     """As it is when the stage begins, without guidance: the critic is the teacher's copy."""
     assert not gradients(learner(guidance=(1.0,)), 1)[STUDENT][STUDENT]
     assert gradients(learner(guidance=(2.0,)), 1)[STUDENT][STUDENT]
+    made = learner("pretrain", guidance=(1.0,))
+    with torch.no_grad():
+        made.network.end.bias += 0.5  # what pretraining would have done
+    made.enter(2)
+    assert not gradients(made, 1)[STUDENT][STUDENT]
 
 
 def test_what_the_critic_learns_from_is_the_student_as_it_is_then() -> None:
