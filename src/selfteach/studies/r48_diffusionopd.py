@@ -44,8 +44,8 @@ STUDY = Study(
             lower="student",
             rule=Exceeds(0.0),
             better="lower",
-            looked="By 0.003, of a base at 0.47: here a student that begins as the specialists' base goes where they go, "
-            "and has no states of its own to be put right in.",
+            looked="By 0.003, of a base at 0.47: here a student that begins as the specialists' base goes where they "
+            "go, and has no states of its own to be put right in.",
         ),
         Claim(
             says="The divergence in closed form beats its score-function gradient, of equal mean and more variance",

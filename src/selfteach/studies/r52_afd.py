@@ -53,8 +53,8 @@ STUDY = Study(
             "frozen",
             "--freeze-discriminator",
             fails=True,
-            looked="The frozen side chose the lower end of its grid. With 3e-5 it ends at 1.46, with 1e-5 at 1.15 on one "
-            "seed, where an untrained student is (1.10): the slower the better, and never good.",
+            looked="The frozen side chose the lower end of its grid. With 3e-5 it ends at 1.46, with 1e-5 at 1.15 on "
+            "one seed, where an untrained student is (1.10): the slower the better, and never good.",
         ),
         beaten(
             "What its score says of each sample is what helps (against the same weights, handed to other samples of "
@@ -72,8 +72,8 @@ STUDY = Study(
             "and imitation of the teacher's samples: 58.69",
             "sft",
             "--student-loss sft",
-            looked="2,000 samples of points say all there is; the paper's 200 videos do not. But with 16 samples neither "
-            "form is good: imitation 1.04 and 0.40 on two seeds, afd 1.70 and 0.47.",
+            looked="2,000 samples of points say all there is; the paper's 200 videos do not. But with 16 samples "
+            "neither form is good: imitation 1.04 and 0.40 on two seeds, afd 1.70 and 0.47.",
         ),
         beaten(
             "A discriminator that compares pairs of a prompt beats one of single samples: 88.89 against 79.17 (dynamic "
