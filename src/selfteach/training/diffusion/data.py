@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,8 +95,9 @@ def flat(rows: Rows) -> tuple[Float[Tensor, "n d"], Labels]:
     return torch.from_numpy(x).float(), torch.from_numpy(rows.y)
 
 
-def source_named(name: str, seed: int) -> Source:
-    """A world's name, a name of ``task.arrays``, or FILE.npz. UserError where there is none, or it has no labels."""
+def source_named(name: str, seed: int, others: Sequence[str] = ()) -> Source:
+    """A world's name, a name of ``task.arrays``, or FILE.npz. UserError where there is none, or it has no labels;
+    ``others``: what else could be meant."""
     if name in WORLDS or not (name.endswith(".npz") or name == "digits"):
-        return OfWorld(world_named(name))
+        return OfWorld(world_named(name, others))
     return OfRows(name, load_arrays(name, seed))
