@@ -428,7 +428,7 @@ def test_what_has_labels_and_no_sequence_is_a_block(tmp_path: Path) -> None:
     ("knobs", "said"),
     [
         ({"data": "opposite", "frames": 4}, "are no 4 frames"),
-        ({"data": "nowhere"}, "nowhere"),
+        ({"data": "walk-sped"}, "did you mean walk-speeds"),
         ({"data": "ring", "frames": 1, "block_frames": 1, "condition_noise": 0.5}, "has one label"),
         ({"step_counts": (1, 8)}, "a schedule of 4 steps, got 8"),
         ({"guidance": (1.0, 2.0, 3.0)}, "one number, or two"),

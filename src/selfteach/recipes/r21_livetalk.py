@@ -106,7 +106,10 @@ class LiveTalk(DiffusionRecipe):
             f"label_dropout must lie between 0 and 0.5, above 0 with guidance, got {self.label_dropout}: so many "
             "examples show no condition, and as many no audio",
         )
-        require(self.frames % self.block_frames == 0, "frames must be a multiple of block_frames")
+        require(
+            self.frames % self.block_frames == 0,
+            f"frames must be a multiple of block_frames, {self.block_frames}, got {self.frames}",
+        )
         require(self.pretrain_steps > 0, "pretrain_steps is 0: they make the teacher")
         require(
             self.optimization.steps >= self.student_every,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -150,9 +150,9 @@ WORLDS: Mapping[str, Callable[[], World]] = {
 """By name: eight modes on a circle; four classes of two opposite modes; a board."""
 
 
-def world_named(name: str) -> World:
-    """UserError with the nearest name where it is unknown."""
-    near = nearest(name, WORLDS)
+def world_named(name: str, others: Sequence[str] = ()) -> World:
+    """UserError with the nearest name, of the worlds and of ``others`` that could be meant, where it is unknown."""
+    near = nearest(name, [*others, *WORLDS])
     require(
         name in WORLDS,
         f"no world of the plane is called {name!r}{near}; or digits, glyphs, or FILE.npz with x and y",

@@ -95,7 +95,7 @@ class ASDLearner(DiffusionLearner[ASD]):
         return (
             OfWalk(Walk(recipe.frames))
             if recipe.data == WALK
-            else source_named(recipe.data, self.settings.seed)
+            else source_named(recipe.data, self.settings.seed, [WALK])
         )
 
     def own_stages(self) -> list[Stage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -115,8 +116,9 @@ def flat(rows: Rows) -> tuple[Float[Tensor, "n d"], Labels]:
     return torch.from_numpy(x).float(), torch.from_numpy(rows.y)
 
 
-def source_named(name: str, seed: int) -> Source:
-    """A world's name, a name of ``task.arrays``, or FILE.npz. UserError where there is none, or it has no labels."""
+def source_named(name: str, seed: int, others: Sequence[str] = ()) -> Source:
+    """A world's name, a name of ``task.arrays``, or FILE.npz. UserError where there is none, or it has no labels;
+    ``others``: what else could be meant."""
     if name.endswith(".npz") or name in LABELED:
         return OfRows(name, load_arrays(name, seed))
-    return OfWorld(world_named(name))
+    return OfWorld(world_named(name, others))

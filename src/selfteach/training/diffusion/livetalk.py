@@ -116,7 +116,7 @@ class LiveTalkLearner(DiffusionLearner[LiveTalk]):
         recipe = self.recipe
         if recipe.data == WALK_SPEEDS:
             return OfWalks(speeds(recipe.frames))
-        return source_named(recipe.data, self.settings.seed)
+        return source_named(recipe.data, self.settings.seed, [WALK_SPEEDS])
 
     @property
     def kinds(self) -> tuple[int, int]:
