@@ -30,9 +30,12 @@ from selfteach.objective.transition import (
 from selfteach.task.worlds2d import Mixture, Squares, checkerboard, opposite, ring, world_named
 from selfteach.training.diffusion.copies import Average, Frozen
 from selfteach.training.diffusion.data import source_named
+from selfteach.training.diffusion.frames import FrameNetwork
+from selfteach.training.diffusion.learner import PICTURED, a_row_of
 from selfteach.training.diffusion.network import VelocityMLP
 from selfteach.training.diffusion.sampling import sample, time_grid
 from selfteach.training.diffusion.unet import VelocityUNet
+from selfteach.training.pictures import SHADE
 
 N = 6
 
@@ -306,6 +309,29 @@ def test_images_are_recognized_by_the_nearest_that_was_trained_on() -> None:
     assert np.mean(shares) > 0.95
     assert source.recognized(held[3], 4) == pytest.approx(0, abs=0.1)
     assert source_named("ring", 0).recognized(torch.zeros(3, 2), 0) is None
+
+
+def test_rows_of_points_are_recognized_by_nobody(tmp_path: Path) -> None:
+    np.savez(tmp_path / "points.npz", x=np.random.default_rng(0).normal(size=(60, 2)), y=np.arange(60) % 2)
+    source = source_named(str(tmp_path / "points.npz"), 0)
+    assert source.recognized(torch.zeros(3, 2), 0) is None
+
+
+@pytest.mark.parametrize("held", [2, PICTURED, PICTURED + 3])
+def test_a_row_of_a_picture_is_one_labels_however_few_are_held_out(held: int) -> None:
+    row = a_row_of(torch.ones(held, 4))
+    assert row.shape == (PICTURED, 4)
+    assert row.min(1).values.tolist() == [1.0] * min(held, PICTURED) + [SHADE] * (
+        PICTURED - min(held, PICTURED)
+    )
+
+
+def test_conditions_are_told_to_a_network_that_was_made_with_some() -> None:
+    x, t, place = torch.zeros(3, 2), torch.rand(3), torch.arange(3)
+    plain, told = FrameNetwork(2, 3, 8, 1, 0), FrameNetwork(2, 3, 8, 1, 0, conditions=(2, 2))
+    for network, labels in ((plain, place), (told, None)):
+        with pytest.raises(ValueError, match="made with conditions"):
+            network(x, t, place, x, labels)
 
 
 def test_data_without_labels_or_with_few_of_one_is_refused(tmp_path: Path) -> None:

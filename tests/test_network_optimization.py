@@ -23,6 +23,27 @@ SHAPES = {
 """Share of the peak rate at step i = 4, 5 … 19, behind the warm-up."""
 
 
+@pytest.mark.parametrize("schedule", SHAPES)
+@pytest.mark.parametrize("moves", [10, 80])
+def test_a_network_that_moves_in_some_batches_alone_warms_up_by_the_same_batch(
+    schedule: str, moves: int
+) -> None:
+    """Moved at every fourth batch, or twice in each, it is through its warm-up after as many batches as one that is
+    moved once in each."""
+    how = NetworkOptimization(lr=0.5, schedule=schedule, warmup=8, steps=40)
+    one = trained(nn.Linear(2, 1), how, moves)
+    rates = []
+    for _ in range(moves):
+        rates.append(one.optimizer.param_groups[0]["lr"])
+        one.optimizer.step()
+        assert one.scheduler is not None
+        one.scheduler.step()
+    through = moves // 5
+    assert rates.index(max(rates)) == through
+    assert rates[through] == pytest.approx(0.5)
+    assert rates[:through] == sorted(rates[:through])
+
+
 @pytest.mark.parametrize("optim", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("schedule", SHAPES)
 def test_rates_are_those_of_the_schedule_also_after_a_checkpoint(

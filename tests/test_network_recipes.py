@@ -24,7 +24,7 @@ from selfteach.cli import main
 from selfteach.cli.train import run_of
 from selfteach.errors import UserError
 from selfteach.importing import load_object
-from selfteach.recipes import METHODS, NETWORK_RECIPES, knobs, network_recipe_named
+from selfteach.recipes import METHODS, NETWORK_RECIPES, knobs, network_recipe_named, with_knobs
 from selfteach.recipes.knobs import documented
 from selfteach.recipes.network_kit import NetworkOptimization, NetworkRecipe, PositiveFloat, settings
 from selfteach.studies.code import network_code_files
@@ -364,6 +364,11 @@ def test_a_label_that_torch_would_leave_out_is_refused(name: str) -> None:
     evaluate_outputs(recipe, given)
     with pytest.raises(ValueError, match="y holds -100; labels are"):
         evaluate_outputs(recipe, {**given, "y": np.where(np.arange(len(given["y"])) == 0, -100, given["y"])})
+
+
+@pytest.mark.parametrize("name", ["asd", "livetalk", "self-e", "diffusionopd", "afd"])
+def test_no_further_numbers_of_steps_are_asked_for(name: str) -> None:
+    assert with_knobs(network_recipe_named(name, "laptop"), {"step_counts": ()}).step_counts == ()
 
 
 @pytest.mark.parametrize("name", ["diffusionopd", "self-e", "afd"])

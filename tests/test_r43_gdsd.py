@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ from selfteach.training.trainer import Settings
 
 N, K, LENGTH = 4, 3, 8
 Arrays = dict[str, np.ndarray]
-PAPER = {"form": "paper", "epsilon": None}
+PAPER = {"form": "paper", "epsilon": None, "coupled": False}
+BOUND = {"elbo_weighted": True}
+"""What the baselines read."""
 SMALL: dict[str, Any] = {
     "width": 8, "depth": 1, "blanks": 6, "pretrain_steps": 3, "pretrain_batch_size": 8, "steps": 4, "batch_size": 6,
-    "group_size": 3, "num_iterations": 3, "num_mc": 2, "diffusion_steps": 2, "eval_prompts": 10, "lr": 1e-2,
+    "per_prompt": 3, "num_iterations": 3, "num_mc": 2, "diffusion_steps": 2, "eval_prompts": 10, "lr": 1e-2,
     "ref_sync_every": 4, "temperature": 1.0,
 }  # fmt: skip
 
@@ -61,7 +64,7 @@ def test_at_the_old_weights_it_is_a_policy_gradient_on_scores(knobs: dict[str, A
     _, grads = evaluated(arrays, psi=3.0, beta=0.0, **knobs)
     expected = -2 * 3.0 * arrays["A"][:, None] / arrays["L"][:, None] / N
     np.testing.assert_allclose(grads["s"], np.repeat(expected, K, 1), rtol=1e-12)
-    _, others = evaluated(arrays, objective="reinforce", beta=0.0)
+    _, others = evaluated(arrays, objective="reinforce", beta=0.0, **BOUND)
     np.testing.assert_allclose(grads["s"], 6.0 * others["s"], rtol=1e-12)
 
 
@@ -121,7 +124,7 @@ def test_espo_is_ppo_on_the_length_normalized_ratio() -> None:
     arrays = given()
     for row, (change, A) in enumerate(((2.0, 1.0), (-2.0, 1.0), (2.0, -1.0), (-2.0, -1.0))):
         arrays["s"][row], arrays["A"][row] = arrays["s_old"][row] + change, A
-    loss, grads = evaluated(arrays, objective="espo", epsilon=0.1, beta=0.0)
+    loss, grads = evaluated(arrays, objective="espo", epsilon=0.1, beta=0.0, **BOUND)
     ratio = np.exp((arrays["s"] - arrays["s_old"]) / arrays["L"][:, None])
     assert ratio[0, 0] > 1.1
     assert ratio[3, 0] < 0.9
@@ -129,14 +132,14 @@ def test_espo_is_ppo_on_the_length_normalized_ratio() -> None:
     assert loss == pytest.approx(-best.sum(1).mean(), rel=1e-12)
     # what went too far in the direction that its advantage asks for is held; what went against it is not
     assert (grads["s"] != 0).any(1).tolist() == [False, True, True, False]
-    unclipped, _ = evaluated(arrays, objective="espo", epsilon=None, beta=0.0)
+    unclipped, _ = evaluated(arrays, objective="espo", epsilon=None, beta=0.0, **BOUND)
     assert unclipped == pytest.approx(-(ratio * arrays["A"][:, None]).sum(1).mean(), rel=1e-12)
 
 
 @pytest.mark.parametrize("knobs", [
     {"epsilon": 0.9, "psi": 1.0, "beta": 0.3}, {"epsilon": None, "beta": 0.3}, {**PAPER, "beta": 0.3},
-    {"objective": "espo", "epsilon": 0.9},
-    {"objective": "reinforce"},
+    {"objective": "espo", "epsilon": 0.9, **BOUND},
+    {"objective": "reinforce", **BOUND},
 ])  # fmt: skip
 def test_gradients_are_finite_differences_and_reach_the_student_alone(knobs: dict[str, Any]) -> None:
     require_slopes("gdsd", given(L=np.full(N, 8.0)), "network", ("s",), **knobs)
@@ -233,12 +236,19 @@ def test_a_softmax_does_not_see_what_is_taken_off_all_logits() -> None:
 
 def test_counts_are_spread_over_a_batch() -> None:
     for n, length, start in ((6, 8, 0), (6, 8, 5), (18, 8, 3), (9, 8, 8)):
-        expected = [round(start + b * (length + 1) / n) % (length + 1) for b in range(n)]
+        exact = [Fraction(start) + Fraction(b * (length + 1), n) for b in range(n)]
+        expected = [math.floor(one + Fraction(1, 2)) % (length + 1) for one in exact]
         assert stratified_counts(n, length, start).tolist() == expected
     for start in range(9):
         assert stratified_counts(18, 8, start).bincount(minlength=9).min() >= 1
-    each = torch.cat([stratified_counts(5, 8, start) for start in range(9)]).bincount(minlength=9)
-    assert each.tolist() == [5] * 9
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 16, 96, 128])
+@pytest.mark.parametrize("length", [1, 6, 7, 8, 11])
+def test_over_all_starts_every_sequence_has_every_count_once(n: int, length: int) -> None:
+    """Halves, as of 16 sequences of 7 tokens, are where rounding to even prefers even numbers."""
+    every = torch.stack([stratified_counts(n, length, start) for start in range(length + 1)])
+    assert torch.equal(every.sort(0).values, torch.arange(length + 1)[:, None].expand(-1, n))
 
 
 def test_masks_have_their_counts_and_no_favorite_place() -> None:
@@ -327,7 +337,7 @@ def test_the_surest_are_unmasked_first(remasking: Any, order: list[int]) -> None
     how = {"block_length": 3, "temperature": 0.0, "remasking": remasking}
     done = sample(network, tokens, places, steps=3, **how)
     assert done.tolist() == [[1, 0, 0, 0]]
-    masked = [(one[0, 1:] == network.mask).nonzero()[:, 0].tolist() for one in network.shown]
+    masked = [(one[0, 1:] == network.mask_token_id).nonzero()[:, 0].tolist() for one in network.shown]
     assert masked == [[0, 1, 2], sorted(order[1:]), order[2:]]
     assert all(one[0, 0] == 1 for one in network.shown), "the prompt is never masked"
 
@@ -339,7 +349,7 @@ def test_blocks_are_unmasked_in_turn() -> None:
     tokens, places = torch.zeros(1, 4, dtype=torch.long), torch.arange(4)[None]
     how: dict[str, Any] = {"temperature": 0.0, "remasking": "low_confidence"}
     sample(network, tokens, places, steps=4, block_length=2, **how)
-    masked = [(one[0] == network.mask).nonzero()[:, 0].tolist() for one in network.shown]
+    masked = [(one[0] == network.mask_token_id).nonzero()[:, 0].tolist() for one in network.shown]
     assert [len(one) for one in masked] == [4, 3, 2, 1]
     assert masked[2] == [2, 3]
 
@@ -429,7 +439,7 @@ def test_the_denoiser_reads_both_ways_and_never_says_the_mask() -> None:
         moved = (network(changed) - network(tokens))[0].abs().sum(-1) > 0
         assert moved.all(), place
     places, masked = torch.tensor([[1, 4, 5]]), torch.tensor([[True, False, True]])
-    assert network.hidden(tokens, places, masked).tolist() == [[0, 4, 2, 3, 0, 4]]
+    assert network.masked_copies(tokens, places, masked).tolist() == [[0, 4, 2, 3, 0, 4]]
     torch.testing.assert_close(network.at(tokens, places), network(tokens)[:, [1, 4, 5]])
 
 
@@ -462,7 +472,7 @@ def test_old_reference_and_student_are_scored_under_the_same_masks() -> None:
     torch.testing.assert_close(batch.s_ref, batch.s_old)
     assert not torch.equal(batch.masked[0], batch.masked[1])
     with torch.no_grad():
-        made.first.module.bert.cls.predictions.bias[:4] += torch.arange(4.0)
+        made.reference.module.bert.cls.predictions.bias[:4] += torch.arange(4.0)
     assert (made.collect(1).s_ref - made.collect(1).s_old).abs().max() > 0.1
     counts = batch.masked.sum(-1)
     assert ((counts >= 0) & (counts <= 6)).all()
@@ -584,11 +594,15 @@ def test_the_trained_model_is_one_of_transformers_and_boards_are_shown(tmp_path:
     ("knobs", "said"),
     [
         ({"blanks": 13}, "at most 12"),
-        ({"batch_size": 7}, "no multiple of group_size 3"),
-        ({"group_size": 1, "batch_size": 6}, "2 or more"),
+        ({"batch_size": 7}, "no multiple of per_prompt 3"),
+        ({"per_prompt": 1, "batch_size": 6}, "2 or more"),
         ({"width": 10}, "multiple of 4"),
-        ({"objective": "espo", "centered": True}, "gdsd's"),
-        ({"objective": "reinforce", "form": "paper"}, "gdsd's"),
+        ({"objective": "espo", "centered": True, **BOUND}, "gdsd's"),
+        ({"objective": "reinforce", **PAPER, **BOUND}, "gdsd's"),
+        ({"objective": "espo"}, "give --elbo-weighted"),
+        ({"objective": "reinforce"}, "give --elbo-weighted"),
+        ({"form": "paper"}, "take --preset paper"),
+        ({"form": "paper", "epsilon": None}, "--no-coupled"),
         ({"epsilon": 1.0}, "epsilon"),
         ({"remasking": "random"}, "remasking"),
     ],

@@ -22,10 +22,11 @@ def token_scores(
 
 
 def stratified_counts(n: int, length: int, start: int) -> Int[Tensor, "n"]:
-    """How many of ``length`` tokens to mask in each of n sequences: round(start + b (length + 1)/n) modulo length + 1,
-    b = 0 … n − 1. Spread evenly over 0 … length whatever ``start`` is; it is to be drawn evenly from these."""
-    steps = torch.arange(n, dtype=torch.float64) * ((length + 1) / n)
-    return (start + steps).round().long() % (length + 1)
+    """How many of ``length`` tokens to mask in each of n sequences: start + b (length + 1)/n, rounded, modulo
+    length + 1, b = 0 … n − 1. Spread over 0 … length whatever ``start`` is; where that is drawn evenly from these, each
+    sequence's number is even on them. Halves are rounded up: to the even neighbor, even numbers would come oftener."""
+    steps = (2 * torch.arange(n) * (length + 1) + n) // (2 * n)
+    return (start + steps) % (length + 1)
 
 
 def drawn_masks(counts: Int[Tensor, "n"], length: int) -> Bool[Tensor, "n L"]:

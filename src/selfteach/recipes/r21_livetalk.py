@@ -90,7 +90,7 @@ class LiveTalk(DiffusionRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        most = max(*self.step_counts, self.sampling_steps)
+        most = max([*self.step_counts, self.sampling_steps])
         require(
             most <= self.schedule_steps,
             f"sampling_steps and step_counts skip within a schedule of {self.schedule_steps} steps, got {most}",

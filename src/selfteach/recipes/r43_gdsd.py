@@ -46,9 +46,10 @@ class GDSD(NetworkRecipe):
     )
     objective: Literal["gdsd", "espo", "reinforce"] = "gdsd"
     """Regression on the tilted denoiser; or what it is compared with, the prior term alike: PPO on
-    exp((s_θ − s_old)/L), clipped to 1 ± ε (ESPO, arXiv 2512.03759), or the policy gradient −A s_θ/L."""
+    exp((s_θ − s_old)/L), clipped to 1 ± ε (ESPO, arXiv 2512.03759), or the policy gradient −A s_θ/L, both with
+    elbo_weighted."""
     form: Literal["released", "paper"] = "released"
-    """Which of gdsd's two losses."""
+    """Which of gdsd's two losses; paper: with epsilon none and without coupled."""
     centered: bool = False
     """Scores of logits less their mean over the vocabulary, without softmax (the paper's TLC)."""
     elbo_weighted: bool = False
@@ -67,7 +68,7 @@ class GDSD(NetworkRecipe):
     """Updates on the completions of a batch, each with masks of its own."""
     num_mc: PositiveRows = 2
     """Draws of masks of each update."""
-    group_size: PositiveRows = 6
+    per_prompt: PositiveRows = 6
     """Completions of each prompt; batch_size counts those of all prompts."""
     temperature: NonNegativeFloat = 1.0
     """Of sampled completions in training; held-out ones are sampled at 0."""
@@ -96,17 +97,26 @@ class GDSD(NetworkRecipe):
 
     def __post_init__(self) -> None:
         require(
-            self.group_size > 1, "group_size must be 2 or more: an advantage is taken over the group's others"
+            self.per_prompt > 1, "per_prompt must be 2 or more: an advantage is taken over the group's others"
         )
         rows = self.optimization.batch_size
         require(
-            rows % self.group_size == 0,
-            f"batch_size {rows} is no multiple of group_size {self.group_size}: it counts completions of all prompts",
+            rows % self.per_prompt == 0,
+            f"batch_size {rows} is no multiple of per_prompt {self.per_prompt}: it counts completions of all prompts",
         )
         require(self.width % 4 == 0, f"width must be a multiple of 4, the denoiser's heads; got {self.width}")
         require(
+            self.form == "released" or (self.epsilon is None and not self.coupled),
+            "form paper has no clamp and reads the masked tokens alone: take --preset paper, or give --epsilon none "
+            "and --no-coupled",
+        )
+        require(
+            self.objective == "gdsd" or self.elbo_weighted,
+            f"objective {self.objective} reads lower bounds of log p: give --elbo-weighted",
+        )
+        require(
             self.objective == "gdsd" or not (self.centered or self.form == "paper"),
-            f"centered scores and form paper are gdsd's: objective {self.objective} reads lower bounds of log p",
+            f"centered scores and form paper are gdsd's, and objective is {self.objective}",
         )
 
     def loss(self, network: str, outputs: Outputs, step: int) -> Float[Tensor, ""]:

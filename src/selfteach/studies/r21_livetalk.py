@@ -31,21 +31,18 @@ LEARNED = Works(f"first {HEADLINE}", HEADLINE, 1.4)
 """From about 2.1, an untrained student's, to where a student is that has begun to follow its teacher."""
 
 
-def lower(
-    says: str, others: tuple[str, str], metric: str = HEADLINE, own: tuple[str, str] = ("livetalk", LIVETALK)
-) -> Claim:
-    """``own`` (label, words) ends closer to the data by ``metric`` than ``others``."""
-    (label, words), (other, other_words) = own, others
+def lower(says: str, other: str, words: str, metric: str = HEADLINE) -> Claim:
+    """LiveTalk ends closer to the data by ``metric`` than another form."""
     return Claim(
         says=says,
-        variants={label: words, other: other_words},
+        variants={"livetalk": LIVETALK, other: f"{LIVETALK} {words}"},
         higher=other,
-        lower=label,
+        lower="livetalk",
         metric=metric,
         better="lower",
         rule=Exceeds(0.0),
         sweep=TUNED,
-        works={label: LEARNED, other: LEARNED},
+        works={"livetalk": LEARNED, other: LEARNED},
     )
 
 
@@ -54,16 +51,22 @@ STUDY = Study(
     claims=(
         lower(
             "Distribution matching ends better behind a regression that has converged than behind a short one",
-            ("short", f"{LIVETALK} --ode-steps 200"),
+            "short",
+            "--ode-steps 200",
         ),
         lower(
             "The last block drifts less where the student learns from its own rollouts than behind a teacher's blocks",
-            ("teacher-forced", f"{LIVETALK} --rollouts teacher-forced"),
+            "teacher-forced",
+            "--rollouts teacher-forced",
             "eval/last_block/4",
         ),
         Claim(
-            says="In a short window twice the learning rate learns more (2 × that of Self Forcing)",
-            variants={"twice": f"{LIVETALK} --lr 1e-4", "once": f"{LIVETALK} --lr 5e-5"},
+            says="In a short window twice the learning rates, of student and critic, learn more (2 × those of Self "
+            "Forcing)",
+            variants={
+                "twice": f"{LIVETALK} --lr 1e-4 --fake-lr 2e-3",
+                "once": f"{LIVETALK} --lr 5e-5 --fake-lr 1e-3",
+            },
             higher="once",
             lower="twice",
             better="lower",
@@ -71,14 +74,23 @@ STUDY = Study(
             sweep=(),
             works={"twice": LEARNED, "once": LEARNED},
         ),
-        lower(
-            "and so does higher guidance (here w = 3 against 1.5)",
-            ("low", f"{LIVETALK} --ode-guidance 1.5"),
-            own=("high", f"{LIVETALK} --ode-guidance 1.5 --guidance 3"),
+        Claim(
+            says="and so does higher guidance (here w = 3 against 1.5)",
+            variants={
+                "high": f"{LIVETALK} --ode-guidance 1.5 --guidance 3",
+                "low": f"{LIVETALK} --ode-guidance 1.5",
+            },
+            higher="low",
+            lower="high",
+            better="lower",
+            sweep=TUNED,
+            withdrawn="a guided teacher departs from the data by construction, so that distance to the data favors the "
+            "low side whatever is learned; how well a video follows its conditions is not measured in points",
         ),
         lower(
             "Clean conditions beat noisy ones (here half of the sequences with another one's audio)",
-            ("noisy", f"{LIVETALK} --condition-noise 0.5"),
+            "noisy",
+            "--condition-noise 0.5",
         ),
     ),
 )

@@ -11,7 +11,7 @@ LAPTOP = Laptop(
         "depth": 2,
         "pretrain_steps": 190,
         "diffusion_steps": 4,
-        "steps": 180,
+        "steps": 150,
         "lr": 2e-4,
         "warmup": 10,
         "num_iterations": 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -45,11 +46,14 @@ def write_weights(tensors: Mapping[str, Shaped[Tensor, "..."]], folder: Path, na
     save_file(held, folder / f"{name}.safetensors")
 
 
-def trained(module: nn.Module, how: NetworkOptimization, steps: int | None = None) -> Trained:
-    """A network with its optimizer. ``steps``: that its schedule spans (None: the run's)."""
+def trained(module: nn.Module, how: NetworkOptimization, moves: int | None = None) -> Trained:
+    """A network with its optimizer. ``moves``: how often it is moved in the ``how.steps`` batches (None: once in each).
+    Its schedule spans these, and its warm-up their same share."""
+    moves = moves or how.steps
+    how = replace(how, steps=moves, warmup=round(how.warmup * moves / how.steps))
     named = {name: one for name, one in module.named_parameters() if one.requires_grad}
     optimizer = optimizer_of(list(named.values()), how)
-    return Trained(optimizer, named, schedule_of(optimizer, how, steps or how.steps), how.max_grad_norm)
+    return Trained(optimizer, named, schedule_of(optimizer, how), how.max_grad_norm)
 
 
 def optimizer_of(parameters: list[nn.Parameter], how: NetworkOptimization) -> torch.optim.Optimizer:
@@ -62,12 +66,12 @@ def optimizer_of(parameters: list[nn.Parameter], how: NetworkOptimization) -> to
             return torch.optim.AdamW(parameters, how.lr, how.betas, weight_decay=how.weight_decay)
 
 
-def schedule_of(optimizer: torch.optim.Optimizer, how: NetworkOptimization, steps: int) -> LRScheduler | None:
+def schedule_of(optimizer: torch.optim.Optimizer, how: NetworkOptimization) -> LRScheduler | None:
     if how.schedule == "step":
-        return LambdaLR(optimizer, lambda step: stepwise(step, how.warmup, steps))
+        return LambdaLR(optimizer, lambda step: stepwise(step, how.warmup, how.steps))
     if how.schedule == "constant" and not how.warmup:
         return None
-    return scheduled(optimizer, how.schedule, how.warmup, steps)
+    return scheduled(optimizer, how.schedule, how.warmup, how.steps)
 
 
 def stepwise(step: int, warmup: int, steps: int) -> float:

@@ -126,7 +126,7 @@ class ASDLearner(DiffusionLearner[ASD]):
         for name, lr in ((FAKE, recipe.fake_lr), (DISCRIMINATOR, recipe.discriminator_lr)):
             made[name] = (lr, how.steps - moving)
         return {
-            name: trained(wrapped[name], replace(how, lr=lr, steps=max(1, steps)))
+            name: trained(wrapped[name], replace(how, lr=lr), max(1, steps))
             for name, (lr, steps) in made.items()
         }
 
@@ -256,7 +256,7 @@ class ASDLearner(DiffusionLearner[ASD]):
 
     def samples(self, batch: Any, phase: str) -> list[Sample]:
         """The last frame by number of steps beside the data's, in the plane."""
-        if self.entries != 2:
+        if self.source.is_images or self.entries != 2:
             return []
         generator = torch.Generator().manual_seed(self.settings.seed + APART)
         clouds = {"data": self.reference(0, generator)[:SHOWN]}

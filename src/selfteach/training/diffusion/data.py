@@ -37,8 +37,7 @@ class Source(ABC):
         return len(self.shape) == 3 and self.shape[0] in (1, 3)
 
     def recognized(self, x: Float[Tensor, "n d"], label: int) -> float | None:
-        """Share of ``x`` whose nearest training example is of ``label``; None where examples are points, which differ
-        in nothing but where they are."""
+        """Share of ``x`` whose nearest training image is of ``label``; None where examples are no images."""
         return None
 
     @abstractmethod
@@ -106,7 +105,9 @@ class OfRows(Source):
     def held_out(self, label: int, n: int, generator: torch.Generator) -> Float[Tensor, "m d"]:
         return self.test[0][self.test[1] == label][:n]
 
-    def recognized(self, x: Float[Tensor, "n d"], label: int) -> float:
+    def recognized(self, x: Float[Tensor, "n d"], label: int) -> float | None:
+        if not self.is_images:
+            return None
         nearest = torch.cdist(x, self.x).argmin(1)
         return float((self.y[nearest] == label).float().mean())
 

@@ -82,7 +82,7 @@ class FrameNetwork(nn.Module):
         conditions: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.entries, self.frames, self.told = entries, frames, math.prod(conditions)
+        self.entries, self.frames, self.conditions = entries, frames, math.prod(conditions)
         parts = (frames, *conditions) if conditions else ()
         self.body = VelocityMLP(2 * entries, frames, width, depth, seed=seed, parts=parts)
 
@@ -94,7 +94,9 @@ class FrameNetwork(nn.Module):
         before: Float[Tensor, "n e"],
         labels: Int[Tensor, "n"] | None = None,
     ) -> Float[Tensor, "n e"]:
-        told = place if labels is None else place * self.told + labels
+        if (labels is None) != (self.conditions == 1):
+            raise ValueError("labels are given to a network that was made with conditions, and to no other")
+        told = place if labels is None else place * self.conditions + labels
         found: Tensor = self.body(torch.cat([x, before], 1), t, told)
         return found[:, : self.entries]
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from selfteach.objective.energy import energy_distance
 from selfteach.objective.flow import interpolated, matching_loss
@@ -21,7 +22,7 @@ from selfteach.training.diffusion.sampling import drawn, sample, time_grid
 from selfteach.training.diffusion.unet import VelocityUNet
 from selfteach.training.learner import Numbers, Sample, Stage, Trained, Update
 from selfteach.training.network_learner import NetworkLearner, trained, write_weights
-from selfteach.training.pictures import side_by_side
+from selfteach.training.pictures import SHADE, side_by_side
 from selfteach.training.trainer import Settings
 
 D = TypeVar("D", bound=DiffusionRecipe)
@@ -181,10 +182,10 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
         return [Sample("points", {"points": {name: one.tolist() for name, one in clouds.items()}}, "samples")]
 
     def pictures(self) -> list[Sample]:
-        """Rows of images, a row a label."""
+        """Rows of images, a row a label; where a label has fewer than a row holds, the rest of it is empty."""
         classes, a_row = self.source.classes, PICTURED
         generator = torch.Generator().manual_seed(self.settings.seed + APART)
-        rows = {"held out": torch.cat([self.reference(c, generator)[:a_row] for c in range(classes)])}
+        rows = {"held out": torch.cat([a_row_of(self.reference(c, generator)) for c in range(classes)])}
         for steps in self.counts:
             labels = torch.arange(classes).repeat_interleave(a_row)
             rows[in_steps(steps)] = self.generate(labels, steps, generator)
@@ -198,6 +199,12 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
 
     def export(self, folder: Path) -> None:
         write_weights(self.shown().state_dict(), folder, "velocity")
+
+
+def a_row_of(images: Float[Tensor, "n d"]) -> Float[Tensor, "k d"]:
+    """The first ``PICTURED``, and empty ones for those that are not there."""
+    few = images[:PICTURED]
+    return functional.pad(few, (0, 0, 0, PICTURED - len(few)), value=SHADE)
 
 
 def in_steps(steps: int) -> str:

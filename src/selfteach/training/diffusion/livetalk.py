@@ -154,7 +154,7 @@ class LiveTalkLearner(DiffusionLearner[LiveTalk]):
             return {ODE: trained(wrapped[STUDENT], replace(how, lr=recipe.ode_lr, steps=recipe.ode_steps))}
         moving = how.steps // recipe.student_every
         return {
-            STUDENT: trained(wrapped[STUDENT], replace(how, steps=moving)),
+            STUDENT: trained(wrapped[STUDENT], how, moving),
             FAKE: trained(wrapped[FAKE], replace(how, lr=recipe.fake_lr)),
         }
 
@@ -367,9 +367,9 @@ class LiveTalkLearner(DiffusionLearner[LiveTalk]):
         return self.source.held_out(int(labels[0]), len(labels), generator)
 
     def evaluate(self, phase: str) -> Mapping[str, float]:
-        """As of any diffusion, and ``eval/first_block/K`` and ``eval/last_block/K``, the distance of that block alone
-        in K steps; ``eval/energy_teacher``, the teacher's to the data; ``eval/energy_to_teacher``, the student's to the
-        teacher's."""
+        """Energy distances, means over labels: ``eval/energy/K`` of the student in K steps to the data, and
+        ``eval/first_block/K`` and ``eval/last_block/K``, of that block alone; ``eval/energy_teacher``, of the teacher
+        as its trajectories are made (ode_guidance), and ``eval/energy_to_teacher``, the student's to it."""
         data, taught = self.each(self.held_out, 0), self.each(self.taught, 1)
         found = {"eval/energy_teacher": mean(distances(taught, data))}
         for steps in self.counts:
@@ -395,7 +395,7 @@ class LiveTalkLearner(DiffusionLearner[LiveTalk]):
     def samples(self, batch: Any, phase: str) -> list[Sample]:
         """The last frame of whoever is trained beside the data's, in the plane, all labels together: of the teacher, or
         of the student by number of steps."""
-        if self.entries != 2 * self.recipe.block_frames:
+        if self.source.is_images or self.entries != 2 * self.recipe.block_frames:
             return []
         classes = self.source.classes
         labels = torch.arange(-(-SHOWN // classes) * classes) % classes

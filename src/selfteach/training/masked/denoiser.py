@@ -12,12 +12,12 @@ HEADS = 4
 
 
 class Denoiser(nn.Module):
-    """Logits of ``vocabulary`` tokens at each of ``length`` places; ``mask`` (= ``vocabulary``) is one more token that
-    is read and never said. Its initial weights are a function of ``seed`` and the sizes."""
+    """Logits of ``vocabulary`` tokens at each of ``length`` places; ``mask_token_id`` (= ``vocabulary``) is one more
+    token that is read and never said. Its initial weights are a function of ``seed`` and the sizes."""
 
     def __init__(self, vocabulary: int, length: int, width: int, depth: int, *, seed: int = 0) -> None:
         super().__init__()
-        self.mask = vocabulary
+        self.mask_token_id = vocabulary
         config = BertConfig(
             vocab_size=vocabulary + 1,
             max_position_embeddings=length,
@@ -34,13 +34,13 @@ class Denoiser(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "n T"]) -> Float[Tensor, "n T V"]:
         found: Tensor = self.bert(input_ids=tokens).logits
-        return found[..., : self.mask]
+        return found[..., : self.mask_token_id]
 
-    def hidden(
+    def masked_copies(
         self, tokens: Int[Tensor, "n T"], places: Int[Tensor, "n L"], masked: Bool[Tensor, "n L"]
     ) -> Int[Tensor, "n T"]:
         """The sequences with those of ``places`` masked that ``masked`` selects."""
-        shown = tokens.gather(1, places).masked_fill(masked, self.mask)
+        shown = tokens.gather(1, places).masked_fill(masked, self.mask_token_id)
         return tokens.scatter(1, places, shown)
 
     def at(self, tokens: Int[Tensor, "n T"], places: Int[Tensor, "n L"]) -> Float[Tensor, "n L V"]:

@@ -106,8 +106,8 @@ class MaskedLearner(NetworkLearner[GDSD]):
     def roles(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Role]:
         if self.pretraining:
             return {}
-        self.first = Synced(self.network, self.recipe.ref_sync_every)
-        return {REFERENCE: self.first}
+        self.reference = Synced(self.network, self.recipe.ref_sync_every)
+        return {REFERENCE: self.reference}
 
     # --- a step ---------------------------------------------------------------------------------------------------
 
@@ -117,9 +117,9 @@ class MaskedLearner(NetworkLearner[GDSD]):
             # at least one masked cell: 1 … L, spread evenly
             counts = 1 + stratified_counts(len(puzzles.blanks), self.length - 1, self.start(self.length - 1))
             return Solved(puzzles, drawn_masks(counts, self.length).to(self.device))
-        groups = self.recipe.optimization.batch_size // self.recipe.group_size
+        groups = self.recipe.optimization.batch_size // self.recipe.per_prompt
         puzzles = self.placed(self.world.draw(groups))
-        return self.rollouts(puzzles.of(torch.arange(groups).repeat_interleave(self.recipe.group_size)))
+        return self.rollouts(puzzles.of(torch.arange(groups).repeat_interleave(self.recipe.per_prompt)))
 
     @property
     def length(self) -> int:
@@ -140,12 +140,12 @@ class MaskedLearner(NetworkLearner[GDSD]):
         with self.clock("sample"):
             filled = self.fill(puzzles, recipe.temperature)
         reward = puzzles.reward(filled)
-        group = torch.arange(len(reward), device=reward.device) // recipe.group_size
+        group = torch.arange(len(reward), device=reward.device) // recipe.per_prompt
         advantage = group_advantage(reward, group, scale="none", baseline="others")
         masked = torch.stack([self.masks(len(reward)) for _ in range(recipe.num_iterations)])
         s_old, s_ref = (
             torch.stack([self.scores(network, puzzles, filled, own) for own in masked])
-            for network in (self.network, self.first.module)
+            for network in (self.network, self.reference.module)
         )
         return Rollouts(puzzles, filled, reward, advantage, masked, s_old, s_ref)
 
@@ -176,7 +176,7 @@ class MaskedLearner(NetworkLearner[GDSD]):
         copies = torch.cat([hidden, ~hidden]) if recipe.coupled else hidden
         times = len(copies) // len(filled)
         tokens, places = filled.repeat(times, 1), puzzles.blanks.repeat(times, 1)
-        logits = network.at(network.hidden(tokens, places, copies), places)
+        logits = network.at(network.masked_copies(tokens, places, copies), places)
         each = token_scores(logits, tokens.gather(1, places), centered=recipe.centered)
         inside, *outside = each.split(len(hidden))
         found = sequence_scores(inside, hidden, *outside, elbo_weighted=recipe.elbo_weighted)
@@ -193,7 +193,7 @@ class MaskedLearner(NetworkLearner[GDSD]):
     def imitate(self, batch: Solved) -> Numbers:
         """Cross-entropy of the masked cells."""
         solution, blanks = batch.puzzles
-        logits = self.network.at(self.network.hidden(solution, blanks, batch.masked), blanks)
+        logits = self.network.at(self.network.masked_copies(solution, blanks, batch.masked), blanks)
         loss = functional.cross_entropy(logits[batch.masked], solution.gather(1, blanks)[batch.masked])
         loss.backward()
         return {"loss": loss.item()}
@@ -204,12 +204,11 @@ class MaskedLearner(NetworkLearner[GDSD]):
         loss = self.recipe.loss(NETWORK, outputs, 0)
         loss.backward()
         change = (outputs["s"] - outputs["s_old"]).detach()
-        beyond = self.recipe.clamped(change) != change
-        return {
-            "loss": loss.item(),
-            "score/change": float(change.abs().mean()),
-            "score/clamped": float(beyond.float().mean()),
-        }
+        numbers = {"loss": loss.item(), "score/change": float(change.abs().mean())}
+        if self.recipe.objective == "gdsd":
+            beyond = self.recipe.clamped(change) != change
+            numbers["score/clamped"] = float(beyond.float().mean())
+        return numbers
 
     def outputs(self, batch: Rollouts, i: int) -> dict[str, Shaped[Tensor, "..."]]:
         s = self.scores(self.network, batch.puzzles, batch.filled, batch.masked[i])
@@ -227,7 +226,7 @@ class MaskedLearner(NetworkLearner[GDSD]):
         nothing, their rewards being equal."""
         if self.pretraining:
             return {}
-        groups = batch.reward.unflatten(0, (-1, self.recipe.group_size))
+        groups = batch.reward.unflatten(0, (-1, self.recipe.per_prompt))
         idle = (groups == groups[:, :1]).all(1)
         return {
             "reward/mean": float(batch.reward.mean()),

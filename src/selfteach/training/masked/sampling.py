@@ -40,7 +40,7 @@ def sample(
 ) -> Int[Tensor, "n T"]:
     """``tokens`` with ``places`` filled. By torch's global generator; at temperature 0 nothing is drawn."""
     masked = torch.ones_like(places, dtype=torch.bool)
-    tokens = network.hidden(tokens, places, masked)
+    tokens = network.masked_copies(tokens, places, masked)
     for begin, end, count in plan(places.shape[1], steps, block_length):
         logits = network.at(tokens, places)
         guess = drawn_tokens(logits, temperature)

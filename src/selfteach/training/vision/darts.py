@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ class DartsLearner(NetworkLearner[SDDarts]):
     def optimizers(self, wrapped: Mapping[str, nn.Module]) -> Mapping[str, Trained]:
         self.data = self.data.on(self.architecture.alpha.device)
         how = self.recipe.optimization
-        moved = trained(wrapped[WEIGHTS], how, self.stages[self.stage].steps)
+        moved = trained(wrapped[WEIGHTS], replace(how, steps=self.stages[self.stage].steps))
         if self.stage:
             return {WEIGHTS: moved}
         r = self.recipe
