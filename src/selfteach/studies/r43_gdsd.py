@@ -23,14 +23,18 @@ LAPTOP = Laptop(
 
 GDSD = "gdsd --data sudoku --samples-every 0"
 TLC = f"{GDSD} --centered"
-# The baselines' papers score by lower bounds of log p; ESPO's ratio is clipped as the authors' settings say.
-ESPO = f"{GDSD} --objective espo --elbo-weighted --epsilon 4e-4"
+# The baselines' papers score by lower bounds of log p.
+ESPO = f"{GDSD} --objective espo --elbo-weighted"
 REINFORCE = f"{GDSD} --objective reinforce --elbo-weighted"
+TUNED = ("--lr x0.3|x1|x3", "--epsilon 4e-4|none")
+"""ESPO is clipped by its authors, and so small a GDSD learns more without a clamp: each side has the choice."""
 
 
 def above(says: str, one: tuple[str, str], other: tuple[str, str]) -> Claim:
     """The reward of held-out puzzles ends higher by (label, words) ``one`` than by ``other``."""
-    return Claim(says=says, variants=dict([one, other]), higher=one[0], lower=other[0], metric=HEADLINE)
+    return Claim(
+        says=says, variants=dict([one, other]), higher=one[0], lower=other[0], metric=HEADLINE, sweep=TUNED
+    )
 
 
 STUDY = Study(
