@@ -368,7 +368,8 @@ def test_a_label_that_torch_would_leave_out_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["asd", "livetalk", "self-e", "diffusionopd", "afd"])
 def test_no_further_numbers_of_steps_are_asked_for(name: str) -> None:
-    assert with_knobs(network_recipe_named(name, "laptop"), {"step_counts": ()}).step_counts == ()
+    laptop = presets(NETWORK_RECIPES[name])["laptop"]
+    assert with_knobs(laptop, {"step_counts": ()}).step_counts == ()
 
 
 @pytest.mark.parametrize("name", ["diffusionopd", "self-e", "afd"])
