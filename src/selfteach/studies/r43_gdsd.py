@@ -19,7 +19,7 @@ LAPTOP = Laptop(
         "epsilon": None,
     }
 )
-"""Without the clamp: of two updates a batch it stops the second, and what is left learns about half as much."""
+"""Without the clamp: of two updates a batch it stops the second."""
 
 GDSD = "gdsd --data sudoku --samples-every 0"
 TLC = f"{GDSD} --centered"
@@ -27,7 +27,7 @@ TLC = f"{GDSD} --centered"
 ESPO = f"{GDSD} --objective espo --elbo-weighted"
 REINFORCE = f"{GDSD} --objective reinforce --elbo-weighted"
 TUNED = ("--lr x0.3|x1|x3", "--epsilon 4e-4|none")
-"""ESPO is clipped by its authors, and so small a GDSD learns more without a clamp: each side has the choice."""
+"""ESPO is clipped by its authors, and the preset's GDSD is not clamped: each side has the choice."""
 
 
 def above(says: str, one: tuple[str, str], other: tuple[str, str]) -> Claim:
