@@ -16,8 +16,8 @@ from selfteach.errors import UserError
 from selfteach.recipes import RECIPES
 from selfteach.report import comparison_page, read_results
 from selfteach.report.comparison import EDGE, WIDTH, interval, line_ends, on_one_scale, panels
-from selfteach.report.curves import comparison_charts
 from selfteach.report.plot import draw
+from selfteach.report.several_runs import comparison_charts
 
 RESULTS = Path(__file__).parent.parent / "results"
 

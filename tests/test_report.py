@@ -19,15 +19,14 @@ from selfteach.report.curves import (
     Chart,
     Series,
     columns,
-    comparison_charts,
     main_charts,
     other_charts,
-    other_shared_charts,
 )
 from selfteach.report.older import summary_of_today
 from selfteach.report.page import differing_from_paper, differing_settings, paired
 from selfteach.report.plot import draw, ticks
 from selfteach.report.reading import read_run, sample
+from selfteach.report.several_runs import comparison_charts, other_shared_charts
 from selfteach.report.text import as_number, block, exact, number, short, visible
 from synthetic_run import write_run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfteach.recipes import RECIPES
-from selfteach.report import curves
+from selfteach.report import several_runs
 from selfteach.report.curves import MOST_LABEL, Chart
 from selfteach.report.page import render, written
 from selfteach.report.plot import Drawing, draw
@@ -65,7 +65,9 @@ def comparison_page(results: Mapping[str, Any], out: Path) -> Path:
     """Write a comparison's results (as in ``results.json`` or ``methods.json``) as one HTML page; returns its path."""
     recipes, headline, unit = results["recipes"], results["headline"], results["unit"]
     together = len(recipes) <= MOST_TOGETHER
-    charts = curves.comparison_charts(recipes, headline, unit) if together else panels(recipes, headline)
+    charts = (
+        several_runs.comparison_charts(recipes, headline, unit) if together else panels(recipes, headline)
+    )
     claims = sorted(map(claim_row, results.get("claims") or ()), key=lambda one: ORDER.index(one.verdict))
     strips, scale = on_one_scale(recipes)
     page = render(
@@ -194,7 +196,7 @@ def mean_of(values: Sequence[float]) -> str:
 def panels(recipes: Mapping[str, Mapping[str, Any]], headline: str) -> list[Chart]:
     """A plot for each recipe, the best first, all over the same axes: seeds thin, their mean thick."""
     ordered = [one.name for one in on_one_scale(recipes)[0]]
-    every = [curves.seeds_and_mean(name, recipes[name], "step", 0) for name in ordered]
+    every = [several_runs.seeds_and_mean(name, recipes[name], "step", 0) for name in ordered]
     points = [point for lines in every for one in lines for point in one.points if all(map(drawable, point))]
     steps = [x for x, _ in points] or [0.0]
     heights = [y for _, y in points] or [0.0]

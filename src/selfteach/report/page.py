@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from selfteach.errors import UserError
-from selfteach.report import curves, plot, reading, text, turns
+from selfteach.report import curves, plot, reading, several_runs, text, turns
 from selfteach.report.explorer import explorer
 from selfteach.report.learned import Learned, doubts, learned
 from selfteach.report.others import Other, Picture, Scatter, few, picture, scatters
@@ -91,8 +91,8 @@ def build_report(run: Path | Sequence[Path], out: Path | None = None) -> Path:
         columns=[name for name in dict.fromkeys(n for one in views for n in one.facts) if name != "model"],
         title=text.cut(f"{runs[0].recipe}: {labels[0]}", 120) if len(runs) == 1 else f"{len(runs)} runs",
         runs=list(zip(labels, views, strict=True)),
-        shared=[draw(chart) for chart in curves.shared_charts(together, headline)],
-        shared_more=[draw(chart) for chart in curves.other_shared_charts(together)],
+        shared=[draw(chart) for chart in several_runs.shared_charts(together, headline)],
+        shared_more=[draw(chart) for chart in several_runs.other_shared_charts(together)],
         differing=differing_settings(runs),
         explorer=explorer(named),
     )
