@@ -30,10 +30,22 @@ TUNED = ("--lr x0.3|x1|x3", "--epsilon 4e-4|none")
 """ESPO is clipped by its authors, and the preset's GDSD is not clamped: each side has the choice."""
 
 
+LITTLE = (
+    "every side chose the smallest rate of its grid and ends 0.04 to 0.05 above what pretraining alone leaves, 0.77 over "
+    "the same seeds (--steps 1 --lr 1e-9), which differ by 0.2: too little is learned to be compared"
+)
+
+
 def above(says: str, one: tuple[str, str], other: tuple[str, str]) -> Claim:
     """The reward of held-out puzzles ends higher by (label, words) ``one`` than by ``other``."""
     return Claim(
-        says=says, variants=dict([one, other]), higher=one[0], lower=other[0], metric=HEADLINE, sweep=TUNED
+        says=says,
+        variants=dict([one, other]),
+        higher=one[0],
+        lower=other[0],
+        metric=HEADLINE,
+        sweep=TUNED,
+        withdrawn=LITTLE,
     )
 
 
