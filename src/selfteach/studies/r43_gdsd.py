@@ -31,8 +31,8 @@ TUNED = ("--lr x0.3|x1|x3", "--epsilon 4e-4|none")
 
 
 LITTLE = (
-    "every side chose the smallest rate of its grid and ends 0.04 to 0.05 above what pretraining alone leaves, 0.77 over "
-    "the same seeds (--steps 1 --lr 1e-9), which differ by 0.2: too little is learned to be compared"
+    "every side chose the smallest rate of its grid and ends 0.04 to 0.05 above what pretraining alone leaves, 0.77 "
+    "over the same seeds (--steps 1 --lr 1e-9), which differ by 0.2: too little is learned to be compared"
 )
 
 
