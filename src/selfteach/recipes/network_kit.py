@@ -15,6 +15,7 @@ from selfteach.objective import flow, transition
 from selfteach.objective.advantage import group_mean
 from selfteach.objective.adversarial import bradley_terry, gradient_penalty, logistic
 from selfteach.recipes.diffusion import DiffusionRecipe, ImageDiffusionRecipe
+from selfteach.recipes.embodied import EmbodiedRecipe
 from selfteach.recipes.network import NetworkOptimization, NetworkRecipe, Outputs
 from selfteach.settings import (
     Few,
@@ -35,6 +36,7 @@ __all__ = [
     "Bool",
     "ClassVar",
     "DiffusionRecipe",
+    "EmbodiedRecipe",
     "Few",
     "Float",
     "ImageDiffusionRecipe",

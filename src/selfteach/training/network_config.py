@@ -41,8 +41,8 @@ class NetworkConfig:
 
     @property
     def task_name(self) -> str:
-        """What the run's record calls its data (empty: the method brings none)."""
-        return str(getattr(self.recipe, "data", ""))
+        """What the run's record calls its data, or what is acted in (empty: the method brings none)."""
+        return str(getattr(self.recipe, "data", getattr(self.recipe, "environment", "")))
 
     def table(self) -> dict[str, Any]:
         """The config as nested plain values, for config.toml; ``paper`` holds the recipe's own defaults beside."""

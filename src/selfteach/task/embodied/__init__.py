@@ -1,0 +1,1 @@
+"""What a policy acts in: parallel gymnasium environments, with their experts and signals of success."""

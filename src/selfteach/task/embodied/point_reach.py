@@ -1,0 +1,107 @@
+"""A point in the plane that is to reach a goal behind a disc: small, exact, and all episodes at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from selfteach.task.embodied.task import Array, EmbodiedTask, Infos
+
+STEP = 0.12
+"""How far an action of length 1 moves."""
+RADIUS = 0.35
+"""Of the disc around the origin, which cannot be entered."""
+CLEAR = 0.2
+"""How far from the disc the expert passes."""
+NEAR = 0.12
+"""The goal is reached within this."""
+MAX_STEPS = 50
+SIDES = (-1.0, 1.0)
+
+
+class PointReach(VectorEnv):
+    """Observation: place and goal, [4] in [−1, 1]; action: velocity, [2] in [−1, 1], of which a step is ``STEP``. The
+    point starts below the disc, the goal lies above it. A step into the disc is not taken. The reward is 1 where the
+    goal is reached, which ends the episode, and 0 elsewhere; of ``dense`` it is what the step came nearer.
+
+    ``side`` [n], −1 or 1: where the expert passes the disc; drawn anew each episode if ``two_ways``, else the side that
+    the point started on.
+    """
+
+    def __init__(self, num_envs: int, *, dense: bool = False, two_ways: bool = False) -> None:
+        self.num_envs, self.dense, self.two_ways = num_envs, dense, two_ways
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.single_observation_space = spaces.Box(-1, 1, (4,), np.float32)
+        self.single_action_space = spaces.Box(-1, 1, (2,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.place, self.goal = np.zeros((num_envs, 2)), np.zeros((num_envs, 2))
+        self.side, self.taken = np.ones(num_envs), np.zeros(num_envs, int)
+        self.generators = [np.random.default_rng(i) for i in range(num_envs)]
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        for i in np.flatnonzero(mask):
+            if seeds is not None and seeds[i] is not None:
+                self.generators[i] = np.random.default_rng(seeds[i])
+            start, goal, side = self.generators[i].uniform(-1, 1, 3)
+            self.place[i], self.goal[i] = (0.4 * start, -0.8), (0.4 * goal, 0.8)
+            self.side[i] = np.sign(side if self.two_ways else start)
+            self.taken[i] = 0
+        return self.observed(), {}
+
+    def observed(self) -> Array:
+        return np.concatenate([self.place, self.goal], 1).astype(np.float32)
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        before = self.distance()
+        wanted = np.clip(self.place + STEP * np.clip(actions, -1, 1), -1, 1)
+        free = np.linalg.norm(wanted, axis=1) > RADIUS
+        self.place = np.where(free[:, None], wanted, self.place)
+        self.taken += 1
+        reached = self.distance() < NEAR
+        reward = before - self.distance() if self.dense else reached.astype(float)
+        truncated = (self.taken >= MAX_STEPS) & ~reached
+        return self.observed(), reward, reached, truncated, {"success": reached}
+
+    def distance(self) -> Array:
+        found: Array = np.linalg.norm(self.place - self.goal, axis=1)
+        return found
+
+
+def passing(place: Array, goal: Array, side: Array) -> Array:
+    """[n, 2] the expert's actions: below the disc's height towards a point beside it, then towards the goal; full speed
+    but for the last step."""
+    beside = np.stack([side * (RADIUS + CLEAR), np.zeros_like(side)], 1)
+    to = np.where((place[:, 1] < -0.02)[:, None], beside, goal)
+    way = (to - place) / STEP
+    length = np.linalg.norm(way, axis=1, keepdims=True)
+    found: Array = (way / np.maximum(length, 1)).astype(np.float32)
+    return found
+
+
+def expert(envs: VectorEnv, observations: Array) -> Array:
+    side = envs.unwrapped.side  # type: ignore[attr-defined]
+    return passing(observations[:, :2], observations[:, 2:], side)
+
+
+def succeeded(infos: Infos, rewards: Array, terminated: Array) -> Array:
+    return np.asarray(infos["success"], bool)
+
+
+def point_reach(name: str, *, dense: bool = False, two_ways: bool = False) -> EmbodiedTask:
+    return EmbodiedTask(
+        name,
+        lambda n: PointReach(n, dense=dense, two_ways=two_ways),
+        MAX_STEPS,
+        success=succeeded,
+        expert=expert,
+        places=lambda observations: observations[:, :2],
+    )

@@ -1,0 +1,1 @@
+"""Learners whose policies act in environments."""
