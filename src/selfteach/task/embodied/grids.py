@@ -20,9 +20,8 @@ from selfteach.task.embodied.task import Array, EmbodiedTask
 
 COLORS = ("red", "green", "blue", "purple", "yellow", "grey")
 OBJECTS = ("door", "key", "ball", "box", "object")
-WORDS = (
-    *COLORS, *OBJECTS, *["a", "the", "go", "to", "pick", "up", "open", "put", "next", "on", "your", "left", "right", "behind", "in", "front", "of", "you", "and", "then", "after", "first"],
-)  # fmt: skip
+VERBS = "a the go to pick up open put next on your left right behind in front of you and then after first"
+WORDS = (*COLORS, *OBJECTS, *VERBS.split())
 """What BabyAI's missions are said in."""
 SIGHT = 7
 """Fields in sight, along either axis; each says object, color and state."""
@@ -62,8 +61,8 @@ class Encoded(gymnasium.ObservationWrapper):
         strange = [word for word in words if word not in WORDS]
         if strange or len(words) > LONGEST:
             raise UserError(
-                f"the mission {mission!r:.80} is not in BabyAI's words ({strange[:3]}) or longer than {LONGEST} of them: "
-                "take another level"
+                f"the mission {mission!r:.80} has words that BabyAI's language has not ({strange[:3]}), or more than "
+                f"{LONGEST}: take another level"
             )
         return words
 
