@@ -13,6 +13,13 @@ def numbered(values: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
     return number
 
 
+def mean_of_means(values: Float[Tensor, "N"], number: Int[Tensor, "N"]) -> Float[Tensor, ""]:
+    """[N] values and the unit that each is of → the mean over units of the unit's mean; 0 of nothing."""
+    unit = numbered(number)
+    size = unit.bincount()
+    return (values / size[unit]).sum() / max(1, len(size))
+
+
 def first_row_of(number: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
     """[N] trajectories' numbers → [N] long: the first row of each row's trajectory."""
     unit, row = numbered(number), torch.arange(len(number), device=number.device)

@@ -14,6 +14,7 @@ from selfteach.checks import require
 from selfteach.objective import flow, transition
 from selfteach.objective.advantage import group_mean
 from selfteach.objective.adversarial import bradley_terry, gradient_penalty, logistic
+from selfteach.objective.aggregate import mean_of_means
 from selfteach.recipes.diffusion import DiffusionRecipe, ImageDiffusionRecipe
 from selfteach.recipes.embodied import EmbodiedRecipe
 from selfteach.recipes.network import NetworkOptimization, NetworkRecipe, Outputs
@@ -63,6 +64,7 @@ __all__ = [
     "gradient_penalty",
     "group_mean",
     "logistic",
+    "mean_of_means",
     "require",
     "settings",
     "torch",

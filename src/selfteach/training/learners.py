@@ -23,6 +23,7 @@ LEARNERS: Mapping[str, str] = {
     "recursion": "selfteach.training.classic.recursion:RecursionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
     "self-e": "selfteach.training.diffusion.self_e:SelfELearner",
+    "vla-opd": "selfteach.training.embodied.vla_opd:VLAOPDLearner",
     "vision": "selfteach.training.vision.classifier:VisionLearner",
 }
 """Name → module and class, loaded when it is asked for: each needs packages of its own."""

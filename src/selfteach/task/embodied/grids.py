@@ -24,8 +24,10 @@ VERBS = "a the go to pick up open put next on your left right behind in front of
 WORDS = (*COLORS, *OBJECTS, *VERBS.split())
 """What BabyAI's missions are said in."""
 SIGHT = 7
-"""Fields in sight, along either axis; each says object, color and state."""
-NUMBERS = SIGHT * SIGHT * 3
+"""Fields in sight, along either axis."""
+KINDS = (11, 6, 4)
+"""Of each field: object, color and state, so many of each."""
+NUMBERS = SIGHT * SIGHT * len(KINDS)
 LONGEST = 24
 """Words of a mission that are shown; behind a shorter one stand zeros."""
 WAIT = 6
@@ -89,6 +91,7 @@ def grid_task(name: str, wanted: str) -> EmbodiedTask:
         name,
         lambda n: SyncVectorEnv([one_of(registered)] * n, autoreset_mode=AutoresetMode.DISABLED),
         max_steps=longest(registered),
+        observation="grid",
         success=lambda infos, rewards, terminated: rewards > 0,
         expert=expert,
         pictures=lambda envs: [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -24,7 +24,8 @@ class EmbodiedTask:
 
     ``make(n)`` gives n of them as gymnasium's VectorEnv whose autoreset is disabled, and whose ``reset`` knows seeds
     and ``options["reset_mask"]``; all that they draw follows from the seeds. An episode ends after ``max_steps`` at the
-    latest. ``success(infos, rewards, terminated)`` says of a step whether it achieved what was asked, [n] (None: the
+    latest. ``observation``: numbers, or a grid in sight with the words of a mission (``grids``).
+    ``success(infos, rewards, terminated)`` says of a step whether it achieved what was asked, [n] (None: the
     environment has no such signal, and its return is what counts). ``expert`` acts well, and may ask the environments
     what no observation shows. ``places(observations)`` [n, 2]: where each is in the plane; ``pictures(environments)``:
     an image [h, w, 3] of 0 … 255 of each. Both are for the report, and None where there is no such view.
@@ -33,6 +34,7 @@ class EmbodiedTask:
     name: str
     make: Callable[[int], VectorEnv]
     max_steps: int
+    observation: Literal["numbers", "grid"] = "numbers"
     success: Callable[[Infos, Array, Array], Array] | None = None
     expert: Expert | None = None
     places: Callable[[Array], Array] | None = None
