@@ -27,9 +27,9 @@ end well below that."""
 
 
 LOOKED = (
-    "Both sides chose the largest rate of the grid. At 5e-4 and 900 batches asd ends at 0.44 in one step and distribution "
-    "matching alone at 1.08 (one seed), and in four steps both are worse than before the stage: a regime that does not "
-    "last decides nothing."
+    "Both sides chose the largest rate of the grid. At 5e-4 and 900 batches asd ends at 0.44 in one step and "
+    "distribution matching alone at 1.08 (one seed), and in four steps both are worse than before the stage: a regime "
+    "that does not last decides nothing."
 )
 
 
