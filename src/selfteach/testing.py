@@ -163,17 +163,18 @@ def require_labels(declared: Mapping[str, str], arrays: Mapping[str, Array]) -> 
 
 
 def require_shapes(declared: Mapping[str, str], arrays: Mapping[str, Array]) -> None:
-    """ValueError for an array of another shape than the recipe declares ("[n, c] …"), without entries, or that differs
-    from another one in an axis of the same name: broadcasting would make a number of them all the same."""
+    """ValueError for an array of another shape than the recipe declares ("[n, c] …"), an empty one whose meaning does
+    not say "n = 0", or one that differs from another in an axis of the same name: broadcasting would make a number of
+    them all the same."""
     sizes: dict[str, tuple[int, str]] = {}
     for name, meaning in declared.items():
         axes = [axis.strip() for axis in meaning[1 : meaning.index("]")].split(",") if axis.strip()]
         shape = np.shape(arrays[name])
         if len(shape) != len(axes):
             raise ValueError(f"{name} has shape {shape}, and the recipe reads {meaning}")
-        if 0 in shape:
-            raise ValueError(f"{name} is empty (shape {shape}): give one row or more")
         for axis, size in zip(axes, shape, strict=True):
+            if size == 0 and f"{axis} = 0" not in meaning:
+                raise ValueError(f"{name} is empty: {axis} is 0, and the recipe reads {meaning}")
             known, first = sizes.setdefault(axis, (size, name))
             if size != known:
                 raise ValueError(f"{name} has {axis} = {size}, and {first} has {known}")
