@@ -78,6 +78,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "labels with a gap": ({"x": ONE, "y": np.arange(30) % 3 * 2}, "y has no 1 but 4"),
     "durations": ({"x": np.ones(30, dtype="m8[s]"), "y": ONE}, "timedelta"),
     "empty": ({"x": ONE[:0], "y": ONE[:0]}, "0 rows are left"),
+    "empty rows": ({"x": np.ones((30, 0)), "y": ONE}, r"shape \[30, 0\]: its rows are empty"),
 }
 
 
@@ -119,6 +120,15 @@ def test_bytes_that_are_no_arrays_are_one_line(tmp_path: Path, content: bytes) -
     (tmp_path / "rows.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"rows\.npz"):
         load_arrays(str(tmp_path / "rows.npz"))
+
+
+@pytest.mark.parametrize("case", ["empty", "text", "an array alone"])
+def test_what_is_no_archive_is_called_so(tmp_path: Path, case: str) -> None:
+    """numpy would tell of pickles, and advise to allow them."""
+    (tmp_path / "rows.npz").write_bytes(BROKEN[case])
+    with pytest.raises(UserError, match=r"is no archive of arrays, .* numpy\.savez") as problem:
+        load_arrays(str(tmp_path / "rows.npz"))
+    assert "pickle" not in str(problem.value)
 
 
 def test_a_header_that_promises_more_than_there_is_is_one_line(tmp_path: Path) -> None:

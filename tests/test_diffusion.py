@@ -27,15 +27,18 @@ from selfteach.objective.transition import (
     gaussian_log_prob,
     ode,
 )
+from selfteach.recipes.r65_self_e import SelfE
 from selfteach.task.worlds2d import Mixture, Squares, checkerboard, opposite, ring, world_named
 from selfteach.training.diffusion.copies import Average, Frozen
 from selfteach.training.diffusion.data import source_named
-from selfteach.training.diffusion.frames import FrameNetwork
+from selfteach.training.diffusion.frames import FrameNetwork, require_frames
 from selfteach.training.diffusion.learner import PICTURED, a_row_of
 from selfteach.training.diffusion.network import VelocityMLP
 from selfteach.training.diffusion.sampling import sample, time_grid
+from selfteach.training.diffusion.self_e import SelfELearner
 from selfteach.training.diffusion.unet import VelocityUNet
 from selfteach.training.pictures import SHADE
+from selfteach.training.trainer import Settings
 
 N = 6
 
@@ -214,6 +217,9 @@ def test_a_unet_takes_images_of_any_sides_laid_flat(shape: tuple[int, ...]) -> N
 def test_a_unet_of_what_is_no_image_is_refused() -> None:
     with pytest.raises(UserError, match=r"the data's rows are \[2\]: take mlp"):
         VelocityUNet((2,), 3, 8, 1)
+    for last in ((8, 8, 3), (28, 28, 1)):
+        with pytest.raises(UserError, match=r"channels last: give x\.transpose\(0, 3, 1, 2\)"):
+            VelocityUNet(last, 3, 8, 1)
 
 
 # --- worlds ------------------------------------------------------------------------------------------------------
@@ -326,6 +332,31 @@ def test_a_row_of_a_picture_is_one_labels_however_few_are_held_out(held: int) ->
     )
 
 
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (0, 255)])
+def test_pictures_show_images_in_whatever_numbers_they_are(tmp_path: Path, low: int, high: int) -> None:
+    x = np.random.default_rng(0).random((60, 1, 4, 4))
+    x[:, :, 0, 0], x[:, :, 3, 3] = 0, 1
+    np.savez(tmp_path / "images.npz", x=low + (high - low) * x, y=np.arange(60) % 2)
+    recipe = SelfE(data=str(tmp_path / "images.npz"), width=8, depth=1, step_counts=(), eval_samples=20)
+    held = SelfELearner(recipe, Settings()).pictures()[0].values["pixels"]
+    np.savez(tmp_path / "images.npz", x=x, y=np.arange(60) % 2)
+    plain = SelfELearner(recipe, Settings()).pictures()[0].values["pixels"]
+    torch.testing.assert_close(held, plain, atol=1e-6, rtol=0)
+
+
+def test_sequences_have_their_frames_first(tmp_path: Path) -> None:
+    for name, shape in {"right": (6, 2), "turned": (2, 6), "flat": (12,)}.items():
+        np.savez(tmp_path / f"{name}.npz", x=np.zeros((30, *shape)), y=np.zeros(30, dtype=int))
+        source = source_named(str(tmp_path / f"{name}.npz"), 0)
+        if name == "turned":
+            with pytest.raises(UserError, match=r"a row is \[2, 6\], whose first axis is no 6 frames"):
+                require_frames(name, source, 6)
+        else:
+            require_frames(name, source, 6)
+        with pytest.raises(UserError, match="are no 5 frames"):
+            require_frames(name, source, 5)
+
+
 def test_conditions_are_told_to_a_network_that_was_made_with_some() -> None:
     x, t, place = torch.zeros(3, 2), torch.rand(3), torch.arange(3)
     plain, told = FrameNetwork(2, 3, 8, 1, 0), FrameNetwork(2, 3, 8, 1, 0, conditions=(2, 2))
@@ -336,7 +367,7 @@ def test_conditions_are_told_to_a_network_that_was_made_with_some() -> None:
 
 def test_data_without_labels_or_with_few_of_one_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "numbers.npz", x=np.zeros((9, 2)), y=np.zeros((9, 1)))
-    with pytest.raises(UserError, match="give labels"):
+    with pytest.raises(UserError, match="give labels, y of one axis and an integer type"):
         source_named(str(tmp_path / "numbers.npz"), 0)
     np.savez(tmp_path / "few.npz", x=np.zeros((30, 2)), y=np.array([0] * 29 + [1]))
     with pytest.raises(UserError, match="give more rows"):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import network_of_ones_own as own
 import selfteach
@@ -21,7 +22,7 @@ import selfteach.testing
 from saved import everything
 from selfteach.api.resolve import NETWORK_BUNDLES, kind_of
 from selfteach.cli import main
-from selfteach.cli.train import run_of
+from selfteach.cli.train import configured, run_of
 from selfteach.errors import UserError
 from selfteach.importing import load_object
 from selfteach.recipes import METHODS, NETWORK_RECIPES, knobs, network_recipe_named, with_knobs
@@ -30,7 +31,10 @@ from selfteach.recipes.network_kit import NetworkOptimization, NetworkRecipe, Po
 from selfteach.studies.code import network_code_files
 from selfteach.studies.laptop import presets
 from selfteach.testing import evaluate_outputs
+from selfteach.training.learner import Stage
 from selfteach.training.learners import LEARNERS, learner_kind
+from selfteach.training.network_learner import parts_of
+from selfteach.training.text.saved import SavedRun
 
 EVERY = [(name, preset) for name, kind in NETWORK_RECIPES.items() for preset in presets(kind)]
 LINE = f"{own.__file__}:Line"
@@ -400,3 +404,101 @@ def test_what_is_about_text_says_that_there_is_none(tmp_path: Path) -> None:
         selfteach.train("asd", dmd_weight=0, adversarial_weight=0, out=tmp_path / "other", **quiet)
     with pytest.raises(UserError, match=r"or digits, glyphs, or FILE\.npz"):
         selfteach.train("self-e", data="sine", out=tmp_path / "other", **quiet)
+    with pytest.raises(UserError, match=r"weights are in .*model"):
+        SavedRun(tmp_path / "run").part("loading", dict)
+    with pytest.raises(UserError) as refused:
+        configured(["kernel-sd", "--task", "table"], "compare")
+    assert "no causal language model, which selfteach compare is about" in str(refused.value)
+
+
+def test_no_weights_are_offered_where_none_can_be_begun_with(tmp_path: Path) -> None:
+    quiet = {"device": "cpu", "progress": None, "samples_every": 0}
+    selfteach.train("kernel-sd", steps=2, out=tmp_path / "run", **quiet)
+    with pytest.raises(UserError, match=r"start a new run in another --out$"):
+        selfteach.train("kernel-sd", steps=2, alpha=0.3, out=tmp_path / "run", resume=True, **quiet)
+
+
+def test_a_run_that_diverges_names_every_learning_rate_that_there_is(tmp_path: Path) -> None:
+    """The stage that broke may have another one than the stage where it is seen."""
+    small = {"pretrain_steps": 1, "steps": 2, "batch_size": 2, "eval_samples": 2, "step_counts": (1,)}
+    with pytest.raises(UserError) as problem:
+        selfteach.train(
+            "afd", pretrain_lr=1e20, discriminator_warmup=1, out=tmp_path / "run", device="cpu", progress=None, **small
+        )  # fmt: skip
+    assert "lower the learning rate (pretrain_lr, lr, discriminator_lr)" in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "kept"),
+    [
+        ("gdsd", {"eval_prompts": 2, "batch_size": 6, "per_prompt": 2}, "batch.puzzles.solution"),
+        ("livetalk", {"eval_samples": 2, "batch_size": 2}, "batch.x0"),
+    ],
+)
+def test_the_batch_that_broke_a_run_is_kept(
+    name: str, knobs: dict[str, Any], kept: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"the batch is in .*step-1\.json"):
+        selfteach.train(name, pretrain_lr=1e25, out=tmp_path / "run", device="cpu", progress=None, **knobs)
+    assert kept in load_file(tmp_path / "run" / "failed" / "step-1.safetensors")
+
+
+def test_a_batch_is_taken_apart_whatever_holds_it() -> None:
+    optimization = NetworkOptimization()
+    found = dict(
+        parts_of([{"a": np.ones(2)}, Stage("x", 3), None, (torch.zeros(1), "b"), optimization], "batch")
+    )
+    assert found["batch.0.a"].tolist() == [1, 1]
+    assert (found["batch.1.name"], found["batch.1.steps"], found["batch.3.1"]) == ("x", 3, "b")
+    assert found["batch.4.lr"] == optimization.lr
+    assert not [place for place in found if place.startswith("batch.2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "array"), [("diffusionopd", "s"), ("afd", "score"), ("self-e", "s"), ("livetalk", "f_text")]
+)
+def test_nothing_that_is_not_finite_goes_unseen(name: str, array: str) -> None:
+    """A comparison takes NaN for a number, and the loss is finite and another."""
+    given = drawn(network_recipe_named(name).outputs)
+    spoilt = given[array].copy()
+    spoilt.flat[0] = np.nan
+    with pytest.raises(ValueError, match=f"^{array} has a number that is not finite"):
+        evaluate_outputs(name, {**given, array: spoilt})
+
+
+@pytest.mark.parametrize("name", ["gdsd", "livetalk", "asd", "diffusionopd", "self-e"])
+def test_whole_numbers_and_tensors_have_the_gradients_of_floats(name: str) -> None:
+    recipe = network_recipe_named(name)
+    floats = {key: np.rint(4 * value) + 1 for key, value in drawn(recipe.outputs).items()}
+    wanted = evaluate_outputs(recipe, floats)
+    for given in (
+        {key: value.astype(np.int32) for key, value in floats.items()},
+        {key: torch.tensor(value).bfloat16().requires_grad_() for key, value in floats.items()},
+    ):
+        found = evaluate_outputs(recipe, given)
+        assert found["losses"] == wanted["losses"]
+        for network, slopes in wanted["grads"].items():
+            assert found["grads"][network].keys() == slopes.keys()
+            for key, slope in slopes.items():
+                np.testing.assert_array_equal(found["grads"][network][key], slope)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"s": np.full((2, 3), 1j)}, "s is of type complex128"),
+        ({"s": np.full((2, 3), "a")}, "s is of type <U1"),
+        ({"s": None}, "s is of type object"),
+        ({"s": [[1.0, 2.0], [3.0]]}, "s is no array"),
+        ({"s": np.ones((0, 3))}, "s is empty"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_named(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        evaluate_outputs("gdsd", {**drawn(network_recipe_named("gdsd").outputs), **changed})
+
+
+def test_labels_are_no_floats() -> None:
+    given = drawn(network_recipe_named("sla").outputs)
+    with pytest.raises(ValueError, match="y is of type float64; labels are whole numbers"):
+        evaluate_outputs("sla", {**given, "y": given["y"].astype(float)})

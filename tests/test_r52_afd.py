@@ -243,6 +243,17 @@ def test_scores_are_shuffled_within_their_prompt_alone() -> None:
     assert (order == torch.arange(200)).float().mean() < 0.2
 
 
+def test_images_of_another_order_of_axes_are_other_data(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).random((30, 3, 4, 4)), np.arange(30) % 2
+    np.savez(tmp_path / "first.npz", x=x, y=y)
+    np.savez(tmp_path / "last.npz", x=x.transpose(0, 2, 3, 1), y=y)
+    files = {"base_data": str(tmp_path / "first.npz"), "data": str(tmp_path / "last.npz")}
+    with pytest.raises(
+        selfteach.UserError, match=r"rows of shape \[3, 4, 4\] and .* \[4, 4, 3\]: give data of one"
+    ):
+        selfteach.train("afd", out=tmp_path / "run", **QUIET, **files)
+
+
 @pytest.mark.parametrize(
     ("knobs", "said"),
     [

@@ -372,6 +372,15 @@ def test_a_run_that_still_goes_on_is_said_to(run):
     assert "are no rows" not in shown
 
 
+def test_a_headline_that_is_no_number_neither_rose_nor_fell(run):
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    broken = json.dumps({"step": 40, "eval/headline": "NaN"})
+    (run / "metrics.jsonl").write_text("\n".join([*rows, broken]) + "\n")
+    shown = page(build_report(run)).text
+    assert "is not finite after 40 steps: the run has diverged" in shown
+    assert "to nan" not in shown
+
+
 def test_a_run_stopped_by_nan_names_its_reason(run):
     (run / "summary.json").unlink()
     (run / "failed").mkdir()

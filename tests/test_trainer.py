@@ -301,6 +301,23 @@ def test_an_evaluation_that_is_not_finite_stops_the_run_too() -> None:
         trainer(broken("evaluate"), eval_every=1).train()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_headline_that_is_no_number_stops_the_run_too(value: float, tmp_path: Path) -> None:
+    """Otherwise broken weights would be exported, and the run end as one that is well."""
+
+    class Lost(Slope):
+        def evaluate(self, phase: str) -> Mapping[str, float]:
+            return {"eval/headline": value if phase == "after" else 0.0}
+
+    with pytest.raises(
+        UserError, match=rf"eval/headline is {value} at step \d+;.* checkpoint .*learning rate"
+    ) as found:
+        run_learner(Lost(), tmp_path / "run", CPU)
+    assert "\n" not in str(found.value)
+    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
 def test_a_look_or_a_measurement_that_is_not_finite_stops_the_run_too() -> None:
     with pytest.raises(UserError, match="look's distribution is NaN at step 3; there is no checkpoint yet"):
         trainer(broken("samples"), samples_every=1).train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -17,6 +18,10 @@ from selfteach.objective.minibatch import rows_within
 from selfteach.objective.plan import plan
 from selfteach.objective.statistics import Statistics
 from selfteach.recipes import NetworkRecipe, Recipe, network_recipe_named, recipe_named, with_knobs
+
+Array = np.ndarray[Any, Any]
+DISCRETE = re.compile(r"\b(labels|whole numbers|int|int64|bool)\b")
+"""What ``NetworkRecipe.outputs`` says of arrays of integers or truth values."""
 
 
 def evaluate(
@@ -87,20 +92,26 @@ def evaluate_outputs(
 ) -> dict[str, Any]:
     """The losses of a recipe without tokens and their gradients, on given network outputs.
 
-    ``recipe``: its name (then at its first preset), or an object. ``arrays``: name → array; floats are computed in
-    float64, integers (labels) and booleans stay what they are. Returns ``losses`` network → value, ``grads`` network →
-    array → gradient (arrays that a loss does not depend on, or holds constant, are left out). ValueError where an array
-    is missing or unknown, a label is below 0, a loss or a gradient is not finite; UserError where no recipe is called
-    so.
+    ``recipe``: its name (then at its first preset), or an object. ``arrays``: name → array, or tensor on whatever
+    device; numbers are computed in float64. What a recipe calls labels, whole numbers, int or bool in its ``outputs``
+    stays what it is, and so do integers and booleans where a recipe declares none. Returns ``losses`` network → value,
+    ``grads`` network → array → gradient (arrays that a loss does not depend on, or holds constant, are left out).
+    ValueError where an array is missing, unknown, empty or misshapen, holds a number that is not finite, something else
+    than numbers or a label that is none, or where a loss or a gradient is not finite; UserError where no recipe is
+    called so.
     """
     chosen = with_knobs(network_recipe_named(recipe) if isinstance(recipe, str) else recipe, overrides or {})
+    declared: Mapping[str, str] = {}
+    arrays = {name: array_of(name, value) for name, value in arrays.items()}
     if isinstance(chosen, NetworkRecipe):
+        declared = chosen.outputs
         for name in set(arrays) ^ set(chosen.outputs):
             lack = "lack" if name in chosen.outputs else "have no"
             raise ValueError(f"arrays {lack} {name!r}; the recipe reads {', '.join(chosen.outputs)}")
-        require_shapes(chosen.outputs, arrays)
-        require_labels(chosen.outputs, arrays)
-    outputs = {name: leaf_of(value) for name, value in arrays.items()}
+        require_shapes(declared, arrays)
+        require_finite(arrays)
+        require_labels(declared, arrays)
+    outputs = {name: leaf_of(value, declared.get(name, "int")) for name, value in arrays.items()}
     leaves = {name: one for name, one in outputs.items() if one.requires_grad}
     losses = dict(chosen.losses(outputs, step))
     grads: dict[str, dict[str, np.ndarray]] = {}
@@ -117,16 +128,44 @@ def evaluate_outputs(
     return {"losses": {name: float(loss.detach()) for name, loss in losses.items()}, "grads": grads}
 
 
-def require_labels(declared: Mapping[str, str], arrays: Mapping[str, Any]) -> None:
-    """ValueError for labels below 0: torch's losses leave rows of label −100 out without a word."""
+def array_of(name: str, value: Any) -> Array:
+    """What was given, as numbers of numpy: a tensor's without its graph, floats in float64. ValueError for what is no
+    array of real numbers or truth values."""
+    if isinstance(value, Tensor):
+        value = (value.detach().double() if value.is_floating_point() else value.detach()).cpu()
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} is no array: its rows differ in length") from None
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} is of type {array.dtype}, not of real numbers")
+    return array.astype({"f": np.float64, "b": np.bool_}.get(array.dtype.kind, np.int64))
+
+
+def require_finite(arrays: Mapping[str, Array]) -> None:
+    """ValueError for NaN and infinities, also where nobody looks: a comparison would take them for a number."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"{name} has a number that is not finite (where nothing is read, give any other)"
+            )
+
+
+def require_labels(declared: Mapping[str, str], arrays: Mapping[str, Array]) -> None:
+    """ValueError for labels that are no integers from 0: torch's losses leave rows of label −100 out without a word."""
     for name, meaning in declared.items():
-        if "labels" in meaning and (np.asarray(arrays[name]) < 0).any():
+        if "labels" not in meaning:
+            continue
+        if arrays[name].dtype.kind == "f":
+            raise ValueError(f"{name} is of type {arrays[name].dtype}; labels are whole numbers from 0")
+        if (arrays[name] < 0).any():
             raise ValueError(f"{name} holds {np.min(arrays[name])}; labels are whole numbers from 0")
 
 
-def require_shapes(declared: Mapping[str, str], arrays: Mapping[str, Any]) -> None:
-    """ValueError for an array of another shape than the recipe declares ("[n, c] …"), or that differs from another one
-    in an axis of the same name: broadcasting would make a number of them all the same."""
+def require_shapes(declared: Mapping[str, str], arrays: Mapping[str, Array]) -> None:
+    """ValueError for an array of another shape than the recipe declares ("[n, c] …"), an empty one whose meaning does
+    not say "n = 0", or one that differs from another in an axis of the same name: broadcasting would make a number of
+    them all the same."""
     sizes: dict[str, tuple[int, str]] = {}
     for name, meaning in declared.items():
         axes = [axis.strip() for axis in meaning[1 : meaning.index("]")].split(",") if axis.strip()]
@@ -134,15 +173,20 @@ def require_shapes(declared: Mapping[str, str], arrays: Mapping[str, Any]) -> No
         if len(shape) != len(axes):
             raise ValueError(f"{name} has shape {shape}, and the recipe reads {meaning}")
         for axis, size in zip(axes, shape, strict=True):
+            if size == 0 and f"{axis} = 0" not in meaning:
+                raise ValueError(f"{name} is empty: {axis} is 0, and the recipe reads {meaning}")
             known, first = sizes.setdefault(axis, (size, name))
             if size != known:
                 raise ValueError(f"{name} has {axis} = {size}, and {first} has {known}")
 
 
-def leaf_of(value: Any) -> Shaped[Tensor, "..."]:
-    """An array as a tensor: of floats a float64 leaf that gets a gradient."""
-    tensor = torch.tensor(np.asarray(value))
-    return tensor.double().requires_grad_() if tensor.is_floating_point() else tensor
+def leaf_of(array: Array, meaning: str) -> Shaped[Tensor, "..."]:
+    """An array as a tensor: a float64 leaf that gets a gradient, whole numbers given for others too; or as it is, where
+    ``meaning`` says that it holds no other numbers."""
+    tensor = torch.tensor(array)
+    return (
+        tensor if array.dtype.kind != "f" and DISCRETE.search(meaning) else tensor.double().requires_grad_()
+    )
 
 
 def result(batch: ScoredBatch, given: Mapping[str, Scored], outcome: Outcome) -> dict[str, Any]:

@@ -98,7 +98,9 @@ def text_kind_of(given: MethodLike) -> tuple[str, str | None, type[Recipe] | Rec
         return name, preset, found
     if isinstance(found, Recipe):
         return name, preset, found
-    raise UserError(f"recipe {name} trains no language model: selfteach train, doctor and study take it")
+    raise UserError(
+        f"recipe {name} trains no causal language model: selfteach train, doctor and study take it"
+    )
 
 
 def is_network(given: MethodLike | None, table: Mapping[str, Any]) -> bool:

@@ -112,7 +112,7 @@ class Result:
         if is_without_tokens(self.config):
             name = self.config["recipe"]["name"]
             raise UserError(
-                f"recipe {name} trains no language model: its weights are safetensors in {self.model}"
+                f"recipe {name} trains no causal language model: its weights are safetensors in {self.model}"
             )
         policy = load_policy(str(self.model), trained=False, device=device)
         return policy.model, policy.tokenizer  # type: ignore[return-value]

@@ -111,7 +111,9 @@ def configured(*given: Any, **told: Any) -> TrainConfig:
     """``resolved`` of the same arguments, where it is a run of text. UserError for a recipe without tokens."""
     found = resolved(*given, **told)
     if isinstance(found, NetworkConfig):
-        raise UserError(f"recipe {found.recipe_name} trains no language model: selfteach.train takes it")
+        raise UserError(
+            f"recipe {found.recipe_name} trains no causal language model: selfteach.train takes it"
+        )
     return found
 
 

@@ -14,6 +14,7 @@ import tyro
 
 from selfteach.api.configfile import given_from_python, is_of_a_run, read_settings
 from selfteach.api.fit import AUTO, fitted
+from selfteach.api.network import network_draft
 from selfteach.api.progress import Silent, progress_for_here
 from selfteach.api.resolve import BUNDLES, draft, flat, is_network, placed, require_model
 from selfteach.api.training import reported, require_run
@@ -30,7 +31,6 @@ from selfteach.studies.laptop import presets
 from selfteach.task.options import yielding
 from selfteach.training.config import TrainConfig
 from selfteach.training.launch import Config, launch, table_of
-from selfteach.training.network_config import NetworkConfig
 from selfteach.training.runconfig import toml_text
 from selfteach.words import given_names, given_values, value_of
 
@@ -93,17 +93,17 @@ def trained(words: Sequence[str], *, check: bool) -> None:
 def configured(words: Sequence[str], command: str = "train") -> tuple[TrainConfig, Where]:
     """The run of text that the words ask for, and what they say of where it goes. UserError for a run without
     tokens."""
-    config, where = resolved(words, command)
-    if isinstance(config, NetworkConfig) or isinstance(where, NetworkWhere):
-        raise UserError(
-            f"recipe {config.recipe_name} trains no language model, which selfteach {command} is about: train, doctor, "
-            "study and report take it"
-        )
+    config, where = resolved(words, command, only_text=True)
+    assert isinstance(config, TrainConfig)
+    assert isinstance(where, Where)
     return config, where
 
 
-def resolved(words: Sequence[str], command: str = "train") -> tuple[Config, Where | NetworkWhere]:
-    """The run that the words ask for, and what they say of where it goes."""
+def resolved(
+    words: Sequence[str], command: str = "train", *, only_text: bool = False
+) -> tuple[Config, Where | NetworkWhere]:
+    """The run that the words ask for, and what they say of where it goes. ``only_text``: UserError for a run without
+    tokens, whatever else is said of it."""
     name, rest = named_recipe(words)
     if name is None and {"-h", "--help", "--help-all"} & set(rest) and not value_of(rest, "config"):
         print(
@@ -122,6 +122,12 @@ def resolved(words: Sequence[str], command: str = "train") -> tuple[Config, Wher
         require_run(out)
     table = read_settings(file) if file else {}
     if is_network(name, table):
+        if only_text:
+            recipe = network_draft(name, table=table).recipe_name
+            raise UserError(
+                f"recipe {recipe} trains no causal language model, which selfteach {command} is about: train, doctor, "
+                "study and report take it"
+            )
         return network_run(name, rest, table, command)
     require(
         "model" not in given_from_python(table),

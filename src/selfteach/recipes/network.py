@@ -71,7 +71,9 @@ class NetworkRecipe(Method, ABC):
     networks: ClassVar[tuple[str, ...]] = ("network",)
     """What is trained, by name: each has a loss and an optimizer of its own."""
     outputs: ClassVar[Mapping[str, str]] = {}
-    """What the losses read, by the symbols of the paper: name → shape and meaning."""
+    """What the losses read, by the symbols of the paper: name → shape and meaning. The meaning of an array of integers
+    says labels, whole numbers or int, that of truth values bool; any other holds floats. An axis may be
+    empty where the meaning says so ("K = 0")."""
 
     @abstractmethod
     def loss(self, network: str, outputs: Outputs, step: int) -> Float[Tensor, ""]:

@@ -52,6 +52,10 @@ def learned(run: RunData) -> Learned:
             f"{capital(what)} was {measured(first.value, first.error)} at step {number(first.step)}; "
             "a second evaluation will tell whether it moves."
         )
+    if not math.isfinite(last.value):
+        return Learned(
+            f"{capital(what)} is not finite after {number(last.step)} steps: the run has diverged.", "bad"
+        )
     change = last.value - first.value
     way = "went" if not change else "rose" if change > 0 else "fell"
     moved = f"{capital(what)} {way} from {measured(first.value)} to {measured(last.value)} in {number(last.step)} steps"

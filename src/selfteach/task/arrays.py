@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -152,6 +153,7 @@ def of_file(name: str, seed: int) -> Arrays:
     advice = "write it with numpy.savez(FILE, x=…, y=…)"
     if not os.path.isfile(name):
         raise UserError(f"data {name} is no file: {advice}")
+    require(is_zipfile(name), f"data {name} is no archive of arrays, which is what .npz is: {advice}")
     with blamed(f"data {name}", advice), np.load(name, allow_pickle=False) as file:
         found = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
     whole = all(isinstance(one, np.ndarray) for one in found.values())
@@ -205,6 +207,10 @@ def rows_of(name: str, x: Array, y: Array) -> Rows:
             f"data {name}: {label} has a number beyond {LARGEST:g}, where squares lose all others: scale it",
         )
     require(len(x) == len(y), f"data {name}: x has {len(x)} rows and y {len(y)}")
+    require(
+        math.prod(x.shape[1:]) > 0,
+        f"data {name}: x has shape {list(x.shape)}: its rows are empty",
+    )
     inputs = x.astype(np.float64)
     inputs = inputs[:, None] if inputs.ndim == 1 else inputs
     if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):

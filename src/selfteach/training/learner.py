@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -103,8 +103,11 @@ class Learner(Protocol):
     stages: Sequence[Stage]
     better: Literal["higher", "lower"] = "higher"
     clock: Clock
-    advice: ClassVar[str] = "lower the learning rate, or look at the batch"
-    """What to do about numbers that are not finite."""
+
+    @property
+    def advice(self) -> str:
+        """What to do about numbers that are not finite."""
+        return "lower the learning rate, or look at the batch"
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Every module that holds weights, by name, always the same ones. A checkpoint holds their trainable tensors

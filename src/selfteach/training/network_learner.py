@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Shaped
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from selfteach.recipes.knobs import knobs
 from selfteach.recipes.network import NetworkOptimization, NetworkRecipe
 from selfteach.training.learner import Learner, Numbers, Trained, Update
 from selfteach.training.schedule import scheduled
@@ -33,10 +35,42 @@ class NetworkLearner(Learner, ABC, Generic[R]):
     def spent(self, batch: Any) -> int:
         return len(batch[0])
 
+    def failed(self, batch: Any) -> Mapping[str, Any]:
+        return dict(parts_of(batch, "batch"))
+
+    @property
+    def advice(self) -> str:
+        """What to do about numbers that are not finite: which learning rates there are."""
+        rates = [name for name in knobs(self.recipe) if name.split("_")[-1] == "lr"]
+        return f"lower the learning rate ({', '.join(rates)}), or look at the batch"
+
     @property
     def device(self) -> torch.device:
         """Where its networks are."""
         return next(one for module in self.modules().values() for one in module.parameters()).device
+
+
+def parts_of(batch: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Tensors, arrays (as tensors) and plain values that a batch is made of, each under its place: batch.x, batch.0.x;
+    of None nothing."""
+    if isinstance(batch, Tensor | np.ndarray):
+        yield name, torch.as_tensor(batch)
+    elif isinstance(batch, bool | int | float | str):
+        yield name, batch
+    else:
+        for place, part in places_of(batch):
+            yield from parts_of(part, f"{name}.{place}")
+
+
+def places_of(batch: Any) -> Iterable[tuple[Any, Any]]:
+    """The parts of a table, a named tuple, a dataclass or a list, with what each is called; of anything else none."""
+    if isinstance(batch, Mapping):
+        return batch.items()
+    if isinstance(batch, tuple | list):
+        return zip(getattr(batch, "_fields", range(len(batch))), batch, strict=True)
+    if is_dataclass(batch):
+        return ((one.name, getattr(batch, one.name)) for one in fields(batch))
+    return ()
 
 
 def write_weights(tensors: Mapping[str, Shaped[Tensor, "..."]], folder: Path, name: str) -> None:

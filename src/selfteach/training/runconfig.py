@@ -92,12 +92,18 @@ def _same(old: Any, new: Any) -> bool:
     return bool(jsonable(old) == jsonable(new))  # two NaN are the same value of a knob
 
 
-def advice_on(changed: Sequence[str]) -> str:
+def anew(config: Mapping[str, Any]) -> str:
+    """What can be done in the place of going on; only a run of text begins with another one's weights."""
+    weights = "" if is_without_tokens(config) else ", perhaps from this one's weights (--model RUN)"
+    return f"start a new run in another --out{weights}"
+
+
+def advice_on(changed: Sequence[str], config: Mapping[str, Any]) -> str:
     """What to do where a run cannot go on with these values."""
-    anew = "start a new run in another --out, perhaps from this one's weights (--model RUN)"
+    instead = anew(config)
     if all(one.startswith("inputs.") for one in changed):
-        return f"put back what it reads, or {anew}"
-    return f"leave these out to go on (--resume --out RUN is enough), or {anew}"
+        return f"put back what it reads, or {instead}"
+    return f"leave these out to go on (--resume --out RUN is enough), or {instead}"
 
 
 def config_text(config: Mapping[str, Any]) -> str:

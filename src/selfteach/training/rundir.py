@@ -116,7 +116,7 @@ class RunFolder:
         if changed:
             run.close()
             raise UserError(
-                f"{path} was started with other values: {'; '.join(changed)}; {advice_on(changed)}"
+                f"{path} was started with other values: {'; '.join(changed)}; {advice_on(changed, config)}"
             )
         return run
 

@@ -24,7 +24,7 @@ from selfteach.training.learner import Learner
 from selfteach.training.peers import answering
 from selfteach.training.progress import Progress, Silent
 from selfteach.training.reduce import gather_rows, processes, state_on
-from selfteach.training.runconfig import changes, dotted, is_without_tokens, saved_config
+from selfteach.training.runconfig import anew, changes, dotted, is_without_tokens, saved_config
 from selfteach.training.rundir import RunFolder
 from selfteach.training.threads import on_threads
 from selfteach.training.trainer import Settings, Trainer
@@ -211,17 +211,16 @@ def why_not(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     """Why steps and budget cannot be what they are asked to be, by dotted name."""
     old, new = dict(dotted(saved)), dict(dotted(config))
     schedule, knobs = new.get("recipe.optimization.schedule", "constant"), new.get("run.controlled")
-    anew = "start a new run in another --out"
-    anew += "" if is_without_tokens(config) else ", perhaps from this one's weights (--model RUN)"
+    instead = anew(config)
     fixed = ""
     if schedule != "constant":
         fixed = (
-            f"the {schedule} schedule of the learning rate was laid out for {old.get(STEPS)} steps: {anew}"
+            f"the {schedule} schedule of the learning rate was laid out for {old.get(STEPS)} steps: {instead}"
         )
     elif is_without_tokens(config):
         fixed = f"its stages were laid out for {old.get(STEPS)} steps: start a new run in another --out"
     elif knobs:
-        fixed = f"{', '.join(knobs)} is chosen by the share of the steps that is done: {anew}"
+        fixed = f"{', '.join(knobs)} is chosen by the share of the steps that is done: {instead}"
     lowered = "it can be raised, not lowered"
     found = {}
     for name in (STEPS, *BUDGETS):

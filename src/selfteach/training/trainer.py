@@ -238,6 +238,7 @@ class Trainer:
             return
         if "eval/headline" not in self.last:
             raise ValueError(f"{type(self.learner).__name__}.evaluate gave no eval/headline")
+        self.refuse_unless_finite({"eval/headline": self.last["eval/headline"]}, None)
         row = {"step": self.done, f"spent/{self.learner.unit}": self.spent, **self.last}
         row = self.judged(row | {"step": self.done})
         self.progress.evaluated(self.done, row)
@@ -379,9 +380,9 @@ class Trainer:
         """Keep the batch that broke the run, then stop it."""
         where = ""
         if self.folder is not None:
-            where = (
-                f" the batch is in {self.folder.write_aside(self.done, self.learner.failed(batch), what)};"
-            )
+            kept = self.learner.failed(batch)
+            aside = self.folder.write_aside(self.done, kept, what)
+            where = f" the batch is in {aside};" if kept else ""
         raise UserError(f"{what} at step {self.done};{where} {self.intact}: {self.learner.advice}")
 
     @property

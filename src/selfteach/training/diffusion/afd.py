@@ -50,13 +50,17 @@ class AFDLearner(DiffusionLearner[AFD]):
     def __init__(self, recipe: AFD, settings: Settings) -> None:
         super().__init__(recipe, settings)
         self.teacher = source_named(recipe.data, settings.seed)
-        for what in ("classes", "dims"):
-            ours, theirs = getattr(self.source, what), getattr(self.teacher, what)
-            require(
-                ours == theirs,
-                f"base_data {recipe.base_data} has {ours} {what} and the teacher's data {recipe.data} {theirs}: give "
-                "data of as many",
-            )
+        ours, theirs = self.source, self.teacher
+        require(
+            ours.classes == theirs.classes,
+            f"base_data {recipe.base_data} has {ours.classes} classes and the teacher's data {recipe.data} "
+            f"{theirs.classes}: give data of as many",
+        )
+        require(
+            ours.shape == theirs.shape,
+            f"base_data {recipe.base_data} has rows of shape {list(ours.shape)} and the teacher's data {recipe.data} "
+            f"{list(theirs.shape)}: give data of one shape",
+        )
         sizes = (self.source.dims, self.source.classes, recipe.width, recipe.depth)
         self.discriminator = Discriminator(*sizes, seed=settings.seed + 1)
         with seeded(settings.seed):

@@ -25,6 +25,7 @@ from selfteach.training.diffusion.frames import (
     before_each,
     budgets,
     noise_for,
+    require_frames,
     roll_out,
 )
 from selfteach.training.diffusion.learner import (
@@ -77,10 +78,7 @@ class ASDLearner(DiffusionLearner[ASD]):
             classes == 1,
             f"data {recipe.data} has {classes} labels, and sequences have none: give one label to all",
         )
-        require(
-            dims % recipe.frames == 0,
-            f"data {recipe.data} has {dims} entries a row, which are no {recipe.frames} frames: give --frames",
-        )
+        require_frames(recipe.data, self.source, recipe.frames)
         seed, width = settings.seed, recipe.width
         self.entries = dims // recipe.frames
         self.student = FrameNetwork(self.entries, recipe.frames, width, recipe.depth, seed + 1)

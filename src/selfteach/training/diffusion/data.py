@@ -36,6 +36,11 @@ class Source(ABC):
         """Whether examples are [channels, height, width], gray or of three colors."""
         return len(self.shape) == 3 and self.shape[0] in (1, 3)
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """What is black and what is white of images: 0 and 1, or as far beyond as the training examples go."""
+        return 0.0, 1.0
+
     def recognized(self, x: Float[Tensor, "n d"], label: int) -> float | None:
         """Share of ``x`` whose nearest training image is of ``label``; None where examples are no images."""
         return None
@@ -80,7 +85,8 @@ class OfRows(Source):
 
     def __init__(self, name: str, arrays: Arrays) -> None:
         require(
-            arrays.classes > 0, f"data {name} has numbers as targets: give labels, y of whole numbers from 0"
+            arrays.classes > 0,
+            f"data {name} has numbers as targets: give labels, y of one axis and an integer type, from 0",
         )
         self.x, self.y = flat(arrays.train)
         self.test = flat(arrays.test)
@@ -104,6 +110,10 @@ class OfRows(Source):
 
     def held_out(self, label: int, n: int, generator: torch.Generator) -> Float[Tensor, "m d"]:
         return self.test[0][self.test[1] == label][:n]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        return min(0.0, float(self.x.min())), max(1.0, float(self.x.max()))
 
     def recognized(self, x: Float[Tensor, "n d"], label: int) -> float | None:
         if not self.is_images:

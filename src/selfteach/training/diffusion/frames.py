@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from selfteach.checks import require
 from selfteach.objective.transition import cps
 from selfteach.task.walk2d import Walk
 from selfteach.training.diffusion.data import Labels, Source
@@ -65,6 +66,19 @@ class OfWalks(Source):
 
     def held_out(self, label: int, n: int, generator: torch.Generator) -> Float[Tensor, "m d"]:
         return self.walks[label].sample(n, generator).flatten(1)
+
+
+def require_frames(name: str, source: Source, frames: int) -> None:
+    """UserError unless a row of the data is so many frames: in turn along its first axis, where it has several."""
+    dims, shape = source.dims, list(source.shape)
+    require(
+        dims % frames == 0,
+        f"data {name} has {dims} entries a row, which are no {frames} frames: give --frames",
+    )
+    require(
+        len(shape) == 1 or source.is_images or shape[0] % frames == 0,
+        f"data {name}: a row is {shape}, whose first axis is no {frames} frames: give x of [rows, frames, …]",
+    )
 
 
 class FrameNetwork(nn.Module):

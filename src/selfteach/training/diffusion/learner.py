@@ -185,14 +185,20 @@ class DiffusionLearner(NetworkLearner[D], Generic[D]):
         """Rows of images, a row a label; where a label has fewer than a row holds, the rest of it is empty."""
         classes, a_row = self.source.classes, PICTURED
         generator = torch.Generator().manual_seed(self.settings.seed + APART)
-        rows = {"held out": torch.cat([a_row_of(self.reference(c, generator)) for c in range(classes)])}
+        held = [self.pixels(self.reference(c, generator)) for c in range(classes)]
+        rows = {"held out": torch.cat([a_row_of(one) for one in held])}
         for steps in self.counts:
             labels = torch.arange(classes).repeat_interleave(a_row)
-            rows[in_steps(steps)] = self.generate(labels, steps, generator)
+            rows[in_steps(steps)] = self.pixels(self.generate(labels, steps, generator))
         return [
             Sample("image", {"pixels": self.laid_out(one), "caption": f"{name}, a row a label"}, name)
             for name, one in rows.items()
         ]
+
+    def pixels(self, images: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """As pictures have them, from 0 to 1, whatever numbers the data are in."""
+        black, white = self.source.span
+        return (images - black) / (white - black)
 
     def laid_out(self, images: Float[Tensor, "n d"]) -> Float[Tensor, "c h w"]:
         return side_by_side(images.unflatten(1, self.source.shape), columns=PICTURED)

@@ -29,6 +29,7 @@ from selfteach.training.diffusion.frames import (
     budgets,
     in_turn,
     noise_for,
+    require_frames,
     times_of,
 )
 from selfteach.training.diffusion.learner import (
@@ -96,10 +97,7 @@ class LiveTalkLearner(DiffusionLearner[LiveTalk]):
     def __init__(self, recipe: LiveTalk, settings: Settings) -> None:
         super().__init__(recipe, settings)
         dims, classes = self.source.dims, self.source.classes
-        require(
-            dims % recipe.frames == 0,
-            f"data {recipe.data} has {dims} entries a row, which are no {recipe.frames} frames: give --frames",
-        )
+        require_frames(recipe.data, self.source, recipe.frames)
         require(
             classes > 1 or recipe.condition_noise == 0,
             f"data {recipe.data} has one label, and condition_noise is of another one: leave it at 0",

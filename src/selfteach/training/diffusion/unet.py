@@ -15,6 +15,8 @@ from selfteach.training.randomness import seeded
 
 LEVELS = 3
 """At most; each level halves the sides of the one before it."""
+MOST_CHANNELS = 4
+"""Of images as they are usual: of more, and a width of 1 or 3, the axes stand in another order."""
 THOUSAND = 1000.0
 """diffusers' UNet expects times of 0 … 1000."""
 
@@ -64,6 +66,11 @@ def require_image(shape: tuple[int, ...]) -> None:
     require(
         len(shape) == 3,
         f"architecture unet is of images, [channels, height, width], and the data's rows are {list(shape)}: take mlp",
+    )
+    require(
+        not (shape[0] > MOST_CHANNELS and shape[2] in (1, 3)),
+        f"architecture unet is of images, [channels, height, width], and the data's rows are {list(shape)}, channels "
+        "last: give x.transpose(0, 3, 1, 2)",
     )
     require(
         find_spec("diffusers") is not None,

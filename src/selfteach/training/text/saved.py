@@ -49,7 +49,11 @@ class SavedRun:
             f"{self.folder} is a run of an earlier selfteach (config format {known}, now {FORMAT}): give its model "
             f"folder, {self.folder / 'model'}, instead; to eval, and say --task",
         )
-        require("loading" in config, f"{self.folder} is no run of a language model")
+        require(
+            "loading" in config,
+            f"{self.folder} is no run of a causal language model: selfteach report takes it, and its weights are in "
+            f"{self.folder / 'model'}",
+        )
         complete = {"task", "seed"} <= config.get("run", {}).keys() and "recipe" in config
         require(complete, f"{self.folder / 'config.toml'} lacks run.task, run.seed or recipe; {RESTORE}")
         return config
