@@ -24,19 +24,19 @@ PATHS = 20
 """Episodes whose paths are shown."""
 FILMED, FRAMES = 4, 12
 """Episodes that are shown frame by frame, and the most frames of one."""
-SUCCESS = "success rate of held-out episodes"
-RETURN = "mean return of held-out episodes"
 
 
 class EmbodiedLearner(NetworkLearner[E], ABC, Generic[E]):
     """A policy that acts in the recipe's environment. What is seen of it are its greedy actions (``acting``)."""
 
-    unit = "environment steps"
+    unit, headline = (
+        "environment steps",
+        "success rate of held-out episodes (mean return where success is not told)",
+    )
 
     def __init__(self, recipe: E, settings: Settings) -> None:
         super().__init__(recipe, settings)
         self.task = task_named(recipe.environment)
-        self.headline = RETURN if self.task.success is None else SUCCESS
 
     @abstractmethod
     def acting(self) -> Act:
