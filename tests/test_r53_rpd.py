@@ -584,3 +584,33 @@ def test_pure_distillation_learns_the_teacher_where_the_student_went() -> None:
         trainer.update(one, batch)
     assert distance() < 0.5 * before
     torch.testing.assert_close(learner.actor.policy.value_net.weight, value, rtol=0, atol=0)
+
+
+def test_a_run_knows_the_file_of_its_teacher_and_finds_it_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, other = tmp_path / "home", tmp_path / "other"
+    home.mkdir()
+    other.mkdir()
+    (home / "mine.py").write_text(
+        "import numpy as np\n\ndef left(seen):\n    return np.full((len(seen), 2), [-1.0, 0.0])\n"
+    )
+    monkeypatch.chdir(home)
+    few = {**SMALL, "teacher": "mine.py:left", "steps": 4, "eval_episodes": 2}
+
+    def broken(self: Any, step: int) -> Any:
+        if step == 2:
+            raise KeyError
+        return collect(self, step)
+
+    collect = RPDLearner.collect
+    with monkeypatch.context() as during:
+        during.setattr(RPDLearner, "collect", broken)
+        with pytest.raises(KeyError):
+            selfteach.train("rpd", out="run", checkpoint_every=2, **few, **QUIET)
+    monkeypatch.chdir(other)
+    run = selfteach.train(resume=True, out=home / "run", progress=None)
+    assert run.summary["steps"] == 4
+    (home / "mine.py").write_text((home / "mine.py").read_text().replace("-1.0", "1.0"))
+    with pytest.raises(UserError, match="teacher"):
+        selfteach.train(resume=True, out=home / "run", progress=None)

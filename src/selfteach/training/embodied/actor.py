@@ -104,7 +104,7 @@ def require_spaces(environment: str, seen: Any, acts: Any) -> None:
     kinds = type(acts).__name__, type(seen).__name__
     require(
         isinstance(acts, spaces.Box),
-        f"environment {environment}: actions are {kinds[0]}, and the policy is a Gaussian: take one whose actions are a Box",
+        f"environment {environment}: actions are {kinds[0]}, and the policy is a Gaussian: take one with a Box",
     )
     require(
         bool(np.isfinite(acts.low).all() and np.isfinite(acts.high).all()),
