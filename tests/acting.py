@@ -81,6 +81,10 @@ def unbounded() -> EmbodiedTask:
     return task_of(acts=spaces.Box(-np.inf, np.inf, (2,), np.float32))
 
 
+def unbounded_below() -> EmbodiedTask:
+    return task_of(acts=spaces.Box(-np.inf, 1, (2,), np.float32))
+
+
 def broken() -> EmbodiedTask:
     return task_of(reward=lambda taken: float("nan") if taken == 3 else 0.0)
 

@@ -17,6 +17,8 @@ from selfteach.recipes.r53_rpd import RPD
 from selfteach.task.embodied.named import OWN, task_named
 from selfteach.task.embodied.point_reach import MAX_STEPS, NEAR, RADIUS, STEP, PointReach
 from selfteach.training.embodied.rollout import Transitions, held_out_seeds, play, training_seeds
+from selfteach.training.embodied.rpd import RPDLearner
+from selfteach.training.trainer import Settings
 
 ACTING = acting.__file__
 
@@ -210,6 +212,16 @@ def test_an_environment_without_a_name_is_refused() -> None:
 
 
 # --- what is seen -------------------------------------------------------------------------------------------------
+
+
+def test_a_length_is_of_steps_that_were_taken() -> None:
+    played, _ = as_the_expert("point-reach", 30)
+    learner = RPDLearner(RPD(num_envs=1, distill_weight=0.0), Settings())
+    judged = learner.judged(played)
+    assert judged["eval/length"] == pytest.approx(played.steps / 30)
+    assert judged["eval/length"] < len(played.alive)
+    assert judged["eval/headline"] == judged["eval/success"] == 1
+    assert judged["eval/headline_se"] == 0
 
 
 def test_the_headline_is_the_success_rate_or_the_return(tmp_path: Any) -> None:

@@ -476,6 +476,7 @@ def test_what_it_may_not_say_is_refused_in_one_line(name: str, said: str) -> Non
         ({"environment": "gymnasium:CartPole-v1"}, "actions are Discrete"),
         ({"environment": f"{ACTING}:dictionary"}, "observations are Dict, and the policy reads a Box"),
         ({"environment": f"{ACTING}:unbounded"}, "its actions have no bounds"),
+        ({"environment": f"{ACTING}:unbounded_below"}, "its actions have no bounds"),
         ({"environment": f"{ACTING}:small_images"}, "images of 20 × 36 are too small for NatureCNN, which wants 36"),
         ({"environment": "gymnasium:Pendulum-v1"}, "environment gymnasium:Pendulum-v1 has no expert"),
         ({"teacher": "expret"}, "teacher 'expret' is none: expert, or FILE.py:NAME"),
