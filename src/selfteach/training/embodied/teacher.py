@@ -14,6 +14,8 @@ from selfteach.importing import is_reference, load_object, users_call
 from selfteach.task.embodied.task import Array, EmbodiedTask
 
 EXPERT = "expert"
+TOLERANCE = 1e-5
+"""Beyond the bounds, of rounding."""
 
 
 class ActionTeacher:
@@ -79,7 +81,3 @@ class ActionTeacher:
             "or bring it to their scale",
         )
         return action
-
-
-TOLERANCE = 1e-5
-"""Beyond the bounds, of rounding."""
