@@ -69,7 +69,9 @@ class Actor(nn.Module):
         found: Tensor = self.policy.log_std
         return found
 
-    def latent(self, observation: Shaped[Tensor, "n *o"]) -> tuple[Tensor, Tensor]:
+    def latent(
+        self, observation: Shaped[Tensor, "n *o"]
+    ) -> tuple[Float[Tensor, "n f"], Float[Tensor, "n g"]]:
         """What the heads of policy and critic read."""
         if self.channels_last:
             observation = observation.permute(0, 3, 1, 2)
