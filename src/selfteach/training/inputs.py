@@ -34,8 +34,8 @@ MAY_NAME_FILES: Mapping[str, str] = {
 }
 """What a run may read → the setting that names it, as in config.toml. Models that teach are named by the recipe's own
 knobs, whatever these are called."""
-DATA = "recipe.data"
-"""The knob of a recipe without tokens that may name a file."""
+KNOBS = ("recipe.data", "recipe.environment", "recipe.teacher")
+"""The knobs of a recipe without tokens that may name a file."""
 WHOLE = 64 * 2**20
 """Bytes up to which a file is read whole; of a larger one its length, beginning and end count."""
 PART = 8 * 2**20
@@ -59,8 +59,14 @@ def inputs_of(config: TrainConfig) -> dict[str, str]:
 
 
 def network_inputs(config: NetworkConfig) -> dict[str, str]:
-    """The same of a run without tokens: its data, where that is a file, and a recipe of the user's own."""
-    named = {"data": config.task_name, "recipe": config.recipe_name, "learner": config.recipe.learner}
+    """The same of a run without tokens: its data, environment or teacher, where that is a file, and a recipe of the
+    user's own."""
+    named = {
+        "data": config.task_name,
+        "teacher": str(getattr(config.recipe, "teacher", "")),
+        "recipe": config.recipe_name,
+        "learner": config.recipe.learner,
+    }
     files = {role: file_of(name) for role, name in named.items() if name}
     found = {role: fingerprint(path) for role, path in files.items() if os.path.isfile(path)}
     if type(config.recipe) not in METHODS.values() and "recipe" not in found:

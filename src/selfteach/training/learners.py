@@ -22,6 +22,7 @@ LEARNERS: Mapping[str, str] = {
     "random-teacher": "selfteach.training.vision.random_teacher:RandomTeacherLearner",
     "recursion": "selfteach.training.classic.recursion:RecursionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
+    "rpd": "selfteach.training.embodied.rpd:RPDLearner",
     "self-e": "selfteach.training.diffusion.self_e:SelfELearner",
     "vla-opd": "selfteach.training.embodied.vla_opd:VLAOPDLearner",
     "vision": "selfteach.training.vision.classifier:VisionLearner",

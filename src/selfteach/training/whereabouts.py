@@ -11,7 +11,7 @@ from typing import Any
 
 from selfteach.importing import is_reference
 from selfteach.task.arena import WORLDS
-from selfteach.training.inputs import DATA, MAY_NAME_FILES, file_of, fingerprint
+from selfteach.training.inputs import KNOBS, MAY_NAME_FILES, file_of, fingerprint
 
 STARTED_IN = "started_in"
 """In a record's table ``run``: the folder that a run was started in, from the run's own folder."""
@@ -42,7 +42,7 @@ def from_here(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if base == Path.cwd().resolve():
         return dict(record)
     found = {name: dict(part) if isinstance(part, Mapping) else part for name, part in record.items()}
-    for setting in (*MAY_NAME_FILES.values(), DATA):
+    for setting in (*MAY_NAME_FILES.values(), *KNOBS):
         table, _, knob = setting.partition(".")
         if isinstance(part := found.get(table), dict) and knob in part:
             part[knob] = moved(part[knob], base)

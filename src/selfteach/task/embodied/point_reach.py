@@ -26,7 +26,7 @@ SIDES = (-1.0, 1.0)
 class PointReach(VectorEnv):
     """Observation: place and goal, [4] in [−1, 1]; action: velocity, [2] in [−1, 1], of which a step is ``STEP``. The
     point starts below the disc, the goal lies above it. A step into the disc is not taken. The reward is 1 where the
-    goal is reached, which ends the episode, and 0 elsewhere; of ``dense`` it is what the step came nearer.
+    goal is reached, which ends the episode, and 0 elsewhere; ``dense`` adds what every step came nearer.
 
     ``side`` [n], −1 or 1: where the expert passes the disc; drawn anew each episode if ``two_ways``, else the side that
     the point started on.
@@ -67,7 +67,7 @@ class PointReach(VectorEnv):
         self.place = np.where(free[:, None], wanted, self.place)
         self.taken += 1
         reached = self.distance() < NEAR
-        reward = before - self.distance() if self.dense else reached.astype(float)
+        reward = reached + (before - self.distance() if self.dense else 0.0)
         truncated = (self.taken >= MAX_STEPS) & ~reached
         return self.observed(), reward, reached, truncated, {"success": reached}
 

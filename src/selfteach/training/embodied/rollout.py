@@ -24,12 +24,12 @@ TRAINING = 1 << 20
 
 class Transitions(NamedTuple):
     """T steps of E environments. Where ``alive`` is false the episode was over, and nothing else there says anything.
-    ``reached`` is what the step came to, before any next episode began; ``label`` is the expert's action at
-    ``observation`` (None: nobody was asked)."""
+    ``reached`` is what the step came to, before any next episode began; ``label`` is what
+    was said at ``observation`` (an expert's action, or several samples of it; None: nobody was asked)."""
 
     observation: Shaped[Tensor, "T E *o"]
     action: Shaped[Tensor, "T E *a"]
-    label: Shaped[Tensor, "T E *a"] | None
+    label: Shaped[Tensor, "T E *l"] | None
     reward: Float[Tensor, "T E"]
     reached: Shaped[Tensor, "T E *o"]
     terminated: Bool[Tensor, "T E"]

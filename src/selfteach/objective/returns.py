@@ -1,0 +1,69 @@
+"""Advantages of the steps of episodes, from rewards and a critic's values."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def generalized_advantage(
+    reward: Float[Tensor, "T E"],
+    value: Float[Tensor, "T E"],
+    next_value: Float[Tensor, "T E"],
+    ended: Bool[Tensor, "T E"],
+    gamma: float,
+    gae_lambda: float,
+    *,
+    finite_horizon: bool = False,
+) -> Float[Tensor, "T E"]:
+    """Generalized advantages (arXiv 1506.02438) of T steps in E environments, in the reward's unit; no gradient.
+
+    ``next_value``: the critic's value of what the step came to, before any next episode began; 0 where nothing follows
+    (a termination). Where an episode was only cut short (a truncation, or the last step that was taken) it stands for
+    what would have followed. ``ended``: the step was the last of its episode.
+
+        δ_t = r_t + γ v_{t+1} − v_t,   A_t = δ_t + γ λ A_{t+1}        (A_{t+1} = 0 where the episode ended)
+
+    This weighs the k-step advantages by (1 − λ) λ^(k−1), and the longest by all that is left. ``finite_horizon``
+    weighs them by λ^(k−1) / Σ λ^(k−1) (equation 16, cut off and normalized). Of one step, and at λ = 0, both are δ.
+    """
+    make = normalized_advantages if finite_horizon else telescoped_advantages
+    return make(reward.detach(), value.detach(), next_value.detach(), ended, gamma, gae_lambda)
+
+
+def telescoped_advantages(
+    reward: Float[Tensor, "T E"],
+    value: Float[Tensor, "T E"],
+    next_value: Float[Tensor, "T E"],
+    ended: Bool[Tensor, "T E"],
+    gamma: float,
+    gae_lambda: float,
+) -> Float[Tensor, "T E"]:
+    delta = reward + gamma * next_value - value
+    found = torch.zeros_like(delta)
+    after = torch.zeros_like(delta[0])
+    for t in reversed(range(len(delta))):
+        after = delta[t] + gamma * gae_lambda * torch.where(ended[t], 0.0, after)
+        found[t] = after
+    return found
+
+
+def normalized_advantages(
+    reward: Float[Tensor, "T E"],
+    value: Float[Tensor, "T E"],
+    next_value: Float[Tensor, "T E"],
+    ended: Bool[Tensor, "T E"],
+    gamma: float,
+    gae_lambda: float,
+) -> Float[Tensor, "T E"]:
+    """Σ_k λ^(k−1) times the rewards and the last value of the k-step return, and Σ_k λ^(k−1), from the last step on."""
+    found = torch.zeros_like(reward)
+    weights, rewards, values = (torch.zeros_like(reward[0]) for _ in range(3))
+    for t in reversed(range(len(reward))):
+        weights, rewards, values = (torch.where(ended[t], 0.0, one) for one in (weights, rewards, values))
+        weights = 1 + gae_lambda * weights
+        rewards = weights * reward[t] + gae_lambda * gamma * rewards
+        values = gamma * (next_value[t] + gae_lambda * values)
+        found[t] = (rewards + values) / weights - value[t]
+    return found
