@@ -212,13 +212,13 @@ def test_behind_a_hint_the_ratio_is_one_whatever_the_sampler_said() -> None:
 
 
 def test_in_later_updates_of_a_batch_the_ratio_is_that_to_the_weights_before_the_first() -> None:
-    given = batch(hinted=[0, 1, 0, 0, 0, 0])
+    given = batch(hinted=[1, 0, 0, 0, 0, 0])
     old = taken(given["student_logits"], given["ids"]) - 0.1
     given["old_log_probs"] = {"student": old, "teacher": old}
-    given["behavior"][1] = np.nan
+    given["behavior"][0] = np.nan
     out = evaluate("kepo", given, overrides={"update_epochs": 2, "tau": None}, update=1)
     ratio = np.exp(taken(given["student_logits"], given["ids"]) - given["behavior"])
-    ratio[1] = np.exp(0.1)
+    ratio[0] = np.exp(0.1)
     a = advantage(given["reward"] + given["numbers"]["readable"], given["group"])[:, None]
     expected = mean_of_sequences(-np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a), given["mask"])
     assert out["loss"] == pytest.approx(expected, rel=1e-12)
