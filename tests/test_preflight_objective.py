@@ -15,8 +15,10 @@ from selfteach.objective.statistics import Statistics
 from selfteach.objective.terms import NegativeLogLikelihood, Term
 from selfteach.recipes import RECIPES, knobs, with_knobs
 from selfteach.recipes.kit import Optimization, Recipe, Rollouts
+from selfteach.studies.laptop import presets
 from selfteach.training.text.preflight.check import Check
 from selfteach.training.text.preflight.objective import objective_check
+from selfteach.training.text.preflight.probing import small_recipe
 from selfteach.training.text.preflight.schedule import schedule_check
 
 
@@ -85,3 +87,18 @@ def test_a_phase_that_a_run_is_too_short_for_is_named(
     assert check.detail.startswith(
         ", ".join(f"{name} {value}" for name, value in said.items()) + ": not below its 3"
     )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_tried_out_small(name: str) -> None:
+    """Its own rules hold, whatever is compared with the answers of a prompt."""
+    for recipe in presets(RECIPES[name]).values():
+        small = knobs(small_recipe(recipe))
+        assert small["per_prompt"] <= 2
+        assert small["max_tokens"] <= 48
+
+
+def test_what_is_counted_by_the_prompt_is_made_small_with_it() -> None:
+    small = knobs(small_recipe(with_knobs(RECIPES["kepo"](), {"per_prompt": 8, "hinted": 6})))
+    assert (small["per_prompt"], small["hinted"], small["attempts"], small["hint_tokens"]) == (2, 2, 1, 48)
+    assert knobs(small_recipe(with_knobs(RECIPES["kepo"](), {"hinted": 0})))["hinted"] == 0

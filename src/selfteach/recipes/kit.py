@@ -101,6 +101,7 @@ from selfteach.recipes.debate import Debate
 from selfteach.recipes.demonstrations import Kind, beside, misled, nearest, remembered
 from selfteach.recipes.examiner import EXAMINER, Examine, before_play, examined, problem_of
 from selfteach.recipes.experts import ITSELF, experts, itself_or, routes, taught
+from selfteach.recipes.hints import WITH_HINT, Hints
 from selfteach.recipes.importance_k3 import importance_k3, importance_k3_term
 from selfteach.recipes.informed import InformedGRPO, Shown
 from selfteach.recipes.once import written_once
@@ -195,6 +196,8 @@ __all__ = [  # noqa: RUF022
     # experience banks, rewards by length
     "UCB", "Bank", "CosineReward", "Experience", "Hint", "KLGate", "Retrieval", "Similar", "Summarizer",
     "importance_k3", "importance_k3_term", "least_gap", "reward_of",
+    # hints that another model writes
+    "WITH_HINT", "Hints",
     # self-play
     "EXAMINER", "Examine", "before_play", "examined", "problem_of",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selfteach.objective.batch import STUDENT
 from selfteach.objective.positions import Quantity
+from selfteach.recipes.base import Recipe
 from selfteach.recipes.knobs import knobs, with_knobs
 from selfteach.recipes.tools import Prompt
 from selfteach.task.trajectory import Trajectory
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PROBES = 4
 PROBE_TOKENS = 48
+PROBE_GROUP = 2
 
 
 @contextmanager
@@ -38,18 +40,22 @@ def aside(run: TextLearner) -> Iterator[None]:
 
 
 def small_copy(run: TextLearner) -> TextLearner:
-    """The same learner with short answers, few of each prompt, tried once, that leaves data and stores alone."""
-    r, small = run.recipe.rollouts, {"attempts": 1}
-    small |= {"per_prompt": min(2, r.per_prompt)}
-    own = knobs(run.recipe)
-    counts = [name for name, size in run.recipe.sizes.items() if size == "tokens" and own.get(name)]
-    small |= {name: min(PROBE_TOKENS, own[name]) for name in counts}
-    recipe = with_knobs(run.recipe, {name: value for name, value in small.items() if name in own})
+    """The same learner with a small recipe, that leaves data and stores alone."""
     short = copy(run)
-    short.now = replace(run.now, recipe=recipe)
+    short.now = replace(run.now, recipe=small_recipe(run.recipe))
     short.batching = Batching(short.now, run.models)
     short.writing = run.writing.aside(short.now, short.batching)
     return short
+
+
+def small_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with short answers, few of each prompt and of what else is counted by the prompt, tried once."""
+    own, most = knobs(recipe), {"tokens": PROBE_TOKENS, "group": PROBE_GROUP}
+    sizes: Mapping[str, str] = {**recipe.sizes, "per_prompt": "group"}
+    small = {
+        name: min(most[size], own[name]) for name, size in sizes.items() if size in most and own.get(name)
+    }
+    return with_knobs(recipe, {**small, **({"attempts": 1} if "attempts" in own else {})})
 
 
 def first_prompts(run: TextLearner) -> list[Prompt]:
