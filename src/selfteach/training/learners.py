@@ -22,6 +22,7 @@ LEARNERS: Mapping[str, str] = {
     "random-teacher": "selfteach.training.vision.random_teacher:RandomTeacherLearner",
     "recursion": "selfteach.training.classic.recursion:RecursionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
+    "rti-dp": "selfteach.training.embodied.rti_dp:RTIDPLearner",
     "self-e": "selfteach.training.diffusion.self_e:SelfELearner",
     "vision": "selfteach.training.vision.classifier:VisionLearner",
 }
