@@ -97,7 +97,7 @@ def play(
         observation = reached
         if over.any():  # one that rests is begun anew too, as it must be stepped with the others
             observation, _ = envs.reset(options={"reset_mask": over})
-            begun(act, over)
+            begun(act, over & alive)
     return Transitions(*(stacked(column) for column in zip(*rows, strict=True)))
 
 

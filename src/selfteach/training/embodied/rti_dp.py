@@ -37,6 +37,8 @@ from selfteach.training.trainer import Settings
 CLONE, POLICY = "clone", "policy"
 APART = 1_000_003
 """The noise of evaluations is drawn by the run's seed plus this."""
+OF_SAMPLERS = ("success", "return", "length", "calls", "switches")
+"""What is measured of every sampler that is compared."""
 PROBED = 256
 """Chunks whose contraction is measured."""
 
@@ -224,25 +226,24 @@ class RTIDPLearner(EmbodiedLearner[RTIDP]):
         return list(dict.fromkeys([self.recipe.sampler, *self.recipe.compared]))
 
     def evaluate(self, phase: str) -> Mapping[str, float]:
-        """Of each sampler (before training: of the headline's alone) ``eval/success/SAMPLER`` (or ``return``),
-        ``length``, ``calls`` (of the network, an executed action) and ``switches`` (of the way that actions take, an
-        episode). ``eval/contraction``: of S, where the demonstrations are."""
-        found: dict[str, float] = {}
-        for name in self.names[:1] if phase == "before" else self.names:
-            act = self.sampler(name)
-            played = self.evaluated(act)
-            judged = self.judged(played)
-            found = found or dict(judged)
-            one = {
-                key: judged[f"eval/{key}"]
-                for key in ("success", "return", "length")
-                if f"eval/{key}" in judged
-            }
-            one["calls"] = float(torch.stack(act.calls)[played.alive].double().mean())
-            if self.task.way is not None:
-                one["switches"] = switches(self.task, played)
-            found |= {f"eval/{key}/{name}": value for key, value in one.items()}
+        """What the headline's sampler does, and ``eval/NAME/SAMPLER`` of each one that is compared (before training of
+        none); ``eval/contraction``: of S, where the demonstrations are."""
+        each = {name: self.measured(name) for name in (self.names[:1] if phase == "before" else self.names)}
+        found = {f"eval/{key}": value for key, value in each[self.recipe.sampler].items()}
+        for name, one in each.items():
+            found |= {f"eval/{key}/{name}": one[key] for key in OF_SAMPLERS if key in one}
         return {**found, "eval/contraction": self.contraction()}
+
+    def measured(self, name: str) -> dict[str, float]:
+        """What ``judged`` says of a sampler, ``calls`` (of the network, an executed action) and ``switches`` (of the
+        way that actions take, an episode), where the task tells ways apart."""
+        act = self.sampler(name)
+        played = self.evaluated(act)
+        found = {key.removeprefix("eval/"): value for key, value in self.judged(played).items()}
+        found["calls"] = float(torch.stack(act.calls)[played.alive].double().mean())
+        if self.task.way is not None:
+            found["switches"] = switches(self.task, played)
+        return found
 
     def contraction(self) -> float:
         """The median of what S makes of a small change of a guess (``gain``)."""
