@@ -1,5 +1,5 @@
-"""RTI-DP: a point that passes a disc on either side. The sides of a claim are samplers of the same policies, to the bit,
-so that there is nothing to tune."""
+"""RTI-DP: a point that passes a disc on either side. A claim's sides are samplers of the same policies, to the bit, so
+that there is nothing to tune."""
 
 from __future__ import annotations
 
