@@ -42,9 +42,9 @@ class Range(nn.Module):
     ``discrete``: channels that are −1 or 1, by sign (0 is −1), and become ∓ ``size``.
     """
 
-    middle: Tensor
-    spread: Tensor
-    discrete: Tensor
+    middle: Float[Tensor, "c"]
+    spread: Float[Tensor, "c"]
+    discrete: Bool[Tensor, "c"]
 
     def __init__(
         self, values: Float[Tensor, "n c"], discrete: Collection[int] = (), size: float = 1.0

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from selfteach.checks import require
@@ -99,7 +99,9 @@ class ActionSampler:
         action: Array = self.policy.acted.outward(now).cpu().numpy()
         return action
 
-    def make(self, rows: Tensor, seen: Float[Tensor, "E o"], timesteps: tuple[int, ...], start: str) -> None:
+    def make(
+        self, rows: Bool[Tensor, "E"], seen: Float[Tensor, "E o"], timesteps: tuple[int, ...], start: str
+    ) -> None:
         """New chunks for some environments."""
         if not rows.any():
             return
