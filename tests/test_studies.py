@@ -21,6 +21,7 @@ from selfteach.cli.train import run_of
 from selfteach.errors import UserError
 from selfteach.recipes import METHODS, NETWORK_RECIPES
 from selfteach.recipes.critic import Critic
+from selfteach.recipes.embodied import EmbodiedRecipe
 from selfteach.recipes.parts import Adapter, GRPOSettings, Optimization, PerRecord, ReferenceProbe, Rollouts
 from selfteach.studies import STUDIES, Exceeds, Leaning, Rule, Study, Within, Works, study_named
 from selfteach.studies import fingerprint as fingerprints
@@ -319,7 +320,8 @@ def test_a_studys_words_are_understood_and_its_sides_differ(name: str) -> None:
         for label in one.variants:
             words = study.words(one, label)
             of_text = name not in NETWORK_RECIPES
-            assert ("--task" if of_text else "--data") in words, (
+            acting = issubclass(METHODS[name], EmbodiedRecipe)
+            assert ("--task" if of_text else "--environment" if acting else "--data") in words, (
                 "the task of a recipe may change; that of a study may not"
             )
             for other in built_on(words):
