@@ -123,3 +123,13 @@ def gaussian_log_prob(
     """log N(x; mean, std² I), in nats, summed over dimensions. std > 0."""
     dims = x[0].numel()
     return -mean_gap(x, mean) / std.square() - dims * (std.log() + math.log(2 * math.pi) / 2)
+
+
+def ddpm_contraction(kept: Float[Tensor, "*n"], variance: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """What all DDPM steps from a noise level down to the data make of a small change of the sample, of data N(m, s²)
+    and the optimal denoiser, dimension by dimension: √ᾱ s²/(ᾱ s² + 1 − ᾱ), whatever is drawn.
+
+    ``kept``: ᾱ of the first step; ``variance``: s². Below 1 where s² < 1 + 1/√ᾱ. (A step's mean has the slope
+    √(ᾱ_t/ᾱ_s) v_s/v_t with v = ᾱ s² + 1 − ᾱ the variance at its level; the slopes' product telescopes.)
+    """
+    return kept.sqrt() * variance / (kept * variance + 1 - kept)

@@ -14,7 +14,7 @@ class EmbodiedRecipe(NetworkRecipe, ABC):
     """A method whose policy acts in parallel environments of gymnasium."""
 
     environment: str = "point-reach"
-    """point-reach (-dense, -two-ways), babyai:LEVEL, gymnasium:ID, or FILE.py:NAME of a function that gives an
+    """point-reach (-dense, -two-ways, -jump), babyai:LEVEL, gymnasium:ID, or FILE.py:NAME of a function that gives an
     EmbodiedTask."""
     eval_episodes: PositiveRows = 200
     """Held-out episodes."""

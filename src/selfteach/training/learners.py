@@ -23,6 +23,7 @@ LEARNERS: Mapping[str, str] = {
     "recursion": "selfteach.training.classic.recursion:RecursionLearner",
     "ridge": "selfteach.training.classic.ridge:RidgeLearner",
     "rpd": "selfteach.training.embodied.rpd:RPDLearner",
+    "rti-dp": "selfteach.training.embodied.rti_dp:RTIDPLearner",
     "self-e": "selfteach.training.diffusion.self_e:SelfELearner",
     "vla-opd": "selfteach.training.embodied.vla_opd:VLAOPDLearner",
     "vision": "selfteach.training.vision.classifier:VisionLearner",

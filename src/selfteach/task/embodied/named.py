@@ -24,7 +24,9 @@ SAID = ("success", "is_success")
 
 def point(name: str) -> EmbodiedTask:
     reach = import_module("selfteach.task.embodied.point_reach")
-    made: EmbodiedTask = reach.point_reach(name, dense="dense" in name, two_ways="two-ways" in name)
+    made: EmbodiedTask = reach.point_reach(
+        name, dense="dense" in name, two_ways="two-ways" in name, jump="jump" in name
+    )
     return made
 
 
@@ -32,6 +34,7 @@ OWN: Mapping[str, Callable[[str], EmbodiedTask]] = {
     "point-reach": point,
     "point-reach-dense": point,
     "point-reach-two-ways": point,
+    "point-reach-jump": point,
 }
 FAMILIES = ("babyai:LEVEL", "gymnasium:ID", "FILE.py:NAME")
 

@@ -19,6 +19,8 @@ CLEAR = 0.2
 """How far from the disc the expert passes."""
 NEAR = 0.12
 """The goal is reached within this."""
+JUMPS = 0.3
+"""A goal that jumps does so when the point is first above this height."""
 MAX_STEPS = 50
 SIDES = (-1.0, 1.0)
 
@@ -29,11 +31,14 @@ class PointReach(VectorEnv):
     goal is reached, which ends the episode, and 0 elsewhere; ``dense`` adds what every step came nearer.
 
     ``side`` [n], −1 or 1: where the expert passes the disc; drawn anew each episode if ``two_ways``, else the side that
-    the point started on.
+    the point started on. ``jump``: once an episode, above height ``JUMPS``, the goal goes to the other side, as far as
+    0.4 … 0.9 from the middle.
     """
 
-    def __init__(self, num_envs: int, *, dense: bool = False, two_ways: bool = False) -> None:
-        self.num_envs, self.dense, self.two_ways = num_envs, dense, two_ways
+    def __init__(
+        self, num_envs: int, *, dense: bool = False, two_ways: bool = False, jump: bool = False
+    ) -> None:
+        self.num_envs, self.dense, self.two_ways, self.jump = num_envs, dense, two_ways, jump
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space = spaces.Box(-1, 1, (4,), np.float32)
         self.single_action_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -41,6 +46,7 @@ class PointReach(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.place, self.goal = np.zeros((num_envs, 2)), np.zeros((num_envs, 2))
         self.side, self.taken = np.ones(num_envs), np.zeros(num_envs, int)
+        self.jumps = np.zeros(num_envs)  # where each goal goes; 0: it stays
         self.generators = [np.random.default_rng(i) for i in range(num_envs)]
 
     def reset(
@@ -55,6 +61,8 @@ class PointReach(VectorEnv):
             self.place[i], self.goal[i] = (0.4 * start, -0.8), (0.4 * goal, 0.8)
             self.side[i] = np.sign(side if self.two_ways else start)
             self.taken[i] = 0
+            if self.jump:
+                self.jumps[i] = -np.sign(goal) * self.generators[i].uniform(0.4, 0.9)
         return self.observed(), {}
 
     def observed(self) -> Array:
@@ -66,6 +74,8 @@ class PointReach(VectorEnv):
         free = np.linalg.norm(wanted, axis=1) > RADIUS
         self.place = np.where(free[:, None], wanted, self.place)
         self.taken += 1
+        moves = (self.jumps != 0) & (self.place[:, 1] > JUMPS)
+        self.goal[moves, 0], self.jumps[moves] = self.jumps[moves], 0
         reached = self.distance() < NEAR
         reward = reached + (before - self.distance() if self.dense else 0.0)
         truncated = (self.taken >= MAX_STEPS) & ~reached
@@ -92,16 +102,26 @@ def expert(envs: VectorEnv, observations: Array) -> Array:
     return passing(observations[:, :2], observations[:, 2:], side)
 
 
+def side_taken(observations: Array, actions: Array) -> Array:
+    """−1 or 1: the side that an action heads for below the disc, where the point is neither; elsewhere 0."""
+    undecided = (observations[:, 1] < -0.02) & (np.abs(observations[:, 0]) < RADIUS)
+    found: Array = np.where(undecided, np.sign(actions[:, 0]), 0).astype(int)
+    return found
+
+
 def succeeded(infos: Infos, rewards: Array, terminated: Array) -> Array:
     return np.asarray(infos["success"], bool)
 
 
-def point_reach(name: str, *, dense: bool = False, two_ways: bool = False) -> EmbodiedTask:
+def point_reach(
+    name: str, *, dense: bool = False, two_ways: bool = False, jump: bool = False
+) -> EmbodiedTask:
     return EmbodiedTask(
         name,
-        lambda n: PointReach(n, dense=dense, two_ways=two_ways),
+        lambda n: PointReach(n, dense=dense, two_ways=two_ways, jump=jump),
         MAX_STEPS,
         success=succeeded,
         expert=expert,
         places=lambda observations: observations[:, :2],
+        way=side_taken,
     )

@@ -29,6 +29,8 @@ class EmbodiedTask:
     environment has no such signal, and its return is what counts). ``expert`` acts well, and may ask the environments
     what no observation shows. ``places(observations)`` [n, 2]: where each is in the plane; ``pictures(environments)``:
     an image [h, w, 3] of 0 … 255 of each. Both are for the report, and None where there is no such view.
+    ``way(observations, actions)`` [n] int: which of several ways to the end an action takes, 0 where it takes none
+    (None: nobody tells them apart).
     """
 
     name: str
@@ -39,3 +41,4 @@ class EmbodiedTask:
     expert: Expert | None = None
     places: Callable[[Array], Array] | None = None
     pictures: Callable[[VectorEnv], Sequence[Array]] | None = None
+    way: Callable[[Array, Array], Array] | None = None

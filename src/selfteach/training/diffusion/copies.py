@@ -47,6 +47,27 @@ class Average(Frozen[M]):
                 value.copy_(now[name])
 
 
+class WarmedAverage(Average[M]):
+    """A role: an average whose decay is 1 − (1 + n)^−``power`` after n batches, ``decay`` at most, so that it forgets
+    how it began (diffusers' ``EMAModel`` with warm-up, inv_gamma 1)."""
+
+    def __init__(self, source: M, decay: float, power: float) -> None:
+        super().__init__(source, decay)
+        self.largest, self.power, self.batches = decay, power, 0
+
+    def after_batch(self) -> None:
+        self.decay = min(self.largest, 1 - (1 + self.batches) ** -self.power)
+        super().after_batch()
+        self.batches += 1
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "batches": self.batches}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self.batches = state["batches"]
+
+
 class LateAverage(Average[M]):
     """A role: the ``source`` itself until batch ``start`` (from 0), from then on its average over the batches in which
     the optimizer called ``moves`` stepped."""

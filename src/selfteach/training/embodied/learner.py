@@ -29,10 +29,8 @@ FILMED, FRAMES = 4, 12
 class EmbodiedLearner(NetworkLearner[E], ABC, Generic[E]):
     """A policy that acts in the recipe's environment. What is seen of it are its greedy actions (``acting``)."""
 
-    unit, headline = (
-        "environment steps",
-        "success rate of held-out episodes (mean return where success is not told)",
-    )
+    unit = "environment steps"
+    headline = "success rate of held-out episodes (mean return, where an environment tells no success)"
 
     def __init__(self, recipe: E, settings: Settings) -> None:
         super().__init__(recipe, settings)
@@ -77,12 +75,12 @@ class EmbodiedLearner(NetworkLearner[E], ABC, Generic[E]):
         if phase == "train":
             return []
         if self.task.places is not None:
-            return [Sample("points", {"points": self.paths()}, "paths")]
+            return [Sample("points", {"points": self.paths(self.acting())}, "paths")]
         return self.films() if self.task.pictures is not None else []
 
-    def paths(self) -> dict[str, list[list[float]]]:
-        """Places of some episodes, by whether they succeeded."""
-        played = self.evaluated(self.acting(), PATHS)
+    def paths(self, act: Act) -> dict[str, list[list[float]]]:
+        """Places of some episodes as ``act`` plays them, by whether they succeeded."""
+        played = self.evaluated(act, PATHS)
         assert self.task.places is not None
         where = torch.from_numpy(self.task.places(played.observation.flatten(0, 1).numpy()))
         where = where.unflatten(0, played.alive.shape)

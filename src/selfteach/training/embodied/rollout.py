@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
 Act = Callable[[Array], Array]
-"""Observations [n, …] → actions [n, …]."""
+"""Observations [n, …] → actions [n, …]. One that remembers has a method ``begin`` beside it (``begun``)."""
 TRAINING = 1 << 20
 """Episodes are numbered by their seeds: held-out ones from 0, those that are trained on from here."""
 
@@ -69,11 +69,13 @@ def play(
     look: Callable[[], Any] | None = None,
 ) -> Transitions:
     """Begin an episode of each of ``seeds`` and act for ``steps`` (None: the task's longest). An environment whose
-    episode is over rests, or begins another one if ``continuing``. ``ask``: whose actions are the labels; ``look`` is
-    called before every step. UserError where an action or what the environment says is not finite."""
+    episode is over rests, or begins another one if ``continuing``; an ``act`` that remembers is told which begin.
+    ``ask``: whose actions are the labels; ``look`` is called before every step. UserError where an action or what the
+    environment says is not finite."""
     rows: list[tuple[Any, ...]] = []
     observation, _ = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
     alive = np.ones(envs.num_envs, bool)
+    begun(act, alive)
     for _ in range(steps or task.max_steps):
         if look is not None:
             look()
@@ -95,7 +97,14 @@ def play(
         observation = reached
         if over.any():  # one that rests is begun anew too, as it must be stepped with the others
             observation, _ = envs.reset(options={"reset_mask": over})
+            begun(act, over & alive)
     return Transitions(*(stacked(column) for column in zip(*rows, strict=True)))
+
+
+def begun(act: Act, mask: Array) -> None:
+    """Tell a policy that remembers where, [n], the next observation is the first of an episode: ``act.begin(mask)``."""
+    if hasattr(act, "begin"):
+        act.begin(mask)
 
 
 def stacked(column: Sequence[Any]) -> Any:
