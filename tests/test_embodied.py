@@ -15,7 +15,7 @@ import selfteach
 from selfteach.errors import UserError
 from selfteach.recipes.r53_rpd import RPD
 from selfteach.task.embodied.named import OWN, task_named
-from selfteach.task.embodied.point_reach import MAX_STEPS, NEAR, RADIUS, STEP, PointReach
+from selfteach.task.embodied.point_reach import MAX_STEPS, NEAR, RADIUS, STEP, PointReach, Variant, expert
 from selfteach.training.embodied.rollout import Transitions, held_out_seeds, play, training_seeds
 from selfteach.training.embodied.rpd import RPDLearner
 from selfteach.training.trainer import Settings
@@ -59,7 +59,7 @@ def test_spaces_hold_what_is_seen_and_the_goal_is_where_the_observation_says() -
 
 
 def test_episodes_follow_from_their_seeds_alone() -> None:
-    envs = PointReach(3, two_ways=True)
+    envs = PointReach(3, Variant(two_ways=True))
     first, _ = envs.reset(seed=[5, 6, 7])
     sides = envs.side.copy()
     envs.step(np.ones((3, 2)))
@@ -67,9 +67,9 @@ def test_episodes_follow_from_their_seeds_alone() -> None:
     again, _ = envs.reset(seed=[5, 6, 7])
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(sides, envs.side)
-    other, _ = PointReach(2, two_ways=True).reset(seed=[7, 5])
+    other, _ = PointReach(2, Variant(two_ways=True)).reset(seed=[7, 5])
     np.testing.assert_array_equal(other, first[[2, 0]])
-    counted, _ = PointReach(3, two_ways=True).reset(seed=5)
+    counted, _ = PointReach(3, Variant(two_ways=True)).reset(seed=5)
     np.testing.assert_array_equal(counted, first)
 
 
@@ -90,6 +90,27 @@ def test_the_disc_cannot_be_entered_and_actions_are_cut() -> None:
     seen, *_ = envs.step(np.array([[0.0, 1.0], [5.0, 0.0]]))
     np.testing.assert_allclose(seen[0, :2], [0, -RADIUS - 0.5 * STEP], rtol=1e-6)
     np.testing.assert_allclose(seen[1, :2], [STEP, -0.7], rtol=1e-6)
+
+
+def test_on_a_disc_that_one_slides_on_a_step_into_it_ends_on_the_rim() -> None:
+    envs = PointReach(1, Variant(slide=True))
+    envs.reset(seed=[0])
+    envs.place = np.array([[0.1, -RADIUS - 0.5 * STEP]])
+    wanted = envs.place[0] + [0, STEP]
+    seen, *_ = envs.step(np.array([[0.0, 1.0]]))
+    np.testing.assert_allclose(seen[0, :2], wanted / np.linalg.norm(wanted) * RADIUS, rtol=1e-5)
+
+
+def test_backwards_everything_is_mirrored() -> None:
+    forth, back = (PointReach(4, Variant(slide=True, back=one)) for one in (False, True))
+    seen, mirrored = (envs.reset(seed=[0, 1, 2, 3])[0] for envs in (forth, back))
+    for _ in range(20):
+        np.testing.assert_allclose(mirrored, seen * [1, -1, 1, -1], atol=1e-6)
+        actions = expert(forth, seen)
+        np.testing.assert_allclose(expert(back, mirrored), actions * [1, -1], atol=1e-6)
+        seen, reward, *_ = forth.step(actions)
+        mirrored, again, *_ = back.step(actions * [1, -1])
+        np.testing.assert_array_equal(reward, again)
 
 
 def test_rewards_are_sparse_or_say_how_much_nearer() -> None:

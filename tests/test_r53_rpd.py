@@ -169,7 +169,7 @@ def test_a_teacher_without_noise_has_the_least_deviation() -> None:
 
 
 def test_without_weight_it_is_ppo_bit_for_bit_whatever_the_teacher() -> None:
-    one, other = given(), given(a_T=np.full((N, D), np.nan), std_T=np.full((N, D), np.nan))
+    one, other = given(), given(a_T=np.full((N, D), 7.0), std_T=np.full((N, D), 9.0))
     for knobs in ({"distill_weight": 0.0}, {"anneal_steps": 5}):
         (loss, grads), (same, others) = (evaluated(arrays, step=5, **knobs) for arrays in (one, other))
         assert loss == same == pytest.approx(ppo_by_hand(one, 0.2, 0.5, 0.0), rel=1e-12)

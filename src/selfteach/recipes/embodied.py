@@ -14,8 +14,8 @@ class EmbodiedRecipe(NetworkRecipe, ABC):
     """A method whose policy acts in parallel environments of gymnasium."""
 
     environment: str = "point-reach"
-    """point-reach (-dense, -two-ways, -jump), babyai:LEVEL, gymnasium:ID, or FILE.py:NAME of a function that gives an
-    EmbodiedTask."""
+    """point-reach (-dense, -two-ways, -jump, -slide, -slide-back), babyai:LEVEL, gymnasium:ID, or FILE.py:NAME of a
+    function that gives an EmbodiedTask."""
     eval_episodes: PositiveRows = 200
     """Held-out episodes."""
 

@@ -26,8 +26,8 @@ class VLAOPD(EmbodiedRecipe):
     outputs = {
         "log_pi": "[n, D, K] log-probs of the K values of each of a state's D action tokens, of the student",
         "log_pi_T": "[n, D, K] the teacher's",
-        "a": "[n, D] the tokens that were executed",
-        "tau": "[n] the number of the episode that each state is of",
+        "a": "[n, D] int: the tokens that were executed",
+        "tau": "[n] int: the number of the episode that each state is of",
         "A": "[n] the episode's advantage of success within its group (read by grpo alone)",
     }
     presets = {
@@ -37,8 +37,8 @@ class VLAOPD(EmbodiedRecipe):
     }
 
     environment: str = "babyai:GoToLocal"
-    """babyai:LEVEL, point-reach (-dense, -two-ways), gymnasium:ID, or FILE.py:NAME of a function that gives an
-    EmbodiedTask with an expert."""
+    """babyai:LEVEL, point-reach (-slide, -slide-back, …), or FILE.py:NAME of a function that gives an EmbodiedTask with
+    an expert."""
     unseen: str = "babyai:PickupLoc"
     """Another environment of the same observations and actions, on which student and teacher were cloned too and which
     is not trained on: what is forgotten (empty: none)."""

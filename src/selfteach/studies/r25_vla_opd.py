@@ -8,8 +8,8 @@ from selfteach.studies.verdict import Exceeds
 
 LAPTOP = Laptop(
     knobs={
-        "environment": "point-reach",
-        "unseen": "point-reach-two-ways",
+        "environment": "point-reach-slide",
+        "unseen": "point-reach-slide-back",
         "max_episode_steps": None,
         "bins": 11,
         "teacher_demonstrations": 500,
@@ -21,7 +21,7 @@ LAPTOP = Laptop(
     }
 )
 
-OPD = "vla-opd --samples-every 0"
+OPD = "vla-opd --environment point-reach-slide --samples-every 0"
 GRPO, SFT = f"{OPD} --objective grpo", f"{OPD} --objective sft"
 FORWARD, HARD = f"{OPD} --objective forward-kl", f"{OPD} --objective cross-entropy"
 

@@ -24,18 +24,13 @@ SAID = ("success", "is_success")
 
 def point(name: str) -> EmbodiedTask:
     reach = import_module("selfteach.task.embodied.point_reach")
-    made: EmbodiedTask = reach.point_reach(
-        name, dense="dense" in name, two_ways="two-ways" in name, jump="jump" in name
-    )
+    flags = {flag: flag.replace("_", "-") in name for flag in ("dense", "two_ways", "jump", "slide", "back")}
+    made: EmbodiedTask = reach.point_reach(name, reach.Variant(**flags))
     return made
 
 
-OWN: Mapping[str, Callable[[str], EmbodiedTask]] = {
-    "point-reach": point,
-    "point-reach-dense": point,
-    "point-reach-two-ways": point,
-    "point-reach-jump": point,
-}
+POINTS = ("", "-dense", "-two-ways", "-jump", "-slide", "-slide-back")
+OWN: Mapping[str, Callable[[str], EmbodiedTask]] = {f"point-reach{variant}": point for variant in POINTS}
 FAMILIES = ("babyai:LEVEL", "gymnasium:ID", "FILE.py:NAME")
 
 

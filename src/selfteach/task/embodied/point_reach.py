@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,20 +26,29 @@ MAX_STEPS = 50
 SIDES = (-1.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """``dense``: the reward adds what every step came nearer. ``two_ways``: the expert passes on a side that is drawn
+    anew each episode, else on the one that the point started on. ``jump``: once an episode, above height ``JUMPS``, the
+    goal goes to the other side, as far as 0.4 … 0.9 from the middle. ``slide``: a step into the disc ends on its rim,
+    else it is not taken. ``back``: the point starts above, and the goal lies below."""
+
+    dense: bool = False
+    two_ways: bool = False
+    jump: bool = False
+    slide: bool = False
+    back: bool = False
+
+
 class PointReach(VectorEnv):
     """Observation: place and goal, [4] in [−1, 1]; action: velocity, [2] in [−1, 1], of which a step is ``STEP``. The
-    point starts below the disc, the goal lies above it. A step into the disc is not taken. The reward is 1 where the
-    goal is reached, which ends the episode, and 0 elsewhere; ``dense`` adds what every step came nearer.
-
-    ``side`` [n], −1 or 1: where the expert passes the disc; drawn anew each episode if ``two_ways``, else the side that
-    the point started on. ``jump``: once an episode, above height ``JUMPS``, the goal goes to the other side, as far as
-    0.4 … 0.9 from the middle.
+    point starts below the disc, the goal lies above it. The reward is 1 where the goal is reached, which ends the
+    episode, and 0 elsewhere. ``side`` [n], −1 or 1: where the expert passes the disc.
     """
 
-    def __init__(
-        self, num_envs: int, *, dense: bool = False, two_ways: bool = False, jump: bool = False
-    ) -> None:
-        self.num_envs, self.dense, self.two_ways, self.jump = num_envs, dense, two_ways, jump
+    def __init__(self, num_envs: int, variant: Variant = Variant()) -> None:
+        self.num_envs, self.variant = num_envs, variant
+        self.up = -1.0 if variant.back else 1.0
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space = spaces.Box(-1, 1, (4,), np.float32)
         self.single_action_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -58,10 +68,10 @@ class PointReach(VectorEnv):
             if seeds is not None and seeds[i] is not None:
                 self.generators[i] = np.random.default_rng(seeds[i])
             start, goal, side = self.generators[i].uniform(-1, 1, 3)
-            self.place[i], self.goal[i] = (0.4 * start, -0.8), (0.4 * goal, 0.8)
-            self.side[i] = np.sign(side if self.two_ways else start)
+            self.place[i], self.goal[i] = (0.4 * start, -0.8 * self.up), (0.4 * goal, 0.8 * self.up)
+            self.side[i] = np.sign(side if self.variant.two_ways else start)
             self.taken[i] = 0
-            if self.jump:
+            if self.variant.jump:
                 self.jumps[i] = -np.sign(goal) * self.generators[i].uniform(0.4, 0.9)
         return self.observed(), {}
 
@@ -71,13 +81,14 @@ class PointReach(VectorEnv):
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         before = self.distance()
         wanted = np.clip(self.place + STEP * np.clip(actions, -1, 1), -1, 1)
-        free = np.linalg.norm(wanted, axis=1) > RADIUS
-        self.place = np.where(free[:, None], wanted, self.place)
+        far = np.linalg.norm(wanted, axis=1, keepdims=True)
+        rim = wanted / np.maximum(far, 1e-9) * RADIUS * (1 + 1e-6)
+        self.place = np.where(far > RADIUS, wanted, rim if self.variant.slide else self.place)
         self.taken += 1
-        moves = (self.jumps != 0) & (self.place[:, 1] > JUMPS)
+        moves = (self.jumps != 0) & (self.up * self.place[:, 1] > JUMPS)
         self.goal[moves, 0], self.jumps[moves] = self.jumps[moves], 0
         reached = self.distance() < NEAR
-        reward = reached + (before - self.distance() if self.dense else 0.0)
+        reward = reached + (before - self.distance() if self.variant.dense else 0.0)
         truncated = (self.taken >= MAX_STEPS) & ~reached
         return self.observed(), reward, reached, truncated, {"success": reached}
 
@@ -87,10 +98,11 @@ class PointReach(VectorEnv):
 
 
 def passing(place: Array, goal: Array, side: Array) -> Array:
-    """[n, 2] the expert's actions: below the disc's height towards a point beside it, then towards the goal; full speed
+    """[n, 2] the expert's actions: before the disc towards a point beside it, behind it towards the goal; full speed
     but for the last step."""
     beside = np.stack([side * (RADIUS + CLEAR), np.zeros_like(side)], 1)
-    to = np.where((place[:, 1] < -0.02)[:, None], beside, goal)
+    before = np.sign(goal[:, 1]) * place[:, 1] < -0.02
+    to = np.where(before[:, None], beside, goal)
     way = (to - place) / STEP
     length = np.linalg.norm(way, axis=1, keepdims=True)
     found: Array = (way / np.maximum(length, 1)).astype(np.float32)
@@ -103,8 +115,9 @@ def expert(envs: VectorEnv, observations: Array) -> Array:
 
 
 def side_taken(observations: Array, actions: Array) -> Array:
-    """−1 or 1: the side that an action heads for below the disc, where the point is neither; elsewhere 0."""
-    undecided = (observations[:, 1] < -0.02) & (np.abs(observations[:, 0]) < RADIUS)
+    """−1 or 1: the side that an action heads for before the disc, where the point is neither; elsewhere 0."""
+    before = np.sign(observations[:, 3]) * observations[:, 1] < -0.02
+    undecided = before & (np.abs(observations[:, 0]) < RADIUS)
     found: Array = np.where(undecided, np.sign(actions[:, 0]), 0).astype(int)
     return found
 
@@ -113,12 +126,10 @@ def succeeded(infos: Infos, rewards: Array, terminated: Array) -> Array:
     return np.asarray(infos["success"], bool)
 
 
-def point_reach(
-    name: str, *, dense: bool = False, two_ways: bool = False, jump: bool = False
-) -> EmbodiedTask:
+def point_reach(name: str, variant: Variant = Variant()) -> EmbodiedTask:
     return EmbodiedTask(
         name,
-        lambda n: PointReach(n, dense=dense, two_ways=two_ways, jump=jump),
+        lambda n: PointReach(n, variant),
         MAX_STEPS,
         success=succeeded,
         expert=expert,
