@@ -13,11 +13,11 @@ LAPTOP = Laptop(
         "max_episode_steps": None,
         "bins": 11,
         "teacher_demonstrations": 500,
-        "teacher_steps": 3000,
-        "demonstrations": 50,
-        "clone_steps": 60,
-        "steps": 300,
-        "lr": 3e-3,
+        "teacher_steps": 1500,
+        "demonstrations": 5,
+        "clone_steps": 40,
+        "steps": 150,
+        "lr": 1e-3,
     }
 )
 
