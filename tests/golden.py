@@ -77,7 +77,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "pu-rl": {"per_prompt": 4, "prompts": 2, "imitate_steps": 4, "steps": 6},
     "selfci": {},
     "caopd": {"per_prompt": 4, "prompts": 2},
-    "kepo": {"per_prompt": 4, "prompts": 6, "hinted": 2},
+    "kepo": {"per_prompt": 4, "prompts": 2, "hinted": 2},
     "rltf": {"per_prompt": 4, "prompts": 2, "critique_weight": 0.1, "optim": "sgd"},
     "skill-sd": {"per_prompt": 4, "prompts": 2},
     "genevolve": {"per_prompt": 4, "prompts": 2, "kl": 1e-3, "margin": 0.0},

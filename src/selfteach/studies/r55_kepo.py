@@ -17,17 +17,16 @@ LAPTOP = Laptop(
         "hint_tokens": 64,
         "hinted_template": "{problem}|={hint}",
         "format_reward": 0.0,
-        "lr": 1e-3,
+        "lr": 3e-4,
         "per_prompt": 8,
-        "hinted": 4,
-        "steps": 150,
+        "steps": 60,
         "prompts": 8,
     },
 )
 
 KEPO = f"kepo --task tutor {FAST} --per-prompt 4 --hinted 2 --prompts 4 --lr 1e-4 --betas 0.9 0.95"
 """Groups of four and a slow rate: with more, and at a higher one, this student hardly ever fails a whole group."""
-NO_HINTS = f"{KEPO} --hinted 0".replace("--hinted 2 ", "")
+NO_HINTS = KEPO.replace("--hinted 2", "--hinted 0")
 
 STUDY = Study(
     method="kepo",
