@@ -237,6 +237,17 @@ def test_student_and_teacher_are_cloned_from_other_episodes_of_every_environment
     )
 
 
+def test_further_imitation_is_of_what_is_trained_on_alone() -> None:
+    """The other environment's observations have the goal below."""
+    knobs = small(environment="point-reach", unseen="point-reach-slide-back", objective="sft")
+    learner = VLAOPDLearner(recipe(**knobs), Settings())
+    goals = {}
+    for stage in (1, 2):
+        learner.enter(stage)
+        goals[stage] = learner.collect(0).observation[:, 3].sign().unique().tolist()
+    assert goals == {1: [-1.0, 1.0], 2: [1.0]}
+
+
 def test_groups_begin_alike_and_only_their_own_steps_count() -> None:
     learner = VLAOPDLearner(recipe(**small()), Settings())
     learner.clock = Clock()

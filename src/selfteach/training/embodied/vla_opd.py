@@ -145,8 +145,11 @@ class VLAOPDLearner(EmbodiedLearner[VLAOPD]):
     def collect(self, step: int) -> Any:
         if self.stage == TEACH:
             return self.drawn(self.of_teacher)
-        if self.stage == CLONE or self.recipe.objective == "sft":
+        if self.stage == CLONE:
             return self.drawn(self.of_student)
+        if self.stage == DISTILL and self.recipe.objective == "sft":
+            own = self.of_student.episode < self.recipe.demonstrations  # none of what is not trained on
+            return self.drawn(Demonstrations(*(one[own] for one in self.of_student)))
         groups = self.recipe.optimization.batch_size // self.recipe.per_seed
         seeds = [one for one in training_seeds(groups) for _ in range(self.recipe.per_seed)]
         with self.clock("sample"):
