@@ -79,8 +79,9 @@ STUDY = Study(
             lower="sft",
             metric="eval/unseen",
             may_fail=("opd", "sft"),
-            withdrawn="a student of five demonstrations succeeds in one of twenty-five episodes of the other environment "
-            "before it is trained on the one, and in none afterwards on either side: there is nothing to forget",
+            withdrawn="a student of five demonstrations succeeds in one of twenty-five episodes of the other "
+            "environment before it is trained on the one, and in none afterwards on either side: there is nothing to "
+            "forget",
         ),
     ),
 )
