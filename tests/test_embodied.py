@@ -13,9 +13,11 @@ from gymnasium.vector import VectorEnv
 import acting
 import selfteach
 from selfteach.errors import UserError
+from selfteach.recipes import network_recipe_named
 from selfteach.recipes.r53_rpd import RPD
 from selfteach.task.embodied.named import OWN, task_named
 from selfteach.task.embodied.point_reach import MAX_STEPS, NEAR, RADIUS, STEP, PointReach, Variant, expert
+from selfteach.training import learners
 from selfteach.training.embodied.rollout import Transitions, held_out_seeds, play, training_seeds
 from selfteach.training.embodied.rpd import RPDLearner
 from selfteach.training.trainer import Settings
@@ -259,3 +261,12 @@ def test_the_headline_is_the_success_rate_or_the_return(tmp_path: Any) -> None:
     assert mute.summary["headline"] == mute.summary["eval/return"] < 0
     assert "eval/success" not in mute.summary
     assert mute.summary["eval/length"] == 200
+
+
+@pytest.mark.parametrize(("name", "package"), [("rpd", "stable_baselines3"), ("rti-dp", "diffusers")])
+def test_a_package_that_is_missing_is_named_with_what_brings_it(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learners, "find_spec", lambda one: None if one == package else object())
+    with pytest.raises(UserError, match=rf"needs the package {package}.*selfteach\[embodied\]"):
+        learners.learner_kind(network_recipe_named(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, cast
 
 from selfteach.checks import nearest, require
@@ -31,6 +32,14 @@ LEARNERS: Mapping[str, str] = {
 """Name → module and class, loaded when it is asked for: each needs packages of its own."""
 
 
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "rpd": ("gymnasium", "stable_baselines3"),
+    "rti-dp": ("gymnasium", "diffusers"),
+    "vla-opd": ("gymnasium",),
+}
+"""What the extra "embodied" brings and a learner's module imports as it is loaded."""
+
+
 def learner_kind(recipe: NetworkRecipe) -> type[NetworkLearner[Any]]:
     """The class of the learner that trains a recipe. UserError where there is none."""
     name = recipe.learner
@@ -38,6 +47,12 @@ def learner_kind(recipe: NetworkRecipe) -> type[NetworkLearner[Any]]:
         name in LEARNERS or is_reference(name),
         f"recipe {type(recipe).__name__} is trained by {name!r}, which is no learner{nearest(name, LEARNERS)}",
     )
+    for package in NEEDS.get(name, ()):
+        require(
+            find_spec(package) is not None,
+            f"recipe {recipe.name} needs the package {package}, which is not installed: pip install "
+            "'selfteach[embodied]'",
+        )
     found = load_object(LEARNERS.get(name, name))
     require(
         isinstance(found, type) and issubclass(found, NetworkLearner),
