@@ -1,4 +1,4 @@
-"""Card 56: the guess, the steps that are kept, what they contract, whose chunk it is, and runs."""
+"""RTI-DP: the guess, the steps that are kept, what they contract, whose chunk it is, and runs."""
 
 from __future__ import annotations
 
