@@ -58,7 +58,8 @@ def evaluated(value: float, error: float | None, step: int = 0, problems: int | 
         ([evaluated(0.31, 0.02), evaluated(0.91, 0.01, 40)], "rose from 0.310 to 0.910 in 40 steps: more than", "good"),
         ([evaluated(0.91, 0.01), evaluated(0.31, 0.02, 40)], "fell from 0.910 to 0.310 in 40 steps: more than", "bad"),
         ([evaluated(0.31, None), evaluated(0.91, None, 40)], "how certain that is was not measured", "plain"),
-        ([evaluated(0.31, 0.02), evaluated(math.inf, 0.02, 40)], "how certain that is was not measured", "plain"),
+        ([evaluated(0.31, 0.02), evaluated(0.91, math.inf, 40)], "how certain that is was not measured", "plain"),
+        ([evaluated(0.31, 0.02), evaluated(math.inf, 0.02, 40)], "is not finite after 40 steps", "bad"),
     ],
 )  # fmt: skip
 def test_the_page_begins_with_whether_it_learned(
