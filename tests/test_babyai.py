@@ -113,8 +113,8 @@ def test_the_words_for_actions_are_minigrids() -> None:
     names = ["left", "right", "forward", "pickup", "drop", "toggle", "done"]
     assert [one.name for one in Actions] == names
     assert [Actions(number).name in word.replace(" ", "") for word, number in ACTIONS.items()] == [True] * 7
-    assert {OBJECT_TO_IDX[name]: name for name in module._OBJECTS.values()} == module._OBJECTS
-    assert [COLOR_TO_IDX[one] for one in module._COLORS] == list(range(6))
+    assert {OBJECT_TO_IDX[name]: name for name in module.OBJECTS.values()} == module.OBJECTS
+    assert [COLOR_TO_IDX[one] for one in module.COLORS] == list(range(6))
     assert [STATE_TO_IDX[one] for one in module._STATES] == [0, 1, 2]
     assert OBJECT_TO_IDX["wall"] == module._WALL
 

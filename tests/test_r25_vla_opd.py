@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from selfteach.recipes.r25_vla_opd import VLAOPD
 from selfteach.task.embodied.named import task_named
 from selfteach.testing import evaluate_outputs
 from selfteach.training.clock import Clock
+from selfteach.training.embodied.demonstrations import expert_plays
 from selfteach.training.embodied.token_policy import ActionTokens, TokenPolicy
-from selfteach.training.embodied.vla_opd import VLAOPDLearner, expert_plays
+from selfteach.training.embodied.vla_opd import VLAOPDLearner
 from selfteach.training.trainer import Settings
 
 N, D, K = 7, 2, 5
@@ -253,12 +255,12 @@ def test_groups_begin_alike_and_only_their_own_steps_count() -> None:
     learner.clock = Clock()
     learner.enter(2)
     torch.manual_seed(0)
-    played = learner.collect(0)
+    batch = learner.collect(0)
+    played, fixed = batch
     first = played.observation[0]
     assert torch.equal(first[0::2], first[1::2])
     assert len({tuple(one.tolist()) for one in first}) == 4
-    fixed = learner.fixed(played)
-    assert len(fixed["a"]) == played.steps == learner.spent(played)
+    assert len(fixed["a"]) == played.steps == learner.spent(batch)
     assert fixed["tau"].bincount().tolist() == played.alive.sum(0).tolist()
 
 
@@ -289,3 +291,22 @@ def test_environments_that_differ_are_not_cloned_together() -> None:
         VLAOPDLearner(recipe(**small(unseen="babyai:GoToObj")), Settings())
     with pytest.raises(UserError, match="no expert"):
         VLAOPDLearner(recipe(**small(environment="gymnasium:Pendulum-v1")), Settings())
+
+
+def test_without_a_signal_of_success_returns_are_compared_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is always 0 is nobody's reward."""
+    silent = replace(task_named("point-reach-dense"), success=None)
+    monkeypatch.setattr("selfteach.training.embodied.learner.task_named", lambda name: silent)
+    learner = VLAOPDLearner(recipe(**small(objective="grpo")), Settings())
+    learner.clock = Clock()
+    learner.enter(2)
+    torch.manual_seed(0)
+    batch = learner.collect(0)
+    assert batch.fixed["A"].abs().max() > 0.1
+    assert learner.metrics(batch, ())["reward/mean"] == pytest.approx(float(batch.played.returns.mean()))
+    found = learner.evaluate("train")
+    assert found["eval/headline"] == found["eval/return"] != 0
+    assert found["eval/teacher"] != 0
+    assert "eval/success" not in found

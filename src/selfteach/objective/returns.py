@@ -28,36 +28,31 @@ def generalized_advantage(
     This weighs the k-step advantages by (1 − λ) λ^(k−1), and the longest by all that is left. ``finite_horizon``
     weighs them by λ^(k−1) / Σ λ^(k−1) (equation 16, cut off and normalized). Of one step, and at λ = 0, both are δ.
     """
-    make = normalized_advantages if finite_horizon else telescoped_advantages
-    return make(reward.detach(), value.detach(), next_value.detach(), ended, gamma, gae_lambda)
+    reward, value, next_value = reward.detach(), value.detach(), next_value.detach()
+    if finite_horizon:
+        return normalized_returns(reward, next_value, ended, gamma, gae_lambda) - value
+    return telescoped(reward + gamma * next_value - value, ended, gamma * gae_lambda)
 
 
-def telescoped_advantages(
-    reward: Float[Tensor, "T E"],
-    value: Float[Tensor, "T E"],
-    next_value: Float[Tensor, "T E"],
-    ended: Bool[Tensor, "T E"],
-    gamma: float,
-    gae_lambda: float,
-) -> Float[Tensor, "T E"]:
-    delta = reward + gamma * next_value - value
+def telescoped(delta: Float[Tensor, "T E"], ended: Bool[Tensor, "T E"], decay: float) -> Float[Tensor, "T E"]:
+    """Σ_k decay^k δ_{t+k} to the end of the episode."""
     found = torch.zeros_like(delta)
     after = torch.zeros_like(delta[0])
     for t in reversed(range(len(delta))):
-        after = delta[t] + gamma * gae_lambda * torch.where(ended[t], 0.0, after)
+        after = delta[t] + decay * torch.where(ended[t], 0.0, after)
         found[t] = after
     return found
 
 
-def normalized_advantages(
+def normalized_returns(
     reward: Float[Tensor, "T E"],
-    value: Float[Tensor, "T E"],
     next_value: Float[Tensor, "T E"],
     ended: Bool[Tensor, "T E"],
     gamma: float,
     gae_lambda: float,
 ) -> Float[Tensor, "T E"]:
-    """Σ_k λ^(k−1) times the rewards and the last value of the k-step return, and Σ_k λ^(k−1), from the last step on."""
+    """The mean of the k-step returns weighted by λ^(k−1): from the last step on, their rewards, their last values and
+    the weights are summed."""
     found = torch.zeros_like(reward)
     weights, rewards, values = (torch.zeros_like(reward[0]) for _ in range(3))
     for t in reversed(range(len(reward))):
@@ -65,5 +60,5 @@ def normalized_advantages(
         weights = 1 + gae_lambda * weights
         rewards = weights * reward[t] + gae_lambda * gamma * rewards
         values = gamma * (next_value[t] + gae_lambda * values)
-        found[t] = (rewards + values) / weights - value[t]
+        found[t] = (rewards + values) / weights
     return found

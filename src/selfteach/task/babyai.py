@@ -35,8 +35,8 @@ WORDING: Mapping[str, str] = {
 }
 """How a teacher is told of the expert's actions."""
 _LEVEL = re.compile(r"BabyAI-(\w+)-v\d+")
-_OBJECTS = {4: "door", 5: "key", 6: "ball", 7: "box"}
-_COLORS = ("red", "green", "blue", "purple", "yellow", "grey")
+OBJECTS = {4: "door", 5: "key", 6: "ball", 7: "box"}
+COLORS = ("red", "green", "blue", "purple", "yellow", "grey")
 _STATES = ("open", "closed", "locked")
 _WALL = 2
 
@@ -158,9 +158,9 @@ def in_sight(view: Any, middle: int, last: int) -> Iterator[tuple[int, int, int,
 def thing_at(field: Any) -> str:
     """What stands on a field, in words: "" for a wall, the floor and what is out of sight."""
     kind, color, state = (int(number) for number in field)
-    if kind not in _OBJECTS:
+    if kind not in OBJECTS:
         return ""
-    return f"{f'{_STATES[state]} ' if _OBJECTS[kind] == 'door' else ''}{_COLORS[color]} {_OBJECTS[kind]}"
+    return f"{f'{_STATES[state]} ' if OBJECTS[kind] == 'door' else ''}{COLORS[color]} {OBJECTS[kind]}"
 
 
 def place(forward: int, right: int) -> str:

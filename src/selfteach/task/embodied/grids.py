@@ -15,13 +15,11 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from selfteach.errors import UserError
-from selfteach.task.babyai import level, level_named
+from selfteach.task.babyai import ACTIONS, COLORS, OBJECTS, level, level_named
 from selfteach.task.embodied.task import Array, EmbodiedTask
 
-COLORS = ("red", "green", "blue", "purple", "yellow", "grey")
-OBJECTS = ("door", "key", "ball", "box", "object")
 VERBS = "a the go to pick up open put next on your left right behind in front of you and then after first"
-WORDS = (*COLORS, *OBJECTS, *VERBS.split())
+WORDS = (*COLORS, *OBJECTS.values(), "object", *VERBS.split())
 """What BabyAI's missions are said in."""
 SIGHT = 7
 """Fields in sight, along either axis."""
@@ -30,8 +28,8 @@ KINDS = (11, 6, 4)
 NUMBERS = SIGHT * SIGHT * len(KINDS)
 LONGEST = 24
 """Words of a mission that are shown; behind a shorter one stand zeros."""
-WAIT = 6
-"""The action done, which moves nothing: the expert's where the planner is stuck."""
+WAIT = ACTIONS["done"]
+"""Which moves nothing: the expert's where the planner is stuck."""
 
 
 class Encoded(gymnasium.ObservationWrapper):

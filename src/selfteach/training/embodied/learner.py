@@ -22,6 +22,8 @@ from selfteach.training.trainer import Settings
 E = TypeVar("E", bound=EmbodiedRecipe)
 PATHS = 20
 """Episodes whose paths are shown."""
+APART = 1_000_003
+"""The noise of evaluations, where there is any, is drawn by the run's seed plus this."""
 FILMED, FRAMES = 4, 12
 """Episodes that are shown frame by frame, and the most frames of one."""
 
@@ -58,16 +60,15 @@ class EmbodiedLearner(NetworkLearner[E], ABC, Generic[E]):
     def judged(self, played: Transitions) -> dict[str, float]:
         """``eval/return`` and ``eval/length`` (steps), means over episodes; ``eval/success`` where the environment
         tells, which then is the headline; its standard error."""
-        returns, success = played.returns.double(), played.succeeded.double()
-        judged = returns if self.task.success is None else success
+        judged = played.earned(self.task).double()
         found = {
             "eval/headline": float(judged.mean()),
             "eval/headline_se": float(judged.std() / len(judged) ** 0.5) if len(judged) > 1 else 0.0,
-            "eval/return": float(returns.mean()),
+            "eval/return": float(played.returns.double().mean()),
             "eval/length": float(played.alive.sum(0).double().mean()),
         }
         if self.task.success is not None:
-            found["eval/success"] = float(success.mean())
+            found["eval/success"] = float(judged.mean())
         return found
 
     def samples(self, batch: Any, phase: str) -> list[Sample]:

@@ -24,8 +24,8 @@ TRAINING = 1 << 20
 
 class Transitions(NamedTuple):
     """T steps of E environments. Where ``alive`` is false the episode was over, and nothing else there says anything.
-    ``reached`` is what the step came to, before any next episode began; ``label`` is what
-    was said at ``observation`` (an expert's action, or several samples of it; None: nobody was asked)."""
+    ``reached`` is what the step came to, before any next episode began; ``label`` is what was said at ``observation``
+    (an expert's action, or several samples of it; None: nobody was asked)."""
 
     observation: Shaped[Tensor, "T E *o"]
     action: Shaped[Tensor, "T E *a"]
@@ -56,6 +56,10 @@ class Transitions(NamedTuple):
         """Whether an environment's episode ever succeeded."""
         return (self.success & self.alive).any(0)
 
+    def earned(self, task: EmbodiedTask) -> Float[Tensor, "E"]:
+        """What counts of an episode: 1 or 0 for success where the task tells it, else the return."""
+        return self.returns if task.success is None else self.succeeded.float()
+
 
 def play(
     task: EmbodiedTask,
@@ -79,7 +83,7 @@ def play(
     for _ in range(steps or task.max_steps):
         if look is not None:
             look()
-        label = None if ask is None else sound(task, "the expert's action", ask(observation))
+        label = None if ask is None else sound(task, "an action of the expert", ask(observation))
         action = sound(task, "an action", act(observation))
         reached, reward, terminated, truncated, infos = envs.step(bounded(envs, action))
         sound(task, "an observation", reached)

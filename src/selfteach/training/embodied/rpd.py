@@ -16,7 +16,7 @@ from selfteach.objective.returns import generalized_advantage
 from selfteach.recipes.r53_rpd import RPD
 from selfteach.task.embodied.task import Array
 from selfteach.training.embodied.actor import Actor
-from selfteach.training.embodied.learner import EmbodiedLearner
+from selfteach.training.embodied.learner import APART, EmbodiedLearner
 from selfteach.training.embodied.rollout import Act, Transitions, held_out_seeds, play, training_seeds
 from selfteach.training.embodied.teacher import ActionTeacher
 from selfteach.training.learner import Numbers, Stage, Trained, Update
@@ -26,8 +26,6 @@ from selfteach.training.trainer import Settings
 POLICY = "policy"
 EPSILON = 1e-5
 """Adam's, of every released PPO; torch's own is 1e-8."""
-APART = 1_000_003
-"""What noise a teacher has when it is evaluated is drawn by the run's seed plus this."""
 Outputs = dict[str, Shaped[Tensor, "..."]]
 
 

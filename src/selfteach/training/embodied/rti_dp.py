@@ -15,6 +15,7 @@ from selfteach.checks import require
 from selfteach.recipes.r56_rti_dp import RTIDP
 from selfteach.task.embodied.task import Array, EmbodiedTask
 from selfteach.training.diffusion.copies import WarmedAverage
+from selfteach.training.embodied.demonstrations import expert_plays
 from selfteach.training.embodied.diffusion_policy import (
     Chunks,
     DiffusionPolicy,
@@ -27,16 +28,14 @@ from selfteach.training.embodied.diffusion_policy import (
     moved_on,
     scheduler_of,
 )
-from selfteach.training.embodied.learner import EmbodiedLearner
-from selfteach.training.embodied.rollout import Act, Transitions, play, sound, training_seeds
+from selfteach.training.embodied.learner import APART, EmbodiedLearner
+from selfteach.training.embodied.rollout import Act, Transitions, training_seeds
 from selfteach.training.learner import Role, Sample, Stage, Trained, Update
 from selfteach.training.network_learner import trained, update_of, write_weights
 from selfteach.training.randomness import seeded
 from selfteach.training.trainer import Settings
 
 CLONE, POLICY = "clone", "policy"
-APART = 1_000_003
-"""The noise of evaluations is drawn by the run's seed plus this."""
 OF_SAMPLERS = ("success", "return", "length", "calls", "switches")
 """What is measured of every sampler that is compared."""
 PROBED = 256
@@ -150,21 +149,9 @@ class RTIDPLearner(EmbodiedLearner[RTIDP]):
 
     def demonstrated(self) -> Chunks:
         """UserError where the environment has no expert."""
-        task, count = self.task, self.recipe.demonstrations
-        require(
-            task.expert is not None,
-            f"environment {task.name} has no expert to clone: take point-reach-two-ways, or a FILE.py:NAME whose "
-            "EmbodiedTask has one",
-        )
-        expert, envs = task.expert, task.make(count)
-        assert expert is not None
         with seeded(self.settings.seed):
-            seeds = training_seeds(count)
-
-        def act(observations: Array) -> Array:
-            return sound(task, "an action of the expert", expert(envs, observations))
-
-        return chunks(play(task, envs, act, seeds), self.recipe.horizon)
+            seeds = training_seeds(self.recipe.demonstrations)
+        return chunks(expert_plays(self.task, seeds), self.recipe.horizon)
 
     def make_policy(self) -> DiffusionPolicy:
         recipe, (seen, acted) = self.recipe, self.data

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor, nn
@@ -19,7 +18,8 @@ from selfteach.objective.advantage import group_advantage
 from selfteach.recipes.network import NetworkOptimization
 from selfteach.recipes.r25_vla_opd import VLAOPD, chosen
 from selfteach.task.embodied.named import task_named
-from selfteach.task.embodied.task import Array, EmbodiedTask
+from selfteach.task.embodied.task import EmbodiedTask
+from selfteach.training.embodied.demonstrations import expert_plays, expert_to_clone
 from selfteach.training.embodied.learner import EmbodiedLearner
 from selfteach.training.embodied.rollout import (
     TRAINING,
@@ -48,6 +48,13 @@ class Demonstrations(NamedTuple):
     episode: Int[Tensor, "n"]
 
 
+class Rollouts(NamedTuple):
+    """The student's own episodes, and what the losses read of them and do not move (``fixed``)."""
+
+    played: Transitions
+    fixed: Mapping[str, Shaped[Tensor, "n *x"]]
+
+
 class VLAOPDLearner(EmbodiedLearner[VLAOPD]):
     """Stages: ``teach`` a teacher by many demonstrations and ``clone`` the student by few, both of all environments;
     ``distill`` on one of them; ``reinforce`` there."""
@@ -65,7 +72,7 @@ class VLAOPDLearner(EmbodiedLearner[VLAOPD]):
             f"{recipe.environment} and {recipe.unseen} differ in observations or actions: leave unseen empty",
         )
         for one in tasks:
-            require(one.expert is not None, f"environment {one.name} has no expert to be cloned")
+            expert_to_clone(one)
         space = spaces[0].single_observation_space
         self.tokens = ActionTokens(self.task.name, spaces[0].single_action_space, recipe.bins)
         self.network, self.teacher = (
@@ -153,7 +160,8 @@ class VLAOPDLearner(EmbodiedLearner[VLAOPD]):
         groups = self.recipe.optimization.batch_size // self.recipe.per_seed
         seeds = [one for one in training_seeds(groups) for _ in range(self.recipe.per_seed)]
         with self.clock("sample"):
-            return play(self.task, self.envs, self.policy(self.recipe.temperature), seeds)
+            played = play(self.task, self.envs, self.policy(self.recipe.temperature), seeds)
+        return Rollouts(played, self.scored(self.read(played)))
 
     def drawn(self, demonstrations: Demonstrations) -> Demonstrations:
         rows = torch.randint(len(demonstrations.tokens), (self.recipe.clone_batch_size,))
@@ -164,52 +172,48 @@ class VLAOPDLearner(EmbodiedLearner[VLAOPD]):
             name, network = (TEACHER, self.teacher) if self.stage == TEACH else (NETWORK, self.network)
             yield Update((name,), lambda: imitate(network, batch))
             return
-        outputs = self.fixed(batch)
+        fixed = batch.fixed if isinstance(batch, Rollouts) else self.scored(imitated(batch))
         begun = self.recipe.optimization.steps if self.stage == REINFORCE else 0
-        yield update_of(self.recipe, NETWORK, lambda: self.outputs(outputs), begun)
+        yield update_of(self.recipe, NETWORK, lambda: self.outputs(fixed), begun)
 
-    def fixed(self, batch: Transitions | Demonstrations) -> dict[str, Shaped[Tensor, "n *x"]]:
-        """What the update reads and does not move; ``s`` are the states themselves."""
-        if isinstance(batch, Demonstrations):
-            found = {"s": batch.observation, "a": batch.tokens, "tau": batch.episode}
-            found["A"] = torch.zeros(len(batch.tokens))
-        else:
-            episode = torch.arange(batch.alive.shape[1])
-            advantage = group_advantage(batch.succeeded.float(), episode // self.recipe.per_seed)
-            found = {
-                "s": batch.kept(batch.observation),
-                "a": self.tokens.encoded(batch.kept(batch.action)),
-                "tau": batch.kept(episode.expand_as(batch.alive)),
-                "A": batch.kept(advantage.expand(batch.alive.shape)),
-            }
-        found = {name: one.to(self.device) for name, one in found.items()}
-        with torch.no_grad():
-            found["log_pi_T"] = self.teacher(found["s"], self.recipe.temperature)
-        return found
+    def read(self, played: Transitions) -> dict[str, Shaped[Tensor, "n *x"]]:
+        """The recipe's outputs but for log-probs; ``s`` are the states themselves."""
+        episode = torch.arange(played.alive.shape[1])
+        advantage = group_advantage(played.earned(self.task), episode // self.recipe.per_seed)
+        return {
+            "s": played.kept(played.observation),
+            "a": self.tokens.encoded(played.kept(played.action)),
+            "tau": played.kept(episode.expand_as(played.alive)),
+            "A": played.kept(advantage.expand(played.alive.shape)),
+        }
+
+    @torch.no_grad()
+    def scored(self, read: Mapping[str, Shaped[Tensor, "n *x"]]) -> dict[str, Shaped[Tensor, "n *x"]]:
+        """With the teacher's log-probs."""
+        found = {name: one.to(self.device) for name, one in read.items()}
+        return {**found, "log_pi_T": self.teacher(found["s"], self.recipe.temperature)}
 
     def outputs(self, fixed: Mapping[str, Shaped[Tensor, "n *x"]]) -> dict[str, Shaped[Tensor, "n *x"]]:
         return {"log_pi": self.network(fixed["s"], self.recipe.temperature), **fixed}
 
     def spent(self, batch: Any) -> int:
         """Steps of the student in the environment, or states of the expert that were looked at."""
-        return batch.steps if isinstance(batch, Transitions) else len(batch.tokens)
+        return batch.played.steps if isinstance(batch, Rollouts) else len(batch.tokens)
 
     # --- what is seen ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def metrics(self, batch: Any, done: Sequence[Numbers]) -> Mapping[str, float]:
-        """Of the student's own episodes: ``reward/mean``, success; ``policy/entropy`` and ``reverse_kl``, nats a token
-        at the states it visited, after the update."""
-        if not isinstance(batch, Transitions):
+        """Of the student's own episodes: ``reward/mean``, success (or the return); ``policy/entropy`` and
+        ``reverse_kl``, nats a token at the states it visited, after the update."""
+        if not isinstance(batch, Rollouts):
             return {}
-        fixed = self.fixed(batch)
-        log_pi = self.network(fixed["s"], self.recipe.temperature)
-        each = log_pi.exp() * log_pi
-        reverse = log_pi.exp() * (log_pi - fixed["log_pi_T"])
+        log_pi = self.network(batch.fixed["s"], self.recipe.temperature)
+        p = log_pi.exp()
         return {
-            "reward/mean": float(batch.succeeded.float().mean()),
-            "policy/entropy": -float(each.sum(-1).mean()),
-            "reverse_kl": float(reverse.sum(-1).mean()),
+            "reward/mean": float(batch.played.earned(self.task).mean()),
+            "policy/entropy": -float((p * log_pi).sum(-1).mean()),
+            "reverse_kl": float((p * (log_pi - batch.fixed["log_pi_T"])).sum(-1).mean()),
         }
 
     def policy(self, temperature: float, network: TokenPolicy | None = None) -> Act:
@@ -220,7 +224,7 @@ class VLAOPDLearner(EmbodiedLearner[VLAOPD]):
         return self.policy(0.0)
 
     def evaluate(self, phase: str) -> Mapping[str, float]:
-        """Of the student; ``eval/unseen``, its success in the environment that is not trained on, and
+        """Of the student; ``eval/unseen``, its success (or return) in the environment that is not trained on, and
         ``eval/teacher``, the teacher's in the one that is."""
         found = dict(super().evaluate(phase))
         if self.recipe.unseen:
@@ -236,34 +240,20 @@ class VLAOPDLearner(EmbodiedLearner[VLAOPD]):
     def rate(self, task: EmbodiedTask, network: TokenPolicy) -> float:
         count = self.recipe.eval_episodes
         played = play(task, task.make(count), self.policy(0.0, network), held_out_seeds(count))
-        return float(played.succeeded.double().mean())
+        return float(played.earned(task).double().mean())
 
     def export(self, folder: Path) -> None:
         write_weights(self.network.state_dict(), folder, "policy")
 
 
+def imitated(batch: Demonstrations) -> dict[str, Shaped[Tensor, "n *x"]]:
+    """Of demonstrations what ``VLAOPDLearner.read`` makes of rollouts; nobody compares their episodes."""
+    nothing = torch.zeros(len(batch.tokens))
+    return {"s": batch.observation, "a": batch.tokens, "tau": batch.episode, "A": nothing}
+
+
 def shortened(task: EmbodiedTask, most: int | None) -> EmbodiedTask:
     return task if most is None else replace(task, max_steps=min(most, task.max_steps))
-
-
-def expert_plays(task: EmbodiedTask, seeds: Sequence[int], noise: float) -> Transitions:
-    """Episodes of the expert, whose actions are the labels; a share ``noise`` of those that are taken is drawn from the
-    space of actions instead, by a generator that the first seed gives."""
-    envs, generator = task.make(len(seeds)), np.random.default_rng(seeds[0])
-    envs.action_space.seed(seeds[0])
-    asked: list[Array] = []
-
-    def ask(observations: Array) -> Array:
-        assert task.expert is not None
-        asked.append(task.expert(envs, observations))
-        return asked[-1]
-
-    def act(observations: Array) -> Array:
-        strayed = generator.random(len(seeds)) < noise
-        drawn: Array = envs.action_space.sample()
-        return np.where(strayed.reshape(-1, *[1] * (drawn.ndim - 1)), drawn, asked[-1])
-
-    return play(task, envs, act, seeds, ask=ask)
 
 
 def imitate(network: TokenPolicy, batch: Demonstrations) -> Numbers:
